@@ -1,0 +1,85 @@
+"""From continuous to discrete time, in closed form.
+
+Notation: x' = A x + B u, y = 2 Re(C x) over half of the conjugate pairs; dt is the step in the units of A. One step of the
+discrete system is x[t] = Ā x[t-1] + B̄ u[t], y[t] = 2 Re(C x[t]).
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class DiscreteDiagonal(NamedTuple):
+    """Ā = exp(log_a) and B̄ = b of a diagonal system, both complex (H, N)."""
+
+    log_a: Tensor
+    b: Tensor
+
+
+class DiscreteNPLR(NamedTuple):
+    """A discrete diagonal-plus-rank-one system: Ā x = a x - u · 2 Re(v · x), and B̄ = b. All complex (H, N)."""
+
+    a: Tensor
+    u: Tensor
+    v: Tensor
+    b: Tensor
+
+
+def discretize_diagonal(dt: Tensor, a: Tensor, b: Tensor, method: str) -> DiscreteDiagonal:
+    """Discretize a diagonal system ("zoh" or "bilinear"; S4D, arXiv 2206.11893, section 3.1).
+
+    Args:
+        dt: steps, real (H, 1).
+        a: eigenvalues, complex (H, N), non-zero.
+        b: input vector, complex (H, N).
+        method: "zoh" (input held over the step) or "bilinear" (Tustin).
+
+    Raises:
+        ValueError: the method is neither of the two.
+    """
+    dt_a = dt * a
+    if method == "zoh":
+        return DiscreteDiagonal(dt_a, b * torch.expm1(dt_a) / a)
+    if method == "bilinear":
+        denominator = 1 / (1 - dt_a / 2)
+        return DiscreteDiagonal(torch.log((1 + dt_a / 2) * denominator), dt * b * denominator)
+    raise ValueError(f"unknown discretization {method!r}: expected 'zoh' or 'bilinear'")
+
+
+def discretize_nplr(dt: Tensor, a: Tensor, p: Tensor, q: Tensor, b: Tensor) -> DiscreteNPLR:
+    """Discretize A = diag(a) - p qᵀ by the bilinear rule (S4, arXiv 2111.00396, appendix C.2).
+
+    The inverse of I - dt/2 A is diagonal plus rank one by the Sherman-Morrison identity, so Ā keeps that form and a step
+    costs O(N). The inner products run over both halves of the conjugate pairs, hence the 2 Re.
+
+    Args:
+        dt: steps, real (H, 1).
+        a, p, q, b: diagonal, low-rank pair and input vector, complex (H, N).
+    """
+    d = 1 / (1 - dt * a / 2)
+    scale = (dt / 2) / (1 + dt * (q * d * p).real.sum(-1, keepdim=True))
+    q_d, p_d = q * d, p * d
+    b_bar = dt * (d * b - scale * p_d * 2 * (q_d * b).real.sum(-1, keepdim=True))
+    return DiscreteNPLR(a=2 * d - 1, u=2 * scale * p_d, v=q_d, b=b_bar)
+
+
+def real_vector(x: Tensor) -> Tensor:
+    """Complex (..., N) as real (..., 2N): real parts, then imaginary parts."""
+    return torch.cat([x.real, x.imag], dim=-1)
+
+
+def real_output(c: Tensor) -> Tensor:
+    """The real row (..., 2N) whose product with ``real_vector(x)`` is 2 Re(c · x)."""
+    return torch.cat([2 * c.real, -2 * c.imag], dim=-1)
+
+
+def real_matrix(system: DiscreteNPLR) -> Tensor:
+    """Ā as a dense real matrix (H, 2N, 2N) acting on ``real_vector(x)``.
+
+    In this basis Λ - p p* is a contraction, which is what keeps its powers accurate in float32.
+    """
+    rank_one = real_vector(system.u).unsqueeze(-1) * real_output(system.v).unsqueeze(-2)  # (H, 2N, 2N)
+    re, im = torch.diag_embed(system.a.real), torch.diag_embed(system.a.imag)
+    diagonal = torch.cat([torch.cat([re, -im], dim=-1), torch.cat([im, re], dim=-1)], dim=-2)
+    return diagonal - rank_one

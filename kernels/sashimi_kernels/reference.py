@@ -1,0 +1,99 @@
+"""The definitions, written for reading and checking: slow, hungry for memory, right in any dtype."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from sashimi_kernels.discretization import (
+    DiscreteDiagonal,
+    discretize_nplr,
+    real_matrix,
+    real_output,
+    real_vector,
+)
+
+
+def diagonal_kernel(log_a: Tensor, coefficients: Tensor, length: int) -> Tensor:
+    """The Vandermonde product, all H·N·L exponentials of it (S4D, arXiv 2206.11893, equation 7)."""
+    positions = torch.arange(length, device=log_a.device, dtype=log_a.real.dtype)
+    powers = torch.exp(log_a.unsqueeze(-1) * positions).to(coefficients.dtype)  # (H, N, L)
+    return 2 * torch.einsum("mhn,hnl->mhl", coefficients, powers).real
+
+
+def nplr_kernel(
+    dt: Tensor, a: Tensor, p: Tensor, q: Tensor, b: Tensor, c: Tensor, length: int, state: Tensor | None = None
+) -> tuple[Tensor, Tensor | None]:
+    """The generating function on the roots of unity by Cauchy products (S4, arXiv 2111.00396, algorithm 1)."""
+    kernel = cauchy_kernel(dt, a, p, q, b, truncated_output(dt, a, p, q, b, c, length), length)
+    return kernel, None if state is None else _free_response(dt, a, p, q, b, c, length, state)
+
+
+def truncated_output(dt: Tensor, a: Tensor, p: Tensor, q: Tensor, b: Tensor, c: Tensor, length: int) -> Tensor:
+    """C (I - Ā^L): what the generating function of a kernel cut at L samples needs in the place of C."""
+    matrix = real_matrix(discretize_nplr(*(x.to(_double(x)) for x in (dt, a, p, q, b))))  # (H, 2N, 2N)
+    row = real_output(c).to(matrix.dtype).unsqueeze(-2)  # (M, H, 1, 2N)
+    row = (row - row @ torch.linalg.matrix_power(matrix, length)).squeeze(-2)
+    real, imag = row.chunk(2, dim=-1)
+    return torch.complex(real / 2, -imag / 2).to(c.dtype)
+
+
+def cauchy_kernel(dt: Tensor, a: Tensor, p: Tensor, q: Tensor, b: Tensor, c_truncated: Tensor, length: int) -> Tensor:
+    """Kernel of length L from C (I - Ā^L), evaluated at the L-th roots of unity and transformed back.
+
+    At ω = exp(-2πi k/L) the bilinear rule maps to the node z = 2 (1-ω)/(1+ω) = 2i tan(πk/L). The nodes are computed in
+    float64, whatever the rest: an error there is an error of frequency and grows along the kernel.
+    """
+    k = torch.arange(length // 2 + 1, device=a.device, dtype=torch.float64)
+    z = 2j * torch.tan(math.pi * k / length)
+    weight = 1 + z / 2  # = 2 / (1 + ω)
+    if length % 2 == 0:
+        z[-1], weight[-1] = 0, 0
+    z, weight = z.to(a.dtype), weight.to(a.dtype)
+
+    def cauchy(x: Tensor, y: Tensor) -> Tensor:
+        """Σ over both halves of the pairs of x y / (z - dt a), for all nodes: (..., H, nodes)."""
+        product, pole = (x * y).unsqueeze(-1), (dt * a).unsqueeze(-1)
+        return dt * (product / (z - pole) + product.conj() / (z - pole.conj())).sum(-2)
+
+    b_c, q_c = cauchy(b, c_truncated), cauchy(p, c_truncated)
+    spectrum = weight * (b_c - cauchy(b, q) * q_c / (1 + cauchy(p, q)))
+    if length % 2 == 0:
+        # ω = -1 sends z to infinity; there the products reduce to this limit and the low-rank term vanishes.
+        spectrum = torch.cat([spectrum[..., :-1], dt * (b * c_truncated).real.sum(-1, keepdim=True) + 0j], dim=-1)
+    return torch.fft.irfft(spectrum, n=length)
+
+
+def diagonal_state(system: DiscreteDiagonal, u: Tensor, state: Tensor | None = None) -> Tensor:
+    """The recurrence, one sample after another."""
+    a = torch.exp(system.log_a)
+    x = torch.zeros(u.shape[0], *a.shape, dtype=a.dtype, device=u.device) if state is None else state.to(a.dtype)
+    for sample in u.unbind(-1):
+        x = a * x + system.b * sample.unsqueeze(-1)
+    return x
+
+
+def nplr_state(
+    dt: Tensor, a: Tensor, p: Tensor, q: Tensor, b: Tensor, u: Tensor, state: Tensor | None = None
+) -> Tensor:
+    """The recurrence in its O(N) rank-one form, one sample after another."""
+    system = discretize_nplr(dt, a, p, q, b)
+    x = torch.zeros(u.shape[0], *a.shape, dtype=a.dtype, device=u.device) if state is None else state.to(a.dtype)
+    for sample in u.unbind(-1):
+        x = system.a * x - system.u * 2 * (system.v * x).real.sum(-1, keepdim=True) + system.b * sample.unsqueeze(-1)
+    return x
+
+
+def _free_response(
+    dt: Tensor, a: Tensor, p: Tensor, q: Tensor, b: Tensor, c: Tensor, length: int, state: Tensor
+) -> Tensor:
+    matrix = real_matrix(discretize_nplr(dt, a, p, q, b))  # (H, 2N, 2N)
+    x, rows, outputs = real_vector(state).to(matrix.dtype), real_output(c).to(matrix.dtype), []
+    for _ in range(length):
+        x = (matrix @ x.unsqueeze(-1)).squeeze(-1)  # (batch, H, 2N)
+        outputs.append(torch.einsum("mhn,bhn->bmh", rows, x))
+    return torch.stack(outputs, dim=-1)
+
+
+def _double(x: Tensor) -> torch.dtype:
+    return torch.complex128 if x.is_complex() else torch.float64

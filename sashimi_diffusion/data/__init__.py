@@ -1,0 +1,9 @@
+"""Audio files in, tensors out; and back: wav files, mels and pictures."""
+
+from sashimi_diffusion.data.audio import read_audio, resample, write_audio
+from sashimi_diffusion.data.audio_folder import AudioFolder
+from sashimi_diffusion.data.mel import LogMel
+from sashimi_diffusion.data.pictures import contact_sheet
+from sashimi_diffusion.data.speech_commands import SpeechCommandsDigits
+
+__all__ = ["AudioFolder", "LogMel", "SpeechCommandsDigits", "contact_sheet", "read_audio", "resample", "write_audio"]

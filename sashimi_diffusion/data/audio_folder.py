@@ -1,0 +1,181 @@
+"""Any folder of recordings as a data set: chunks of equal length, labels from names, splits that never share a file."""
+
+import hashlib
+import os
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from sashimi_diffusion.data.audio import EXTENSIONS
+from sashimi_diffusion.data.cache import cached_recordings
+from sashimi_diffusion.data.names import FOLDER, Fields, field_names, natural_order, read_fields, select
+from sashimi_diffusion.data.recordings import Recordings, check_request, report_bad_files, require_folder
+from sashimi_diffusion.errors import UserError
+
+SPLITS = ("train", "validation", "test", "all")
+
+
+class AudioFolder(Recordings):
+    """Chunks of equal length of all wav, flac, ogg and mp3 files in a folder and its sub-folders, hidden ones left out.
+
+    A recording is cut into consecutive chunks of ``length`` samples from its beginning. What remains at its end, being
+    shorter than a chunk, is not an item (`clip` still has it); only a recording that is shorter than one chunk
+    altogether is padded, with zeros on the right. So no item of a long recording contains made-up silence.
+
+    Splits are made of whole files, class by class: the files of each class are put in an order that depends only on
+    ``seed`` and their names, the first go to validation, the next to test, the others to training. Each class has at
+    least one file in every split with a ratio above zero, as far as its files reach (training first, then validation).
+
+    Args:
+        path: the folder.
+        split: "train", "validation", "test" or "all".
+        sample_rate: in Hz; recordings at other rates are resampled.
+        length: samples in an item.
+        pattern: how files are named, without their ending: ``"{label}_{speaker}_{index}"`` reads ``7_jackson_32.wav``
+            into three fields. With slashes, folders are read too: ``"{speaker}/{label}_{index}"``. A file that is named
+            otherwise is a bad file. The first sub-folder a file lies in is always the field ``folder``.
+        labels: the field that is the class; default ``label`` if ``pattern`` has it, else no classes. ``"folder"``
+            takes the names of the first sub-folders.
+        where: keep only files whose fields have one of the given values: ``{"speaker": ["jackson", "nicolas"]}``.
+        holdout: make files whose fields have one of the given values the validation split and all others the training
+            split, instead of ``splits``: ``{"index": ["0", "1", "2", "3", "4"]}``. There is then no test split.
+        splits: ratios of training, validation and test files.
+        seed: of the order of the files.
+        normalize_rms: scale every recording to this root mean square (1.0 is full scale); default: as recorded.
+        cache_dir: where decoded audio is kept; default `default_cache_dir`.
+        skip_bad_files: warn of files that cannot be used and go on without them.
+
+    Raises:
+        UserError: no folder, no audio, an empty split, an unknown field or value, or files that are unreadable, empty,
+            non-finite, or named otherwise than ``pattern``.
+    """
+
+    def __init__(
+        self,
+        path: Path | str,
+        split: str = "train",
+        sample_rate: int = 16000,
+        length: int = 16000,
+        pattern: str | None = None,
+        labels: str | None = None,
+        where: Mapping[str, object] | None = None,
+        holdout: Mapping[str, object] | None = None,
+        splits: Sequence[float] = (0.88, 0.06, 0.06),
+        seed: int = 0,
+        normalize_rms: float | None = None,
+        cache_dir: Path | str | None = None,
+        skip_bad_files: bool = False,
+    ):
+        check_request(sample_rate, length, split, SPLITS)
+        _check_numbers(splits, normalize_rms)
+        root = require_folder(path, "a folder with recordings (wav, flac, ogg or mp3)")
+        files = find_audio(root)
+        names = field_names(pattern)
+        label_field = labels or ("label" if "label" in names else None)
+        if label_field is not None and label_field not in names:
+            raise UserError(f"labels names the field {label_field!r}, but the fields are {', '.join(names)}")
+        fields, misnamed = read_fields(files, root, pattern)
+        kept = select(fields, where or {}, names, "where")
+
+        clips = cached_recordings(kept, sample_rate, cache_dir=cache_dir)
+        bad = misnamed | _without_label(kept, fields, label_field)
+        bad |= {kept[position]: reason for position, reason in clips.bad.items()}
+        report_bad_files(bad, len(kept) + len(misnamed), root, skip_bad_files)
+
+        usable = {file: fields[file] for file in kept if file not in bad}
+        classes = {file: own[label_field] if label_field else "" for file, own in usable.items()}
+        parts = _held_out(usable, holdout, names) if holdout else _shuffled(classes, root, splits, seed)
+        chosen = [file for file in usable if split in ("all", parts[file])]
+        if not chosen:
+            raise UserError(_empty_split(root, split, len(usable), bool(holdout)))
+
+        class_names = sorted(set(classes.values()), key=natural_order) if label_field else None
+        position_of = {file: position for position, file in enumerate(kept)}
+        positions = [position_of[file] for file in chosen]
+        lengths = clips.lengths()[positions]
+        super().__init__(
+            files=chosen,
+            clips=clips,
+            positions=positions,
+            items=[(i, start) for i, samples in enumerate(lengths) for start in _chunk_starts(int(samples), length)],
+            labels=[class_names.index(classes[file]) if class_names else -1 for file in chosen],
+            class_names=class_names,
+            sample_rate=sample_rate,
+            length=length,
+            normalize_rms=normalize_rms,
+        )
+
+
+def find_audio(root: Path) -> list[Path]:
+    """All audio files below ``root`` (by their ending, hidden ones left out), in the order of their paths.
+
+    Raises:
+        UserError: there are none.
+    """
+    found = []
+    for folder, folders, names in os.walk(root, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [Path(folder, name) for name in names if _is_audio_name(name)]
+    if not found:
+        raise UserError(
+            f"no audio in {root}: expected files ending in {', '.join(EXTENSIONS)}, there or in sub-folders"
+        )
+    return sorted(found, key=lambda path: path.relative_to(root).as_posix())
+
+
+def _is_audio_name(name: str) -> bool:
+    return name.lower().endswith(EXTENSIONS) and not name.startswith(".")
+
+
+def _chunk_starts(samples: int, length: int) -> range:
+    return range(0, max(samples - length, 0) + 1, length)
+
+
+def _without_label(files: Sequence[Path], fields: Fields, label_field: str | None) -> dict[Path, str]:
+    if label_field != FOLDER:
+        return {}
+    return {file: "in no sub-folder, so it has no label" for file in files if FOLDER not in fields[file]}
+
+
+def _held_out(usable: Fields, holdout: Mapping[str, object], names: Sequence[str]) -> dict[Path, str]:
+    chosen = set(select(usable, holdout, names, "holdout"))
+    return {file: "validation" if file in chosen else "train" for file in usable}
+
+
+def _shuffled(classes: Mapping[Path, str], root: Path, splits: Sequence[float], seed: int) -> dict[Path, str]:
+    """The split of each file: the same on every machine, and hardly changed by files that are added later."""
+    members = defaultdict(list)
+    for file, label in classes.items():
+        order = hashlib.sha256(f"{seed}:{file.relative_to(root).as_posix()}".encode()).digest()
+        members[label].append((order, file))
+    parts = {}
+    for ordered in members.values():
+        validation, test = _held_out_counts(len(ordered), splits)
+        for rank, (_, file) in enumerate(sorted(ordered)):
+            parts[file] = "validation" if rank < validation else "test" if rank < validation + test else "train"
+    return parts
+
+
+def _held_out_counts(files: int, splits: Sequence[float]) -> tuple[int, int]:
+    """How many files of a class validation and test get: their ratio, at least one, and one left for training."""
+    train, *others = (ratio / sum(splits) for ratio in splits)
+    validation, test = (max(1, round(ratio * files)) if ratio > 0 else 0 for ratio in others)
+    available = files - (1 if train > 0 else 0)
+    validation = min(validation, available)
+    return validation, min(test, available - validation)
+
+
+def _check_numbers(splits: Sequence[float], normalize_rms: float | None) -> None:
+    if len(splits) != 3 or min(splits) < 0 or abs(sum(splits) - 1) > 1e-6:
+        raise UserError(f"splits must be three ratios (training, validation, test) that add up to 1, got {splits!r}")
+    if normalize_rms is not None and not normalize_rms > 0:
+        raise UserError(f"normalize_rms must be above zero, got {normalize_rms!r}")
+
+
+def _empty_split(root: Path, split: str, files: int, held_out: bool) -> str:
+    if held_out:
+        return f"the {split} split of {root} is empty: holdout divides its {files} files into train and validation only"
+    return (
+        f"the {split} split of {root} is empty: it has {files} usable files, and splits are made of whole files. "
+        "Add files, cut them into several, or change splits"
+    )

@@ -1,0 +1,164 @@
+"""Pictures of audio: a contact sheet with the waveform and the spectrogram of every clip. Pillow and NumPy only."""
+
+import itertools
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from sashimi_diffusion.errors import UserError
+
+# All sizes in pixels of the finished picture, which is drawn larger and reduced so that edges are smooth.
+_ZOOM = 2
+_TILE_WIDTH, _WAVE_HEIGHT, _SPECTROGRAM_HEIGHT = 300, 56, 132
+_LEFT, _RIGHT, _TOP, _BOTTOM, _GAP = 30, 8, 22, 18, 5
+_MARGIN = 10
+_FONT_SIZE, _TITLE_SIZE = 10, 12
+
+_PAPER, _INK, _FAINT, _WAVE, _ALARM = "#ffffff", "#30343b", "#c9cdd4", "#3b5b92", "#d1342f"
+_FLOOR_DB = -80.0
+_SILENCE = 1e-5  # a spectrogram with no stronger magnitude stays dark instead of showing rounding noise
+_WINDOW_SECONDS = 0.025
+
+
+def contact_sheet(
+    waveforms: Sequence[np.ndarray], sample_rate: int, titles: Sequence[str] | None = None, columns: int | None = None
+) -> Image.Image:
+    """Draws each clip as a tile: its waveform above its spectrogram, both over the same time axis.
+
+    All tiles share the time axis of the longest clip, and their waveforms one scale, so that loudness can be compared:
+    the highest peak of the sheet (at least 0.1). Samples outside [-1, 1] are red. A spectrogram reaches from its own
+    strongest magnitude down to 80 dB below it, so that quiet clips can be read too. Non-finite samples are drawn as
+    zero and announced in the title.
+
+    Args:
+        waveforms: real arrays, shape (length,) each; lengths may differ.
+        sample_rate: in Hz.
+        titles: one for each clip; default: their numbers from 0 on.
+        columns: tiles in a row; default: as many as make the sheet about square, at most 5.
+
+    Raises:
+        UserError: no clips, an empty one, or not as many titles as clips.
+    """
+    clips, names = _checked(waveforms, titles)
+    columns = min(columns or min(5, math.ceil(math.sqrt(len(clips)))), len(clips))
+    rows = math.ceil(len(clips) / columns)
+    width = _LEFT + _TILE_WIDTH + _RIGHT
+    height = _TOP + _WAVE_HEIGHT + _GAP + _SPECTROGRAM_HEIGHT + _BOTTOM
+
+    size = ((2 * _MARGIN + columns * width) * _ZOOM, (2 * _MARGIN + rows * height) * _ZOOM)
+    sheet = Image.new("RGB", size, _PAPER)
+    samples = max(len(clip) for clip in clips)
+    peak = max(0.1, *(float(np.abs(clip).max()) for clip in clips))
+    for number, (clip, name) in enumerate(zip(clips, names, strict=True)):
+        left = _MARGIN + (number % columns) * width + _LEFT
+        top = _MARGIN + (number // columns) * height + _TOP
+        share = len(clip) / samples
+        _draw_wave(sheet, clip, left, top, share, peak)
+        spectrum = _spectrum(clip, sample_rate)
+        _draw_spectrogram(sheet, spectrum / max(_SILENCE, spectrum.max()), left, top + _WAVE_HEIGHT + _GAP, share)
+        _draw_axes(sheet, left, top, samples / sample_rate, sample_rate / 2000)
+        _text(sheet, (left, top - 5), name, _INK, _TITLE_SIZE, "ls")
+    return sheet.reduce(_ZOOM)
+
+
+def _checked(waveforms: Sequence[np.ndarray], titles: Sequence[str] | None) -> tuple[list[np.ndarray], list[str]]:
+    clips = [np.asarray(waveform, dtype=np.float64) for waveform in waveforms]
+    if not clips:
+        raise UserError("a contact sheet needs at least one clip")
+    wrong = next((clip.shape for clip in clips if clip.ndim != 1 or clip.size == 0), None)
+    if wrong is not None:
+        raise UserError(f"a contact sheet needs waveforms of shape (length,) that are not empty, got {wrong}")
+    names = [str(number) for number in range(len(clips))] if titles is None else list(titles)
+    if len(names) != len(clips):
+        raise UserError(f"got {len(names)} titles for {len(clips)} clips")
+    names = [
+        name if np.isfinite(clip).all() else f"{name} (non-finite samples)"
+        for name, clip in zip(names, clips, strict=True)
+    ]
+    return [np.nan_to_num(clip, nan=0.0, posinf=0.0, neginf=0.0) for clip in clips], names
+
+
+def _spectrum(clip: np.ndarray, sample_rate: int) -> np.ndarray:
+    """Magnitudes of a short-time Fourier transform, shape (frequencies, frames), frames centred on their samples."""
+    window = np.hanning(max(16, round(sample_rate * _WINDOW_SECONDS)) + 1)[:-1]
+    hop = max(1, min(len(window) // 4, len(clip) // (_TILE_WIDTH * _ZOOM)))
+    before = len(window) // 2
+    padded = np.pad(clip, (before, len(window)))
+    frames = np.lib.stride_tricks.sliding_window_view(padded, len(window))[: len(clip) : hop]
+    bins = 2 ** math.ceil(math.log2(2 * max(len(window), _SPECTROGRAM_HEIGHT * _ZOOM)))
+    return np.abs(np.fft.rfft(frames * window, bins)).T / window.sum()
+
+
+def _draw_spectrogram(sheet: Image.Image, relative: np.ndarray, left: int, top: int, share: float) -> None:
+    decibels = 20 * np.log10(np.maximum(relative, 10 ** (_FLOOR_DB / 20)))
+    level = Image.fromarray((1 - decibels / _FLOOR_DB)[::-1].astype(np.float32))  # highest frequency on top
+    size = (max(1, round(_TILE_WIDTH * share * _ZOOM)), _SPECTROGRAM_HEIGHT * _ZOOM)
+    resized = np.clip(np.asarray(level.resize(size, Image.Resampling.BICUBIC)), 0, 1)
+    sheet.paste(Image.fromarray(_COLOURS[np.round(resized * 255).astype(np.uint8)]), (left * _ZOOM, top * _ZOOM))
+
+
+def _draw_wave(sheet: Image.Image, clip: np.ndarray, left: int, top: int, share: float, peak: float) -> None:
+    draw = ImageDraw.Draw(sheet)
+    width = max(1, round(_TILE_WIDTH * share * _ZOOM))
+    middle, scale = (top + _WAVE_HEIGHT / 2) * _ZOOM, (_WAVE_HEIGHT / 2 - 1) * _ZOOM / peak
+    draw.line([left * _ZOOM, middle, (left + _TILE_WIDTH) * _ZOOM, middle], fill=_FAINT, width=_ZOOM)
+    edges = np.linspace(0, len(clip), width + 1).astype(int)
+    for column, (start, stop) in enumerate(itertools.pairwise(edges)):
+        piece = clip[start : max(stop, start + 1)]
+        colour = _ALARM if np.abs(piece).max() > 1 else _WAVE
+        x = left * _ZOOM + column
+        draw.line([x, middle - piece.max() * scale - 1, x, middle - piece.min() * scale + 1], fill=colour)
+
+
+def _draw_axes(sheet: Image.Image, left: int, top: int, seconds: float, kilohertz: float) -> None:
+    draw = ImageDraw.Draw(sheet)
+    floor = top + _WAVE_HEIGHT + _GAP + _SPECTROGRAM_HEIGHT
+    for tick, label in _ticks(seconds, 5, "s"):
+        x = left + _TILE_WIDTH * tick / seconds
+        draw.line([x * _ZOOM, floor * _ZOOM, x * _ZOOM, (floor + 3) * _ZOOM], fill=_INK, width=_ZOOM)
+        _text(sheet, (x, floor + 5), label, _INK, _FONT_SIZE, "mt")
+    for tick, label in _ticks(kilohertz, 4, "k"):
+        y = floor - _SPECTROGRAM_HEIGHT * tick / kilohertz
+        draw.line([(left - 3) * _ZOOM, y * _ZOOM, left * _ZOOM - 1, y * _ZOOM], fill=_INK, width=_ZOOM)
+        _text(sheet, (left - 5, y), label, _INK, _FONT_SIZE, "rm")
+
+
+def _ticks(span: float, about: int, unit: str) -> list[tuple[float, str]]:
+    """Round values from 0 to ``span``, at most ``about`` steps, and how to write them; the last one names the unit."""
+    magnitude = 10 ** math.floor(math.log10(span / about))
+    step = next(m * magnitude for m in (1, 2, 5, 10) if m * magnitude * about >= span * 0.999)
+    ticks = [i * step for i in range(math.floor(span / step * 1.0001) + 1)]
+    return [(tick, f"{tick:.6g} {unit}" if tick == ticks[-1] else f"{tick:.6g}") for tick in ticks]
+
+
+def _text(sheet: Image.Image, place: tuple[float, float], text: str, colour: str, size: int, anchor: str) -> None:
+    font = ImageFont.load_default(size * _ZOOM)
+    where = (place[0] * _ZOOM, place[1] * _ZOOM)
+    ImageDraw.Draw(sheet).text(where, text, fill=colour, font=font, anchor=anchor)
+
+
+def _colour_table() -> np.ndarray:
+    """256 colours from near black over violet, red and orange to cream, shape (256, 3), uint8.
+
+    Perceptually uniform by construction: a path in CIELAB whose lightness grows in equal steps.
+    """
+    level = np.linspace(0, 1, 256)
+    lightness = 3 + 94 * level
+    chroma = 66 * np.sin(np.pi * np.clip(level, 0, 1) ** 0.9) + 4
+    hue = np.deg2rad(300 + 150 * level)
+    return _lab_to_rgb(lightness, chroma * np.cos(hue), chroma * np.sin(hue))
+
+
+def _lab_to_rgb(lightness: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """CIELAB (white point D65) to sRGB, uint8 of shape (..., 3); colours outside sRGB are clipped."""
+    f = np.stack([(lightness + 16) / 116 + a / 500, (lightness + 16) / 116, (lightness + 16) / 116 - b / 200], axis=-1)
+    xyz = np.where(f > 6 / 29, f**3, 3 * (6 / 29) ** 2 * (f - 4 / 29)) * [0.95047, 1.0, 1.08883]
+    matrix = np.array([[3.2406, -1.5372, -0.4986], [-0.9689, 1.8758, 0.0415], [0.0557, -0.2040, 1.0570]])
+    linear = np.clip(xyz @ matrix.T, 0, 1)
+    encoded = np.where(linear > 0.0031308, 1.055 * linear ** (1 / 2.4) - 0.055, 12.92 * linear)
+    return np.round(encoded * 255).astype(np.uint8)
+
+
+_COLOURS = _colour_table()

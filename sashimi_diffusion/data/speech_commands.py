@@ -1,0 +1,149 @@
+"""The ten spoken digits of Google Speech Commands: the SC09 data set of the audio generation papers.
+
+Pete Warden, "Speech Commands: A Dataset for Limited-Vocabulary Speech Recognition" (arXiv 1804.03209).
+"""
+
+import hashlib
+from pathlib import Path
+
+from sashimi_diffusion.data.audio import EXTENSIONS, import_torchaudio
+from sashimi_diffusion.data.cache import cached_recordings
+from sashimi_diffusion.data.recordings import Recordings, check_request, report_bad_files, require_folder
+from sashimi_diffusion.errors import UserError
+
+DIGITS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+SPLITS = ("train", "validation", "test")
+SOURCE_RATE = 16000
+_LAYOUTS = (".", "speech_commands_v0.02", "SpeechCommands/speech_commands_v0.02")
+_LISTS = {"validation": "validation_list.txt", "test": "testing_list.txt"}
+
+
+class SpeechCommandsDigits(Recordings):
+    """SC09: one spoken digit per recording, 16 kHz, padded with zeros on the right or cut to ``length`` samples.
+
+    ``class_names`` are zero to nine in this order, so a label is the digit itself. The splits are the data set's own:
+    ``validation_list.txt`` and ``testing_list.txt`` where they are, `hashed_split` where not.
+
+    Args:
+        path: the folder with the words' folders, or the one above it as torchaudio lays it out
+            (``SpeechCommands/speech_commands_v0.02``); wav or flac files.
+        split: "train", "validation" or "test".
+        sample_rate: in Hz; anything but 16,000 resamples.
+        length: samples in an item.
+        download: fetch the data (2.3 GB) with torchaudio where they are not found.
+        cache_dir: where decoded audio is kept; default `default_cache_dir`.
+        skip_bad_files: warn of files that cannot be used and go on without them.
+
+    Raises:
+        UserError: the data are not there, the split is empty, or files are unreadable, empty, non-finite or not at
+            16 kHz.
+    """
+
+    def __init__(
+        self,
+        path: Path | str,
+        split: str = "train",
+        sample_rate: int = SOURCE_RATE,
+        length: int = SOURCE_RATE,
+        download: bool = False,
+        cache_dir: Path | str | None = None,
+        skip_bad_files: bool = False,
+    ):
+        check_request(sample_rate, length, split, SPLITS)
+        root = _find_or_download(Path(path).expanduser(), download)
+        files = [file for digit in DIGITS for file in _audio_files(root / digit)]
+        clips = cached_recordings(files, sample_rate, source_rate=SOURCE_RATE, cache_dir=cache_dir)
+        bad = {files[position]: reason for position, reason in clips.bad.items()}
+        report_bad_files(bad, len(files), root, skip_bad_files)
+        lists = _read_lists(root)
+        positions = [i for i, file in enumerate(files) if file not in bad and _split_of(file, lists) == split]
+        if not positions:
+            raise UserError(f"{root} has no recordings of the {split} split of Speech Commands; choose another split")
+        chosen = [files[position] for position in positions]
+        super().__init__(
+            files=chosen,
+            clips=clips,
+            positions=positions,
+            items=[(recording, 0) for recording in range(len(chosen))],
+            labels=[DIGITS.index(file.parent.name) for file in chosen],
+            class_names=list(DIGITS),
+            sample_rate=sample_rate,
+            length=length,
+        )
+
+
+def hashed_split(file_name: str, validation_percentage: float = 10.0, testing_percentage: float = 10.0) -> str:
+    """The split of a recording by the rule of the data set's README: a hash of the speaker decides.
+
+    SHA-1 of the name up to ``_nohash_``, taken modulo 2^27 and scaled to percent: below ``validation_percentage`` is
+    validation, the next ``testing_percentage`` are test, the rest is train. So all recordings of a speaker are in one
+    split, and adding files never moves others.
+
+    Args:
+        file_name: name of the file, without folders.
+
+    Returns:
+        "train", "validation" or "test".
+    """
+    speaker = file_name.partition("_nohash_")[0]
+    largest = 2**27 - 1
+    percentage = int(hashlib.sha1(speaker.encode()).hexdigest(), 16) % (largest + 1) * (100.0 / largest)
+    if percentage < validation_percentage:
+        return "validation"
+    return "test" if percentage < validation_percentage + testing_percentage else "train"
+
+
+def _split_of(file: Path, lists: dict[str, set[str]]) -> str:
+    name = f"{file.parent.name}/{file.stem}"
+    for split in _LISTS:
+        belongs = name in lists[split] if split in lists else hashed_split(file.name) == split
+        if belongs:
+            return split
+    return "train"
+
+
+def _read_lists(root: Path) -> dict[str, set[str]]:
+    """``word/stem`` of each listed file, by split: the lists say .wav whatever the files on disk are."""
+    found = {split: root / name for split, name in _LISTS.items() if (root / name).is_file()}
+    return {
+        split: {Path(line.strip()).with_suffix("").as_posix() for line in path.read_text().splitlines() if line.strip()}
+        for split, path in found.items()
+    }
+
+
+def _audio_files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in EXTENSIONS and path.name[0] != ".")
+
+
+def _find(path: Path) -> Path | None:
+    return next((path / layout for layout in _LAYOUTS if all((path / layout / d).is_dir() for d in DIGITS)), None)
+
+
+def _find_or_download(path: Path, download: bool) -> Path:
+    root = _find(path)
+    if root is None and download:
+        _download(path)
+        root = _find(path)
+    if root is None:
+        advice = (
+            "Speech Commands v0.02: a folder with the folders zero, one, ... nine, from "
+            "http://download.tensorflow.org/data/speech_commands_v0.02.tar.gz; or ask for the download (download=True)"
+        )
+        require_folder(path, advice)
+        missing = [digit for digit in DIGITS if not (path / digit).is_dir()]
+        raise UserError(f"{path} has no folder named {', '.join(missing)}: expected {advice}")
+    if not any(_audio_files(root / digit) for digit in DIGITS):
+        raise UserError(f"the folders of the digits in {root} hold no audio ({', '.join(EXTENSIONS)})")
+    return root
+
+
+def _download(path: Path) -> None:
+    torchaudio = import_torchaudio(
+        "downloading Speech Commands",
+        f"unpack http://download.tensorflow.org/data/speech_commands_v0.02.tar.gz into {path} yourself",
+    )
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        torchaudio.datasets.SPEECHCOMMANDS(path, url="speech_commands_v0.02", download=True)
+    except (OSError, RuntimeError) as error:
+        raise UserError(f"downloading Speech Commands into {path} failed: {error}") from error

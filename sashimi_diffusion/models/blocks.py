@@ -1,0 +1,137 @@
+"""The pieces a SaShiMi backbone is stacked from: norms, residual S4 and feed-forward layers, pooling."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sashimi_diffusion.models.layers import pointwise
+
+
+class Conditioning(NamedTuple):
+    """What a denoiser tells every block; both None in an autoregressive model.
+
+    embedding: diffusion step (and class) embedding, (B, embedding_dim). mel: log-mel spectrogram, (B, mel_channels, frames).
+    """
+
+    embedding: Tensor | None = None
+    mel: Tensor | None = None
+
+
+class ScalarNorm(nn.Module):
+    """Layer norm over the channels of (B, H, L) with one gain and one shift in all: gain / std · (x - mean + shift)."""
+
+    # The official norm has no epsilon and gives NaN where all channels are equal (a ReLU that is zero throughout).
+    EPSILON = 1e-8
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(1))
+        self.shift = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        centered = x - x.mean(1, keepdim=True)
+        variance = centered.square().mean(1, keepdim=True)
+        return self.gain * torch.rsqrt(variance + self.EPSILON) * (centered + self.shift)
+
+
+class ChannelLayerNorm(nn.LayerNorm):
+    """Layer norm over the channels of (B, H, L), a gain and a shift for each."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.transpose(1, 2)).transpose(1, 2)
+
+
+def channel_norm(name: str, d_model: int) -> nn.Module:
+    """The norm called ``name``: "scalar" (the official code's) or "layer".
+
+    Raises:
+        ValueError: any other name.
+    """
+    if name == "scalar":
+        return ScalarNorm()
+    if name == "layer":
+        return ChannelLayerNorm(d_model)
+    raise ValueError(f"unknown norm {name!r}: expected 'scalar' or 'layer'")
+
+
+class ResidualS4(nn.Module):
+    """x + S4(norm(x) + step) + mel: SaShiMi's residual S4 layer with DiffWave's conditioning (2202.09729, section 5.2).
+
+    Args:
+        s4: layer from (B, H, L) to (B, H, L).
+        norm: norm over the channels.
+        d_model: number of features H.
+        embedding_dim: width of the step embedding, or None without one.
+        mel: layer that brings a mel spectrogram to (B, H, L), or None without one.
+    """
+
+    def __init__(
+        self, s4: nn.Module, norm: nn.Module, d_model: int, embedding_dim: int | None = None, mel: nn.Module | None = None
+    ) -> None:
+        super().__init__()
+        self.norm, self.s4, self.mel = norm, s4, mel
+        self.step_projection = None if embedding_dim is None else nn.Linear(embedding_dim, d_model)
+
+    def forward(self, x: Tensor, conditioning: Conditioning) -> Tensor:
+        y = self.norm(x)
+        if self.step_projection is not None:
+            y = y + self.step_projection(conditioning.embedding).unsqueeze(-1)
+        y = self.s4(y)
+        if self.mel is not None:
+            y = y + self.mel(conditioning.mel, x.shape[-1])
+        return x + y
+
+
+class ResidualFeedForward(nn.Module):
+    """x + W₂ GELU(W₁ norm(x)), the same at every position."""
+
+    def __init__(self, norm: nn.Module, d_model: int, expand: int, weight_norm: bool) -> None:
+        super().__init__()
+        self.norm = norm
+        self.input_linear = pointwise(d_model, expand * d_model, weight_norm)
+        self.output_linear = pointwise(expand * d_model, d_model, weight_norm)
+
+    def forward(self, x: Tensor, conditioning: Conditioning) -> Tensor:
+        return x + self.output_linear(F.gelu(self.input_linear(self.norm(x))))
+
+
+class Block(nn.ModuleList):
+    """Residual layers one after the other, between two skip connections."""
+
+    def forward(self, x: Tensor, conditioning: Conditioning) -> Tensor:
+        for layer in self:
+            x = layer(x, conditioning)
+        return x
+
+
+class DownPool(nn.Module):
+    """Fold ``pool`` neighbouring samples into the channels and mix: (B, H, L) to (B, out_channels, L / pool)."""
+
+    def __init__(self, in_channels: int, out_channels: int, pool: int, weight_norm: bool) -> None:
+        super().__init__()
+        self.pool = pool
+        self.linear = pointwise(in_channels * pool, out_channels, weight_norm)
+
+    def forward(self, x: Tensor) -> Tensor:
+        frames = x.unflatten(-1, (-1, self.pool)).transpose(-1, -2)  # (B, H, pool, L / pool)
+        return self.linear(frames.flatten(1, 2))
+
+
+class UpPool(nn.Module):
+    """Mix and unfold the channels into ``pool`` neighbouring samples: (B, H, L) to (B, out_channels, L · pool).
+
+    A causal one is delayed by one low-rate frame: the frame that a sample helped to make must not reach that sample.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, pool: int, weight_norm: bool, causal: bool) -> None:
+        super().__init__()
+        self.pool, self.causal = pool, causal
+        self.linear = pointwise(in_channels, out_channels * pool, weight_norm)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.linear(x)
+        if self.causal:
+            x = F.pad(x[..., :-1], (1, 0))
+        return x.unflatten(1, (-1, self.pool)).transpose(-1, -2).flatten(2)

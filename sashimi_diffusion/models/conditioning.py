@@ -1,0 +1,122 @@
+"""What a denoiser is told besides the noisy waveform: the diffusion step, a class, a mel spectrogram."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.parametrizations import weight_norm
+
+from sashimi_diffusion.errors import UserError
+from sashimi_diffusion.models.layers import pointwise
+
+
+class StepEmbedding(nn.Module):
+    """DiffWave's embedding of the diffusion step (arXiv 2009.09761, section 3.1; frequencies as in the official code).
+
+    Args:
+        sines: size of the sinusoidal table, even: sin and cos of timestep · 10000^(-k / (sines/2 - 1)).
+        hidden: width of the hidden layer.
+        dim: width of the embedding.
+    """
+
+    def __init__(self, sines: int, hidden: int, dim: int) -> None:
+        super().__init__()
+        self.sines = sines
+        self.hidden = nn.Linear(sines, hidden)
+        self.output = nn.Linear(hidden, dim)
+
+    def forward(self, timestep: Tensor | float, batch_size: int) -> Tensor:
+        """Embed ``timestep``, a number or (B,), fractional or not: (B, dim)."""
+        weight = self.hidden.weight
+        timestep = torch.as_tensor(timestep, device=weight.device, dtype=torch.float32).reshape(-1).expand(batch_size)
+        half = self.sines // 2
+        exponents = torch.arange(half, device=weight.device, dtype=torch.float32) * (-math.log(10000) / (half - 1))
+        angles = timestep.unsqueeze(-1) * torch.exp(exponents)  # (B, sines / 2)
+        table = torch.cat([torch.sin(angles), torch.cos(angles)], dim=-1).to(weight.dtype)
+        return F.silu(self.output(F.silu(self.hidden(table))))
+
+
+class ClassEmbedding(nn.Embedding):
+    """One vector per class and a last one for no class, all zero at first. It is added to the step embedding."""
+
+    def __init__(self, num_classes: int, dim: int) -> None:
+        super().__init__(num_classes + 1, dim)
+        self.null_class = num_classes
+        nn.init.zeros_(self.weight)
+
+    def forward(self, class_labels: Tensor | None, batch_size: int) -> Tensor:
+        """Embed ``class_labels`` (B,), or no class for all: (B, dim)."""
+        if class_labels is None:
+            class_labels = torch.full((batch_size,), self.null_class, device=self.weight.device)
+        return super().forward(class_labels.to(self.weight.device))
+
+
+class MelUpsampler(nn.Module):
+    """Bring a log-mel spectrogram to the rate and width of a stage (DiffWave's upsampler, arXiv 2009.09761, section 5.1).
+
+    Args:
+        mel_upsample: factors of the transposed convolutions, their product the hop in samples.
+        mel_channels: number of mel bands.
+        out_channels: width of the stage.
+        stride: rate of the waveform over the rate of the stage: the upsampled mel is averaged over so many samples.
+    """
+
+    def __init__(self, mel_upsample: Sequence[int], mel_channels: int, out_channels: int, stride: int = 1) -> None:
+        super().__init__()
+        self.stride = stride
+        self.upsample = nn.ModuleList(
+            weight_norm(nn.ConvTranspose2d(1, 1, (3, 2 * factor), stride=(1, factor), padding=(1, factor // 2)))
+            for factor in mel_upsample
+        )
+        self.projection = pointwise(mel_channels, out_channels)
+
+    def forward(self, mel: Tensor, length: int) -> Tensor:
+        """(B, mel_channels, frames) to (B, out_channels, length); what is longer is cut at the end."""
+        x = mel.to(self.projection.bias.dtype).unsqueeze(1)
+        for layer in self.upsample:
+            x = F.leaky_relu(layer(x), 0.4)
+        x = x.squeeze(1)[..., : length * self.stride]  # (B, mel_channels, length · stride)
+        if self.stride > 1:
+            x = F.avg_pool1d(x, self.stride)
+        return self.projection(x)
+
+
+def validate_conditioning(config: Any, sample: Tensor, class_labels: Tensor | None, mel: Tensor | None) -> None:
+    """Check what a denoiser's ``forward`` was given against its ``config``.
+
+    Raises:
+        UserError: class labels or a mel that the model does not take, a missing or too short mel, labels out of range.
+    """
+    if class_labels is not None:
+        if config.num_classes is None:
+            raise UserError("class labels were given to an unconditional model: leave them out")
+        if class_labels.shape != sample.shape[:1]:
+            raise UserError(f"expected one class label per example ({sample.shape[0]}), got {tuple(class_labels.shape)}")
+        if class_labels.numel() and not 0 <= int(class_labels.min()) <= int(class_labels.max()) <= config.num_classes:
+            raise UserError(
+                f"class labels must be from 0 to {config.num_classes - 1} ({config.num_classes} for no class), "
+                f"got {sorted(set(class_labels.tolist()))}"
+            )
+    if (mel is None) != (config.mel_channels is None):
+        raise UserError(
+            "a mel spectrogram was given to a model without mel conditioning: leave it out"
+            if config.mel_channels is None
+            else f"this model is a vocoder: give it mel, (batch, {config.mel_channels}, frames)"
+        )
+    if mel is not None:
+        _validate_mel(config, sample, mel)
+
+
+def _validate_mel(config: Any, sample: Tensor, mel: Tensor) -> None:
+    if mel.ndim != 3 or mel.shape[:2] != (sample.shape[0], config.mel_channels):
+        expected = f"({sample.shape[0]}, {config.mel_channels}, frames)"
+        raise UserError(f"expected a mel spectrogram of shape {expected}, got {tuple(mel.shape)}")
+    hop = math.prod(config.mel_upsample)
+    if mel.shape[-1] * hop < sample.shape[-1]:
+        raise UserError(
+            f"{mel.shape[-1]} mel frames of {hop} samples do not reach the end of {sample.shape[-1]} samples: "
+            f"give at least {-(-sample.shape[-1] // hop)} frames"
+        )

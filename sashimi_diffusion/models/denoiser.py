@@ -1,0 +1,162 @@
+"""The diffusion head: a SaShiMi backbone that predicts the noise in a waveform."""
+
+import math
+from collections.abc import Sequence
+
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from torch import Tensor, nn
+
+from sashimi_diffusion.errors import UserError
+from sashimi_diffusion.models.backbone import SashimiBackbone
+from sashimi_diffusion.models.blocks import Conditioning, channel_norm
+from sashimi_diffusion.models.conditioning import ClassEmbedding, MelUpsampler, StepEmbedding, validate_conditioning
+from sashimi_diffusion.models.layers import pointwise
+from sashimi_diffusion.models.output import DenoiserOutput
+from sashimi_diffusion.ssm import S4Layer
+from sashimi_diffusion.ssm.legacy_s4 import LegacyS4
+
+
+class SashimiDenoiser(ModelMixin, ConfigMixin):
+    """DiffWave's denoiser with a SaShiMi backbone (arXiv 2202.09729, section 5.2; DiffWave, arXiv 2009.09761).
+
+    Every block is bidirectional and receives the embedded diffusion step; a class-conditional model adds a class embedding to
+    it, a vocoder adds the mel spectrogram in every block.
+
+    Args:
+        in_channels, out_channels: audio channels in and out.
+        sample_rate: rate of the waveforms in Hz.
+        sample_size: number of samples the model was trained on, and the default length to generate.
+        waveform_std: recordings are divided by it before the diffusion, generated waveforms multiplied by it.
+        d_model, n_layers, pool, expand, ff, unet, norm: see :class:`SashimiBackbone`.
+        weight_norm: weight normalization of every pointwise map but the S4 layers' and the last.
+        parameterization: "nplr" or "diag" (:class:`StateSpace`), or "legacy" (:class:`LegacyS4`, the layer of the published
+            weights, which works at multiples of ``sample_size`` only as well as its kernels of that length do).
+        n_state, n_ssm, initialization, discretization, reverse_shift, dt_min, dt_max: see :class:`StateSpace`.
+        embedding_sines, embedding_hidden, embedding_dim: sizes of the diffusion step embedding.
+        num_classes: number of classes, or None for an unconditional model. Index ``num_classes`` is the null class.
+        class_names: names of the classes, in order.
+        mel_channels: mel bands of a vocoder's spectrogram, or None without one.
+        mel_upsample: factors whose product is the hop of the spectrogram in samples.
+        mel_alignment: "stage" gives every stage the mel at its own rate; "official" gives the pooled stages the beginning of
+            the full-rate mel, as the official code does and its vocoder weights need.
+    """
+
+    config_name = "config.json"
+    # Layers named so hold float32 parameters, whatever dtype a checkpoint is loaded in.
+    _keep_in_fp32_modules = ["ssm"]
+
+    @register_to_config
+    def __init__(
+        self,
+        in_channels: int = 1,
+        out_channels: int = 1,
+        sample_rate: int = 16000,
+        sample_size: int = 16000,
+        waveform_std: float = 1.0,
+        d_model: int = 64,
+        n_layers: int | Sequence[int] = 6,
+        pool: Sequence[int] = (4, 4),
+        expand: int = 2,
+        ff: int = 2,
+        unet: bool = True,
+        norm: str = "scalar",
+        weight_norm: bool = True,
+        parameterization: str = "nplr",
+        n_state: int = 64,
+        n_ssm: int | None = None,
+        initialization: str = "legs",
+        discretization: str = "bilinear",
+        reverse_shift: int = 1,
+        dt_min: float = 1e-3,
+        dt_max: float = 1e-1,
+        embedding_sines: int = 128,
+        embedding_hidden: int = 512,
+        embedding_dim: int = 512,
+        num_classes: int | None = None,
+        class_names: Sequence[str] | None = None,
+        mel_channels: int | None = None,
+        mel_upsample: Sequence[int] = (16, 16),
+        mel_alignment: str = "stage",
+    ) -> None:
+        super().__init__()
+
+        def make_s4(width: int, stage: int) -> nn.Module:
+            if parameterization == "legacy":
+                return LegacyS4(width, length=sample_size // math.prod(pool[:stage]), n_state=n_state)
+            return S4Layer(
+                width,
+                n_state=n_state,
+                parameterization=parameterization,
+                initialization=initialization,
+                discretization=discretization,
+                bidirectional=True,
+                reverse_shift=reverse_shift,
+                n_ssm=n_ssm,
+                dt_min=dt_min,
+                dt_max=dt_max,
+            )
+
+        def make_mel(width: int, stage: int) -> nn.Module:
+            stride = 1 if mel_alignment == "official" else math.prod(pool[:stage])
+            return MelUpsampler(mel_upsample, mel_channels, width, stride=stride)
+
+        if mel_alignment not in ("stage", "official"):
+            raise ValueError(f"unknown mel_alignment {mel_alignment!r}: expected 'stage' or 'official'")
+        self.input = nn.Sequential(pointwise(in_channels, d_model, weight_norm), nn.ReLU())
+        self.step_embedding = StepEmbedding(embedding_sines, embedding_hidden, embedding_dim)
+        self.class_embedding = None if num_classes is None else ClassEmbedding(num_classes, embedding_dim)
+        self.backbone = SashimiBackbone(
+            d_model,
+            n_layers,
+            pool,
+            expand,
+            ff,
+            make_s4,
+            None if mel_channels is None else make_mel,
+            unet=unet,
+            norm=norm,
+            ff_weight_norm=weight_norm,
+            pool_weight_norm=weight_norm,
+            embedding_dim=embedding_dim,
+        )
+        self.output_norm = channel_norm(norm, d_model)
+        last = pointwise(d_model, out_channels, weight_norm=False)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        self.output = nn.Sequential(pointwise(d_model, d_model, weight_norm), nn.ReLU(), last)
+
+    @property
+    def length_multiple(self) -> int:
+        """Waveform lengths must be multiples of this: the product of the pooling factors."""
+        return self.backbone.length_multiple
+
+    def forward(
+        self,
+        sample: Tensor,
+        timestep: Tensor | float,
+        class_labels: Tensor | None = None,
+        mel: Tensor | None = None,
+        return_dict: bool = True,
+    ) -> DenoiserOutput | tuple[Tensor]:
+        """Predict the noise (or the velocity) in ``sample``.
+
+        Args:
+            sample: noisy waveforms, (B, in_channels, L), L a multiple of ``length_multiple``.
+            timestep: diffusion steps, a number or (B,); may be fractional.
+            class_labels: class indices, (B,); None is the null class for all.
+            mel: log-mel spectrograms, (B, mel_channels, frames) with frames · hop >= L.
+            return_dict: return a :class:`DenoiserOutput` instead of a tuple.
+
+        Raises:
+            UserError: conditioning that the model does not have or lacks, labels out of range, a length that does not fit.
+        """
+        validate_conditioning(self.config, sample, class_labels, mel)
+        if sample.shape[-1] % self.length_multiple:
+            raise UserError(f"the length must be a multiple of {self.length_multiple}, got {sample.shape[-1]} samples")
+        embedding = self.step_embedding(timestep, sample.shape[0])
+        if self.class_embedding is not None:
+            embedding = embedding + self.class_embedding(class_labels, sample.shape[0])
+        x = self.backbone(self.input(sample), Conditioning(embedding, mel))
+        x = self.output(self.output_norm(x))
+        return DenoiserOutput(sample=x) if return_dict else (x,)

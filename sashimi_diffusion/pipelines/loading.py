@@ -1,0 +1,151 @@
+"""Pipeline folders: where a name leads, whether the files are whole, and what is in them."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any, TypeVar
+
+import diffusers
+import torch
+from diffusers import ModelMixin, SchedulerMixin
+from huggingface_hub import snapshot_download
+from safetensors import SafetensorError, safe_open
+
+from sashimi_diffusion import models, schedulers
+from sashimi_diffusion.errors import UserError
+
+BUNDLED = Path(__file__).resolve().parent.parent / "pretrained"
+"""Where the pipelines lie that come with the package."""
+
+_INDEX, _MODEL, _SCHEDULER = "model_index.json", "model/config.json", "scheduler/scheduler_config.json"
+_WEIGHTS = "model/diffusion_pytorch_model.safetensors"
+Loaded = TypeVar("Loaded")
+
+
+def resolve_pipeline(name: str | Path, **hub: Any) -> Path:
+    """The folder of a pipeline.
+
+    Args:
+        name: a folder, the name of a bundled pipeline, or a hub id ``owner/name``, which is downloaded once and then
+            found in the hub's cache.
+        **hub: options of ``huggingface_hub.snapshot_download``.
+
+    Raises:
+        UserError: nothing there.
+    """
+    if Path(name).is_dir():
+        return Path(name)
+    bundled = {path.parent.name: path.parent for path in sorted(BUNDLED.glob(f"*/{_INDEX}"))}
+    if str(name) in bundled:
+        return bundled[str(name)]
+    owner, slash, repository = str(name).partition("/")
+    if not (owner.strip("~.") and slash and repository) or "/" in repository:
+        raise UserError(
+            f"no pipeline {str(name)!r}: expected a folder, a bundled pipeline ({', '.join(bundled) or 'none here'}), "
+            "or a hub id like owner/name"
+        )
+    try:
+        return Path(snapshot_download(str(name), allow_patterns=[_INDEX, "*/*.json", "*/*.safetensors"], **hub))
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"no folder {str(name)!r} here, and no such pipeline from the hub ({_one_line(error)})"
+        ) from error
+
+
+def load_components(
+    folder: Path, model: ModelMixin | None, scheduler: SchedulerMixin | None, dtype: torch.dtype | None
+) -> tuple[ModelMixin, SchedulerMixin]:
+    """The model, in evaluation mode, and the scheduler of a pipeline folder, but for those that are given.
+
+    Raises:
+        UserError: a file is missing, corrupt or does not fit the others; the message names it.
+    """
+    index = _read_json(folder / _INDEX)
+    if scheduler is None:
+        _read_json(folder / _SCHEDULER)
+        scheduler_class = _component_class(folder, index, "scheduler", SchedulerMixin, (schedulers, diffusers))
+        scheduler = _naming(folder / _SCHEDULER, lambda: scheduler_class.from_pretrained(folder, subfolder="scheduler"))
+    if model is None:
+        _read_json(folder / _MODEL)
+        model = _load_model(folder, _component_class(folder, index, "model", ModelMixin, (models,)), dtype)
+    return model, scheduler
+
+
+def hash_pipeline(folder: Path) -> str:
+    """SHA-256 over the configs and weights of a pipeline folder (names, sizes and bytes), in hexadecimal digits."""
+    digest = hashlib.sha256()
+    for path in [folder / _INDEX, folder / _MODEL, folder / _SCHEDULER, *_weight_files(folder)]:
+        digest.update(f"{path.relative_to(folder).as_posix()} {path.stat().st_size}\n".encode())
+        with path.open("rb") as file:
+            while block := file.read(2**20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def _load_model(folder: Path, model_class: type[ModelMixin], dtype: torch.dtype | None) -> ModelMixin:
+    for path in _weight_files(folder):
+        try:
+            safe_open(path, framework="pt").__exit__(None, None, None)
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"{path} is corrupt or cut short ({_one_line(error)}): get a fresh copy of it") from error
+    options = {"torch_dtype": dtype, "use_safetensors": True, "output_loading_info": True}
+    model, report = _naming(
+        folder / "model", lambda: model_class.from_pretrained(folder, subfolder="model", **options)
+    )
+    # diffusers only warns of these and goes on with random numbers.
+    for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if report[problem]:
+            names = ", ".join(sorted(str(key) for key in report[problem])[:3])
+            raise UserError(
+                f"{folder / _WEIGHTS} does not fit {folder / _MODEL}: {len(report[problem])} "
+                f"{problem.replace('_', ' ')} ({names}{', ...' if len(report[problem]) > 3 else ''})"
+            )
+    return model.eval()
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    files = sorted((folder / "model").glob("*.safetensors"))
+    if not files:
+        raise UserError(f"{folder / _WEIGHTS} is missing: the pipeline folder is not complete")
+    return files
+
+
+def _component_class(folder: Path, index: dict, name: str, base: type, places: tuple[ModuleType, ...]) -> type:
+    try:
+        class_name = index[name][1]
+    except (KeyError, IndexError, TypeError) as error:
+        raise UserError(f"{folder / _INDEX} names no {name}: this is not a pipeline of sashimi-diffusion") from error
+    for place in places:
+        found = getattr(place, str(class_name), None)
+        if isinstance(found, type) and issubclass(found, base):
+            return found
+    raise UserError(
+        f"{folder / _INDEX}: the {name} is of the class {class_name}, which is not part of this package: "
+        f"load it yourself and give it as {name}="
+    )
+
+
+def _read_json(path: Path) -> dict:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"{path} is missing: the pipeline folder is not complete") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read as JSON ({_one_line(error)}): get a fresh copy of it") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} does not hold a JSON object: get a fresh copy of it")
+    return content
+
+
+def _naming(path: Path, load: Callable[[], Loaded]) -> Loaded:
+    """Runs ``load``; what a wrong file makes it raise is told with the name of the file."""
+    try:
+        return load()
+    except (OSError, ValueError, TypeError, RuntimeError) as error:
+        raise UserError(f"{path} cannot be loaded ({_one_line(error)})") from error
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__

@@ -1,0 +1,226 @@
+"""DiffWave's reverse process (arXiv 2009.09761) on diffusers' scheduler interface.
+
+Noise levels, with beta_t the T training betas: alpha_t = 1 - beta_t, abar_t = alpha_0 ... alpha_t, and the diffused
+sample at step t is x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps. One reverse step (algorithm 2 of the paper) is
+
+    x_{t-1} = (x_t - (1 - alpha_t) / sqrt(1 - abar_t) eps) / sqrt(alpha_t) + sigma_t z
+    sigma_t^2 = beta_t (1 - abar_{t-1}) / (1 - abar_t),    z ~ N(0, I), and no noise after the last step.
+
+Nothing is clipped. Fewer steps than T run the same update on a sub-sequence of the noise levels.
+"""
+
+import math
+from itertools import accumulate
+from operator import mul
+from typing import ClassVar
+
+import torch
+from diffusers import ConfigMixin, SchedulerMixin
+from diffusers.configuration_utils import register_to_config
+from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers, SchedulerOutput
+from diffusers.utils.torch_utils import randn_tensor
+
+from sashimi_diffusion.errors import UserError
+
+FAST_BETAS_200 = (1e-4, 1e-3, 0.01, 0.05, 0.2, 0.7)
+"""Six inference betas for a model trained with T = 200 (DiffWave, section 4: the LARGE model's fast sampling)."""
+
+FAST_BETAS_50 = (1e-4, 1e-3, 0.01, 0.05, 0.2, 0.5)
+"""Six inference betas for a model trained with T = 50 (DiffWave, section 4: the BASE model's fast sampling)."""
+
+Generators = torch.Generator | list[torch.Generator] | None
+
+
+class DiffWaveScheduler(SchedulerMixin, ConfigMixin):
+    """Ancestral sampling with DiffWave's schedule; works from the moment it is built, with all its steps.
+
+    Args:
+        num_train_timesteps: T, the number of noise levels the model was trained with.
+        beta_start: first beta of the linear schedule.
+        beta_end: last beta of the linear schedule.
+        beta_schedule: ``"linear"``, or ``"squaredcos_cap_v2"`` (the cosine schedule of arXiv 2102.09672, eq. 17).
+        trained_betas: T betas that replace the schedule.
+        prediction_type: what the model predicts, ``"epsilon"`` or ``"v_prediction"`` (arXiv 2202.00512).
+        inference_betas: DiffWave's fast sampling (appendix B): these betas, least noisy first, make the reverse
+            process, and the model is told the fractional training step at which the noise level is the same.
+            Levels beyond the training schedule are told as its nearest end.
+        timestep_spacing: ``"trailing"``, the only spacing: the noisiest level is always among the steps. Kept in the
+            config, with ``clip_sample``, for the diffusers schedulers that people build from it: their own defaults
+            skip the noisiest level, or clip to [-1, 1].
+        clip_sample: ``False``, the only value.
+
+    Raises:
+        UserError: for a value outside of the above.
+    """
+
+    _compatibles: ClassVar[list[str]] = [scheduler.name for scheduler in KarrasDiffusionSchedulers]
+    order = 1
+    init_noise_sigma = 1.0
+
+    @register_to_config
+    def __init__(
+        self,
+        num_train_timesteps: int = 200,
+        beta_start: float = 1e-4,
+        beta_end: float = 0.02,
+        beta_schedule: str = "linear",
+        trained_betas: list[float] | None = None,
+        prediction_type: str = "epsilon",
+        inference_betas: list[float] | None = None,
+        timestep_spacing: str = "trailing",
+        clip_sample: bool = False,
+    ) -> None:
+        # diffusers drops values that were left at their default when another class is built from this config, and
+        # the other class's own default (1000 steps, clipping) would take their place.
+        self.register_to_config(_use_default_values=[])
+        _require("prediction_type", prediction_type, ("epsilon", "v_prediction"))
+        _require("timestep_spacing", timestep_spacing, ("trailing",))
+        _require("clip_sample", clip_sample, (False,))
+
+        if trained_betas is not None:
+            self.betas = _checked_betas("trained_betas", trained_betas)
+            if len(self.betas) != num_train_timesteps:
+                raise UserError(f"trained_betas has {len(self.betas)} values, num_train_timesteps is {num_train_timesteps}")
+        else:
+            _require("beta_schedule", beta_schedule, ("linear", "squaredcos_cap_v2"))
+            linear = beta_schedule == "linear"
+            betas = torch.linspace(beta_start, beta_end, num_train_timesteps) if linear else cosine_betas(num_train_timesteps)
+            self.betas = _checked_betas("beta_start .. beta_end", betas)
+        self.alphas = 1.0 - self.betas
+        self.alphas_cumprod = _running_product(self.alphas)
+        self.set_timesteps()
+
+    def __len__(self) -> int:
+        return self.config.num_train_timesteps
+
+    def set_timesteps(self, num_inference_steps: int | None = None, device: str | torch.device | None = None) -> None:
+        """Choose the noise levels to visit.
+
+        Args:
+            num_inference_steps: 1 to T; ``None`` means all of them (with ``inference_betas``: as many as these).
+            device: where ``timesteps`` goes.
+
+        Raises:
+            UserError: for a number of steps outside of these.
+        """
+        fast = self.config.inference_betas
+        total = self.config.num_train_timesteps
+        steps = num_inference_steps if num_inference_steps is not None else len(fast or self.betas)
+        if fast is not None and steps != len(fast):
+            raise UserError(f"this fast schedule has {len(fast)} steps and takes no other number, not {steps}")
+        if not 1 <= steps <= total:
+            raise UserError(f"cannot sample in {steps} steps: the model was trained with {total}, so ask for 1 to {total}")
+
+        if fast is not None:
+            alphas = 1.0 - _checked_betas("inference_betas", fast)
+            cumulative = _running_product(alphas)
+            timesteps = self.align(cumulative)
+        else:
+            # Trailing: T, T - T/S, ..., T/S, rounded, and counted from 0.
+            indices = torch.tensor([round(total - i * total / steps) - 1 for i in reversed(range(steps))])
+            alphas = torch.stack([segment.prod() for segment in self.alphas.tensor_split(indices[:-1] + 1)])
+            cumulative = self.alphas_cumprod[indices]
+            timesteps = indices
+
+        previous = torch.cat([torch.ones(1), cumulative[:-1]])
+        self._alphas = alphas.tolist()
+        self._cumulative = cumulative.tolist()
+        self._sigmas = ((1 - alphas) * (1 - previous) / (1 - cumulative)).sqrt().tolist()
+        self._visited = timesteps.tolist()
+        self.num_inference_steps = steps
+        self.timesteps = timesteps.flip(0).to(device)
+
+    def align(self, alphas_cumprod: torch.Tensor) -> torch.Tensor:
+        """Fractional training steps with these noise levels: linear interpolation in sqrt(abar) (DiffWave, appendix B).
+
+        Args:
+            alphas_cumprod: abar of each wanted level, decreasing, shape (S,).
+
+        Returns:
+            Steps in [0, T - 1], float32, shape (S,).
+        """
+        trained = self.alphas_cumprod.sqrt()  # (T,), decreasing
+        wanted = alphas_cumprod.sqrt().clamp(trained[-1], trained[0])  # (S,)
+        above = torch.searchsorted(-trained, -wanted).clamp(1, len(trained) - 1)
+        fraction = (trained[above - 1] - wanted) / (trained[above - 1] - trained[above])
+        return above - 1 + fraction
+
+    def scale_model_input(self, sample: torch.Tensor, timestep: float | torch.Tensor | None = None) -> torch.Tensor:
+        """The sample itself: the model takes it unscaled."""
+        return sample
+
+    def step(
+        self,
+        model_output: torch.Tensor,
+        timestep: float | torch.Tensor,
+        sample: torch.Tensor,
+        generator: Generators = None,
+        return_dict: bool = True,
+    ) -> SchedulerOutput | tuple[torch.Tensor]:
+        """One reverse step, from the noise level of ``timestep`` to the next lower one of ``timesteps``.
+
+        Args:
+            model_output: epsilon or v, shape (B, C, L).
+            timestep: one of ``timesteps``.
+            sample: x_t, shape (B, C, L).
+            generator: source of the noise z: one, or one per sample.
+            return_dict: return a ``SchedulerOutput``, otherwise a tuple.
+
+        Returns:
+            The sample at the next level in ``prev_sample``; after the last step, the generated x_0.
+        """
+        index = self._index(timestep)
+        alpha, cumulative, sigma = self._alphas[index], self._cumulative[index], self._sigmas[index]
+        epsilon = model_output
+        if self.config.prediction_type == "v_prediction":
+            epsilon = math.sqrt(cumulative) * model_output + math.sqrt(1 - cumulative) * sample
+        previous = (sample - (1 - alpha) / math.sqrt(1 - cumulative) * epsilon) / math.sqrt(alpha)
+        if index > 0:
+            previous = previous + sigma * randn_tensor(sample.shape, generator, sample.device, sample.dtype)
+        return SchedulerOutput(prev_sample=previous) if return_dict else (previous,)
+
+    def add_noise(self, original_samples: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        """x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps, for x_0 and eps (B, C, L) and integer t (B,)."""
+        signal, deviation = self._levels(original_samples, timesteps)
+        return signal * original_samples + deviation * noise
+
+    def get_velocity(self, sample: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        """v_t = sqrt(abar_t) eps - sqrt(1 - abar_t) x_0, for x_0 and eps (B, C, L) and integer t (B,)."""
+        signal, deviation = self._levels(sample, timesteps)
+        return signal * noise - deviation * sample
+
+    def _levels(self, sample: torch.Tensor, timesteps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        cumulative = self.alphas_cumprod.to(sample.device)[timesteps.to(sample.device)].to(sample.dtype)
+        cumulative = cumulative.reshape(-1, *[1] * (sample.ndim - 1))  # (B, 1, 1)
+        return cumulative.sqrt(), (1 - cumulative).sqrt()
+
+    def _index(self, timestep: float | torch.Tensor) -> int:
+        wanted = float(timestep)
+        index = min(range(len(self._visited)), key=lambda i: abs(self._visited[i] - wanted))
+        if abs(self._visited[index] - wanted) > 1e-3:
+            raise ValueError(f"timestep {wanted:g} is not one of the scheduler's timesteps {self.timesteps.tolist()}")
+        return index
+
+
+def cosine_betas(steps: int) -> torch.Tensor:
+    """Betas of the cosine schedule, at most 0.999 (arXiv 2102.09672, eq. 17 with s = 0.008), float32, shape (steps,)."""
+    times = torch.arange(steps + 1, dtype=torch.float64) / steps
+    cumulative = torch.cos((times + 0.008) / 1.008 * math.pi / 2) ** 2
+    return (1 - cumulative[1:] / cumulative[:-1]).clamp(max=0.999).float()
+
+
+def _running_product(values: torch.Tensor) -> torch.Tensor:
+    # One factor after the other in float32, as the published models were trained: torch.cumprod accumulates in float64.
+    return torch.stack(list(accumulate(values, mul)))
+
+
+def _checked_betas(name: str, betas: torch.Tensor | list[float]) -> torch.Tensor:
+    betas = torch.as_tensor(betas, dtype=torch.float32)
+    if betas.ndim != 1 or len(betas) == 0 or not bool(((betas > 0) & (betas < 1)).all()):
+        raise UserError(f"{name}: expected at least one number, each between 0 and 1")
+    return betas
+
+
+def _require(name: str, value: object, allowed: tuple) -> None:
+    if value not in allowed:
+        raise UserError(f"{name} is {value!r}, expected {' or '.join(map(repr, allowed))}")

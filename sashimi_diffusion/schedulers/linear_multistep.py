@@ -1,0 +1,71 @@
+"""The fourth-order linear multistep sampler (diffusers' IPNDM) on a discrete training schedule.
+
+diffusers' own class knows nothing of a training schedule: it runs on a continuous time in [0, 1] and expects a network
+that predicts v. Here its noise levels are those of the trained steps, the network is told the trained step, and its
+epsilon is turned into v; the update itself stays diffusers'.
+"""
+
+import torch
+from diffusers import ConfigMixin, IPNDMScheduler, SchedulerMixin
+from diffusers.configuration_utils import register_to_config
+from diffusers.schedulers.scheduling_utils import SchedulerOutput
+
+from sashimi_diffusion.schedulers.diffwave import DiffWaveScheduler
+
+__all__ = ["ConfigMixin", "LinearMultistepScheduler", "SchedulerMixin"]  # diffusers looks the mixins up in this module
+
+
+class LinearMultistepScheduler(IPNDMScheduler):
+    """IPNDM (arXiv 2202.09778, eq. 9, 12 and 13) at the noise levels of a model trained with T discrete steps.
+
+    Args:
+        num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas, prediction_type: the training schedule,
+            as in ``DiffWaveScheduler``.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        num_train_timesteps: int = 200,
+        beta_start: float = 1e-4,
+        beta_end: float = 0.02,
+        beta_schedule: str = "linear",
+        trained_betas: list[float] | None = None,
+        prediction_type: str = "epsilon",
+    ) -> None:
+        self._trained = DiffWaveScheduler(
+            num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas, prediction_type
+        )
+        self.alphas_cumprod = self._trained.alphas_cumprod
+        self.init_noise_sigma = 1.0
+        self.pndm_order = 4
+        self.set_timesteps(num_train_timesteps)
+
+    def set_timesteps(self, num_inference_steps: int, device: str | torch.device | None = None) -> None:
+        """Visit this many of the trained noise levels, the noisiest one first, then none at all."""
+        self._trained.set_timesteps(num_inference_steps)
+        self.num_inference_steps = num_inference_steps
+        self.timesteps = self._trained.timesteps.to(device)
+        signal = torch.cat([self.alphas_cumprod[self._trained.timesteps], torch.ones(1)])
+        # The parent's names: x = alphas * x_0 + betas * eps, one entry per visited level and one for the clean end.
+        self.alphas = signal.sqrt()
+        self.betas = (1 - signal).sqrt()
+        self.ets = []
+        self._step_index = None
+        self._begin_index = None
+
+    def step(
+        self,
+        model_output: torch.Tensor,
+        timestep: int | torch.Tensor,
+        sample: torch.Tensor,
+        return_dict: bool = True,
+    ) -> SchedulerOutput | tuple[torch.Tensor]:
+        """One step of the solver, from epsilon or v (B, C, L) at ``timestep``."""
+        velocity = model_output
+        if self.config.prediction_type == "epsilon":
+            if self.step_index is None:
+                self._init_step_index(timestep)
+            signal, deviation = self.alphas[self.step_index], self.betas[self.step_index]
+            velocity = (model_output - deviation * sample) / signal
+        return super().step(velocity, timestep, sample, return_dict)

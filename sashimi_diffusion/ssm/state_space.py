@@ -1,0 +1,232 @@
+"""A learnable linear state space per feature, run as a convolution, as a recurrence, or as both."""
+
+import math
+from typing import NamedTuple
+
+import sashimi_kernels as kernels
+import torch
+from torch import Tensor, nn
+
+from sashimi_diffusion.ssm.cache import ParameterCache
+from sashimi_diffusion.ssm.initialization import initial_system
+from sashimi_diffusion.ssm.precision import KeepFloat32
+
+# Steps outside of these bounds neither occur in trained models nor leave a usable kernel; the clamp stops a runaway
+# log_dt before it turns the whole kernel into NaN.
+DT_BOUNDS = (1e-6, 10.0)
+
+
+class ContinuousSystem(NamedTuple):
+    """x' = (diag(a) - p p*) x + b u, stepped by dt: dt real (H, 1), the others complex (H, N); p is None when diagonal."""
+
+    dt: Tensor
+    a: Tensor
+    b: Tensor
+    p: Tensor | None
+
+
+class StateSpace(KeepFloat32):
+    """y = (K * u) + D u, with the kernel K of a state space of ``n_state`` states for every feature.
+
+    "nplr" is S4's A = Λ - p p* with Re Λ = -exp(·), stable by construction (SaShiMi, arXiv 2202.09729, section 4.2);
+    "diag" is S4D's diagonal A. Three ways to run it agree: :meth:`forward`, :meth:`step` and :meth:`prefill`.
+
+    Parameters are real float32 (complex ones carry a trailing axis of 2) and stay so under ``.to(dtype)`` and autocast;
+    everything is discretized in float64 and convolved in float32 (float64 once the module is ``.double()``).
+
+    Args:
+        d_model: number of features H.
+        n_state: state size, even; half of the conjugate pairs is kept, N = n_state / 2.
+        parameterization: "nplr" or "diag".
+        initialization: "legs"; for "diag" also "lin" and "inv".
+        discretization: "bilinear"; for "diag" also "zoh".
+        bidirectional: add a kernel that looks ahead. Such a state space has no ``step`` and no ``prefill``.
+        reverse_shift: the look-ahead kernel starts at the next sample (1) or at the present one (0).
+        n_ssm: number of distinct (A, B), tiled over the features; None for one per feature.
+        channels: outputs per feature, each with its own C and D.
+        dt_min, dt_max: initial steps are log-uniform between them.
+        backend: kernel backend, see :mod:`sashimi_kernels`.
+
+    Raises:
+        ValueError: a combination that does not exist.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        n_state: int = 64,
+        parameterization: str = "nplr",
+        initialization: str = "legs",
+        discretization: str = "bilinear",
+        bidirectional: bool = False,
+        reverse_shift: int = 1,
+        n_ssm: int | None = None,
+        channels: int = 1,
+        dt_min: float = 1e-3,
+        dt_max: float = 1e-1,
+        backend: str = "auto",
+    ) -> None:
+        super().__init__()
+        n_ssm = d_model if n_ssm is None else n_ssm
+        _validate(d_model, parameterization, discretization, reverse_shift, n_ssm)
+        self.d_model, self.n_state, self.channels = d_model, n_state, channels
+        self.parameterization, self.discretization = parameterization, discretization
+        self.bidirectional, self.reverse_shift = bidirectional, reverse_shift
+        self.backend = backend
+
+        initial = initial_system(initialization, n_state, parameterization)
+        a, b, p = (x.expand(n_ssm, -1) for x in (initial.a, initial.b, initial.p))
+        log_dt = torch.rand(d_model) * (math.log(dt_max) - math.log(dt_min)) + math.log(dt_min)
+        c = torch.randn(channels * (1 + bidirectional), d_model, n_state // 2, dtype=torch.complex64)
+        self.log_dt = _ssm_parameter(log_dt)  # (H,)
+        self.log_neg_real = _ssm_parameter(torch.log(-a.real))  # (n_ssm, N)
+        self.imag = _ssm_parameter(a.imag)  # (n_ssm, N)
+        self.B = _ssm_parameter(torch.view_as_real(b.contiguous()))  # (n_ssm, N, 2)
+        self.P = _ssm_parameter(torch.view_as_real(p.contiguous())) if parameterization == "nplr" else None
+        self.C = nn.Parameter(torch.view_as_real(c))  # (channels · directions, H, N, 2)
+        self.D = nn.Parameter(torch.randn(channels, d_model))  # (channels, H)
+        self._spectrum_cache, self._step_cache = ParameterCache(), ParameterCache()
+
+    def forward(self, u: Tensor, state: Tensor | None = None) -> Tensor:
+        """Convolve ``u`` (batch, H, L), after an initial ``state`` (batch, H, N) when given: (batch, channels · H, L)."""
+        return self._convolve(u, state)
+
+    def prefill(self, u: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """:meth:`forward`, and the state after the last sample, from which :meth:`step` or another prefill goes on.
+
+        Returns:
+            output (batch, channels · H, L) and state, complex (batch, H, N).
+        """
+        self._require_causal()
+        with torch.autocast(u.device.type, enabled=False):
+            signal, system = u.to(self.D.dtype), self.continuous_system()
+            if self.parameterization == "diag":
+                discrete = kernels.discretize_diagonal(system.dt, system.a, system.b, self.discretization)
+                final = kernels.diagonal_state(discrete, signal, state, self.backend)
+            else:
+                q = system.p.conj()
+                final = kernels.nplr_state(system.dt, system.a, system.p, q, system.b, signal, state, self.backend)
+        return self._convolve(u, state), final
+
+    def step(self, u: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """One sample ``u`` (batch, H) of the recurrence from ``state`` (batch, H, N): output (batch, channels · H), state.
+
+        Diagonal plus rank one, so O(N) a feature. The dense form costs more, and diagonalizing Ā is numerically useless.
+        """
+        self._require_causal()
+        system, c = self._kept(self._step_cache, "step", self._discrete_system)
+        with torch.autocast(u.device.type, enabled=False):
+            signal = u.to(self.D.dtype)
+            x = system.a * state + system.b * signal.unsqueeze(-1)  # (batch, H, N)
+            if self.parameterization == "nplr":
+                x = x - system.u * 2 * (system.v * state).real.sum(-1, keepdim=True)
+            y = 2 * (c * x.unsqueeze(1)).real.sum(-1) + self.D * signal.unsqueeze(1)  # (batch, channels, H)
+        return y.flatten(1).to(u.dtype), x
+
+    def initial_state(self, batch_size: int) -> Tensor:
+        """The state at rest: zeros, complex (batch, H, N)."""
+        dtype = torch.complex128 if self.D.dtype == torch.float64 else torch.complex64
+        return torch.zeros(batch_size, self.d_model, self.n_state // 2, dtype=dtype, device=self.D.device)
+
+    def kernel(self, length: int) -> Tensor:
+        """The convolution kernels, real (channels · directions, H, length), forward directions first; without D."""
+        return self._kernel_and_response(length, None)[0]
+
+    def continuous_system(self) -> ContinuousSystem:
+        """The parameters as a system in float64, (A, B) tiled over the features."""
+        low, high = (math.log(bound) for bound in DT_BOUNDS)
+        dt = torch.exp(self.log_dt.double().clamp(low, high)).unsqueeze(-1)  # (H, 1)
+        a = torch.complex(-torch.exp(self.log_neg_real.double()), self.imag.double())
+        p = None if self.P is None else self._tile(torch.view_as_complex(self.P.double()))
+        return ContinuousSystem(dt, self._tile(a), self._tile(torch.view_as_complex(self.B.double())), p)
+
+    def train(self, mode: bool = True) -> "StateSpace":
+        """Switching modes frees what evaluation mode keeps."""
+        self._spectrum_cache.clear()
+        self._step_cache.clear()
+        return super().train(mode)
+
+    def extra_repr(self) -> str:
+        return f"{self.d_model}, n_state={self.n_state}, {self.parameterization}, bidirectional={self.bidirectional}"
+
+    def _convolve(self, u: Tensor, state: Tensor | None) -> Tensor:
+        if u.ndim != 3 or u.shape[1] != self.d_model:
+            raise ValueError(f"expected an input of shape (batch, {self.d_model}, length), got {tuple(u.shape)}")
+        length = u.shape[-1]
+        # Half precision has no FFT for these sizes, so autocast must not reach the transforms.
+        with torch.autocast(u.device.type, enabled=False):
+            if state is None:
+                spectrum = self._kept(self._spectrum_cache, length, lambda: self._spectrum(self.kernel(length)))
+                response = None
+            else:
+                self._require_causal()
+                kernel, response = self._kernel_and_response(length, state)
+                spectrum = self._spectrum(kernel)
+            signal = u.to(self.D.dtype).unsqueeze(1)  # (batch, 1, H, L)
+            y = kernels.fft_convolve(signal, spectrum)  # (batch, channels, H, L)
+            if response is not None:
+                y = y + response
+        return y.flatten(1, 2).to(u.dtype)
+
+    def _spectrum(self, kernel: Tensor) -> Tensor:
+        reverse = kernel[self.channels :] if self.bidirectional else None
+        return kernels.kernel_spectrum(kernel[: self.channels], self.D, reverse, self.reverse_shift)
+
+    def _kernel_and_response(self, length: int, state: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        system, c = self.continuous_system(), torch.view_as_complex(self.C)
+        if self.parameterization == "nplr":
+            dt, a, b, p = system
+            return kernels.nplr_kernel(dt, a, p, p.conj(), b, c, length, state, self.backend)
+        discrete = kernels.discretize_diagonal(system.dt, system.a, system.b, self.discretization)
+        kernel = kernels.diagonal_kernel(discrete.log_a, c * discrete.b.to(c.dtype), length, self.backend)
+        if state is None:
+            return kernel, None
+        # y[t] = C Ā^(t+1) x: the kernel of every (batch, channel) pair with C Ā x in the place of C B̄.
+        coefficients = c * (torch.exp(discrete.log_a).to(c.dtype) * state).unsqueeze(1)  # (batch, channels, H, N)
+        response = kernels.diagonal_kernel(discrete.log_a, coefficients.flatten(0, 1), length, self.backend)
+        return kernel, response.unflatten(0, coefficients.shape[:2])
+
+    def _discrete_system(self) -> tuple[kernels.DiscreteNPLR, Tensor]:
+        """What a step needs, in the working precision. A diagonal system has no rank-one part (u and v are its a)."""
+        system, c = self.continuous_system(), torch.view_as_complex(self.C)
+        if self.parameterization == "nplr":
+            discrete = kernels.discretize_nplr(system.dt, system.a, system.p, system.p.conj(), system.b)
+        else:
+            log_a, b = kernels.discretize_diagonal(system.dt, system.a, system.b, self.discretization)
+            a = torch.exp(log_a)
+            discrete = kernels.DiscreteNPLR(a, a, a, b)
+        return kernels.DiscreteNPLR(*(x.to(c.dtype) for x in discrete)), c
+
+    def _kept(self, cache: ParameterCache, key: object, compute):
+        """``compute()``, kept in evaluation mode as long as nobody differentiates through it."""
+        if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return compute()
+        return cache.get(self.parameters(), key, compute)
+
+    def _tile(self, x: Tensor) -> Tensor:
+        """Feature h uses copy h mod n_ssm."""
+        return x if x.shape[0] == self.d_model else x.repeat(self.d_model // x.shape[0], 1)
+
+    def _require_causal(self) -> None:
+        if self.bidirectional:
+            raise RuntimeError("a bidirectional state space looks ahead: it has no recurrence and no initial state")
+
+
+def _ssm_parameter(value: Tensor) -> nn.Parameter:
+    """A float32 parameter that the optimizer puts in the state-space group (low learning rate, no weight decay)."""
+    parameter = nn.Parameter(value.float().clone())
+    parameter._ssm = True
+    return parameter
+
+
+def _validate(d_model: int, parameterization: str, discretization: str, reverse_shift: int, n_ssm: int) -> None:
+    if parameterization not in ("nplr", "diag"):
+        raise ValueError(f"unknown parameterization {parameterization!r}: expected 'nplr' or 'diag'")
+    if parameterization == "nplr" and discretization != "bilinear":
+        raise ValueError(f"parameterization 'nplr' is discretized by 'bilinear' only, got {discretization!r}")
+    if discretization not in ("zoh", "bilinear"):
+        raise ValueError(f"unknown discretization {discretization!r}: expected 'zoh' or 'bilinear'")
+    if reverse_shift not in (0, 1):
+        raise ValueError(f"reverse_shift must be 0 or 1, got {reverse_shift}")
+    if n_ssm < 1 or d_model % n_ssm:
+        raise ValueError(f"n_ssm must divide d_model = {d_model}, got {n_ssm}")

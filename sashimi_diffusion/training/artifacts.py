@@ -1,0 +1,97 @@
+"""What people look at while a run goes on: its pipeline, and samples as wav files and one picture."""
+
+import os
+import shutil
+from pathlib import Path
+
+import torch
+from diffusers import ModelMixin
+
+from sashimi_diffusion.data.audio import write_audio
+from sashimi_diffusion.data.pictures import contact_sheet
+from sashimi_diffusion.pipelines.sashimi import SashimiPipeline
+from sashimi_diffusion.schedulers.compatible import create_scheduler
+from sashimi_diffusion.schedulers.diffwave import DiffWaveScheduler
+from sashimi_diffusion.training.batches import BatchSource
+from sashimi_diffusion.training.checkpoints import checkpoint_name
+from sashimi_diffusion.training.config import SamplingConfig
+from sashimi_diffusion.training.files import folder_written_beside
+
+
+def save_pipeline(run: Path, model: ModelMixin, scheduler: DiffWaveScheduler) -> None:
+    """Bring ``run``/pipeline up to date; it loads with SashimiPipeline.from_pretrained at any instant.
+
+    The first time the folder appears as a whole. Later each file is replaced in one go: within a run only the weights
+    differ from the ones before, so old and new files always go together.
+    """
+    target, beside = run / "pipeline", run / ".pipeline.tmp"
+    shutil.rmtree(beside, ignore_errors=True)
+    try:
+        SashimiPipeline(model=model, scheduler=scheduler).save_pretrained(beside)
+        files = [path for path in beside.rglob("*") if path.is_file()]
+        for path in files:
+            with path.open("rb+") as file:
+                os.fsync(file.fileno())
+        if not target.exists():
+            beside.rename(target)
+            return
+        for path in files:
+            place = target / path.relative_to(beside)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(path, place)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def save_samples(
+    run: Path,
+    step: int,
+    model: ModelMixin,
+    scheduler: DiffWaveScheduler,
+    config: SamplingConfig,
+    validation: BatchSource | None,
+) -> float:
+    """Draw samples into ``run``/samples/step-000100: a wav file each, and contact-sheet.png of them all.
+
+    Sample i always starts from the same noise. A vocoder re-synthesises held-out recordings.
+
+    Returns:
+        float: the share of values that were clipped to [-1, 1].
+    """
+    pipeline = SashimiPipeline(model=model, scheduler=_sampler(config, scheduler))
+    pipeline.set_progress_bar_config(disable=True)
+    classes = model.config.num_classes
+    labels = None if classes is None else [index % classes for index in range(config.num_samples)]
+    audios = pipeline(
+        batch_size=config.num_samples,
+        num_inference_steps=config.steps,
+        generator=[torch.Generator().manual_seed(config.seed + index) for index in range(config.num_samples)],
+        audio_length_in_s=model.config.sample_size / model.config.sample_rate,
+        class_labels=labels,
+        guidance_scale=config.guidance_scale,
+        mel=None if validation is None or validation.mel is None else _mels(validation, config.num_samples),
+    ).audios  # (B, 1, L)
+    titles = _titles(model, labels, config.num_samples)
+    with folder_written_beside(run / "samples" / checkpoint_name(step)) as folder:
+        clipped = [
+            write_audio(folder / f"{index:02d}-{title}.wav", audio[0], model.config.sample_rate)
+            for index, (title, audio) in enumerate(zip(titles, audios, strict=True))
+        ]
+        sheet = contact_sheet([audio[0] for audio in audios], model.config.sample_rate, titles=titles)
+        sheet.save(folder / "contact-sheet.png")
+    return sum(clipped) / len(clipped)
+
+
+def _sampler(config: SamplingConfig, scheduler: DiffWaveScheduler):
+    return scheduler if config.scheduler is None else create_scheduler(config.scheduler, scheduler.config)
+
+
+def _mels(validation: BatchSource, count: int) -> torch.Tensor:
+    return validation.validation_batch(index % len(validation.dataset) for index in range(count)).mel
+
+
+def _titles(model: ModelMixin, labels: list[int] | None, count: int) -> list[str]:
+    if labels is None:
+        return ["sample"] * count
+    names = model.config.class_names or [str(label) for label in range(model.config.num_classes)]
+    return ["".join(c if c.isalnum() else "-" for c in str(names[label])) for label in labels]

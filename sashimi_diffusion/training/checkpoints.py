@@ -1,0 +1,183 @@
+"""checkpoints/step-000100/: everything a run needs to go on, with a manifest that shows any damage."""
+
+import hashlib
+import io
+import json
+import os
+import re
+import shutil
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from torch import nn
+
+from sashimi_diffusion.errors import UserError
+from sashimi_diffusion.training.ema import Ema
+from sashimi_diffusion.training.files import folder_written_beside, sync_folder, write_file
+
+MANIFEST = "manifest.json"
+_NAME = re.compile(r"step-(\d{6,})")
+
+
+@dataclass
+class Counters:
+    """Where a run is, beside its tensors.
+
+    Args:
+        step: optimiser steps done.
+        seconds: time spent training.
+        nonfinite_total: steps skipped so far.
+        nonfinite_in_row: steps skipped just now.
+        loss_sum: of the steps since the last line of metrics.jsonl.
+        loss_count: how many those are.
+        global_batch: examples per step, over all processes.
+        data: fingerprint of the training data.
+    """
+
+    step: int = 0
+    seconds: float = 0.0
+    nonfinite_total: int = 0
+    nonfinite_in_row: int = 0
+    loss_sum: float = 0.0
+    loss_count: int = 0
+    global_batch: int = 0
+    data: str = field(default="")
+
+
+def checkpoint_name(step: int) -> str:
+    return f"step-{step:06d}"
+
+
+def list_checkpoints(run: Path) -> list[Path]:
+    """The checkpoint folders of a run, oldest first, whole or not."""
+    folder = run / "checkpoints"
+    found = [path for path in folder.iterdir() if _NAME.fullmatch(path.name)] if folder.is_dir() else []
+    return sorted(found, key=lambda path: int(_NAME.fullmatch(path.name)[1]))
+
+
+def save_checkpoint(
+    run: Path, model: nn.Module, ema: Ema, optimizer: torch.optim.Optimizer, counters: Counters, keep: int
+) -> Path:
+    """Write the checkpoint of ``counters.step`` and remove all but the ``keep`` newest.
+
+    Raises:
+        OSError: it cannot be written; those written before are as they were.
+    """
+    target = run / "checkpoints" / checkpoint_name(counters.step)
+    optimizer_bytes = io.BytesIO()
+    torch.save(optimizer.state_dict(), optimizer_bytes)
+    contents = {
+        "model.safetensors": safetensors.torch.save(_tensors(model)),
+        "ema.safetensors": safetensors.torch.save(_tensors(ema.model)),
+        "optimizer.pt": optimizer_bytes.getvalue(),
+        "counters.json": json.dumps({**asdict(counters), "ema_updates": ema.updates}, indent=1).encode(),
+    }
+    manifest = {
+        name: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        for name, content in contents.items()
+    }
+    with folder_written_beside(target) as folder:
+        for name, content in contents.items():
+            write_file(folder / name, content)
+        write_file(folder / MANIFEST, json.dumps(manifest, indent=1).encode())
+    for old in list_checkpoints(run)[:-keep]:
+        shutil.rmtree(old)
+    return target
+
+
+def _tensors(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+
+
+def verify_checkpoint(folder: Path) -> None:
+    """Compare every file with the manifest.
+
+    Raises:
+        UserError: names the first file that is missing, truncated or changed.
+    """
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text())
+        expected = {name: (entry["bytes"], entry["sha256"]) for name, entry in manifest.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise UserError(f"{folder / MANIFEST} is missing or damaged") from None
+    for name, (size, digest) in expected.items():
+        path = folder / name
+        if not path.is_file():
+            raise UserError(f"{path} is missing")
+        if path.stat().st_size != size:
+            raise UserError(f"{path} has {path.stat().st_size} bytes instead of {size}: it is truncated or was edited")
+        if hashlib.sha256(path.read_bytes()).hexdigest() != digest:
+            raise UserError(f"{path} was changed after it was written: its SHA-256 differs from the manifest's")
+
+
+def find_checkpoint(run: Path, chosen: str | None = None) -> Path | None:
+    """The verified checkpoint to resume from: the newest of ``run``, or the one ``chosen``.
+
+    Args:
+        chosen: a checkpoint's folder, as a path, relative to the run, or by its name alone.
+
+    Returns:
+        Path: its folder; None if the run has none yet.
+
+    Raises:
+        UserError: the checkpoint is damaged (the newest whole one before it is offered) or does not exist.
+    """
+    checkpoints = list_checkpoints(run)
+    if chosen is None:
+        if not checkpoints:
+            return None
+        folder = checkpoints[-1]
+    else:
+        folder = next((path for path in checkpoints if path.name == Path(chosen).name), None)
+        if folder is None:
+            names = ", ".join(path.name for path in checkpoints) or "none"
+            raise UserError(f"there is no checkpoint {chosen} in {run / 'checkpoints'}: it has {names}")
+    try:
+        verify_checkpoint(folder)
+    except UserError as error:
+        raise UserError(f"{error}; {_offer(run, folder)}") from None
+    return folder
+
+
+def _offer(run: Path, damaged: Path) -> str:
+    """What to do instead of using a damaged checkpoint."""
+    checkpoints = list_checkpoints(run)
+    for folder in reversed(checkpoints[: checkpoints.index(damaged)]):
+        try:
+            verify_checkpoint(folder)
+        except UserError:
+            continue
+        return f"continue from the one before it with --resume-from checkpoints/{folder.name}"
+    return "no whole checkpoint is before it: start anew in another output_dir"
+
+
+def load_checkpoint(folder: Path, model: nn.Module, ema: Ema, optimizer: torch.optim.Optimizer) -> Counters:
+    """Put a verified checkpoint's state into ``model``, ``ema`` and ``optimizer``; returns where the run was."""
+    model.load_state_dict(safetensors.torch.load_file(folder / "model.safetensors"))
+    ema.model.load_state_dict(safetensors.torch.load_file(folder / "ema.safetensors"))
+    settings = [{key: group[key] for key in group if key != "params"} for group in optimizer.param_groups]
+    optimizer.load_state_dict(torch.load(folder / "optimizer.pt", weights_only=True, map_location="cpu"))
+    for group, setting in zip(optimizer.param_groups, settings, strict=True):
+        group.update(
+            setting
+        )  # rates and betas are the config's, which may have changed; the moments are the checkpoint's
+    stored = json.loads((folder / "counters.json").read_text())
+    ema.updates = stored.pop("ema_updates")
+    return Counters(**stored)
+
+
+def set_later_aside(run: Path, folder: Path) -> list[Path]:
+    """Rename the checkpoints after ``folder`` so that they are not the newest any more; nothing is deleted."""
+    checkpoints = list_checkpoints(run)
+    later = checkpoints[checkpoints.index(folder) + 1 :]
+    moved = []
+    for path in later:
+        target = path.with_name(f"set-aside-{path.name}")
+        shutil.rmtree(target, ignore_errors=True)
+        os.replace(path, target)
+        moved.append(target)
+    if moved:
+        sync_folder(run / "checkpoints")
+    return moved

@@ -1,0 +1,298 @@
+"""The training loop: one class, one step at a time, able to stop anywhere and go on as if it had not."""
+
+import contextlib
+import math
+import os
+import time
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from torch import nn
+from tqdm.auto import tqdm
+
+from sashimi_diffusion.errors import UserError
+from sashimi_diffusion.training import checkpoints
+from sashimi_diffusion.training.artifacts import save_pipeline, save_samples
+from sashimi_diffusion.training.batches import BatchSource, measure_std
+from sashimi_diffusion.training.checkpoints import Counters
+from sashimi_diffusion.training.components import (
+    create_mel,
+    create_model,
+    create_training_scheduler,
+    fingerprint,
+    open_data,
+)
+from sashimi_diffusion.training.config import TrainConfig, to_tree
+from sashimi_diffusion.training.ema import Ema
+from sashimi_diffusion.training.files import writing
+from sashimi_diffusion.training.metrics import MetricsFile
+from sashimi_diffusion.training.objective import diffusion_losses
+from sashimi_diffusion.training.optimizer import create_optimizer, learning_rate_factor, set_learning_rate
+from sashimi_diffusion.training.run_folder import check_startable, write_config
+from sashimi_diffusion.training.trackers import create_accelerator, start_trackers
+from sashimi_diffusion.training.validation import validation_loss
+
+
+def train(
+    config: TrainConfig, resume: bool = False, resume_from: str | None = None, skip_bad_files: bool = False
+) -> Path:
+    """Train as ``config`` says; returns the run folder.
+
+    Args:
+        config: the whole run.
+        resume: go on in ``config.output_dir`` from its newest checkpoint (from the start if it has none yet).
+        resume_from: go on from this checkpoint instead, for instance "checkpoints/step-000100"; later ones are set aside.
+        skip_bad_files: leave out recordings that cannot be used instead of stopping.
+
+    Raises:
+        UserError: anything the user can put right; the run folder then holds what it held.
+    """
+    trainer = Trainer(config, resume, resume_from, skip_bad_files)
+    trainer.run()
+    return trainer.folder
+
+
+class Trainer:
+    """All parts of a run; building one opens the data, makes the network and loads the checkpoint."""
+
+    def __init__(self, config: TrainConfig, resume: bool, resume_from: str | None, skip_bad_files: bool):
+        self.config, self.folder = config, Path(config.output_dir)
+        check_startable(self.folder, resume or resume_from is not None)
+        checkpoint = checkpoints.find_checkpoint(self.folder, resume_from)
+        self.accelerator = create_accelerator(config)
+        _set_threads(self.accelerator, config.training.cpu_threads)
+        set_seed(config.seed)
+
+        with self.accelerator.main_process_first():  # the others find the recordings decoded
+            recordings, held_out = open_data(config.data, skip_bad_files)
+        if config.model.arguments.get("waveform_std", 1.0) is None:
+            config.model.arguments["waveform_std"] = round(measure_std(recordings, config), 6)
+        self.network = create_model(config, recordings.class_names)
+        self.model = self.accelerator.prepare(self.network)
+        self.optimizer = create_optimizer(self.network, config.optimizer)
+        self.ema = Ema(self.network, config.training.ema_decay)
+        self.scheduler = create_training_scheduler(config)
+        self.source = self._batch_source(recordings)
+        self.validation = self._batch_source(held_out) if held_out is not None else None
+
+        training = config.training
+        per_process = training.batch_size * training.gradient_accumulation
+        self.counters = Counters(
+            global_batch=per_process * self.accelerator.num_processes, data=fingerprint(recordings)
+        )
+        if checkpoint is not None:
+            self._load(checkpoint)
+        self.accelerator.wait_for_everyone()
+        if self.accelerator.is_main_process:
+            with self._writing("the run folder"):
+                write_config(self.folder, config)
+                if checkpoint is not None:
+                    for path in checkpoints.set_later_aside(self.folder, checkpoint):
+                        self._say(f"set aside {path}")
+                self.metrics = MetricsFile(self.folder / "metrics.jsonl", self.counters.step)
+                if not (self.folder / "pipeline").exists():
+                    save_pipeline(self.folder, self.ema.model, self.scheduler)
+        start_trackers(self.accelerator, to_tree(config), self.counters.step)
+
+    def run(self) -> None:
+        """Train to ``training.steps``."""
+        total, counters = self.config.training.steps, self.counters
+        self._say(self._description())
+        bar = tqdm(
+            total=total,
+            initial=counters.step,
+            unit="step",
+            disable=not self.accelerator.is_main_process,
+            dynamic_ncols=True,
+        )
+        while counters.step < total:
+            started = time.monotonic()
+            loss, norm, rate = self._step()
+            counters.step += 1
+            counters.seconds += time.monotonic() - started
+            self._count(loss, norm)
+            bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
+            bar.update()
+            self._after_step(loss, norm, rate, time.monotonic() - started)
+        bar.close()
+        self.accelerator.end_training()
+        self._say(
+            f"done: {counters.step} steps, {counters.seconds / 60:.1f} minutes; {self.folder / 'pipeline'} is ready"
+        )
+
+    def _step(self) -> tuple[float, float, float]:
+        """One optimiser step, skipped if it is not finite: mean loss of the global batch, gradient norm, learning rate."""
+        training, optimizer = self.config.training, self.config.optimizer
+        step, batch_size = self.counters.step, training.batch_size
+        rate = set_learning_rate(self.optimizer, learning_rate_factor(step, training.steps, optimizer))
+        first = self.accelerator.process_index * batch_size * training.gradient_accumulation
+        total = torch.zeros((), device=self.accelerator.device)
+        for part in range(training.gradient_accumulation):
+            start = first + part * batch_size
+            batch = self.source.training_batch(step, range(start, start + batch_size), self.counters.global_batch)
+            last = part == training.gradient_accumulation - 1
+            with contextlib.nullcontext() if last else self.accelerator.no_sync(self.model):
+                losses = diffusion_losses(self.model, self.scheduler, batch, self.config.objective.min_snr_gamma)
+                loss = losses.mean() / training.gradient_accumulation
+                self.accelerator.backward(loss)
+            total += loss.detach()
+        norm = nn.utils.clip_grad_norm_(self.network.parameters(), optimizer.gradient_clip or math.inf, foreach=True)
+        loss, norm = torch.stack([self.accelerator.reduce(total, "mean"), norm]).tolist()
+        if math.isfinite(loss) and math.isfinite(norm):
+            self.optimizer.step()
+            self.ema.update(self.network)
+        elif self.counters.nonfinite_in_row + 1 >= training.max_nonfinite:
+            raise UserError(self._nonfinite_message(loss))
+        self.optimizer.zero_grad(set_to_none=True)
+        return loss, norm, rate
+
+    def _count(self, loss: float, norm: float) -> None:
+        """Take a step's result into the counters."""
+        counters = self.counters
+        if math.isfinite(loss) and math.isfinite(norm):
+            counters.loss_sum += loss
+            counters.loss_count += 1
+            counters.nonfinite_in_row = 0
+        else:
+            counters.nonfinite_total += 1
+            counters.nonfinite_in_row += 1
+            self._say(f"step {counters.step}: loss {loss}, gradient norm {norm}: skipped")
+
+    def _nonfinite_message(self, loss: float) -> str:
+        """Name what is not finite, the first parameter in the network's order."""
+        count = self.config.training.max_nonfinite
+        advice = "resume with a lower optimizer.lr or a lower optimizer.gradient_clip"
+        for name, parameter in self.network.named_parameters():
+            for what, tensor in (("value", parameter), ("gradient", parameter.grad)):
+                if tensor is not None and not tensor.isfinite().all():
+                    return (
+                        f"{count} steps in a row were not finite: the {what} of the parameter {name} is not; {advice}"
+                    )
+        return f"{count} steps in a row were not finite: the loss is {loss}, all parameters and gradients are finite; {advice}"
+
+    def _after_step(self, loss: float, norm: float, rate: float, seconds: float) -> None:
+        """What is due after this step, the checkpoint last: what it covers is then all there."""
+        training, step = self.config.training, self.counters.step
+
+        def due(every: int) -> bool:
+            return every > 0 and (step % every == 0 or step == training.steps)
+
+        if due(training.log_every):
+            self._log_training(norm, rate, seconds)
+        if due(training.validate_every) and self.validation is not None:
+            self._log({"validation_loss": self._validation_loss()})
+        checkpoint = due(training.checkpoint_every)
+        if self.accelerator.is_main_process:
+            with self._writing("to the run folder"):
+                if checkpoint if training.sample_every is None else due(training.sample_every):
+                    self._save_samples()
+                if checkpoint:
+                    self.metrics.sync()
+                    save_pipeline(self.folder, self.ema.model, self.scheduler)
+                    checkpoints.save_checkpoint(
+                        self.folder, self.network, self.ema, self.optimizer, self.counters, training.keep_checkpoints
+                    )
+        self.accelerator.wait_for_everyone()
+
+    def _log_training(self, norm: float, rate: float, seconds: float) -> None:
+        counters = self.counters
+        self._log(
+            {
+                "loss": counters.loss_sum / counters.loss_count if counters.loss_count else None,
+                "gradient_norm": norm if math.isfinite(norm) else None,
+                "learning_rate": rate,
+                "nonfinite_steps": counters.nonfinite_total,
+                "seconds_per_step": round(seconds, 4),
+                "seconds": round(counters.seconds, 2),
+            }
+        )
+        counters.loss_sum, counters.loss_count = 0.0, 0
+
+    def _log(self, values: dict) -> None:
+        if self.accelerator.is_main_process:
+            with self._writing("metrics.jsonl"):
+                self.metrics.write({"step": self.counters.step, **values})
+        numbers = {name: value for name, value in values.items() if value is not None}
+        self.accelerator.log(numbers, step=self.counters.step)
+
+    def _validation_loss(self) -> float:
+        training, gamma = self.config.training, self.config.objective.min_snr_gamma
+        loss = validation_loss(
+            self.accelerator,
+            self.ema.model,
+            self.scheduler,
+            self.validation,
+            training.batch_size,
+            training.validation_examples,
+            gamma,
+        )
+        self._say(f"step {self.counters.step}: validation loss {loss:.5f}")
+        return loss
+
+    def _save_samples(self) -> None:
+        if self.config.sampling.num_samples == 0:
+            return
+        clipped = save_samples(
+            self.folder, self.counters.step, self.ema.model, self.scheduler, self.config.sampling, self.validation
+        )
+        if clipped > 0:
+            self._say(f"step {self.counters.step}: {clipped:.2%} of the samples' values were clipped")
+
+    def _load(self, checkpoint: Path) -> None:
+        """Take over a checkpoint's state.
+
+        Raises:
+            UserError: it was made with other data or another global batch.
+        """
+        expected = self.counters
+        self.counters = checkpoints.load_checkpoint(checkpoint, self.network, self.ema, self.optimizer)
+        if self.counters.global_batch != expected.global_batch:
+            raise UserError(
+                f"{checkpoint} was made with {self.counters.global_batch} examples per step, this command has "
+                f"{expected.global_batch}: set training.batch_size and training.gradient_accumulation so that their "
+                f"product with the {self.accelerator.num_processes} process(es) is the same"
+            )
+        if self.counters.data != expected.data:
+            raise UserError(
+                f"{checkpoint} was made with other recordings than {self.config.data.path} holds now: restore them, or start "
+                "anew in another output_dir"
+            )
+        self._say(f"resumed from {checkpoint}")
+
+    def _batch_source(self, recordings) -> BatchSource:
+        model = self.network
+        return BatchSource(
+            recordings,
+            self.config,
+            waveform_std=model.config.waveform_std,
+            num_classes=model.config.num_classes,
+            mel=create_mel(self.config, model),
+            device=self.accelerator.device,
+        )
+
+    def _writing(self, what: str):
+        saved = checkpoints.list_checkpoints(self.folder)
+        last = f"the last good checkpoint is {saved[-1]}: " if saved else ""
+        return writing(what, f"{last}make room or allow writing, then continue with --resume")
+
+    def _description(self) -> str:
+        parameters = sum(parameter.numel() for parameter in self.network.parameters())
+        held_out = 0 if self.validation is None else len(self.validation.dataset)
+        return (
+            f"{type(self.network).__name__}, {parameters:,} parameters; {len(self.source.dataset):,} training and "
+            f"{held_out:,} held-out examples; {self.counters.global_batch} examples per step on "
+            f"{self.accelerator.num_processes} x {self.accelerator.device.type}; run folder {self.folder}"
+        )
+
+    def _say(self, text: str) -> None:
+        if self.accelerator.is_main_process:
+            tqdm.write(text)
+
+
+def _set_threads(accelerator: Accelerator, threads: int | None) -> None:
+    """Use all cores of a CPU: ``accelerate launch`` gives each process one unless it is told otherwise."""
+    if accelerator.device.type == "cpu":
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        torch.set_num_threads(threads or max(1, cores // accelerator.num_processes))

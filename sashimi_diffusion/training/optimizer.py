@@ -1,0 +1,61 @@
+"""AdamW with the parameter groups state-space models need, and its learning rate over the run."""
+
+import math
+
+import torch
+from torch import nn
+
+from sashimi_diffusion.training.config import OptimizerConfig
+
+LARGEST_SSM_LR = 1e-3
+
+
+def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[dict]:
+    """Three groups of all trainable parameters, each exactly once.
+
+    State-space parameters (those with the attribute ``_ssm``) have their own learning rate of at most 1e-3 and no
+    weight decay, as in the S4 paper's experiments (arXiv 2111.00396, appendix D); biases, norms and other vectors have
+    no weight decay; the rest has both. Each group carries its peak rate as ``peak_lr``.
+    """
+    ssm, plain, decayed = [], [], []
+    for parameter in model.parameters():
+        if not parameter.requires_grad:
+            continue
+        if getattr(parameter, "_ssm", False):
+            ssm.append(parameter)
+        elif parameter.squeeze().ndim <= 1:
+            plain.append(parameter)
+        else:
+            decayed.append(parameter)
+    groups = [
+        {"params": decayed, "peak_lr": config.lr, "weight_decay": config.weight_decay},
+        {"params": plain, "peak_lr": config.lr, "weight_decay": 0.0},
+        {"params": ssm, "peak_lr": min(config.ssm_lr, LARGEST_SSM_LR), "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def create_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
+    """AdamW over :func:`parameter_groups`; the rates are set at every step by :func:`set_learning_rate`."""
+    fused = all(parameter.device.type in ("cpu", "cuda") for parameter in model.parameters())
+    return torch.optim.AdamW(parameter_groups(model, config), lr=config.lr, betas=tuple(config.betas), fused=fused)
+
+
+def learning_rate_factor(step: int, steps: int, config: OptimizerConfig) -> float:
+    """Share of the peak learning rate at ``step`` (from 0) of ``steps``: a linear warm-up, then constant or a cosine.
+
+    A function of the step alone, so that a resumed run needs no state of it.
+    """
+    if step < config.warmup_steps:
+        return (step + 1) / config.warmup_steps
+    if config.decay == "constant":
+        return 1.0
+    done = (step - config.warmup_steps) / max(1, steps - config.warmup_steps)
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> float:
+    """Set every group to ``factor`` times its peak; returns the first group's rate, the one to log."""
+    for group in optimizer.param_groups:
+        group["lr"] = factor * group["peak_lr"]
+    return optimizer.param_groups[0]["lr"]

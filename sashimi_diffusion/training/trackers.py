@@ -1,0 +1,66 @@
+"""Accelerate's part: device, precision, processes and trackers, from a config."""
+
+from pathlib import Path
+
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.tracking import get_available_trackers
+from accelerate.utils import LoggerType, ProjectConfiguration
+
+from sashimi_diffusion.errors import UserError
+from sashimi_diffusion.training.config import TrainConfig
+from sashimi_diffusion.training.typed_yaml import unknown_key
+
+_PRECISIONS = {"fp32": "no", "bf16": "bf16", None: None}
+
+
+def create_accelerator(config: TrainConfig) -> Accelerator:
+    """An Accelerator for the run.
+
+    Raises:
+        UserError: a tracker that does not exist or is not installed, or half precision, which the loop cannot do.
+    """
+    accelerator = Accelerator(
+        mixed_precision=_PRECISIONS[config.training.mixed_precision],
+        log_with=_installed(config.training.trackers) or None,
+        project_config=ProjectConfiguration(project_dir=config.output_dir, logging_dir=config.output_dir),
+        # The last residual layer of a WaveNet feeds nothing, so it never has a gradient.
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=config.model.name == "wavenet")],
+    )
+    if accelerator.mixed_precision not in ("no", "bf16"):
+        raise UserError(f"mixed precision {accelerator.mixed_precision} is not supported: use bf16 or no")
+    return accelerator
+
+
+def _installed(names: list[str]) -> list[str]:
+    """The trackers to use; tensorboard is wanted by default, so its absence is no error."""
+    available = [str(tracker.value) for tracker in get_available_trackers()]
+    for name in names:
+        if name not in [str(tracker.value) for tracker in LoggerType]:
+            raise unknown_key(name, (str(tracker.value) for tracker in LoggerType), "training.trackers ")
+        if name not in available and name != "tensorboard":
+            raise UserError(f"training.trackers names {name}, which is not installed: pip install {name}")
+    return [name for name in names if name in available]
+
+
+def start_trackers(accelerator: Accelerator, settings: dict, step: int) -> None:
+    """Open the trackers; tensorboard forgets what it was told after ``step``, as metrics.jsonl does."""
+    if accelerator.log_with:
+        Path(accelerator.logging_dir).mkdir(parents=True, exist_ok=True)
+        options = {"tensorboard": {"purge_step": step + 1}}
+        used = {tracker if isinstance(tracker, str) else tracker.value for tracker in accelerator.log_with}
+        accelerator.init_trackers(
+            "tensorboard",
+            config=_flat(settings),
+            init_kwargs={name: value for name, value in options.items() if name in used},
+        )
+
+
+def _flat(tree: dict, prefix: str = "") -> dict:
+    """{"a": {"b": [1]}} as {"a.b": "[1]"}: trackers take plain values only."""
+    flat = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value if isinstance(value, (int, float, str, bool)) else str(value)
+    return flat

@@ -1,0 +1,175 @@
+"""SC09: the official layouts, splits and labels, on folders laid out alike and on the real recordings."""
+
+import shutil
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from sashimi_diffusion.data import cache as cache_module
+from sashimi_diffusion.data.speech_commands import DIGITS, SpeechCommandsDigits, hashed_split
+from sashimi_diffusion.errors import UserError
+
+
+def lay_out(root: Path, record, ending: str = ".wav", lists: bool = True) -> None:
+    """Three speakers say each digit, in the layout of the archive, beside a word and a folder that are no digits."""
+    for word in [*DIGITS, "yes", "_background_noise_"]:
+        for number, speaker in enumerate(["aaa", "bbb", "ccc"]):
+            record(root / word / f"{speaker}_nohash_{number}{ending}", 16000 if word == "one" else 9000)
+    if lists:
+        (root / "validation_list.txt").write_text("".join(f"{word}/bbb_nohash_1.wav\n" for word in [*DIGITS, "yes"]))
+        (root / "testing_list.txt").write_text("".join(f"{word}/ccc_nohash_2.wav\n" for word in [*DIGITS, "yes"]))
+
+
+@pytest.mark.parametrize("below", [".", "speech_commands_v0.02", "SpeechCommands/speech_commands_v0.02"])
+@pytest.mark.parametrize("ending", [".wav", ".flac"])
+def test_layouts_and_official_lists(tmp_path: Path, record, below: str, ending: str):
+    lay_out(tmp_path / "data" / below, record, ending)
+    for split, speaker in [("train", "aaa"), ("validation", "bbb"), ("test", "ccc")]:
+        dataset = SpeechCommandsDigits(tmp_path / "data", split)
+        assert [path.name.split("_")[0] for path in dataset.files] == [speaker] * 10
+        assert [path.parent.name for path in dataset.files] == DIGITS
+        assert [item["label"] for item in dataset] == list(range(10))
+        assert dataset.class_names == DIGITS
+        assert (dataset.sample_rate, dataset.length) == (16000, 16000)
+
+
+def test_items_are_padded_on_the_right_or_cut(tmp_path: Path, record):
+    lay_out(tmp_path / "data", record)
+    dataset = SpeechCommandsDigits(tmp_path / "data", "train", length=12000)
+    zero, one = dataset[0], dataset[1]
+    assert zero["waveform"].shape == (1, 12000)
+    assert zero["waveform"].dtype == torch.float32
+    noise = record(tmp_path / "data" / "zero" / "aaa_nohash_0.wav", 9000)
+    np.testing.assert_array_equal(zero["waveform"][0, :9000], noise)
+    assert not zero["waveform"][0, 9000:].any()
+    assert dataset.clip(0).shape == (9000,)
+    assert dataset.clip(1).shape == (16000,)
+    np.testing.assert_array_equal(one["waveform"][0], dataset.clip(1)[:12000])
+
+
+def test_one_decoding_serves_all_splits(tmp_path: Path, record, monkeypatch: pytest.MonkeyPatch):
+    lay_out(tmp_path / "data", record)
+    SpeechCommandsDigits(tmp_path / "data", "train")
+    monkeypatch.setattr(cache_module, "read_audio", None)
+    assert len(SpeechCommandsDigits(tmp_path / "data", "test")) == 10
+
+
+def test_the_hash_rule_without_lists(tmp_path: Path, record):
+    speakers = {"train": "004ae714", "validation": "060cd039", "test": "099d52ad"}
+    for speaker in speakers.values():
+        for digit in DIGITS:
+            record(tmp_path / "data" / digit / f"{speaker}_nohash_0.wav", 50)
+    for split in speakers:
+        found = {path.name for path in SpeechCommandsDigits(tmp_path / "data", split).files}
+        assert found == {f"{s}_nohash_0.wav" for s in speakers.values() if hashed_split(f"{s}_nohash_0.wav") == split}
+
+
+def test_the_hash_rule_is_the_official_one():
+    """Values computed by hand: SHA-1 of the speaker modulo 2**27, in percent of 2**27 - 1."""
+    assert hashed_split("004ae714_nohash_0.wav") == "train"
+    assert hashed_split("060cd039_nohash_0.wav") == hashed_split("060cd039_nohash_7.flac") == "validation"
+    shares = [hashed_split(f"{speaker:08x}_nohash_0.wav") for speaker in range(4000)]
+    assert abs(shares.count("validation") / 4000 - 0.1) < 0.02
+    assert abs(shares.count("test") / 4000 - 0.1) < 0.02
+
+
+def test_the_real_recordings(shared_data: Path):
+    train, validation = (SpeechCommandsDigits(shared_data / "sc09", split) for split in ("train", "validation"))
+    listed = (shared_data / "sc09" / "validation_list.txt").read_text().split()
+    assert len(validation) == len(listed)
+    assert len(train) + len(validation) == 2291
+    # The published list was made with the README's rule, so the two must agree on every recording.
+    assert {hashed_split(path.name) for path in validation.files} == {"validation"}
+    assert {hashed_split(path.name) for path in train.files} == {"train"}
+    assert np.bincount(train.labels, minlength=10).min() >= 1
+    item = train[len(train) - 1]
+    assert item["waveform"].shape == (1, 16000)
+    assert 0.001 < item["waveform"].abs().max() <= 1
+    with pytest.raises(UserError, match="no recordings of the test split"):
+        SpeechCommandsDigits(shared_data / "sc09", "test")
+
+
+def test_bad_files_of_all_splits_are_listed_in_one_message(tmp_path: Path, record):
+    root = tmp_path / "data"
+    lay_out(root, record)
+    (root / "zero" / "aaa_nohash_0.wav").write_text("text")
+    (root / "one" / "bbb_nohash_1.wav").write_bytes(b"")
+    record(root / "two" / "ccc_nohash_2.wav", 4000, rate=8000)
+    with pytest.raises(UserError) as caught:
+        SpeechCommandsDigits(root, "train")
+    message = str(caught.value)
+    assert message.startswith(f"3 of 30 audio files in {root} cannot be used")
+    assert "zero/aaa_nohash_0.wav: not audio" in message
+    assert "one/bbb_nohash_1.wav: empty" in message
+    assert "two/ccc_nohash_2.wav: wrong sample rate (8000 Hz instead of 16000 Hz)" in message
+    assert "--skip-bad-files" in message
+    with pytest.warns(UserWarning, match=r"3 of 30 .*cannot be used") as warned:
+        dataset = SpeechCommandsDigits(root, "train", skip_bad_files=True)
+    assert "two/ccc_nohash_2.wav: wrong sample rate" in str(warned[0].message)
+    assert len(dataset) == 9
+    assert dataset[0]["label"] == 1
+
+
+def fake_torchaudio(monkeypatch: pytest.MonkeyPatch, download) -> None:
+    datasets = types.SimpleNamespace(SPEECHCOMMANDS=download)
+    module = types.ModuleType("torchaudio")
+    module.datasets = datasets
+    monkeypatch.setitem(sys.modules, "torchaudio", module)
+
+
+def test_the_download_is_found_where_torchaudio_puts_it(tmp_path: Path, record, monkeypatch: pytest.MonkeyPatch):
+    calls = []
+
+    def download(root, url, download):
+        calls.append((root, url, download))
+        lay_out(Path(root) / "SpeechCommands" / url, record)
+
+    fake_torchaudio(monkeypatch, download)
+    for _ in range(2):
+        assert len(SpeechCommandsDigits(tmp_path / "new", "train", download=True)) == 10
+    assert calls == [(tmp_path / "new", "speech_commands_v0.02", True)]
+
+
+def test_torchaudio_takes_the_arguments_of_the_download(tmp_path: Path, record, needs_torchaudio):
+    import torchaudio
+
+    lay_out(tmp_path / "SpeechCommands" / "speech_commands_v0.02", record)
+    theirs = torchaudio.datasets.SPEECHCOMMANDS(tmp_path, url="speech_commands_v0.02", download=False, subset="testing")
+    ours = SpeechCommandsDigits(tmp_path, "test")
+    assert {path.resolve() for path in ours.files} == {
+        Path(name).resolve() for name in theirs._walker if Path(name).parent.name in DIGITS
+    }
+
+
+def test_a_download_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def download(root, url, download):
+        raise OSError("Name or service not known")
+
+    fake_torchaudio(monkeypatch, download)
+    with pytest.raises(UserError, match=r"downloading Speech Commands into .* failed: Name or service not known"):
+        SpeechCommandsDigits(tmp_path / "new", download=True)
+
+
+def test_downloading_without_torchaudio(without_torchaudio, tmp_path: Path):
+    with pytest.raises(UserError, match=r"needs torchaudio.*unpack http"):
+        SpeechCommandsDigits(tmp_path / "new", download=True)
+
+
+def test_wrong_input(tmp_path: Path, record):
+    with pytest.raises(UserError, match=r"does not exist: expected Speech Commands.*tar\.gz"):
+        SpeechCommandsDigits(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="has no folder named zero, one"):
+        SpeechCommandsDigits(tmp_path)
+    for digit in DIGITS:
+        (tmp_path / digit).mkdir()
+    with pytest.raises(UserError, match="hold no audio"):
+        SpeechCommandsDigits(tmp_path)
+    shutil.rmtree(tmp_path / "nine")
+    with pytest.raises(UserError, match="has no folder named nine:"):
+        SpeechCommandsDigits(tmp_path)
+    with pytest.raises(UserError, match="unknown split 'valid'"):
+        SpeechCommandsDigits(tmp_path, "valid")
