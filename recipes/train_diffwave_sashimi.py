@@ -1,8 +1,8 @@
 """Train a diffusion model on raw audio.
 
     accelerate launch recipes/train_diffwave_sashimi.py data.path=RECORDINGS
-    accelerate launch recipes/train_diffwave_sashimi.py --config recipes/configs/sc09-sashimi-d64.yaml data.path=SPEECH_COMMANDS
-    accelerate launch recipes/train_diffwave_sashimi.py --resume output_dir=runs/digits training.steps=20000
+    accelerate launch recipes/train_diffwave_sashimi.py --config recipes/configs/sc09-sashimi-d64.yaml data.path=FOLDER
+    accelerate launch recipes/train_diffwave_sashimi.py --resume output_dir=runs/digits-small training.steps=20000
 
 Without --config it is recipes/configs/digits-small.yaml: a small model of spoken digits for a computer without a GPU.
 """

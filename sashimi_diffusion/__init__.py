@@ -1,0 +1,14 @@
+"""Raw audio generation with state-space models: SaShiMi and DiffWave as diffusers pipelines.
+
+    from sashimi_diffusion import SashimiPipeline
+
+    pipeline = SashimiPipeline.from_pretrained("sashimi-digits")
+    audio = pipeline(batch_size=4, num_inference_steps=200).audios  # (4, 1, length)
+"""
+
+from sashimi_diffusion.models import SashimiBackbone, SashimiDenoiser, WaveNetDenoiser
+from sashimi_diffusion.pipelines import SashimiPipeline
+from sashimi_diffusion.schedulers import DiffWaveScheduler
+
+__all__ = ["DiffWaveScheduler", "SashimiBackbone", "SashimiDenoiser", "SashimiPipeline", "WaveNetDenoiser"]
+__version__ = "0.1.0"

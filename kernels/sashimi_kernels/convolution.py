@@ -17,7 +17,9 @@ def fft_length(length: int) -> int:
         size += 1
 
 
-def kernel_spectrum(kernel: Tensor, skip: Tensor | None = None, reverse: Tensor | None = None, shift: int = 1) -> Tensor:
+def kernel_spectrum(
+    kernel: Tensor, skip: Tensor | None = None, reverse: Tensor | None = None, shift: int = 1
+) -> Tensor:
     """Spectrum of a convolution kernel, with the other direction and the skip connection folded in.
 
     It stands for y[t] = skip · u[t] + Σ_j kernel[j] u[t-j] + Σ_j reverse[j] u[t+shift+j].

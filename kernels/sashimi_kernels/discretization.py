@@ -1,7 +1,7 @@
 """From continuous to discrete time, in closed form.
 
-Notation: x' = A x + B u, y = 2 Re(C x) over half of the conjugate pairs; dt is the step in the units of A. One step of the
-discrete system is x[t] = Ā x[t-1] + B̄ u[t], y[t] = 2 Re(C x[t]).
+Notation: x' = A x + B u, y = 2 Re(C x) over half of the conjugate pairs; dt is the step in the units of A. One step of
+the discrete system is x[t] = Ā x[t-1] + B̄ u[t], y[t] = 2 Re(C x[t]).
 """
 
 from typing import NamedTuple
@@ -50,8 +50,8 @@ def discretize_diagonal(dt: Tensor, a: Tensor, b: Tensor, method: str) -> Discre
 def discretize_nplr(dt: Tensor, a: Tensor, p: Tensor, q: Tensor, b: Tensor) -> DiscreteNPLR:
     """Discretize A = diag(a) - p qᵀ by the bilinear rule (S4, arXiv 2111.00396, appendix C.2).
 
-    The inverse of I - dt/2 A is diagonal plus rank one by the Sherman-Morrison identity, so Ā keeps that form and a step
-    costs O(N). The inner products run over both halves of the conjugate pairs, hence the 2 Re.
+    The inverse of I - dt/2 A is diagonal plus rank one by the Sherman-Morrison identity, so Ā keeps that form and a
+    step costs O(N). The inner products run over both halves of the conjugate pairs, hence the 2 Re.
 
     Args:
         dt: steps, real (H, 1).

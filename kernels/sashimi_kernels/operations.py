@@ -10,8 +10,8 @@ def diagonal_kernel(log_a: Tensor, coefficients: Tensor, length: int, backend: s
     """Kernel K[m, h, l] = 2 Re Σ_n coefficients[m, h, n] · exp(l · log_a[h, n]) for l = 0 … length-1 (S4D, equation 7).
 
     Args:
-        log_a: logarithm of the discrete eigenvalues, complex (H, N). Give it in complex128: the phases l · Im(log_a) grow
-            with l, and only their remainder modulo 2π fits float32.
+        log_a: logarithm of the discrete eigenvalues, complex (H, N). Give it in complex128: the phases l · Im(log_a)
+            grow with l, and only their remainder modulo 2π fits float32.
         coefficients: C · B̄ of every output channel, or C · x for the response to a state x; complex (M, H, N). Their
             precision is that of the result.
         length: number of samples L.
@@ -49,7 +49,8 @@ def nplr_kernel(
         backend: "auto", "torch" or "reference".
 
     Returns:
-        the kernel, real (M, H, L), and the outputs that follow from ``state`` with no input, real (batch, M, H, L), or None.
+        the kernel, real (M, H, L), and the outputs that follow from ``state`` with no input, real (batch, M, H, L), or
+        None.
 
     Raises:
         BackendUnavailableError: the backend cannot run.

@@ -25,7 +25,9 @@ def nplr_kernel(
     dt: Tensor, a: Tensor, p: Tensor, q: Tensor, b: Tensor, c: Tensor, length: int, state: Tensor | None = None
 ) -> tuple[Tensor, Tensor | None]:
     """The generating function on the roots of unity by Cauchy products (S4, arXiv 2111.00396, algorithm 1)."""
-    kernel = cauchy_kernel(dt, a, p, q, b, truncated_output(dt, a, p, q, b, c, length), length)
+    c_truncated = truncated_output(dt, a, p, q, b, c, length)
+    in_precision = [x.to(c.dtype if x.is_complex() else c.real.dtype) for x in (dt, a, p, q, b)]
+    kernel = cauchy_kernel(*in_precision, c_truncated, length)
     return kernel, None if state is None else _free_response(dt, a, p, q, b, c, length, state)
 
 

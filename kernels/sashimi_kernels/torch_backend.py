@@ -85,7 +85,8 @@ def nplr_state(
     n_blocks = _power_of_two_above(-(-length // block))
     columns, advance = _powers(matrix, real_vector(system.b).unsqueeze(-1), block)  # (H, 2N, block)
     blocks = torch.nn.functional.pad(u, (n_blocks * block - length, 0)).unflatten(-1, (n_blocks, block))
-    x = torch.einsum("bhat,hnt->hnab", blocks, columns.flip(-1).to(u.dtype)).to(matrix.dtype)  # (H, 2N, n_blocks, batch)
+    columns = columns.flip(-1).to(u.dtype)
+    x = torch.einsum("bhat,hnt->hnab", blocks, columns).to(matrix.dtype)  # (H, 2N, n_blocks, batch)
     while x.shape[2] > 1:
         older, newer = x[:, :, 0::2], x[:, :, 1::2]
         x = (advance @ older.flatten(2)).view_as(older) + newer

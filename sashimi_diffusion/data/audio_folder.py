@@ -157,12 +157,13 @@ def _shuffled(classes: Mapping[Path, str], root: Path, splits: Sequence[float], 
 
 
 def _held_out_counts(files: int, splits: Sequence[float]) -> tuple[int, int]:
-    """How many files of a class validation and test get: their ratio, at least one, and one left for training."""
-    train, *others = (ratio / sum(splits) for ratio in splits)
-    validation, test = (max(1, round(ratio * files)) if ratio > 0 else 0 for ratio in others)
-    available = files - (1 if train > 0 else 0)
-    validation = min(validation, available)
-    return validation, min(test, available - validation)
+    """How many files of a class validation and test get: their ratio, but at least one, and one left for training."""
+    train, validation, test = splits
+    available = files - (train > 0)
+    wanted = max(1, round(validation * files)) if validation > 0 else 0
+    validation_files = min(wanted, max(1, available - (test > 0)), available)
+    wanted = max(1, round(test * files)) if test > 0 else 0
+    return validation_files, min(wanted, available - validation_files)
 
 
 def _check_numbers(splits: Sequence[float], normalize_rms: float | None) -> None:

@@ -19,7 +19,7 @@ def field_names(pattern: str | None) -> list[str]:
     Raises:
         UserError: the pattern is malformed, has no field, or names one twice or ``folder``.
     """
-    return [FOLDER, *(_compile(pattern).groupindex if pattern else [])]
+    return [FOLDER, *(_compile(pattern).groupindex if pattern is not None else [])]
 
 
 def read_fields(files: Sequence[Path], root: Path, pattern: str | None) -> tuple[Fields, dict[Path, str]]:
@@ -28,7 +28,7 @@ def read_fields(files: Sequence[Path], root: Path, pattern: str | None) -> tuple
     Returns:
         The fields of the files that are named like ``pattern``, and a reason for each file that is not.
     """
-    expression = _compile(pattern) if pattern else None
+    expression = _compile(pattern) if pattern is not None else None
     fields: Fields = {}
     bad: dict[Path, str] = {}
     for file in files:

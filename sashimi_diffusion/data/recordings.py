@@ -28,6 +28,7 @@ class Recordings(Dataset):
         class_names: list of str, or None.
         sample_rate: in Hz.
         length: samples in an item.
+        normalize_rms: the root mean square every recording is scaled to (1.0 is full scale), or None for as recorded.
     """
 
     def __init__(
@@ -65,6 +66,11 @@ class Recordings(Dataset):
         """
         recording, _ = self.items[index]
         return self._scaled(recording, slice(None))
+
+    def clip_length(self, index: int) -> int:
+        """Samples in ``clip(index)``, without touching the audio."""
+        recording, _ = self.items[index]
+        return len(self._clips[self._positions[recording]])
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor | int]:
         recording, start = self.items[index]

@@ -3,5 +3,6 @@
 from sashimi_diffusion.models.backbone import SashimiBackbone
 from sashimi_diffusion.models.denoiser import SashimiDenoiser
 from sashimi_diffusion.models.output import DenoiserOutput
+from sashimi_diffusion.models.wavenet import WaveNetDenoiser
 
-__all__ = ["DenoiserOutput", "SashimiBackbone", "SashimiDenoiser"]
+__all__ = ["DenoiserOutput", "SashimiBackbone", "SashimiDenoiser", "WaveNetDenoiser"]

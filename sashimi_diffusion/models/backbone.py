@@ -24,7 +24,9 @@ def layers_per_stage(n_layers: int | Sequence[int], n_stages: int) -> list[int]:
     """
     layers = [n_layers] * n_stages if isinstance(n_layers, int) else list(n_layers)
     if len(layers) != n_stages or min(layers) < 0:
-        raise ValueError(f"n_layers must be one number or {n_stages} numbers (one per stage, 0 or more), got {n_layers}")
+        raise ValueError(
+            f"n_layers must be one number or {n_stages} numbers (one per stage, 0 or more), got {n_layers}"
+        )
     return layers
 
 

@@ -12,7 +12,9 @@ from sashimi_diffusion.models.layers import pointwise
 class Conditioning(NamedTuple):
     """What a denoiser tells every block; both None in an autoregressive model.
 
-    embedding: diffusion step (and class) embedding, (B, embedding_dim). mel: log-mel spectrogram, (B, mel_channels, frames).
+    Args:
+        embedding: diffusion step (and class) embedding, (B, embedding_dim).
+        mel: log-mel spectrogram, (B, mel_channels, frames).
     """
 
     embedding: Tensor | None = None
@@ -68,7 +70,12 @@ class ResidualS4(nn.Module):
     """
 
     def __init__(
-        self, s4: nn.Module, norm: nn.Module, d_model: int, embedding_dim: int | None = None, mel: nn.Module | None = None
+        self,
+        s4: nn.Module,
+        norm: nn.Module,
+        d_model: int,
+        embedding_dim: int | None = None,
+        mel: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.norm, self.s4, self.mel = norm, s4, mel

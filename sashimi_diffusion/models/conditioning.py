@@ -55,7 +55,7 @@ class ClassEmbedding(nn.Embedding):
 
 
 class MelUpsampler(nn.Module):
-    """Bring a log-mel spectrogram to the rate and width of a stage (DiffWave's upsampler, arXiv 2009.09761, section 5.1).
+    """Bring a log-mel spectrogram to the rate and width of a stage (DiffWave, arXiv 2009.09761, section 5.1).
 
     Args:
         mel_upsample: factors of the transposed convolutions, their product the hop in samples.
@@ -94,7 +94,9 @@ def validate_conditioning(config: Any, sample: Tensor, class_labels: Tensor | No
         if config.num_classes is None:
             raise UserError("class labels were given to an unconditional model: leave them out")
         if class_labels.shape != sample.shape[:1]:
-            raise UserError(f"expected one class label per example ({sample.shape[0]}), got {tuple(class_labels.shape)}")
+            raise UserError(
+                f"expected one class label per example ({sample.shape[0]}), got {tuple(class_labels.shape)}"
+            )
         if class_labels.numel() and not 0 <= int(class_labels.min()) <= int(class_labels.max()) <= config.num_classes:
             raise UserError(
                 f"class labels must be from 0 to {config.num_classes - 1} ({config.num_classes} for no class), "

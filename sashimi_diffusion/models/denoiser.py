@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import ClassVar
 
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
@@ -20,8 +21,8 @@ from sashimi_diffusion.ssm.legacy_s4 import LegacyS4
 class SashimiDenoiser(ModelMixin, ConfigMixin):
     """DiffWave's denoiser with a SaShiMi backbone (arXiv 2202.09729, section 5.2; DiffWave, arXiv 2009.09761).
 
-    Every block is bidirectional and receives the embedded diffusion step; a class-conditional model adds a class embedding to
-    it, a vocoder adds the mel spectrogram in every block.
+    Every block is bidirectional and receives the embedded diffusion step; a class-conditional model adds a class
+    embedding to it, a vocoder adds the mel spectrogram in every block.
 
     Args:
         in_channels, out_channels: audio channels in and out.
@@ -30,21 +31,21 @@ class SashimiDenoiser(ModelMixin, ConfigMixin):
         waveform_std: recordings are divided by it before the diffusion, generated waveforms multiplied by it.
         d_model, n_layers, pool, expand, ff, unet, norm: see :class:`SashimiBackbone`.
         weight_norm: weight normalization of every pointwise map but the S4 layers' and the last.
-        parameterization: "nplr" or "diag" (:class:`StateSpace`), or "legacy" (:class:`LegacyS4`, the layer of the published
-            weights, which works at multiples of ``sample_size`` only as well as its kernels of that length do).
+        parameterization: "nplr" or "diag" (:class:`StateSpace`), or "legacy" (:class:`LegacyS4`, the layer of the
+            published weights, whose kernels have the length of ``sample_size`` whatever the waveform's).
         n_state, n_ssm, initialization, discretization, reverse_shift, dt_min, dt_max: see :class:`StateSpace`.
         embedding_sines, embedding_hidden, embedding_dim: sizes of the diffusion step embedding.
         num_classes: number of classes, or None for an unconditional model. Index ``num_classes`` is the null class.
         class_names: names of the classes, in order.
         mel_channels: mel bands of a vocoder's spectrogram, or None without one.
         mel_upsample: factors whose product is the hop of the spectrogram in samples.
-        mel_alignment: "stage" gives every stage the mel at its own rate; "official" gives the pooled stages the beginning of
-            the full-rate mel, as the official code does and its vocoder weights need.
+        mel_alignment: "stage" gives every stage the mel at its own rate; "official" gives the pooled stages the
+            beginning of the full-rate mel, as the official code does and its vocoder weights need.
     """
 
     config_name = "config.json"
     # Layers named so hold float32 parameters, whatever dtype a checkpoint is loaded in.
-    _keep_in_fp32_modules = ["ssm"]
+    _keep_in_fp32_modules: ClassVar[list[str]] = ["ssm"]
 
     @register_to_config
     def __init__(
@@ -149,7 +150,8 @@ class SashimiDenoiser(ModelMixin, ConfigMixin):
             return_dict: return a :class:`DenoiserOutput` instead of a tuple.
 
         Raises:
-            UserError: conditioning that the model does not have or lacks, labels out of range, a length that does not fit.
+            UserError: conditioning that the model does not have or lacks, labels out of range, a length that does not
+                fit.
         """
         validate_conditioning(self.config, sample, class_labels, mel)
         if sample.shape[-1] % self.length_multiple:

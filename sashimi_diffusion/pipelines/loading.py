@@ -91,9 +91,7 @@ def _load_model(folder: Path, model_class: type[ModelMixin], dtype: torch.dtype 
         except (SafetensorError, OSError) as error:
             raise UserError(f"{path} is corrupt or cut short ({_one_line(error)}): get a fresh copy of it") from error
     options = {"torch_dtype": dtype, "use_safetensors": True, "output_loading_info": True}
-    model, report = _naming(
-        folder / "model", lambda: model_class.from_pretrained(folder, subfolder="model", **options)
-    )
+    model, report = _naming(folder / "model", lambda: model_class.from_pretrained(folder, subfolder="model", **options))
     # diffusers only warns of these and goes on with random numbers.
     for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if report[problem]:

@@ -110,8 +110,8 @@ class SashimiPipeline(DiffusionPipeline):
             num_inference_steps: by default all steps of a ``DiffWaveScheduler``, and of other schedulers 50 (or as many
                 as the model was trained with, where these are fewer).
             generator: one generator, from which one seed per waveform is drawn in order, so that the audio does not
-                depend on how the waveforms are split into batches; or a list of B generators, used as they are; ``None``
-                draws the seeds from torch's global one.
+                depend on how the waveforms are split into batches; or a list of B generators, used as they are;
+                ``None`` draws the seeds from torch's global one.
             audio_length_in_s: seconds; by default the length the model was trained on, or the length of ``mel``.
             class_labels: a class index for all, or B of them; ``None`` is no class.
             guidance_scale: classifier-free guidance (arXiv 2207.12598): 1 is none, 0 ignores the labels.
@@ -122,8 +122,8 @@ class SashimiPipeline(DiffusionPipeline):
                 ``"latents"`` (B, C, L) in the dict it returns takes the place of the current ones.
 
         Returns:
-            ``audios``, float32, shape (B, C, L), in the amplitude of the training recordings: mostly within [-1, 1], and
-            not clipped.
+            ``audios``, float32, shape (B, C, L), in the amplitude of the training recordings: mostly within [-1, 1],
+            and not clipped.
 
         Raises:
             UserError: for arguments that do not fit the model, the scheduler or each other.
@@ -134,7 +134,7 @@ class SashimiPipeline(DiffusionPipeline):
         if output_type not in ("np", "pt"):
             raise UserError(f"output_type is {output_type!r}, expected 'np' or 'pt'")
         labels = self._labels(class_labels, batch_size, guidance_scale)
-        length = self._length(audio_length_in_s, mel)
+        length = self.length_in_samples(audio_length_in_s, mel)
         padded = math.ceil(length / self.model.length_multiple) * self.model.length_multiple
         if mel is not None:
             mel = self._fitted_mel(mel, batch_size, padded)
@@ -162,6 +162,30 @@ class SashimiPipeline(DiffusionPipeline):
             audios = audios.cpu().numpy()
         self.maybe_free_model_hooks()
         return AudioPipelineOutput(audios=audios) if return_dict else (audios,)
+
+    def length_in_samples(self, audio_length_in_s: float | None = None, mel: torch.Tensor | None = None) -> int:
+        """How many samples a call with these arguments generates.
+
+        Raises:
+            UserError: they contradict each other or the model.
+        """
+        config = self.model.config
+        asked = None
+        if audio_length_in_s is not None:
+            # One sample is the least; infinity cannot be rounded.
+            if not (math.isfinite(audio_length_in_s) and round(audio_length_in_s * config.sample_rate) >= 1):
+                raise UserError(f"cannot generate {audio_length_in_s:g} seconds of audio: ask for a number above 0")
+            asked = round(audio_length_in_s * config.sample_rate)
+        if mel is None:
+            return asked or config.sample_size
+        if config.mel_channels is None:
+            raise UserError("a mel was given, but this model is no vocoder: leave it out")
+        given = mel.shape[-1] * math.prod(config.mel_upsample)
+        if asked not in (None, given):
+            raise UserError(
+                f"audio_length_in_s asks for {asked} samples, the mel for {given}: leave audio_length_in_s out"
+            )
+        return given
 
     def _predict(
         self,
@@ -197,7 +221,9 @@ class SashimiPipeline(DiffusionPipeline):
         if steps is None and not isinstance(scheduler, DiffWaveScheduler):
             steps = min(50, total)
         if steps is not None and not 1 <= steps <= total:
-            raise UserError(f"cannot sample in {steps} steps: the model was trained with {total}, so ask for 1 to {total}")
+            raise UserError(
+                f"cannot sample in {steps} steps: the model was trained with {total}, so ask for 1 to {total}"
+            )
         scheduler.set_timesteps(steps, device=self._execution_device)
         # Without it diffusers starts at the second step wherever rounding made the first two timesteps equal.
         if hasattr(scheduler, "set_begin_index"):
@@ -220,22 +246,6 @@ class SashimiPipeline(DiffusionPipeline):
             raise UserError(f"class_labels: expected one whole number, or {batch_size} of them, got {class_labels}")
         return labels.long()
 
-    def _length(self, seconds: float | None, mel: torch.Tensor | None) -> int:
-        config = self.model.config
-        if seconds is not None and not (math.isfinite(seconds) and round(seconds * config.sample_rate) >= 1):
-            raise UserError(f"cannot generate {seconds} seconds of audio: ask for a number above 0")
-        asked = None if seconds is None else round(seconds * config.sample_rate)
-        if mel is None:
-            return asked or config.sample_size
-        if config.mel_channels is None:
-            raise UserError("a mel was given, but this model is no vocoder: leave it out")
-        given = mel.shape[-1] * math.prod(config.mel_upsample)
-        if asked not in (None, given):
-            raise UserError(
-                f"audio_length_in_s asks for {asked} samples, the mel for {given}: leave audio_length_in_s out"
-            )
-        return given
-
     def _fitted_mel(self, mel: torch.Tensor, batch_size: int, length: int) -> torch.Tensor:
         mel_channels = self.model.config.mel_channels
         if mel.ndim != 3 or mel.shape[:2] != (batch_size, mel_channels):
@@ -254,13 +264,15 @@ def sample_generators(generator: torch.Generator | list[torch.Generator] | None,
     """
     if isinstance(generator, list):
         if len(generator) != count:
-            raise UserError(f"got {len(generator)} generators for a batch of {count}: give one for each, or a single one")
+            raise UserError(
+                f"got {len(generator)} generators for a batch of {count}: give one for each, or a single one"
+            )
         return generator
     return [torch.Generator().manual_seed(seed) for seed in sample_seeds(generator, count)]
 
 
 def sample_seeds(generator: torch.Generator | None, count: int) -> list[int]:
-    """Draw one seed after the other, so that the first n do not depend on ``count``; ``None`` is torch's global generator."""
+    """One seed after the other, so that the first n do not depend on ``count``; ``None``: torch's global generator."""
     device = "cpu" if generator is None else generator.device
     draw = {"generator": generator, "device": device, "dtype": torch.int64}
     return [int(torch.randint(2**63 - 1, (1,), **draw)) for _ in range(count)]

@@ -80,11 +80,17 @@ class DiffWaveScheduler(SchedulerMixin, ConfigMixin):
         if trained_betas is not None:
             self.betas = _checked_betas("trained_betas", trained_betas)
             if len(self.betas) != num_train_timesteps:
-                raise UserError(f"trained_betas has {len(self.betas)} values, num_train_timesteps is {num_train_timesteps}")
+                raise UserError(
+                    f"trained_betas has {len(self.betas)} values, num_train_timesteps is {num_train_timesteps}"
+                )
         else:
             _require("beta_schedule", beta_schedule, ("linear", "squaredcos_cap_v2"))
             linear = beta_schedule == "linear"
-            betas = torch.linspace(beta_start, beta_end, num_train_timesteps) if linear else cosine_betas(num_train_timesteps)
+            betas = (
+                torch.linspace(beta_start, beta_end, num_train_timesteps)
+                if linear
+                else cosine_betas(num_train_timesteps)
+            )
             self.betas = _checked_betas("beta_start .. beta_end", betas)
         self.alphas = 1.0 - self.betas
         self.alphas_cumprod = _running_product(self.alphas)
@@ -109,7 +115,9 @@ class DiffWaveScheduler(SchedulerMixin, ConfigMixin):
         if fast is not None and steps != len(fast):
             raise UserError(f"this fast schedule has {len(fast)} steps and takes no other number, not {steps}")
         if not 1 <= steps <= total:
-            raise UserError(f"cannot sample in {steps} steps: the model was trained with {total}, so ask for 1 to {total}")
+            raise UserError(
+                f"cannot sample in {steps} steps: the model was trained with {total}, so ask for 1 to {total}"
+            )
 
         if fast is not None:
             alphas = 1.0 - _checked_betas("inference_betas", fast)
@@ -203,7 +211,7 @@ class DiffWaveScheduler(SchedulerMixin, ConfigMixin):
 
 
 def cosine_betas(steps: int) -> torch.Tensor:
-    """Betas of the cosine schedule, at most 0.999 (arXiv 2102.09672, eq. 17 with s = 0.008), float32, shape (steps,)."""
+    """The cosine schedule (arXiv 2102.09672, eq. 17 with s = 0.008), at most 0.999 each, float32, shape (steps,)."""
     times = torch.arange(steps + 1, dtype=torch.float64) / steps
     cumulative = torch.cos((times + 0.008) / 1.008 * math.pi / 2) ** 2
     return (1 - cumulative[1:] / cumulative[:-1]).clamp(max=0.999).float()

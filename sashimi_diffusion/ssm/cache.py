@@ -20,7 +20,7 @@ class ParameterCache:
         self._value: Any = None
 
     def get(self, parameters: Iterable[Tensor], key: Hashable, compute: Callable[[], Any]) -> Any:
-        """The kept value if ``parameters`` (all of one dtype and device) and ``key`` are as they were, else ``compute()``."""
+        """What is kept if ``parameters`` (of one dtype and device) and ``key`` are as they were, else ``compute()``."""
         snapshot = torch.cat([parameter.detach().reshape(-1) for parameter in parameters])
         if not self._holds(snapshot, key):
             self._value = compute()

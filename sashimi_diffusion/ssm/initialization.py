@@ -22,7 +22,8 @@ def initial_system(name: str, n_state: int, parameterization: str) -> InitialSys
     """The initial state matrix called ``name``.
 
     Args:
-        name: "legs" (HiPPO-LegS; for "diag" its normal part alone, S4D-LegS), "lin" or "inv" (S4D, arXiv 2206.11893, section 4).
+        name: "legs" (HiPPO-LegS; for "diag" its normal part alone, S4D-LegS), "lin" or "inv" (S4D, arXiv 2206.11893,
+            section 4).
         n_state: state size, both halves of the conjugate pairs; even.
         parameterization: "nplr" or "diag".
 
@@ -33,7 +34,7 @@ def initial_system(name: str, n_state: int, parameterization: str) -> InitialSys
         raise ValueError(f"n_state must be even and at least 2, got {n_state}")
     names = ("legs",) if parameterization == "nplr" else ("legs", "lin", "inv")
     if name not in names:
-        raise ValueError(f"initialization {name!r} does not exist for parameterization {parameterization!r}: use one of {names}")
+        raise ValueError(f"initialization {name!r} does not exist for {parameterization!r}: use one of {names}")
     if name == "legs":
         return _legs(n_state)
     n = torch.arange(n_state // 2, dtype=torch.float64)

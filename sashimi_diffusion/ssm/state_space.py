@@ -3,13 +3,13 @@
 import math
 from typing import NamedTuple
 
-import sashimi_kernels as kernels
 import torch
 from torch import Tensor, nn
 
+import sashimi_kernels as kernels
 from sashimi_diffusion.ssm.cache import ParameterCache
 from sashimi_diffusion.ssm.initialization import initial_system
-from sashimi_diffusion.ssm.precision import KeepFloat32
+from sashimi_diffusion.ssm.precision import KeepFloat32, without_autocast
 
 # Steps outside of these bounds neither occur in trained models nor leave a usable kernel; the clamp stops a runaway
 # log_dt before it turns the whole kernel into NaN.
@@ -17,7 +17,7 @@ DT_BOUNDS = (1e-6, 10.0)
 
 
 class ContinuousSystem(NamedTuple):
-    """x' = (diag(a) - p p*) x + b u, stepped by dt: dt real (H, 1), the others complex (H, N); p is None when diagonal."""
+    """x' = (diag(a) - p p*) x + b u, stepped by dt: dt real (H, 1), the rest complex (H, N); p is None if diagonal."""
 
     dt: Tensor
     a: Tensor
@@ -78,17 +78,17 @@ class StateSpace(KeepFloat32):
         a, b, p = (x.expand(n_ssm, -1) for x in (initial.a, initial.b, initial.p))
         log_dt = torch.rand(d_model) * (math.log(dt_max) - math.log(dt_min)) + math.log(dt_min)
         c = torch.randn(channels * (1 + bidirectional), d_model, n_state // 2, dtype=torch.complex64)
-        self.log_dt = _ssm_parameter(log_dt)  # (H,)
-        self.log_neg_real = _ssm_parameter(torch.log(-a.real))  # (n_ssm, N)
-        self.imag = _ssm_parameter(a.imag)  # (n_ssm, N)
-        self.B = _ssm_parameter(torch.view_as_real(b.contiguous()))  # (n_ssm, N, 2)
-        self.P = _ssm_parameter(torch.view_as_real(p.contiguous())) if parameterization == "nplr" else None
+        self.log_dt = _float32_parameter(log_dt)  # (H,)
+        self.log_neg_real = _float32_parameter(torch.log(-a.real))  # (n_ssm, N)
+        self.imag = _float32_parameter(a.imag)  # (n_ssm, N)
+        self.B = _float32_parameter(torch.view_as_real(b.contiguous()))  # (n_ssm, N, 2)
+        self.P = _float32_parameter(torch.view_as_real(p.contiguous())) if parameterization == "nplr" else None
         self.C = nn.Parameter(torch.view_as_real(c))  # (channels · directions, H, N, 2)
         self.D = nn.Parameter(torch.randn(channels, d_model))  # (channels, H)
         self._spectrum_cache, self._step_cache = ParameterCache(), ParameterCache()
 
     def forward(self, u: Tensor, state: Tensor | None = None) -> Tensor:
-        """Convolve ``u`` (batch, H, L), after an initial ``state`` (batch, H, N) when given: (batch, channels · H, L)."""
+        """Convolve ``u`` (batch, H, L), after a ``state`` (batch, H, N) when given: (batch, channels · H, L)."""
         return self._convolve(u, state)
 
     def prefill(self, u: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -98,7 +98,7 @@ class StateSpace(KeepFloat32):
             output (batch, channels · H, L) and state, complex (batch, H, N).
         """
         self._require_causal()
-        with torch.autocast(u.device.type, enabled=False):
+        with without_autocast(u.device):
             signal, system = u.to(self.D.dtype), self.continuous_system()
             if self.parameterization == "diag":
                 discrete = kernels.discretize_diagonal(system.dt, system.a, system.b, self.discretization)
@@ -109,13 +109,13 @@ class StateSpace(KeepFloat32):
         return self._convolve(u, state), final
 
     def step(self, u: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """One sample ``u`` (batch, H) of the recurrence from ``state`` (batch, H, N): output (batch, channels · H), state.
+        """One sample ``u`` (batch, H) from ``state`` (batch, H, N): output (batch, channels · H) and the next state.
 
-        Diagonal plus rank one, so O(N) a feature. The dense form costs more, and diagonalizing Ā is numerically useless.
+        Diagonal plus rank one, so O(N) a feature. The dense form costs more; diagonalizing Ā is numerically useless.
         """
         self._require_causal()
         system, c = self._kept(self._step_cache, "step", self._discrete_system)
-        with torch.autocast(u.device.type, enabled=False):
+        with without_autocast(u.device):
             signal = u.to(self.D.dtype)
             x = system.a * state + system.b * signal.unsqueeze(-1)  # (batch, H, N)
             if self.parameterization == "nplr":
@@ -142,9 +142,13 @@ class StateSpace(KeepFloat32):
 
     def train(self, mode: bool = True) -> "StateSpace":
         """Switching modes frees what evaluation mode keeps."""
+        self.forget()
+        return super().train(mode)
+
+    def forget(self) -> None:
+        """Free what evaluation mode keeps; it is made again when it is needed."""
         self._spectrum_cache.clear()
         self._step_cache.clear()
-        return super().train(mode)
 
     def extra_repr(self) -> str:
         return f"{self.d_model}, n_state={self.n_state}, {self.parameterization}, bidirectional={self.bidirectional}"
@@ -153,8 +157,7 @@ class StateSpace(KeepFloat32):
         if u.ndim != 3 or u.shape[1] != self.d_model:
             raise ValueError(f"expected an input of shape (batch, {self.d_model}, length), got {tuple(u.shape)}")
         length = u.shape[-1]
-        # Half precision has no FFT for these sizes, so autocast must not reach the transforms.
-        with torch.autocast(u.device.type, enabled=False):
+        with without_autocast(u.device):
             if state is None:
                 spectrum = self._kept(self._spectrum_cache, length, lambda: self._spectrum(self.kernel(length)))
                 response = None
@@ -212,11 +215,18 @@ class StateSpace(KeepFloat32):
             raise RuntimeError("a bidirectional state space looks ahead: it has no recurrence and no initial state")
 
 
-def _ssm_parameter(value: Tensor) -> nn.Parameter:
-    """A float32 parameter that the optimizer puts in the state-space group (low learning rate, no weight decay)."""
-    parameter = nn.Parameter(value.float().clone())
-    parameter._ssm = True
-    return parameter
+def state_space_parameters(module: nn.Module) -> list[nn.Parameter]:
+    """The parameters of all state spaces in ``module`` that want a low learning rate and no weight decay: dt, A and B.
+
+    C and D train like any other weights (S4, arXiv 2111.00396, appendix D).
+    """
+    spaces = [part for part in module.modules() if isinstance(part, StateSpace)]
+    parameters = [getattr(space, name) for space in spaces for name in ("log_dt", "log_neg_real", "imag", "B", "P")]
+    return [parameter for parameter in parameters if parameter is not None]
+
+
+def _float32_parameter(value: Tensor) -> nn.Parameter:
+    return nn.Parameter(value.float().clone())
 
 
 def _validate(d_model: int, parameterization: str, discretization: str, reverse_shift: int, n_ssm: int) -> None:

@@ -4,11 +4,13 @@ import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import torch
 from diffusers import ModelMixin
 
 from sashimi_diffusion.data.audio import write_audio
 from sashimi_diffusion.data.pictures import contact_sheet
+from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.pipelines.sashimi import SashimiPipeline
 from sashimi_diffusion.schedulers.compatible import create_scheduler
 from sashimi_diffusion.schedulers.diffwave import DiffWaveScheduler
@@ -49,28 +51,29 @@ def save_samples(
     model: ModelMixin,
     scheduler: DiffWaveScheduler,
     config: SamplingConfig,
-    validation: BatchSource | None,
-) -> float:
+    recordings: BatchSource,
+) -> str:
     """Draw samples into ``run``/samples/step-000100: a wav file each, and contact-sheet.png of them all.
 
-    Sample i always starts from the same noise. A vocoder re-synthesises held-out recordings.
+    Sample i always starts from the same noise. A vocoder re-synthesises ``recordings``.
 
     Returns:
-        float: the share of values that were clipped to [-1, 1].
+        str: what is wrong with the samples (clipped to [-1, 1], silenced because not finite); empty if nothing is.
     """
     pipeline = SashimiPipeline(model=model, scheduler=_sampler(config, scheduler))
-    pipeline.set_progress_bar_config(disable=True)
+    pipeline.set_progress_bar_config(desc="samples", unit="step", leave=False, dynamic_ncols=True)
     classes = model.config.num_classes
     labels = None if classes is None else [index % classes for index in range(config.num_samples)]
     audios = pipeline(
         batch_size=config.num_samples,
         num_inference_steps=config.steps,
         generator=[torch.Generator().manual_seed(config.seed + index) for index in range(config.num_samples)],
-        audio_length_in_s=model.config.sample_size / model.config.sample_rate,
         class_labels=labels,
         guidance_scale=config.guidance_scale,
-        mel=None if validation is None or validation.mel is None else _mels(validation, config.num_samples),
+        mel=None if recordings.mel is None else _mels(recordings, config.num_samples),
     ).audios  # (B, 1, L)
+    finite = np.isfinite(audios).all(axis=(1, 2))
+    audios = np.where(finite[:, None, None], audios, 0)
     titles = _titles(model, labels, config.num_samples)
     with folder_written_beside(run / "samples" / checkpoint_name(step)) as folder:
         clipped = [
@@ -79,15 +82,33 @@ def save_samples(
         ]
         sheet = contact_sheet([audio[0] for audio in audios], model.config.sample_rate, titles=titles)
         sheet.save(folder / "contact-sheet.png")
-    return sum(clipped) / len(clipped)
+    complaints = [f"{sum(clipped) / len(clipped):.2%} of the samples' values were clipped"] if any(clipped) else []
+    if not finite.all():
+        complaints.append(f"{int((~finite).sum())} of {len(finite)} samples were not finite and are silent instead")
+    return "; ".join(complaints)
+
+
+def check_sampling(config: SamplingConfig, model: ModelMixin, scheduler: DiffWaveScheduler) -> None:
+    """Find out now what would stop the run at its first samples.
+
+    Raises:
+        UserError: an unknown scheduler, too many steps, or guidance without classes.
+    """
+    _sampler(config, scheduler)
+    if config.steps > len(scheduler):
+        raise UserError(
+            f"sampling.steps is {config.steps}: it can be at most schedule.num_train_timesteps={len(scheduler)}"
+        )
+    if config.guidance_scale != 1 and model.config.num_classes is None:
+        raise UserError(f"sampling.guidance_scale is {config.guidance_scale}: without classes it can only be 1")
 
 
 def _sampler(config: SamplingConfig, scheduler: DiffWaveScheduler):
     return scheduler if config.scheduler is None else create_scheduler(config.scheduler, scheduler.config)
 
 
-def _mels(validation: BatchSource, count: int) -> torch.Tensor:
-    return validation.validation_batch(index % len(validation.dataset) for index in range(count)).mel
+def _mels(recordings: BatchSource, count: int) -> torch.Tensor:
+    return recordings.validation_batch(index % len(recordings.dataset) for index in range(count)).mel
 
 
 def _titles(model: ModelMixin, labels: list[int] | None, count: int) -> list[str]:

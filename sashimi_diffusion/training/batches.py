@@ -68,8 +68,8 @@ class BatchSource:
     def training_batch(self, step: int, positions: range, global_batch: int) -> Batch:
         """The examples at ``positions`` of the global batch of ``step`` (from 0).
 
-        Timesteps are spread evenly over the global batch from one random offset per step, which is as uniform as drawing
-        each by itself and makes the loss less noisy (Kingma et al. 2021, arXiv 2107.00630, appendix I.1).
+        Timesteps are spread evenly over the global batch from one random offset per step: each is as uniform as if
+        drawn by itself, and the loss is less noisy (Kingma et al. 2021, arXiv 2107.00630, appendix I.1).
         """
         offset = _stream(STEP, self.seed, step).random()
         streams = [_stream(TRAINING, self.seed, step, position) for position in positions]

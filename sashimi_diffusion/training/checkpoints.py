@@ -6,7 +6,7 @@ import json
 import os
 import re
 import shutil
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import safetensors.torch
@@ -43,7 +43,7 @@ class Counters:
     loss_sum: float = 0.0
     loss_count: int = 0
     global_batch: int = 0
-    data: str = field(default="")
+    data: str = ""
 
 
 def checkpoint_name(step: int) -> str:

@@ -9,23 +9,13 @@ from sashimi_diffusion.data.recordings import Recordings
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.schedulers.diffwave import DiffWaveScheduler
 from sashimi_diffusion.training.config import DataConfig, TrainConfig
+from sashimi_diffusion.training.networks import model_class
 
 _WHERE_TO_GET_DATA = (
     "for spoken digits clone https://github.com/Jakobovski/free-spoken-digit-dataset and set "
     "data.path=free-spoken-digit-dataset/recordings, or let data.kind=speech_commands data.download=true "
     "data.path=FOLDER fetch Speech Commands (2.3 GB)"
 )
-
-
-def model_class(name: str) -> type[ModelMixin]:
-    """The denoiser a config calls ``name``."""
-    if name == "wavenet":
-        from sashimi_diffusion.models.wavenet import WaveNetDenoiser
-
-        return WaveNetDenoiser
-    from sashimi_diffusion.models.denoiser import SashimiDenoiser
-
-    return SashimiDenoiser
 
 
 def create_model(config: TrainConfig, class_names: list[str] | None) -> ModelMixin:
@@ -36,22 +26,25 @@ def create_model(config: TrainConfig, class_names: list[str] | None) -> ModelMix
     """
     if config.model.class_conditional and not class_names:
         raise UserError(
-            "model.class_conditional is true, but the recordings have no labels: sort them into a folder per class, set "
+            "model.class_conditional is true, but the recordings have no labels: give their classes with "
             "data.pattern (for instance '{label}_{speaker}_{index}'), or set model.class_conditional=false"
         )
     classes = class_names if config.model.class_conditional else None
-    model = model_class(config.model.name)(
-        sample_rate=config.data.sample_rate,
-        sample_size=config.data.length,
-        num_classes=None if classes is None else len(classes),
-        class_names=classes,
-        **config.model.arguments,
-    )
+    try:
+        model = model_class(config.model.name)(
+            sample_rate=config.data.sample_rate,
+            sample_size=config.data.length,
+            num_classes=None if classes is None else len(classes),
+            class_names=classes,
+            **config.model.arguments,
+        )
+    except ValueError as error:
+        raise UserError(f"the network cannot be built as `model` says: {error}") from error
     if config.data.length % model.length_multiple:
+        longer = math.ceil(config.data.length / model.length_multiple) * model.length_multiple
         raise UserError(
             f"data.length is {config.data.length}, but this network takes multiples of {model.length_multiple} samples "
-            f"(the product of model.pool): {math.ceil(config.data.length / model.length_multiple) * model.length_multiple}"
-            " is the next"
+            f"(the product of model.pool): {longer} is the next"
         )
     return model
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sashimi_diffusion.errors import UserError
+from sashimi_diffusion.training.networks import model_class
 from sashimi_diffusion.training.typed_yaml import apply_overrides, build, check_arguments, read_yaml_file
 
 FILLED_FROM_DATA = ("in_channels", "out_channels", "sample_rate", "sample_size", "num_classes", "class_names")
@@ -33,8 +34,6 @@ class ModelConfig:
     @classmethod
     def from_tree(cls, tree: Any, prefix: str) -> "ModelConfig":
         """The inverse of :meth:`to_tree`; errors name the nearest argument of the network's constructor."""
-        from sashimi_diffusion.training.components import model_class
-
         tree = dict(tree or {})
         own = {key: tree.pop(key) for key in ("name", "class_conditional") if key in tree}
         config = build(cls, own, prefix)
@@ -305,6 +304,6 @@ def check_same_run(config: TrainConfig, stored: TrainConfig) -> None:
         for name, (before, after) in pairs.items():
             if before != after:
                 raise UserError(
-                    f"{name} is {after!r}, but the run in {config.output_dir} was started with {before!r}: resume it with "
+                    f"{name} is {after!r}, but the run in {config.output_dir} was started with {before!r}: resume with "
                     f"{name}={before!r}, or start anew in another output_dir"
                 )

@@ -9,12 +9,11 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from torch import nn
 from tqdm.auto import tqdm
 
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.training import checkpoints
-from sashimi_diffusion.training.artifacts import save_pipeline, save_samples
+from sashimi_diffusion.training.artifacts import check_sampling, save_pipeline, save_samples
 from sashimi_diffusion.training.batches import BatchSource, measure_std
 from sashimi_diffusion.training.checkpoints import Counters
 from sashimi_diffusion.training.components import (
@@ -29,7 +28,13 @@ from sashimi_diffusion.training.ema import Ema
 from sashimi_diffusion.training.files import writing
 from sashimi_diffusion.training.metrics import MetricsFile
 from sashimi_diffusion.training.objective import diffusion_losses
-from sashimi_diffusion.training.optimizer import create_optimizer, learning_rate_factor, set_learning_rate
+from sashimi_diffusion.training.optimizer import (
+    create_optimizer,
+    gradient_norm,
+    learning_rate_factor,
+    scale_gradients,
+    set_learning_rate,
+)
 from sashimi_diffusion.training.run_folder import check_startable, write_config
 from sashimi_diffusion.training.trackers import create_accelerator, start_trackers
 from sashimi_diffusion.training.validation import validation_loss
@@ -43,7 +48,7 @@ def train(
     Args:
         config: the whole run.
         resume: go on in ``config.output_dir`` from its newest checkpoint (from the start if it has none yet).
-        resume_from: go on from this checkpoint instead, for instance "checkpoints/step-000100"; later ones are set aside.
+        resume_from: go on from this checkpoint instead, for instance "checkpoints/step-000100"; sets later ones aside.
         skip_bad_files: leave out recordings that cannot be used instead of stopping.
 
     Raises:
@@ -74,6 +79,7 @@ class Trainer:
         self.optimizer = create_optimizer(self.network, config.optimizer)
         self.ema = Ema(self.network, config.training.ema_decay)
         self.scheduler = create_training_scheduler(config)
+        check_sampling(config.sampling, self.network, self.scheduler)
         self.source = self._batch_source(recordings)
         self.validation = self._batch_source(held_out) if held_out is not None else None
 
@@ -84,6 +90,7 @@ class Trainer:
         )
         if checkpoint is not None:
             self._load(checkpoint)
+        self._last_line = (self.counters.step, self.counters.seconds)
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
             with self._writing("the run folder"):
@@ -115,15 +122,17 @@ class Trainer:
             self._count(loss, norm)
             bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
             bar.update()
-            self._after_step(loss, norm, rate, time.monotonic() - started)
+            self._after_step(norm, rate)
         bar.close()
+        if self.accelerator.is_main_process:
+            self.metrics.close()
         self.accelerator.end_training()
         self._say(
             f"done: {counters.step} steps, {counters.seconds / 60:.1f} minutes; {self.folder / 'pipeline'} is ready"
         )
 
     def _step(self) -> tuple[float, float, float]:
-        """One optimiser step, skipped if it is not finite: mean loss of the global batch, gradient norm, learning rate."""
+        """One optimiser step, skipped if not finite: mean loss of the global batch, gradient norm, learning rate."""
         training, optimizer = self.config.training, self.config.optimizer
         step, batch_size = self.counters.step, training.batch_size
         rate = set_learning_rate(self.optimizer, learning_rate_factor(step, training.steps, optimizer))
@@ -138,9 +147,11 @@ class Trainer:
                 loss = losses.mean() / training.gradient_accumulation
                 self.accelerator.backward(loss)
             total += loss.detach()
-        norm = nn.utils.clip_grad_norm_(self.network.parameters(), optimizer.gradient_clip or math.inf, foreach=True)
+        norm = gradient_norm(self.network)
         loss, norm = torch.stack([self.accelerator.reduce(total, "mean"), norm]).tolist()
         if math.isfinite(loss) and math.isfinite(norm):
+            if optimizer.gradient_clip is not None and norm > optimizer.gradient_clip:
+                scale_gradients(self.network, optimizer.gradient_clip / norm)
             self.optimizer.step()
             self.ema.update(self.network)
         elif self.counters.nonfinite_in_row + 1 >= training.max_nonfinite:
@@ -164,15 +175,15 @@ class Trainer:
         """Name what is not finite, the first parameter in the network's order."""
         count = self.config.training.max_nonfinite
         advice = "resume with a lower optimizer.lr or a lower optimizer.gradient_clip"
-        for name, parameter in self.network.named_parameters():
-            for what, tensor in (("value", parameter), ("gradient", parameter.grad)):
-                if tensor is not None and not tensor.isfinite().all():
-                    return (
-                        f"{count} steps in a row were not finite: the {what} of the parameter {name} is not; {advice}"
-                    )
-        return f"{count} steps in a row were not finite: the loss is {loss}, all parameters and gradients are finite; {advice}"
+        parameters = list(self.network.named_parameters())
+        values = [(f"the parameter {name}", parameter) for name, parameter in parameters]
+        gradients = [(f"the gradient of the parameter {name}", parameter.grad) for name, parameter in parameters]
+        for what, tensor in values + gradients:
+            if tensor is not None and not tensor.isfinite().all():
+                return f"{count} steps in a row were not finite: first of all {what}; {advice}"
+        return f"{count} steps in a row were not finite: the loss is {loss}, all parameters and gradients are; {advice}"
 
-    def _after_step(self, loss: float, norm: float, rate: float, seconds: float) -> None:
+    def _after_step(self, norm: float, rate: float) -> None:
         """What is due after this step, the checkpoint last: what it covers is then all there."""
         training, step = self.config.training, self.counters.step
 
@@ -180,31 +191,26 @@ class Trainer:
             return every > 0 and (step % every == 0 or step == training.steps)
 
         if due(training.log_every):
-            self._log_training(norm, rate, seconds)
+            self._log_training(norm, rate)
         if due(training.validate_every) and self.validation is not None:
             self._log({"validation_loss": self._validation_loss()})
         checkpoint = due(training.checkpoint_every)
-        if self.accelerator.is_main_process:
-            with self._writing("to the run folder"):
-                if checkpoint if training.sample_every is None else due(training.sample_every):
-                    self._save_samples()
-                if checkpoint:
-                    self.metrics.sync()
-                    save_pipeline(self.folder, self.ema.model, self.scheduler)
-                    checkpoints.save_checkpoint(
-                        self.folder, self.network, self.ema, self.optimizer, self.counters, training.keep_checkpoints
-                    )
-        self.accelerator.wait_for_everyone()
+        samples = checkpoint if training.sample_every is None else due(training.sample_every)
+        if samples and self.config.sampling.num_samples:
+            self._save_samples()
+        if checkpoint:
+            self._save_checkpoint()
 
-    def _log_training(self, norm: float, rate: float, seconds: float) -> None:
-        counters = self.counters
+    def _log_training(self, norm: float, rate: float) -> None:
+        counters, (step, seconds) = self.counters, self._last_line
+        self._last_line = (counters.step, counters.seconds)
         self._log(
             {
                 "loss": counters.loss_sum / counters.loss_count if counters.loss_count else None,
                 "gradient_norm": norm if math.isfinite(norm) else None,
                 "learning_rate": rate,
                 "nonfinite_steps": counters.nonfinite_total,
-                "seconds_per_step": round(seconds, 4),
+                "seconds_per_step": round((counters.seconds - seconds) / (counters.step - step), 4),
                 "seconds": round(counters.seconds, 2),
             }
         )
@@ -232,13 +238,25 @@ class Trainer:
         return loss
 
     def _save_samples(self) -> None:
-        if self.config.sampling.num_samples == 0:
-            return
-        clipped = save_samples(
-            self.folder, self.counters.step, self.ema.model, self.scheduler, self.config.sampling, self.validation
-        )
-        if clipped > 0:
-            self._say(f"step {self.counters.step}: {clipped:.2%} of the samples' values were clipped")
+        if self.accelerator.is_main_process:
+            source, step = self.validation or self.source, self.counters.step
+            with self._writing("the samples"):
+                complaints = save_samples(
+                    self.folder, step, self.ema.model, self.scheduler, self.config.sampling, source
+                )
+            if complaints:
+                self._say(f"step {step}: {complaints}")
+        self.accelerator.wait_for_everyone()
+
+    def _save_checkpoint(self) -> None:
+        if self.accelerator.is_main_process:
+            with self._writing("the pipeline"):
+                self.metrics.sync()
+                save_pipeline(self.folder, self.ema.model, self.scheduler)
+            with self._writing("the checkpoint"):
+                keep = self.config.training.keep_checkpoints
+                checkpoints.save_checkpoint(self.folder, self.network, self.ema, self.optimizer, self.counters, keep)
+        self.accelerator.wait_for_everyone()
 
     def _load(self, checkpoint: Path) -> None:
         """Take over a checkpoint's state.
@@ -256,8 +274,8 @@ class Trainer:
             )
         if self.counters.data != expected.data:
             raise UserError(
-                f"{checkpoint} was made with other recordings than {self.config.data.path} holds now: restore them, or start "
-                "anew in another output_dir"
+                f"{checkpoint} was made with other recordings than {self.config.data.path} holds now: restore them, or "
+                "start anew in another output_dir"
             )
         self._say(f"resumed from {checkpoint}")
 

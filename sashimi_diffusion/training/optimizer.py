@@ -5,6 +5,7 @@ import math
 import torch
 from torch import nn
 
+from sashimi_diffusion.ssm import state_space_parameters
 from sashimi_diffusion.training.config import OptimizerConfig
 
 LARGEST_SSM_LR = 1e-3
@@ -13,17 +14,16 @@ LARGEST_SSM_LR = 1e-3
 def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[dict]:
     """Three groups of all trainable parameters, each exactly once.
 
-    State-space parameters (those with the attribute ``_ssm``) have their own learning rate of at most 1e-3 and no
+    State-space parameters (those of :func:`state_space_parameters`) have their own learning rate of at most 1e-3 and no
     weight decay, as in the S4 paper's experiments (arXiv 2111.00396, appendix D); biases, norms and other vectors have
     no weight decay; the rest has both. Each group carries its peak rate as ``peak_lr``.
     """
-    ssm, plain, decayed = [], [], []
+    ssm, plain, decayed = state_space_parameters(model), [], []
+    own_group = {id(parameter) for parameter in ssm}
     for parameter in model.parameters():
-        if not parameter.requires_grad:
+        if not parameter.requires_grad or id(parameter) in own_group:
             continue
-        if getattr(parameter, "_ssm", False):
-            ssm.append(parameter)
-        elif parameter.squeeze().ndim <= 1:
+        if parameter.squeeze().ndim <= 1:
             plain.append(parameter)
         else:
             decayed.append(parameter)
@@ -52,6 +52,17 @@ def learning_rate_factor(step: int, steps: int, config: OptimizerConfig) -> floa
         return 1.0
     done = (step - config.warmup_steps) / max(1, steps - config.warmup_steps)
     return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+
+def gradient_norm(model: nn.Module) -> torch.Tensor:
+    """The 2-norm of the whole gradient, a scalar; not finite if any element is not."""
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+
+
+def scale_gradients(model: nn.Module, factor: float) -> None:
+    """Multiply the whole gradient by ``factor``."""
+    torch._foreach_mul_([parameter.grad for parameter in model.parameters() if parameter.grad is not None], factor)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> float:

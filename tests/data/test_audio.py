@@ -67,7 +67,7 @@ def test_waveforms_that_cannot_be_written(tmp_path: Path, waveform: np.ndarray, 
 
 
 def test_a_file_that_cannot_be_written(tmp_path: Path):
-    with pytest.raises(UserError, match="cannot write .*No such file or directory"):
+    with pytest.raises(UserError, match=r"cannot write .*No such file or directory"):
         write_audio(tmp_path / "nowhere" / "out.wav", np.zeros(4), 16000)
 
 

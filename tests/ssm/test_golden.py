@@ -1,4 +1,4 @@
-"""The S4 layer against tensors computed with the official code (its float64 results, where its float32 ones are off)."""
+"""The S4 layer against tensors computed with the official code: its float64 results, as its float32 ones can be off."""
 
 import json
 from pathlib import Path
@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from sashimi_kernels import discretize_nplr, nplr_kernel
-from sashimi_kernels.discretization import real_matrix, real_output
-from sashimi_kernels.reference import truncated_output
 from torch import Tensor
 from torch.nn import functional as F
 
 from sashimi_diffusion.ssm import S4Layer
 from sashimi_diffusion.ssm.initialization import initial_system
+from sashimi_kernels import discretize_nplr, nplr_kernel
+from sashimi_kernels.discretization import real_matrix, real_output
+from sashimi_kernels.reference import truncated_output
 
 NPLR = [
     *(f"nplr_N16_L{length}_{way}" for length in (64, 1000, 16000) for way in ("uni", "bi")),
@@ -119,7 +119,7 @@ def test_one_parameter_set_serves_every_length(shared_golden: Path, dtype: torch
 @pytest.mark.parametrize("name", ["nplr_N16_L64_uni", "nplr_N16_L64_bi", "nplr_N64_L64_uni", "nplr_N64_L64_bi"])
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=["float32", "float64"])
 def test_kernel_gradients_match(shared_golden: Path, name: str, dtype: torch.dtype) -> None:
-    """The official parameter is C~ = C (I - Ā^L), held still while A and dt vary; so C is a function of all of them here."""
+    """The official parameter is C~ = C (I - Ā^L), held still while A and dt vary; so C is a function of all here."""
     info, tensors = load(shared_golden / "a_s4", name)
     ssm = layer_from_official(info["config"], tensors, dtype).ssm
     dt, a, b, p = ssm.continuous_system()

@@ -1,0 +1,117 @@
+"""``sashimi-convert``: make a pipeline folder of an official DiffWave checkpoint (SaShiMi or WaveNet backbone)."""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+
+from sashimi_diffusion.commands.cli import Parser, run, writing_to
+from sashimi_diffusion.errors import UserError
+from sashimi_diffusion.interop.checkpoint import read_state_dict
+from sashimi_diffusion.interop.diffwave import Conversion, ConversionOptions, convert_diffwave, nodes_distance
+from sashimi_diffusion.models import WaveNetDenoiser
+from sashimi_diffusion.pipelines import SashimiPipeline
+
+EXAMPLES = """examples:
+  sashimi-convert checkpoints/800000.pkl sc09-d128
+  sashimi-sample --pipeline sc09-d128 --steps 200
+
+What the tensors do not tell is taken to be as published: SC09 at 16 kHz, 200 steps; a vocoder at 22.05 kHz, 50 steps.
+"""
+
+
+def build_parser() -> Parser:
+    """The command's arguments."""
+    parser = Parser(
+        prog="sashimi-convert",
+        description="Convert an official checkpoint (state-spaces DiffWave) into a pipeline folder.",
+        epilog=EXAMPLES,
+    )
+    add = parser.add_argument
+    add("checkpoint", type=Path, metavar="OFFICIAL.pkl", help="official checkpoint: .pkl, .pt or .safetensors")
+    add("out", type=Path, metavar="OUT_DIR", help="pipeline folder to write, new or empty")
+    add("--sample-rate", type=_positive(int), help="in Hz (default: 16000, for a vocoder 22050)")
+    add("--length", type=_positive(int), help="training length in samples (default: that in the file, else 16000)")
+    add("--timesteps", type=_positive(int), help="diffusion steps it was trained with (default: 200, for a vocoder 50)")
+    add("--beta-start", type=_positive(float), default=1e-4, help="first noise level")
+    add("--beta-end", type=_positive(float), help="last noise level (default: 0.02, for a vocoder 0.05)")
+    add("--dilation-cycle", type=_positive(int), help="of a WaveNet (default: 12 for 36 layers, 10 for 30)")
+    add(
+        "--step-on-residual",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="of a WaveNet: the step embedding reaches the residual path too, as in the published ones",
+    )
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    return run(lambda: convert(build_parser().parse_args(arguments)))
+
+
+def convert(options: argparse.Namespace) -> None:
+    """Read, convert and write what the options name, and print what was found.
+
+    Raises:
+        UserError: the checkpoint is not one, does not fit, or the folder is not empty or cannot be written.
+    """
+    if options.out.exists() and (not options.out.is_dir() or any(options.out.iterdir())):
+        raise UserError(f"{options.out} is there already and not empty: choose another folder, or remove it")
+    tensors = read_state_dict(options.checkpoint)
+    names = [field.name for field in fields(ConversionOptions)]
+    conversion = convert_diffwave(tensors, ConversionOptions(**{name: getattr(options, name) for name in names}))
+    notes = describe(conversion)
+    if conversion.model.config.get("parameterization") == "legacy":
+        distance = nodes_distance(tensors, conversion.model, progress=True)
+        notes["FFT nodes"] = (
+            f"computed exactly; the inexact ones in the file would change the output by {distance:.1e} of its maximum"
+        )
+    with writing_to(options.out):
+        SashimiPipeline(conversion.model, conversion.scheduler).save_pretrained(options.out)
+    width = max(map(len, notes))
+    print("\n".join(f"{name:<{width}}  {note}" for name, note in notes.items()))
+    print(f"wrote {options.out}: listen to it with `sashimi-sample --pipeline {options.out}`")
+
+
+def describe(conversion: Conversion) -> dict[str, str]:
+    """The lines of the summary, by their titles."""
+    config, schedule = conversion.model.config, conversion.scheduler.config
+    parameters = sum(parameter.numel() for parameter in conversion.model.parameters())
+    notes = {
+        "layout": conversion.layout,
+        "parameters": f"{parameters:,}",
+        "audio": f"{config.sample_size:,} samples at {config.sample_rate:,} Hz",
+        "schedule": f"{schedule.num_train_timesteps} steps, beta {schedule.beta_start:g} to {schedule.beta_end:g}",
+    }
+    if isinstance(conversion.model, WaveNetDenoiser):
+        residual = "also on the residual path (not in the file: if it gives noise, try --no-step-on-residual)"
+        notes["network"] = (
+            f"{config.n_layers} layers, dilation cycle {config.dilation_cycle}, "
+            f"channels {config.residual_channels}/{config.skip_channels}"
+        )
+        notes["step embedding"] = residual if config.step_on_residual else "not on the residual path"
+    else:
+        kind = "U-net" if config.unet else "blocks on the way up only"
+        notes["network"] = (
+            f"d_model {config.d_model}, {config.n_layers} layers, pool {list(config.pool)}, expand {config.expand}, "
+            f"ff {config.ff}, n_state {config.n_state}, {kind}"
+        )
+    if config.mel_channels is not None:
+        notes["mel"] = f"{config.mel_channels} bands, upsampled by {list(config.mel_upsample)}"
+    return notes
+
+
+def _positive(kind: type) -> object:
+    def parse(text: str) -> float:
+        number = kind(text)
+        if not 0 < number < float("inf"):
+            raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+        return number
+
+    parse.__name__ = kind.__name__
+    return parse
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

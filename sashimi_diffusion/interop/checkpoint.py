@@ -1,0 +1,115 @@
+"""Official checkpoint files: reading them safely, and handing out their tensors so that none is forgotten."""
+
+import pickle
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from sashimi_diffusion.errors import UserError
+
+LISTED = 12
+
+
+def read_state_dict(path: str | Path) -> dict[str, Tensor]:
+    """The network's state dict in a file of the official code.
+
+    Args:
+        path: a pickle of {model_state_dict, optimizer_state_dict} or of a bare state dict (.pkl, .pt), or .safetensors.
+
+    Raises:
+        UserError: no such file, a pickle that would run code, or a content that is no state dict.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"there is no file {path}: expected an official checkpoint (.pkl, .pt or .safetensors)")
+    with path.open("rb") as file:
+        if file.read(24) == b"version https://git-lfs.gi":
+            raise UserError(f"{path} is a Git LFS pointer, not the checkpoint itself: fetch it with `git lfs pull`")
+    content = _load_safetensors(path) if path.suffix == ".safetensors" else _load_pickle(path)
+    if isinstance(content, dict) and "model_state_dict" in content:
+        content = content["model_state_dict"]
+    if not isinstance(content, dict) or not content or not all(map(_is_entry, content.items())):
+        raise UserError(f"{path} holds no state dict: expected tensors by name, or an entry model_state_dict of such")
+    return dict(content)
+
+
+def _is_entry(item: tuple[object, object]) -> bool:
+    return isinstance(item[0], str) and isinstance(item[1], Tensor)
+
+
+def _load_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise UserError(f"{path} is not a readable checkpoint: {error}") from error
+
+
+def _load_pickle(path: Path) -> object:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UserError(f"{path} is refused: it holds more than tensors, and loading it could run code") from error
+    except (RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise UserError(f"{path} is not a readable checkpoint: {str(error).splitlines()[0]}") from error
+
+
+class Checkpoint:
+    """The tensors of a state dict, each to be taken once; what is missing, misshapen or left over is an error.
+
+    Args:
+        tensors: the state dict.
+    """
+
+    def __init__(self, tensors: dict[str, Tensor]) -> None:
+        self.tensors = tensors
+        self._taken: set[str] = set()
+        self._problems: list[str] = []
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.tensors
+
+    def shape(self, name: str, dims: int) -> tuple[int, ...]:
+        """Shape of a tensor that the configuration is read from.
+
+        Raises:
+            UserError: it is missing, or has not ``dims`` dimensions.
+        """
+        if name not in self.tensors:
+            raise UserError(f"this is not an official DiffWave checkpoint of a known layout: missing {name}")
+        shape = tuple(self.tensors[name].shape)
+        if len(shape) != dims or 0 in shape:
+            raise UserError(f"the checkpoint does not fit any known network: misshapen {name}: {shape}")
+        return shape
+
+    def take(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        """The tensor called ``name``; one that is missing or has another shape is noted and zeros stand in for it."""
+        if name not in self.tensors:
+            self._problems.append(f"missing {name} {tuple(shape)}")
+            return torch.zeros(shape)
+        self._taken.add(name)
+        tensor = self.tensors[name]
+        if tensor.shape != torch.Size(shape):
+            self._problems.append(f"misshapen {name}: {tuple(tensor.shape)}, expected {tuple(shape)}")
+            return torch.zeros(shape)
+        return tensor
+
+    def copy(self, target: Tensor, name: str) -> None:
+        """Copy the tensor called ``name`` into ``target``, of the same shape."""
+        with torch.no_grad():
+            target.copy_(self.take(name, target.shape))
+
+    def finish(self) -> None:
+        """Check that everything fitted and nothing is left over.
+
+        Raises:
+            UserError: lists all that did not.
+        """
+        extra = [f"unexpected {name}" for name in self.tensors if name not in self._taken]
+        problems = self._problems + extra
+        if problems:
+            more = f"; and {len(problems) - LISTED} more" if len(problems) > LISTED else ""
+            listed = "; ".join(problems[:LISTED])
+            raise UserError(f"the checkpoint does not fit the network its shapes suggest: {listed}{more}")

@@ -1,0 +1,206 @@
+"""The official networks: configurations read from the shapes in their state dicts, and weights into ours."""
+
+import re
+from collections.abc import Iterator
+from itertools import count
+
+from sashimi_diffusion.errors import UserError
+from sashimi_diffusion.interop.checkpoint import Checkpoint
+from sashimi_diffusion.interop.layers import load_block, load_linear, load_mel, load_norm, load_normalized
+from sashimi_diffusion.models.blocks import Block
+from sashimi_diffusion.models.denoiser import SashimiDenoiser
+from sashimi_diffusion.models.wavenet import WaveNetDenoiser
+
+DILATION_CYCLES = {36: 12, 30: 10}
+"""Cycles of the published WaveNets, by number of layers; the state dict does not tell."""
+
+
+def is_wavenet(checkpoint: Checkpoint) -> bool:
+    """Whether the state dict is of the WaveNet backbone rather than of SaShiMi."""
+    return any(name.startswith("residual_layer.") for name in checkpoint.tensors)
+
+
+def wavenet_config(checkpoint: Checkpoint, dilation_cycle: int | None = None) -> dict:
+    """What the shapes tell about a WaveNet.
+
+    Args:
+        checkpoint: the state dict.
+        dilation_cycle: None for that of the published network with as many layers.
+
+    Raises:
+        UserError: a tensor that tells is missing, or the dilation cycle is not known.
+    """
+    block = "residual_layer.residual_blocks"
+    n_layers = _count(checkpoint, block)
+    cycle = dilation_cycle or DILATION_CYCLES.get(n_layers)
+    if cycle is None:
+        raise UserError(
+            f"the file does not tell the dilation cycle of {n_layers} WaveNet layers: give --dilation-cycle"
+        )
+    residual, in_channels, _ = checkpoint.shape("init_conv.0.conv.weight_v", 3)
+    return {
+        "in_channels": in_channels,
+        "out_channels": checkpoint.shape("final_conv.2.conv.weight", 3)[0],
+        "residual_channels": residual,
+        "skip_channels": checkpoint.shape(f"{block}.0.skip_conv.weight_v", 3)[0],
+        "n_layers": n_layers,
+        "dilation_cycle": cycle,
+        **_embedding_config(checkpoint, "residual_layer."),
+        **_mel_config(checkpoint, f"{block}.0"),
+    }
+
+
+def load_wavenet(checkpoint: Checkpoint, model: WaveNetDenoiser) -> None:
+    """Copy the state dict into ``model``.
+
+    Raises:
+        UserError: lists what does not fit.
+    """
+    _load_ends(checkpoint, model, "residual_layer.")
+    for index, block in enumerate(model.blocks):
+        name = f"residual_layer.residual_blocks.{index}"
+        load_linear(checkpoint, f"{name}.fc_t", block.step_projection)
+        load_normalized(checkpoint, f"{name}.dilated_conv_layer.conv", block.dilated)
+        load_mel(checkpoint, name, block.mel)
+        load_normalized(checkpoint, f"{name}.res_conv", block.residual_output)
+        load_normalized(checkpoint, f"{name}.skip_conv", block.skip_output)
+    checkpoint.finish()
+
+
+def sashimi_config(checkpoint: Checkpoint, length: int | None = None) -> dict:
+    """What the shapes tell about a SaShiMi.
+
+    Args:
+        checkpoint: the state dict.
+        length: training length in samples; None reads it from the file, or takes 16,000 where the file does not tell.
+
+    Raises:
+        UserError: a tensor that tells is missing, or the file tells another length.
+    """
+    d_model, in_channels, _ = checkpoint.shape("init_conv.0.conv.weight_v", 3)
+    pool, expand = _pools(checkpoint, d_model)
+    older = is_older(checkpoint)
+    kernel = "c_layers.0.layer.kernel.krylov" if older else "c_layers.0.layer.kernel.kernel"
+    width = d_model * expand ** len(pool)
+    copies = width if older else checkpoint.shape(f"{kernel}.B", 4)[1]
+    mel = _mel_config(checkpoint, "c_layers.0")
+    return {
+        "in_channels": in_channels,
+        "out_channels": checkpoint.shape("final_conv.2.conv.weight", 3)[0],
+        "sample_size": _sample_size(checkpoint, older, length),
+        "d_model": d_model,
+        "n_layers": _count(checkpoint, "c_layers"),
+        "pool": pool,
+        "expand": expand,
+        "ff": checkpoint.shape("c_layers.0.ff.ff.0.conv.weight_v", 3)[0] // width,
+        "unet": any(re.match(r"d_layers\.\d+\.fc_t\.", name) for name in checkpoint.tensors),
+        "parameterization": "legacy" if older else "nplr",
+        "n_state": 2 * checkpoint.shape(f"{kernel}.C", 4)[2],
+        "n_ssm": None if copies == width else copies,
+        **_embedding_config(checkpoint, ""),
+        **mel,
+        **({"mel_alignment": "official"} if mel else {}),
+    }
+
+
+def is_older(checkpoint: Checkpoint) -> bool:
+    """Whether the S4 layers of a SaShiMi are those of the official checkpoints branch."""
+    return any(".kernel.krylov." in name for name in checkpoint.tensors)
+
+
+def load_sashimi(checkpoint: Checkpoint, model: SashimiDenoiser) -> None:
+    """Copy the state dict into ``model``.
+
+    Raises:
+        UserError: lists what does not fit.
+    """
+    _load_ends(checkpoint, model, "")
+    load_norm(checkpoint, "norm", model.output_norm)
+    for name, block in named_blocks(model):
+        load_block(checkpoint, name, block)
+    for name, pool in _named_pools(model):
+        load_normalized(checkpoint, f"{name}.linear.conv", pool.linear)
+    checkpoint.finish()
+
+
+def named_blocks(model: SashimiDenoiser) -> Iterator[tuple[str, Block]]:
+    """The blocks of ``model`` by their official names."""
+    return ((name, layer) for name, layer in _named_layers(model) if isinstance(layer, Block))
+
+
+def _named_pools(model: SashimiDenoiser) -> Iterator:
+    return ((name, layer) for name, layer in _named_layers(model) if not isinstance(layer, Block))
+
+
+def _named_layers(model: SashimiDenoiser) -> Iterator:
+    """Blocks and pools, numbered through as in the official lists: down, center, up."""
+    backbone = model.backbone
+    down = [[*blocks, pool] for blocks, pool in zip(backbone.down, backbone.down_pools, strict=True)]
+    up = [[pool, *blocks] for blocks, pool in zip(reversed(backbone.up), reversed(backbone.up_pools), strict=True)]
+    for prefix, stages in (("d_layers", down), ("c_layers", [backbone.center]), ("u_layers", up)):
+        numbers = count()
+        for stage in stages:
+            for layer in stage:
+                yield f"{prefix}.{next(numbers)}", layer
+
+
+def _load_ends(checkpoint: Checkpoint, model: SashimiDenoiser | WaveNetDenoiser, prefix: str) -> None:
+    load_normalized(checkpoint, "init_conv.0.conv", model.input[0])
+    load_linear(checkpoint, f"{prefix}fc_t1", model.step_embedding.hidden)
+    load_linear(checkpoint, f"{prefix}fc_t2", model.step_embedding.output)
+    load_normalized(checkpoint, "final_conv.0.conv", model.output[0])
+    load_linear(checkpoint, "final_conv.2.conv", model.output[2])
+
+
+def _embedding_config(checkpoint: Checkpoint, prefix: str) -> dict:
+    hidden, sines = checkpoint.shape(f"{prefix}fc_t1.weight", 2)
+    dim, _ = checkpoint.shape(f"{prefix}fc_t2.weight", 2)
+    return {"embedding_sines": sines, "embedding_hidden": hidden, "embedding_dim": dim}
+
+
+def _mel_config(checkpoint: Checkpoint, block: str) -> dict:
+    if f"{block}.mel_conv.conv.weight_v" not in checkpoint:
+        return {}
+    # A transposed convolution by s has a kernel of 2 s.
+    layers = range(_count(checkpoint, f"{block}.upsample_conv2d"))
+    kernels = [checkpoint.shape(f"{block}.upsample_conv2d.{index}.weight_v", 4)[-1] for index in layers]
+    return {
+        "mel_channels": checkpoint.shape(f"{block}.mel_conv.conv.weight_v", 3)[1],
+        "mel_upsample": [kernel // 2 for kernel in kernels],
+    }
+
+
+def _pools(checkpoint: Checkpoint, d_model: int) -> tuple[list[int], int]:
+    """Pooling factors and growth: a down-pool is a matrix from (pool · width) to (expand · width)."""
+    found = (re.fullmatch(r"d_layers\.(\d+)\.linear\.conv\.weight_v", name) for name in checkpoint.tensors)
+    names = [match[0] for match in sorted(filter(None, found), key=lambda match: int(match[1]))]
+    pool, width, expand = [], d_model, 1
+    for name in names:
+        grown, folded, _ = checkpoint.shape(name, 3)
+        if folded % width or grown % width:
+            raise UserError(f"the checkpoint does not fit any known network: misshapen {name}: {(grown, folded, 1)}")
+        pool.append(folded // width)
+        expand, width = grown // width, grown
+    return pool, expand
+
+
+def _sample_size(checkpoint: Checkpoint, older: bool, length: int | None) -> int:
+    """The last layer of the way up works at the full rate in all networks: its kernel has the training length."""
+    last = f"u_layers.{_count(checkpoint, 'u_layers') - 1}.layer.kernel"
+    if older:
+        stored = 2 * (checkpoint.shape(f"{last}.krylov.nodes", 2)[0] - 1)
+    else:
+        checkpoint.shape(f"{last}.kernel.L", 0)
+        stored = int(checkpoint.tensors[f"{last}.kernel.L"])
+    if older and length not in (None, stored):
+        raise UserError(f"--length {length} does not fit: the kernels in the file are made for {stored} samples")
+    return length or stored or 16000
+
+
+def _count(checkpoint: Checkpoint, prefix: str) -> int:
+    """Length of the official list of modules called ``prefix``."""
+    found = (re.match(rf"{re.escape(prefix)}\.(\d+)\.", name) for name in checkpoint.tensors)
+    numbers = [int(match[1]) for match in found if match]
+    if not numbers:
+        raise UserError(f"this is not an official DiffWave checkpoint of a known layout: missing {prefix}.0")
+    return 1 + max(numbers)

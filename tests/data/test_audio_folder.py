@@ -1,0 +1,314 @@
+"""Folders of recordings: chunks, labels, splits, and what is said about bad files."""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.utils.data import DataLoader
+
+from sashimi_diffusion.data import audio_folder
+from sashimi_diffusion.data import cache as cache_module
+from sashimi_diffusion.data.audio_folder import AudioFolder
+from sashimi_diffusion.errors import UserError
+
+PATTERN = "{label}_{speaker}_{index}"
+
+
+@pytest.fixture
+def words(tmp_path: Path, record) -> Path:
+    """Two words by two speakers, ten times each, named by PATTERN."""
+    for word in ("ja", "no"):
+        for speaker in ("ann", "bob"):
+            for index in range(10):
+                record(tmp_path / "words" / f"{word}_{speaker}_{index}.wav", 60)
+    return tmp_path / "words"
+
+
+def test_long_recordings_are_cut_into_consecutive_chunks(tmp_path: Path, record):
+    noise = record(tmp_path / "audio" / "long.wav", 1050)
+    dataset = AudioFolder(tmp_path / "audio", "all", length=250)
+    assert len(dataset) == 4  # the last 50 samples are no item
+    for number, item in enumerate(dataset):
+        assert item["waveform"].shape == (1, 250)
+        assert item["waveform"].dtype == torch.float32
+        assert item["label"] == -1
+        np.testing.assert_array_equal(item["waveform"][0], noise[250 * number : 250 * (number + 1)])
+        np.testing.assert_array_equal(dataset.clip(number), noise)
+        assert dataset.clip_length(number) == 1050
+    assert dataset.class_names is None
+
+
+@pytest.mark.parametrize(("samples", "items"), [(1, 1), (99, 1), (100, 1), (101, 1), (199, 1), (200, 2)])
+def test_only_recordings_shorter_than_a_chunk_are_padded(tmp_path: Path, record, samples: int, items: int):
+    noise = record(tmp_path / "audio" / "a.flac", samples)
+    dataset = AudioFolder(tmp_path / "audio", "all", length=100)
+    assert len(dataset) == items
+    first = dataset[0]["waveform"][0].numpy()
+    np.testing.assert_array_equal(first[:samples], noise[:100])
+    assert not first[samples:].any()
+
+
+def test_the_whole_tree_is_searched(tmp_path: Path, record):
+    for name in ("a.wav", "b/c.flac", "b/d/e.OGG", "f/g.mp3", ".hidden/h.wav", "b/._c.wav"):
+        record(tmp_path / "audio" / name, 2000)
+    (tmp_path / "audio" / "notes.txt").write_text("no audio")
+    dataset = AudioFolder(tmp_path / "audio", "all", length=500)
+    found = [path.relative_to(tmp_path / "audio").as_posix() for path in dataset.files]
+    assert found == ["a.wav", "b/c.flac", "b/d/e.OGG", "f/g.mp3"]
+
+
+@pytest.mark.usefixtures("needs_torchaudio")
+def test_recordings_are_resampled_and_made_mono(tmp_path: Path, record):
+    record(tmp_path / "audio" / "a.wav", 4410, rate=44100, channels=2)
+    dataset = AudioFolder(tmp_path / "audio", "all", sample_rate=16000, length=800)
+    assert dataset.clip(0).shape == (1600,)
+    assert len(dataset) == 2
+    assert dataset.sample_rate == 16000
+
+
+def test_resampling_without_torchaudio_is_one_clear_error(without_torchaudio, tmp_path: Path, record, cache_dir: Path):
+    record(tmp_path / "audio" / "a.wav", 4410, rate=44100)
+    with pytest.raises(UserError, match="resampling from 44100 Hz to 16000 Hz needs torchaudio"):
+        AudioFolder(tmp_path / "audio", "all", skip_bad_files=True)
+    assert not [path for path in cache_dir.iterdir() if path.is_dir()]
+
+
+def test_labels_from_the_pattern(words: Path):
+    dataset = AudioFolder(words, "all", length=60, pattern=PATTERN)
+    assert dataset.class_names == ["ja", "no"]
+    assert len(dataset) == 40
+    for path, item in zip(dataset.files, dataset, strict=True):
+        assert dataset.class_names[item["label"]] == path.name.split("_")[0]
+
+
+def test_labels_from_another_field(words: Path):
+    assert AudioFolder(words, "all", length=60, pattern=PATTERN, labels="speaker").class_names == ["ann", "bob"]
+
+
+def test_labels_from_sub_folders(tmp_path: Path, record):
+    for name in ("10/a.wav", "9/deep/b.wav", "9/c.wav"):
+        record(tmp_path / "audio" / name)
+    dataset = AudioFolder(tmp_path / "audio", "all", length=100, labels="folder")
+    assert dataset.class_names == ["9", "10"]
+    assert dataset.labels.tolist() == [1, 0, 0]
+    record(tmp_path / "audio" / "stray.wav")
+    with pytest.raises(UserError, match=r"stray\.wav: in no sub-folder"):
+        AudioFolder(tmp_path / "audio", "all", length=100, labels="folder")
+
+
+def test_where_keeps_only_what_is_asked_for(words: Path):
+    dataset = AudioFolder(words, "all", length=60, pattern=PATTERN, where={"speaker": ["bob"], "label": "ja"})
+    assert {path.name for path in dataset.files} == {f"ja_bob_{index}.wav" for index in range(10)}
+    assert dataset.class_names == ["ja"]
+
+
+def test_holdout_makes_the_validation_split(words: Path):
+    options = dict(length=60, pattern=PATTERN, holdout={"index": [0, 1]})
+    validation = AudioFolder(words, "validation", **options)
+    train = AudioFolder(words, "train", **options)
+    assert {path.stem.split("_")[2] for path in validation.files} == {"0", "1"}
+    assert (len(train), len(validation)) == (32, 8)
+    with pytest.raises(UserError, match=r"the test split .* is empty: holdout"):
+        AudioFolder(words, "test", **options)
+
+
+def test_splits_are_disjoint_complete_stratified_and_repeatable(words: Path):
+    def split_files(**options) -> dict[str, list[Path]]:
+        return {s: AudioFolder(words, s, length=20, pattern=PATTERN, **options).files for s in audio_folder.SPLITS}
+
+    parts = split_files()
+    assert {split: len(files) for split, files in parts.items()} == dict(train=36, validation=2, test=2, all=40)
+    assert sorted(parts["train"] + parts["validation"] + parts["test"]) == parts["all"]
+    for split in ("validation", "test"):
+        assert Counter(path.name.split("_")[0] for path in parts[split]) == {"ja": 1, "no": 1}
+    assert split_files() == parts
+    assert split_files(seed=1) != parts
+    assert len(split_files(splits=(0.5, 0.3, 0.2))["validation"]) == 12
+
+
+def test_class_names_do_not_depend_on_the_split(tmp_path: Path, record):
+    for name in ("a/1.wav", "b/1.wav", "b/2.wav", "b/3.wav"):
+        record(tmp_path / "audio" / name)
+    for split in ("train", "validation", "test"):
+        dataset = AudioFolder(tmp_path / "audio", split, length=100, labels="folder")
+        assert dataset.class_names == ["a", "b"]
+    assert dataset.labels.tolist() == [1]
+
+
+def test_adding_a_file_hardly_moves_others(tmp_path: Path, record):
+    for index in range(40):
+        record(tmp_path / "audio" / f"{index}.wav")
+    before = set(AudioFolder(tmp_path / "audio", "train", length=100, splits=(0.5, 0.5, 0)).files)
+    record(tmp_path / "audio" / "new.wav")
+    after = set(AudioFolder(tmp_path / "audio", "train", length=100, splits=(0.5, 0.5, 0)).files)
+    assert len(before - after) <= 1
+
+
+@given(
+    files=st.integers(1, 2000),
+    ratios=st.tuples(*[st.floats(0, 1)] * 3).filter(lambda r: sum(r) > 0.1),
+)
+def test_counts_of_a_split(files: int, ratios: tuple[float, float, float]):
+    splits = tuple(ratio / sum(ratios) for ratio in ratios)
+    validation, test = audio_folder._held_out_counts(files, splits)
+    train = files - validation - test
+    assert min(train, validation, test) >= 0
+    for ratio, count in zip(splits, (train, validation, test), strict=True):
+        if ratio > 0 and files >= 3:
+            assert count >= 1
+    assert splits[1] > 0 or validation == 0
+    assert splits[2] > 0 or test == 0
+    if files >= 100:
+        assert abs(validation - splits[1] * files) <= 2
+        assert abs(test - splits[2] * files) <= 2
+
+
+def test_recordings_scaled_to_one_level(words: Path):
+    dataset = AudioFolder(words, "all", length=60, normalize_rms=0.1)
+    for index in (0, 7):
+        assert np.sqrt(np.mean(dataset.clip(index).astype(np.float64) ** 2)) == pytest.approx(0.1, rel=1e-5)
+        np.testing.assert_array_equal(dataset[index]["waveform"][0], dataset.clip(index))
+    assert dataset.rms() == pytest.approx(0.1, rel=1e-5)
+
+
+def test_silence_stays_silence_when_scaled(tmp_path: Path):
+    import soundfile
+
+    (tmp_path / "audio").mkdir()
+    soundfile.write(tmp_path / "audio" / "silence.wav", np.zeros(50), 16000)
+    dataset = AudioFolder(tmp_path / "audio", "all", length=50, normalize_rms=0.1)
+    assert not dataset[0]["waveform"].any()
+
+
+def test_rms_counts_the_padding(tmp_path: Path):
+    import soundfile
+
+    (tmp_path / "audio").mkdir()
+    soundfile.write(tmp_path / "audio" / "a.wav", np.full(50, 0.5), 16000)
+    assert AudioFolder(tmp_path / "audio", "all", length=200).rms() == pytest.approx(0.25)
+
+
+def test_no_epoch_and_no_second_run_decodes(words: Path, monkeypatch: pytest.MonkeyPatch):
+    for split in ("train", "validation"):
+        AudioFolder(words, split, length=60, pattern=PATTERN)
+        monkeypatch.setattr(cache_module, "read_audio", None)
+    dataset = AudioFolder(words, "train", length=60, pattern=PATTERN)
+    for _ in range(2):
+        assert len([item for item in dataset]) == 36
+
+
+@pytest.mark.parametrize("context", ["fork", "spawn"])
+def test_worker_processes(words: Path, context: str):
+    dataset = AudioFolder(words, "all", length=60, pattern=PATTERN)
+    loader = DataLoader(dataset, batch_size=20, num_workers=1, multiprocessing_context=context)
+    batches = list(loader)
+    assert [batch["waveform"].shape for batch in batches] == [(20, 1, 60)] * 2
+    torch.testing.assert_close(batches[1]["waveform"][3], dataset[23]["waveform"])
+    assert batches[1]["label"][3] == dataset[23]["label"]
+
+
+def test_all_bad_files_are_listed_in_one_message(words: Path):
+    (words / "ja_ann_0.wav").write_text("text")
+    (words / "ja_ann_1.wav").write_bytes(b"")
+    (words / "no_ann_9.wav").rename(words / "unnamed.wav")
+    with pytest.raises(UserError) as caught:
+        AudioFolder(words, "train", length=60, pattern=PATTERN)
+    message = str(caught.value)
+    assert message.startswith(f"3 of 40 audio files in {words} cannot be used:\n")
+    assert "\n  ja_ann_0.wav: not audio that soundfile can read" in message
+    assert "\n  ja_ann_1.wav: empty (0 bytes)" in message
+    assert "\n  unnamed.wav: its name is not of the form {label}_{speaker}_{index}" in message
+    with pytest.warns(UserWarning, match="cannot be used") as warned:
+        dataset = AudioFolder(words, "all", length=60, pattern=PATTERN, skip_bad_files=True)
+    assert message.splitlines()[1:4] == str(warned[0].message).splitlines()[1:4]
+    assert len(dataset) == 37
+    assert all(item["waveform"].any() for item in dataset)
+
+
+def test_one_bad_file_is_one_line(words: Path):
+    (words / "ja_ann_0.wav").write_text("text")
+    with pytest.raises(UserError) as caught:
+        AudioFolder(words, "train", length=60)
+    assert "\n" not in str(caught.value)
+    assert "ja_ann_0.wav: not audio" in str(caught.value)
+
+
+def test_a_long_list_is_cut_with_a_count(tmp_path: Path, record):
+    record(tmp_path / "audio" / "good.wav")
+    for index in range(33):
+        (tmp_path / "audio" / f"bad{index:02}.wav").write_text("text")
+    with pytest.raises(UserError, match="and 13 more") as caught:
+        AudioFolder(tmp_path / "audio", length=100)
+    assert str(caught.value).startswith("33 of 34")
+    assert str(caught.value).count(": not audio") == 20
+
+
+def test_only_bad_files_cannot_be_skipped(tmp_path: Path):
+    (tmp_path / "audio").mkdir()
+    (tmp_path / "audio" / "a.wav").write_text("text")
+    with pytest.raises(UserError, match=r"1 of 1 audio files .* no usable file is left"):
+        AudioFolder(tmp_path / "audio", skip_bad_files=True)
+
+
+def test_bad_files_that_are_not_asked_for_do_not_matter(words: Path):
+    (words / "ja_ann_0.wav").write_text("text")
+    assert len(AudioFolder(words, "all", length=60, pattern=PATTERN, where={"speaker": "bob"})) == 20
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (dict(split="valid"), "unknown split 'valid': expected one of train, validation, test, all"),
+        (dict(length=0), "length must be a whole number of at least 1, got 0"),
+        (dict(length=0.5), "length must be a whole number"),
+        (dict(sample_rate=-1), "sample_rate must be"),
+        (dict(splits=(0.9, 0.2, 0.1)), "splits must be three ratios"),
+        (dict(splits=(0.9, 0.1)), "splits must be three ratios"),
+        (dict(normalize_rms=0), "normalize_rms must be above zero"),
+        (dict(labels="label"), "labels names the field 'label', but the fields are folder"),
+        (dict(where={"speaker": "ann"}), "where names the field 'speaker'"),
+        (dict(pattern=PATTERN, where={"speaker": "an"}), "did you mean 'ann'"),
+        (dict(pattern=PATTERN, holdout={"index": 99}), "holdout asks for index '99'"),
+        (dict(pattern="{label"), "file name pattern"),
+    ],
+)
+def test_options_that_cannot_be_used(words: Path, options: dict, complaint: str):
+    with pytest.raises(UserError, match=complaint):
+        AudioFolder(words, **{"length": 60, **options})
+
+
+def test_folders_that_cannot_be_used(tmp_path: Path, record):
+    with pytest.raises(UserError, match=r"the data folder .*nowhere does not exist: expected a folder with recordings"):
+        AudioFolder(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"no audio in .*empty: expected files ending in .wav"):
+        AudioFolder(tmp_path / "empty")
+    record(tmp_path / "one" / "a.wav")
+    with pytest.raises(UserError, match="is not a folder"):
+        AudioFolder(tmp_path / "one" / "a.wav")
+    assert len(AudioFolder(tmp_path / "one", "train", length=100)) == 1
+    with pytest.raises(UserError, match=r"the validation split .* is empty: it has 1 usable files"):
+        AudioFolder(tmp_path / "one", "validation", length=100)
+
+
+def test_spoken_digits(shared_data: Path):
+    options = dict(sample_rate=8000, length=4000, pattern=PATTERN, where={"speaker": ["jackson", "nicolas"]})
+    train = AudioFolder(shared_data / "fsdd", "train", holdout={"index": [0, 1, 2, 3, 4]}, **options)
+    validation = AudioFolder(shared_data / "fsdd", "validation", holdout={"index": [0, 1, 2, 3, 4]}, **options)
+    assert train.class_names == validation.class_names == [str(digit) for digit in range(10)]
+    assert (len(train.files), len(validation.files)) == (900, 100)
+    assert np.bincount(validation.labels).min() >= 10
+    item = validation[0]
+    assert item["waveform"].shape == (1, 4000)
+    assert item["waveform"].abs().max() > 0.01
+
+
+def test_piano_tracks(shared_data: Path):
+    parts = {s: AudioFolder(shared_data / "piano", s, length=16000) for s in ("train", "validation", "test")}
+    assert {split: len(dataset.files) for split, dataset in parts.items()} == dict(train=8, validation=1, test=1)
+    assert 1195 <= sum(len(dataset) for dataset in parts.values()) <= 1205
+    assert all(dataset[len(dataset) - 1]["waveform"].shape == (1, 16000) for dataset in parts.values())

@@ -1,0 +1,82 @@
+"""Fields in file names, and files chosen by them."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sashimi_diffusion.data.names import field_names, natural_order, read_fields, select
+from sashimi_diffusion.errors import UserError
+
+ROOT = Path("root")
+
+
+def fields_of(name: str, pattern: str | None) -> dict[str, str] | None:
+    fields, bad = read_fields([ROOT / name], ROOT, pattern)
+    assert len(fields) + len(bad) == 1
+    return fields.get(ROOT / name)
+
+
+@pytest.mark.parametrize(
+    ("name", "pattern", "fields"),
+    [
+        ("7_jackson_32.wav", "{label}_{speaker}_{index}", dict(label="7", speaker="jackson", index="32")),
+        ("a/7_jackson_32.wav", "{label}_{speaker}_{index}", dict(folder="a", label="7", speaker="jackson", index="32")),
+        ("x/jackson/7_32.wav", "{speaker}/{label}_{index}", dict(folder="x", speaker="jackson", label="7", index="32")),
+        ("take.1 (b).flac", "take.{number} ({part})", dict(number="1", part="b")),
+        ("a/b/c.wav", None, dict(folder="a")),
+        ("c.wav", None, {}),
+        ("7_jackson.wav", "{label}_{speaker}_{index}", None),
+        ("_jackson_1.wav", "{label}_{speaker}_{index}", None),
+        ("takex1 (b).flac", "take.{number} ({part})", None),
+        ("7_32.wav", "{speaker}/{label}_{index}", None),
+    ],
+)
+def test_fields(name: str, pattern: str | None, fields: dict[str, str] | None):
+    assert fields_of(name, pattern) == fields
+
+
+@given(st.lists(st.text("abcXYZ019-", min_size=1), min_size=3, max_size=3))
+def test_fields_are_read_back(values: list[str]):
+    fields = fields_of("_".join(values) + ".wav", "{label}_{speaker}_{index}")
+    assert [fields[name] for name in ("label", "speaker", "index")] == values
+
+
+@pytest.mark.parametrize("pattern", ["", "name", "{label", "{}", "{0}", "{a}_{a}", "{folder}_{a}", "a}"])
+def test_patterns_that_cannot_be_used(pattern: str):
+    with pytest.raises(UserError, match=r"file name pattern .* such as \{label\}"):
+        field_names(pattern)
+
+
+def test_field_names():
+    assert field_names("{label}_{speaker}") == ["folder", "label", "speaker"]
+    assert field_names(None) == ["folder"]
+
+
+PEOPLE = {Path(f"{d}_{s}"): {"label": str(d), "speaker": s} for d in range(3) for s in ("ann", "bob", "cem")}
+NAMES = ["folder", "label", "speaker"]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "chosen"),
+    [
+        ({}, list(PEOPLE)),
+        ({"speaker": "ann"}, [Path("0_ann"), Path("1_ann"), Path("2_ann")]),
+        ({"label": 1}, [Path("1_ann"), Path("1_bob"), Path("1_cem")]),
+        ({"label": [0, "2"], "speaker": ("ann", "cem")}, [Path(p) for p in ("0_ann", "0_cem", "2_ann", "2_cem")]),
+    ],
+)
+def test_select(wanted: dict, chosen: list[Path]):
+    assert select(PEOPLE, wanted, NAMES, "where") == chosen
+
+
+def test_select_names_the_nearest_field_and_value():
+    with pytest.raises(UserError, match=r"where names the field 'speeker'.*did you mean 'speaker'"):
+        select(PEOPLE, {"speeker": "ann"}, NAMES, "where")
+    with pytest.raises(UserError, match=r"holdout asks for speaker 'anna', but there are ann, bob, cem.*mean 'ann'"):
+        select(PEOPLE, {"speaker": ["bob", "anna"]}, NAMES, "holdout")
+
+
+def test_natural_order():
+    assert sorted(["10", "9", "b", "a10", "a9", "1"], key=natural_order) == ["1", "9", "10", "a9", "a10", "b"]

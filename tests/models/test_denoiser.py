@@ -1,0 +1,174 @@
+"""SashimiDenoiser: conditioning, precision, saving, and what it refuses."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sashimi_diffusion import SashimiDenoiser
+from sashimi_diffusion.errors import UserError
+
+SMALL = {
+    "d_model": 8,
+    "n_layers": 1,
+    "n_state": 8,
+    "embedding_sines": 8,
+    "embedding_hidden": 16,
+    "embedding_dim": 16,
+    "sample_size": 64,
+}
+MEL = {"mel_channels": 5, "mel_upsample": (4, 4)}
+
+
+def make(**config) -> SashimiDenoiser:
+    """A small denoiser whose last layer is not zero, so that outputs say something."""
+    torch.manual_seed(0)
+    model = SashimiDenoiser(**{**SMALL, **config}).eval()
+    nn.init.normal_(model.output[-1].weight)
+    if model.class_embedding is not None:
+        nn.init.normal_(model.class_embedding.weight)
+    return model
+
+
+def noise(batch: int = 2, length: int = 64) -> Tensor:
+    return torch.randn(batch, 1, length, generator=torch.Generator().manual_seed(1))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "config",
+    [
+        {},
+        {"unet": False},
+        {"norm": "layer", "weight_norm": False, "ff": 0},
+        {"parameterization": "diag", "initialization": "lin", "discretization": "zoh", "reverse_shift": 0},
+        {"parameterization": "legacy"},
+        {"n_layers": [0, 1, 2], "n_ssm": 2},
+        {"in_channels": 2, "out_channels": 2, "pool": (2,), "expand": 1},
+    ],
+)
+def test_output_has_the_shape_of_the_input(config: dict) -> None:
+    model = make(**config)
+    sample = noise().expand(-1, model.config.in_channels, -1)
+    output = model(sample, torch.tensor([3, 7])).sample
+    assert output.shape == sample.shape
+    assert torch.isfinite(output).all()
+    assert torch.equal(output, model(sample, torch.tensor([3.0, 7.0]), return_dict=False)[0])
+
+
+@torch.no_grad()
+def test_it_starts_by_predicting_zero() -> None:
+    assert torch.equal(SashimiDenoiser(**SMALL)(noise(), 3).sample, torch.zeros(2, 1, 64))
+
+
+@torch.no_grad()
+def test_timestep_and_class_matter_to_their_own_example_only() -> None:
+    model = make(num_classes=3)
+    reference = model(noise(), torch.tensor([5, 5]), torch.tensor([0, 0])).sample
+    for timestep, labels in (([5, 6.5], [0, 0]), ([5, 5], [0, 2])):
+        output = model(noise(), torch.tensor(timestep), torch.tensor(labels)).sample
+        torch.testing.assert_close(output[0], reference[0])
+        assert (output[1] - reference[1]).abs().max() > 1e-4
+
+
+@torch.no_grad()
+def test_no_labels_is_the_null_class() -> None:
+    model = make(num_classes=3)
+    assert torch.equal(model(noise(), 5).sample, model(noise(), 5, torch.tensor([3, 3])).sample)
+
+
+@torch.no_grad()
+def test_every_stage_hears_the_mel_at_its_own_time() -> None:
+    """The end of the mel changes the end of the output; the official alignment never hears it when pooled."""
+    length = 256
+    mel = torch.randn(1, 5, length // 16)
+    changed = mel.clone()
+    changed[..., -2:] += 3
+    center_only = {"n_layers": [0, 0, 1], **MEL}
+    for alignment, hears in (("stage", True), ("official", False)):
+        model = make(mel_alignment=alignment, **center_only)
+        before, after = (model(noise(1, length), 5, mel=m).sample for m in (mel, changed))
+        difference = (after - before).abs().squeeze()
+        assert (difference.max() > 1e-3) == hears
+        if hears:
+            position = (difference * torch.arange(length)).sum() / difference.sum()
+            assert position > 0.7 * length
+
+
+@pytest.mark.parametrize(
+    ("config", "inputs", "message"),
+    [
+        ({}, {"class_labels": torch.tensor([0, 1])}, "unconditional model"),
+        ({"num_classes": 3}, {"class_labels": torch.tensor([0, 4])}, "from 0 to 2"),
+        ({"num_classes": 3}, {"class_labels": torch.tensor([-1, 0])}, "from 0 to 2"),
+        ({"num_classes": 3}, {"class_labels": torch.tensor([0])}, "one class label per example"),
+        ({}, {"mel": torch.zeros(2, 5, 4)}, "without mel conditioning"),
+        (MEL, {}, "vocoder"),
+        (MEL, {"mel": torch.zeros(2, 6, 4)}, r"\(2, 5, frames\)"),
+        (MEL, {"mel": torch.zeros(2, 5, 3)}, "at least 4 frames"),
+    ],
+)
+def test_wrong_conditioning_is_named(config: dict, inputs: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        make(**config)(noise(), 5, **inputs)
+
+
+def test_length_must_fit_the_pooling() -> None:
+    model = make()
+    assert model.length_multiple == 16
+    with pytest.raises(UserError, match="multiple of 16, got 60"):
+        model(noise(length=60), 5)
+
+
+def test_unknown_mel_alignment_is_named() -> None:
+    with pytest.raises(ValueError, match="'stage' or 'official'"):
+        make(mel_alignment="none", **MEL)
+
+
+@torch.no_grad()
+def test_equal_channels_do_not_give_nan() -> None:
+    """A first layer whose ReLU is zero everywhere: the official norm divides zero by zero."""
+    model = make()
+    model.input[0].bias.fill_(-100.0)
+    assert torch.isfinite(model(noise(), 5).sample).all()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("parameterization", ["nplr", "legacy"])
+def test_bfloat16_keeps_the_state_spaces_in_float32(tmp_path, parameterization: str) -> None:
+    model = make(parameterization=parameterization)
+    model.save_pretrained(tmp_path)
+    expected = model(noise(), 5).sample
+    loaded = SashimiDenoiser.from_pretrained(tmp_path, torch_dtype=torch.bfloat16).eval()
+    for cast in (make(parameterization=parameterization).to(torch.bfloat16), loaded):
+        ssm = {name: parameter for name, parameter in cast.named_parameters() if ".ssm." in name}
+        assert ssm
+        for name, parameter in ssm.items():
+            assert parameter.dtype == torch.float32, name
+            assert torch.equal(parameter, dict(model.named_parameters())[name]), name
+        assert cast.output[0].bias.dtype == torch.bfloat16
+        output = cast(noise().bfloat16(), 5).sample
+        assert output.dtype == torch.bfloat16
+        assert (output.float() - expected).abs().max() < 0.1 * expected.abs().max()
+
+
+@torch.no_grad()
+def test_saved_and_loaded_it_is_the_same(tmp_path) -> None:
+    model = make(num_classes=2, class_names=["no", "yes"], n_layers=[0, 1, 1], waveform_std=0.1)
+    model.save_pretrained(tmp_path)
+    loaded = SashimiDenoiser.from_pretrained(tmp_path)
+    assert list(loaded.config.class_names) == ["no", "yes"]
+    assert loaded.config.waveform_std == 0.1
+    labels = torch.tensor([0, 1])
+    assert torch.equal(loaded(noise(), 5, labels).sample, model(noise(), 5, labels).sample)
+
+
+def test_the_gradient_reaches_every_parameter() -> None:
+    model = make(num_classes=2, **MEL).train()
+    mel = torch.randn(2, 5, math.ceil(64 / 16))
+    model(noise(), torch.tensor([3, 8]), torch.tensor([0, 1]), mel).sample.square().sum().backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert torch.isfinite(parameter.grad).all(), name
+        assert parameter.grad.abs().sum() > 0, name

@@ -1,0 +1,247 @@
+"""One layer, three ways to run it; what it keeps and when it forgets; which precision it holds."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from sashimi_diffusion.ssm import S4Layer, StateSpace, state_space_parameters
+
+VARIANTS = {
+    "nplr": {"parameterization": "nplr"},
+    "nplr tied": {"parameterization": "nplr", "n_ssm": 1},
+    "legs zoh": {"parameterization": "diag", "initialization": "legs", "discretization": "zoh"},
+    "lin bilinear": {"parameterization": "diag", "initialization": "lin", "discretization": "bilinear"},
+    "inv zoh tied": {"parameterization": "diag", "initialization": "inv", "discretization": "zoh", "n_ssm": 2},
+    "two channels": {"parameterization": "nplr", "channels": 2},
+}
+
+
+def make(variant: str, dtype: torch.dtype = torch.float64, seed: int = 0) -> S4Layer:
+    torch.manual_seed(seed)
+    return S4Layer(4, n_state=8, **VARIANTS[variant]).to(dtype).eval()
+
+
+def run_steps(layer: S4Layer, u: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+    outputs = []
+    for sample in u.unbind(-1):
+        y, state = layer.step(sample, state)
+        outputs.append(y)
+    return torch.stack(outputs, dim=-1), state
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@settings(max_examples=8, deadline=None)
+@given(length=st.integers(1, 90), prefix=st.integers(0, 90), seed=st.integers(0, 1000))
+def test_forward_step_and_prefill_agree(variant: str, length: int, prefix: int, seed: int) -> None:
+    layer = make(variant, seed=seed)
+    u = torch.randn(2, 4, length, dtype=torch.float64)
+    with torch.no_grad():
+        whole = layer(u)
+        stepped, final = run_steps(layer, u, layer.initial_state(2))
+        torch.testing.assert_close(stepped, whole, rtol=0, atol=1e-9)
+        prefix = min(prefix, length - 1)
+        if prefix:
+            first, state = layer.prefill(u[..., :prefix])
+            rest, prefilled = layer.prefill(u[..., prefix:], state)
+            torch.testing.assert_close(torch.cat([first, rest], dim=-1), whole, rtol=0, atol=1e-9)
+            torch.testing.assert_close(prefilled, final, rtol=0, atol=1e-8)
+            torch.testing.assert_close(layer(u[..., prefix:], state), rest, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_float32_agrees_with_float64(variant: str) -> None:
+    exact, layer = make(variant), make(variant, torch.float32)
+    u = torch.randn(2, 4, 2000)
+    with torch.no_grad():
+        expected = exact.double()(u.double())
+        assert (layer(u) - expected).abs().max() < 1e-5 * expected.abs().max()
+        stepped, _ = run_steps(layer, u[..., :300], layer.initial_state(2))
+        assert (stepped - expected[..., :300]).abs().max() < 1e-5 * expected.abs().max()
+
+
+@pytest.mark.parametrize("shift", [0, 1])
+def test_bidirectional_kernels_reach_both_ways(shift: int) -> None:
+    """An impulse shows the forward kernel after it, the reverse one before it, and D where it is."""
+    torch.manual_seed(0)
+    ssm = StateSpace(3, n_state=8, bidirectional=True, reverse_shift=shift).double().eval()
+    u = torch.zeros(1, 3, 21, dtype=torch.float64)
+    u[..., 10] = 1
+    with torch.no_grad():
+        y, (forward, reverse) = ssm(u)[0], ssm.kernel(21)
+    expected = torch.zeros_like(y)
+    expected[:, 10:] += forward[:, :11]
+    expected[:, : 11 - shift] += reverse[:, : 11 - shift].flip(-1)
+    expected[:, 10] += ssm.D[0].detach()
+    torch.testing.assert_close(y, expected, rtol=0, atol=1e-12)
+
+
+def test_bidirectional_has_no_recurrence() -> None:
+    ssm = StateSpace(3, n_state=8, bidirectional=True)
+    with pytest.raises(RuntimeError, match="looks ahead"):
+        ssm.prefill(torch.zeros(1, 3, 5))
+    with pytest.raises(RuntimeError, match="looks ahead"):
+        ssm.step(torch.zeros(1, 3), ssm.initial_state(1))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"parameterization": "dplr"}, "expected 'nplr' or 'diag'"),
+        ({"discretization": "zoh"}, "'bilinear' only"),
+        ({"parameterization": "diag", "discretization": "euler"}, "expected 'zoh' or 'bilinear'"),
+        ({"initialization": "lin"}, "does not exist"),
+        ({"n_state": 7}, "even"),
+        ({"n_ssm": 3}, "divide"),
+        ({"reverse_shift": 2}, "0 or 1"),
+    ],
+)
+def test_what_does_not_exist_is_refused(arguments: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        StateSpace(4, **arguments)
+
+
+def test_wrong_input_shape_is_named() -> None:
+    with pytest.raises(ValueError, match=r"\(batch, 4, length\), got \(2, 5, 7\)"):
+        StateSpace(4)(torch.zeros(2, 5, 7))
+
+
+def test_eigenvalues_stay_in_the_left_half_plane() -> None:
+    """Λ - p p* is Hurwitz for any parameter values (SaShiMi, proposition 4.3)."""
+    torch.manual_seed(0)
+    ssm = StateSpace(16, n_state=16)
+    with torch.no_grad():
+        for parameter in ssm.parameters():
+            parameter.add_(torch.randn_like(parameter))
+    system = ssm.continuous_system()
+    matrix = torch.diag_embed(system.a) - system.p.unsqueeze(-1) * system.p.conj().unsqueeze(-2)
+    assert (torch.linalg.eigvals(matrix).real < 0).all()
+
+
+def test_a_runaway_step_leaves_the_kernel_finite() -> None:
+    ssm = StateSpace(4, n_state=8)
+    with torch.no_grad():
+        ssm.log_dt.copy_(torch.tensor([-1e4, -50.0, 50.0, 1e4]))
+    assert torch.isfinite(ssm.kernel(100)).all()
+
+
+class TestKeptSpectrum:
+    """In evaluation mode the kernel is made once, and made again when anything it depends on has changed."""
+
+    @pytest.fixture
+    def layer(self, monkeypatch: pytest.MonkeyPatch) -> S4Layer:
+        layer = make("nplr", torch.float32)
+        self.made = 0
+        kernel = layer.ssm.kernel
+
+        def counted(length: int) -> Tensor:
+            self.made += 1
+            return kernel(length)
+
+        monkeypatch.setattr(layer.ssm, "kernel", counted)
+        return layer
+
+    def run(self, layer: S4Layer, length: int = 50) -> Tensor:
+        """The output for a fixed input, checked against a fresh copy of the layer."""
+        u = torch.linspace(-1, 1, 4 * length).view(1, 4, length).to(layer.ssm.D.dtype)
+        with torch.no_grad():
+            y = layer(u)
+            fresh = make("nplr", layer.ssm.D.dtype)
+            fresh.load_state_dict(layer.state_dict())
+            torch.testing.assert_close(y, fresh(u))
+        return y
+
+    def test_made_once(self, layer: S4Layer) -> None:
+        for _ in range(3):
+            self.run(layer)
+        assert self.made == 1
+
+    def test_length(self, layer: S4Layer) -> None:
+        self.run(layer)
+        self.run(layer, length=60)
+        assert self.made == 2
+
+    def test_load_state_dict(self, layer: S4Layer) -> None:
+        before = self.run(layer)
+        layer.load_state_dict(make("nplr", torch.float32, seed=1).state_dict())
+        assert not torch.equal(self.run(layer), before)
+
+    def test_optimizer_step(self, layer: S4Layer) -> None:
+        before = self.run(layer)
+        optimizer = torch.optim.SGD(layer.ssm.parameters(), lr=0.1)
+        layer(torch.ones(1, 4, 50)).sum().backward()
+        optimizer.step()
+        assert not torch.equal(self.run(layer), before)
+
+    @pytest.mark.parametrize("name", ["log_dt", "log_neg_real", "imag", "B", "P", "C", "D"])
+    def test_write_through_data(self, layer: S4Layer, name: str) -> None:
+        before = self.run(layer)
+        getattr(layer.ssm, name).data.mul_(1.1)
+        assert not torch.equal(self.run(layer), before)
+
+    def test_dtype(self, layer: S4Layer) -> None:
+        self.run(layer)
+        layer.double()
+        assert self.run(layer).dtype == torch.float64
+        assert self.made == 2
+
+    def test_device(self, layer: S4Layer) -> None:
+        self.run(layer)
+        layer.to("meta")
+        with torch.no_grad():
+            assert layer(torch.zeros(1, 4, 50, device="meta")).device.type == "meta"
+
+    def test_training_mode_keeps_nothing(self, layer: S4Layer) -> None:
+        layer.train()
+        for _ in range(3):
+            self.run(layer)
+        assert self.made == 3
+
+    def test_gradients_are_not_kept(self, layer: S4Layer) -> None:
+        self.run(layer)
+        layer(torch.ones(1, 4, 50)).sum().backward()
+        assert layer.ssm.C.grad is not None
+        self.run(layer)
+        assert self.made == 2
+
+    def test_steps_notice_changes_too(self, layer: S4Layer) -> None:
+        state = torch.ones(1, 4, 4, dtype=torch.complex64)
+        with torch.no_grad():
+            before, _ = layer.step(torch.ones(1, 4), state)
+            layer.ssm.C.data.mul_(2)
+            after, _ = layer.step(torch.ones(1, 4), state)
+        assert not torch.equal(before, after)
+
+
+@pytest.mark.parametrize("cast", [lambda m: m.to(torch.bfloat16), lambda m: m.half(), lambda m: m.bfloat16()])
+def test_state_space_parameters_stay_float32(cast) -> None:
+    model = nn.Sequential(S4Layer(4, n_state=8), nn.Conv1d(4, 4, 1))
+    before = {name: parameter.clone() for name, parameter in model[0].ssm.named_parameters()}
+    cast(model)
+    assert model[1].weight.dtype in (torch.bfloat16, torch.float16)
+    for name, parameter in model[0].ssm.named_parameters():
+        assert parameter.dtype == torch.float32
+        assert torch.equal(parameter, before[name])
+
+
+def test_half_precision_input_is_convolved_in_float32() -> None:
+    layer = make("nplr", torch.float32)
+    u = torch.randn(2, 4, 100)
+    with torch.no_grad():
+        expected = layer.ssm(u.bfloat16().float())
+        y = layer.ssm(u.bfloat16())
+        assert y.dtype == torch.bfloat16
+        assert torch.equal(y, expected.bfloat16())
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(layer.ssm(u), layer.ssm(u.float()))
+            assert layer.ssm(u).dtype == torch.float32
+
+
+@pytest.mark.parametrize(("parameterization", "count"), [("nplr", 5), ("diag", 4)])
+def test_optimizer_group(parameterization: str, count: int) -> None:
+    """dt, A, B and P of every state space in a model, but not C and D."""
+    layers = nn.Sequential(*(S4Layer(4, parameterization=parameterization) for _ in range(3)))
+    group = {id(parameter) for parameter in state_space_parameters(layers)}
+    assert len(group) == 3 * count
+    assert not group & {id(p) for layer in layers for p in (layer.ssm.C, layer.ssm.D, layer.output_linear.weight)}

@@ -1,0 +1,98 @@
+"""Every key and type of a config is checked, and a config survives its own YAML."""
+
+from pathlib import Path
+
+import pytest
+
+from sashimi_diffusion.errors import UserError
+from sashimi_diffusion.training.config import TrainConfig, check_same_run, from_tree, load_config, to_tree
+from sashimi_diffusion.training.typed_yaml import apply_overrides, read_yaml, write_yaml
+
+CONFIGS = Path(__file__).resolve().parents[2] / "recipes" / "configs"
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("training.stepz=3", "did you mean training.steps?"),
+        ("trainning.steps=3", "did you mean training?"),
+        ("model.d_modell=8", "did you mean model.d_model?"),
+        ("model.name=sashmi", "model.name must be 'sashimi' or 'wavenet', not 'sashmi'"),
+        ("model.d_model=wide", "model.d_model must be a whole number, not 'wide'"),
+        ("model.d_model=8.5", "model.d_model must be a whole number"),
+        ("model.sample_rate=8000", "unknown config key model.sample_rate"),
+        ("training.steps=1.5", "training.steps must be a whole number"),
+        ("training.steps=true", "training.steps must be a whole number"),
+        ("training.steps=0", "training.steps is 0: it must be at least 1"),
+        ("optimizer.lr=fast", "optimizer.lr must be a number, not 'fast'"),
+        ("optimizer.lr=-1", "optimizer.lr is -1.0: it must be above 0"),
+        ("optimizer.decay=cosin", "optimizer.decay must be 'constant' or 'cosine'"),
+        ("optimizer.betas=[0.9, x]", "optimizer.betas must be a list whose items are a number"),
+        ("data.where.speaker=theo", "data.where must be a group of keys"),
+        ("data.mel.n_fft=x", "data.mel.n_fft must be a whole number"),
+        ("data=3", "data must be a group of keys"),
+        ("objective.label_dropout=1", "objective.label_dropout is 1.0: it must be at least 0 and below 1"),
+        ("training.steps", "is not an override"),
+        ("model.name.x=1", "model.name.x: name is a value, not a group of keys"),
+        ("training.steps=[1", "is not valid YAML"),
+    ],
+)
+def test_a_wrong_setting_is_named(tiny, override, expected):
+    with pytest.raises(UserError) as error:
+        from_tree(tiny(override))
+    assert expected in str(error.value)
+
+
+def test_overrides_set_nested_values_and_leave_the_tree_alone():
+    tree = {"training": {"steps": 1}}
+    changed = apply_overrides(tree, ["training.steps=5", "data.where.speaker=[theo]", "optimizer.lr=1e-4"])
+    assert tree == {"training": {"steps": 1}}
+    config = from_tree(changed)
+    assert config.training.steps == 5
+    assert config.data.where == {"speaker": ["theo"]}
+    assert config.optimizer.lr == 1e-4
+
+
+def test_numbers_without_a_point_are_numbers():
+    assert read_yaml("[1e-4, 2E3, -1e+2, 3, 1.5]", "x") == [1e-4, 2000.0, -100.0, 3, 1.5]
+    assert read_yaml("[e5, 1e, one]", "x") == ["e5", "1e", "one"]
+
+
+def test_a_key_given_twice_is_refused(tmp_path):
+    file = tmp_path / "twice.yaml"
+    file.write_text("training:\n  steps: 1\n  steps: 2\n")
+    with pytest.raises(UserError, match="'steps' is given twice"):
+        load_config(file)
+
+
+@pytest.mark.parametrize(("text", "expected"), [(None, "cannot read"), ("- a\n- b\n", "must hold `key: value`")])
+def test_a_wrong_file_is_named(tmp_path, text, expected):
+    file = tmp_path / "config.yaml"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(UserError, match=expected):
+        load_config(file)
+
+
+def test_yaml_round_trip(tiny_config):
+    config = tiny_config()
+    assert from_tree(read_yaml(write_yaml(to_tree(config)), "x")) == config
+    assert from_tree({}) == TrainConfig()
+
+
+@pytest.mark.parametrize("file", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_published_configs_load(file):
+    config = load_config(file, ["data.path=x"])
+    assert config.output_dir == f"runs/{file.stem}"
+    if file.stem.startswith(("sc09", "ljspeech")):
+        assert "official code" in file.read_text()
+        assert config.schedule.prediction_type == "epsilon"
+        assert config.optimizer.lr == 2e-4
+
+
+def test_a_run_may_be_lengthened_and_moved_but_not_changed(tiny_config):
+    stored = tiny_config()
+    check_same_run(tiny_config("training.steps=99", "optimizer.lr=1e-5", "data.path=/elsewhere"), stored)
+    for name, value in {"seed": 1, "model.d_model": 16, "data.length": 512, "schedule.num_train_timesteps": 50}.items():
+        with pytest.raises(UserError, match=f"^{name} is {value}.*resume with {name}="):
+            check_same_run(tiny_config(f"{name}={value}"), stored)
