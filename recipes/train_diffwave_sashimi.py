@@ -14,6 +14,7 @@ from pathlib import Path
 
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.training.loop import train
+from sashimi_diffusion.training.processes import all_processes
 from sashimi_diffusion.training.run_folder import config_of_command
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -35,7 +36,8 @@ def main() -> int:
     resume = arguments.resume or arguments.resume_from is not None
     try:
         config = config_of_command(arguments.config, CONFIGS / "digits-small.yaml", arguments.overrides, resume)
-        train(config, resume, arguments.resume_from, arguments.skip_bad_files)
+        with all_processes():
+            train(config, resume, arguments.resume_from, arguments.skip_bad_files)
     except UserError as error:
         if os.environ.get("LOCAL_RANK", "0") == "0":
             print(f"error: {' '.join(str(error).split())}", file=sys.stderr)

@@ -30,12 +30,24 @@ def build_parser() -> Parser:
     add = parser.add_argument
     add("checkpoint", type=Path, metavar="OFFICIAL.pkl", help="official checkpoint: .pkl, .pt or .safetensors")
     add("out", type=Path, metavar="OUT_DIR", help="pipeline folder to write, new or empty")
-    add("--sample-rate", type=_positive(int), help="in Hz (default: 16000, for a vocoder 22050)")
-    add("--length", type=_positive(int), help="training length in samples (default: that in the file, else 16000)")
-    add("--timesteps", type=_positive(int), help="diffusion steps it was trained with (default: 200, for a vocoder 50)")
-    add("--beta-start", type=_positive(float), default=1e-4, help="first noise level")
-    add("--beta-end", type=_positive(float), help="last noise level (default: 0.02, for a vocoder 0.05)")
-    add("--dilation-cycle", type=_positive(int), help="of a WaveNet (default: 12 for 36 layers, 10 for 30)")
+    add("--sample-rate", type=_positive(int), metavar="HZ", help="of its audio (default: 16000, for a vocoder 22050)")
+    add(
+        "--length",
+        type=_positive(int),
+        metavar="N",
+        help="training length in samples (default: that in the file, else 16000)",
+    )
+    add(
+        "--timesteps",
+        type=_positive(int),
+        metavar="T",
+        help="training steps of the diffusion (default: 200, for a vocoder 50)",
+    )
+    add("--beta-start", type=_positive(float), default=1e-4, metavar="B", help="first noise level")
+    add("--beta-end", type=_positive(float), metavar="B", help="last noise level (default: 0.02, for a vocoder 0.05)")
+    add(
+        "--dilation-cycle", type=_positive(int), metavar="N", help="of a WaveNet (default: 12 for 36 layers, 10 for 30)"
+    )
     add(
         "--step-on-residual",
         action=argparse.BooleanOptionalAction,
@@ -71,7 +83,7 @@ def convert(options: argparse.Namespace) -> None:
         SashimiPipeline(conversion.model, conversion.scheduler).save_pretrained(options.out)
     width = max(map(len, notes))
     print("\n".join(f"{name:<{width}}  {note}" for name, note in notes.items()))
-    print(f"wrote {options.out}: listen to it with `sashimi-sample --pipeline {options.out}`")
+    print(f"wrote {options.out}")
 
 
 def describe(conversion: Conversion) -> dict[str, str]:

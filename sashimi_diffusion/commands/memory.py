@@ -20,14 +20,14 @@ def sampling_memory(config: Mapping[str, Any], batch_size: int, length: int) -> 
 
     With H features and n layers per stage, (13 + 8 n) copies of a float32 (H, L) for the kernels that are kept, and
     (9 + 3.5 n) for each waveform of the batch: fitted to measurements of SaShiMi (H 64 and 128, n 2 and 6, L 16,000 and
-    64,000, batches of 1 to 4), within a fifth. A WaveNet counts as n = 0 with its gated 2 H features.
+    64,000, batches of 1 to 4), within a fifth. A WaveNet counts as n = 0 with its residual channels, within a third.
 
     Args:
         config: the model's config.
         batch_size: waveforms per forward (twice as many with guidance).
         length: samples per waveform L.
     """
-    features = config.get("d_model") or 2 * config.get("residual_channels", 0)
+    features = config.get("d_model") or config.get("residual_channels", 0)
     layers = config["n_layers"] if config.get("d_model") else 0
     layers = layers if isinstance(layers, int) else max(layers)
     return int(4 * features * length * (13 + 8 * layers + (9 + 3.5 * layers) * batch_size))

@@ -230,7 +230,8 @@ def write_record(options: argparse.Namespace, folder: Path, pipe: SashimiPipelin
         "clip_ratio": mean_clip_ratio(samples),
         "versions": {
             "python": platform.python_version(),
-            **{name: version(name) for name in ("sashimi-diffusion", "torch", "diffusers")},
+            "torch": torch.__version__,
+            **{name: version(name) for name in ("sashimi-diffusion", "diffusers", "accelerate")},
         },
         "samples": [asdict(one) for one in samples],
     }

@@ -11,6 +11,7 @@ from torch import Tensor
 from sashimi_diffusion.errors import UserError
 
 LISTED = 12
+LFS_POINTER = b"version https://git-lfs"
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
@@ -26,7 +27,7 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise UserError(f"there is no file {path}: expected an official checkpoint (.pkl, .pt or .safetensors)")
     with path.open("rb") as file:
-        if file.read(24) == b"version https://git-lfs.gi":
+        if file.read(len(LFS_POINTER)) == LFS_POINTER:
             raise UserError(f"{path} is a Git LFS pointer, not the checkpoint itself: fetch it with `git lfs pull`")
     content = _load_safetensors(path) if path.suffix == ".safetensors" else _load_pickle(path)
     if isinstance(content, dict) and "model_state_dict" in content:
@@ -44,7 +45,7 @@ def _load_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except SafetensorError as error:
-        raise UserError(f"{path} is not a readable checkpoint: {error}") from error
+        raise UserError(f"{path} is not a readable checkpoint ({error})") from error
 
 
 def _load_pickle(path: Path) -> object:
@@ -53,7 +54,8 @@ def _load_pickle(path: Path) -> object:
     except pickle.UnpicklingError as error:
         raise UserError(f"{path} is refused: it holds more than tensors, and loading it could run code") from error
     except (RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise UserError(f"{path} is not a readable checkpoint: {str(error).splitlines()[0]}") from error
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{path} is not a readable checkpoint ({reason})") from error
 
 
 class Checkpoint:

@@ -1,11 +1,14 @@
 """Official DiffWave checkpoints, with the SaShiMi or the WaveNet backbone, as this project's model and scheduler."""
 
+import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.interop.checkpoint import Checkpoint
 from sashimi_diffusion.interop.layers import stored_nodes
 from sashimi_diffusion.interop.networks import (
@@ -56,7 +59,7 @@ def convert_diffwave(tensors: dict[str, Tensor], options: ConversionOptions = Co
     """Convert the state dict of an official DiffWave network.
 
     Raises:
-        UserError: the state dict is of no known layout, has missing, unexpected or misshapen tensors (they are listed), or
+        UserError: the state dict is of no known layout, has missing, unexpected or misshapen tensors (then listed), or
             does not fit the options.
     """
     checkpoint = Checkpoint(tensors)
@@ -65,11 +68,11 @@ def convert_diffwave(tensors: dict[str, Tensor], options: ConversionOptions = Co
     if is_wavenet(checkpoint):
         config = wavenet_config(checkpoint, options.dilation_cycle)
         sizes = {"sample_rate": rate, "sample_size": options.length or 16000}
-        model = WaveNetDenoiser(**config, **sizes, step_on_residual=options.step_on_residual)
+        model = _build(WaveNetDenoiser, **config, **sizes, step_on_residual=options.step_on_residual)
         load_wavenet(checkpoint, model)
         layout = "DiffWave, WaveNet backbone"
     else:
-        model = SashimiDenoiser(**sashimi_config(checkpoint, options.length), sample_rate=rate)
+        model = _build(SashimiDenoiser, **sashimi_config(checkpoint, options.length), sample_rate=rate)
         load_sashimi(checkpoint, model)
         branch = "older (checkpoints branch)" if is_older(checkpoint) else "newer (main branch)"
         layout = f"DiffWave, SaShiMi backbone, {branch} S4 layers"
@@ -79,6 +82,13 @@ def convert_diffwave(tensors: dict[str, Tensor], options: ConversionOptions = Co
         beta_end=options.beta_end or (0.05 if vocoder else 0.02),
     )
     return Conversion(model.eval(), scheduler, layout)
+
+
+def _build(network: type, **config: Any) -> Any:
+    try:
+        return network(**config)
+    except ValueError as error:
+        raise UserError(f"the checkpoint does not fit any known network: {error}") from error
 
 
 @torch.no_grad()
@@ -97,7 +107,8 @@ def nodes_distance(tensors: dict[str, Tensor], model: SashimiDenoiser, progress:
     noise = torch.randn(1, config.in_channels, config.sample_size, generator=generator)
     mel = None
     if config.mel_channels is not None:
-        mel = torch.randn(1, config.mel_channels, config.sample_size, generator=generator)
+        frames = math.ceil(config.sample_size / math.prod(config.mel_upsample))
+        mel = torch.randn(1, config.mel_channels, frames, generator=generator)
     layers = [(name, block[0].s4) for name, block in named_blocks(model)]
     with tqdm(total=2 * len(layers), desc="exact and stored nodes", unit="kernel", disable=not progress) as bar:
 

@@ -92,7 +92,7 @@ def sashimi_config(checkpoint: Checkpoint, length: int | None = None) -> dict:
         "n_layers": _count(checkpoint, "c_layers"),
         "pool": pool,
         "expand": expand,
-        "ff": checkpoint.shape("c_layers.0.ff.ff.0.conv.weight_v", 3)[0] // width,
+        "ff": _multiple(checkpoint, "c_layers.0.ff.ff.0.conv.weight_v", 0, width),
         "unet": any(re.match(r"d_layers\.\d+\.fc_t\.", name) for name in checkpoint.tensors),
         "parameterization": "legacy" if older else "nplr",
         "n_state": 2 * checkpoint.shape(f"{kernel}.C", 4)[2],
@@ -176,12 +176,18 @@ def _pools(checkpoint: Checkpoint, d_model: int) -> tuple[list[int], int]:
     names = [match[0] for match in sorted(filter(None, found), key=lambda match: int(match[1]))]
     pool, width, expand = [], d_model, 1
     for name in names:
-        grown, folded, _ = checkpoint.shape(name, 3)
-        if folded % width or grown % width:
-            raise UserError(f"the checkpoint does not fit any known network: misshapen {name}: {(grown, folded, 1)}")
-        pool.append(folded // width)
-        expand, width = grown // width, grown
+        pool.append(_multiple(checkpoint, name, 1, width))
+        expand = _multiple(checkpoint, name, 0, width)
+        width *= expand
     return pool, expand
+
+
+def _multiple(checkpoint: Checkpoint, name: str, axis: int, width: int) -> int:
+    """How many times ``width`` a convolution's weight measures along ``axis``."""
+    shape = checkpoint.shape(name, 3)
+    if shape[axis] % width:
+        raise UserError(f"the checkpoint does not fit any known network: misshapen {name}: {shape}")
+    return shape[axis] // width
 
 
 def _sample_size(checkpoint: Checkpoint, older: bool, length: int | None) -> int:

@@ -141,23 +141,22 @@ class SashimiPipeline(DiffusionPipeline):
         timesteps = self._timesteps(num_inference_steps)
 
         generators = sample_generators(generator, batch_size)
-        # The scheduler's arithmetic stays float32 in a model of lower precision.
-        dtype = torch.promote_types(self.model.dtype, torch.float32)
+        # The noise and the scheduler's arithmetic are float32 whatever the model's dtype.
         noise = randn_tensor((batch_size, config.in_channels, padded), generators, device, torch.float32)
-        latents = noise.to(dtype) * self.scheduler.init_noise_sigma  # (B, C, L)
+        latents = noise * self.scheduler.init_noise_sigma  # (B, C, L)
 
         options = {"generator": generators} if "generator" in inspect.signature(self.scheduler.step).parameters else {}
         with self.progress_bar(total=len(timesteps)) as progress:
             for i, t in enumerate(timesteps):
                 scaled = self.scheduler.scale_model_input(latents, t)
-                prediction = self._predict(scaled, t, labels, mel, guidance_scale).to(dtype)
+                prediction = self._predict(scaled, t, labels, mel, guidance_scale)
                 latents = self.scheduler.step(prediction, t, latents, **options).prev_sample
                 if callback_on_step_end is not None:
                     changed = callback_on_step_end(self, i, t, {"latents": latents}) or {}
                     latents = changed.get("latents", latents)
                 progress.update()
 
-        audios = (latents[..., :length] * config.waveform_std).float()
+        audios = latents[..., :length] * config.waveform_std
         if output_type == "np":
             audios = audios.cpu().numpy()
         self.maybe_free_model_hooks()
@@ -203,7 +202,7 @@ class SashimiPipeline(DiffusionPipeline):
             mel = None if mel is None else torch.cat([mel, mel])
         prediction = self.model(
             sample.to(self.model.dtype), timestep.expand(len(sample)), class_labels=labels, mel=mel
-        ).sample.to(sample.dtype)
+        ).sample.float()
         if not guided:
             return prediction
         conditional, unconditional = prediction.chunk(2)
@@ -225,6 +224,11 @@ class SashimiPipeline(DiffusionPipeline):
                 f"cannot sample in {steps} steps: the model was trained with {total}, so ask for 1 to {total}"
             )
         scheduler.set_timesteps(steps, device=self._execution_device)
+        # With trailing spacing, rounding makes diffusers add a step at -1 for some numbers of steps (29 of 200).
+        if scheduler.timesteps.min() < 0:
+            raise UserError(
+                f"{type(scheduler).__name__} cannot divide {total} into {steps} steps: ask for another number"
+            )
         # Without it diffusers starts at the second step wherever rounding made the first two timesteps equal.
         if hasattr(scheduler, "set_begin_index"):
             scheduler.set_begin_index(0)

@@ -60,12 +60,17 @@ class LegacyStateSpace(KeepFloat32):
 
     Args:
         d_model: number of features H.
-        length: length of the kernels.
+        length: length of the kernels, even.
         n_state: state size, even; N = n_state / 2.
+
+    Raises:
+        ValueError: an odd length or state size.
     """
 
     def __init__(self, d_model: int, length: int, n_state: int = 64) -> None:
         super().__init__()
+        if length < 2 or length % 2:
+            raise ValueError(f"the kernels of a legacy state space have an even length, got {length}")
         self.d_model, self.length, self.n_state = d_model, length, n_state
         self._nodes: Nodes | None = None
         initial = initial_system("legs", n_state, "nplr")
@@ -94,9 +99,7 @@ class LegacyStateSpace(KeepFloat32):
         nodes = exact_nodes(self.length, self.D.device) if self._nodes is None else self._nodes
         z, weight = (x.to(self.D.device).expand(2, -1) for x in nodes)
         spectra = [self._generating_function(way, Nodes(z[way], weight[way])) for way in range(2)]
-        # The official inverse transform drops the last sample of an odd length.
-        kernel = torch.fft.irfft(torch.stack(spectra), n=self.length // 2 * 2)
-        return F.pad(kernel, (0, self.length % 2)).to(self.D.dtype)
+        return torch.fft.irfft(torch.stack(spectra), n=self.length).to(self.D.dtype)
 
     def use_nodes(self, nodes: Nodes | None) -> None:
         """Compute the kernels on ``nodes``, such as the inexact ones of an official checkpoint; None: on exact ones."""
@@ -137,12 +140,11 @@ class LegacyStateSpace(KeepFloat32):
 
 
 def exact_nodes(length: int, device: torch.device | str = "cpu") -> Nodes:
-    """The nodes of a kernel of ``length`` samples, complex128 (1, length // 2 + 1): z = 2i tan(πk / length)."""
+    """The nodes of a kernel of ``length`` samples (even), complex128 (1, length // 2 + 1): z = 2i tan(πk / length)."""
     k = torch.arange(length // 2 + 1, device=device, dtype=torch.float64)
     z = 2j * torch.tan(math.pi * k / length)
     weight = 1 + z / 2
-    if length % 2 == 0:
-        z[-1], weight[-1] = 0, 0
+    z[-1], weight[-1] = 0, 0
     return Nodes(z.unsqueeze(0), weight.unsqueeze(0))
 
 

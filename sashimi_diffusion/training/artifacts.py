@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -61,7 +62,7 @@ def save_samples(
         str: what is wrong with the samples (clipped to [-1, 1], silenced because not finite); empty if nothing is.
     """
     pipeline = SashimiPipeline(model=model, scheduler=_sampler(config, scheduler))
-    pipeline.set_progress_bar_config(desc="samples", unit="step", leave=False, dynamic_ncols=True)
+    pipeline.set_progress_bar_config(desc="samples", leave=False, disable=not sys.stderr.isatty())
     classes = model.config.num_classes
     labels = None if classes is None else [index % classes for index in range(config.num_samples)]
     audios = pipeline(

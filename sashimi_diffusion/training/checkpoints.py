@@ -154,11 +154,20 @@ def _offer(run: Path, damaged: Path) -> str:
 
 
 def load_checkpoint(folder: Path, model: nn.Module, ema: Ema, optimizer: torch.optim.Optimizer) -> Counters:
-    """Put a verified checkpoint's state into ``model``, ``ema`` and ``optimizer``; returns where the run was."""
-    model.load_state_dict(safetensors.torch.load_file(folder / "model.safetensors"))
-    ema.model.load_state_dict(safetensors.torch.load_file(folder / "ema.safetensors"))
+    """Put a verified checkpoint's state into ``model``, ``ema`` and ``optimizer``; returns where the run was.
+
+    Raises:
+        UserError: the tensors are not those of this network: another version of the project wrote them.
+    """
     settings = [{key: group[key] for key in group if key != "params"} for group in optimizer.param_groups]
-    optimizer.load_state_dict(torch.load(folder / "optimizer.pt", weights_only=True, map_location="cpu"))
+    try:
+        model.load_state_dict(safetensors.torch.load_file(folder / "model.safetensors"))
+        ema.model.load_state_dict(safetensors.torch.load_file(folder / "ema.safetensors"))
+        optimizer.load_state_dict(torch.load(folder / "optimizer.pt", weights_only=True, map_location="cpu"))
+    except (RuntimeError, ValueError) as error:
+        raise UserError(
+            f"{folder} does not fit this network: continue with the version that wrote it ({error})"
+        ) from error
     for group, setting in zip(optimizer.param_groups, settings, strict=True):
         group.update(
             setting

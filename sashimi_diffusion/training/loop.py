@@ -3,6 +3,7 @@
 import contextlib
 import math
 import os
+import sys
 import time
 from pathlib import Path
 
@@ -112,7 +113,7 @@ class Trainer:
             initial=counters.step,
             unit="step",
             disable=not self.accelerator.is_main_process,
-            dynamic_ncols=True,
+            mininterval=0.5 if sys.stderr.isatty() else 30,  # a log file wants no line per step
         )
         while counters.step < total:
             started = time.monotonic()

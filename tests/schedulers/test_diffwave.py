@@ -1,5 +1,6 @@
 """DiffWaveScheduler against the official update written out, diffusers' DDPM, and the official code's numbers."""
 
+import itertools
 import math
 
 import pytest
@@ -74,9 +75,7 @@ def test_schedules_are_those_of_the_official_code(shared_golden, name: str, opti
 def test_fewer_steps_agree_with_diffusers_ddpm(steps: int, prediction: str) -> None:
     ours = DiffWaveScheduler(prediction_type=prediction)
     ours.set_timesteps(steps)
-    theirs = DDPMScheduler(
-        200, 1e-4, 0.02, timestep_spacing="trailing", clip_sample=False, prediction_type=prediction
-    )
+    theirs = DDPMScheduler(200, 1e-4, 0.02, timestep_spacing="trailing", clip_sample=False, prediction_type=prediction)
     theirs.set_timesteps(steps)
     assert ours.timesteps.tolist() == theirs.timesteps.tolist()
     x = torch.randn(1, 1, 128, generator=torch.Generator().manual_seed(1))
@@ -100,7 +99,7 @@ def test_timesteps_are_trailing_and_distinct(total: int, data: st.DataObject) ->
     assert len(visited) == steps
     assert visited[0] == total - 1
     assert visited[-1] >= 0
-    assert all(a > b for a, b in zip(visited, visited[1:], strict=False))
+    assert all(a > b for a, b in itertools.pairwise(visited))
 
 
 def test_velocity_and_epsilon_predictions_make_the_same_audio() -> None:

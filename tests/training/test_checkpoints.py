@@ -108,6 +108,13 @@ def test_choosing_a_checkpoint(run, tmp_path_factory):
     assert checkpoints.find_checkpoint(tmp_path_factory.mktemp("empty")) is None
 
 
+def test_a_checkpoint_of_another_network_is_refused(parts, run):
+    model = SashimiDenoiser(d_model=16, n_layers=1, pool=(4,), n_state=4, embedding_hidden=16, embedding_dim=16)
+    optimizer = create_optimizer(model, OptimizerConfig())
+    with pytest.raises(UserError, match="step-000030 does not fit this network"):
+        checkpoints.load_checkpoint(run / "checkpoints/step-000030", model, Ema(model, 0.9), optimizer)
+
+
 def test_later_checkpoints_are_set_aside_not_deleted(run):
     moved = checkpoints.set_later_aside(run, run / "checkpoints/step-000010")
     assert [path.name for path in moved] == ["set-aside-step-000020", "set-aside-step-000030"]

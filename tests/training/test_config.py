@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from sashimi_diffusion.errors import UserError
+from sashimi_diffusion.training.components import create_model
 from sashimi_diffusion.training.config import TrainConfig, check_same_run, from_tree, load_config, to_tree
 from sashimi_diffusion.training.typed_yaml import apply_overrides, read_yaml, write_yaml
 
@@ -88,6 +89,20 @@ def test_published_configs_load(file):
         assert "official code" in file.read_text()
         assert config.schedule.prediction_type == "epsilon"
         assert config.optimizer.lr == 2e-4
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("sc09-sashimi-d128", 23_470_971),
+        ("sc09-sashimi-d64", 7_734_267),
+        ("sc09-wavenet", 24_071_681),
+        ("ljspeech-vocoder", 3_153_459),
+    ],
+)
+def test_published_configs_have_the_published_size(name, parameters):
+    model = create_model(load_config(CONFIGS / f"{name}.yaml"), None)
+    assert sum(parameter.numel() for parameter in model.parameters()) == parameters
 
 
 def test_a_run_may_be_lengthened_and_moved_but_not_changed(tiny_config):

@@ -53,8 +53,8 @@ def test_a_run_folder(tiny_config, tmp_path):
 
 def test_training_learns(tiny_config):
     overrides = [
-        "training.steps=150",
-        "training.checkpoint_every=150",
+        "training.steps=100",
+        "training.checkpoint_every=100",
         "training.validate_every=50",
         "optimizer.lr=5e-3",
         "schedule.prediction_type=epsilon",

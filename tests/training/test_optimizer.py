@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from sashimi_diffusion.models.denoiser import SashimiDenoiser
+from sashimi_diffusion.ssm import state_space_parameters
 from sashimi_diffusion.training.config import OptimizerConfig
 from sashimi_diffusion.training.ema import Ema
-from sashimi_diffusion.ssm import state_space_parameters
 from sashimi_diffusion.training.optimizer import (
     create_optimizer,
     gradient_norm,

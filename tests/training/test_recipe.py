@@ -1,5 +1,6 @@
 """The recipe as people run it: through accelerate, on two processes, killed and resumed."""
 
+import importlib.util
 import json
 import os
 import random
@@ -11,13 +12,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 
 from sashimi_diffusion.pipelines.sashimi import SashimiPipeline
 from sashimi_diffusion.training import checkpoints
+from sashimi_diffusion.training.loop import train
+from sashimi_diffusion.training.processes import processes_asked_for
 
 RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "train_diffwave_sashimi.py"
-LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_machines=1", "--dynamo_backend=no"]
+LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--cpu"]
 
 
 def environment() -> dict:
@@ -43,20 +45,45 @@ def losses(folder: Path) -> list[tuple]:
     return [tuple(v for k, v in line.items() if not k.startswith("seconds")) for line in lines]
 
 
-def test_accelerate_launch_with_one_and_two_processes(tiny_file, tmp_path):
+def test_accelerate_launch_with_two_processes(tiny_file, tiny_config, tmp_path):
     """Two processes with half the batch each give the losses of one with the whole."""
-    folders = [tmp_path / "one", tmp_path / "two"]
-    settings = [("training.batch_size=4", 1), ("training.batch_size=2", 2)]
-    for folder, (batch, processes) in zip(folders, settings, strict=True):
-        launcher = [*LAUNCH, f"--num_processes={processes}", "--mixed_precision=no"]
-        code, out, err = run("--config", tiny_file, f"output_dir={folder}", batch, launcher=launcher)
-        assert code == 0, err
-        assert out.count("done: 8 steps") == 1
-        assert SashimiPipeline.from_pretrained(folder / "pipeline").model.config.num_classes == 2
-        assert (folder / "samples/step-000008/contact-sheet.png").exists()
-    one, two = (losses(folder) for folder in folders)
+    folder = tmp_path / "two"
+    arguments = ["--config", tiny_file, f"output_dir={folder}", "training.batch_size=2"]
+    code, out, err = run(*arguments, launcher=[*LAUNCH, "--num_processes=2"])
+    assert code == 0, err
+    assert "4 examples per step on 2 x cpu" in out
+    assert out.count("done: 8 steps") == 1
+    assert SashimiPipeline.from_pretrained(folder / "pipeline").model.config.num_classes == 2
+    assert (folder / "samples/step-000008/contact-sheet.png").exists()
+
+    one, two = losses(train(tiny_config())), losses(folder)
     assert [line[0] for line in one] == [line[0] for line in two]
     assert np.allclose([line[1] for line in one], [line[1] for line in two], rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        ("/v/bin/python /v/bin/accelerate launch --num_processes 2 --cpu recipe.py --num_processes 7", 2),
+        ("python -m accelerate.commands.launch --cpu --num_processes=3 recipe.py a.b=c", 3),
+        ("python /v/accelerate/commands/launch.py --num-processes 4 recipe.py", 4),
+        ("accelerate-launch --num_processes 5 recipe.py", 5),
+        ("accelerate launch recipe.py --resume", 1),
+        ("python /v/other/launch.py --num_processes 4 recipe.py", 1),
+        ("bash", 1),
+        ("", 1),
+    ],
+)
+def test_the_number_of_processes_asked_for(command, expected):
+    assert processes_asked_for(command.split()) == expected
+
+
+def test_the_number_of_processes_in_a_config_file(tmp_path):
+    file = tmp_path / "accelerate.yaml"
+    file.write_text(
+        "compute_environment: LOCAL_MACHINE\ndistributed_type: MULTI_CPU\nnum_processes: 3\nuse_cpu: true\n"
+    )
+    assert processes_asked_for(["accelerate", "launch", "--config_file", str(file), "recipe.py"]) == 3
 
 
 def kill_repeatedly(tiny_file: Path, folder: Path, kills: int, seed: int, arguments: list[str]) -> int:
@@ -83,14 +110,11 @@ def kill_repeatedly(tiny_file: Path, folder: Path, kills: int, seed: int, argume
 
 
 @pytest.mark.parametrize("kills", [2, pytest.param(10, marks=pytest.mark.slow)])
-def test_kill_9_and_resume_gives_the_uninterrupted_run(tiny_file, tmp_path, kills):
+def test_kill_9_and_resume_gives_the_uninterrupted_run(tiny_file, tiny_config, tmp_path, kills):
     settings = ["training.steps=60", "training.checkpoint_every=5", "training.validate_every=20"]
     if kills > 2:
         settings = ["training.steps=300", "training.checkpoint_every=7", "training.validate_every=50"]
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    code, _, err = run("--config", tiny_file, *settings, f"output_dir={whole}")
-    assert code == 0, err
-
+    whole, killed = train(tiny_config(*settings)), tmp_path / "killed"
     settings.append(f"output_dir={killed}")
     assert kill_repeatedly(tiny_file, killed, kills, seed=kills, arguments=settings) > 0
     code, _, err = run("--config", tiny_file, "--resume", *settings)
@@ -101,16 +125,36 @@ def test_kill_9_and_resume_gives_the_uninterrupted_run(tiny_file, tmp_path, kill
         assert (killed / last / name).read_bytes() == (whole / last / name).read_bytes()
 
 
-def test_errors_are_one_line_and_exit_code_2(tiny_file, tmp_path):
+@pytest.fixture
+def recipe(monkeypatch, capsys):
+    """The recipe in this process: a function of its arguments that returns exit code, stdout and stderr."""
+    spec = importlib.util.spec_from_file_location("recipe", RECIPE)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+
+    def call(*arguments) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", [str(RECIPE), *map(str, arguments)])
+        code = module.main()
+        return code, *capsys.readouterr()
+
+    return call
+
+
+def test_errors_are_one_line_and_exit_code_2(recipe, tiny_file, tmp_path):
     text = tmp_path / "text"
     text.mkdir()
     (text / "0_a_1.wav").write_text("no audio")
+    (tmp_path / "file").touch()
     for arguments, expected in [
         (["training.stepz=3"], "unknown config key training.stepz: did you mean training.steps?"),
         ([f"data.path={tmp_path / 'missing'}"], "missing does not exist"),
         ([f"data.path={text}"], "0_a_1.wav"),
+        ([f"output_dir={tmp_path / 'file'}"], "is a file: name a folder"),
+        ([f"output_dir={tmp_path / 'file' / 'run'}"], "cannot write the run folder"),
+        (["--config", tmp_path / "none.yaml"], "cannot read the config file"),
+        (["--resume-from", "step-000007"], "there is no checkpoint step-000007"),
     ]:
-        code, out, err = run("--config", tiny_file, *arguments)
+        code, out, err = recipe("--config", tiny_file, *arguments)
         assert code == 2
         assert out == ""
         assert expected in err
@@ -119,24 +163,37 @@ def test_errors_are_one_line_and_exit_code_2(tiny_file, tmp_path):
     assert not (tmp_path / "run" / "config.yaml").exists()
 
 
-def test_without_arguments_it_says_what_to_download(tmp_path):
-    code, _, err = run(f"output_dir={tmp_path / 'run'}")
+@pytest.mark.slow
+def test_a_process_ends_with_exit_code_2(tiny_file):
+    code, out, err = run("--config", tiny_file, "training.stepz=3")
+    assert (code, out) == (2, "")
+    assert err == "error: unknown config key training.stepz: did you mean training.steps?\n"
+
+
+def test_without_arguments_it_says_what_to_download(recipe, tmp_path):
+    code, _, err = recipe(f"output_dir={tmp_path / 'run'}")
     assert code == 2
     assert "data.path is not set" in err
     assert "free-spoken-digit-dataset" in err
 
 
-def test_bad_files_can_be_skipped(tiny_file, recordings, tmp_path):
+def test_overrides_may_stand_anywhere(recipe, tiny_file, tmp_path):
+    code, out, _ = recipe("training.steps=1", "--config", tiny_file, f"output_dir={tmp_path / 'other'}")
+    assert code == 0
+    assert "done: 1 steps" in out
+    assert (tmp_path / "other" / "pipeline").is_dir()
+
+
+def test_bad_files_can_be_skipped(recipe, tiny_file, recordings, tmp_path):
     folder = tmp_path / "recordings"
     folder.mkdir()
     for path in recordings.glob("*.wav"):
         (folder / path.name).symlink_to(path)
     (folder / "1_b_9.wav").write_text("no audio")
     arguments = ["--config", tiny_file, f"data.path={folder}", "training.steps=2"]
-    code, _, err = run(*arguments)
+    code, _, err = recipe(*arguments)
     assert code == 2
     assert "--skip-bad-files" in err
-    code, _, err = run(*arguments, "--skip-bad-files")
+    with pytest.warns(UserWarning, match=r"1_b_9\.wav"):
+        code, _, err = recipe(*arguments, "--skip-bad-files")
     assert code == 0, err
-    assert "1_b_9.wav" in err
-    assert yaml.safe_load((tmp_path / "run/config.yaml").read_text())["data"]["path"] == str(folder)

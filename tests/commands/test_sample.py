@@ -1,0 +1,343 @@
+"""sashimi-sample: its files, its record, and what it says to wrong input."""
+
+import errno
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from PIL import Image
+
+from sashimi_diffusion.commands import memory, sample
+from sashimi_diffusion.models import WaveNetDenoiser
+from sashimi_diffusion.pipelines import SashimiPipeline, hash_pipeline
+from sashimi_diffusion.schedulers import DiffWaveScheduler
+
+NAMES = ["zero", "one", "two"]
+
+
+def save_pipeline(folder: Path, **options: object) -> Path:
+    torch.manual_seed(0)
+    model = WaveNetDenoiser(
+        sample_rate=1000,
+        sample_size=200,
+        waveform_std=0.1,
+        residual_channels=4,
+        skip_channels=4,
+        n_layers=2,
+        embedding_sines=8,
+        embedding_hidden=8,
+        embedding_dim=8,
+        **options,
+    )
+    torch.nn.init.normal_(model.output[-1].weight, std=0.3)
+    if model.class_embedding is not None:
+        torch.nn.init.normal_(model.class_embedding.weight)
+    SashimiPipeline(model, DiffWaveScheduler(10, beta_end=0.2)).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def class_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_pipeline(tmp_path_factory.mktemp("classes"), num_classes=3, class_names=NAMES)
+
+
+@pytest.fixture(scope="module")
+def plain_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_pipeline(tmp_path_factory.mktemp("plain"))
+
+
+def run(folder: Path, out: Path, *arguments: str) -> int:
+    return sample.main(["--pipeline", str(folder), "--out", str(out), "--device", "cpu", *arguments])
+
+
+def read(out: Path) -> dict[str, np.ndarray]:
+    return {path.name: soundfile.read(path, dtype="int16")[0] for path in sorted(out.glob("*.wav"))}
+
+
+def record(out: Path) -> dict:
+    return json.loads((out / "samples.json").read_text())
+
+
+def assert_same_audio(first: Path, second: Path) -> None:
+    """Equal up to the last bit of PCM16."""
+    one, other = read(first), read(second)
+    assert list(one) == list(other)
+    for name, waveform in one.items():
+        assert np.abs(waveform.astype(int) - other[name]).max() <= 1, name
+
+
+def test_all_files_are_there(class_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert run(class_folder, tmp_path / "a" / "b", "--num-samples", "4", "--batch-size", "3") == 0
+    out = tmp_path / "a" / "b"
+    expected = ["0000-zero.wav", "0001-one.wav", "0002-two.wav", "0003-zero.wav"]
+    assert sorted(path.name for path in out.iterdir()) == [*expected, "contact_sheet.png", "samples.json"]
+    for name in expected:
+        info = soundfile.info(out / name)
+        assert (info.samplerate, info.frames, info.subtype, info.channels) == (1000, 200, "PCM_16", 1)
+    Image.open(out / "contact_sheet.png").verify()
+    captured = capsys.readouterr()
+    assert "4 samples, 0.8 s of audio in" in captured.out
+    for part in ("real-time factor", "peak memory", "MB", "clipped"):
+        assert part in captured.out
+    assert "batch 2/2: 100%" in captured.err
+
+
+def test_the_record_is_enough_to_make_a_sample_again(class_folder: Path, tmp_path: Path) -> None:
+    run(class_folder, tmp_path, "--num-samples", "3", "--seed", "5", "--label", "2,one", "--guidance-scale", "1.5")
+    made = record(tmp_path)
+    assert made["pipeline"]["sha256"] == hash_pipeline(class_folder)
+    assert made["seed"] == 5
+    assert made["scheduler"]["name"] == "DiffWaveScheduler"
+    assert made["scheduler"]["steps"] == 10
+    assert made["scheduler"]["config"]["beta_end"] == 0.2
+    assert made["versions"]["torch"] == torch.__version__
+    assert "sashimi-diffusion" in made["versions"]
+    assert [(one["label"], one["class_name"]) for one in made["samples"]] == [(2, "two"), (1, "one"), (2, "two")]
+    pipe = SashimiPipeline.from_pretrained(class_folder)
+    for one in made["samples"]:
+        generator = torch.Generator().manual_seed(one["seed"])
+        audio = pipe(generator=[generator], class_labels=one["label"], guidance_scale=made["guidance_scale"]).audios
+        written = soundfile.read(tmp_path / one["file"], dtype="float32")[0]
+        np.testing.assert_allclose(written, audio[0, 0].clip(-1, 1), atol=2 / 32768)
+
+
+def test_the_seed_is_that_of_the_pipeline(plain_folder: Path, tmp_path: Path) -> None:
+    run(plain_folder, tmp_path, "--num-samples", "2", "--seed", "7")
+    pipe = SashimiPipeline.from_pretrained(plain_folder)
+    audios = pipe(batch_size=2, generator=torch.Generator().manual_seed(7)).audios
+    for written, audio in zip(read(tmp_path).values(), audios[:, 0], strict=True):
+        np.testing.assert_allclose(written / 32768, audio.clip(-1, 1), atol=2 / 32768)
+
+
+def test_clipping_is_counted(plain_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    pipe = SashimiPipeline.from_pretrained(plain_folder)
+    pipe.model.register_to_config(waveform_std=1.0)
+    pipe.save_pretrained(tmp_path / "loud")
+    run(tmp_path / "loud", tmp_path / "out", "--num-samples", "2")
+    audios = pipe(batch_size=2, generator=torch.Generator().manual_seed(0)).audios
+    expected = float((np.abs(audios) > 1).mean())
+    assert expected > 0.01
+    assert record(tmp_path / "out")["clip_ratio"] == pytest.approx(expected, abs=0.005)
+    assert f"clipped {100 * record(tmp_path / 'out')['clip_ratio']:.3f} %" in capsys.readouterr().out
+
+
+def test_the_batch_size_does_not_change_the_audio(class_folder: Path, tmp_path: Path) -> None:
+    for size in ("1", "2", "10"):
+        run(class_folder, tmp_path / size, "--num-samples", "5", "--batch-size", size)
+    assert_same_audio(tmp_path / "1", tmp_path / "2")
+    assert_same_audio(tmp_path / "1", tmp_path / "10")
+
+
+def test_several_processes_make_what_one_makes(class_folder: Path, tmp_path: Path) -> None:
+    run(class_folder, tmp_path / "one", "--num-samples", "5", "--batch-size", "2")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += ["-m", "sashimi_diffusion.commands.sample", "--pipeline", str(class_folder), "--device", "cpu"]
+    command += ["--num-samples", "5", "--batch-size", "2", "--out", str(tmp_path / "two")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
+    assert done.stdout.count("real-time factor") == 1
+    assert "batch 2/2" in done.stderr  # of the three batches, two are the first process's
+    assert_same_audio(tmp_path / "one", tmp_path / "two")
+    one, two = record(tmp_path / "one"), record(tmp_path / "two")
+    for each in (one, two):
+        each.pop("command")
+    assert one == two
+    assert (
+        Image.open(tmp_path / "one" / "contact_sheet.png").size == Image.open(tmp_path / "two/contact_sheet.png").size
+    )
+
+
+def test_scheduler_steps_seconds_and_dtype(plain_folder: Path, tmp_path: Path) -> None:
+    options = ["--scheduler", "dpmsolver++-karras", "--steps", "4", "--seconds", "0.3", "--dtype", "bfloat16"]
+    assert run(plain_folder, tmp_path, "--num-samples", "1", *options) == 0
+    made = record(tmp_path)
+    assert made["scheduler"]["name"] == "DPMSolverMultistepScheduler"
+    assert made["scheduler"]["steps"] == 4
+    assert made["scheduler"]["config"]["use_karras_sigmas"]
+    assert (made["dtype"], made["samples_per_clip"]) == ("bfloat16", 300)
+    assert made["samples"][0]["label"] is None
+    assert read(tmp_path)["0000.wav"].shape == (300,)
+    assert run(plain_folder, tmp_path, "--num-samples", "1", "--scheduler", "diffwave-fast") == 0
+    assert record(tmp_path)["scheduler"]["steps"] == 6
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--scheduler", "unipk"], "unknown scheduler 'unipk', did you mean 'unipc'?"),
+        (["--steps", "0"], "cannot sample in 0 steps: the model was trained with 10, so ask for 1 to 10"),
+        (["--steps", "11"], "cannot sample in 11 steps"),
+        (["--steps", "many"], "argument --steps: invalid int value: 'many'"),
+        (["--scheduler", "diffwave-fast", "--steps", "5"], "has 6 steps"),
+        (["--label", "3"], "no class '3' (this model knows 0 to 2 or zero, one, two)"),
+        (["--label", "zeros"], "did you mean 'zero'?"),
+        (["--label", "-1"], "no class '-1'"),
+        (["--label", "0,"], "no class ''"),
+        (["--guidance-scale", "nan"], "guidance_scale is nan"),
+        (["--seconds", "1e9"], "ask for fewer --seconds"),
+        (["--seconds", "0"], "cannot generate 0 seconds"),
+        (["--seconds", "-1"], "cannot generate -1 seconds"),
+        (["--seconds", "nan"], "cannot generate nan seconds"),
+        (["--seconds", "inf"], "cannot generate inf seconds"),
+        (["--num-samples", "0"], "--num-samples is 0"),
+        (["--batch-size", "-2"], "--batch-size is -2"),
+        (["--seed", "-1"], "--seed is -1"),
+        (["--device", "cuda:99"], "the device 'cuda:99' cannot be used"),
+        (["--device", "toaster"], "the device 'toaster' cannot be used"),
+        (["--device", "meta"], "the device 'meta' cannot be used"),
+        (["--dtype", "float99"], "argument --dtype: invalid choice"),
+        (["--surprise"], "unrecognized arguments: --surprise"),
+    ],
+)
+def test_wrong_input_is_one_line(
+    arguments: list[str], message: str, class_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    kept = tmp_path / "0000-zero.wav"
+    kept.write_text("made earlier")
+    assert run(class_folder, tmp_path, *arguments) == 2
+    captured = capsys.readouterr()
+    errors = [line for line in captured.err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert message in errors[0]
+    assert "Traceback" not in captured.err
+    assert captured.out == ""
+    assert kept.read_text() == "made earlier"
+    assert [path.name for path in tmp_path.iterdir()] == ["0000-zero.wav"]
+
+
+def only_error(capsys: pytest.CaptureFixture) -> str:
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1
+    return lines[0]
+
+
+def test_labels_need_classes(plain_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert run(plain_folder, tmp_path, "--label", "1") == 2
+    assert "knows no classes" in only_error(capsys)
+    assert run(plain_folder, tmp_path, "--guidance-scale", "2") == 2
+    assert "no class_labels" in only_error(capsys)
+
+
+def test_a_vocoder_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    folder = save_pipeline(tmp_path / "vocoder", mel_channels=4)
+    assert run(folder, tmp_path / "out") == 2
+    assert "vocoder" in only_error(capsys)
+
+
+def test_an_out_folder_that_cannot_be(class_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    (tmp_path / "file").write_text("mine")
+    for out in (tmp_path / "file", tmp_path / "file" / "below", Path("/proc/none/of/it")):
+        assert run(class_folder, out) == 2
+        assert f"cannot write to {out}" in only_error(capsys)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_disk_without_room_is_noticed_first(
+    class_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sample.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000})())
+    assert run(class_folder, tmp_path) == 2
+    assert "needs" in only_error(capsys)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_disk_that_fills_up_later_keeps_the_old_record(
+    class_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(class_folder, tmp_path, "--num-samples", "1")
+    before = (tmp_path / "samples.json").read_text()
+    capsys.readouterr()
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    assert run(class_folder, tmp_path, "--num-samples", "2") == 2
+    assert "No space left on device" in only_error(capsys)
+    assert (tmp_path / "samples.json").read_text() == before
+
+
+@pytest.mark.parametrize("name", ["model_index.json", "model/config.json", "model/diffusion_pytorch_model.safetensors"])
+def test_a_broken_pipeline_folder(name: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    folder = save_pipeline(tmp_path / "pipe")
+    (folder / name).write_bytes(b"\x00\x01")
+    assert run(folder, tmp_path / "out") == 2
+    assert name in only_error(capsys)
+    (folder / name).unlink()
+    assert run(folder, tmp_path / "out") == 2
+    assert f"{name} is missing" in only_error(capsys)
+    assert run(tmp_path / "nothing", tmp_path / "out") == 2
+    assert "no pipeline" in only_error(capsys)
+    assert not (tmp_path / "out").exists()
+
+
+def test_running_out_of_memory_is_told(
+    class_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sample, "require_memory", lambda *_: None)
+    monkeypatch.setattr(sample, "prepare_folder", lambda *_: None)
+    assert run(class_folder, tmp_path, "--seconds", "1e14", "--num-samples", "1") == 2
+    assert "out of memory: ask for fewer --seconds or a smaller --batch-size" in only_error(capsys)
+
+
+def test_other_runtime_errors_are_not_taken_for_memory() -> None:
+    with pytest.raises(RuntimeError, match="something else"), memory.explained_exhaustion():
+        raise RuntimeError("something else")
+
+
+def test_the_container_limit_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu = torch.device("cpu")
+    monkeypatch.setattr(memory, "_CGROUP_LIMIT", tmp_path / "memory.max")
+    free = memory.available_memory(cpu)
+    assert free > 2**24
+    (tmp_path / "memory.max").write_text("max\n")
+    assert memory.available_memory(cpu) > free / 2
+    (tmp_path / "memory.max").write_text(f"{2**20}\n")
+    assert memory.available_memory(cpu) < 2**20
+
+
+def test_an_interrupt_ends_quietly(class_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sample, "generate", interrupted)
+    assert run(class_folder, tmp_path) == 130
+
+
+def test_programming_errors_keep_their_traceback(
+    class_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise ValueError("a fault of ours")
+
+    monkeypatch.setattr(sample, "generate", broken)
+    with pytest.raises(ValueError, match="a fault of ours"):
+        run(class_folder, tmp_path)
+
+
+def test_help_has_examples_and_defaults(capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        sample.main(["--help"])
+    assert stopped.value.code == 0
+    text = capsys.readouterr().out
+    assert "sashimi-sample --steps 200" in text
+    assert "(default: sashimi-digits)" in text
+    assert "None" not in text
+
+
+def test_as_a_process(tmp_path: Path) -> None:
+    """Exit code 2, one line, and torchaudio is never touched: it cannot be imported beside a CPU-only torch."""
+    code = (
+        "import sys; from sashimi_diffusion.commands.sample import main; status = main(sys.argv[1:]); "
+        "assert 'torchaudio' not in sys.modules; sys.exit(status)"
+    )
+    command = [sys.executable, "-W", "ignore", "-c", code, "--pipeline", str(tmp_path / "none")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: no pipeline")
+    assert done.stderr.count("\n") == 1

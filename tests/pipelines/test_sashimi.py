@@ -1,0 +1,269 @@
+"""SashimiPipeline: what goes in, what comes out, and that it does not depend on how samples are batched."""
+
+import inspect
+import math
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+from diffusers import AudioPipelineOutput
+
+from sashimi_diffusion.errors import UserError
+from sashimi_diffusion.models import SashimiDenoiser, WaveNetDenoiser
+from sashimi_diffusion.pipelines import SashimiPipeline, sample_seeds
+from sashimi_diffusion.schedulers import SCHEDULERS, DiffWaveScheduler, create_scheduler
+
+SMALL = {"residual_channels": 4, "skip_channels": 4, "n_layers": 2, "dilation_cycle": 2}
+EMBEDDING = {"embedding_sines": 8, "embedding_hidden": 8, "embedding_dim": 8}
+AUDIO = {"sample_rate": 100, "sample_size": 50, "waveform_std": 0.25}
+
+
+def make_pipeline(steps: int = 10, sashimi: bool = False, **options: object) -> SashimiPipeline:
+    torch.manual_seed(0)
+    if sashimi:
+        model = SashimiDenoiser(d_model=8, n_layers=1, n_state=8, **{**EMBEDDING, **AUDIO, **options})
+    else:
+        model = WaveNetDenoiser(**{**SMALL, **EMBEDDING, **AUDIO, **options})
+    # These start at zero, which would hide everything before them.
+    torch.nn.init.normal_(model.output[-1].weight, std=0.3)
+    if model.class_embedding is not None:
+        torch.nn.init.normal_(model.class_embedding.weight)
+    pipe = SashimiPipeline(model.eval(), DiffWaveScheduler(steps, beta_end=0.2))
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture(scope="module")
+def pipe() -> SashimiPipeline:
+    return make_pipeline()
+
+
+@pytest.fixture(scope="module")
+def class_pipe() -> SashimiPipeline:
+    return make_pipeline(num_classes=3, class_names=["a", "b", "c"])
+
+
+def test_output_is_a_float32_array_of_the_trained_length(pipe: SashimiPipeline) -> None:
+    output = pipe(batch_size=2, generator=seeded())
+    assert isinstance(output, AudioPipelineOutput)
+    assert output.audios.shape == (2, 1, 50)
+    assert output.audios.dtype == np.float32
+    assert np.isfinite(output.audios).all()
+    assert output.audios.std() > 0
+    tensor = pipe(batch_size=2, generator=seeded(), output_type="pt", return_dict=False)[0]
+    assert isinstance(tensor, torch.Tensor)
+    np.testing.assert_array_equal(tensor.numpy(), output.audios)
+
+
+def test_the_loop_is_the_scheduler_and_the_model(pipe: SashimiPipeline) -> None:
+    seed = sample_seeds(seeded(), 1)[0]
+    generator = seeded(seed)
+    x = torch.randn(1, 1, 50, generator=generator)
+    scheduler = DiffWaveScheduler(10, beta_end=0.2)
+    with torch.no_grad():
+        for t in scheduler.timesteps:
+            x = scheduler.step(pipe.model(x, t).sample, t, x, generator=generator).prev_sample
+    np.testing.assert_allclose(pipe(generator=seeded()).audios, x.numpy() * 0.25, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["diffwave", "ddpm", "ddim", "dpmsolver++-sde", "sasolver", "euler-ancestral", "heun"])
+def test_audio_does_not_depend_on_the_batch_split(name: str, class_pipe: SashimiPipeline) -> None:
+    pipe = SashimiPipeline(class_pipe.model, create_scheduler(name, class_pipe.scheduler.config))
+    pipe.set_progress_bar_config(disable=True)
+    labels = [0, 1, 2, 0]
+
+    def split(size: int) -> np.ndarray:
+        generator = seeded()
+        parts = [labels[i : i + size] for i in range(0, 4, size)]
+        return np.concatenate(
+            [pipe(len(part), 5, generator=generator, class_labels=part, guidance_scale=1.5).audios for part in parts]
+        )
+
+    whole = split(4)
+    assert not np.allclose(whole[0], whole[3], atol=1e-2)
+    for size in (1, 2):
+        np.testing.assert_allclose(split(size), whole, atol=1e-5 * np.abs(whole).max())
+
+
+def test_a_list_of_generators_is_used_as_it_is(pipe: SashimiPipeline) -> None:
+    both = pipe(batch_size=2, generator=[seeded(5), seeded(6)]).audios
+    np.testing.assert_allclose(pipe(generator=[seeded(6)]).audios, both[1:], atol=1e-6)
+    with pytest.raises(UserError, match="2 generators for a batch of 3"):
+        pipe(batch_size=3, generator=[seeded(), seeded()])
+
+
+def test_without_a_generator_torch_manual_seed_decides(pipe: SashimiPipeline) -> None:
+    torch.manual_seed(3)
+    first = pipe().audios
+    assert not np.array_equal(first, pipe().audios)
+    torch.manual_seed(3)
+    np.testing.assert_array_equal(first, pipe().audios)
+
+
+@pytest.mark.parametrize(
+    ("steps", "prediction"), [(6, "epsilon"), (20, "epsilon"), (50, "epsilon"), (200, "epsilon"), (20, "v_prediction")]
+)
+def test_every_scheduler_gives_finite_audio(steps: int, prediction: str) -> None:
+    pipe = make_pipeline(steps=200, n_layers=1)
+    trained = DiffWaveScheduler(prediction_type=prediction)
+    for name in SCHEDULERS:
+        try:
+            pipe.scheduler = create_scheduler(name, trained.config)
+        except UserError as error:
+            assert "scipy" in str(error)  # noqa: PT017 - the one package that may be absent
+            continue
+        audios = pipe(num_inference_steps=6 if name == "diffwave-fast" else steps, generator=seeded()).audios
+        assert np.isfinite(audios).all(), name
+
+
+def test_a_scheduler_of_the_users_own_works(pipe: SashimiPipeline) -> None:
+    own = diffusers.DDIMScheduler.from_config(pipe.scheduler.config)
+    other = SashimiPipeline(pipe.model, own)
+    other.set_progress_bar_config(disable=True)
+    assert np.isfinite(other(generator=seeded()).audios).all()
+    assert own.num_inference_steps == 10  # as many as trained with, fewer than 50
+
+
+@pytest.mark.parametrize(
+    "scheduler",
+    [diffusers.FlowMatchEulerDiscreteScheduler(), diffusers.IPNDMScheduler(), diffusers.EDMEulerScheduler()],
+)
+def test_schedulers_in_continuous_time_are_refused(scheduler: object, pipe: SashimiPipeline) -> None:
+    with pytest.raises(UserError, match="create_scheduler"):
+        SashimiPipeline(pipe.model, scheduler)(generator=seeded())
+
+
+@pytest.mark.parametrize("name", ["diffwave", "ddim", "ipndm", "unipc"])
+@pytest.mark.parametrize("steps", [0, -1, 11])
+def test_impossible_steps_are_refused(name: str, steps: int, pipe: SashimiPipeline) -> None:
+    other = SashimiPipeline(pipe.model, create_scheduler(name, pipe.scheduler.config))
+    with pytest.raises(UserError, match="ask for 1 to 10"):
+        other(num_inference_steps=steps)
+
+
+def test_a_number_of_steps_that_diffusers_divides_wrongly_is_refused(pipe: SashimiPipeline) -> None:
+    other = SashimiPipeline(pipe.model, create_scheduler("ddim", DiffWaveScheduler().config))
+    with pytest.raises(UserError, match="another number"):
+        other(num_inference_steps=29)
+
+
+def test_lengths_are_rounded_up_and_trimmed() -> None:
+    pipe = make_pipeline(sashimi=True, sample_size=64, pool=(4, 4))
+    assert pipe(audio_length_in_s=0.37, generator=seeded()).audios.shape == (1, 1, 37)
+    assert pipe(generator=seeded()).audios.shape == (1, 1, 64)
+    longer = pipe(audio_length_in_s=0.48, generator=seeded()).audios
+    np.testing.assert_allclose(pipe(audio_length_in_s=0.37, generator=seeded()).audios, longer[..., :37], atol=1e-6)
+
+
+@pytest.mark.parametrize("seconds", [0.0, -1.0, math.nan, math.inf, 0.001])
+def test_impossible_lengths_are_refused(seconds: float, pipe: SashimiPipeline) -> None:
+    with pytest.raises(UserError, match="seconds of audio"):
+        pipe(audio_length_in_s=seconds)
+
+
+def test_labels_may_be_given_in_three_ways(class_pipe: SashimiPipeline) -> None:
+    expected = class_pipe(batch_size=2, class_labels=[1, 1], generator=seeded()).audios
+    np.testing.assert_array_equal(class_pipe(batch_size=2, class_labels=1, generator=seeded()).audios, expected)
+    tensor = torch.tensor([1, 1])
+    np.testing.assert_array_equal(class_pipe(batch_size=2, class_labels=tensor, generator=seeded()).audios, expected)
+    assert not np.allclose(class_pipe(batch_size=2, class_labels=[1, 2], generator=seeded()).audios[1], expected[1])
+
+
+def test_guidance_extrapolates_from_the_null_class(class_pipe: SashimiPipeline) -> None:
+    def one_step(labels: int | None, scale: float) -> np.ndarray:
+        return class_pipe(1, 1, class_labels=labels, guidance_scale=scale, generator=seeded()).audios
+
+    conditional, unconditional = one_step(2, 1.0), one_step(None, 1.0)
+    np.testing.assert_allclose(one_step(2, 0.0), unconditional, atol=1e-6)
+    np.testing.assert_allclose(one_step(2, 3.0), unconditional + 3 * (conditional - unconditional), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"class_labels": 1}, "unconditional"),
+        ({"guidance_scale": 2.0}, "no class_labels"),
+        ({"output_type": "pil"}, "'np' or 'pt'"),
+        ({"batch_size": 0}, "at least 1"),
+        ({"mel": torch.zeros(1, 8, 3)}, "no vocoder"),
+    ],
+)
+def test_what_an_unconditional_model_cannot_do_is_refused(arguments: dict, message: str, pipe: SashimiPipeline) -> None:
+    with pytest.raises(UserError, match=message):
+        pipe(**arguments)
+
+
+@pytest.mark.parametrize("labels", [3 + 1, -1, [0, 1], 0.5, [[0]], torch.tensor([True])])
+def test_labels_that_do_not_fit_are_refused(labels: object, class_pipe: SashimiPipeline) -> None:
+    with pytest.raises(UserError):
+        class_pipe(class_labels=labels)
+
+
+def test_guidance_must_be_a_number(class_pipe: SashimiPipeline) -> None:
+    with pytest.raises(UserError, match="expected a number"):
+        class_pipe(class_labels=1, guidance_scale=math.nan)
+
+
+@pytest.mark.parametrize("sashimi", [False, True])
+def test_a_mel_sets_the_length(sashimi: bool) -> None:
+    pipe = make_pipeline(sashimi=sashimi, mel_channels=5, mel_upsample=(2, 5))
+    mel = torch.randn(2, 5, 7, generator=seeded())
+    audios = pipe(batch_size=2, mel=mel, generator=seeded()).audios
+    assert audios.shape == (2, 1, 70)
+    assert not np.allclose(audios, pipe(batch_size=2, mel=mel + 1, generator=seeded()).audios)
+    assert pipe(batch_size=2, mel=mel, audio_length_in_s=0.7, generator=seeded()).audios.shape == (2, 1, 70)
+    with pytest.raises(UserError, match="leave audio_length_in_s out"):
+        pipe(batch_size=2, mel=mel, audio_length_in_s=0.5)
+    with pytest.raises(UserError, match="expected \\(1, 5, frames\\)"):
+        pipe(mel=mel)
+
+
+def test_the_callback_sees_and_changes_the_latents(pipe: SashimiPipeline) -> None:
+    seen = []
+
+    def callback(pipeline: SashimiPipeline, i: int, t: torch.Tensor, state: dict) -> dict | None:
+        assert pipeline is pipe
+        seen.append((i, int(t), state["latents"].shape))
+        return {"latents": torch.ones_like(state["latents"])} if i == 9 else None
+
+    audios = pipe(generator=seeded(), callback_on_step_end=callback).audios
+    assert seen == [(i, 9 - i, (1, 1, 50)) for i in range(10)]
+    np.testing.assert_allclose(audios, 0.25)
+
+
+def test_bfloat16_changes_the_audio_by_rounding_only() -> None:
+    pipe = make_pipeline(sashimi=True, sample_size=64)
+    expected = pipe(generator=seeded()).audios
+    pipe.to(torch.bfloat16)
+    dtypes = {name: parameter.dtype for name, parameter in pipe.model.named_parameters()}
+    assert torch.bfloat16 in dtypes.values()
+    assert all(dtype == torch.float32 for name, dtype in dtypes.items() if ".ssm." in name)
+    audios = pipe(generator=seeded()).audios
+    assert audios.dtype == np.float32
+    assert 0 < np.abs(audios - expected).max() < 0.05 * np.abs(expected).max()
+
+
+def test_float64_models_get_the_same_noise(pipe: SashimiPipeline) -> None:
+    expected = pipe(generator=seeded()).audios
+    double = make_pipeline().to(torch.float64)
+    np.testing.assert_allclose(double(generator=seeded()).audios, expected, atol=1e-5)
+
+
+def test_the_signature_is_the_documented_one() -> None:
+    assert list(inspect.signature(SashimiPipeline.__call__).parameters)[1:] == [
+        "batch_size",
+        "num_inference_steps",
+        "generator",
+        "audio_length_in_s",
+        "class_labels",
+        "guidance_scale",
+        "mel",
+        "output_type",
+        "return_dict",
+        "callback_on_step_end",
+    ]
