@@ -62,14 +62,15 @@ def writing_to(path: Path) -> Iterator[None]:
 
 
 def select_device(name: str) -> torch.device:
-    """The device of that name; ``auto`` is CUDA (or ROCm), else Apple's GPU, else the CPU.
+    """The device of that name; ``auto`` is CUDA (or ROCm), else the CPU.
+
+    Apple's GPUs have no float64, in which state spaces are discretized, so they are never chosen by themselves.
 
     Raises:
         UserError: torch does not know it, or it is not there.
     """
     if name == "auto":
-        accelerated = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-        return torch.device(accelerated)
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
         torch.zeros(1, device=device).item()

@@ -42,7 +42,7 @@ LABEL_HELP = "class name or index; several (repeated, or with commas) take turns
 
 EXAMPLES = """examples:
   sashimi-sample --steps 200                                    ten digits with the bundled pipeline, into samples/
-  sashimi-sample --label seven --num-samples 4 --seed 1
+  sashimi-sample --label 7 --num-samples 4 --seed 1
   sashimi-sample --scheduler dpmsolver++-karras --steps 20      ten times fewer steps
   sashimi-sample --pipeline runs/mine/pipeline --seconds 4 --out four-seconds
   accelerate launch -m sashimi_diffusion.commands.sample --num-samples 2048 --batch-size 32
@@ -78,7 +78,7 @@ def build_parser() -> Parser:
     add("--label", action="append", metavar="CLASS", help=LABEL_HELP)
     add("--guidance-scale", type=float, default=1.0, metavar="G", help="classifier-free guidance; 1 is none")
     add("--seed", type=int, default=0, help="the same seed gives the same audio")
-    add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, ...")
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
     add("--dtype", choices=list(DTYPES), default="float32", help="precision of the network")
     add("--out", type=Path, default=Path("samples"), metavar="DIR", help="folder to write to")
     return parser
