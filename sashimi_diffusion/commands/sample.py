@@ -30,6 +30,7 @@ from sashimi_diffusion.data.pictures import contact_sheet
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.pipelines import SashimiPipeline, hash_pipeline, resolve_pipeline, sample_seeds
 from sashimi_diffusion.schedulers import SCHEDULERS, create_scheduler
+from sashimi_diffusion.training.processes import all_processes
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 SHEET_CLIPS = 60
@@ -86,7 +87,13 @@ def build_parser() -> Parser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
-    return run(lambda: sample(build_parser().parse_args(arguments)))
+
+    def command() -> None:
+        options = build_parser().parse_args(arguments)
+        with all_processes():
+            sample(options)
+
+    return run(command)
 
 
 def sample(options: argparse.Namespace) -> None:
