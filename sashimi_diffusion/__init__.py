@@ -1,9 +1,9 @@
 """Raw audio generation with state-space models: SaShiMi and DiffWave as diffusers pipelines.
 
-    from sashimi_diffusion import SashimiPipeline
+from sashimi_diffusion import SashimiPipeline
 
-    pipeline = SashimiPipeline.from_pretrained("sashimi-digits")
-    audio = pipeline(batch_size=4, num_inference_steps=200).audios  # (4, 1, length)
+pipeline = SashimiPipeline.from_pretrained("sashimi-digits")
+audio = pipeline(batch_size=4, num_inference_steps=200).audios  # (4, 1, length)
 """
 
 from sashimi_diffusion.models import SashimiBackbone, SashimiDenoiser, WaveNetDenoiser

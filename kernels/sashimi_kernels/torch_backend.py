@@ -51,21 +51,24 @@ def diagonal_state(system: DiscreteDiagonal, u: Tensor, state: Tensor | None = N
 def nplr_kernel(
     dt: Tensor, a: Tensor, p: Tensor, q: Tensor, b: Tensor, c: Tensor, length: int, state: Tensor | None = None
 ) -> tuple[Tensor, Tensor | None]:
-    """Two-level Krylov form: K[T·a + b] = (C Ā^(Ta)) (Ā^b B̄), both factors by doubling, then one matrix product."""
+    """Two-level Krylov form: K[T·a + b] = (C Ā^(Ta)) (Ā^b B̄), both factors by doubling, then one matrix product.
+
+    The fine powers up to Ā^T are float64: they are few, and the coarse ones multiply whatever rounding they carry.
+    """
     dtype = c.real.dtype
     system = discretize_nplr(dt, a, p, q, b)
-    matrix = real_matrix(system).to(dtype)  # (H, 2N, 2N)
+    matrix = real_matrix(system)  # (H, 2N, 2N)
     block = _block_length(length)
     n_blocks = -(-length // block)
-    columns, matrix_block = _powers(matrix, real_vector(system.b).to(dtype).unsqueeze(-1), block)  # (H, 2N, block)
+    columns, matrix_block = _powers(matrix, real_vector(system.b).unsqueeze(-1), block)  # (H, 2N, block)
     rows = real_output(c).transpose(0, 1).transpose(-1, -2)  # (H, 2N, M)
-    rows, _ = _powers(matrix_block.transpose(-1, -2), rows, n_blocks)  # (H, 2N, n_blocks · M)
+    rows, _ = _powers(matrix_block.to(dtype).transpose(-1, -2), rows, n_blocks)  # (H, 2N, n_blocks · M)
     rows = rows.unflatten(-1, (n_blocks, -1)).permute(0, 3, 2, 1)  # (H, M, n_blocks, 2N)
-    kernel = (rows @ columns.unsqueeze(1)).flatten(-2)[..., :length].transpose(0, 1)  # (M, H, L)
+    kernel = (rows @ columns.to(dtype).unsqueeze(1)).flatten(-2)[..., :length].transpose(0, 1)  # (M, H, L)
     if state is None:
         return kernel, None
-    first = matrix @ real_vector(state).to(dtype).permute(1, 2, 0)  # (H, 2N, batch)
-    columns, _ = _powers(matrix, first, block)
+    first = matrix.to(dtype) @ real_vector(state).to(dtype).permute(1, 2, 0)  # (H, 2N, batch)
+    columns, _ = _powers(matrix.to(dtype), first, block)
     columns = columns.unflatten(-1, (block, -1))  # (H, 2N, block, batch)
     response = torch.einsum("hman,hntb->bmhat", rows, columns).flatten(-2)
     return kernel, response[..., :length]

@@ -84,10 +84,11 @@ def sashimi_config(checkpoint: Checkpoint, length: int | None = None) -> dict:
     width = d_model * expand ** len(pool)
     copies = width if older else checkpoint.shape(f"{kernel}.B", 4)[1]
     mel = _mel_config(checkpoint, "c_layers.0")
+    sample_size = _sample_size(checkpoint, older, length)
     return {
         "in_channels": in_channels,
         "out_channels": checkpoint.shape("final_conv.2.conv.weight", 3)[0],
-        "sample_size": _sample_size(checkpoint, older, length),
+        "sample_size": sample_size,
         "d_model": d_model,
         "n_layers": _count(checkpoint, "c_layers"),
         "pool": pool,
@@ -97,6 +98,7 @@ def sashimi_config(checkpoint: Checkpoint, length: int | None = None) -> dict:
         "parameterization": "legacy" if older else "nplr",
         "n_state": 2 * checkpoint.shape(f"{kernel}.C", 4)[2],
         "n_ssm": None if copies == width else copies,
+        "kernel_length": sample_size,
         **_embedding_config(checkpoint, ""),
         **mel,
         **({"mel_alignment": "official"} if mel else {}),

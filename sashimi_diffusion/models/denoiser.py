@@ -34,6 +34,8 @@ class SashimiDenoiser(ModelMixin, ConfigMixin):
         parameterization: "nplr" or "diag" (:class:`StateSpace`), or "legacy" (:class:`LegacyS4`, the layer of the
             published weights, whose kernels have the length of ``sample_size`` whatever the waveform's).
         n_state, n_ssm, initialization, discretization, reverse_shift, dt_min, dt_max: see :class:`StateSpace`.
+        kernel_length: longest kernel in samples of the waveform, as the official code cuts them at its training length;
+            None never cuts.
         embedding_sines, embedding_hidden, embedding_dim: sizes of the diffusion step embedding.
         num_classes: number of classes, or None for an unconditional model. Index ``num_classes`` is the null class.
         class_names: names of the classes, in order.
@@ -69,6 +71,7 @@ class SashimiDenoiser(ModelMixin, ConfigMixin):
         initialization: str = "legs",
         discretization: str = "bilinear",
         reverse_shift: int = 1,
+        kernel_length: int | None = None,
         dt_min: float = 1e-3,
         dt_max: float = 1e-1,
         embedding_sines: int = 128,
@@ -94,6 +97,7 @@ class SashimiDenoiser(ModelMixin, ConfigMixin):
                 bidirectional=True,
                 reverse_shift=reverse_shift,
                 n_ssm=n_ssm,
+                max_length=None if kernel_length is None else kernel_length // math.prod(pool[:stage]),
                 dt_min=dt_min,
                 dt_max=dt_max,
             )

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 import sashimi_kernels as kernels
 from sashimi_diffusion.ssm.cache import ParameterCache
@@ -44,6 +45,7 @@ class StateSpace(KeepFloat32):
         reverse_shift: the look-ahead kernel starts at the next sample (1) or at the present one (0).
         n_ssm: number of distinct (A, B), tiled over the features; None for one per feature.
         channels: outputs per feature, each with its own C and D.
+        max_length: cut bidirectional kernels at so many samples, as the official code does; None never cuts.
         dt_min, dt_max: initial steps are log-uniform between them.
         backend: kernel backend, see :mod:`sashimi_kernels`.
 
@@ -62,6 +64,7 @@ class StateSpace(KeepFloat32):
         reverse_shift: int = 1,
         n_ssm: int | None = None,
         channels: int = 1,
+        max_length: int | None = None,
         dt_min: float = 1e-3,
         dt_max: float = 1e-1,
         backend: str = "auto",
@@ -69,9 +72,11 @@ class StateSpace(KeepFloat32):
         super().__init__()
         n_ssm = d_model if n_ssm is None else n_ssm
         _validate(d_model, parameterization, discretization, reverse_shift, n_ssm)
+        if max_length is not None and not bidirectional:
+            raise ValueError("max_length would make the convolution differ from the recurrence: use it bidirectionally")
         self.d_model, self.n_state, self.channels = d_model, n_state, channels
         self.parameterization, self.discretization = parameterization, discretization
-        self.bidirectional, self.reverse_shift = bidirectional, reverse_shift
+        self.bidirectional, self.reverse_shift, self.max_length = bidirectional, reverse_shift, max_length
         self.backend = backend
 
         initial = initial_system(initialization, n_state, parameterization)
@@ -130,7 +135,9 @@ class StateSpace(KeepFloat32):
 
     def kernel(self, length: int) -> Tensor:
         """The convolution kernels, real (channels · directions, H, length), forward directions first; without D."""
-        return self._kernel_and_response(length, None)[0]
+        made = length if self.max_length is None else min(length, self.max_length)
+        kernel, _ = self._kernel_and_response(made, None)
+        return F.pad(kernel, (0, length - made))
 
     def continuous_system(self) -> ContinuousSystem:
         """The parameters as a system in float64, (A, B) tiled over the features."""

@@ -18,10 +18,6 @@ NEWER = ["master_sashimi_unet_uncond", "master_sashimi_unet_L16000"]
 OLDER = ["ckpt_sashimi_unet_uncond", "ckpt_sashimi_snet_uncond", "ckpt_sashimi_unet_vocoder"]
 WAVENETS = ["master_wavenet_uncond", "master_wavenet_vocoder", "ckpt_wavenet_vocoder"]
 
-KERNELS_ARE_NOT_CUT = pytest.mark.xfail(
-    strict=True, reason="the official kernels end at the training length, ours go on with the signal"
-)
-
 
 def relative_error(actual: Tensor, expected: Tensor) -> float:
     assert actual.shape == expected.shape
@@ -79,7 +75,7 @@ def test_distance_of_the_stored_nodes(official: Callable) -> None:
     assert nodes_distance(exact, model) < 1e-6
 
 
-@pytest.mark.parametrize("length", [768, pytest.param(1536, marks=KERNELS_ARE_NOT_CUT)])
+@pytest.mark.parametrize("length", [768, 1536])
 def test_other_lengths_match(official: Callable, length: int) -> None:
     network = official("d_diffwave/master_sashimi_unet_uncond")
     model = network.convert().model

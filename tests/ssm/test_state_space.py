@@ -77,6 +77,15 @@ def test_bidirectional_kernels_reach_both_ways(shift: int) -> None:
     torch.testing.assert_close(y, expected, rtol=0, atol=1e-12)
 
 
+def test_kernels_are_cut_at_max_length() -> None:
+    torch.manual_seed(0)
+    ssm = StateSpace(3, n_state=8, bidirectional=True, max_length=10)
+    kernel = ssm.kernel(16)
+    assert torch.equal(kernel[..., :10], ssm.kernel(10))
+    assert torch.equal(kernel[..., 10:], torch.zeros(2, 3, 6))
+    assert ssm.kernel(7).shape == (2, 3, 7)
+
+
 def test_bidirectional_has_no_recurrence() -> None:
     ssm = StateSpace(3, n_state=8, bidirectional=True)
     with pytest.raises(RuntimeError, match="looks ahead"):
@@ -95,6 +104,7 @@ def test_bidirectional_has_no_recurrence() -> None:
         ({"n_state": 7}, "even"),
         ({"n_ssm": 3}, "divide"),
         ({"reverse_shift": 2}, "0 or 1"),
+        ({"max_length": 8}, "differ from the recurrence"),
     ],
 )
 def test_what_does_not_exist_is_refused(arguments: dict, message: str) -> None:
