@@ -107,7 +107,7 @@ def test_nplr_gradients() -> None:
     assert torch.autograd.gradcheck(kernel, (*system.values(), c))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(length=st.integers(1, 70), shift=st.sampled_from([0, 1]), seed=st.integers(0, 2**16))
 def test_convolution_is_the_double_sum(length: int, shift: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)

@@ -90,7 +90,7 @@ def test_fewer_steps_agree_with_diffusers_ddpm(steps: int, prediction: str) -> N
 
 
 @given(st.integers(1, 1000), st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_timesteps_are_trailing_and_distinct(total: int, data: st.DataObject) -> None:
     steps = data.draw(st.integers(1, total))
     scheduler = DiffWaveScheduler(trained_betas=[0.01] * total, num_train_timesteps=total)

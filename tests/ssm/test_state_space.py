@@ -32,7 +32,7 @@ def run_steps(layer: S4Layer, u: Tensor, state: Tensor) -> tuple[Tensor, Tensor]
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(length=st.integers(1, 90), prefix=st.integers(0, 90), seed=st.integers(0, 1000))
 def test_forward_step_and_prefill_agree(variant: str, length: int, prefix: int, seed: int) -> None:
     layer = make(variant, seed=seed)
