@@ -169,9 +169,8 @@ def load_checkpoint(folder: Path, model: nn.Module, ema: Ema, optimizer: torch.o
             f"{folder} does not fit this network: continue with the version that wrote it ({error})"
         ) from error
     for group, setting in zip(optimizer.param_groups, settings, strict=True):
-        group.update(
-            setting
-        )  # rates and betas are the config's, which may have changed; the moments are the checkpoint's
+        # Rates and betas are the config's, which may have changed; the moments are the checkpoint's.
+        group.update(setting)
     stored = json.loads((folder / "counters.json").read_text())
     ema.updates = stored.pop("ema_updates")
     return Counters(**stored)
