@@ -41,17 +41,8 @@ def truncated_output(dt: Tensor, a: Tensor, p: Tensor, q: Tensor, b: Tensor, c: 
 
 
 def cauchy_kernel(dt: Tensor, a: Tensor, p: Tensor, q: Tensor, b: Tensor, c_truncated: Tensor, length: int) -> Tensor:
-    """Kernel of length L from C (I - Ā^L), evaluated at the L-th roots of unity and transformed back.
-
-    At ω = exp(-2πi k/L) the bilinear rule maps to the node z = 2 (1-ω)/(1+ω) = 2i tan(πk/L). The nodes are computed in
-    float64, whatever the rest: an error there is an error of frequency and grows along the kernel.
-    """
-    k = torch.arange(length // 2 + 1, device=a.device, dtype=torch.float64)
-    z = 2j * torch.tan(math.pi * k / length)
-    weight = 1 + z / 2  # = 2 / (1 + ω)
-    if length % 2 == 0:
-        z[-1], weight[-1] = 0, 0
-    z, weight = z.to(a.dtype), weight.to(a.dtype)
+    """Kernel of length L from C (I - Ā^L), evaluated at the L-th roots of unity and transformed back."""
+    z, weight = (x.to(a.dtype) for x in bilinear_nodes(length, a.device))
 
     def cauchy(x: Tensor, y: Tensor) -> Tensor:
         """Σ over both halves of the pairs of x y / (z - dt a), for all nodes: (..., H, nodes)."""
@@ -64,6 +55,23 @@ def cauchy_kernel(dt: Tensor, a: Tensor, p: Tensor, q: Tensor, b: Tensor, c_trun
         # ω = -1 sends z to infinity; there the products reduce to this limit and the low-rank term vanishes.
         spectrum = torch.cat([spectrum[..., :-1], dt * (b * c_truncated).real.sum(-1, keepdim=True) + 0j], dim=-1)
     return torch.fft.irfft(spectrum, n=length)
+
+
+def bilinear_nodes(length: int, device: torch.device | str) -> tuple[Tensor, Tensor]:
+    """Where the bilinear rule takes the L-th roots of unity ω = exp(-2πi k/L), k = 0 … L/2.
+
+    Computed in float64, whatever the rest: an error here is an error of frequency and grows along the kernel.
+
+    Returns:
+        z = 2 (1-ω)/(1+ω) = 2i tan(πk/L) and the weight 2/(1+ω) = 1 + z/2, complex128 (L // 2 + 1,); both are 0 at
+        ω = -1, where they are infinite and a limit takes their place.
+    """
+    k = torch.arange(length // 2 + 1, device=device, dtype=torch.float64)
+    z = 2j * torch.tan(math.pi * k / length)
+    weight = 1 + z / 2
+    if length % 2 == 0:
+        z[-1], weight[-1] = 0, 0
+    return z, weight
 
 
 def diagonal_state(system: DiscreteDiagonal, u: Tensor, state: Tensor | None = None) -> Tensor:

@@ -64,8 +64,12 @@ class Recordings(Dataset):
             float32, shape (samples of the recording,): a read-only view of the memory-mapped cache, or, with
             ``normalize_rms``, a scaled copy of it.
         """
+        return self.part(index, 0, None)
+
+    def part(self, index: int, start: int, stop: int | None) -> np.ndarray:
+        """``clip(index)[start:stop]``, without touching or scaling the rest of a long recording."""
         recording, _ = self.items[index]
-        return self._scaled(recording, slice(None))
+        return self._scaled(recording, slice(start, stop))
 
     def clip_length(self, index: int) -> int:
         """Samples in ``clip(index)``, without touching the audio."""

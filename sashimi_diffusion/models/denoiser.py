@@ -12,7 +12,7 @@ from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.models.backbone import SashimiBackbone
 from sashimi_diffusion.models.blocks import Conditioning, channel_norm
 from sashimi_diffusion.models.conditioning import ClassEmbedding, MelUpsampler, StepEmbedding, validate_conditioning
-from sashimi_diffusion.models.layers import pointwise
+from sashimi_diffusion.models.layers import output_head, pointwise
 from sashimi_diffusion.models.output import DenoiserOutput
 from sashimi_diffusion.ssm import S4Layer
 from sashimi_diffusion.ssm.legacy_s4 import LegacyS4
@@ -126,10 +126,7 @@ class SashimiDenoiser(ModelMixin, ConfigMixin):
             embedding_dim=embedding_dim,
         )
         self.output_norm = channel_norm(norm, d_model)
-        last = pointwise(d_model, out_channels, weight_norm=False)
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)
-        self.output = nn.Sequential(pointwise(d_model, d_model, weight_norm), nn.ReLU(), last)
+        self.output = output_head(d_model, out_channels, weight_norm)
 
     @property
     def length_multiple(self) -> int:

@@ -19,3 +19,11 @@ def pointwise(in_channels: int, out_channels: int, weight_norm: bool = True) -> 
     """A linear map of the channels of (B, in_channels, L), the same at every position."""
     layer = Pointwise(in_channels, out_channels)
     return add_weight_norm(layer) if weight_norm else layer
+
+
+def output_head(channels: int, out_channels: int, weight_norm: bool = True) -> nn.Sequential:
+    """The end of a denoiser: a linear map, ReLU and a last linear map that is zero at first (DiffWave, 2009.09761)."""
+    last = pointwise(channels, out_channels, weight_norm=False)
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+    return nn.Sequential(pointwise(channels, channels, weight_norm), nn.ReLU(), last)

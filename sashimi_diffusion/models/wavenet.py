@@ -9,7 +9,7 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
 from sashimi_diffusion.models.conditioning import ClassEmbedding, MelUpsampler, StepEmbedding, validate_conditioning
-from sashimi_diffusion.models.layers import conv1d, pointwise
+from sashimi_diffusion.models.layers import conv1d, output_head, pointwise
 from sashimi_diffusion.models.output import DenoiserOutput
 
 
@@ -116,10 +116,7 @@ class WaveNetDenoiser(ModelMixin, ConfigMixin):
         )
         # It leads nowhere: there for the layout, but distributed training would wait for its gradient for ever.
         self.blocks[-1].residual_output.requires_grad_(False)
-        last = pointwise(skip_channels, out_channels, weight_norm=False)
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)
-        self.output = nn.Sequential(pointwise(skip_channels, skip_channels), nn.ReLU(), last)
+        self.output = output_head(skip_channels, out_channels)
 
     def forward(
         self,

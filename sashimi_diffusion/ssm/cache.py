@@ -1,10 +1,11 @@
 """Keeping what is computed from parameters alone, until the parameters change."""
 
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable
+from itertools import chain
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 class ParameterCache:
@@ -19,9 +20,20 @@ class ParameterCache:
         self._snapshot: Tensor | None = None
         self._value: Any = None
 
-    def get(self, parameters: Iterable[Tensor], key: Hashable, compute: Callable[[], Any]) -> Any:
-        """What is kept if ``parameters`` (of one dtype and device) and ``key`` are as they were, else ``compute()``."""
-        snapshot = torch.cat([parameter.detach().reshape(-1) for parameter in parameters])
+    def get(self, module: nn.Module, key: Hashable, compute: Callable[[], Any]) -> Any:
+        """What is kept if the parameters and buffers of ``module`` and ``key`` are as they were, else ``compute()``.
+
+        Always ``compute()`` in training mode, while gradients are recorded and under compilation.
+
+        Args:
+            module: in evaluation or training mode; its tensors are of one dtype and device.
+            key: what else the value depends on.
+            compute: makes the value.
+        """
+        if module.training or torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return compute()
+        tensors = chain(module.parameters(), module.buffers())
+        snapshot = torch.cat([tensor.detach().reshape(-1) for tensor in tensors])
         if not self._holds(snapshot, key):
             self._value = compute()
             self._key, self._snapshot = key, snapshot

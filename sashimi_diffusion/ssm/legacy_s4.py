@@ -16,6 +16,7 @@ from sashimi_diffusion.ssm.cache import ParameterCache
 from sashimi_diffusion.ssm.initialization import initial_system
 from sashimi_diffusion.ssm.precision import KeepFloat32, without_autocast
 from sashimi_kernels import fft_convolve, kernel_spectrum
+from sashimi_kernels.reference import bilinear_nodes
 
 # Terms of the generating function held at once: 4 MB in float64, a few times over.
 TILE = 2**19
@@ -123,9 +124,7 @@ class LegacyStateSpace(KeepFloat32):
             ways = kernel_spectrum(causal, self.D), kernel_spectrum(torch.zeros_like(reverse), self.D, reverse, shift=0)
             return torch.stack(ways)
 
-        if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling():
-            return compute()
-        return self._cache.get([*self.parameters(), *self.buffers()], length, compute)
+        return self._cache.get(self, length, compute)
 
     def _generating_function(self, way: int, nodes: Nodes) -> Tensor:
         """Spectrum of one direction's kernel, complex128 (H, K), in tiles of features: never H · N · K at once."""
@@ -141,11 +140,7 @@ class LegacyStateSpace(KeepFloat32):
 
 def exact_nodes(length: int, device: torch.device | str = "cpu") -> Nodes:
     """The nodes of a kernel of ``length`` samples (even), complex128 (1, length // 2 + 1): z = 2i tan(πk / length)."""
-    k = torch.arange(length // 2 + 1, device=device, dtype=torch.float64)
-    z = 2j * torch.tan(math.pi * k / length)
-    weight = 1 + z / 2
-    z[-1], weight[-1] = 0, 0
-    return Nodes(z.unsqueeze(0), weight.unsqueeze(0))
+    return Nodes(*(x.unsqueeze(0) for x in bilinear_nodes(length, device)))
 
 
 def _woodbury(dt: Tensor, poles: Tensor, vectors: Tensor, nodes: Nodes) -> Tensor:

@@ -119,7 +119,7 @@ class StateSpace(KeepFloat32):
         Diagonal plus rank one, so O(N) a feature. The dense form costs more; diagonalizing Ā is numerically useless.
         """
         self._require_causal()
-        system, c = self._kept(self._step_cache, "step", self._discrete_system)
+        system, c = self._step_cache.get(self, "step", self._discrete_system)
         with without_autocast(u.device):
             signal = u.to(self.D.dtype)
             x = system.a * state + system.b * signal.unsqueeze(-1)  # (batch, H, N)
@@ -166,7 +166,7 @@ class StateSpace(KeepFloat32):
         length = u.shape[-1]
         with without_autocast(u.device):
             if state is None:
-                spectrum = self._kept(self._spectrum_cache, length, lambda: self._spectrum(self.kernel(length)))
+                spectrum = self._spectrum_cache.get(self, length, lambda: self._spectrum(self.kernel(length)))
                 response = None
             else:
                 self._require_causal()
@@ -206,12 +206,6 @@ class StateSpace(KeepFloat32):
             a = torch.exp(log_a)
             discrete = kernels.DiscreteNPLR(a, a, a, b)
         return kernels.DiscreteNPLR(*(x.to(c.dtype) for x in discrete)), c
-
-    def _kept(self, cache: ParameterCache, key: object, compute):
-        """``compute()``, kept in evaluation mode as long as nobody differentiates through it."""
-        if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling():
-            return compute()
-        return cache.get(self.parameters(), key, compute)
 
     def _tile(self, x: Tensor) -> Tensor:
         """Feature h uses copy h mod n_ssm."""

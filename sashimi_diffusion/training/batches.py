@@ -111,17 +111,17 @@ class BatchSource:
 
     def _window(self, index: int, stream: np.random.Generator) -> np.ndarray:
         """A training example cut from the recording of item ``index``, (L,) float32."""
-        clip, length = self.dataset.clip(index), self.data.length
-        start, spare = self.dataset.items[index][1], len(clip) - length
+        samples, length = self.dataset.clip_length(index), self.data.length
+        start, spare = self.dataset.items[index][1], samples - length
         most = abs(spare) if self.data.random_shift is None else self.data.random_shift
         window = np.zeros(length, dtype=np.float32)
         if spare < 0:
             shift = stream.integers(min(most, -spare) + 1)
-            window[shift : shift + len(clip)] = clip
+            window[shift : shift + samples] = self.dataset.clip(index)
         else:
             start = 0 if self.data.random_shift is None else min(start, spare)
             start += stream.integers(min(most, spare - start) + 1)
-            window[:] = clip[start : start + length]
+            window[:] = self.dataset.part(index, start, start + length)
         return window * np.float32(10 ** (stream.uniform(-1, 1) * self.data.gain_db / 20))
 
 

@@ -109,7 +109,7 @@ def fingerprint(recordings: Recordings) -> str:
     Folders do not count, so data may be moved between a run and its continuation.
     """
     text = "\n".join(
-        f"{recordings.files[recording].name} {start} {len(recordings.clip(item))} {recordings.labels[item]}"
+        f"{recordings.files[recording].name} {start} {recordings.clip_length(item)} {recordings.labels[item]}"
         for item, (recording, start) in enumerate(recordings.items)
     )
     return hashlib.sha256(text.encode()).hexdigest()

@@ -25,6 +25,12 @@ class Clips:
     def clip(self, index):
         return self.clips[self.items[index][0]]
 
+    def clip_length(self, index):
+        return len(self.clip(index))
+
+    def part(self, index, start, stop):
+        return self.clip(index)[start:stop]
+
 
 def make_source(clips, num_classes=None, mel=None, waveform_std=1.0, items=None, label_dropout=0.1, seed=0, **data):
     dataset = Clips(clips, items or [(i, 0) for i in range(len(clips))])
