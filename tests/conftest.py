@@ -1,6 +1,10 @@
 """Fixtures every test may use."""
 
+import os
 from pathlib import Path
+
+# Triton decides when it is imported whether kernels are compiled or interpreted; here they run on CPU tensors.
+os.environ["TRITON_INTERPRET"] = "1"
 
 import pytest
 from hypothesis import settings

@@ -19,7 +19,7 @@ from sashimi_kernels.discretization import (
     discretize_diagonal,
     discretize_nplr,
 )
-from sashimi_kernels.operations import diagonal_kernel, diagonal_state, nplr_kernel, nplr_state
+from sashimi_kernels.generation import diagonal_kernel, diagonal_state, nplr_kernel, nplr_state
 
 __all__ = [
     "BackendUnavailableError",

@@ -1,18 +1,21 @@
-"""Which implementation runs: ``reference`` (the definition), ``torch`` (fast, any device).
+"""Which implementation runs: ``reference`` (the definition), ``torch`` (fast, any device), ``triton`` (CUDA and ROCm).
 
 ``backend="auto"`` takes the environment variable ``SASHIMI_KERNELS`` when it is set and the fastest backend of the
 tensor's device otherwise. A backend that is asked for and cannot run is an error, never a slower one in its place.
 """
 
+import importlib
 import os
 from types import ModuleType
 
 import torch
 
-from sashimi_kernels import reference, torch_backend
-
 ENVIRONMENT_VARIABLE = "SASHIMI_KERNELS"
-_MODULES = {"reference": reference, "torch": torch_backend}
+_MODULES = {
+    "reference": "sashimi_kernels.reference",
+    "torch": "sashimi_kernels.torch_backend",
+    "triton": "sashimi_kernels.triton_backend",
+}
 
 
 class BackendUnavailableError(RuntimeError):
@@ -24,11 +27,11 @@ def available_backends() -> tuple[str, ...]:
     return tuple(_MODULES)
 
 
-def select_backend(backend: str, device: torch.device) -> ModuleType:
-    """The module that implements the operations for this request and device.
+def select_backend(backend: str, device: torch.device, operation: str) -> ModuleType:
+    """The module that implements ``operation`` for this request and device.
 
     Raises:
-        BackendUnavailableError: the name is unknown.
+        BackendUnavailableError: the name is unknown, or that backend cannot run on this device.
     """
     name = backend
     if name == "auto":
@@ -40,4 +43,4 @@ def select_backend(backend: str, device: torch.device) -> ModuleType:
             f"kernel backend {name!r} cannot run on {device}: this version has {', '.join(_MODULES)}; "
             f"choose one of them with backend= or {ENVIRONMENT_VARIABLE}, or 'auto'"
         )
-    return _MODULES[name]
+    return importlib.import_module(_MODULES[name])

@@ -16,7 +16,7 @@ from sashimi_diffusion.ssm.cache import ParameterCache
 from sashimi_diffusion.ssm.initialization import initial_system
 from sashimi_diffusion.ssm.precision import KeepFloat32, without_autocast
 from sashimi_kernels import fft_convolve, kernel_spectrum
-from sashimi_kernels.reference import bilinear_nodes
+from sashimi_kernels.reference.generation import bilinear_nodes
 
 # Terms of the generating function held at once: 4 MB in float64, a few times over.
 TILE = 2**19

@@ -12,7 +12,7 @@ from sashimi_diffusion.interop.layers import output_from_truncated, stored_nodes
 from sashimi_diffusion.interop.networks import named_blocks
 from sashimi_diffusion.models import SashimiDenoiser
 from sashimi_diffusion.ssm import StateSpace
-from sashimi_kernels.reference import truncated_output
+from sashimi_kernels.reference.generation import truncated_output
 
 NEWER = ["master_sashimi_unet_uncond", "master_sashimi_unet_L16000"]
 OLDER = ["ckpt_sashimi_unet_uncond", "ckpt_sashimi_snet_uncond", "ckpt_sashimi_unet_vocoder"]

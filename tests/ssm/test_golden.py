@@ -13,7 +13,7 @@ from sashimi_diffusion.ssm import S4Layer
 from sashimi_diffusion.ssm.initialization import initial_system
 from sashimi_kernels import discretize_nplr, nplr_kernel
 from sashimi_kernels.discretization import real_matrix, real_output
-from sashimi_kernels.reference import truncated_output
+from sashimi_kernels.reference.generation import truncated_output
 
 NPLR = [
     *(f"nplr_N16_L{length}_{way}" for length in (64, 1000, 16000) for way in ("uni", "bi")),

@@ -15,7 +15,7 @@ def diagonal_kernel(log_a: Tensor, coefficients: Tensor, length: int, backend: s
         coefficients: C · B̄ of every output channel, or C · x for the response to a state x; complex (M, H, N). Their
             precision is that of the result.
         length: number of samples L.
-        backend: "auto", "torch" or "reference".
+        backend: "auto", "torch", "triton" or "reference".
 
     Returns:
         real (M, H, L).
@@ -23,7 +23,7 @@ def diagonal_kernel(log_a: Tensor, coefficients: Tensor, length: int, backend: s
     Raises:
         BackendUnavailableError: the backend cannot run.
     """
-    return select_backend(backend, log_a.device).diagonal_kernel(log_a, coefficients, length)
+    return select_backend(backend, log_a.device, "diagonal_kernel").diagonal_kernel(log_a, coefficients, length)
 
 
 def nplr_kernel(
@@ -46,7 +46,7 @@ def nplr_kernel(
             that of the result.
         length: number of samples L.
         state: initial states, complex (batch, H, N), whose response is wanted too.
-        backend: "auto", "torch" or "reference".
+        backend: "auto", "torch", "triton" or "reference".
 
     Returns:
         the kernel, real (M, H, L), and the outputs that follow from ``state`` with no input, real (batch, M, H, L), or
@@ -55,7 +55,7 @@ def nplr_kernel(
     Raises:
         BackendUnavailableError: the backend cannot run.
     """
-    return select_backend(backend, a.device).nplr_kernel(dt, a, p, q, b, c, length, state)
+    return select_backend(backend, a.device, "nplr_kernel").nplr_kernel(dt, a, p, q, b, c, length, state)
 
 
 def diagonal_state(system: DiscreteDiagonal, u: Tensor, state: Tensor | None = None, backend: str = "auto") -> Tensor:
@@ -64,7 +64,7 @@ def diagonal_state(system: DiscreteDiagonal, u: Tensor, state: Tensor | None = N
     Returns:
         complex (batch, H, N): Ā^L state + Σ_t Ā^(L-1-t) B̄ u[t].
     """
-    return select_backend(backend, u.device).diagonal_state(system, u, state)
+    return select_backend(backend, u.device, "diagonal_state").diagonal_state(system, u, state)
 
 
 def nplr_state(
@@ -82,4 +82,4 @@ def nplr_state(
     Returns:
         complex (batch, H, N).
     """
-    return select_backend(backend, u.device).nplr_state(dt, a, p, q, b, u, state)
+    return select_backend(backend, u.device, "nplr_state").nplr_state(dt, a, p, q, b, u, state)
