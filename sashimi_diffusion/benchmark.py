@@ -1,36 +1,69 @@
-"""Seconds for one forward pass of a published denoiser, by kernel backend, measured side by side.
+"""Seconds for what a denoiser of the published size does: a forward pass, a training step, sampling.
 
     python -m sashimi_diffusion.benchmark
-    python -m sashimi_diffusion.benchmark --d-model 128 --threads 1
+    python -m sashimi_diffusion.benchmark --d-model 128 --threads 1 --skip-reference
 
-``kept`` is what sampling does in evaluation mode: the kernels are made at the first step and kept for the others.
+Forward passes are the medians of interleaved repeats, beside the matrix product that this machine is fastest at: the
+share of that peak says how much of the time goes into anything else. ``kernels kept`` is what sampling does in
+evaluation mode: the convolution kernels are made at the first step and kept for the others. WaveNet with 6.8 million
+parameters is the paper's baseline. The reference backend, the training step and sampling are run once after a warm-up.
 """
 
 import argparse
+import time
+from collections.abc import Callable
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
-from sashimi_diffusion.models import SashimiDenoiser
+from sashimi_diffusion.models import SashimiDenoiser, WaveNetDenoiser
+from sashimi_diffusion.pipelines import SashimiPipeline
+from sashimi_diffusion.schedulers import DiffWaveScheduler, create_scheduler
 from sashimi_diffusion.ssm import StateSpace
-from sashimi_kernels.benchmark import conditions, interleaved_medians
+from sashimi_kernels.measuring import conditions, gemm_peak, interleaved_medians, peak_memory
+
+SAMPLING_STEPS = 20
 
 
 def main() -> None:
     """Print the table."""
+    arguments = _arguments()
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    model = SashimiDenoiser(d_model=arguments.d_model, sample_size=arguments.length)
+    sample = torch.randn(arguments.batch_size, 1, arguments.length)
+    peak = gemm_peak()
+    print(f"d_model {arguments.d_model}, batch {arguments.batch_size}, {arguments.length} samples; {conditions()}")
+    print(f"{'matrix product of this machine (float32)':<44}{peak:>9.1f} GFLOP/s")
+    for name, seconds, operations in _forward_rows(model, sample, arguments):
+        share = operations / seconds / 1e9 / peak
+        print(f"{name:<44}{seconds:>9.3f} s{operations / 1e9:>9.1f} GFLOP{share:>7.0%} of the peak", flush=True)
+    seconds, memory = _training_step(model.train(), sample)
+    print(f"{'training step':<44}{seconds:>9.3f} s{memory / 1e9:>9.2f} GB of tensors at most", flush=True)
+    seconds = _sampling(model.eval(), arguments)
+    print(f"{f'sampling, {SAMPLING_STEPS} steps, from a cold start':<44}{seconds:>9.3f} s")
+
+
+def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     parser.add_argument("--d-model", type=int, default=64, help="64 or 128 are published")
     parser.add_argument("--length", type=int, default=16000, help="samples, a multiple of 16")
     parser.add_argument("--batch-size", type=int, default=1, help="waveforms at once")
-    parser.add_argument("--repeats", type=int, default=3, help="timed repeats of each row")
+    parser.add_argument("--repeats", type=int, default=5, help="timed repeats of each forward pass")
     parser.add_argument("--threads", type=int, default=None, help="CPU threads (all cores if not given)")
-    arguments = parser.parse_args()
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
-    model = SashimiDenoiser(d_model=arguments.d_model).eval()
-    sample = torch.randn(arguments.batch_size, 1, arguments.length)
+    parser.add_argument("--skip-reference", action="store_true", help="leave out the slow reference backend")
+    return parser.parse_args()
+
+
+def _forward_rows(
+    model: SashimiDenoiser, sample: torch.Tensor, arguments: argparse.Namespace
+) -> list[tuple[str, float, int]]:
+    """Name, seconds and operations in matrix products of each way to run a forward pass in evaluation mode."""
     layers = [module for module in model.modules() if isinstance(module, StateSpace)]
+    wavenet = WaveNetDenoiser(residual_channels=128, skip_channels=128, n_layers=30, dilation_cycle=10).eval()
+    model.eval()
 
     @torch.no_grad()
     def forward(backend: str, keep: bool) -> None:
@@ -41,16 +74,48 @@ def main() -> None:
         model(sample, 0)
 
     rows = {
-        "reference, kernels made each time": lambda: forward("reference", keep=False),
-        "torch, kernels made each time": lambda: forward("torch", keep=False),
-        "torch, kernels kept": lambda: forward("torch", keep=True),
+        "forward, kernels kept": lambda: forward("auto", keep=True),
+        "forward, kernels made each time": lambda: forward("auto", keep=False),
+        "WaveNet, 6.8 million parameters": torch.no_grad()(lambda: wavenet(sample, 0)),
     }
-    shape = f"d_model {arguments.d_model}, batch {arguments.batch_size}, {arguments.length} samples"
-    print(f"one denoiser forward, {shape}; {conditions()}")
     seconds = interleaved_medians(rows, arguments.repeats)
-    slowest = max(seconds.values())
-    for name, value in seconds.items():
-        print(f"{name:<36}{value:>9.3f} s{slowest / value:>8.1f}x")
+    operations = {name: _matrix_operations(run) for name, run in rows.items()}
+    if not arguments.skip_reference:
+        name = "forward, reference backend"
+        seconds[name] = _seconds(lambda: forward("reference", keep=False))
+        operations[name] = operations["forward, kernels kept"]
+        forward("auto", keep=False)
+    return [(name, seconds[name], operations[name]) for name in seconds]
+
+
+def _training_step(model: SashimiDenoiser, sample: torch.Tensor) -> tuple[float, int]:
+    optimizer = torch.optim.AdamW(model.parameters())
+
+    def step() -> None:
+        model(sample, 0).sample.square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    step()
+    return _seconds(step), peak_memory(step)
+
+
+def _sampling(model: SashimiDenoiser, arguments: argparse.Namespace) -> float:
+    pipeline = SashimiPipeline(model, create_scheduler("dpmsolver++-karras", DiffWaveScheduler().config))
+    pipeline.set_progress_bar_config(disable=True)
+    return _seconds(lambda: pipeline(batch_size=arguments.batch_size, num_inference_steps=SAMPLING_STEPS))
+
+
+def _matrix_operations(run: Callable[[], object]) -> int:
+    with FlopCounterMode(display=False) as counter:
+        run()
+    return counter.get_total_flops()
+
+
+def _seconds(run: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
 
 
 if __name__ == "__main__":

@@ -1,91 +1,202 @@
-"""How much faster the ``torch`` backend makes convolution kernels than ``reference``, measured side by side.
+"""How fast each backend runs each operation, measured side by side.
 
     python -m sashimi_kernels.benchmark
-    python -m sashimi_kernels.benchmark --features 64 --length 4000 --threads 1
+    python -m sashimi_kernels.benchmark --features 64 --length 4000 --threads 1 --operation nplr_kernel
+    python -m sashimi_kernels.benchmark --device cuda
 
-Each row is the median of interleaved repeats, so that a busy moment of the computer hits both sides.
+Each row has the medians of interleaved repeats, so that a busy moment of the computer hits all sides, and the most
+memory that the tensors of an operation take at once. On a CUDA or ROCm device the faster of ``torch`` and ``triton`` is
+remembered for every operation, dtype and length, for ``backend="auto"`` to take (see :mod:`sashimi_kernels.choices`).
 """
 
 import argparse
-import platform
-import statistics
-import time
-from collections.abc import Callable
+import functools
+import itertools
+import math
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
-from sashimi_kernels import diagonal_kernel, discretize_diagonal, nplr_kernel
+import sashimi_kernels
+from sashimi_kernels.backends import BackendUnavailableError, available_backends, select_backend
+from sashimi_kernels.choices import CANDIDATES, LENGTHS, choice_key, choices_file, nearest_length, save_choices
+from sashimi_kernels.errors import UnusableError
+from sashimi_kernels.measuring import conditions, gemm_peak, interleaved_medians, peak_memory
+from sashimi_kernels.workloads import Sizes, Workload, workloads
+
+__all__ = ["conditions", "gemm_peak", "interleaved_medians", "main"]
+
+_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+_DEFAULTS = {
+    "cpu": {"length": [16000], "dtype": ["float32"], "batch_size": 1, "repeats": 3},
+    "cuda": {"length": list(LENGTHS), "dtype": list(_DTYPES), "batch_size": 16, "repeats": 20},
+}
 
 
-def interleaved_medians(functions: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Median seconds of each function over ``repeats`` rounds, after one round that does not count."""
-    seconds: dict[str, list[float]] = {name: [] for name in functions}
-    for repeat in range(repeats + 1):
-        for name, function in functions.items():
-            start = time.perf_counter()
-            function()
-            if repeat:
-                seconds[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in seconds.items()}
+_STEPWISE_LENGTH = 4000  # longer ones take a definition that goes from sample to sample minutes
 
 
-def conditions() -> str:
-    """One line about what the numbers were measured on."""
-    return f"torch {torch.__version__}, {torch.get_num_threads()} threads, {platform.machine()}, float32"
+class Row(NamedTuple):
+    """Seconds and bytes of one pass of one operation, by backend. Infinite seconds: out of memory."""
+
+    operation: str
+    length: int
+    dtype: torch.dtype
+    passes: str
+    seconds: dict[str, float]
+    memory: dict[str, int]
 
 
-def main() -> None:
-    """Print the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+def main() -> int:
+    """Print the table, and on a GPU remember what was fastest; returns the exit code."""
+    try:
+        _benchmark(_arguments())
+    except UnusableError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def measure(
+    workload: Workload, dtype: torch.dtype, backends: list[str], repeats: int, device: torch.device
+) -> list[Row]:
+    """Rows of the forward pass and, where the workload has gradients, of forward and backward together."""
+    passes = {"forward": workload.forward}
+    if workload.inputs:
+        passes["forward + backward"] = workload.backward
+    rows = []
+    for name, run in passes.items():
+        functions = {backend: functools.partial(run, backend) for backend in backends}
+        seconds = interleaved_medians(functions, repeats, device)
+        finished = {backend: functions[backend] for backend in backends if math.isfinite(seconds[backend])}
+        memory = {backend: peak_memory(function, device) for backend, function in finished.items()}
+        rows.append(Row(workload.operation, workload.length, dtype, name, seconds, memory))
+    return rows
+
+
+def fastest(rows: list[Row]) -> dict[str, str]:
+    """The choices to remember: by the last pass measured, which is the one with gradients where there are any."""
+    choices = {}
+    for row in rows:
+        seconds = {name: row.seconds[name] for name in CANDIDATES if name in row.seconds}
+        if len(seconds) == len(CANDIDATES) and hasattr(sashimi_kernels, row.operation):
+            choices[choice_key(row.operation, row.dtype, nearest_length(row.length))] = min(seconds, key=seconds.get)
+    return choices
+
+
+def _benchmark(arguments: argparse.Namespace) -> None:
+    device = arguments.device
+    backends = _backends(arguments.backend, device)
+    print(f"H {arguments.features}, N {arguments.states}, batch {arguments.batch_size}; {conditions(device)}")
+    print(f"matrix product, 2048 x 2048 float32: {gemm_peak(device):.0f} GFLOP/s")
+    print(
+        f"{'operation':<23}{'L':>6} {'dtype':<9}{'pass':<19}" + "".join(f"{name:>26}" for name in backends) + "  faster"
     )
-    parser.add_argument("--features", type=int, default=128, help="number of features H")
-    parser.add_argument("--states", type=int, default=64, help="state size, both halves of the conjugate pairs")
-    parser.add_argument("--length", type=int, default=16000, help="kernel length L in samples")
-    parser.add_argument("--repeats", type=int, default=3, help="timed repeats of each side")
-    parser.add_argument("--threads", type=int, default=None, help="CPU threads (all cores if not given)")
+    rows = []
+    for dtype, length in itertools.product(arguments.dtype, arguments.length):
+        sizes = Sizes(arguments.batch_size, arguments.features, arguments.states // 2, length)
+        for workload in _workloads(sizes, dtype, arguments):
+            takes_minutes = workload.stepwise and length > _STEPWISE_LENGTH
+            within = [name for name in backends if not (takes_minutes and name == "reference")]
+            for row in measure(workload, _DTYPES[dtype], within, arguments.repeats, device):
+                print(_line(row, backends), flush=True)
+                rows.append(row)
+    choices = fastest(rows)
+    if device.type == "cuda" and choices:
+        print(f"backend='auto' takes the faster backend from now on: {_remembered(device, choices)}")
+
+
+def _workloads(sizes: Sizes, dtype: str, arguments: argparse.Namespace) -> Iterator[Workload]:
+    for workload in workloads(sizes, _DTYPES[dtype], arguments.device):
+        chosen = not arguments.operation or workload.operation in arguments.operation
+        # A step has no length, so that one row of it says everything.
+        if chosen and (workload.length > 1 or sizes.length == arguments.length[0]):
+            yield workload
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cpu", help="cpu or cuda, which is ROCm too (default: cpu)")
+    parser.add_argument("--features", type=int, default=128, help="features H (default: 128)")
+    parser.add_argument(
+        "--states", type=int, default=64, help="states, both halves of the conjugate pairs (default: 64)"
+    )
+    parser.add_argument("--batch-size", type=int, help="signals at once (default: 1, on a GPU 16)")
+    parser.add_argument("--length", type=int, nargs="+", help="samples L (default: 16000, on a GPU 1000 to 64000)")
+    parser.add_argument("--dtype", choices=_DTYPES, nargs="+", help="of signals (default: float32, on a GPU all)")
+    parser.add_argument("--backend", choices=available_backends(), nargs="+", help="(default: all that can run)")
+    parser.add_argument("--operation", nargs="+", help="rows wanted (default: all)")
+    parser.add_argument("--repeats", type=int, help="timed repeats of each side (default: 3, on a GPU 20)")
+    parser.add_argument("--threads", type=int, help="CPU threads (default: as torch decides)")
     arguments = parser.parse_args()
+    arguments.device = _device(arguments.device)
+    for name, default in _DEFAULTS[arguments.device.type].items():
+        if getattr(arguments, name) is None:
+            setattr(arguments, name, default)
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    print(f"kernel generation, H {arguments.features}, N {arguments.states}, L {arguments.length}; {conditions()}")
-    print(f"{'operation':<32}{'reference':>12}{'torch':>12}{'faster':>10}")
-    for name, functions in _cases(arguments.features, arguments.states // 2, arguments.length).items():
-        seconds = interleaved_medians(functions, arguments.repeats)
-        slow, fast = seconds["reference"], seconds["torch"]
-        print(f"{name:<32}{slow * 1e3:>9.1f} ms{fast * 1e3:>9.1f} ms{slow / fast:>9.0f}x", flush=True)
+    return arguments
 
 
-def _cases(features: int, n: int, length: int) -> dict[str, dict[str, Callable[[], object]]]:
-    """For every row of the table, what each backend has to run."""
-    torch.manual_seed(0)
-    dt = torch.logspace(-3, -1, features, dtype=torch.float64).unsqueeze(-1)
-    imag = torch.pi * torch.arange(n, dtype=torch.float64).expand(features, n)
-    a = torch.complex(torch.full_like(imag, -0.5), imag).requires_grad_()
-    p, b = torch.randn(2, features, n, dtype=torch.complex128)
-    c = torch.randn(1, features, n, dtype=torch.complex64, requires_grad=True)
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in _DEFAULTS:
+        raise UnusableError(f"the device {name!r} is not one of {', '.join(_DEFAULTS)}")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UnusableError("this PyTorch finds no CUDA or ROCm device: use --device cpu")
+    return device
 
-    def nplr(backend: str) -> torch.Tensor:
-        return nplr_kernel(dt, a, p, p.conj(), b, c, length, backend=backend)[0]
 
-    def diagonal(backend: str) -> torch.Tensor:
-        system = discretize_diagonal(dt, a, b, "zoh")
-        # The reference makes H · N · L exponentials: in single precision, to be fair to it.
-        log_a = system.log_a.to(torch.complex64) if backend == "reference" else system.log_a
-        return diagonal_kernel(log_a, c * system.b.to(c.dtype), length, backend=backend)
+def _backends(wanted: list[str] | None, device: torch.device) -> list[str]:
+    """Those asked for, which must be able to run, or all that can."""
+    # On a CPU, Triton runs in an interpreter that is for tests: it is thousands of times slower.
+    names = [name for name in available_backends() if name != "triton" or device.type == "cuda"]
+    backends = []
+    for name in wanted or names:
+        try:
+            select_backend(name, device, "diagonal_kernel")
+        except BackendUnavailableError as error:
+            if wanted:
+                raise UnusableError(str(error)) from error
+            print(f"without {name}: {error}")
+        else:
+            backends.append(name)
+    return backends
 
-    def forward(make: Callable, backend: str) -> Callable[[], object]:
-        return torch.no_grad()(lambda: make(backend))
 
-    def backward(make: Callable, backend: str) -> Callable[[], object]:
-        return lambda: make(backend).square().sum().backward()
+def _remembered(device: torch.device, choices: dict[str, str]) -> Path:
+    try:
+        return save_choices(torch.cuda.get_device_name(device), choices)
+    except OSError as error:
+        reason = error.strerror or error
+        raise UnusableError(
+            f"cannot write to {choices_file()} ({reason}): set SASHIMI_CACHE to another folder"
+        ) from error
 
-    backends = ("reference", "torch")
-    return {
-        f"{name}, {passes}": {backend: run(make, backend) for backend in backends}
-        for name, make in (("NPLR", nplr), ("diagonal", diagonal))
-        for passes, run in (("forward", forward), ("forward + backward", backward))
-    }
+
+def _line(row: Row, backends: list[str]) -> str:
+    columns = f"{row.operation:<23}{row.length:>6} {str(row.dtype).removeprefix('torch.'):<9}{row.passes:<19}"
+    cells = "".join(f"{_cell(row.seconds.get(name), row.memory.get(name)):>26}" for name in backends)
+    others = [seconds for name, seconds in row.seconds.items() if name != "reference"]
+    if "reference" not in row.seconds or not others:
+        return columns + cells
+    return f"{columns}{cells}{row.seconds['reference'] / min(others):>7.1f}x"
+
+
+def _cell(seconds: float | None, memory: int | None) -> str:
+    if seconds is None:
+        return "-"
+    if memory is None:
+        return "out of memory"
+    digits = 1 if seconds >= 0.01 else 3
+    return f"{seconds * 1e3:,.{digits}f} ms{memory / 2**20:>9,.1f} MiB"
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

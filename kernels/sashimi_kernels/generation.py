@@ -23,7 +23,8 @@ def diagonal_kernel(log_a: Tensor, coefficients: Tensor, length: int, backend: s
     Raises:
         BackendUnavailableError: the backend cannot run.
     """
-    return select_backend(backend, log_a.device, "diagonal_kernel").diagonal_kernel(log_a, coefficients, length)
+    module = select_backend(backend, log_a.device, "diagonal_kernel", coefficients.dtype, length)
+    return module.diagonal_kernel(log_a, coefficients, length)
 
 
 def nplr_kernel(
@@ -55,7 +56,8 @@ def nplr_kernel(
     Raises:
         BackendUnavailableError: the backend cannot run.
     """
-    return select_backend(backend, a.device, "nplr_kernel").nplr_kernel(dt, a, p, q, b, c, length, state)
+    module = select_backend(backend, a.device, "nplr_kernel", c.dtype, length)
+    return module.nplr_kernel(dt, a, p, q, b, c, length, state)
 
 
 def diagonal_state(system: DiscreteDiagonal, u: Tensor, state: Tensor | None = None, backend: str = "auto") -> Tensor:
@@ -64,7 +66,8 @@ def diagonal_state(system: DiscreteDiagonal, u: Tensor, state: Tensor | None = N
     Returns:
         complex (batch, H, N): Ā^L state + Σ_t Ā^(L-1-t) B̄ u[t].
     """
-    return select_backend(backend, u.device, "diagonal_state").diagonal_state(system, u, state)
+    module = select_backend(backend, u.device, "diagonal_state", u.dtype, u.shape[-1])
+    return module.diagonal_state(system, u, state)
 
 
 def nplr_state(
@@ -82,4 +85,5 @@ def nplr_state(
     Returns:
         complex (batch, H, N).
     """
-    return select_backend(backend, u.device, "nplr_state").nplr_state(dt, a, p, q, b, u, state)
+    module = select_backend(backend, u.device, "nplr_state", u.dtype, u.shape[-1])
+    return module.nplr_state(dt, a, p, q, b, u, state)

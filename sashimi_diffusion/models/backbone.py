@@ -12,6 +12,7 @@ from sashimi_diffusion.models.blocks import (
     ResidualFeedForward,
     ResidualS4,
     UpPool,
+    add,
     channel_norm,
 )
 
@@ -111,14 +112,14 @@ class SashimiBackbone(nn.Module):
         center = x
         for block in self.center:
             x = block(x, conditioning)
-        x = x + center
+        x = add(center, x)
         for blocks, up_pool in zip(reversed(self.up), reversed(self.up_pools), strict=True):
-            x = up_pool(x) + skips.pop()
+            x = add(skips.pop(), up_pool(x))
             stage_input = x
             for block in blocks:
                 x = block(x, conditioning)
                 if self.unet:
-                    x = x + skips.pop()
+                    x = add(skips.pop(), x)
             if self.stage_skip:
-                x = x + stage_input
+                x = add(stage_input, x)
         return x

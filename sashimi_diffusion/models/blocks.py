@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+import sashimi_kernels as kernels
 from sashimi_diffusion.models.layers import pointwise
 
 
@@ -21,6 +22,11 @@ class Conditioning(NamedTuple):
     mel: Tensor | None = None
 
 
+def add(x: Tensor, y: Tensor) -> Tensor:
+    """x + y, written over ``y``, which nothing else may need; half-precision ``y`` under autocast stays as it is."""
+    return y.add_(x) if y.dtype == x.dtype else x + y
+
+
 class ScalarNorm(nn.Module):
     """Layer norm over the channels of (B, H, L) with one gain and one shift in all: gain / std · (x - mean + shift)."""
 
@@ -32,17 +38,17 @@ class ScalarNorm(nn.Module):
         self.gain = nn.Parameter(torch.ones(1))
         self.shift = nn.Parameter(torch.zeros(1))
 
-    def forward(self, x: Tensor) -> Tensor:
-        centered = x - x.mean(1, keepdim=True)
-        variance = centered.square().mean(1, keepdim=True)
-        return self.gain * torch.rsqrt(variance + self.EPSILON) * (centered + self.shift)
+    def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Normalize ``x``, and add ``bias`` (B, H) to every position."""
+        return kernels.scalar_norm(x, self.gain, self.shift, bias, self.EPSILON)
 
 
 class ChannelLayerNorm(nn.LayerNorm):
     """Layer norm over the channels of (B, H, L), a gain and a shift for each."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.transpose(1, 2)).transpose(1, 2)
+    def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Normalize ``x``, and add ``bias`` (B, H) to every position."""
+        return kernels.layer_norm(x, self.weight, self.bias, bias, self.eps)
 
 
 def channel_norm(name: str, d_model: int) -> nn.Module:
@@ -62,7 +68,7 @@ class ResidualS4(nn.Module):
     """x + S4(norm(x) + step) + mel: SaShiMi's residual S4 layer with DiffWave's conditioning (2202.09729, section 5.2).
 
     Args:
-        s4: layer from (B, H, L) to (B, H, L).
+        s4: layer from (B, H, L) to (B, H, L) that adds its ``residual``.
         norm: norm over the channels.
         d_model: number of features H.
         embedding_dim: width of the step embedding, or None without one.
@@ -82,13 +88,9 @@ class ResidualS4(nn.Module):
         self.step_projection = None if embedding_dim is None else nn.Linear(embedding_dim, d_model)
 
     def forward(self, x: Tensor, conditioning: Conditioning) -> Tensor:
-        y = self.norm(x)
-        if self.step_projection is not None:
-            y = y + self.step_projection(conditioning.embedding).unsqueeze(-1)
-        y = self.s4(y)
-        if self.mel is not None:
-            y = y + self.mel(conditioning.mel, x.shape[-1])
-        return x + y
+        bias = None if self.step_projection is None else self.step_projection(conditioning.embedding)  # (B, H)
+        residual = x if self.mel is None else add(x, self.mel(conditioning.mel, x.shape[-1]))
+        return self.s4(self.norm(x, bias), residual=residual)
 
 
 class ResidualFeedForward(nn.Module):
@@ -101,7 +103,7 @@ class ResidualFeedForward(nn.Module):
         self.output_linear = pointwise(expand * d_model, d_model, weight_norm)
 
     def forward(self, x: Tensor, conditioning: Conditioning) -> Tensor:
-        return x + self.output_linear(F.gelu(self.input_linear(self.norm(x))))
+        return add(x, self.output_linear(F.gelu(self.input_linear(self.norm(x)))))
 
 
 class Block(nn.ModuleList):

@@ -13,9 +13,10 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from sashimi_diffusion.ssm.cache import ParameterCache
+from sashimi_diffusion.ssm.convolution import convolve
 from sashimi_diffusion.ssm.initialization import initial_system
 from sashimi_diffusion.ssm.precision import KeepFloat32, without_autocast
-from sashimi_kernels import fft_convolve, kernel_spectrum
+from sashimi_kernels import kernel_lags
 from sashimi_kernels.reference.generation import bilinear_nodes
 
 # Terms of the generating function held at once: 4 MB in float64, a few times over.
@@ -46,9 +47,10 @@ class LegacyS4(nn.Module):
         self.ssm = LegacyStateSpace(d_model, length, n_state)
         self.output_linear = nn.Conv1d(2 * d_model, d_model, 1)
 
-    def forward(self, u: Tensor) -> Tensor:
-        """(batch, H, L) to (batch, H, L)."""
-        return self.output_linear(F.gelu(self.ssm(u)))
+    def forward(self, u: Tensor, residual: Tensor | None = None) -> Tensor:
+        """(batch, H, L) to (batch, H, L), added to ``residual`` if given."""
+        y = self.output_linear(F.gelu(self.ssm(u)))
+        return y if residual is None else y + residual
 
 
 class LegacyStateSpace(KeepFloat32):
@@ -92,7 +94,7 @@ class LegacyStateSpace(KeepFloat32):
             raise ValueError(f"expected an input of shape (batch, {self.d_model}, length), got {tuple(u.shape)}")
         # Half precision has no FFT for these sizes, so autocast must not reach the transforms.
         with without_autocast(u.device):
-            y = fft_convolve(u.to(self.D.dtype).unsqueeze(1), self._spectrum(u.shape[-1]))  # (batch, 2, H, L)
+            y = convolve(self, self._cache, u.to(self.D.dtype), lambda: self._lags(u.shape[-1]))  # (batch, 2, H, L)
         return y.flatten(1, 2).to(u.dtype)
 
     def kernel(self) -> Tensor:
@@ -115,16 +117,12 @@ class LegacyStateSpace(KeepFloat32):
     def extra_repr(self) -> str:
         return f"{self.d_model}, length={self.length}, n_state={self.n_state}"
 
-    def _spectrum(self, length: int) -> Tensor:
-        """Spectra of both directions for signals of ``length``, complex (2, H, F), kept in evaluation mode."""
-
-        def compute() -> Tensor:
-            kernel = self.kernel()[..., :length]
-            causal, reverse = F.pad(kernel, (0, length - kernel.shape[-1])).unbind()
-            ways = kernel_spectrum(causal, self.D), kernel_spectrum(torch.zeros_like(reverse), self.D, reverse, shift=0)
-            return torch.stack(ways)
-
-        return self._cache.get(self, length, compute)
+    def _lags(self, length: int) -> Tensor:
+        """Both directions for signals of ``length``, real (2, H, size)."""
+        kernel = self.kernel()[..., :length]
+        causal, reverse = F.pad(kernel, (0, length - kernel.shape[-1])).unbind()
+        ways = kernel_lags(causal, self.D), kernel_lags(torch.zeros_like(reverse), self.D, reverse, shift=0)
+        return torch.stack(ways)
 
     def _generating_function(self, way: int, nodes: Nodes) -> Tensor:
         """Spectrum of one direction's kernel, complex128 (H, K), in tiles of features: never H · N · K at once."""

@@ -1,7 +1,7 @@
 """A linear map of the channels, the same at every position."""
 
-import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 
 class Pointwise(nn.Conv1d):
@@ -14,5 +14,5 @@ class Pointwise(nn.Conv1d):
         super().__init__(in_channels, out_channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = self.weight.squeeze(-1).expand(x.shape[0], -1, -1)
-        return torch.baddbmm(self.bias.unsqueeze(-1), weight, x)
+        weight = self.weight.squeeze(-1)
+        return F.linear(x.transpose(1, 2), weight, self.bias).transpose(1, 2)

@@ -5,6 +5,7 @@ from torch.nn import functional as F
 
 from sashimi_diffusion.ssm.pointwise import Pointwise
 from sashimi_diffusion.ssm.state_space import StateSpace
+from sashimi_kernels import gated_residual
 
 
 class S4Layer(nn.Module):
@@ -20,23 +21,24 @@ class S4Layer(nn.Module):
         self.ssm = StateSpace(d_model, **state_space)
         self.output_linear = Pointwise(self.ssm.channels * d_model, 2 * d_model)
 
-    def forward(self, u: Tensor, state: Tensor | None = None) -> Tensor:
-        """(batch, H, L) to (batch, H, L), after an initial ``state`` (batch, H, N) when given."""
-        return self._mix(self.ssm(u, state))
+    def forward(self, u: Tensor, state: Tensor | None = None, residual: Tensor | None = None) -> Tensor:
+        """(batch, H, L) to (batch, H, L), after an initial ``state`` (batch, H, N); added to ``residual`` if given."""
+        y = self._mix(self.ssm(u, state))
+        return F.glu(y, dim=1) if residual is None else gated_residual(y, residual)
 
     def prefill(self, u: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """:meth:`forward`, and the state after the last sample."""
         y, state = self.ssm.prefill(u, state)
-        return self._mix(y), state
+        return F.glu(self._mix(y), dim=1), state
 
     def step(self, u: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """One sample ``u`` (batch, H) from ``state``: output (batch, H) and the next state."""
-        y, state = self.ssm.step(u, state)
-        return self._mix(y.unsqueeze(-1)).squeeze(-1), state
+        y, state = self.ssm.step(u, state, gelu=True)
+        return F.glu(self.output_linear(y.unsqueeze(-1)), dim=1).squeeze(-1), state
 
     def initial_state(self, batch_size: int) -> Tensor:
         """The state at rest."""
         return self.ssm.initial_state(batch_size)
 
     def _mix(self, y: Tensor) -> Tensor:
-        return F.glu(self.output_linear(F.gelu(y)), dim=1)
+        return self.output_linear(F.gelu(y))

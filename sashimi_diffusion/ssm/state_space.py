@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 import sashimi_kernels as kernels
 from sashimi_diffusion.ssm.cache import ParameterCache
+from sashimi_diffusion.ssm.convolution import convolve
 from sashimi_diffusion.ssm.initialization import initial_system
 from sashimi_diffusion.ssm.precision import KeepFloat32, without_autocast
 
@@ -113,19 +114,20 @@ class StateSpace(KeepFloat32):
                 final = kernels.nplr_state(system.dt, system.a, system.p, q, system.b, signal, state, self.backend)
         return self._convolve(u, state), final
 
-    def step(self, u: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+    def step(self, u: Tensor, state: Tensor, gelu: bool = False) -> tuple[Tensor, Tensor]:
         """One sample ``u`` (batch, H) from ``state`` (batch, H, N): output (batch, channels · H) and the next state.
 
         Diagonal plus rank one, so O(N) a feature. The dense form costs more; diagonalizing Ā is numerically useless.
+        ``gelu`` applies GELU to the output in the same pass.
         """
         self._require_causal()
         system, c = self._step_cache.get(self, "step", self._discrete_system)
         with without_autocast(u.device):
             signal = u.to(self.D.dtype)
-            x = system.a * state + system.b * signal.unsqueeze(-1)  # (batch, H, N)
             if self.parameterization == "nplr":
-                x = x - system.u * 2 * (system.v * state).real.sum(-1, keepdim=True)
-            y = 2 * (c * x.unsqueeze(1)).real.sum(-1) + self.D * signal.unsqueeze(1)  # (batch, channels, H)
+                y, x = kernels.nplr_step(signal, state, system, c, self.D, gelu, self.backend)
+            else:
+                y, x = kernels.diagonal_step(signal, state, *system, c, self.D, gelu, self.backend)
         return y.flatten(1).to(u.dtype), x
 
     def initial_state(self, batch_size: int) -> Tensor:
@@ -165,22 +167,20 @@ class StateSpace(KeepFloat32):
             raise ValueError(f"expected an input of shape (batch, {self.d_model}, length), got {tuple(u.shape)}")
         length = u.shape[-1]
         with without_autocast(u.device):
+            signal = u.to(self.D.dtype)
             if state is None:
-                spectrum = self._spectrum_cache.get(self, length, lambda: self._spectrum(self.kernel(length)))
-                response = None
+                y = convolve(
+                    self, self._spectrum_cache, signal, lambda: self._lags(self.kernel(length))
+                )  # (batch, channels, H, L)
             else:
                 self._require_causal()
                 kernel, response = self._kernel_and_response(length, state)
-                spectrum = self._spectrum(kernel)
-            signal = u.to(self.D.dtype).unsqueeze(1)  # (batch, 1, H, L)
-            y = kernels.fft_convolve(signal, spectrum)  # (batch, channels, H, L)
-            if response is not None:
-                y = y + response
+                y = kernels.long_convolution(signal.unsqueeze(1), self._lags(kernel)) + response  # (batch, channels, H, L)
         return y.flatten(1, 2).to(u.dtype)
 
-    def _spectrum(self, kernel: Tensor) -> Tensor:
+    def _lags(self, kernel: Tensor) -> Tensor:
         reverse = kernel[self.channels :] if self.bidirectional else None
-        return kernels.kernel_spectrum(kernel[: self.channels], self.D, reverse, self.reverse_shift)
+        return kernels.kernel_lags(kernel[: self.channels], self.D, reverse, self.reverse_shift)
 
     def _kernel_and_response(self, length: int, state: Tensor | None) -> tuple[Tensor, Tensor | None]:
         system, c = self.continuous_system(), torch.view_as_complex(self.C)
@@ -196,16 +196,14 @@ class StateSpace(KeepFloat32):
         response = kernels.diagonal_kernel(discrete.log_a, coefficients.flatten(0, 1), length, self.backend)
         return kernel, response.unflatten(0, coefficients.shape[:2])
 
-    def _discrete_system(self) -> tuple[kernels.DiscreteNPLR, Tensor]:
-        """What a step needs, in the working precision. A diagonal system has no rank-one part (u and v are its a)."""
+    def _discrete_system(self) -> tuple[kernels.DiscreteNPLR | tuple[Tensor, Tensor], Tensor]:
+        """What a step needs, in the working precision: the system, (Ā, B̄) if it is diagonal, and C."""
         system, c = self.continuous_system(), torch.view_as_complex(self.C)
         if self.parameterization == "nplr":
             discrete = kernels.discretize_nplr(system.dt, system.a, system.p, system.p.conj(), system.b)
-        else:
-            log_a, b = kernels.discretize_diagonal(system.dt, system.a, system.b, self.discretization)
-            a = torch.exp(log_a)
-            discrete = kernels.DiscreteNPLR(a, a, a, b)
-        return kernels.DiscreteNPLR(*(x.to(c.dtype) for x in discrete)), c
+            return kernels.DiscreteNPLR(*(x.to(c.dtype) for x in discrete)), c
+        log_a, b = kernels.discretize_diagonal(system.dt, system.a, system.b, self.discretization)
+        return (torch.exp(log_a).to(c.dtype), b.to(c.dtype)), c
 
     def _tile(self, x: Tensor) -> Tensor:
         """Feature h uses copy h mod n_ssm."""

@@ -172,3 +172,42 @@ def test_the_gradient_reaches_every_parameter() -> None:
         assert parameter.grad is not None, name
         assert torch.isfinite(parameter.grad).all(), name
         assert parameter.grad.abs().sum() > 0, name
+
+
+@pytest.mark.parametrize("parameterization", ["nplr", "diag"])
+def test_it_compiles_without_a_graph_break(parameterization: str) -> None:
+    model = make(parameterization=parameterization)
+    sample, timestep = noise(), torch.tensor([3.0, 7.0])
+    expected = model(sample, timestep).sample
+    expected.square().sum().backward()
+    gradients = [parameter.grad.clone() for parameter in model.parameters()]
+    model.zero_grad()
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    output = compiled(sample, timestep).sample
+    output.square().sum().backward()
+    torch.testing.assert_close(output, expected)
+    for parameter, gradient in zip(model.parameters(), gradients, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("parameterization", ["nplr", "diag"])
+@pytest.mark.parametrize("norm", ["scalar", "layer"])
+def test_fast_paths_are_the_definition(monkeypatch: pytest.MonkeyPatch, parameterization: str, norm: str) -> None:
+    """Through every backend, in training and in evaluation mode (Triton in its interpreter)."""
+    pytest.importorskip("triton", reason="the triton package is not installed")
+    model = make(parameterization=parameterization, norm=norm)
+    sample = noise()
+    outputs = {}
+    for backend in ("reference", "torch", "triton"):
+        monkeypatch.setenv("SASHIMI_KERNELS", backend)
+        model.train().zero_grad()
+        outputs[backend] = model(sample, 5.5).sample
+        outputs[backend].square().sum().backward()
+        gradient = torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
+        with torch.no_grad():
+            kept = model.eval()(sample, 5.5).sample
+        torch.testing.assert_close(kept, outputs[backend], rtol=1e-4, atol=1e-4)
+        if backend == "reference":
+            expected, expected_gradient = outputs[backend], gradient
+        torch.testing.assert_close(outputs[backend], expected, rtol=1e-4, atol=1e-4)
+        assert (gradient - expected_gradient).norm() < 1e-3 * expected_gradient.norm()

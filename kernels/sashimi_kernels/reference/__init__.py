@@ -1,5 +1,19 @@
 """The definitions, written for reading and checking: slow, hungry for memory, right in any dtype."""
 
+from sashimi_kernels.reference.channelwise import gated_residual, layer_norm, scalar_norm
+from sashimi_kernels.reference.convolution import chunked_convolution
 from sashimi_kernels.reference.generation import diagonal_kernel, diagonal_state, nplr_kernel, nplr_state
+from sashimi_kernels.reference.recurrence import diagonal_step, nplr_step
 
-__all__ = ["diagonal_kernel", "diagonal_state", "nplr_kernel", "nplr_state"]
+__all__ = [
+    "chunked_convolution",
+    "diagonal_kernel",
+    "diagonal_state",
+    "diagonal_step",
+    "gated_residual",
+    "layer_norm",
+    "nplr_kernel",
+    "nplr_state",
+    "nplr_step",
+    "scalar_norm",
+]

@@ -1,5 +1,19 @@
 """Fast implementations in plain PyTorch, on any device."""
 
+from sashimi_kernels.torch_backend.channelwise import gated_residual, layer_norm, scalar_norm
+from sashimi_kernels.torch_backend.convolution import chunked_convolution
 from sashimi_kernels.torch_backend.generation import diagonal_kernel, diagonal_state, nplr_kernel, nplr_state
+from sashimi_kernels.torch_backend.recurrence import diagonal_step, nplr_step
 
-__all__ = ["diagonal_kernel", "diagonal_state", "nplr_kernel", "nplr_state"]
+__all__ = [
+    "chunked_convolution",
+    "diagonal_kernel",
+    "diagonal_state",
+    "diagonal_step",
+    "gated_residual",
+    "layer_norm",
+    "nplr_kernel",
+    "nplr_state",
+    "nplr_step",
+    "scalar_norm",
+]

@@ -5,16 +5,18 @@ H·N·L is ever stored, in the forward or in the backward pass.
 """
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from sashimi_kernels.discretization import (
-    DiscreteDiagonal,
-    discretize_nplr,
-    real_matrix,
-    real_output,
-    real_vector,
+from sashimi_kernels.discretization import DiscreteDiagonal, DiscreteNPLR, discretize_nplr
+from sashimi_kernels.torch_backend.krylov import (
+    as_output_row,
+    as_row,
+    from_row,
+    krylov_columns,
+    krylov_rows,
 )
 
 
@@ -51,27 +53,20 @@ def diagonal_state(system: DiscreteDiagonal, u: Tensor, state: Tensor | None = N
 def nplr_kernel(
     dt: Tensor, a: Tensor, p: Tensor, q: Tensor, b: Tensor, c: Tensor, length: int, state: Tensor | None = None
 ) -> tuple[Tensor, Tensor | None]:
-    """Two-level Krylov form: K[T·a + b] = (C Ā^(Ta)) (Ā^b B̄), both factors by doubling, then one matrix product.
+    """Two-level Krylov form: K[T·a + b] = (C Ā^(Ta)) (Ā^b B̄), then one matrix product.
 
     The fine powers up to Ā^T are float64: they are few, and the coarse ones multiply whatever rounding they carry.
     """
-    dtype = c.real.dtype
-    system = discretize_nplr(dt, a, p, q, b)
-    matrix = real_matrix(system)  # (H, 2N, 2N)
-    block = _block_length(length)
-    n_blocks = -(-length // block)
-    columns, matrix_block = _powers(matrix, real_vector(system.b).unsqueeze(-1), block)  # (H, 2N, block)
-    rows = real_output(c).transpose(0, 1).transpose(-1, -2)  # (H, 2N, M)
-    rows, _ = _powers(matrix_block.to(dtype).transpose(-1, -2), rows, n_blocks)  # (H, 2N, n_blocks · M)
-    rows = rows.unflatten(-1, (n_blocks, -1)).permute(0, 3, 2, 1)  # (H, M, n_blocks, 2N)
-    kernel = (rows @ columns.to(dtype).unsqueeze(1)).flatten(-2)[..., :length].transpose(0, 1)  # (M, H, L)
-    if state is None:
-        return kernel, None
-    first = matrix.to(dtype) @ real_vector(state).to(dtype).permute(1, 2, 0)  # (H, 2N, batch)
-    columns, _ = _powers(matrix.to(dtype), first, block)
-    columns = columns.unflatten(-1, (block, -1))  # (H, 2N, block, batch)
-    response = torch.einsum("hman,hntb->bmhat", rows, columns).flatten(-2)
-    return kernel, response[..., :length]
+    system, block = discretize_nplr(dt, a, p, q, b), _block_length(length)
+    start = system.b.unsqueeze(1)  # (H, 1, N)
+    if state is not None:
+        start = torch.cat([start, _step(system, state).transpose(0, 1)], dim=1)  # (H, 1 + batch, N)
+    columns, advance = krylov_columns(system, start, block, c.real.dtype)  # (H, 1 + batch, block, 2N)
+    forward = advance.to(columns.dtype).transpose(1, 2)
+    rows = krylov_rows(forward, as_output_row(c.transpose(0, 1)), -(-length // block))  # (H, n_blocks, M, 2N)
+    samples = rows.transpose(1, 2).unsqueeze(1) @ columns.unsqueeze(2).mT  # (H, 1 + batch, M, n_blocks, block)
+    samples = samples.flatten(-2)[..., :length].permute(1, 2, 0, 3)
+    return samples[0], None if state is None else samples[1:]
 
 
 def nplr_state(
@@ -82,54 +77,56 @@ def nplr_state(
     The powers of Ā are taken in float64: rounded to float32, Ā^L would be off by L roundings, and the state is kept.
     """
     length = u.shape[-1]
-    system = discretize_nplr(dt, a, p, q, b)
-    matrix = real_matrix(system)  # (H, 2N, 2N)
-    block = _block_length(length)
+    system, block = discretize_nplr(dt, a, p, q, b), _block_length(length)
     n_blocks = _power_of_two_above(-(-length // block))
-    columns, advance = _powers(matrix, real_vector(system.b).unsqueeze(-1), block)  # (H, 2N, block)
+    columns, advance = krylov_columns(system, system.b.unsqueeze(1), block, u.dtype)  # (H, 1, block, 2N)
     blocks = torch.nn.functional.pad(u, (n_blocks * block - length, 0)).unflatten(-1, (n_blocks, block))
-    columns = columns.flip(-1).to(u.dtype)
-    x = torch.einsum("bhat,hnt->hnab", blocks, columns).to(matrix.dtype)  # (H, 2N, n_blocks, batch)
+    x = (blocks.transpose(0, 1) @ columns.flip(2)).to(advance.dtype)  # (H, batch, n_blocks, 2N)
     while x.shape[2] > 1:
-        older, newer = x[:, :, 0::2], x[:, :, 1::2]
-        x = (advance @ older.flatten(2)).view_as(older) + newer
+        x = x[:, :, 0::2] @ advance.unsqueeze(1) + x[:, :, 1::2]
         advance = advance @ advance
-    x = x.squeeze(2)  # (H, 2N, batch)
+    x = from_row(x.squeeze(2)).transpose(0, 1)  # (batch, H, N)
     if state is not None:
-        start = real_vector(state).to(matrix.dtype).permute(1, 2, 0)
-        x = x + torch.linalg.matrix_power(matrix, length) @ start
-    real, imag = x.permute(2, 0, 1).to(u.dtype).chunk(2, dim=-1)
-    return torch.complex(real.contiguous(), imag.contiguous())
+        _, one = krylov_columns(system, system.b.unsqueeze(1), 1, u.dtype)
+        start = as_row(state.to(x.dtype).transpose(0, 1))  # (H, batch, 2N)
+        x = x + from_row(start @ torch.linalg.matrix_power(one, length)).transpose(0, 1)
+    return x.to(torch.complex128 if u.dtype == torch.float64 else torch.complex64)
+
+
+def _step(system: DiscreteNPLR, state: Tensor) -> Tensor:
+    """Ā x, for states x (batch, H, N)."""
+    return system.a * state - system.u * 2 * (system.v * state).real.sum(-1, keepdim=True)
 
 
 def _exponentials(log_a: Tensor, count: int, dtype: torch.dtype) -> Tensor:
-    """exp(l · log_a) for l = 0 … count-1: (H, N) to (H, N, count).
+    """exp(l · log_a) for l = 0 … count-1: (H, N) to (H, N, count)."""
+    return _Exponentials.apply(log_a, count, dtype)
 
-    The phase is reduced modulo 2π before it is rounded to the working precision, where sines and cosines are cheap.
+
+class _Exponentials(torch.autograd.Function):
+    """The phase is reduced modulo 2π before it is rounded to the working precision, where sine and cosine are cheap.
+
+    The derivative is l times the result, which is at hand: nothing of the way there needs to be kept.
     """
-    real_dtype = torch.float64 if dtype == torch.complex128 else torch.float32
-    positions = torch.arange(count, device=log_a.device, dtype=log_a.real.dtype)
-    exponent = log_a.unsqueeze(-1) * positions  # (H, N, count)
-    turns = torch.round(exponent.imag.detach() / (2 * math.pi))
-    phase = (exponent.imag - 2 * math.pi * turns).to(real_dtype)
-    return torch.polar(torch.exp(exponent.real.to(real_dtype)), phase)
 
+    @staticmethod
+    def forward(ctx: Any, log_a: Tensor, count: int, dtype: torch.dtype) -> Tensor:
+        real_dtype = torch.float64 if dtype == torch.complex128 else torch.float32
+        positions = torch.arange(count, device=log_a.device, dtype=log_a.real.dtype)
+        phase = (log_a.imag / (2 * math.pi)).unsqueeze(-1) * positions  # in turns
+        phase = (phase - torch.round(phase)).mul_(2 * math.pi).to(real_dtype)
+        exponent = log_a.real.unsqueeze(-1) * positions
+        result = torch.polar(torch.exp(exponent.to(real_dtype)), phase)  # (H, N, count)
+        ctx.save_for_backward(result)
+        ctx.log_dtype = log_a.dtype
+        return result
 
-def _powers(matrix: Tensor, start: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """[start, M start, …, M^(count-1) start] side by side, and M^(the power of two at or above count).
-
-    Args:
-        matrix: (H, n, n). start: (H, n, m).
-
-    Returns:
-        (H, n, count · m) with the power as the slower index of the last axis, and (H, n, n).
-    """
-    powers, n = start, 1
-    while n < count:
-        powers = torch.cat([powers, matrix @ powers], dim=-1)
-        matrix = matrix @ matrix
-        n *= 2
-    return powers[..., : count * start.shape[-1]], matrix
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        (result,) = ctx.saved_tensors
+        positions = torch.arange(result.shape[-1], device=result.device, dtype=result.real.dtype)
+        summed = (gradient * result.conj()) @ positions.to(result.dtype)
+        return summed.to(ctx.log_dtype), None, None
 
 
 def _block_length(length: int) -> int:

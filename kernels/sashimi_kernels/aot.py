@@ -1,0 +1,192 @@
+"""Compile every Triton kernel for GPUs that need not be there, and print what each of them uses.
+
+    python -m sashimi_kernels.aot
+    python -m sashimi_kernels.aot --target cuda:90 --kernel _gated_residual_kernel
+    python -m sashimi_kernels.aot --markdown
+
+Every form in which a kernel may be started (types, constants) is compiled twice, for ``any`` arguments and for
+``aligned`` ones (see :mod:`sashimi_kernels.compilation`). The exit code is 1 if a kernel does not compile, spills
+registers, takes more shared memory than a block may have, or leaves the matrix units idle that its design asks for.
+"""
+
+import argparse
+import functools
+import importlib
+import itertools
+import multiprocessing
+import os
+import pkgutil
+import sys
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+from tqdm import tqdm
+
+from sashimi_kernels.errors import UnusableError
+from sashimi_kernels.hardware import HARDWARE, Resources
+
+if TYPE_CHECKING:  # needs Triton, whose absence the command reports
+    from sashimi_kernels.triton_backend.launch import Launch
+
+TARGETS = ("cuda:80", "cuda:90", "cuda:100", "hip:gfx942")
+
+
+class Task(NamedTuple):
+    """One thing to compile: the launch at this position of ``every_launch()``, for a target."""
+
+    position: int
+    target: str
+    aligned: bool
+
+
+class Outcome(NamedTuple):
+    """What became of a task. ``resources`` is None where it did not compile; ``problems`` has a line for each."""
+
+    task: Task
+    resources: Resources | None
+    problems: list[str]
+
+
+@functools.cache
+def every_launch() -> tuple["Launch", ...]:
+    """All forms in which the modules of the Triton backend start kernels."""
+    from sashimi_kernels import triton_backend
+
+    names = [module.name for module in pkgutil.iter_modules(triton_backend.__path__, f"{triton_backend.__name__}.")]
+    modules = [importlib.import_module(name) for name in names]
+    return tuple(launch for module in modules if hasattr(module, "launches") for launch in module.launches())
+
+
+def main() -> int:
+    """Run the command; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--target", action="append", help=f"{', '.join(HARDWARE)}; may be repeated (default: {' '.join(TARGETS)})"
+    )
+    parser.add_argument("--kernel", help="compile this kernel only (default: all)")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes at once (default: %(default)s)")
+    parser.add_argument("--markdown", action="store_true", help="print one row per kernel, as a Markdown table")
+    arguments = parser.parse_args()
+    try:
+        tasks = _tasks(arguments.target or TARGETS, arguments.kernel)
+    except UnusableError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    outcomes = list(_outcomes(tasks, arguments.jobs))
+    print(markdown(outcomes) if arguments.markdown else table(outcomes))
+    problems = [problem for outcome in outcomes for problem in outcome.problems]
+    print("\n".join(f"problem: {problem}" for problem in problems), file=sys.stderr, end="\n" * bool(problems))
+    return 1 if problems else 0
+
+
+def compile_task(task: Task) -> Outcome:
+    """Compile and judge."""
+    from sashimi_kernels.compilation import compile_for
+
+    launch = every_launch()[task.position]
+    try:
+        resources = compile_for(launch, task.target, task.aligned)
+    except Exception as error:  # Triton's passes and ptxas raise all kinds
+        reason = " ".join(str(error).split())[-300:] or type(error).__name__
+        return Outcome(task, None, [f"{_name(task)} does not compile: {reason}"])
+    return Outcome(task, resources, [f"{_name(task)} {problem}" for problem in problems_of(launch, task, resources)])
+
+
+def table(outcomes: Iterable[Outcome]) -> str:
+    """One line per form and target."""
+    header = f"{'kernel':<40} {'target':<11}{'registers':>10}{'spills':>8}{'shared':>8}{'warps':>7}  matrix    form"
+    return "\n".join([header, *map(_row, outcomes)])
+
+
+def markdown(outcomes: list[Outcome]) -> str:
+    """One row per kernel and one cell per target, with the worst of all forms."""
+    targets = list(dict.fromkeys(outcome.task.target for outcome in outcomes))
+    lines = [f"| kernel | forms | {' | '.join(targets)} |", f"|---|---|{'---|' * len(targets)}"]
+    for kernel in dict.fromkeys(_kernel(outcome.task) for outcome in outcomes):
+        of_kernel = [outcome for outcome in outcomes if _kernel(outcome.task) == kernel]
+        cells = [_cell([one.resources for one in of_kernel if one.task.target == target]) for target in targets]
+        forms = len({outcome.task.position for outcome in of_kernel})
+        lines.append(f"| `{kernel}` | {forms} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def problems_of(launch: "Launch", task: Task, resources: Resources) -> Iterator[str]:
+    """What is wrong with a binary: spilled registers, too much shared memory, idle matrix units."""
+    limit = HARDWARE[task.target].shared_block
+    if resources.spills:
+        yield f"spills {resources.spills} bytes of registers per lane"
+    if resources.shared > limit:
+        yield f"takes {resources.shared} bytes of shared memory, of which a block may have {limit}"
+    if launch.matrix and not resources.matrix:
+        yield "has no matrix instruction, and its design asks for one"
+
+
+def _tasks(targets: Iterable[str], kernel: str | None) -> list[Task]:
+    for target in targets:
+        if target not in HARDWARE:
+            raise UnusableError(f"unknown target {target!r}: expected one of {', '.join(HARDWARE)}")
+    if os.environ.get("TRITON_INTERPRET", "0") != "0":
+        raise UnusableError("TRITON_INTERPRET is set, so that Triton interprets kernels and compiles none: unset it")
+    try:
+        import sashimi_kernels.compilation  # noqa: F401
+
+        launches = every_launch()
+    except ImportError as error:
+        raise UnusableError(
+            f"compiling kernels takes a recent triton package (pip install -U triton): {error}"
+        ) from error
+    names = [launch.kernel.__name__ for launch in launches]
+    if kernel is not None and kernel not in names:
+        raise UnusableError(f"there is no kernel {kernel!r}: expected one of {', '.join(dict.fromkeys(names))}")
+    positions = [position for position, name in enumerate(names) if kernel in (None, name)]
+    return [Task(*parts) for parts in itertools.product(positions, targets, (False, True))]
+
+
+def _outcomes(tasks: list[Task], jobs: int) -> Iterator[Outcome]:
+    progress = functools.partial(tqdm, total=len(tasks), unit="binary", desc="compiling")
+    if jobs == 1:
+        yield from progress(map(compile_task, tasks))
+        return
+    with multiprocessing.get_context("spawn").Pool(jobs) as pool:
+        yield from progress(pool.imap(compile_task, tasks))
+
+
+def _kernel(task: Task) -> str:
+    return every_launch()[task.position].kernel.__name__
+
+
+def _form(task: Task) -> str:
+    """What tells the forms of one kernel apart: types of the tensors, constants, what is known of the arguments."""
+    launch = every_launch()[task.position]
+    types = [type.removeprefix("*") for type in launch.signature.values() if type.startswith("*")]
+    constants = [f"{name}={value}" for name, value in launch.constants.items()]
+    known = "aligned" if task.aligned else "any"
+    return " ".join(["/".join(types), *constants, f"warps={launch.num_warps}", known])
+
+
+def _name(task: Task) -> str:
+    return f"{_kernel(task)} ({_form(task)}) for {task.target}"
+
+
+def _row(outcome: Outcome) -> str:
+    task, resources = outcome.task, outcome.resources
+    columns = f"{_kernel(task):<40} {task.target:<11}"
+    if resources is None:
+        return f"{columns}{'does not compile':>33}  {'':<9} {_form(task)}"
+    used = f"{resources.registers:>10}{resources.spills:>8}{resources.shared:>8}{resources.occupancy:>7.0%}"
+    return f"{columns}{used}  {'+'.join(resources.matrix) or '-':<9} {_form(task)}"
+
+
+def _cell(forms: list[Resources | None]) -> str:
+    if None in forms:
+        return "does not compile"
+    spills = max(one.spills for one in forms)
+    matrix = sorted({kind for one in forms for kind in one.matrix})
+    shared = max(one.shared for one in forms) / 1024
+    worst = [f"{max(one.registers for one in forms)} registers", f"{shared:.1f} KiB".replace(".0", "")]
+    occupancy = f"{min(one.occupancy for one in forms):.0%}"
+    return ", ".join([*worst, *matrix, occupancy] + ([f"spills {spills} bytes"] if spills else []))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

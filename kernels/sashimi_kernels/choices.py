@@ -1,0 +1,130 @@
+"""What is known about this machine's GPUs: whether Triton runs on them, and which backend a benchmark found faster.
+
+``python -m sashimi_kernels.benchmark --device cuda`` measures and writes ``kernel-choices.json`` in the folder
+``$SASHIMI_CACHE`` (if not set: ``$XDG_CACHE_HOME/sashimi-diffusion`` or ``~/.cache/sashimi-diffusion``), which
+``backend="auto"`` reads once per process. By device name it maps operation, dtype and length to a backend:
+
+    {"NVIDIA H100 80GB HBM3": {"diagonal_kernel float32 16000": "triton"}}
+"""
+
+import contextlib
+import functools
+import json
+import os
+import tempfile
+import warnings
+from pathlib import Path
+
+import torch
+
+LENGTHS = (1000, 4000, 16000, 64000)
+CANDIDATES = ("torch", "triton")
+_OLDEST_CAPABILITY = (8, 0)  # what Triton supports, and what the ahead-of-time check covers
+
+
+def choices_file() -> Path:
+    """Where the measured choices are kept."""
+    user_cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    folder = os.environ.get("SASHIMI_CACHE") or f"{user_cache}/sashimi-diffusion"
+    return Path(folder).expanduser() / "kernel-choices.json"
+
+
+def nearest_length(length: int) -> int:
+    """The measured length whose choice holds for ``length`` samples: the nearest by ratio."""
+    for measured in LENGTHS[:-1]:
+        # Halfway to the next one, which is four times as long. Comparisons, so that torch.compile can guard them.
+        if length <= 2 * measured:
+            return measured
+    return LENGTHS[-1]
+
+
+def choice_key(operation: str, dtype: torch.dtype, length: int) -> str:
+    """The name of a choice in the file; ``length`` is one of ``LENGTHS``, a complex dtype goes by that of its parts."""
+    return f"{operation} {torch.finfo(dtype).dtype} {length}"
+
+
+def load_choices() -> dict[str, dict[str, str]]:
+    """Backend by device name and ``choice_key``; nothing, with a warning of one line, where the file is damaged."""
+    path = choices_file()
+    try:
+        choices = json.loads(path.read_text())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        return _ignored(path, error)
+    if _is_valid(choices):
+        return choices
+    return _ignored(path, "not a table of measured backends")
+
+
+def save_choices(device_name: str, measured: dict[str, str]) -> Path:
+    """Add choices to the file, or replace older ones; it is written beside and renamed, so it is whole at any instant.
+
+    Args:
+        device_name: what ``torch.cuda.get_device_name`` says.
+        measured: backend by ``choice_key``.
+
+    Raises:
+        OSError: the folder cannot be written to.
+    """
+    path, choices = choices_file(), load_choices()
+    choices[device_name] = {**choices.get(device_name, {}), **measured}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(prefix=path.name, dir=path.parent)
+    try:
+        with open(handle, "w") as file:
+            json.dump(choices, file, indent=2, sort_keys=True)
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+    _choices.cache_clear()
+    _measured_choice.cache_clear()
+    return path
+
+
+# torch.compile asks the next two once, while it traces: neither a device nor its measured choices change afterwards.
+@torch.compiler.assume_constant_result
+def measured_choice(device: torch.device, operation: str, dtype: torch.dtype, length: int) -> str | None:
+    """The backend that a benchmark found fastest here, or None where none was run."""
+    return _measured_choice(device, operation, dtype, length)
+
+
+@torch.compiler.assume_constant_result
+def gpu_obstacle(device: torch.device) -> str | None:
+    """Why Triton cannot run on this CUDA or ROCm device, or None where it can."""
+    return _gpu_obstacle(device)
+
+
+@functools.cache
+def _choices() -> dict[str, dict[str, str]]:
+    return load_choices()
+
+
+@functools.cache
+def _measured_choice(device: torch.device, operation: str, dtype: torch.dtype, length: int) -> str | None:
+    return _choices().get(torch.cuda.get_device_name(device), {}).get(choice_key(operation, dtype, length))
+
+
+@functools.cache
+def _gpu_obstacle(device: torch.device) -> str | None:
+    major, minor = torch.cuda.get_device_capability(device)
+    if torch.version.hip is not None or (major, minor) >= _OLDEST_CAPABILITY:
+        return None
+    name, oldest = torch.cuda.get_device_name(device), ".".join(map(str, _OLDEST_CAPABILITY))
+    return f"{name} has compute capability {major}.{minor} and Triton needs {oldest}"
+
+
+def _is_valid(choices: object) -> bool:
+    return isinstance(choices, dict) and all(
+        isinstance(measured, dict) and all(backend in CANDIDATES for backend in measured.values())
+        for measured in choices.values()
+    )
+
+
+def _ignored(path: Path, reason: object) -> dict[str, dict[str, str]]:
+    warnings.warn(
+        f"{path} is ignored ({reason}): python -m sashimi_kernels.benchmark --device cuda makes it anew", stacklevel=2
+    )
+    return {}

@@ -1,0 +1,89 @@
+"""Compile one form of a Triton kernel for a GPU that need not be there, and read off the binary what it uses.
+
+Triton compiles a kernel anew for what it notices about the arguments: whether addresses and integers are multiples of
+16, which integers are 1, and on AMD whether tensors are below 2 GB. A form is therefore looked at twice: with nothing
+known (odd sizes, strided tensors), and ``aligned``, where all of that holds and what is named ``…position_stride`` is 1.
+"""
+
+import contextlib
+import io
+import re
+import tempfile
+from collections.abc import Iterator
+
+import triton
+from triton import knobs
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource, make_backend
+
+from sashimi_kernels.hardware import HARDWARE, Resources
+from sashimi_kernels.triton_backend.launch import Launch
+
+_UNIT_STRIDE = "position_stride"
+_MATRIX_INSTRUCTIONS = {"mma.sync": "mma.sync", "wgmma": "wgmma.mma_async", "tcgen05": "tcgen05.mma", "mfma": "v_mfma_"}
+
+
+def compile_for(launch: Launch, target: str, aligned: bool) -> Resources:
+    """Compile this form for a target of :data:`sashimi_kernels.hardware.HARDWARE`.
+
+    Raises:
+        Exception: Triton's passes and ptxas raise all kinds.
+    """
+    backend, arch = target.split(":")
+    gpu = GPUTarget(backend, int(arch) if backend == "cuda" else arch, HARDWARE[target].warp_size)
+    signature, constants, attributes = _specialized(launch, gpu, aligned)
+    source = ASTSource(fn=launch.kernel, signature=signature, constexprs=constants, attrs=attributes)
+    options = {"num_warps": launch.num_warps, "num_stages": launch.num_stages}
+    log = io.StringIO()
+    with _compiling_anew(), contextlib.redirect_stdout(log):
+        compiled = triton.compile(source, target=gpu, options=options)
+    shared, assembly = compiled.metadata.shared, compiled.asm["ptx" if backend == "cuda" else "amdgcn"]
+    registers, spills = _from_ptxas(log.getvalue()) if backend == "cuda" else _from_amdgcn(assembly)
+    matrix = tuple(kind for kind, instruction in _MATRIX_INSTRUCTIONS.items() if instruction in assembly)
+    occupancy = HARDWARE[target].occupancy(registers, shared, compiled.metadata.num_warps)
+    return Resources(registers, spills, shared, matrix, occupancy)
+
+
+def _specialized(
+    launch: Launch, target: GPUTarget, aligned: bool
+) -> tuple[dict[str, str], dict[str, object], dict[tuple[int], list]]:
+    """Signature, constants and attributes as Triton's launcher would derive them from the arguments."""
+    constants = dict(launch.constants)
+    if aligned:
+        constants |= {name: 1 for name in launch.signature if name.endswith(_UNIT_STRIDE)}
+    names = launch.kernel.arg_names
+    signature = {name: "constexpr" if name in constants else launch.signature[name] for name in names}
+    parse = make_backend(target).parse_attr
+    # Triton's letters: divisible by 16, and small (less than 2 GB, which AMD's backend makes use of).
+    known = {"*": parse("DS"), "i": parse("D")} if aligned else {}
+    attributes = {(position,): known.get(signature[name][0]) for position, name in enumerate(names)}
+    return signature, constants, {position: value for position, value in attributes.items() if value}
+
+
+@contextlib.contextmanager
+def _compiling_anew() -> Iterator[None]:
+    """Triton's cache is neither read nor kept: ptxas counts registers only when it runs, in a log Triton can print."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        knobs.cache.scope(),
+        knobs.compilation.scope(),
+        knobs.nvidia.scope(),
+    ):
+        knobs.cache.dir, knobs.compilation.always_compile, knobs.nvidia.dump_ptxas_log = folder, True, True
+        yield
+
+
+def _from_ptxas(log: str) -> tuple[int, int]:
+    registers, *spills = (
+        max(map(int, re.findall(pattern, log)))
+        for pattern in (r"Used (\d+) registers", r"(\d+) bytes spill stores", r"(\d+) bytes spill loads")
+    )
+    return registers, max(spills)
+
+
+def _from_amdgcn(assembly: str) -> tuple[int, int]:
+    # Spilled scalar registers do not count: they go to lanes of vector registers, which do.
+    registers, spilled = (
+        int(re.search(rf"\.{field}:\s+(\d+)", assembly)[1]) for field in ("vgpr_count", "vgpr_spill_count")
+    )
+    return registers, 4 * spilled

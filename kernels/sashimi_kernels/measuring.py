@@ -1,0 +1,82 @@
+"""Time, memory and the machine's own peak: what the benchmarks share."""
+
+import math
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+
+_GEMM_SIZE = 2048
+_GEMM_REPEATS = 5
+
+
+def interleaved_medians(
+    functions: dict[str, Callable[[], object]], repeats: int, device: torch.device | str = "cpu"
+) -> dict[str, float]:
+    """Median seconds of each function over ``repeats`` rounds, after one round that does not count.
+
+    The rounds are interleaved, so that a busy moment of the computer hits all of them. A function that runs out of
+    memory takes infinitely long.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in functions}
+    for repeat in range(repeats + 1):
+        for name, function in functions.items():
+            elapsed = math.inf if math.inf in seconds[name] else _seconds(function, torch.device(device))
+            if repeat or math.isinf(elapsed):
+                seconds[name].append(elapsed)
+    return {name: statistics.median_high(values) for name, values in seconds.items()}
+
+
+def peak_memory(function: Callable[[], object], device: torch.device | str = "cpu") -> int:
+    """Most bytes that tensors made inside ``function`` take at once, its result included."""
+    device = torch.device(device)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        function()
+        return torch.cuda.max_memory_allocated(device) - before
+    # Without this the profiler reports its own start and stop on stderr.
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        function()
+    events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
+    in_use = peak = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        in_use += event.nbytes()
+        peak = max(peak, in_use)
+    return peak
+
+
+def gemm_peak(device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> float:
+    """GFLOP/s of a large square matrix product: what this machine reaches at best, with the threads torch has now."""
+    x = torch.randn(_GEMM_SIZE, _GEMM_SIZE, device=device).to(dtype)
+    best = min(_seconds(lambda: x @ x, torch.device(device)) for _ in range(_GEMM_REPEATS + 1))
+    return 2 * _GEMM_SIZE**3 / best / 1e9
+
+
+def conditions(device: torch.device | str = "cpu") -> str:
+    """One line about what the numbers were measured on."""
+    if torch.device(device).type == "cuda":
+        return f"torch {torch.__version__}, {torch.cuda.get_device_name(device)}"
+    return f"torch {torch.__version__}, {torch.get_num_threads()} threads, {platform.machine()}, float32"
+
+
+def _seconds(function: Callable[[], object], device: torch.device) -> float:
+    if device.type != "cuda":
+        start = time.perf_counter()
+        function()
+        return time.perf_counter() - start
+    with torch.cuda.device(device):
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        try:
+            function()
+        except torch.cuda.OutOfMemoryError:
+            return math.inf
+        end.record()
+        torch.cuda.synchronize()
+    return start.elapsed_time(end) / 1e3

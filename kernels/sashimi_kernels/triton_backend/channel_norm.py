@@ -1,0 +1,302 @@
+"""Both norms over the channels with the diffusion-step bias behind them: one read and one write of x.
+
+With the mean μ and the biased variance of the H channels at a position, r = 1/√(variance + ε) and x̂ = (x - μ) r,
+
+    layer    y = w x̂ + o + bias             w, o per channel
+    scalar   y = g (x̂ + s r) + bias         g, s in all
+
+The moments of blocks of channels are centred ones, joined by the rule of Chan, Golub and LeVeque (1979), so that no
+difference of large squares is taken. The backward pass takes them again from x, the only tensor that is kept. With
+e = w dy in the layer norm, e = g dy in the scalar one, and averages <·> over the channels,
+
+    dx = r (e - <e> - x̂ (<e x̂> + s r <e>))      the term with s in the scalar norm only
+    dw = Σ dy x̂    do = Σ dy    dg = Σ dy (x̂ + s r)    ds = Σ g r dy    dbias = Σ_positions dy
+
+where every program writes the sums over its own positions; PyTorch adds them up, in the same order every time.
+
+Each program handles all channels of a tile of positions, in blocks. A pass over the blocks starts with the one that
+the pass before it ended with, which is still in registers: up to 128 channels are read once, and of more channels all
+but one block of 128 again, from the cache.
+"""
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from sashimi_kernels.triton_backend.arguments import FLOATS, form, pointers, stride_types, strides
+from sashimi_kernels.triton_backend.launch import Launch, launch
+
+# Channels and positions of a tile: the numbers of two tensors at once that fit the registers of eight warps.
+_TILES = {64: 64, 128: 32}
+_N_WARPS = 8
+
+
+def scalar_norm(x: Tensor, gain: Tensor, shift: Tensor, bias: Tensor | None, epsilon: float) -> Tensor:
+    """gain · (x - mean + shift) / √(variance + epsilon) + bias."""
+    return _channel_norm(x, gain.float(), shift.float(), None if bias is None else bias.float(), epsilon, True)
+
+
+def layer_norm(x: Tensor, weight: Tensor, offset: Tensor, bias: Tensor | None, epsilon: float) -> Tensor:
+    """weight · (x - mean) / √(variance + epsilon) + offset + bias."""
+    return _channel_norm(x, weight.float(), offset.float(), None if bias is None else bias.float(), epsilon, False)
+
+
+@torch.library.custom_op("sashimi_kernels::channel_norm", mutates_args=())
+def _channel_norm(
+    x: Tensor, weight: Tensor, offset: Tensor, bias: Tensor | None, epsilon: float, scalar: bool
+) -> Tensor:
+    """Either norm; in the scalar one the gain is ``weight`` and the shift ``offset``, all but ``x`` in float32."""
+    y = x.new_empty(x.shape)
+    bias = None if bias is None else bias.contiguous()
+    tensors = pointers(x=x, weight=weight.contiguous(), offset=offset.contiguous(), bias=bias, y=y)
+    constants = _tile(x.shape[1], scalar)
+    launch(_channel_norm_kernel, _grid(x, constants), {**tensors, **_sizes(x, epsilon)}, constants, _N_WARPS)
+    return y
+
+
+@torch.library.custom_op("sashimi_kernels::channel_norm_backward", mutates_args=())
+def _channel_norm_backward(
+    dy: Tensor, x: Tensor, weight: Tensor, offset: Tensor, has_bias: bool, epsilon: float, scalar: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of x, weight, offset and bias; the last is empty where nothing needs it."""
+    constants = _tile(x.shape[1], scalar)
+    grid = _grid(x, constants)
+    dx = x.new_empty(x.shape)
+    n_tiles, batch = grid
+    dweight = weight.new_empty(batch, n_tiles, weight.shape[0])
+    dshift = offset.new_empty(batch, n_tiles) if scalar else None
+    # The layer norm's offset has the gradient of the bias, summed over the batch.
+    dbias = offset.new_empty(batch, n_tiles, x.shape[1]) if has_bias or not scalar else None
+    inputs = pointers(dy=dy, x=x, weight=weight.contiguous(), offset=offset.contiguous())
+    outputs = pointers(dx=dx, dweight=dweight, dshift=dshift, dbias=dbias)
+    arguments = {**inputs, **outputs, **_sizes(x, epsilon), **strides("dy", dy)}
+    launch(_channel_norm_backward_kernel, grid, arguments, constants, _N_WARPS)
+    dbias = offset.new_empty(0) if dbias is None else dbias.sum(1)
+    doffset = dbias.sum(0) if dshift is None else dshift.sum().unsqueeze(0)
+    return dx, dweight.sum((0, 1)), doffset, dbias
+
+
+@_channel_norm.register_fake
+def _(x: Tensor, weight: Tensor, offset: Tensor, bias: Tensor | None, epsilon: float, scalar: bool) -> Tensor:
+    return x.new_empty(x.shape)
+
+
+@_channel_norm_backward.register_fake
+def _(
+    dy: Tensor, x: Tensor, weight: Tensor, offset: Tensor, has_bias: bool, epsilon: float, scalar: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    bias_shape = (0,) if scalar and not has_bias else x.shape[:2]
+    return (
+        x.new_empty(x.shape),
+        weight.new_empty(weight.shape),
+        offset.new_empty(offset.shape),
+        offset.new_empty(bias_shape),
+    )
+
+
+def _keep_inputs(ctx: Any, inputs: tuple, output: Tensor) -> None:
+    x, weight, offset, bias, ctx.epsilon, ctx.scalar = inputs
+    ctx.has_bias = bias is not None
+    ctx.save_for_backward(x, weight, offset)
+
+
+def _gradients(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+    has_bias = ctx.has_bias and ctx.needs_input_grad[3]
+    *gradients, dbias = _channel_norm_backward(dy, *ctx.saved_tensors, has_bias, ctx.epsilon, ctx.scalar)
+    return *gradients, dbias if has_bias else None, None, None
+
+
+_channel_norm.register_autograd(_gradients, setup_context=_keep_inputs)
+
+
+def launches() -> Iterator[Launch]:
+    """Every form in which the kernels of this module are started."""
+    sizes = {"epsilon": "fp32", "n_channels": "i32", "length": "i32", **stride_types("x")}
+    parameters = pointers(weight="*fp32", offset="*fp32")
+    for x, n_channels, scalar in itertools.product(FLOATS, _TILES, (False, True)):
+        constants = _tile(n_channels, scalar)
+        dshift = "*fp32" if scalar else None
+        for bias in ("*fp32", None):
+            forward = {**pointers(x=x), **parameters, **pointers(bias=bias, y=x), **sizes}
+            yield form(_channel_norm_kernel, forward, constants, _N_WARPS)
+        for dbias in ("*fp32", None) if scalar else ("*fp32",):
+            outputs = pointers(dx=x, dweight="*fp32", dshift=dshift, dbias=dbias)
+            backward = {**pointers(dy=x, x=x), **parameters, **outputs, **sizes, **stride_types("dy")}
+            yield form(_channel_norm_backward_kernel, backward, constants, _N_WARPS)
+
+
+def _tile(n_channels: int, scalar: bool) -> dict[str, Any]:
+    """Constants of the smallest tile that holds all channels, or of the largest one."""
+    block = min((block for block in _TILES if n_channels <= block), default=max(_TILES))
+    return {"SCALAR": scalar, "BLOCK_H": block, "BLOCK_L": _TILES[block]}
+
+
+def _grid(x: Tensor, constants: dict[str, Any]) -> tuple[int, int]:
+    """One program per tile of positions and batch element."""
+    return triton.cdiv(x.shape[2], constants["BLOCK_L"]), x.shape[0]
+
+
+def _sizes(x: Tensor, epsilon: float) -> dict[str, Any]:
+    return {"epsilon": epsilon, "n_channels": x.shape[1], "length": x.shape[2], **strides("x", x)}
+
+
+@triton.jit
+def _channel_norm_kernel(
+    x_ptr,
+    weight_ptr,
+    offset_ptr,
+    bias_ptr,
+    y_ptr,
+    epsilon,
+    n_channels,
+    length,
+    x_batch_stride,
+    x_channel_stride,
+    x_position_stride,
+    SCALAR: tl.constexpr,
+    BLOCK_H: tl.constexpr,
+    BLOCK_L: tl.constexpr,
+):
+    position_offsets = tl.program_id(0) * BLOCK_L + tl.arange(0, BLOCK_L)
+    pid_batch = tl.program_id(1).to(tl.int64)
+    x_ptr += pid_batch * x_batch_stride
+    y_ptr += pid_batch * n_channels * length
+    n_blocks = tl.cdiv(n_channels, BLOCK_H)
+    x, mean, scale = _last_block_and_moments(
+        x_ptr, position_offsets, epsilon, n_channels, length, x_channel_stride, x_position_stride, BLOCK_H, BLOCK_L
+    )
+    for index in range(0, n_blocks):
+        channel_offsets = (n_blocks - 1 - index) * BLOCK_H + tl.arange(0, BLOCK_H)
+        channel_mask = channel_offsets < n_channels
+        mask = channel_mask[:, None] & (position_offsets < length)[None, :]
+        # The last block is here already.
+        x_offsets = channel_offsets[:, None] * x_channel_stride + position_offsets[None, :] * x_position_stride
+        x = tl.load(x_ptr + x_offsets, mask & (index > 0), other=x)
+        y = (x.to(tl.float32) - mean[None, :]) * scale[None, :]
+        if SCALAR:
+            y = tl.load(weight_ptr) * (y + tl.load(offset_ptr) * scale[None, :])
+        else:
+            y *= tl.load(weight_ptr + channel_offsets, channel_mask, other=0.0)[:, None]
+            y += tl.load(offset_ptr + channel_offsets, channel_mask, other=0.0)[:, None]
+        if bias_ptr is not None:
+            y += tl.load(bias_ptr + pid_batch * n_channels + channel_offsets, channel_mask, other=0.0)[:, None]
+        tl.store(y_ptr + channel_offsets[:, None] * length + position_offsets[None, :], y, mask)
+
+
+@triton.jit
+def _channel_norm_backward_kernel(
+    dy_ptr,
+    x_ptr,
+    weight_ptr,
+    offset_ptr,
+    dx_ptr,
+    dweight_ptr,
+    dshift_ptr,
+    dbias_ptr,
+    epsilon,
+    n_channels,
+    length,
+    x_batch_stride,
+    x_channel_stride,
+    x_position_stride,
+    dy_batch_stride,
+    dy_channel_stride,
+    dy_position_stride,
+    SCALAR: tl.constexpr,
+    BLOCK_H: tl.constexpr,
+    BLOCK_L: tl.constexpr,
+):
+    position_offsets = tl.program_id(0) * BLOCK_L + tl.arange(0, BLOCK_L)
+    pid_batch = tl.program_id(1).to(tl.int64)
+    pid_sum = pid_batch * tl.num_programs(0) + tl.program_id(0)
+    x_ptr += pid_batch * x_batch_stride
+    dy_ptr += pid_batch * dy_batch_stride
+    dx_ptr += pid_batch * n_channels * length
+    n_blocks = tl.cdiv(n_channels, BLOCK_H)
+    x, mean, scale = _last_block_and_moments(
+        x_ptr, position_offsets, epsilon, n_channels, length, x_channel_stride, x_position_stride, BLOCK_H, BLOCK_L
+    )
+    dy = tl.zeros([BLOCK_H, BLOCK_L], dy_ptr.dtype.element_ty)
+    sum_dy = tl.zeros([BLOCK_L], tl.float32)
+    sum_product = tl.zeros([BLOCK_L], tl.float32)
+    for index in range(0, n_blocks):
+        channel_offsets = (n_blocks - 1 - index) * BLOCK_H + tl.arange(0, BLOCK_H)
+        channel_mask = channel_offsets < n_channels
+        mask = channel_mask[:, None] & (position_offsets < length)[None, :]
+        x_offsets = channel_offsets[:, None] * x_channel_stride + position_offsets[None, :] * x_position_stride
+        dy_offsets = channel_offsets[:, None] * dy_channel_stride + position_offsets[None, :] * dy_position_stride
+        x = tl.load(x_ptr + x_offsets, mask & (index > 0), other=x)
+        dy = tl.load(dy_ptr + dy_offsets, mask, other=0.0)
+        weighted = dy.to(tl.float32)
+        product = weighted * (x.to(tl.float32) - mean[None, :]) * scale[None, :]
+        sum_offsets = pid_sum * n_channels + channel_offsets
+        if dbias_ptr is not None:
+            tl.store(dbias_ptr + sum_offsets, tl.sum(weighted, 1), channel_mask)
+        if not SCALAR:
+            tl.store(dweight_ptr + sum_offsets, tl.sum(product, 1), channel_mask)
+            weight = tl.load(weight_ptr + channel_offsets, channel_mask, other=0.0)[:, None]
+            weighted *= weight
+            product *= weight
+        sum_dy += tl.sum(weighted, 0)
+        sum_product += tl.sum(product, 0)
+    if SCALAR:
+        # The sums are without the gain, as its own gradient wants them.
+        gain = tl.load(weight_ptr)
+        sum_product += tl.load(offset_ptr) * scale * sum_dy
+        tl.store(dweight_ptr + pid_sum, tl.sum(sum_product))
+        tl.store(dshift_ptr + pid_sum, gain * tl.sum(scale * sum_dy))
+    for index in range(0, n_blocks):
+        channel_offsets = index * BLOCK_H + tl.arange(0, BLOCK_H)
+        channel_mask = channel_offsets < n_channels
+        mask = channel_mask[:, None] & (position_offsets < length)[None, :]
+        x_offsets = channel_offsets[:, None] * x_channel_stride + position_offsets[None, :] * x_position_stride
+        dy_offsets = channel_offsets[:, None] * dy_channel_stride + position_offsets[None, :] * dy_position_stride
+        x = tl.load(x_ptr + x_offsets, mask & (index > 0), other=x)
+        dy = tl.load(dy_ptr + dy_offsets, mask & (index > 0), other=dy)
+        weighted = dy.to(tl.float32)
+        if not SCALAR:
+            weighted *= tl.load(weight_ptr + channel_offsets, channel_mask, other=0.0)[:, None]
+        normalized = (x.to(tl.float32) - mean[None, :]) * scale[None, :]
+        dx = weighted - (sum_dy[None, :] + normalized * sum_product[None, :]) / n_channels
+        dx *= scale[None, :]
+        if SCALAR:
+            dx *= gain
+        tl.store(dx_ptr + channel_offsets[:, None] * length + position_offsets[None, :], dx, mask)
+
+
+@triton.jit
+def _last_block_and_moments(
+    x_ptr,
+    position_offsets,
+    epsilon,
+    n_channels,
+    length,
+    channel_stride,
+    position_stride,
+    BLOCK_H: tl.constexpr,
+    BLOCK_L: tl.constexpr,
+):
+    """The last block of channels as it was read, and of all channels the mean and 1 / √(variance + epsilon)."""
+    x = tl.zeros([BLOCK_H, BLOCK_L], x_ptr.dtype.element_ty)
+    mean = tl.zeros([BLOCK_L], tl.float32)
+    squares = tl.zeros([BLOCK_L], tl.float32)
+    for start in range(0, n_channels, BLOCK_H):
+        channel_offsets = start + tl.arange(0, BLOCK_H)
+        channel_mask = channel_offsets < n_channels
+        mask = channel_mask[:, None] & (position_offsets < length)[None, :]
+        offsets = channel_offsets[:, None] * channel_stride + position_offsets[None, :] * position_stride
+        x = tl.load(x_ptr + offsets, mask, other=0.0)
+        values = x.to(tl.float32)
+        n_new = tl.minimum(n_channels - start, BLOCK_H)
+        new_mean = tl.sum(values, 0) / n_new
+        centered = tl.where(mask, values - new_mean[None, :], 0.0)
+        difference = new_mean - mean
+        share = n_new / (start + n_new)
+        squares += tl.sum(centered * centered, 0) + difference * difference * (start * share)
+        mean += difference * share
+    return x, mean, tl.rsqrt(squares / n_channels + epsilon)

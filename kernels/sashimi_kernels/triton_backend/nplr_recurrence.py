@@ -1,0 +1,141 @@
+"""State of a normal-plus-low-rank state space after an input: the O(N) recurrence, one program per batch element and
+feature, with the whole state in registers,
+
+    x[t] = a x[t-1] - u 2 Re(v · x[t-1]) + b s[t].
+
+It runs in float64: Ā rounded to float32 would turn the slow states by L roundings (1e-4 over 16,000 samples), and what
+bounds a step is the latency of the sum over n, not arithmetic. Backward goes through the matrix form of the ``torch``
+backend, which needs no states in between: it runs that form again, in float32, and differentiates it.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from sashimi_kernels import torch_backend
+from sashimi_kernels.backends import BackendUnavailableError
+from sashimi_kernels.discretization import discretize_nplr
+from sashimi_kernels.triton_backend.arguments import FLOATS, stride_types, strides
+from sashimi_kernels.triton_backend.launch import Launch, launch
+
+WARPS = {32: 1, 128: 1, 512: 4}  # by BLOCK_N
+
+
+@triton.jit
+def nplr_state_kernel(
+    signal_ptr,  # (B, H, L), any strides
+    system_ptr,  # (H, N, 8): a, u, v, b
+    start_ptr,  # (B, H, N, 2)
+    state_ptr,  # (B, H, N, 2)
+    n_features,
+    n_states,
+    length,
+    signal_batch_stride,
+    signal_channel_stride,
+    signal_position_stride,
+    BLOCK_N: tl.constexpr,
+):
+    pid_b, pid_h = tl.program_id(0), tl.program_id(1)
+    n_offsets = tl.arange(0, BLOCK_N)
+    n_mask = n_offsets < n_states
+    system_ptrs = system_ptr + (pid_h * n_states + n_offsets) * 8
+    a_real = tl.load(system_ptrs, mask=n_mask, other=0.0)
+    a_imag = tl.load(system_ptrs + 1, mask=n_mask, other=0.0)
+    u_real = tl.load(system_ptrs + 2, mask=n_mask, other=0.0)
+    u_imag = tl.load(system_ptrs + 3, mask=n_mask, other=0.0)
+    v_real = tl.load(system_ptrs + 4, mask=n_mask, other=0.0)
+    v_imag = tl.load(system_ptrs + 5, mask=n_mask, other=0.0)
+    b_real = tl.load(system_ptrs + 6, mask=n_mask, other=0.0)
+    b_imag = tl.load(system_ptrs + 7, mask=n_mask, other=0.0)
+    state_offsets = ((pid_b.to(tl.int64) * n_features + pid_h) * n_states + n_offsets) * 2
+    real = tl.load(start_ptr + state_offsets, mask=n_mask, other=0.0).to(tl.float64)
+    imag = tl.load(start_ptr + state_offsets + 1, mask=n_mask, other=0.0).to(tl.float64)
+    signal_ptr += pid_b.to(tl.int64) * signal_batch_stride + pid_h * signal_channel_stride
+    for _ in range(length):
+        sample = tl.load(signal_ptr).to(tl.float64)
+        feedback = 2 * tl.sum(v_real * real - v_imag * imag, 0)
+        next_real = a_real * real - a_imag * imag - u_real * feedback + b_real * sample
+        imag = a_real * imag + a_imag * real - u_imag * feedback + b_imag * sample
+        real = next_real
+        signal_ptr += signal_position_stride
+    tl.store(state_ptr + state_offsets, real, mask=n_mask)
+    tl.store(state_ptr + state_offsets + 1, imag, mask=n_mask)
+
+
+def nplr_state(
+    dt: Tensor, a: Tensor, p: Tensor, q: Tensor, b: Tensor, u: Tensor, state: Tensor | None = None
+) -> Tensor:
+    """The recurrence, one sample after another, in one kernel."""
+    if a.shape[1] > max(WARPS):
+        raise BackendUnavailableError(
+            f"kernel backend 'triton' keeps at most {max(WARPS)} states per feature in registers, got {a.shape[1]}: "
+            "choose another one with backend="
+        )
+    system = (_real(x.to(torch.complex128)) for x in (a, p, q, b))
+    start = None if state is None else _real(state.to(torch.complex64))
+    return torch.view_as_complex(nplr_state_recurrence(u, dt.double(), *system, start))
+
+
+@torch.library.custom_op("sashimi_kernels::nplr_state", mutates_args=())
+def nplr_state_recurrence(
+    u: Tensor, dt: Tensor, a: Tensor, p: Tensor, q: Tensor, b: Tensor, state: Tensor | None
+) -> Tensor:
+    """:func:`nplr_state` on real tensors: dt and the system float64, the states float32 (B, H, N, 2)."""
+    (n_features, n_states), length = a.shape[:2], u.shape[-1]
+    out = _like_state(u, a)
+    start = torch.zeros_like(out) if state is None else state.contiguous()
+    system = torch.stack(discretize_nplr(dt, *(torch.view_as_complex(x.contiguous()) for x in (a, p, q, b))), dim=-1)
+    arguments = {
+        **{"signal_ptr": u, "system_ptr": torch.view_as_real(system), "start_ptr": start, "state_ptr": out},
+        **{"n_features": n_features, "n_states": n_states, "length": length},
+        **strides("signal", u),
+    }
+    block = min(size for size in WARPS if size >= n_states)
+    launch(nplr_state_kernel, (u.shape[0], n_features), arguments, {"BLOCK_N": block}, num_warps=WARPS[block])
+    return out
+
+
+@nplr_state_recurrence.register_fake
+def _(u: Tensor, dt: Tensor, a: Tensor, p: Tensor, q: Tensor, b: Tensor, state: Tensor | None) -> Tensor:
+    return _like_state(u, a)
+
+
+def _keep(ctx: Any, inputs: tuple, output: Tensor) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    needed = ctx.needs_input_grad
+    inputs = [x if x is None else x.detach() for x in ctx.saved_tensors]
+    wanted = [x.requires_grad_() for x, need in zip(inputs, needed, strict=True) if need]
+    with torch.enable_grad():
+        u, dt, *system = inputs
+        a, p, q, b, state = (x if x is None else torch.view_as_complex(x.contiguous()) for x in system)
+        x = torch_backend.nplr_state(dt, a, p, q, b, u.float(), state)
+        found = iter(torch.autograd.grad(torch.view_as_real(x), wanted, gradient))
+    return tuple(next(found) if need else None for need in needed)
+
+
+nplr_state_recurrence.register_autograd(_backward, setup_context=_keep)
+
+
+def launches() -> Iterator[Launch]:
+    """Every form in which the kernel of this module may be started."""
+    states = {"system_ptr": "*fp64", "start_ptr": "*fp32", "state_ptr": "*fp32"}
+    sizes = {**dict.fromkeys(("n_features", "n_states", "length"), "i32"), **stride_types("signal")}
+    for dtype in FLOATS:
+        for block, warps in WARPS.items():
+            signature = {"signal_ptr": dtype, **states, **sizes}
+            yield Launch(nplr_state_kernel, signature, {"BLOCK_N": block}, warps, 2, matrix=False)
+
+
+def _like_state(u: Tensor, a: Tensor) -> Tensor:
+    return u.new_empty((u.shape[0], *a.shape), dtype=torch.float32)
+
+
+def _real(x: Tensor) -> Tensor:
+    return torch.view_as_real(x.resolve_conj())

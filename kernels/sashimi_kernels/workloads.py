@@ -1,0 +1,174 @@
+"""Every operation on inputs of a given size, as the benchmark runs them."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+import sashimi_kernels as kernels
+
+
+class Sizes(NamedTuple):
+    """B, H, N (complex states: half of the conjugate pairs) and L."""
+
+    batch: int
+    features: int
+    states: int
+    length: int
+
+
+class Workload(NamedTuple):
+    """One row of the benchmark.
+
+    Args:
+        operation: what ``backend="auto"`` looks up, or a name of its own for several operations in a row.
+        length: number of samples, 1 for a step.
+        run: the operation, given the name of a backend; its result is what a gradient comes back to.
+        inputs: what gradients are taken by; none where only the forward pass is of use.
+        stepwise: the definition of the operation goes from sample to sample.
+    """
+
+    operation: str
+    length: int
+    run: Callable[[str], Tensor]
+    inputs: tuple[Tensor, ...]
+    stepwise: bool = False
+
+    def forward(self, backend: str) -> None:
+        """One evaluation, nothing kept for gradients."""
+        with torch.no_grad():
+            self.run(backend)
+
+    def backward(self, backend: str) -> None:
+        """One evaluation and its gradients."""
+        y = self.run(backend)
+        torch.autograd.grad(y, self.inputs, torch.ones_like(y))
+
+
+def workloads(sizes: Sizes, dtype: torch.dtype, device: torch.device | str) -> list[Workload]:
+    """All operations, on signals of this dtype; those that make kernels and states, which are float32, on float32."""
+    torch.manual_seed(0)
+    system = _System(sizes, device)
+    layer = _Layer(sizes, dtype, device)
+    rows = _generation(sizes.length, system) + _states(sizes.length, system, layer) if dtype == torch.float32 else []
+    rows += _convolution(sizes.length, system, layer) + _recurrence(system, layer)
+    return rows + _channelwise(sizes.length, layer)
+
+
+class _System:
+    """A state space with the step sizes of a SaShiMi layer: dt from 0.001 to 0.1, eigenvalues -1/2 + πi n."""
+
+    def __init__(self, sizes: Sizes, device: torch.device | str) -> None:
+        shape = (sizes.features, sizes.states)
+        real = {"dtype": torch.float64, "device": device}
+        self.dt = torch.logspace(-3, -1, sizes.features, **real).unsqueeze(-1)
+        imag = torch.pi * torch.arange(sizes.states, **real).expand(shape)
+        self.a = torch.complex(torch.full_like(imag, -0.5), imag).requires_grad_()
+        self.p, self.b = torch.randn(2, *shape, dtype=torch.complex128, device=device)
+        self.c, self.reverse = (
+            torch.randn(shape, dtype=torch.complex64, device=device, requires_grad=True) for _ in range(2)
+        )
+        self.skip = torch.randn(sizes.features, device=device, requires_grad=True)
+        self.nplr = (self.dt, self.a, self.p, self.p.conj(), self.b)
+
+    def diagonal(self) -> kernels.DiscreteDiagonal:
+        return kernels.discretize_diagonal(self.dt, self.a, self.b, "zoh")
+
+
+class _Layer:
+    """What goes through a layer: signals, one sample of each, states."""
+
+    def __init__(self, sizes: Sizes, dtype: torch.dtype, device: torch.device | str) -> None:
+        batch, features, states, length = sizes
+        self.u, self.residual, self.bias = (
+            torch.randn(shape, device=device).to(dtype).requires_grad_()
+            for shape in ((batch, features, length), (batch, features, length), (batch, features))
+        )
+        self.gates = torch.randn(batch, 2 * features, length, device=device).to(dtype).requires_grad_()
+        self.gain, self.shift = (torch.ones(1, device=device, requires_grad=True) for _ in range(2))
+        self.weight, self.offset = (torch.ones(features, device=device, requires_grad=True) for _ in range(2))
+        self.state = torch.randn(batch, features, states, dtype=torch.complex64, device=device)
+
+
+def _generation(length: int, system: _System) -> list[Workload]:
+    c = system.c.unsqueeze(0)
+
+    def diagonal(backend: str) -> Tensor:
+        log_a, b = system.diagonal()
+        # The reference makes H · N · L exponentials: in single precision, to be fair to it.
+        log_a = log_a.to(torch.complex64) if backend == "reference" else log_a
+        return kernels.diagonal_kernel(log_a, c * b.to(c.dtype), length, backend)
+
+    def nplr(backend: str) -> Tensor:
+        return kernels.nplr_kernel(*system.nplr, c, length, backend=backend)[0]
+
+    inputs = (system.a, system.c)
+    return [Workload("nplr_kernel", length, nplr, inputs), Workload("diagonal_kernel", length, diagonal, inputs)]
+
+
+def _convolution(length: int, system: _System, layer: _Layer) -> list[Workload]:
+    u, c, reverse, skip = layer.u, system.c, system.reverse, system.skip
+
+    def fft(backend: str) -> Tensor:
+        log_a, b = system.diagonal()
+        kernel = kernels.diagonal_kernel(log_a, torch.stack([c, reverse]) * b.to(c.dtype), length, backend)
+        lags = kernels.kernel_lags(kernel[0], skip, kernel[1]).unsqueeze(0)
+        return kernels.long_convolution(u.float().unsqueeze(1), lags).squeeze(1).to(u.dtype)
+
+    def chunked(backend: str) -> Tensor:
+        return kernels.chunked_convolution(u, system.diagonal(), c, skip, reverse, backend=backend)[0]
+
+    inputs = (u, system.a, c, reverse, skip)
+    return [
+        Workload("kernels and FFT", length, fft, inputs),
+        Workload("chunked_convolution", length, chunked, inputs, stepwise=True),
+    ]
+
+
+def _states(length: int, system: _System, layer: _Layer) -> list[Workload]:
+    def diagonal(backend: str) -> Tensor:
+        return kernels.diagonal_state(system.diagonal(), layer.u, backend=backend)
+
+    def nplr(backend: str) -> Tensor:
+        return kernels.nplr_state(*system.nplr, layer.u, backend=backend)
+
+    return [
+        Workload("diagonal_state", length, diagonal, (), stepwise=True),
+        Workload("nplr_state", length, nplr, (), stepwise=True),
+    ]
+
+
+def _recurrence(system: _System, layer: _Layer) -> list[Workload]:
+    sample, c, skip = layer.u[..., 0], system.c.unsqueeze(0), system.skip.unsqueeze(0)
+    log_a, b = (x.detach() for x in system.diagonal())
+    a, b = torch.exp(log_a).to(c.dtype), b.to(c.dtype)
+    rank_one = kernels.DiscreteNPLR(*(x.detach().to(c.dtype) for x in kernels.discretize_nplr(*system.nplr)))
+
+    def diagonal(backend: str) -> Tensor:
+        return kernels.diagonal_step(sample, layer.state, a, b, c, skip, True, backend)[0]
+
+    def nplr(backend: str) -> Tensor:
+        return kernels.nplr_step(sample, layer.state, rank_one, c, skip, True, backend)[0]
+
+    return [Workload("diagonal_step", 1, diagonal, ()), Workload("nplr_step", 1, nplr, ())]
+
+
+def _channelwise(length: int, layer: _Layer) -> list[Workload]:
+    u, bias, gates, residual = layer.u, layer.bias, layer.gates, layer.residual
+    gain, shift, weight, offset = layer.gain, layer.shift, layer.weight, layer.offset
+
+    def scalar_norm(backend: str) -> Tensor:
+        return kernels.scalar_norm(u, gain, shift, bias, backend=backend)
+
+    def layer_norm(backend: str) -> Tensor:
+        return kernels.layer_norm(u, weight, offset, bias, backend=backend)
+
+    def gated_residual(backend: str) -> Tensor:
+        return kernels.gated_residual(gates, residual, backend)
+
+    return [
+        Workload("scalar_norm", length, scalar_norm, (u, gain, shift, bias)),
+        Workload("layer_norm", length, layer_norm, (u, weight, offset, bias)),
+        Workload("gated_residual", length, gated_residual, (gates, residual)),
+    ]

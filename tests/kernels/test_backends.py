@@ -1,0 +1,224 @@
+"""Which backend runs, why another one cannot, and the choices that a benchmark leaves behind."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+import sashimi_kernels as kernels
+from sashimi_kernels import backends, choices
+from sashimi_kernels.backends import BackendUnavailableError, select_backend
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
+OPERATION = "diagonal_kernel"
+
+
+@pytest.fixture(autouse=True)
+def empty_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """No measured choice, no environment variable, and nothing remembered from the test before."""
+    monkeypatch.setenv("SASHIMI_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("SASHIMI_KERNELS", raising=False)
+    for remembered in (choices._choices, choices._measured_choice, choices._gpu_obstacle):
+        remembered.cache_clear()
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stands in for one H100: what is asked of it is its name and its compute capability."""
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H100")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr(backends, "_TRITON_INSTALLED", True)
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+
+
+def chosen(backend: str, device: torch.device, **options: object) -> str:
+    return select_backend(backend, device, OPERATION, **options).__name__.split(".")[-1]
+
+
+def test_auto_on_a_cpu_is_torch_even_where_triton_interprets() -> None:
+    assert os.environ["TRITON_INTERPRET"] == "1"
+    assert chosen("auto", CPU) == "torch_backend"
+    assert chosen("auto", torch.device("mps")) == "torch_backend"
+
+
+def test_the_environment_variable_decides_for_auto_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SASHIMI_KERNELS", "reference")
+    assert chosen("auto", CPU) == "reference"
+    assert chosen("torch", CPU) == "torch_backend"
+    monkeypatch.setenv("SASHIMI_KERNELS", "auto")
+    assert chosen("auto", CPU) == "torch_backend"
+
+
+def test_auto_on_a_gpu_is_triton_where_it_can_run(gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert chosen("auto", CUDA) == "triton_backend"
+    assert chosen("auto", CUDA, dtype=torch.complex64) == "triton_backend"
+    assert chosen("auto", CUDA, dtype=torch.float64) == "torch_backend"
+    assert chosen("auto", CUDA, dtype=torch.complex128) == "torch_backend"
+    monkeypatch.setattr(backends, "_TRITON_INSTALLED", False)
+    assert chosen("auto", CUDA) == "torch_backend"
+
+
+def test_an_old_gpu_is_left_to_torch(gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    assert chosen("auto", CUDA) == "torch_backend"
+    with pytest.raises(BackendUnavailableError, match=r"compute capability 7\.5 and Triton needs 8\.0"):
+        select_backend("triton", CUDA, OPERATION)
+
+
+def test_a_gpu_is_not_interpreted_by_itself(gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    assert chosen("auto", CUDA) == "torch_backend"
+    assert chosen("triton", CUDA) == "triton_backend"
+
+
+def test_auto_takes_the_measured_choice(gpu: None) -> None:
+    choices.save_choices(
+        "NVIDIA H100", {"diagonal_kernel float32 4000": "torch", "diagonal_kernel float16 4000": "triton"}
+    )
+    assert chosen("auto", CUDA, length=3000) == "torch_backend"
+    assert chosen("auto", CUDA, dtype=torch.complex64, length=8000) == "torch_backend"
+    assert chosen("auto", CUDA, length=8001) == "triton_backend"
+    assert chosen("auto", CUDA, dtype=torch.float16, length=4000) == "triton_backend"
+    assert chosen("triton", CUDA, length=3000) == "triton_backend"
+
+
+@pytest.mark.parametrize("through_environment", [False, True])
+@pytest.mark.parametrize(
+    ("backend", "device", "installed", "interpret", "reason"),
+    [
+        ("triton", CPU, False, "1", r"triton package is not installed.*pip install triton"),
+        ("triton", CPU, True, "0", r"needs a CUDA or ROCm device.*TRITON_INTERPRET=1"),
+        ("triton", torch.device("mps"), True, "1", r"needs a CUDA or ROCm device"),
+        ("cuda", CPU, True, "1", r"this version has reference, torch, triton"),
+    ],
+)
+def test_a_backend_that_cannot_run_says_why(
+    monkeypatch: pytest.MonkeyPatch,
+    backend: str,
+    device: torch.device,
+    installed: bool,
+    interpret: str,
+    reason: str,
+    through_environment: bool,
+) -> None:
+    monkeypatch.setattr(backends, "_TRITON_INSTALLED", installed)
+    monkeypatch.setenv("TRITON_INTERPRET", interpret)
+    if through_environment:
+        monkeypatch.setenv("SASHIMI_KERNELS", backend)
+    with pytest.raises(BackendUnavailableError, match=f"{backend!r} cannot run on {device}: .*{reason}") as caught:
+        select_backend("auto" if through_environment else backend, device, OPERATION)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
+def test_triton_does_not_take_float64(dtype: torch.dtype) -> None:
+    pytest.importorskip("triton", reason="the triton package is not installed")
+    with pytest.raises(BackendUnavailableError, match="not in float64"):
+        select_backend("triton", CPU, OPERATION, dtype)
+
+
+def test_every_backend_has_every_operation() -> None:
+    pytest.importorskip("triton", reason="the triton package is not installed")
+    modules = [select_backend(name, CPU, OPERATION) for name in kernels.available_backends()]
+    operations = [set(module.__all__) for module in modules]
+    assert operations[0] == operations[1] == operations[2]
+    assert operations[0] <= set(kernels.__all__)
+
+
+def test_a_backend_is_imported_when_asked_for() -> None:
+    code = """
+import sys, torch, sashimi_kernels
+sashimi_kernels.backends.select_backend("auto", torch.device("cpu"), "diagonal_kernel")
+assert not {"triton", "torch._dynamo", "sashimi_kernels.triton_backend"} & set(sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_torch_compile_traces_the_selection(dynamic: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    log_a = -torch.rand(2, 3, generator=generator).to(torch.complex128)
+    coefficients = torch.randn(1, 2, 3, dtype=torch.complex64, generator=generator)
+
+    def scaled(coefficients: Tensor, u: Tensor) -> Tensor:
+        return u * kernels.diagonal_kernel(log_a, coefficients, u.shape[-1])
+
+    compiled = torch.compile(scaled, fullgraph=True, backend="aot_eager", dynamic=dynamic)
+    for length in (16, 21):
+        u = torch.randn(1, 2, length, generator=generator)
+        torch.testing.assert_close(compiled(coefficients, u), scaled(coefficients, u))
+
+
+def test_torch_compile_traces_the_selection_on_a_gpu(gpu: None) -> None:
+    choices.save_choices("NVIDIA H100", {"diagonal_kernel float32 1000": "torch"})
+
+    log_a, coefficients = torch.full((2, 1, 1), -0.5, dtype=torch.complex128)
+
+    def selected(u: Tensor) -> Tensor:
+        module = select_backend("auto", CUDA, OPERATION, u.dtype, u.shape[-1])
+        return u + module.diagonal_kernel(log_a, coefficients[None], u.shape[-1])
+
+    compiled = torch.compile(selected, fullgraph=True, backend="aot_eager", dynamic=True)
+    for length in (16, 21):
+        torch.testing.assert_close(compiled(torch.ones(length)), selected(torch.ones(length)))
+
+
+@pytest.mark.parametrize(
+    ("length", "measured"), [(1, 1000), (2000, 1000), (2001, 4000), (8000, 4000), (16000, 16000), (10**6, 64000)]
+)
+def test_lengths_share_the_nearest_measurement(length: int, measured: int) -> None:
+    assert choices.nearest_length(length) == measured
+
+
+def test_choices_are_added_to_the_file(empty_cache: Path) -> None:
+    assert choices.load_choices() == {}
+    choices.save_choices("A", {"x float32 1000": "torch", "y float32 1000": "torch"})
+    path = choices.save_choices("A", {"x float32 1000": "triton"})
+    choices.save_choices("B", {"x float32 1000": "torch"})
+    expected = {"A": {"x float32 1000": "triton", "y float32 1000": "torch"}, "B": {"x float32 1000": "torch"}}
+    assert choices.load_choices() == expected == json.loads(path.read_text())
+    assert list(empty_cache.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"A": {"x float32 1000": "cuda"}}', '{"A": 3}', "\xff"])
+def test_a_damaged_file_is_reported_and_made_anew(empty_cache: Path, gpu: None, content: str) -> None:
+    empty_cache.mkdir()
+    choices.choices_file().write_bytes(content.encode("latin-1"))
+    with pytest.warns(UserWarning, match=r"kernel-choices\.json is ignored \(.*makes it anew") as caught:
+        names = [chosen("auto", CUDA, length=length) for length in (1000, 4000)]
+    assert names == ["triton_backend", "triton_backend"]
+    assert len(caught) == 1
+    assert "\n" not in str(caught[0].message)
+    with pytest.warns(UserWarning, match="is ignored"):
+        choices.save_choices("A", {"x float32 1000": "torch"})
+    assert choices.load_choices() == {"A": {"x float32 1000": "torch"}}
+
+
+def test_a_failed_write_leaves_the_older_file(empty_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = choices.save_choices("A", {"x float32 1000": "torch"})
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(json, "dump", fail)
+    with pytest.raises(OSError, match="No space left"):
+        choices.save_choices("A", {"x float32 1000": "triton"})
+    assert list(empty_cache.iterdir()) == [path]
+    assert choices.load_choices() == {"A": {"x float32 1000": "torch"}}
+
+
+def test_the_file_is_in_the_users_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SASHIMI_CACHE", "/somewhere")
+    assert choices.choices_file() == Path("/somewhere/kernel-choices.json")
+    monkeypatch.delenv("SASHIMI_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/xdg")
+    assert choices.choices_file() == Path("/xdg/sashimi-diffusion/kernel-choices.json")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert choices.choices_file() == Path("~/.cache/sashimi-diffusion/kernel-choices.json").expanduser()

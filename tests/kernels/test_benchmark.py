@@ -1,0 +1,206 @@
+"""The benchmark: what it measures, what it prints, and the choices it leaves for ``backend="auto"``."""
+
+import math
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from sashimi_kernels import available_backends, benchmark, choices, measuring
+from sashimi_kernels.benchmark import Row, fastest
+from sashimi_kernels.workloads import Sizes, workloads
+
+OPERATIONS = {
+    "nplr_kernel": 2,
+    "diagonal_kernel": 2,
+    "diagonal_state": 1,
+    "nplr_state": 1,
+    "kernels and FFT": 2,
+    "chunked_convolution": 2,
+    "diagonal_step": 1,
+    "nplr_step": 1,
+    "scalar_norm": 2,
+    "layer_norm": 2,
+    "gated_residual": 2,
+}
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """Runs the command in this process, with a user cache of its own; returns the exit code."""
+    monkeypatch.setenv("SASHIMI_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(measuring, "_GEMM_SIZE", 64)
+
+    def run(*options: str) -> int:
+        monkeypatch.setattr(sys, "argv", ["benchmark", *options])
+        return benchmark.main()
+
+    return run
+
+
+def test_every_operation_has_rows(run, capsys: pytest.CaptureFixture) -> None:
+    assert run("--features", "2", "--states", "6", "--length", "20", "33", "--repeats", "1") == 0
+    conditions, peak, header, *rows = capsys.readouterr().out.splitlines()
+    assert conditions.startswith(f"H 2, N 6, batch 1; torch {torch.__version__}, {torch.get_num_threads()} threads")
+    assert re.fullmatch(r"matrix product, .* GFLOP/s", peak)
+    assert header.split() == ["operation", "L", "dtype", "pass", "reference", "torch", "faster"]
+    timed = r"[\d,]+\.\d+ ms +[\d,]+\.\d MiB"
+    pattern = rf"(\w[\w ]*?) +(1|20|33) float32  (forward|forward \+ backward) +{timed} +{timed} +\d+\.\dx"
+    found = [re.fullmatch(pattern, row) for row in rows]
+    assert all(found), rows
+    counts = {name: [row[1] for row in found].count(name) for name in OPERATIONS}
+    steps = ("diagonal_step", "nplr_step")
+    assert counts == {name: passes if name in steps else 2 * passes for name, passes in OPERATIONS.items()}
+
+
+def test_rows_and_backends_can_be_chosen(run, capsys: pytest.CaptureFixture) -> None:
+    options = ("--features", "2", "--length", "20", "--repeats", "1", "--operation", "gated_residual", "nplr_step")
+    assert run(*options, "--backend", "torch", "--dtype", "bfloat16", "--batch-size", "2") == 0
+    _, _, header, *rows = capsys.readouterr().out.splitlines()
+    assert header.split() == ["operation", "L", "dtype", "pass", "torch", "faster"]
+    assert [row.split()[:3] for row in rows] == [
+        ["nplr_step", "1", "bfloat16"],
+        *[["gated_residual", "20", "bfloat16"]] * 2,
+    ]
+    assert not choices.choices_file().exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--device", "cuda"), "finds no CUDA or ROCm device: use --device cpu"),
+        (("--device", "mps"), "the device 'mps' is not one of cpu, cuda"),
+        (("--device", "nonsense"), "the device 'nonsense' is not one of cpu, cuda"),
+        (("--backend", "triton"), "kernel backend 'triton' cannot run on cpu"),
+    ],
+)
+def test_unusable_requests_are_one_line(
+    run, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...], message: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.delenv("TRITON_INTERPRET")
+    assert run(*options) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("error: ")
+    assert message in printed.err
+    assert printed.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("backend", "dtype"), [("torch", torch.float32), ("torch", torch.bfloat16), ("triton", torch.float32)]
+)
+def test_backends_agree_on_the_workloads(backend: str, dtype: torch.dtype) -> None:
+    """A benchmark of different results would compare nothing."""
+    if backend == "triton":
+        pytest.importorskip("triton", reason="the triton package is not installed")
+    for workload in workloads(Sizes(2, 3, 4, 40), dtype, "cpu"):
+        expected, actual = workload.run("reference"), workload.run(backend)
+        tolerance = 2e-2 if dtype == torch.bfloat16 else 1e-4
+        assert (actual - expected).abs().max() <= tolerance * expected.abs().max(), workload.operation
+        workload.forward(backend)
+        if workload.inputs:
+            workload.backward(backend)
+
+
+def test_choices_follow_the_pass_with_gradients() -> None:
+    def row(operation: str, length: int, passes: str, **seconds: float) -> Row:
+        return Row(operation, length, torch.float16, passes, seconds, {})
+
+    rows = [
+        row("scalar_norm", 1000, "forward", reference=0.1, torch=2.0, triton=1.0),
+        row("scalar_norm", 1000, "forward + backward", reference=0.1, torch=3.0, triton=4.0),
+        row("scalar_norm", 64000, "forward", torch=math.inf, triton=4.0),
+        row("diagonal_step", 1, "forward", torch=2.0, triton=1.0),
+        row("layer_norm", 1000, "forward", reference=1.0, torch=2.0),
+        row("kernels and FFT", 1000, "forward", torch=2.0, triton=1.0),
+    ]
+    assert fastest(rows) == {
+        "scalar_norm float16 1000": "torch",
+        "scalar_norm float16 64000": "triton",
+        "diagonal_step float16 1000": "triton",
+    }
+
+
+def test_choices_of_a_gpu_are_remembered(run, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of the command but the measurement, for which this computer may have no GPU."""
+    measured = {"reference": 3.0, "torch": 2.0, "triton": 1.0}
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H100")
+    monkeypatch.setattr(benchmark, "select_backend", lambda *_: None)
+    monkeypatch.setattr(benchmark, "gemm_peak", lambda device: 1.0)
+    on_cpu = benchmark.workloads
+    monkeypatch.setattr(benchmark, "workloads", lambda sizes, dtype, device: on_cpu(sizes, dtype, "cpu"))
+
+    def seconds(functions: dict, repeats: int, device: torch.device) -> dict[str, float]:
+        assert (repeats, device) == (20, torch.device("cuda"))
+        return {name: measured[name] for name in functions}
+
+    monkeypatch.setattr(benchmark, "interleaved_medians", seconds)
+    monkeypatch.setattr(benchmark, "peak_memory", lambda function, device: 2**20)
+    assert (
+        run("--device", "cuda", "--features", "2", "--batch-size", "1", "--operation", "nplr_state", "layer_norm") == 0
+    )
+    printed = capsys.readouterr().out
+    assert printed.splitlines()[2].split()[4:] == [*available_backends(), "faster"]
+    assert "64000" in printed
+    assert re.search(r"nplr_state +16000 float32  forward +- +2,000\.0 ms", printed), (
+        "its definition would take minutes"
+    )
+    assert f"from now on: {choices.choices_file()}" in printed
+    names = {f"layer_norm {dtype} {length}" for dtype in benchmark._DTYPES for length in choices.LENGTHS}
+    names |= {f"nplr_state float32 {length}" for length in choices.LENGTHS}
+    assert choices.load_choices() == {"NVIDIA H100": dict.fromkeys(names, "triton")}
+    monkeypatch.setattr(
+        choices.os, "replace", lambda *_: (_ for _ in ()).throw(PermissionError(13, "Permission denied"))
+    )
+    assert run("--device", "cuda", "--features", "2", "--batch-size", "1", "--operation", "layer_norm") == 2
+    assert "(Permission denied): set SASHIMI_CACHE to another folder" in capsys.readouterr().err
+
+
+def test_rounds_are_interleaved_and_the_first_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0, 100, 0, 100, 0, 1, 0, 2, 0, 3, 0, 4, 0, 5, 0, 6])
+    monkeypatch.setattr(measuring.time, "perf_counter", lambda: next(clock))
+    calls = []
+    functions = {name: lambda name=name: calls.append(name) for name in "ab"}
+    assert measuring.interleaved_medians(functions, 3) == {"a": 3, "b": 4}
+    assert calls == ["a", "b"] * 4
+
+
+def test_what_runs_out_of_memory_takes_forever(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    monkeypatch.setattr(measuring, "_seconds", lambda function, device: calls.append(function()) or calls[-1])
+    functions = {"fits": lambda: 1.0, "does not": lambda: math.inf}
+    assert measuring.interleaved_medians(functions, 2) == {"fits": 1.0, "does not": math.inf}
+    assert calls.count(math.inf) == 1
+
+
+def test_peak_memory_counts_what_is_there_at_once() -> None:
+    x = torch.randn(1000, 250, requires_grad=True)  # a megabyte
+
+    def three_at_once() -> torch.Tensor:
+        y = x.detach().exp()
+        z = y.sin() + y  # y, its sine, the sum
+        del y
+        return z.cos()  # the sum and its cosine
+
+    assert measuring.peak_memory(three_at_once) == 3 * 1_000_000
+    # The result of exp is kept for its gradient, which takes as much again.
+    assert 2_000_000 <= measuring.peak_memory(lambda: x.exp().sum().backward()) <= 4_000_000
+
+
+def test_gemm_peak_is_a_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measuring, "_GEMM_SIZE", 128)
+    assert 0.01 < measuring.gemm_peak() < 1e6
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA or ROCm device")
+def test_a_gpu_is_measured(run, capsys: pytest.CaptureFixture) -> None:
+    assert run("--device", "cuda", "--features", "8", "--batch-size", "2", "--length", "1000", "--repeats", "2") == 0
+    assert "triton" in capsys.readouterr().out
+    (measured,) = choices.load_choices().values()
+    assert measured["diagonal_kernel float32 1000"] in choices.CANDIDATES
+    assert measured["layer_norm bfloat16 1000"] in choices.CANDIDATES

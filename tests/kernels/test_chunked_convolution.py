@@ -1,0 +1,303 @@
+"""The chunked convolution: every backend and every gradient against the recurrence in float64."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+import sashimi_kernels as kernels
+from sashimi_kernels.torch_backend import convolution
+
+# Forward only without and with a state, and both directions with either shift.
+MODES = {
+    "forward": (False, False, 1),
+    "state": (False, True, 1),
+    "both": (True, False, 1),
+    "both from here": (True, False, 0),
+}
+# RMS and maximum of the error.
+BOUNDS = {torch.float32: (3e-6, 1e-5), torch.float16: (1e-3, 2e-3), torch.bfloat16: (8e-3, 2e-2)}
+GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA or ROCm device")
+every_mode = pytest.mark.parametrize("mode", MODES)
+
+
+@pytest.fixture
+def make_inputs(stable_system: Callable) -> Callable[..., dict[str, Tensor]]:
+    """``make_inputs(batch, n_features, n, length, mode)``: the arguments of a mode, in float64."""
+
+    def make(batch: int, n_features: int, n: int, length: int, mode: str) -> dict[str, Tensor]:
+        system = stable_system(n_features, n)
+        log_a, b = kernels.discretize_diagonal(system["dt"], system["a"], system["b"], "zoh")
+        generator = torch.Generator().manual_seed(batch + length)
+        c, reverse = torch.randn(2, n_features, n, dtype=torch.complex128, generator=generator)
+        state = torch.randn(batch, n_features, n, dtype=torch.complex128, generator=generator)
+        u = torch.randn(batch, n_features, length, dtype=torch.float64, generator=generator)
+        skip = torch.randn(n_features, dtype=torch.float64, generator=generator)
+        with_reverse, with_state, _ = MODES[mode]
+        # Scaled so that no term drowns the others.
+        inputs = {"u": u, "log_a": log_a, "b": b / b.abs().max(), "c": c / n, "skip": skip}
+        return {
+            **inputs,
+            **({"reverse": reverse / n} if with_reverse else {}),
+            **({"state": state} if with_state else {}),
+        }
+
+    return make
+
+
+def convolve(inputs: dict[str, Tensor], mode: str, backend: str) -> tuple[Tensor, Tensor | None]:
+    rest = {name: value for name, value in inputs.items() if name not in ("log_a", "b")}
+    system = kernels.DiscreteDiagonal(inputs["log_a"], inputs["b"])
+    return kernels.chunked_convolution(system=system, **rest, shift=MODES[mode][2], backend=backend)
+
+
+def results(inputs: dict[str, Tensor], mode: str, backend: str) -> dict[str, Tensor]:
+    """Outputs, and the gradients of all inputs of a sum of the outputs with random weights."""
+    inputs = {name: value.detach().requires_grad_() for name, value in inputs.items()}
+    outputs = {
+        name: x for name, x in zip(("y", "final"), convolve(inputs, mode, backend), strict=True) if x is not None
+    }
+    weights = [_weights(x) for x in outputs.values()]
+    gradients = torch.autograd.grad(list(outputs.values()), list(inputs.values()), weights)
+    return {**outputs, **{f"gradient of {name}": x for name, x in zip(inputs, gradients, strict=True)}}
+
+
+def _weights(x: Tensor) -> Tensor:
+    """Random numbers that every dtype has."""
+    generator = torch.Generator().manual_seed(9)
+    real, imag = torch.randint(-8, 9, (2, *x.shape), generator=generator) / 8
+    return (torch.complex(real, imag) if x.is_complex() else real).to(x)
+
+
+def check(
+    assert_close: Callable,
+    inputs: dict[str, Tensor],
+    mode: str,
+    backend: str,
+    dtype: torch.dtype,
+    against: str = "reference",
+) -> None:
+    """Outputs and gradients for samples of this dtype, against another backend in float64 on the same samples."""
+    rounded = {**inputs, "u": inputs["u"].to(dtype)}
+    actual = results(rounded, mode, backend)
+    expected = results({**inputs, "u": rounded["u"].double()}, mode, against)
+    assert actual["y"].dtype == actual["gradient of u"].dtype == dtype
+    assert actual.keys() == expected.keys()
+    if "final" in actual:
+        assert actual["final"].dtype == torch.complex64
+    for name, got in actual.items():
+        assert_close(name, got, expected[name], *BOUNDS[dtype])
+
+
+@every_mode
+@pytest.mark.parametrize("chunk", [4, 128])
+@pytest.mark.parametrize(
+    ("batch", "h", "n", "length"), [(1, 1, 1, 1), (2, 3, 5, 37), (1, 2, 33, 16), (2, 1, 4, 3), (3, 2, 1, 200)]
+)
+def test_torch_is_the_recurrence(
+    monkeypatch: pytest.MonkeyPatch,
+    make_inputs: Callable,
+    assert_close: Callable,
+    mode: str,
+    chunk: int,
+    batch: int,
+    h: int,
+    n: int,
+    length: int,
+) -> None:
+    monkeypatch.setattr(convolution, "CHUNK", chunk)
+    inputs = make_inputs(batch, h, n, length, mode)
+    expected = results(inputs, mode, "reference")
+    for name, got in results(inputs, mode, "torch").items():
+        assert_close(name, got, expected[name], 1e-11, 1e-11)
+    for dtype in (torch.float32, torch.float16):
+        check(assert_close, inputs, mode, "torch", dtype)
+
+
+@every_mode
+def test_torch_gradients(monkeypatch: pytest.MonkeyPatch, make_inputs: Callable, mode: str) -> None:
+    monkeypatch.setattr(convolution, "CHUNK", 4)
+    inputs = {name: x.requires_grad_() for name, x in make_inputs(2, 2, 2, 11, mode).items()}
+
+    def outputs(*values: Tensor) -> tuple[Tensor, ...]:
+        found = convolve(dict(zip(inputs, values, strict=True)), mode, "torch")
+        return tuple(x for x in found if x is not None)
+
+    assert torch.autograd.gradcheck(outputs, tuple(inputs.values()))
+
+
+@every_mode
+def test_chunked_is_the_fft_convolution(make_inputs: Callable, assert_close: Callable, mode: str) -> None:
+    """Over many chunks, and with phases that have turned thousands of times."""
+    inputs = make_inputs(1, 2, 4, 6000, mode)
+    inputs["log_a"] = torch.complex(inputs["log_a"].real / 10, inputs["log_a"].imag + 3)
+    inputs.pop("state", None)
+    u, log_a, b = inputs["u"], inputs["log_a"], inputs["b"]
+    vectors = torch.stack([inputs["c"], inputs["reverse"]] if "reverse" in inputs else [inputs["c"]])
+    kernel, *reverse = kernels.diagonal_kernel(log_a, vectors * b, u.shape[-1])
+    lags = F.pad(kernel, (0, u.shape[-1]))
+    for future in reverse:
+        lags = lags + F.pad(future, (0, u.shape[-1])).flip(-1).roll(1 - MODES[mode][2], dims=-1)
+    spectrum = torch.fft.rfft(lags) + inputs["skip"].unsqueeze(-1)
+    expected = torch.fft.irfft(torch.fft.rfft(u, lags.shape[-1]) * spectrum)[..., : u.shape[-1]]
+    y, _ = convolve(inputs, mode, "torch")
+    assert_close("y", y, expected, 1e-11, 1e-11)
+    y, _ = convolve({**inputs, "u": u.float()}, mode, "torch")
+    assert_close("y", y, expected, 1e-5, 1e-5)
+
+
+@pytest.mark.parametrize("backend", ["torch", "triton"])
+def test_a_signal_in_two_halves(make_inputs: Callable, assert_close: Callable, backend: str) -> None:
+    """The state after the first half is all that the second needs."""
+    inputs = make_inputs(1, 1, 3, 300, "state")
+    inputs["u"] = inputs["u"].float()
+    whole, final = convolve(inputs, "state", backend)
+    first, state = convolve({**inputs, "u": inputs["u"][..., :130]}, "state", backend)
+    second, after = convolve({**inputs, "u": inputs["u"][..., 130:], "state": state}, "state", backend)
+    assert_close("y", torch.cat([first, second], dim=-1), whole, 1e-6, 1e-6)
+    assert_close("state", after, final, 1e-6, 1e-6)
+
+
+@pytest.mark.usefixtures("poisoned_memory")
+@pytest.mark.parametrize(
+    ("batch", "h", "n", "length", "mode", "dtype"),
+    [
+        (1, 1, 1, 1, "state", torch.float32),
+        (1, 1, 2, 1, "both from here", torch.float16),
+        (2, 2, 3, 300, "state", torch.float32),
+        (1, 1, 33, 129, "both from here", torch.float32),
+        (2, 1, 5, 300, "both", torch.float32),
+        (1, 3, 16, 100, "forward", torch.float32),
+        (2, 1, 5, 257, "state", torch.float16),
+        (1, 1, 17, 200, "both", torch.float16),
+    ],
+)
+def test_triton_is_the_recurrence(
+    make_inputs: Callable,
+    assert_close: Callable,
+    batch: int,
+    h: int,
+    n: int,
+    length: int,
+    mode: str,
+    dtype: torch.dtype,
+) -> None:
+    pytest.importorskip("triton", reason="the triton package is not installed")
+    check(assert_close, make_inputs(batch, h, n, length, mode), mode, "triton", dtype)
+
+
+@pytest.mark.usefixtures("poisoned_memory")
+@pytest.mark.parametrize("mode", ["state", "both"])
+def test_triton_states_are_carried_over_many_chunks(make_inputs: Callable, assert_close: Callable, mode: str) -> None:
+    """More chunks than one program sums up at once; a slow decay carries the states far."""
+    pytest.importorskip("triton", reason="the triton package is not installed")
+    inputs = make_inputs(1, 1, 2, 8500, mode)
+    inputs["log_a"] = torch.complex(inputs["log_a"].real / 100, inputs["log_a"].imag)
+    check(assert_close, inputs, mode, "triton", torch.float32, against="torch")
+
+
+@pytest.mark.usefixtures("poisoned_memory")
+@every_mode
+@pytest.mark.parametrize("backend", ["torch", "triton"])
+def test_empty_batch(make_inputs: Callable, mode: str, backend: str) -> None:
+    inputs = make_inputs(0, 2, 3, 130, mode)
+    inputs["u"] = inputs["u"].float()
+    found = results(inputs, mode, backend)
+    assert found["y"].shape == inputs["u"].shape
+    assert mode not in ("forward", "state") or found["final"].shape == (0, 2, 3)
+    assert all((x == 0).all() for x in found.values())
+
+
+@pytest.mark.usefixtures("poisoned_memory")
+@pytest.mark.parametrize("layout", ["transposed", "sliced", "strided"])
+@pytest.mark.parametrize("backend", ["torch", "triton"])
+def test_layouts(make_inputs: Callable, assert_close: Callable, backend: str, layout: str) -> None:
+    inputs = make_inputs(2, 1, 3, 140, "forward")
+    inputs["u"] = {
+        "transposed": lambda x: x.transpose(1, 2).contiguous().transpose(1, 2),
+        "sliced": lambda x: x.repeat(2, 3, 1)[::2, 1:2],
+        "strided": lambda x: x.repeat_interleave(2, -1)[..., ::2],
+    }[layout](inputs["u"])
+    check(assert_close, inputs, "forward", backend, torch.float32)
+
+
+@pytest.mark.parametrize("name", ["u", "log_a", "b", "c", "skip", "state"])
+def test_triton_gradient_of_one_input(make_inputs: Callable, assert_close: Callable, name: str) -> None:
+    """Of a sum, whose gradient is one number with strides of zero."""
+    inputs = make_inputs(1, 1, 3, 140, "state")
+
+    def gradient(backend: str, dtype: torch.dtype) -> Tensor:
+        values = {**inputs, "u": inputs["u"].to(dtype)}
+        values[name] = values[name].detach().requires_grad_()
+        y, _ = convolve(values, "state", backend)
+        return torch.autograd.grad(y.sum(), values[name])[0]
+
+    assert_close(name, gradient("triton", torch.float32), gradient("reference", torch.float64), 3e-6, 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("backend", "mode", "dynamic"), [("torch", "both", False), ("triton", "state", False), ("triton", "both", True)]
+)
+def test_torch_compile(make_inputs: Callable, assert_close: Callable, backend: str, mode: str, dynamic: bool) -> None:
+    inputs = make_inputs(1, 1, 3, 150, mode)
+    inputs = {name: x.requires_grad_() for name, x in {**inputs, "u": inputs["u"].float()}.items()}
+
+    def loss(*values: Tensor) -> Tensor:
+        y, final = convolve(dict(zip(inputs, values, strict=True)), mode, backend)
+        return y.square().sum() + (0 if final is None else torch.view_as_real(final).square().sum())
+
+    torch.compiler.reset()
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager", dynamic=dynamic)
+    given = tuple(inputs.values())
+    actual = torch.autograd.grad(compiled(*given), given)
+    for name, got, expected in zip(inputs, actual, torch.autograd.grad(loss(*given), given), strict=True):
+        assert_close(name, got, expected, 1e-6, 1e-6)
+
+
+@pytest.mark.parametrize("backend", ["torch", "triton"])
+def test_autocast_leaves_it_alone(make_inputs: Callable, backend: str) -> None:
+    inputs = make_inputs(1, 1, 3, 140, "state")
+    inputs["u"] = inputs["u"].float()
+    expected = convolve(inputs, "state", backend)
+    with torch.autocast("cpu", dtype=torch.bfloat16), torch.no_grad():
+        found = convolve(inputs, "state", backend)
+    for got, wanted in zip(found, expected, strict=True):
+        assert torch.equal(got, wanted)
+
+
+def test_wrong_requests_say_why(make_inputs: Callable) -> None:
+    inputs = make_inputs(1, 1, 3, 5, "both")
+    with pytest.raises(ValueError, match="give reverse or state, not both"):
+        convolve({**inputs, "state": make_inputs(1, 1, 3, 5, "state")["state"]}, "both", "torch")
+    system = kernels.DiscreteDiagonal(inputs["log_a"], inputs["b"])
+    with pytest.raises(ValueError, match="not 2"):
+        kernels.chunked_convolution(inputs["u"], system, inputs["c"], shift=2)
+    for name in ("log_a", "c", "reverse", "skip"):
+        with pytest.raises(ValueError, match=f"expected {name} of shape"):
+            convolve({**inputs, name: inputs[name][..., :0]}, "both", "torch")
+    with pytest.raises(ValueError, match="expected state of shape"):
+        convolve({**make_inputs(1, 1, 3, 5, "state"), "state": inputs["c"]}, "state", "torch")
+    pytest.importorskip("triton", reason="the triton package is not installed")
+    with pytest.raises(kernels.BackendUnavailableError, match="not in float64"):
+        convolve(inputs, "both", "triton")
+
+
+@pytest.mark.gpu
+@GPU
+@every_mode
+@pytest.mark.parametrize("dtype", BOUNDS, ids=str)
+@pytest.mark.parametrize(("batch", "h", "n", "length"), [(1, 1, 1, 1), (3, 5, 33, 1000), (2, 4, 32, 16001)])
+def test_on_a_gpu(
+    make_inputs: Callable,
+    assert_close: Callable,
+    batch: int,
+    h: int,
+    n: int,
+    length: int,
+    dtype: torch.dtype,
+    mode: str,
+) -> None:
+    inputs = {name: x.cuda() for name, x in make_inputs(batch, h, n, length, mode).items()}
+    check(assert_close, inputs, mode, "triton", dtype)
