@@ -17,7 +17,7 @@
 Every state space is kept as half of its conjugate pairs: complex tensors of N states stand for 2N.
 """
 
-from sashimi_kernels.backends import BackendUnavailableError, available_backends
+from sashimi_kernels.backends import BackendUnavailableError, available_backends, backend_name
 from sashimi_kernels.channelwise import gated_residual, layer_norm, scalar_norm
 from sashimi_kernels.convolution import chunked_convolution
 from sashimi_kernels.discretization import (
@@ -35,6 +35,7 @@ __all__ = [
     "DiscreteDiagonal",
     "DiscreteNPLR",
     "available_backends",
+    "backend_name",
     "chunked_convolution",
     "diagonal_kernel",
     "diagonal_state",

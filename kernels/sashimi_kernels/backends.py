@@ -31,7 +31,14 @@ def available_backends() -> tuple[str, ...]:
 def select_backend(
     backend: str, device: torch.device, operation: str, dtype: torch.dtype = torch.float32, length: int = 1
 ) -> ModuleType:
-    """The module that implements ``operation`` for this request. torch.compile traces through it.
+    """The module that implements ``operation`` for this request; arguments and errors as of :func:`backend_name`."""
+    return _module(backend_name(backend, device, operation, dtype, length))
+
+
+def backend_name(
+    backend: str, device: torch.device, operation: str, dtype: torch.dtype = torch.float32, length: int = 1
+) -> str:
+    """Which backend runs ``operation`` for this request. torch.compile traces through it.
 
     Args:
         backend: "auto" or one of ``available_backends()``.
@@ -52,7 +59,7 @@ def select_backend(
         raise _unavailable(name, device, f"this version has {', '.join(_NAMES)}")
     if name == "triton" and (obstacle := _triton_obstacle(device, dtype)) is not None:
         raise _unavailable(name, device, obstacle)
-    return _module(name)
+    return name
 
 
 def _module(name: str) -> ModuleType:

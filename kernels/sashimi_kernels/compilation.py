@@ -1,8 +1,8 @@
 """Compile one form of a Triton kernel for a GPU that need not be there, and read off the binary what it uses.
 
 Triton compiles a kernel anew for what it notices about the arguments: whether addresses and integers are multiples of
-16, which integers are 1, and on AMD whether tensors are below 2 GB. A form is therefore looked at twice: with nothing
-known (odd sizes, strided tensors), and ``aligned``, where all of that holds and what is named ``…position_stride`` is 1.
+16, which integers are 1, and on AMD whether tensors are below 2 GB. A form is therefore looked at twice: for ``any``
+arguments (odd sizes, strided tensors), and ``aligned``, where all of that holds and ``…position_stride`` is 1.
 """
 
 import contextlib

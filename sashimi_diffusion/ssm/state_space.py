@@ -95,6 +95,9 @@ class StateSpace(KeepFloat32):
 
     def forward(self, u: Tensor, state: Tensor | None = None) -> Tensor:
         """Convolve ``u`` (batch, H, L), after a ``state`` (batch, H, N) when given: (batch, channels · H, L)."""
+        self._require_shape(u)
+        if state is not None:
+            self._require_causal()
         return self._convolve(u, state)
 
     def prefill(self, u: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -104,7 +107,10 @@ class StateSpace(KeepFloat32):
             output (batch, channels · H, L) and state, complex (batch, H, N).
         """
         self._require_causal()
+        self._require_shape(u)
         with without_autocast(u.device):
+            if self._in_chunks(u):
+                return self._convolve_in_chunks(u, state)
             signal, system = u.to(self.D.dtype), self.continuous_system()
             if self.parameterization == "diag":
                 discrete = kernels.discretize_diagonal(system.dt, system.a, system.b, self.discretization)
@@ -163,20 +169,32 @@ class StateSpace(KeepFloat32):
         return f"{self.d_model}, n_state={self.n_state}, {self.parameterization}, bidirectional={self.bidirectional}"
 
     def _convolve(self, u: Tensor, state: Tensor | None) -> Tensor:
-        if u.ndim != 3 or u.shape[1] != self.d_model:
-            raise ValueError(f"expected an input of shape (batch, {self.d_model}, length), got {tuple(u.shape)}")
         length = u.shape[-1]
         with without_autocast(u.device):
+            if self._in_chunks(u):
+                return self._convolve_in_chunks(u, state)[0]
             signal = u.to(self.D.dtype)
             if state is None:
-                y = convolve(
-                    self, self._spectrum_cache, signal, lambda: self._lags(self.kernel(length))
-                )  # (batch, channels, H, L)
+                y = convolve(self, self._spectrum_cache, signal, lambda: self._lags(self.kernel(length)))
             else:
-                self._require_causal()
                 kernel, response = self._kernel_and_response(length, state)
-                y = kernels.long_convolution(signal.unsqueeze(1), self._lags(kernel)) + response  # (batch, channels, H, L)
-        return y.flatten(1, 2).to(u.dtype)
+                y = kernels.long_convolution(signal.unsqueeze(1), self._lags(kernel)) + response
+        return y.flatten(1, 2).to(u.dtype)  # from (batch, channels, H, L)
+
+    def _in_chunks(self, u: Tensor) -> bool:
+        """Triton convolves diagonal state spaces without an FFT; everything else goes through one."""
+        if self.parameterization != "diag" or self.channels > 1 or self.max_length is not None:
+            return False
+        backend = kernels.backend_name(self.backend, u.device, "chunked_convolution", u.dtype, u.shape[-1])
+        return backend == "triton"
+
+    def _convolve_in_chunks(self, u: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        system, c = self.continuous_system(), torch.view_as_complex(self.C)
+        discrete = kernels.discretize_diagonal(system.dt, system.a, system.b, self.discretization)
+        reverse = c[1] if self.bidirectional else None
+        return kernels.chunked_convolution(
+            u, discrete, c[0], self.D[0], reverse, self.reverse_shift, state, self.backend
+        )
 
     def _lags(self, kernel: Tensor) -> Tensor:
         reverse = kernel[self.channels :] if self.bidirectional else None
@@ -208,6 +226,10 @@ class StateSpace(KeepFloat32):
     def _tile(self, x: Tensor) -> Tensor:
         """Feature h uses copy h mod n_ssm."""
         return x if x.shape[0] == self.d_model else x.repeat(self.d_model // x.shape[0], 1)
+
+    def _require_shape(self, u: Tensor) -> None:
+        if u.ndim != 3 or u.shape[1] != self.d_model:
+            raise ValueError(f"expected an input of shape (batch, {self.d_model}, length), got {tuple(u.shape)}")
 
     def _require_causal(self) -> None:
         if self.bidirectional:

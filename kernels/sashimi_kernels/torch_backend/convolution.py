@@ -129,12 +129,12 @@ def _powers(log_a: Tensor, count: int, dtype: torch.dtype) -> Tensor:
 
     The phase grows with l: it is reduced modulo 2π before it is rounded to the working precision.
     """
-    positions = torch.arange(count + 1, device=log_a.device, dtype=torch.float64)
-    exponent = log_a.unsqueeze(1) * positions.unsqueeze(-1)
-    turns = torch.round(exponent.imag.detach() / (2 * math.pi))
-    phase = exponent.imag - 2 * math.pi * turns
     real = torch.float64 if dtype == torch.complex128 else torch.float32
-    return torch.polar(torch.exp(exponent.real.to(real)), phase.to(real))
+    positions = torch.arange(count + 1, device=log_a.device, dtype=torch.float64).unsqueeze(-1)
+    turns = (log_a.imag / (2 * math.pi)).unsqueeze(1) * positions
+    phase = 2 * math.pi * (turns - torch.round(turns.detach()))
+    size = torch.exp((log_a.real.unsqueeze(1) * positions).to(real))
+    return torch.polar(size, phase.to(real))
 
 
 def _lags(kernels: Tensor, skip: Tensor | None, shift: int) -> Tensor:
