@@ -3,11 +3,13 @@
 import os
 from pathlib import Path
 
-# Triton decides when it is imported whether kernels are compiled or interpreted; here they run on CPU tensors.
-os.environ["TRITON_INTERPRET"] = "1"
-
 import pytest
+import torch
 from hypothesis import settings
+
+# Triton decides when it is imported whether kernels are compiled, or interpreted on CPU tensors.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
 
 # A busy computer is no failure.
 settings.register_profile("project", deadline=None)

@@ -9,7 +9,6 @@ Every form in which a kernel may be started (types, constants) is compiled twice
 registers, takes more shared memory than a block may have, or leaves the matrix units idle that its design asks for.
 """
 
-import argparse
 import functools
 import importlib
 import itertools
@@ -22,7 +21,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from tqdm import tqdm
 
-from sashimi_kernels.errors import UnusableError
+from sashimi_kernels.commands import Parser, UnusableError, positive, run
 from sashimi_kernels.hardware import HARDWARE, Resources
 
 if TYPE_CHECKING:  # needs Triton, whose absence the command reports
@@ -59,24 +58,7 @@ def every_launch() -> tuple["Launch", ...]:
 
 def main() -> int:
     """Run the command; returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--target", action="append", help=f"{', '.join(HARDWARE)}; may be repeated (default: {' '.join(TARGETS)})"
-    )
-    parser.add_argument("--kernel", help="compile this kernel only (default: all)")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes at once (default: %(default)s)")
-    parser.add_argument("--markdown", action="store_true", help="print one row per kernel, as a Markdown table")
-    arguments = parser.parse_args()
-    try:
-        tasks = _tasks(arguments.target or TARGETS, arguments.kernel)
-    except UnusableError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    outcomes = list(_outcomes(tasks, arguments.jobs))
-    print(markdown(outcomes) if arguments.markdown else table(outcomes))
-    problems = [problem for outcome in outcomes for problem in outcome.problems]
-    print("\n".join(f"problem: {problem}" for problem in problems), file=sys.stderr, end="\n" * bool(problems))
-    return 1 if problems else 0
+    return run(_compile_and_print)
 
 
 def compile_task(task: Task) -> Outcome:
@@ -119,6 +101,23 @@ def problems_of(launch: "Launch", task: Task, resources: Resources) -> Iterator[
         yield f"takes {resources.shared} bytes of shared memory, of which a block may have {limit}"
     if launch.matrix and not resources.matrix:
         yield "has no matrix instruction, and its design asks for one"
+
+
+def _compile_and_print() -> int:
+    parser = Parser(__doc__)
+    parser.add_argument(
+        "--target", action="append", help=f"{', '.join(HARDWARE)}; may be repeated (default: {' '.join(TARGETS)})"
+    )
+    parser.add_argument("--kernel", help="compile this kernel only (default: all)")
+    parser.add_argument("--jobs", type=positive, default=os.cpu_count(), help="processes (default: %(default)s)")
+    parser.add_argument("--markdown", action="store_true", help="print one row per kernel, as a Markdown table")
+    arguments = parser.parse_args()
+    outcomes = list(_outcomes(_tasks(arguments.target or TARGETS, arguments.kernel), arguments.jobs))
+    print(markdown(outcomes) if arguments.markdown else table(outcomes))
+    problems = [f"problem: {problem}" for outcome in outcomes for problem in outcome.problems]
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    return 1 if problems else 0
 
 
 def _tasks(targets: Iterable[str], kernel: str | None) -> list[Task]:

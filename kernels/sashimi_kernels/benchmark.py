@@ -5,8 +5,10 @@
     python -m sashimi_kernels.benchmark --device cuda
 
 Each row has the medians of interleaved repeats, so that a busy moment of the computer hits all sides, and the most
-memory that the tensors of an operation take at once. On a CUDA or ROCm device the faster of ``torch`` and ``triton`` is
-remembered for every operation, dtype and length, for ``backend="auto"`` to take (see :mod:`sashimi_kernels.choices`).
+memory that the tensors of an operation take at once. ``fft_convolution`` is the kernels of a layer and the FFT.
+
+On a CUDA or ROCm device the faster of ``torch`` and ``triton`` is remembered for every operation, dtype and length, for
+``backend="auto"`` to take (see :mod:`sashimi_kernels.choices`).
 """
 
 import argparse
@@ -23,11 +25,9 @@ import torch
 import sashimi_kernels
 from sashimi_kernels.backends import BackendUnavailableError, available_backends, select_backend
 from sashimi_kernels.choices import CANDIDATES, LENGTHS, choice_key, choices_file, nearest_length, save_choices
-from sashimi_kernels.errors import UnusableError
+from sashimi_kernels.commands import Parser, UnusableError, positive, run
 from sashimi_kernels.measuring import conditions, gemm_peak, interleaved_medians, peak_memory
-from sashimi_kernels.workloads import Sizes, Workload, workloads
-
-__all__ = ["conditions", "gemm_peak", "interleaved_medians", "main"]
+from sashimi_kernels.workloads import OPERATIONS, Sizes, Workload, workloads
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 _DEFAULTS = {
@@ -52,12 +52,7 @@ class Row(NamedTuple):
 
 def main() -> int:
     """Print the table, and on a GPU remember what was fastest; returns the exit code."""
-    try:
-        _benchmark(_arguments())
-    except UnusableError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return run(lambda: _benchmark(_arguments()))
 
 
 def measure(
@@ -68,8 +63,8 @@ def measure(
     if workload.inputs:
         passes["forward + backward"] = workload.backward
     rows = []
-    for name, run in passes.items():
-        functions = {backend: functools.partial(run, backend) for backend in backends}
+    for name, evaluate in passes.items():
+        functions = {backend: functools.partial(evaluate, backend) for backend in backends}
         seconds = interleaved_medians(functions, repeats, device)
         finished = {backend: functions[backend] for backend in backends if math.isfinite(seconds[backend])}
         memory = {backend: peak_memory(function, device) for backend, function in finished.items()}
@@ -87,7 +82,7 @@ def fastest(rows: list[Row]) -> dict[str, str]:
     return choices
 
 
-def _benchmark(arguments: argparse.Namespace) -> None:
+def _benchmark(arguments: argparse.Namespace) -> int:
     device = arguments.device
     backends = _backends(arguments.backend, device)
     print(f"H {arguments.features}, N {arguments.states}, batch {arguments.batch_size}; {conditions(device)}")
@@ -97,7 +92,7 @@ def _benchmark(arguments: argparse.Namespace) -> None:
     )
     rows = []
     for dtype, length in itertools.product(arguments.dtype, arguments.length):
-        sizes = Sizes(arguments.batch_size, arguments.features, arguments.states // 2, length)
+        sizes = Sizes(arguments.batch_size, arguments.features, (arguments.states + 1) // 2, length)
         for workload in _workloads(sizes, dtype, arguments):
             takes_minutes = workload.stepwise and length > _STEPWISE_LENGTH
             within = [name for name in backends if not (takes_minutes and name == "reference")]
@@ -107,6 +102,7 @@ def _benchmark(arguments: argparse.Namespace) -> None:
     choices = fastest(rows)
     if device.type == "cuda" and choices:
         print(f"backend='auto' takes the faster backend from now on: {_remembered(device, choices)}")
+    return 0
 
 
 def _workloads(sizes: Sizes, dtype: str, arguments: argparse.Namespace) -> Iterator[Workload]:
@@ -118,19 +114,23 @@ def _workloads(sizes: Sizes, dtype: str, arguments: argparse.Namespace) -> Itera
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--device", default="cpu", help="cpu or cuda, which is ROCm too (default: cpu)")
-    parser.add_argument("--features", type=int, default=128, help="features H (default: 128)")
+    parser.add_argument("--features", type=positive, default=128, help="features H (default: 128)")
     parser.add_argument(
-        "--states", type=int, default=64, help="states, both halves of the conjugate pairs (default: 64)"
+        "--states", type=positive, default=64, help="states, both halves of the conjugate pairs (default: 64)"
     )
-    parser.add_argument("--batch-size", type=int, help="signals at once (default: 1, on a GPU 16)")
-    parser.add_argument("--length", type=int, nargs="+", help="samples L (default: 16000, on a GPU 1000 to 64000)")
-    parser.add_argument("--dtype", choices=_DTYPES, nargs="+", help="of signals (default: float32, on a GPU all)")
-    parser.add_argument("--backend", choices=available_backends(), nargs="+", help="(default: all that can run)")
-    parser.add_argument("--operation", nargs="+", help="rows wanted (default: all)")
-    parser.add_argument("--repeats", type=int, help="timed repeats of each side (default: 3, on a GPU 20)")
-    parser.add_argument("--threads", type=int, help="CPU threads (default: as torch decides)")
+    parser.add_argument("--batch-size", type=positive, help="signals at once (default: 1, on a GPU 16)")
+    parser.add_argument("--length", type=positive, nargs="+", help="samples L (default: 16000, on a GPU 1000 to 64000)")
+    for option, names, what in (
+        ("--dtype", tuple(_DTYPES), "float32, on a GPU all"),
+        ("--backend", available_backends(), "all that can run"),
+        ("--operation", OPERATIONS, "all"),
+    ):
+        described = f"any of {', '.join(names)} (default: {what})"
+        parser.add_argument(option, choices=names, nargs="+", metavar="NAME", help=described)
+    parser.add_argument("--repeats", type=positive, help="timed repeats of each side (default: 3, on a GPU 20)")
+    parser.add_argument("--threads", type=positive, help="CPU threads (default: as torch decides)")
     arguments = parser.parse_args()
     arguments.device = _device(arguments.device)
     for name, default in _DEFAULTS[arguments.device.type].items():
@@ -148,8 +148,8 @@ def _device(name: str) -> torch.device:
         device = None
     if device is None or device.type not in _DEFAULTS:
         raise UnusableError(f"the device {name!r} is not one of {', '.join(_DEFAULTS)}")
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise UnusableError("this PyTorch finds no CUDA or ROCm device: use --device cpu")
+    if device.type == "cuda" and not (torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count()):
+        raise UnusableError(f"this PyTorch finds no CUDA or ROCm device {name!r}: use --device cpu")
     return device
 
 

@@ -19,6 +19,8 @@ import torch
 
 LENGTHS = (1000, 4000, 16000, 64000)
 CANDIDATES = ("torch", "triton")
+# The first whose matrix products take float32 numbers apart into bfloat16 ones (input_precision bf16x3 and bf16x6).
+_OLDEST_TRITON = (3, 6)
 _OLDEST_CAPABILITY = (8, 0)  # what Triton supports, and what the ahead-of-time check covers
 
 
@@ -109,6 +111,10 @@ def _measured_choice(device: torch.device, operation: str, dtype: torch.dtype, l
 
 @functools.cache
 def _gpu_obstacle(device: torch.device) -> str | None:
+    import triton
+
+    if tuple(map(int, triton.__version__.split(".")[:2])) < _OLDEST_TRITON:
+        return f"triton {triton.__version__} lacks matrix products that these kernels use: install triton>=3.6"
     major, minor = torch.cuda.get_device_capability(device)
     if torch.version.hip is not None or (major, minor) >= _OLDEST_CAPABILITY:
         return None

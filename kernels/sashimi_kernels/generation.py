@@ -13,7 +13,7 @@ def diagonal_kernel(log_a: Tensor, coefficients: Tensor, length: int, backend: s
         log_a: logarithm of the discrete eigenvalues, complex (H, N). Give it in complex128: the phases l · Im(log_a)
             grow with l, and only their remainder modulo 2π fits float32.
         coefficients: C · B̄ of every output channel, or C · x for the response to a state x; complex (M, H, N). Their
-            precision is that of the result.
+            precision is that of the result, float32 on "triton".
         length: number of samples L.
         backend: "auto", "torch", "triton" or "reference".
 
@@ -44,7 +44,7 @@ def nplr_kernel(
         dt: steps, real (H, 1).
         a, p, q, b: complex (H, N). The paper's stable form has q = conj(p).
         c: complex (M, H, N), the true C: not the C (I - Ā^L) that the official checkpoints store. Its precision is
-            that of the result.
+            that of the result, float32 on "triton".
         length: number of samples L.
         state: initial states, complex (batch, H, N), whose response is wanted too.
         backend: "auto", "torch", "triton" or "reference".
@@ -61,10 +61,19 @@ def nplr_kernel(
 
 
 def diagonal_state(system: DiscreteDiagonal, u: Tensor, state: Tensor | None = None, backend: str = "auto") -> Tensor:
-    """State of a diagonal system after the input ``u`` (batch, H, L), from ``state`` (batch, H, N) or from rest.
+    """State of a diagonal system after an input: Ā^L state + Σ_t Ā^(L-1-t) B̄ u[t].
+
+    Args:
+        system: discrete system, complex (H, N); give log_a in complex128, as in :func:`diagonal_kernel`.
+        u: real (batch, H, L), float32, float16 or bfloat16 (float64 too unless on "triton").
+        state: state before the first sample, complex (batch, H, N); None for rest.
+        backend: "auto", "torch", "triton" or "reference".
 
     Returns:
-        complex (batch, H, N): Ā^L state + Σ_t Ā^(L-1-t) B̄ u[t].
+        complex (batch, H, N), at least complex64.
+
+    Raises:
+        BackendUnavailableError: the backend cannot run.
     """
     module = select_backend(backend, u.device, "diagonal_state", u.dtype, u.shape[-1])
     return module.diagonal_state(system, u, state)
@@ -80,10 +89,9 @@ def nplr_state(
     state: Tensor | None = None,
     backend: str = "auto",
 ) -> Tensor:
-    """State of the system of :func:`nplr_kernel` after the input ``u`` (batch, H, L), from ``state`` or from rest.
+    """State of the system of :func:`nplr_kernel` after the input ``u``; all else is as in :func:`diagonal_state`.
 
-    Returns:
-        complex (batch, H, N).
+    "triton" keeps at most 512 states N per feature.
     """
     module = select_backend(backend, u.device, "nplr_state", u.dtype, u.shape[-1])
     return module.nplr_state(dt, a, p, q, b, u, state)

@@ -62,7 +62,7 @@ def conditions(device: torch.device | str = "cpu") -> str:
     """One line about what the numbers were measured on."""
     if torch.device(device).type == "cuda":
         return f"torch {torch.__version__}, {torch.cuda.get_device_name(device)}"
-    return f"torch {torch.__version__}, {torch.get_num_threads()} threads, {platform.machine()}, float32"
+    return f"torch {torch.__version__}, {torch.get_num_threads()} threads, {platform.machine()}"
 
 
 def _seconds(function: Callable[[], object], device: torch.device) -> float:

@@ -8,6 +8,20 @@ from torch import Tensor
 
 import sashimi_kernels as kernels
 
+OPERATIONS = (
+    "nplr_kernel",
+    "diagonal_kernel",
+    "diagonal_state",
+    "nplr_state",
+    "fft_convolution",
+    "chunked_convolution",
+    "diagonal_step",
+    "nplr_step",
+    "scalar_norm",
+    "layer_norm",
+    "gated_residual",
+)
+
 
 class Sizes(NamedTuple):
     """B, H, N (complex states: half of the conjugate pairs) and L."""
@@ -47,7 +61,7 @@ class Workload(NamedTuple):
 
 
 def workloads(sizes: Sizes, dtype: torch.dtype, device: torch.device | str) -> list[Workload]:
-    """All operations, on signals of this dtype; those that make kernels and states, which are float32, on float32."""
+    """All of ``OPERATIONS`` on signals of this dtype, or those that are not for float32 alone."""
     torch.manual_seed(0)
     system = _System(sizes, device)
     layer = _Layer(sizes, dtype, device)
@@ -121,7 +135,7 @@ def _convolution(length: int, system: _System, layer: _Layer) -> list[Workload]:
 
     inputs = (u, system.a, c, reverse, skip)
     return [
-        Workload("kernels and FFT", length, fft, inputs),
+        Workload("fft_convolution", length, fft, inputs),
         Workload("chunked_convolution", length, chunked, inputs, stepwise=True),
     ]
 

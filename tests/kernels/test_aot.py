@@ -150,6 +150,7 @@ def test_idle_matrix_units_are_found_on_amd(run_toys: Callable) -> None:
     [
         (("--target", "cuda:7"), "error: unknown target 'cuda:7': expected one of cuda:80, "),
         (("--target", "cuda:80", "--target", "gfx942"), "error: unknown target 'gfx942': expected one of cuda:80, "),
+        (("--jobs", "0"), "error: argument --jobs: expected a number above 0"),
         (("--kernel", "nothing"), "error: there is no kernel 'nothing': expected one of "),
     ],
 )

@@ -10,21 +10,10 @@ import torch
 
 from sashimi_kernels import available_backends, benchmark, choices, measuring
 from sashimi_kernels.benchmark import Row, fastest
-from sashimi_kernels.workloads import Sizes, workloads
+from sashimi_kernels.workloads import OPERATIONS, Sizes, workloads
 
-OPERATIONS = {
-    "nplr_kernel": 2,
-    "diagonal_kernel": 2,
-    "diagonal_state": 1,
-    "nplr_state": 1,
-    "kernels and FFT": 2,
-    "chunked_convolution": 2,
-    "diagonal_step": 1,
-    "nplr_step": 1,
-    "scalar_norm": 2,
-    "layer_norm": 2,
-    "gated_residual": 2,
-}
+FORWARD_ONLY = ("diagonal_state", "nplr_state", "diagonal_step", "nplr_step")
+STEPS = ("diagonal_step", "nplr_step")
 
 
 @pytest.fixture
@@ -47,12 +36,12 @@ def test_every_operation_has_rows(run, capsys: pytest.CaptureFixture) -> None:
     assert re.fullmatch(r"matrix product, .* GFLOP/s", peak)
     assert header.split() == ["operation", "L", "dtype", "pass", "reference", "torch", "faster"]
     timed = r"[\d,]+\.\d+ ms +[\d,]+\.\d MiB"
-    pattern = rf"(\w[\w ]*?) +(1|20|33) float32  (forward|forward \+ backward) +{timed} +{timed} +\d+\.\dx"
+    pattern = rf"(\w+) +(1|20|33) float32  (forward|forward \+ backward) +{timed} +{timed} +\d+\.\dx"
     found = [re.fullmatch(pattern, row) for row in rows]
     assert all(found), rows
     counts = {name: [row[1] for row in found].count(name) for name in OPERATIONS}
-    steps = ("diagonal_step", "nplr_step")
-    assert counts == {name: passes if name in steps else 2 * passes for name, passes in OPERATIONS.items()}
+    assert counts == {name: (1 if name in FORWARD_ONLY else 2) * (1 if name in STEPS else 2) for name in OPERATIONS}
+    assert len(rows) == sum(counts.values())
 
 
 def test_rows_and_backends_can_be_chosen(run, capsys: pytest.CaptureFixture) -> None:
@@ -70,9 +59,12 @@ def test_rows_and_backends_can_be_chosen(run, capsys: pytest.CaptureFixture) -> 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--device", "cuda"), "finds no CUDA or ROCm device: use --device cpu"),
+        (("--device", "cuda"), "finds no CUDA or ROCm device 'cuda': use --device cpu"),
         (("--device", "mps"), "the device 'mps' is not one of cpu, cuda"),
         (("--device", "nonsense"), "the device 'nonsense' is not one of cpu, cuda"),
+        (("--operation", "nothing"), "argument --operation: invalid choice: 'nothing'"),
+        (("--repeats", "0"), "argument --repeats: expected a number above 0, got 0 (see --help)"),
+        (("--length", "long"), "argument --length: invalid positive value: 'long'"),
         (("--backend", "triton"), "kernel backend 'triton' cannot run on cpu"),
     ],
 )
@@ -115,7 +107,7 @@ def test_choices_follow_the_pass_with_gradients() -> None:
         row("scalar_norm", 64000, "forward", torch=math.inf, triton=4.0),
         row("diagonal_step", 1, "forward", torch=2.0, triton=1.0),
         row("layer_norm", 1000, "forward", reference=1.0, torch=2.0),
-        row("kernels and FFT", 1000, "forward", torch=2.0, triton=1.0),
+        row("fft_convolution", 1000, "forward", torch=2.0, triton=1.0),
     ]
     assert fastest(rows) == {
         "scalar_norm float16 1000": "torch",
@@ -128,6 +120,7 @@ def test_choices_of_a_gpu_are_remembered(run, capsys: pytest.CaptureFixture, mon
     """All of the command but the measurement, for which this computer may have no GPU."""
     measured = {"reference": 3.0, "torch": 2.0, "triton": 1.0}
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H100")
     monkeypatch.setattr(benchmark, "select_backend", lambda *_: None)
     monkeypatch.setattr(benchmark, "gemm_peak", lambda device: 1.0)

@@ -20,8 +20,11 @@ pytestmark = pytest.mark.usefixtures("poisoned_memory", "only_listed_forms")
 DIAGONAL_SIZES = [(1, 1, 1, 1), (2, 3, 5, 37), (1, 1, 17, 300), (1, 1, 3, 2500), (0, 2, 3, 10), (2, 1, 32, 64)]
 NPLR_SIZES = [(1, 1, 1, 1), (2, 3, 5, 37), (1, 1, 3, 600), (3, 2, 4, 64)]
 STATE_SIZES = [(1, 1, 1, 1), (2, 3, 5, 37), (1, 1, 33, 100), (0, 2, 3, 10)]
-# Float32 gradients of dt are small differences between what comes through the poles and what comes through the rows.
 BOUNDS = {torch.float32: (1e-5, 1e-5), torch.float16: (2e-3, 2e-3), torch.bfloat16: (1e-2, 1e-2)}
+# Arguments of any operator, as real tensors: (1, H, N, 2), (H, N, 2) and (K,).
+PAIRS = torch.tensor([0.7, -1.3, 0.4, 0.9]).view(1, 1, 2, 2)
+EXPONENTS = torch.tensor([-0.3, 1.1, -0.6, 2.0], dtype=torch.float64).view(1, 2, 2)
+NODES = torch.tensor([0.0, 0.5], dtype=torch.float64)
 GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA or ROCm device")
 
 Inputs = dict[str, Tensor | None]
@@ -192,6 +195,22 @@ def small_inputs(stable_system: Callable, dtype: torch.dtype = torch.complex64) 
     vectors = {name: randn(1, 1, 2, seed=seed).to(dtype) for seed, name in enumerate(("coefficients", "c", "state"))}
     u = signal("contiguous", 1, 1, 20).to(dtype.to_real())
     return {**stable_system(1, 2), **diagonal_inputs(stable_system, 1, 2), **vectors, "u": u}
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("vandermonde_evaluate", (PAIRS, EXPONENTS, 9, True, torch.float16)),
+        ("vandermonde_project", (PAIRS[..., 0], EXPONENTS, True, True)),
+        ("cauchy_sums", (PAIRS, EXPONENTS, NODES)),
+        ("cauchy_sums_backward", (PAIRS, PAIRS, EXPONENTS, NODES)),
+        ("nplr_state", (PAIRS[..., 0], -EXPONENTS[..., 0, :1], *[EXPONENTS] * 4, PAIRS)),
+    ],
+)
+def test_operators_keep_what_they_promise(name: str, arguments: tuple) -> None:
+    """The same values under torch.compile, where lazy conjugation is switched off, and fake tensors like real ones."""
+    checks = ("test_schema", "test_faketensor", "test_aot_dispatch_dynamic")
+    torch.library.opcheck(getattr(torch.ops.sashimi_kernels, name), arguments, test_utils=checks)
 
 
 @pytest.mark.filterwarnings("ignore:Torchinductor does not support code generation for complex operators")

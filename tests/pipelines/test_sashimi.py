@@ -267,3 +267,13 @@ def test_the_signature_is_the_documented_one() -> None:
         "return_dict",
         "callback_on_step_end",
     ]
+
+
+@pytest.mark.parametrize("parameterization", ["nplr", "diag"])
+def test_the_fast_path_leaves_the_audio_as_it_is(monkeypatch: pytest.MonkeyPatch, parameterization: str) -> None:
+    audio = {}
+    for backend in ("reference", "torch"):
+        monkeypatch.setenv("SASHIMI_KERNELS", backend)
+        pipe = make_pipeline(sashimi=True, parameterization=parameterization, sample_size=64)
+        audio[backend] = pipe(batch_size=2, generator=seeded()).audios
+    np.testing.assert_allclose(audio["torch"], audio["reference"], atol=1e-4)

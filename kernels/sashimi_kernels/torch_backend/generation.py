@@ -35,8 +35,8 @@ def diagonal_kernel(log_a: Tensor, coefficients: Tensor, length: int) -> Tensor:
 
 def diagonal_state(system: DiscreteDiagonal, u: Tensor, state: Tensor | None = None) -> Tensor:
     """Two matrix products: inside blocks of T samples, then over the blocks."""
-    length = u.shape[-1]
     dtype = torch.complex128 if u.dtype == torch.float64 else torch.complex64
+    u, length = u.to(dtype.to_real()), u.shape[-1]
     block = _block_length(length)
     n_blocks = -(-length // block)
     # Zeros in front of a system at rest change nothing, so the first block may be short.
@@ -76,7 +76,8 @@ def nplr_state(
 
     The powers of Ā are taken in float64: rounded to float32, Ā^L would be off by L roundings, and the state is kept.
     """
-    length = u.shape[-1]
+    dtype = torch.complex128 if u.dtype == torch.float64 else torch.complex64
+    u, length = u.to(dtype.to_real()), u.shape[-1]
     system, block = discretize_nplr(dt, a, p, q, b), _block_length(length)
     n_blocks = _power_of_two_above(-(-length // block))
     columns, advance = krylov_columns(system, system.b.unsqueeze(1), block, u.dtype)  # (H, 1, block, 2N)
@@ -90,7 +91,7 @@ def nplr_state(
         _, one = krylov_columns(system, system.b.unsqueeze(1), 1, u.dtype)
         start = as_row(state.to(x.dtype).transpose(0, 1))  # (H, batch, 2N)
         x = x + from_row(start @ torch.linalg.matrix_power(one, length)).transpose(0, 1)
-    return x.to(torch.complex128 if u.dtype == torch.float64 else torch.complex64)
+    return x.to(dtype)
 
 
 def _step(system: DiscreteNPLR, state: Tensor) -> Tensor:

@@ -150,7 +150,8 @@ def cauchy_sums_backward(gradient: Tensor, vectors: Tensor, poles: Tensor, nodes
     grid = (n_states, n_features, triton.cdiv(n_rows, TILE["ROWS"]))
     launch(cauchy_backward_kernel, grid, {**inputs, **outputs, **_sizes(vectors, nodes)}, TILE)
     v, slopes = (torch.view_as_complex(x.contiguous()) for x in (vectors, slopes))
-    return by_vectors, torch.view_as_real((v.conj() * slopes).sum(0).to(torch.complex128))
+    # A lazy conj() is ignored where torch.compile runs this operation.
+    return by_vectors, torch.view_as_real((v.conj_physical() * slopes).sum(0).to(torch.complex128))
 
 
 @cauchy_sums.register_fake

@@ -55,7 +55,7 @@ def chunk_states(
         start: state that enters the first chunk, float32 (B, H, K or, where half of the columns are those of a reverse
             direction, K / 2). The reverse direction starts from zero.
         added: added to the state that leaves the first chunk, the same shape.
-        adjoint: all directions are turned round.
+        adjoint: all directions are turned round, so that the forward one's first chunk is the last of the signal.
 
     Returns:
         float32 (B, H, chunks, K), and one of the shape of ``start``.

@@ -8,9 +8,9 @@ S(x, y) = Σ dt x y / (z - dt a) over both halves of the pairs,
 C̃ is found in float64: it is small, and Ā^L would be off by L roundings. The response to a state x, C Ā^(l+1) x, is the
 kernel with Ā x in the place of B̄ = (I - dt/2 A)⁻¹ dt b, and so that of the input vector (I/dt + A/2) x.
 
-Against float64, for HiPPO-LegS with 64 states and dt from 1e-3 to 1e-1: kernels of 1,000 and of 16,000 samples are within
-1e-6 of their maximum, gradients within 5e-6, but by dt 5e-5 and 2e-4. That one sums the derivatives at all frequencies,
-where the two terms of K̂ cancel near the eigenvalues of diag(a), to something much smaller.
+Against float64, for HiPPO-LegS with 64 states and dt from 1e-3 to 1e-1: kernels of 1,000 and of 16,000 samples are
+within 1e-6 of their maximum, gradients within 5e-6, but by dt 5e-5 and 2e-4. That one is a small sum of the derivatives
+at all frequencies, and near the eigenvalues of diag(a) the two terms of K̂ cancel.
 """
 
 import math

@@ -116,7 +116,7 @@ def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
     with torch.enable_grad():
         u, dt, *system = inputs
         a, p, q, b, state = (x if x is None else torch.view_as_complex(x.contiguous()) for x in system)
-        x = torch_backend.nplr_state(dt, a, p, q, b, u.float(), state)
+        x = torch_backend.nplr_state(dt, a, p, q, b, u, state)
         found = iter(torch.autograd.grad(torch.view_as_real(x), wanted, gradient))
     return tuple(next(found) if need else None for need in needed)
 
