@@ -12,6 +12,7 @@ parameters is the paper's baseline. The reference backend, the training step and
 import argparse
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -20,9 +21,17 @@ from sashimi_diffusion.models import SashimiDenoiser, WaveNetDenoiser
 from sashimi_diffusion.pipelines import SashimiPipeline
 from sashimi_diffusion.schedulers import DiffWaveScheduler, create_scheduler
 from sashimi_diffusion.ssm import StateSpace
-from sashimi_kernels.measuring import conditions, gemm_peak, interleaved_medians, peak_memory
+from sashimi_kernels.measuring import conditions, interleaved_medians, peak_memory
 
 SAMPLING_STEPS = 20
+MATRIX_PRODUCT = "matrix product of this machine (float32)"
+
+
+class Row(NamedTuple):
+    """Seconds, and the operations in matrix products done in them."""
+
+    seconds: float
+    operations: int
 
 
 def main() -> None:
@@ -32,11 +41,12 @@ def main() -> None:
         torch.set_num_threads(arguments.threads)
     model = SashimiDenoiser(d_model=arguments.d_model, sample_size=arguments.length)
     sample = torch.randn(arguments.batch_size, 1, arguments.length)
-    peak = gemm_peak()
     print(f"d_model {arguments.d_model}, batch {arguments.batch_size}, {arguments.length} samples; {conditions()}")
-    print(f"{'matrix product of this machine (float32)':<44}{peak:>9.1f} GFLOP/s")
-    for name, seconds, operations in _forward_rows(model, sample, arguments):
-        share = operations / seconds / 1e9 / peak
+    rows = _forward_rows(model, sample, arguments)
+    peak = rows.pop(MATRIX_PRODUCT)
+    print(f"{MATRIX_PRODUCT:<44}{peak.operations / peak.seconds / 1e9:>9.1f} GFLOP/s")
+    for name, (seconds, operations) in rows.items():
+        share = operations / seconds / (peak.operations / peak.seconds)
         print(f"{name:<44}{seconds:>9.3f} s{operations / 1e9:>9.1f} GFLOP{share:>7.0%} of the peak", flush=True)
     seconds, memory = _training_step(model.train(), sample)
     print(f"{'training step':<44}{seconds:>9.3f} s{memory / 1e9:>9.2f} GB of tensors at most", flush=True)
@@ -57,10 +67,8 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _forward_rows(
-    model: SashimiDenoiser, sample: torch.Tensor, arguments: argparse.Namespace
-) -> list[tuple[str, float, int]]:
-    """Name, seconds and operations in matrix products of each way to run a forward pass in evaluation mode."""
+def _forward_rows(model: SashimiDenoiser, sample: torch.Tensor, arguments: argparse.Namespace) -> dict[str, Row]:
+    """Each way to run a forward pass in evaluation mode, and what the machine reaches at best, in the same rounds."""
     layers = [module for module in model.modules() if isinstance(module, StateSpace)]
     wavenet = WaveNetDenoiser(residual_channels=128, skip_channels=128, n_layers=30, dilation_cycle=10).eval()
     model.eval()
@@ -73,19 +81,20 @@ def _forward_rows(
                 layer.forget()
         model(sample, 0)
 
+    square = torch.randn(2048, 2048)
     rows = {
+        MATRIX_PRODUCT: lambda: square @ square,
         "forward, kernels kept": lambda: forward("auto", keep=True),
         "forward, kernels made each time": lambda: forward("auto", keep=False),
         "WaveNet, 6.8 million parameters": torch.no_grad()(lambda: wavenet(sample, 0)),
     }
     seconds = interleaved_medians(rows, arguments.repeats)
-    operations = {name: _matrix_operations(run) for name, run in rows.items()}
+    measured = {name: Row(seconds[name], _matrix_operations(run)) for name, run in rows.items()}
     if not arguments.skip_reference:
-        name = "forward, reference backend"
-        seconds[name] = _seconds(lambda: forward("reference", keep=False))
-        operations[name] = operations["forward, kernels kept"]
+        slow = _seconds(lambda: forward("reference", keep=False))
+        measured["forward, reference backend"] = Row(slow, measured["forward, kernels kept"].operations)
         forward("auto", keep=False)
-    return [(name, seconds[name], operations[name]) for name in seconds]
+    return measured
 
 
 def _training_step(model: SashimiDenoiser, sample: torch.Tensor) -> tuple[float, int]:

@@ -1,7 +1,6 @@
 """Which backend runs, why another one cannot, and the choices that a benchmark leaves behind."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -20,9 +19,10 @@ OPERATION = "diagonal_kernel"
 
 @pytest.fixture(autouse=True)
 def empty_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """No measured choice, no environment variable, and nothing remembered from the test before."""
+    """No measured choice, no choice in the environment, and nothing remembered from the test before."""
     monkeypatch.setenv("SASHIMI_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("SASHIMI_KERNELS", raising=False)
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
     for remembered in (choices._choices, choices._measured_choice, choices._gpu_obstacle):
         remembered.cache_clear()
     return tmp_path / "cache"
@@ -34,7 +34,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H100")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     monkeypatch.setattr(backends, "_TRITON_INSTALLED", True)
-    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    monkeypatch.delenv("TRITON_INTERPRET")
 
 
 def chosen(backend: str, device: torch.device, **options: object) -> str:
@@ -42,7 +42,6 @@ def chosen(backend: str, device: torch.device, **options: object) -> str:
 
 
 def test_auto_on_a_cpu_is_torch_even_where_triton_interprets() -> None:
-    assert os.environ["TRITON_INTERPRET"] == "1"
     assert chosen("auto", CPU) == "torch_backend"
     assert chosen("auto", torch.device("mps")) == "torch_backend"
 
