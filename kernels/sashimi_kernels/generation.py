@@ -1,4 +1,4 @@
-"""The operations users call. Each hands its arguments to the selected backend."""
+"""Convolution kernels and final states of state spaces. Each operation hands on to the selected backend."""
 
 from torch import Tensor
 

@@ -113,8 +113,7 @@ class StateSpace(KeepFloat32):
                 return self._convolve_in_chunks(u, state)
             signal, system = u.to(self.D.dtype), self.continuous_system()
             if self.parameterization == "diag":
-                discrete = kernels.discretize_diagonal(system.dt, system.a, system.b, self.discretization)
-                final = kernels.diagonal_state(discrete, signal, state, self.backend)
+                final = kernels.diagonal_state(self._diagonal(system), signal, state, self.backend)
             else:
                 q = system.p.conj()
                 final = kernels.nplr_state(system.dt, system.a, system.p, q, system.b, signal, state, self.backend)
@@ -189,8 +188,7 @@ class StateSpace(KeepFloat32):
         return backend == "triton"
 
     def _convolve_in_chunks(self, u: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        system, c = self.continuous_system(), torch.view_as_complex(self.C)
-        discrete = kernels.discretize_diagonal(system.dt, system.a, system.b, self.discretization)
+        discrete, c = self._diagonal(self.continuous_system()), torch.view_as_complex(self.C)
         reverse = c[1] if self.bidirectional else None
         return kernels.chunked_convolution(
             u, discrete, c[0], self.D[0], reverse, self.reverse_shift, state, self.backend
@@ -205,7 +203,7 @@ class StateSpace(KeepFloat32):
         if self.parameterization == "nplr":
             dt, a, b, p = system
             return kernels.nplr_kernel(dt, a, p, p.conj(), b, c, length, state, self.backend)
-        discrete = kernels.discretize_diagonal(system.dt, system.a, system.b, self.discretization)
+        discrete = self._diagonal(system)
         kernel = kernels.diagonal_kernel(discrete.log_a, c * discrete.b.to(c.dtype), length, self.backend)
         if state is None:
             return kernel, None
@@ -220,8 +218,11 @@ class StateSpace(KeepFloat32):
         if self.parameterization == "nplr":
             discrete = kernels.discretize_nplr(system.dt, system.a, system.p, system.p.conj(), system.b)
             return kernels.DiscreteNPLR(*(x.to(c.dtype) for x in discrete)), c
-        log_a, b = kernels.discretize_diagonal(system.dt, system.a, system.b, self.discretization)
+        log_a, b = self._diagonal(system)
         return (torch.exp(log_a).to(c.dtype), b.to(c.dtype)), c
+
+    def _diagonal(self, system: ContinuousSystem) -> kernels.DiscreteDiagonal:
+        return kernels.discretize_diagonal(system.dt, system.a, system.b, self.discretization)
 
     def _tile(self, x: Tensor) -> Tensor:
         """Feature h uses copy h mod n_ssm."""
