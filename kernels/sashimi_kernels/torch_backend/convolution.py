@@ -12,13 +12,13 @@ The system does not change over time, so that the matrices are the same for ever
 state-space duality of arXiv 2405.21060). Zeros behind the signal fill the last chunk.
 """
 
-import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from sashimi_kernels.discretization import DiscreteDiagonal
+from sashimi_kernels.torch_backend.generation import exponentials
 
 # A sample costs 2T operations in the Toeplitz product, and per direction 8N operations and 16N / T bytes of states. At
 # N = 32 and in both directions, T = 128 takes a fifth more operations than T = 64 and half of its bytes of states, 8 a
@@ -61,7 +61,7 @@ def chunk_operators(
     """The operators for chunks of ``chunk`` samples, of the complex ``dtype`` or its real counterpart."""
     b = system.b.to(dtype)
     vectors = torch.stack([c] if reverse is None else [c, reverse]).to(dtype)  # (D, H, N)
-    powers = _powers(system.log_a, chunk, dtype)
+    powers = exponentials(system.log_a, chunk + 1, dtype).transpose(1, 2)
     kernels = 2 * torch.einsum("dhn,htn->dht", vectors * b, powers[:, :chunk]).real
     written = [powers[:, :chunk].flip(1), powers[:, :chunk]]
     seen = [powers[:, 1:], powers[:, 1 - shift : chunk + 1 - shift].flip(1)]
@@ -122,19 +122,6 @@ def states_before_chunks(sums: Tensor, decay: Tensor, start: Tensor) -> Tensor:
     before_even = states_before_chunks(torch.addcmul(odd, step, even), decay * decay, start)
     before_odd = torch.addcmul(even, step, before_even)
     return torch.stack([before_even, before_odd], dim=3).flatten(2, 3)[:, :, :n_chunks]
-
-
-def _powers(log_a: Tensor, count: int, dtype: torch.dtype) -> Tensor:
-    """exp(l · log_a) for l = 0 … count: (H, N) to (H, count + 1, N).
-
-    The phase grows with l: it is reduced modulo 2π before it is rounded to the working precision.
-    """
-    real = torch.float64 if dtype == torch.complex128 else torch.float32
-    positions = torch.arange(count + 1, device=log_a.device, dtype=torch.float64).unsqueeze(-1)
-    turns = (log_a.imag / (2 * math.pi)).unsqueeze(1) * positions
-    phase = 2 * math.pi * (turns - torch.round(turns.detach()))
-    size = torch.exp((log_a.real.unsqueeze(1) * positions).to(real))
-    return torch.polar(size, phase.to(real))
 
 
 def _lags(kernels: Tensor, skip: Tensor | None, shift: int) -> Tensor:

@@ -25,8 +25,8 @@ def diagonal_kernel(log_a: Tensor, coefficients: Tensor, length: int) -> Tensor:
     dtype = coefficients.dtype
     block = _block_length(length)
     n_blocks = -(-length // block)
-    coarse = _exponentials(block * log_a, n_blocks, dtype)  # (H, N, n_blocks)
-    fine = _exponentials(log_a, block, dtype)  # (H, N, block)
+    coarse = exponentials(block * log_a, n_blocks, dtype)  # (H, N, n_blocks)
+    fine = exponentials(log_a, block, dtype)  # (H, N, block)
     left = coefficients.unsqueeze(-1) * coarse  # (M, H, N, n_blocks)
     left = torch.cat([2 * left.real, -2 * left.imag], dim=-2)  # (M, H, 2N, n_blocks)
     right = torch.cat([fine.real, fine.imag], dim=-2)  # (H, 2N, block)
@@ -41,9 +41,9 @@ def diagonal_state(system: DiscreteDiagonal, u: Tensor, state: Tensor | None = N
     n_blocks = -(-length // block)
     # Zeros in front of a system at rest change nothing, so the first block may be short.
     blocks = torch.nn.functional.pad(u, (n_blocks * block - length, 0)).unflatten(-1, (n_blocks, block))
-    fine = torch.view_as_real(_exponentials(system.log_a, block, dtype).flip(-1))  # (H, N, block, 2)
+    fine = torch.view_as_real(exponentials(system.log_a, block, dtype).flip(-1))  # (H, N, block, 2)
     inner = torch.einsum("bhat,hntr->bhnar", blocks, fine)  # (batch, H, N, n_blocks, 2)
-    coarse = _exponentials(block * system.log_a, n_blocks, dtype).flip(-1)  # (H, N, n_blocks)
+    coarse = exponentials(block * system.log_a, n_blocks, dtype).flip(-1)  # (H, N, n_blocks)
     x = (torch.view_as_complex(inner.contiguous()) * coarse).sum(-1) * system.b.to(dtype)
     if state is not None:
         x = x + torch.exp(length * system.log_a).to(dtype) * state
@@ -99,9 +99,10 @@ def _step(system: DiscreteNPLR, state: Tensor) -> Tensor:
     return system.a * state - system.u * 2 * (system.v * state).real.sum(-1, keepdim=True)
 
 
-def _exponentials(log_a: Tensor, count: int, dtype: torch.dtype) -> Tensor:
+def exponentials(log_a: Tensor, count: int, dtype: torch.dtype) -> Tensor:
     """exp(l · log_a) for l = 0 … count-1: (H, N) to (H, N, count)."""
-    return _Exponentials.apply(log_a, count, dtype)
+    positions = torch.arange(count, device=log_a.device, dtype=log_a.real.dtype)
+    return _Exponentials.apply(log_a, positions, dtype)
 
 
 class _Exponentials(torch.autograd.Function):
@@ -111,21 +112,19 @@ class _Exponentials(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, log_a: Tensor, count: int, dtype: torch.dtype) -> Tensor:
+    def forward(ctx: Any, log_a: Tensor, positions: Tensor, dtype: torch.dtype) -> Tensor:
         real_dtype = torch.float64 if dtype == torch.complex128 else torch.float32
-        positions = torch.arange(count, device=log_a.device, dtype=log_a.real.dtype)
         phase = (log_a.imag / (2 * math.pi)).unsqueeze(-1) * positions  # in turns
         phase = (phase - torch.round(phase)).mul_(2 * math.pi).to(real_dtype)
         exponent = log_a.real.unsqueeze(-1) * positions
         result = torch.polar(torch.exp(exponent.to(real_dtype)), phase)  # (H, N, count)
-        ctx.save_for_backward(result)
+        ctx.save_for_backward(result, positions)
         ctx.log_dtype = log_a.dtype
         return result
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        (result,) = ctx.saved_tensors
-        positions = torch.arange(result.shape[-1], device=result.device, dtype=result.real.dtype)
+        result, positions = ctx.saved_tensors
         summed = (gradient * result.conj()) @ positions.to(result.dtype)
         return summed.to(ctx.log_dtype), None, None
 
