@@ -79,8 +79,7 @@ def output_from_truncated(ssm: StateSpace, truncated: Tensor, length: int) -> Te
     Returns:
         C, float64 (M, H, N, 2).
     """
-    dt, a, b, p = ssm.continuous_system()
-    matrix = real_matrix(discretize_nplr(dt, a, p, p.conj(), b))  # (H, 2N, 2N)
+    matrix = real_matrix(discretize_nplr(*ssm.continuous_system()))  # (H, 2N, 2N)
     identity = torch.eye(matrix.shape[-1], dtype=matrix.dtype)
     correction = identity - torch.linalg.matrix_power(matrix, length)
     rows = real_output(torch.view_as_complex(truncated.double()))  # (M, H, 2N)

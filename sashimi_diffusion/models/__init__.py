@@ -1,8 +1,17 @@
-"""The networks: the SaShiMi backbone, the diffusion denoiser built on it, and the paper's WaveNet baseline."""
+"""The networks: the SaShiMi backbone, the diffusion and autoregressive heads built on it, and the paper's baselines."""
 
+from sashimi_diffusion.models.autoregressive import SashimiAutoregressive
+from sashimi_diffusion.models.autoregressive_base import AutoregressiveModel
 from sashimi_diffusion.models.backbone import SashimiBackbone
 from sashimi_diffusion.models.denoiser import SashimiDenoiser
 from sashimi_diffusion.models.output import DenoiserOutput
 from sashimi_diffusion.models.wavenet import WaveNetDenoiser
 
-__all__ = ["DenoiserOutput", "SashimiBackbone", "SashimiDenoiser", "WaveNetDenoiser"]
+__all__ = [
+    "AutoregressiveModel",
+    "DenoiserOutput",
+    "SashimiAutoregressive",
+    "SashimiBackbone",
+    "SashimiDenoiser",
+    "WaveNetDenoiser",
+]

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 
+import torch
 from torch import Tensor, nn
 
 from sashimi_diffusion.models.blocks import (
@@ -15,6 +16,7 @@ from sashimi_diffusion.models.blocks import (
     add,
     channel_norm,
 )
+from sashimi_diffusion.models.recurrence import BackboneState, Recurrence
 
 
 def layers_per_stage(n_layers: int | Sequence[int], n_stages: int) -> list[int]:
@@ -73,7 +75,7 @@ class SashimiBackbone(nn.Module):
         embedding_dim: int | None = None,
     ) -> None:
         super().__init__()
-        self.unet, self.stage_skip = unet, stage_skip
+        self.unet, self.stage_skip, self.causal = unet, stage_skip, causal
         self.length_multiple = math.prod(pool)
         layers = layers_per_stage(n_layers, len(pool) + 1)
         widths = [d_model * expand**stage for stage in range(len(pool) + 1)]
@@ -102,24 +104,79 @@ class SashimiBackbone(nn.Module):
 
     def forward(self, x: Tensor, conditioning: Conditioning = Conditioning()) -> Tensor:  # noqa: B008 (immutable)
         """(B, d_model, L) to (B, d_model, L); L must be a multiple of ``length_multiple``."""
+        return self.stage(0, x, _Parallel(self, conditioning))
+
+    def initial_state(self, batch_size: int) -> BackboneState:
+        """The state before the first sample."""
+        widths = [up_pool.linear.out_channels // up_pool.pool for up_pool in self.up_pools]
+        like = self.down_pools[0].linear.bias if self.down_pools else next(self.parameters())
+        frames = tuple(
+            like.new_zeros(batch_size, width, pool.pool) for width, pool in zip(widths, self.up_pools, strict=True)
+        )
+        layers = tuple(layer.initial_state(batch_size) for layer in self.s4_layers())
+        return BackboneState(0, layers, frames, frames)
+
+    def step(self, x: Tensor, state: BackboneState) -> tuple[Tensor, BackboneState]:
+        """One sample (B, d_model) from ``state``: output (B, d_model) and the next state."""
+        recurrence = self._recurrence(state)
+        return recurrence(x.unsqueeze(-1)).squeeze(-1), recurrence.state()
+
+    def prefill(self, x: Tensor, state: BackboneState) -> tuple[Tensor, BackboneState]:
+        """(B, d_model, L) from ``state``, any L: output (B, d_model, L) and the state after it.
+
+        Whole frames of the slowest stage run at once, through convolutions; what stands before and after them is
+        stepped, fewer than ``2 · length_multiple`` samples.
+        """
+        recurrence, length = self._recurrence(state), x.shape[-1]
+        before = min(-state.position % self.length_multiple, length)
+        together = (length - before) // self.length_multiple * self.length_multiple
+        sizes = [1] * before + [together] * (together > 0) + [1] * (length - before - together)
+        outputs = [recurrence(part) for part in x.split(sizes, dim=-1)]
+        return torch.cat(outputs, dim=-1), recurrence.state()
+
+    def s4_layers(self) -> list[nn.Module]:
+        """The S4 layers: way down, centre, way up, each from the raw rate on; a state lists theirs in this order."""
+        stages = [*self.down, self.center, *self.up]
+        return [layer.s4 for blocks in stages for block in blocks for layer in block if hasattr(layer, "s4")]
+
+    def stride(self, stage: int) -> int:
+        """Samples from one position of ``stage`` to the next."""
+        return math.prod(pool.pool for pool in self.down_pools[:stage])
+
+    def stage(self, stage: int, x: Tensor, run: "_Parallel | Recurrence") -> Tensor:
+        """``stage`` and all below it, whose blocks and pools ``run`` applies: (B, H, L) to (B, H, L)."""
+        if stage == len(self.down_pools):
+            center = x
+            for block in self.center:
+                x = run.block(block, x)
+            return add(center, x)
         skips = []
-        for blocks, down_pool in zip(self.down, self.down_pools, strict=True):
-            for block in blocks:
-                skips.append(x)
-                x = block(x, conditioning)
+        for block in self.down[stage]:
             skips.append(x)
-            x = down_pool(x)
-        center = x
-        for block in self.center:
-            x = block(x, conditioning)
-        x = add(center, x)
-        for blocks, up_pool in zip(reversed(self.up), reversed(self.up_pools), strict=True):
-            x = add(skips.pop(), up_pool(x))
-            stage_input = x
-            for block in blocks:
-                x = block(x, conditioning)
-                if self.unet:
-                    x = add(skips.pop(), x)
-            if self.stage_skip:
-                x = add(stage_input, x)
-        return x
+            x = run.block(block, x)
+        x = add(x, run.low_rate(stage, x))
+        stage_input = x
+        for block in self.up[stage]:
+            x = run.block(block, x)
+            if self.unet:
+                x = add(skips.pop(), x)
+        return add(stage_input, x) if self.stage_skip else x
+
+    def _recurrence(self, state: BackboneState) -> Recurrence:
+        if not self.causal:
+            raise RuntimeError("a backbone that looks both ways has no recurrence")
+        return Recurrence(self, state)
+
+
+class _Parallel:
+    """A pass over whole waveforms."""
+
+    def __init__(self, backbone: SashimiBackbone, conditioning: Conditioning) -> None:
+        self.backbone, self.conditioning = backbone, conditioning
+
+    def block(self, block: Block, x: Tensor) -> Tensor:
+        return block(x, self.conditioning)
+
+    def low_rate(self, stage: int, x: Tensor) -> Tensor:
+        low = self.backbone.stage(stage + 1, self.backbone.down_pools[stage](x), self)
+        return self.backbone.up_pools[stage](low)

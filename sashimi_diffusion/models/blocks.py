@@ -92,6 +92,16 @@ class ResidualS4(nn.Module):
         residual = x if self.mel is None else add(x, self.mel(conditioning.mel, x.shape[-1]))
         return self.s4(self.norm(x, bias), residual=residual)
 
+    def advance(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, H, L) to (B, H, L) and the state after it, without conditioning: one sample by a step, more at once."""
+        u = self.norm(x)
+        if x.shape[-1] > 1:
+            y, state = self.s4.prefill(u, state)
+        else:
+            y, state = self.s4.step(u.squeeze(-1), state)
+            y = y.unsqueeze(-1)
+        return add(x, y), state
+
 
 class ResidualFeedForward(nn.Module):
     """x + W₂ GELU(W₁ norm(x)), the same at every position."""
@@ -102,7 +112,7 @@ class ResidualFeedForward(nn.Module):
         self.input_linear = pointwise(d_model, expand * d_model, weight_norm)
         self.output_linear = pointwise(expand * d_model, d_model, weight_norm)
 
-    def forward(self, x: Tensor, conditioning: Conditioning) -> Tensor:
+    def forward(self, x: Tensor, conditioning: Conditioning | None) -> Tensor:
         return add(x, self.output_linear(F.gelu(self.input_linear(self.norm(x)))))
 
 
@@ -140,7 +150,9 @@ class UpPool(nn.Module):
         self.linear = pointwise(in_channels, out_channels * pool, weight_norm)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.linear(x)
-        if self.causal:
-            x = F.pad(x[..., :-1], (1, 0))
-        return x.unflatten(1, (-1, self.pool)).transpose(-1, -2).flatten(2)
+        y = self.unfold_channels(x)
+        return F.pad(y[..., : -self.pool], (self.pool, 0)) if self.causal else y
+
+    def unfold_channels(self, x: Tensor) -> Tensor:
+        """(B, H, L) to (B, out_channels, L · pool) without the delay."""
+        return self.linear(x).unflatten(1, (-1, self.pool)).transpose(-1, -2).flatten(2)

@@ -17,14 +17,17 @@ from sashimi_diffusion.ssm.precision import KeepFloat32, without_autocast
 # log_dt before it turns the whole kernel into NaN.
 DT_BOUNDS = (1e-6, 10.0)
 
+_SYSTEM = ("log_dt", "log_neg_real", "real", "imag", "B", "P", "Q")  # parameters of dt, A and B
+
 
 class ContinuousSystem(NamedTuple):
-    """x' = (diag(a) - p p*) x + b u, stepped by dt: dt real (H, 1), the rest complex (H, N); p is None if diagonal."""
+    """x' = (diag(a) - p qᵀ) x + b u, stepped by dt: dt real (H, 1), the rest complex (H, N); no p, q if diagonal."""
 
     dt: Tensor
     a: Tensor
-    b: Tensor
     p: Tensor | None
+    q: Tensor | None
+    b: Tensor
 
 
 class StateSpace(KeepFloat32):
@@ -48,6 +51,8 @@ class StateSpace(KeepFloat32):
         channels: outputs per feature, each with its own C and D.
         max_length: cut bidirectional kernels at so many samples, as the official code does; None never cuts.
         dt_min, dt_max: initial steps are log-uniform between them.
+        stable: keep A as above. False learns Re Λ freely and, in A = Λ - p q*, q apart from p, as S4 did before
+            SaShiMi: such a state space can learn to grow without bound, and is here to be compared with.
         backend: kernel backend, see :mod:`sashimi_kernels`.
 
     Raises:
@@ -68,6 +73,7 @@ class StateSpace(KeepFloat32):
         max_length: int | None = None,
         dt_min: float = 1e-3,
         dt_max: float = 1e-1,
+        stable: bool = True,
         backend: str = "auto",
     ) -> None:
         super().__init__()
@@ -85,10 +91,13 @@ class StateSpace(KeepFloat32):
         log_dt = torch.rand(d_model) * (math.log(dt_max) - math.log(dt_min)) + math.log(dt_min)
         c = torch.randn(channels * (1 + bidirectional), d_model, n_state // 2, dtype=torch.complex64)
         self.log_dt = _float32_parameter(log_dt)  # (H,)
-        self.log_neg_real = _float32_parameter(torch.log(-a.real))  # (n_ssm, N)
+        self.log_neg_real = _float32_parameter(torch.log(-a.real)) if stable else None  # (n_ssm, N)
+        self.real = None if stable else _float32_parameter(a.real)  # (n_ssm, N)
         self.imag = _float32_parameter(a.imag)  # (n_ssm, N)
         self.B = _float32_parameter(torch.view_as_real(b.contiguous()))  # (n_ssm, N, 2)
-        self.P = _float32_parameter(torch.view_as_real(p.contiguous())) if parameterization == "nplr" else None
+        low_rank = torch.view_as_real(p.contiguous())
+        self.P = _float32_parameter(low_rank) if parameterization == "nplr" else None
+        self.Q = _float32_parameter(low_rank) if parameterization == "nplr" and not stable else None
         self.C = nn.Parameter(torch.view_as_real(c))  # (channels · directions, H, N, 2)
         self.D = nn.Parameter(torch.randn(channels, d_model))  # (channels, H)
         self._spectrum_cache, self._step_cache = ParameterCache(), ParameterCache()
@@ -115,8 +124,7 @@ class StateSpace(KeepFloat32):
             if self.parameterization == "diag":
                 final = kernels.diagonal_state(self._diagonal(system), signal, state, self.backend)
             else:
-                q = system.p.conj()
-                final = kernels.nplr_state(system.dt, system.a, system.p, q, system.b, signal, state, self.backend)
+                final = kernels.nplr_state(*system, signal, state, self.backend)
         return self._convolve(u, state), final
 
     def step(self, u: Tensor, state: Tensor, gelu: bool = False) -> tuple[Tensor, Tensor]:
@@ -150,9 +158,14 @@ class StateSpace(KeepFloat32):
         """The parameters as a system in float64, (A, B) tiled over the features."""
         low, high = (math.log(bound) for bound in DT_BOUNDS)
         dt = torch.exp(self.log_dt.double().clamp(low, high)).unsqueeze(-1)  # (H, 1)
-        a = torch.complex(-torch.exp(self.log_neg_real.double()), self.imag.double())
-        p = None if self.P is None else self._tile(torch.view_as_complex(self.P.double()))
-        return ContinuousSystem(dt, self._tile(a), self._tile(torch.view_as_complex(self.B.double())), p)
+        real = -torch.exp(self.log_neg_real.double()) if self.real is None else self.real.double()
+        a = self._tile(torch.complex(real, self.imag.double()))
+        b = self._tile(torch.view_as_complex(self.B.double()))
+        if self.P is None:
+            return ContinuousSystem(dt, a, None, None, b)
+        p = self._tile(torch.view_as_complex(self.P.double()))
+        q = p if self.Q is None else self._tile(torch.view_as_complex(self.Q.double()))
+        return ContinuousSystem(dt, a, p, q.conj(), b)
 
     def train(self, mode: bool = True) -> "StateSpace":
         """Switching modes frees what evaluation mode keeps."""
@@ -201,8 +214,7 @@ class StateSpace(KeepFloat32):
     def _kernel_and_response(self, length: int, state: Tensor | None) -> tuple[Tensor, Tensor | None]:
         system, c = self.continuous_system(), torch.view_as_complex(self.C)
         if self.parameterization == "nplr":
-            dt, a, b, p = system
-            return kernels.nplr_kernel(dt, a, p, p.conj(), b, c, length, state, self.backend)
+            return kernels.nplr_kernel(*system, c, length, state, self.backend)
         discrete = self._diagonal(system)
         kernel = kernels.diagonal_kernel(discrete.log_a, c * discrete.b.to(c.dtype), length, self.backend)
         if state is None:
@@ -216,7 +228,7 @@ class StateSpace(KeepFloat32):
         """What a step needs, in the working precision: the system, (Ā, B̄) if it is diagonal, and C."""
         system, c = self.continuous_system(), torch.view_as_complex(self.C)
         if self.parameterization == "nplr":
-            discrete = kernels.discretize_nplr(system.dt, system.a, system.p, system.p.conj(), system.b)
+            discrete = kernels.discretize_nplr(*system)
             return kernels.DiscreteNPLR(*(x.to(c.dtype) for x in discrete)), c
         log_a, b = self._diagonal(system)
         return (torch.exp(log_a).to(c.dtype), b.to(c.dtype)), c
@@ -243,7 +255,7 @@ def state_space_parameters(module: nn.Module) -> list[nn.Parameter]:
     C and D train like any other weights (S4, arXiv 2111.00396, appendix D).
     """
     spaces = [part for part in module.modules() if isinstance(part, StateSpace)]
-    parameters = [getattr(space, name) for space in spaces for name in ("log_dt", "log_neg_real", "imag", "B", "P")]
+    parameters = [getattr(space, name) for space in spaces for name in _SYSTEM]
     return [parameter for parameter in parameters if parameter is not None]
 
 

@@ -103,7 +103,7 @@ def test_the_output_vector_is_recovered_from_the_truncated_one(official: Callabl
 def test_recovering_the_output_vector_inverts_truncating_it(length: int) -> None:
     torch.manual_seed(0)
     ssm = StateSpace(5, n_state=16, bidirectional=True)
-    dt, a, b, p = ssm.continuous_system()
+    dt, a, p, _, b = ssm.continuous_system()
     c = torch.view_as_complex(ssm.C.double())
     truncated = truncated_output(dt, a, p, p.conj(), b, c, length)
     recovered = output_from_truncated(ssm, torch.view_as_real(truncated), length)

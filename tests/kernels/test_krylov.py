@@ -59,7 +59,7 @@ def test_float32_kernels_stay_accurate_to_the_last_sample() -> None:
     torch.manual_seed(0)
     space = StateSpace(8, n_state=64)
     system, c = space.continuous_system(), torch.view_as_complex(space.C)
-    arguments = (system.dt, system.a, system.p, system.p.conj(), system.b)
+    arguments = tuple(system)
     with torch.no_grad():
         exact, _ = kernels.nplr_kernel(*arguments, c.to(torch.complex128), 16000, backend="torch")
         single, _ = kernels.nplr_kernel(*arguments, c, 16000, backend="torch")

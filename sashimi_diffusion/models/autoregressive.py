@@ -1,0 +1,127 @@
+"""The autoregressive head: a causal SaShiMi backbone that predicts the next 8-bit sample."""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from diffusers.configuration_utils import register_to_config
+from torch import Tensor, nn
+
+from sashimi_diffusion.errors import UserError
+from sashimi_diffusion.models.autoregressive_base import AutoregressiveModel
+from sashimi_diffusion.models.backbone import SashimiBackbone
+from sashimi_diffusion.models.blocks import ChannelLayerNorm
+from sashimi_diffusion.models.recurrence import BackboneState
+from sashimi_diffusion.ssm import S4Layer
+from sashimi_diffusion.ssm.pointwise import Pointwise
+
+
+class SashimiAutoregressive(AutoregressiveModel):
+    """SaShiMi as the paper trains it on quantized audio (arXiv 2202.09729, section 4 and appendix C).
+
+    Args:
+        num_tokens: number of quantization levels.
+        quantization: "mu-law" or "linear", see :mod:`sashimi_diffusion.data.quantization`.
+        sample_rate: rate of the waveforms in Hz.
+        sample_size: number of samples the model was trained on, and the default length to generate.
+        d_model, n_layers, pool, expand, ff, norm: see :class:`SashimiBackbone`.
+        unet: blocks on the way down too and skip connections around every layer (the official "sashimi-sc09-unet"),
+            instead of blocks on the way up only, a skip connection per stage and weight norm in the pools.
+        parameterization, n_state, n_ssm, initialization, discretization, dt_min, dt_max, stable: see
+            :class:`StateSpace`.
+    """
+
+    # Layers named so hold float32 parameters, whatever dtype a checkpoint is loaded in.
+    _keep_in_fp32_modules: ClassVar[list[str]] = ["ssm"]
+
+    @register_to_config
+    def __init__(
+        self,
+        num_tokens: int = 256,
+        quantization: str = "mu-law",
+        sample_rate: int = 16000,
+        sample_size: int = 16000,
+        d_model: int = 64,
+        n_layers: int | Sequence[int] = 8,
+        pool: Sequence[int] = (4, 4),
+        expand: int = 2,
+        ff: int = 2,
+        unet: bool = False,
+        norm: str = "scalar",
+        parameterization: str = "nplr",
+        n_state: int = 64,
+        n_ssm: int | None = None,
+        initialization: str = "legs",
+        discretization: str = "bilinear",
+        dt_min: float = 1e-3,
+        dt_max: float = 1e-1,
+        stable: bool = True,
+    ) -> None:
+        super().__init__()
+
+        def make_s4(width: int, stage: int) -> S4Layer:
+            return S4Layer(
+                width,
+                n_state=n_state,
+                parameterization=parameterization,
+                initialization=initialization,
+                discretization=discretization,
+                n_ssm=n_ssm,
+                dt_min=dt_min,
+                dt_max=dt_max,
+                stable=stable,
+            )
+
+        self.embedding = nn.Embedding(num_tokens, d_model)
+        self.backbone = SashimiBackbone(
+            d_model,
+            n_layers,
+            pool,
+            expand,
+            ff,
+            make_s4,
+            unet=unet,
+            causal=True,
+            split_blocks=unet,
+            stage_skip=not unet,
+            norm=norm,
+            ff_weight_norm=False,
+            pool_weight_norm=not unet,
+        )
+        self.output_norm = ChannelLayerNorm(d_model)
+        self.output = Pointwise(d_model, num_tokens)
+
+    @property
+    def length_multiple(self) -> int:
+        """Lengths in :meth:`forward` must be multiples of this: the product of the pooling factors."""
+        return self.backbone.length_multiple
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Logits (B, num_tokens, L) of inputs ``tokens`` (B, L), int64; column t scores the token after token t.
+
+        Raises:
+            UserError: L is not a multiple of ``length_multiple``.
+        """
+        if tokens.shape[-1] % self.length_multiple:
+            raise UserError(f"the length must be a multiple of {self.length_multiple}, got {tokens.shape[-1]} samples")
+        return self._logits(self.backbone(self._embedded(tokens)))
+
+    def initial_state(self, batch_size: int) -> BackboneState:
+        """The state before the first input."""
+        return self.backbone.initial_state(batch_size)
+
+    def step(self, tokens: Tensor, state: BackboneState) -> tuple[Tensor, BackboneState]:
+        """One input ``tokens`` (B,) from ``state``: logits (B, num_tokens) and the next state."""
+        y, state = self.backbone.step(self.embedding(tokens), state)
+        return self._logits(y.unsqueeze(-1)).squeeze(-1), state
+
+    def prefill(self, tokens: Tensor, state: BackboneState | None = None) -> tuple[Tensor, BackboneState]:
+        """Inputs ``tokens`` (B, L), any L, from ``state``: logits (B, num_tokens, L) and the state after them."""
+        state = self.initial_state(tokens.shape[0]) if state is None else state
+        y, state = self.backbone.prefill(self._embedded(tokens), state)
+        return self._logits(y), state
+
+    def _embedded(self, tokens: Tensor) -> Tensor:
+        return self.embedding(tokens).transpose(1, 2)  # (B, d_model, L)
+
+    def _logits(self, y: Tensor) -> Tensor:
+        return self.output(self.output_norm(y))
