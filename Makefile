@@ -10,7 +10,7 @@ sample: $(VENV)/.installed
 	$(BIN)/sashimi-sample --steps 200 --out samples
 
 test: $(VENV)/.installed-test lint
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 test-slow: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m slow

@@ -10,7 +10,6 @@ parameters is the paper's baseline. The reference backend, the training step and
 """
 
 import argparse
-import time
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -21,7 +20,7 @@ from sashimi_diffusion.models import SashimiDenoiser, WaveNetDenoiser
 from sashimi_diffusion.pipelines import SashimiPipeline
 from sashimi_diffusion.schedulers import DiffWaveScheduler, create_scheduler
 from sashimi_diffusion.ssm import StateSpace
-from sashimi_kernels.measuring import conditions, interleaved_medians, peak_memory
+from sashimi_kernels.measuring import conditions, interleaved_medians, peak_memory, seconds_of
 
 SAMPLING_STEPS = 20
 MATRIX_PRODUCT = "matrix product of this machine (float32)"
@@ -91,7 +90,7 @@ def _forward_rows(model: SashimiDenoiser, sample: torch.Tensor, arguments: argpa
     seconds = interleaved_medians(rows, arguments.repeats)
     measured = {name: Row(seconds[name], _matrix_operations(run)) for name, run in rows.items()}
     if not arguments.skip_reference:
-        slow = _seconds(lambda: forward("reference", keep=False))
+        slow = seconds_of(lambda: forward("reference", keep=False))
         measured["forward, reference backend"] = Row(slow, measured["forward, kernels kept"].operations)
         forward("auto", keep=False)
     return measured
@@ -106,25 +105,19 @@ def _training_step(model: SashimiDenoiser, sample: torch.Tensor) -> tuple[float,
         optimizer.zero_grad()
 
     step()
-    return _seconds(step), peak_memory(step)
+    return seconds_of(step), peak_memory(step)
 
 
 def _sampling(model: SashimiDenoiser, arguments: argparse.Namespace) -> float:
     pipeline = SashimiPipeline(model, create_scheduler("dpmsolver++-karras", DiffWaveScheduler().config))
     pipeline.set_progress_bar_config(disable=True)
-    return _seconds(lambda: pipeline(batch_size=arguments.batch_size, num_inference_steps=SAMPLING_STEPS))
+    return seconds_of(lambda: pipeline(batch_size=arguments.batch_size, num_inference_steps=SAMPLING_STEPS))
 
 
 def _matrix_operations(run: Callable[[], object]) -> int:
     with FlopCounterMode(display=False) as counter:
         run()
     return counter.get_total_flops()
-
-
-def _seconds(run: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
 
 
 if __name__ == "__main__":

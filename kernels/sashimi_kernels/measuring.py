@@ -24,7 +24,7 @@ def interleaved_medians(
     seconds: dict[str, list[float]] = {name: [] for name in functions}
     for repeat in range(repeats + 1):
         for name, function in functions.items():
-            elapsed = math.inf if math.inf in seconds[name] else _seconds(function, torch.device(device))
+            elapsed = math.inf if math.inf in seconds[name] else seconds_of(function, device)
             if repeat or math.isinf(elapsed):
                 seconds[name].append(elapsed)
     return {name: statistics.median_high(values) for name, values in seconds.items()}
@@ -54,7 +54,7 @@ def peak_memory(function: Callable[[], object], device: torch.device | str = "cp
 def gemm_peak(device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> float:
     """GFLOP/s of a large square matrix product: what this machine reaches at best, with the threads torch has now."""
     x = torch.randn(_GEMM_SIZE, _GEMM_SIZE, device=device).to(dtype)
-    best = min(_seconds(lambda: x @ x, torch.device(device)) for _ in range(_GEMM_REPEATS + 1))
+    best = min(seconds_of(lambda: x @ x, device) for _ in range(_GEMM_REPEATS + 1))
     return 2 * _GEMM_SIZE**3 / best / 1e9
 
 
@@ -65,8 +65,9 @@ def conditions(device: torch.device | str = "cpu") -> str:
     return f"torch {torch.__version__}, {torch.get_num_threads()} threads, {platform.machine()}"
 
 
-def _seconds(function: Callable[[], object], device: torch.device) -> float:
-    if device.type != "cuda":
+def seconds_of(function: Callable[[], object], device: torch.device | str = "cpu") -> float:
+    """Seconds that one run of ``function`` takes; infinite where a GPU's memory does not suffice."""
+    if torch.device(device).type != "cuda":
         start = time.perf_counter()
         function()
         return time.perf_counter() - start

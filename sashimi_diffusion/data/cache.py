@@ -27,8 +27,9 @@ _ABANDONED_SECONDS = 6 * 3600
 
 
 def default_cache_dir() -> Path:
-    """``$SASHIMI_CACHE``, or ``~/.cache/sashimi-diffusion`` where that is not set."""
-    return Path(os.environ.get("SASHIMI_CACHE") or "~/.cache/sashimi-diffusion").expanduser()
+    """``$SASHIMI_CACHE``; if not set ``$XDG_CACHE_HOME/sashimi-diffusion``, or ``~/.cache/sashimi-diffusion``."""
+    user_cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(os.environ.get("SASHIMI_CACHE") or Path(user_cache, "sashimi-diffusion")).expanduser()
 
 
 class CachedRecordings(Sequence):

@@ -165,7 +165,7 @@ def test_rounds_are_interleaved_and_the_first_does_not_count(monkeypatch: pytest
 
 def test_what_runs_out_of_memory_takes_forever(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
-    monkeypatch.setattr(measuring, "_seconds", lambda function, device: calls.append(function()) or calls[-1])
+    monkeypatch.setattr(measuring, "seconds_of", lambda function, device: calls.append(function()) or calls[-1])
     functions = {"fits": lambda: 1.0, "does not": lambda: math.inf}
     assert measuring.interleaved_medians(functions, 2) == {"fits": 1.0, "does not": math.inf}
     assert calls.count(math.inf) == 1

@@ -21,7 +21,8 @@ def scalar_norm(x: Tensor, gain: Tensor, shift: Tensor, bias: Tensor | None, eps
 
 def layer_norm(x: Tensor, weight: Tensor, offset: Tensor, bias: Tensor | None, epsilon: float) -> Tensor:
     """PyTorch's, on the transposed input."""
-    y = F.layer_norm(_at_least_float32(x).transpose(1, 2), weight.shape, weight, offset, epsilon)  # (B, L, H)
+    rows = _at_least_float32(x).transpose(1, 2)  # (B, L, H)
+    y = F.layer_norm(rows, weight.shape, weight.to(rows.dtype), offset.to(rows.dtype), epsilon)
     if bias is not None:
         y = y.add_(bias.unsqueeze(1))
     return y.to(x.dtype).transpose(1, 2)
