@@ -116,7 +116,6 @@ class SashimiAutoregressive(AutoregressiveModel):
 
     def prefill(self, tokens: Tensor, state: BackboneState | None = None) -> tuple[Tensor, BackboneState]:
         """Inputs ``tokens`` (B, L), any L, from ``state``: logits (B, num_tokens, L) and the state after them."""
-        state = self.initial_state(tokens.shape[0]) if state is None else state
         y, state = self.backbone.prefill(self._embedded(tokens), state)
         return self._logits(y), state
 

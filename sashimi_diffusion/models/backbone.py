@@ -121,13 +121,18 @@ class SashimiBackbone(nn.Module):
         recurrence = self._recurrence(state)
         return recurrence(x.unsqueeze(-1)).squeeze(-1), recurrence.state()
 
-    def prefill(self, x: Tensor, state: BackboneState) -> tuple[Tensor, BackboneState]:
+    def prefill(self, x: Tensor, state: BackboneState | None = None) -> tuple[Tensor, BackboneState]:
         """(B, d_model, L) from ``state``, any L: output (B, d_model, L) and the state after it.
 
         Whole frames of the slowest stage run at once, through convolutions; what stands before and after them is
-        stepped, fewer than ``2 · length_multiple`` samples.
+        stepped, fewer than ``2 · length_multiple`` samples. None is the state before the first sample.
         """
-        recurrence, length = self._recurrence(state), x.shape[-1]
+        length = x.shape[-1]
+        if state is None:
+            state = self.initial_state(x.shape[0])
+            if length >= self.length_multiple:  # a convolution need not add the response to zeros
+                state = state._replace(layers=(None,) * len(state.layers))
+        recurrence = self._recurrence(state)
         before = min(-state.position % self.length_multiple, length)
         together = (length - before) // self.length_multiple * self.length_multiple
         sizes = [1] * before + [together] * (together > 0) + [1] * (length - before - together)

@@ -92,10 +92,10 @@ class ResidualS4(nn.Module):
         residual = x if self.mel is None else add(x, self.mel(conditioning.mel, x.shape[-1]))
         return self.s4(self.norm(x, bias), residual=residual)
 
-    def advance(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+    def advance(self, x: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
         """(B, H, L) to (B, H, L) and the state after it, without conditioning: one sample by a step, more at once."""
         u = self.norm(x)
-        if x.shape[-1] > 1:
+        if x.shape[-1] > 1 or state is None:
             y, state = self.s4.prefill(u, state)
         else:
             y, state = self.s4.step(u.squeeze(-1), state)

@@ -16,13 +16,14 @@ class BackboneState(NamedTuple):
 
     Args:
         position: samples absorbed so far, modulo the backbone's ``length_multiple``.
-        layers: the state of each S4 layer, complex (B, H, N), in the order of ``SashimiBackbone.s4_layers``.
+        layers: the state of each S4 layer, complex (B, H, N), in the order of ``SashimiBackbone.s4_layers``; None for
+            one at rest.
         frames: the frame that each down pool is collecting, (B, H, pool).
         upsampled: what each up pool gives during the present frame, (B, H, pool); zeros in the first one.
     """
 
     position: int
-    layers: tuple[Tensor, ...]
+    layers: tuple[Tensor | None, ...]
     frames: tuple[Tensor, ...]
     upsampled: tuple[Tensor, ...]
 
