@@ -110,11 +110,10 @@ class SashimiBackbone(nn.Module):
         """The state before the first sample."""
         widths = [up_pool.linear.out_channels // up_pool.pool for up_pool in self.up_pools]
         like = self.down_pools[0].linear.bias if self.down_pools else next(self.parameters())
-        frames = tuple(
-            like.new_zeros(batch_size, width, pool.pool) for width, pool in zip(widths, self.up_pools, strict=True)
-        )
+        sizes = [(batch_size, width, pool.pool) for width, pool in zip(widths, self.up_pools, strict=True)]
         layers = tuple(layer.initial_state(batch_size) for layer in self.s4_layers())
-        return BackboneState(0, layers, frames, frames)
+        frames, upsampled = (tuple(like.new_zeros(size) for size in sizes) for _ in range(2))
+        return BackboneState(0, layers, frames, upsampled)
 
     def step(self, x: Tensor, state: BackboneState) -> tuple[Tensor, BackboneState]:
         """One sample (B, d_model) from ``state``: output (B, d_model) and the next state."""

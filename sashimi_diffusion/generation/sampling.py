@@ -1,0 +1,75 @@
+"""From scores of the next token to the token: temperature, top-k, top-p."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sashimi_diffusion.errors import UserError
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are drawn.
+
+    Args:
+        temperature: logits are divided by it; 0 takes the most likely token always.
+        top_k: only so many of the most likely tokens; None: all.
+        top_p: only the most likely tokens that together reach this probability (nucleus sampling, arXiv 1904.09751),
+            after temperature and top_k; 1: all.
+
+    Raises:
+        UserError: a value out of range.
+    """
+
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.temperature < float("inf"):
+            raise UserError(f"temperature must be 0 (greedy) or above, got {self.temperature}")
+        if self.top_k is not None and self.top_k < 1:
+            raise UserError(f"top_k must be at least 1, got {self.top_k}")
+        if not 0 < self.top_p <= 1:
+            raise UserError(f"top_p must be above 0 and at most 1, got {self.top_p}")
+
+
+def choose(logits: Tensor, uniforms: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor, Tensor]:
+    """Draw the next tokens by inverting the cumulative distribution, so that equal ``uniforms`` draw equal tokens.
+
+    Args:
+        logits: (B, num_tokens).
+        uniforms: numbers in [0, 1), (B,).
+        sampling: how.
+
+    Returns:
+        tokens (B,), int64; their log-probabilities and the entropies in nats, float32 (B,), both of the model's own
+        distribution, before temperature, top-k and top-p.
+    """
+    log_probabilities = logits.float().log_softmax(dim=-1)  # (B, num_tokens)
+    entropies = -(log_probabilities.exp() * log_probabilities).nan_to_num(0).sum(dim=-1)
+    if sampling.temperature == 0:
+        tokens = logits.argmax(dim=-1)
+    else:
+        cumulative = _probabilities(logits, sampling).cumsum(dim=-1)
+        # Scaled by the total: rounding must not leave a gap at the end that no token would own.
+        threshold = uniforms.to(cumulative).unsqueeze(-1) * cumulative[:, -1:]
+        tokens = (cumulative <= threshold).sum(dim=-1)
+        last = (cumulative < cumulative[:, -1:]).sum(dim=-1)
+        tokens = torch.minimum(tokens, last)
+    return tokens, log_probabilities.gather(1, tokens.unsqueeze(1)).squeeze(1), entropies
+
+
+def _probabilities(logits: Tensor, sampling: Sampling) -> Tensor:
+    """What is drawn from, up to a factor: float64 (B, num_tokens)."""
+    probabilities = (logits.double() / sampling.temperature).softmax(dim=-1)
+    if sampling.top_k is None and sampling.top_p == 1:
+        return probabilities
+    ordered, order = probabilities.sort(dim=-1, descending=True, stable=True)
+    if sampling.top_k is not None:
+        ordered[:, sampling.top_k :] = 0
+    if sampling.top_p < 1:
+        before = ordered.cumsum(dim=-1) - ordered
+        ordered = ordered.masked_fill(before >= sampling.top_p * ordered.sum(dim=-1, keepdim=True), 0)
+    return torch.zeros_like(ordered).scatter(1, order, ordered)
