@@ -6,9 +6,24 @@ pipeline = SashimiPipeline.from_pretrained("sashimi-digits")
 audio = pipeline(batch_size=4, num_inference_steps=200).audios  # (4, 1, length)
 """
 
-from sashimi_diffusion.models import SashimiBackbone, SashimiDenoiser, WaveNetDenoiser
-from sashimi_diffusion.pipelines import SashimiPipeline
+from sashimi_diffusion.models import (
+    AutoregressiveModel,
+    SashimiAutoregressive,
+    SashimiBackbone,
+    SashimiDenoiser,
+    WaveNetDenoiser,
+)
+from sashimi_diffusion.pipelines import SashimiAutoregressivePipeline, SashimiPipeline
 from sashimi_diffusion.schedulers import DiffWaveScheduler
 
-__all__ = ["DiffWaveScheduler", "SashimiBackbone", "SashimiDenoiser", "SashimiPipeline", "WaveNetDenoiser"]
+__all__ = [
+    "AutoregressiveModel",
+    "DiffWaveScheduler",
+    "SashimiAutoregressive",
+    "SashimiAutoregressivePipeline",
+    "SashimiBackbone",
+    "SashimiDenoiser",
+    "SashimiPipeline",
+    "WaveNetDenoiser",
+]
 __version__ = "0.1.0"

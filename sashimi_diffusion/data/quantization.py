@@ -1,7 +1,7 @@
 """8-bit samples as autoregressive models see them, exactly as the official code makes them.
 
-A waveform is first scaled over itself (:func:`normalize`), then quantized (:func:`encode`); :func:`decode` gives the left
-edge of a level's interval, so the middle level is exact silence.
+A waveform is first scaled over itself (:func:`normalize`), then quantized (:func:`encode`); :func:`decode` gives the
+left edge of a level's interval, so the middle level is exact silence.
 """
 
 import math

@@ -1,6 +1,16 @@
 """Pipelines: what loads a trained model and generates audio with it."""
 
-from sashimi_diffusion.pipelines.loading import hash_pipeline, resolve_pipeline
+from sashimi_diffusion.pipelines.autoregressive import AutoregressivePipelineOutput, SashimiAutoregressivePipeline
+from sashimi_diffusion.pipelines.loading import hash_pipeline, is_autoregressive, resolve_pipeline
 from sashimi_diffusion.pipelines.sashimi import SashimiPipeline, sample_generators, sample_seeds
 
-__all__ = ["SashimiPipeline", "hash_pipeline", "resolve_pipeline", "sample_generators", "sample_seeds"]
+__all__ = [
+    "AutoregressivePipelineOutput",
+    "SashimiAutoregressivePipeline",
+    "SashimiPipeline",
+    "hash_pipeline",
+    "is_autoregressive",
+    "resolve_pipeline",
+    "sample_generators",
+    "sample_seeds",
+]

@@ -68,15 +68,35 @@ def load_components(
         scheduler_class = _component_class(folder, index, "scheduler", SchedulerMixin, (schedulers, diffusers))
         scheduler = _naming(folder / _SCHEDULER, lambda: scheduler_class.from_pretrained(folder, subfolder="scheduler"))
     if model is None:
-        _read_json(folder / _MODEL)
-        model = _load_model(folder, _component_class(folder, index, "model", ModelMixin, (models,)), dtype)
+        model = load_model(folder, ModelMixin, dtype)
     return model, scheduler
+
+
+def load_model(folder: Path, base: type[ModelMixin], dtype: torch.dtype | None) -> ModelMixin:
+    """The model of a pipeline folder, which must be a ``base``, in evaluation mode.
+
+    Raises:
+        UserError: as :func:`load_components` does.
+    """
+    model_class = _component_class(folder, _read_json(folder / _INDEX), "model", base, (models,))
+    _read_json(folder / _MODEL)
+    return _load_model(folder, model_class, dtype)
+
+
+def is_autoregressive(folder: Path) -> bool:
+    """Whether the pipeline in ``folder`` makes audio sample by sample: it has a model and no scheduler.
+
+    Raises:
+        UserError: the folder holds no pipeline.
+    """
+    return "scheduler" not in _read_json(folder / _INDEX)
 
 
 def hash_pipeline(folder: Path) -> str:
     """SHA-256 over the configs and weights of a pipeline folder (names, sizes and bytes), in hexadecimal digits."""
     digest = hashlib.sha256()
-    for path in [folder / _INDEX, folder / _MODEL, folder / _SCHEDULER, *_weight_files(folder)]:
+    scheduler = [] if is_autoregressive(folder) else [folder / _SCHEDULER]
+    for path in [folder / _INDEX, folder / _MODEL, *scheduler, *_weight_files(folder)]:
         digest.update(f"{path.relative_to(folder).as_posix()} {path.stat().st_size}\n".encode())
         with path.open("rb") as file:
             while block := file.read(2**20):
@@ -120,8 +140,8 @@ def _component_class(folder: Path, index: dict, name: str, base: type, places: t
         if isinstance(found, type) and issubclass(found, base):
             return found
     raise UserError(
-        f"{folder / _INDEX}: the {name} is of the class {class_name}, which is not part of this package: "
-        f"load it yourself and give it as {name}="
+        f"{folder / _INDEX}: the {name} is of the class {class_name}, which this pipeline does not know (it takes a "
+        f"{base.__name__} of this package): load it yourself and give it as {name}=, or load it with another pipeline"
     )
 
 
