@@ -1,20 +1,31 @@
-"""``sashimi-convert``: make a pipeline folder of an official DiffWave checkpoint (SaShiMi or WaveNet backbone)."""
+"""``sashimi-convert``: make a pipeline folder of an official checkpoint, diffusion or autoregressive."""
 
 import argparse
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
+from torch import Tensor
+
 from sashimi_diffusion.commands.cli import Parser, run, writing_to
+from sashimi_diffusion.data.quantization import QUANTIZATIONS
 from sashimi_diffusion.errors import UserError
+from sashimi_diffusion.interop.autoregressive import (
+    DT_TRANSFORMS,
+    AutoregressiveOptions,
+    convert_autoregressive,
+    is_autoregressive_checkpoint,
+)
 from sashimi_diffusion.interop.checkpoint import read_state_dict
 from sashimi_diffusion.interop.diffwave import Conversion, ConversionOptions, convert_diffwave, nodes_distance
-from sashimi_diffusion.models import WaveNetDenoiser
-from sashimi_diffusion.pipelines import SashimiPipeline
+from sashimi_diffusion.models import SashimiAutoregressive, WaveNetDenoiser
+from sashimi_diffusion.pipelines import SashimiAutoregressivePipeline, SashimiPipeline
 
 EXAMPLES = """examples:
   sashimi-convert checkpoints/800000.pkl sc09-d128
   sashimi-sample --pipeline sc09-d128 --steps 200
+  sashimi-convert sashimi_sc09.pt sc09-autoregressive
+  sashimi-convert beethoven.ckpt beethoven --quantization linear --length 128000
 
 What the tensors do not tell is taken to be as published: SC09 at 16 kHz, 200 steps; a vocoder at 22.05 kHz, 50 steps.
 """
@@ -24,11 +35,11 @@ def build_parser() -> Parser:
     """The command's arguments."""
     parser = Parser(
         prog="sashimi-convert",
-        description="Convert an official checkpoint (state-spaces DiffWave) into a pipeline folder.",
+        description="Convert an official checkpoint (DiffWave or autoregressive SaShiMi) into a pipeline folder.",
         epilog=EXAMPLES,
     )
     add = parser.add_argument
-    add("checkpoint", type=Path, metavar="OFFICIAL.pkl", help="official checkpoint: .pkl, .pt or .safetensors")
+    add("checkpoint", type=Path, metavar="OFFICIAL.pkl", help="official checkpoint: .pkl, .pt, .ckpt or .safetensors")
     add("out", type=Path, metavar="OUT_DIR", help="pipeline folder to write, new or empty")
     add("--sample-rate", type=_positive(int), metavar="HZ", help="of its audio (default: 16000, for a vocoder 22050)")
     add(
@@ -54,6 +65,13 @@ def build_parser() -> Parser:
         default=True,
         help="of a WaveNet: the step embedding reaches the residual path too, as in the published ones",
     )
+    add("--quantization", choices=QUANTIZATIONS, help="of an autoregressive model (default: mu-law)")
+    add(
+        "--dt-transform",
+        choices=DT_TRANSFORMS,
+        help="of an autoregressive model: exp for a version 3 file that was renamed to version 4 (default: exp for "
+        "version 3, softplus for version 4)",
+    )
     return parser
 
 
@@ -71,6 +89,19 @@ def convert(options: argparse.Namespace) -> None:
     if options.out.exists() and (not options.out.is_dir() or any(options.out.iterdir())):
         raise UserError(f"{options.out} is there already and not empty: choose another folder, or remove it")
     tensors = read_state_dict(options.checkpoint)
+    if is_autoregressive_checkpoint(tensors):
+        pipeline, notes = _autoregressive(tensors, options)
+    else:
+        pipeline, notes = _diffusion(tensors, options)
+    with writing_to(options.out):
+        pipeline.save_pretrained(options.out)
+    width = max(map(len, notes))
+    print("\n".join(f"{name:<{width}}  {note}" for name, note in notes.items()))
+    print(f"wrote {options.out}")
+
+
+def _diffusion(tensors: dict[str, Tensor], options: argparse.Namespace) -> tuple[SashimiPipeline, dict[str, str]]:
+    _refuse(options, ("quantization", "dt_transform"), "a diffusion model")
     names = [field.name for field in fields(ConversionOptions)]
     conversion = convert_diffwave(tensors, ConversionOptions(**{name: getattr(options, name) for name in names}))
     notes = describe(conversion)
@@ -79,11 +110,36 @@ def convert(options: argparse.Namespace) -> None:
         notes["FFT nodes"] = (
             f"computed exactly; the inexact ones in the file would change the output by {distance:.1e} of its maximum"
         )
-    with writing_to(options.out):
-        SashimiPipeline(conversion.model, conversion.scheduler).save_pretrained(options.out)
-    width = max(map(len, notes))
-    print("\n".join(f"{name:<{width}}  {note}" for name, note in notes.items()))
-    print(f"wrote {options.out}")
+    return SashimiPipeline(conversion.model, conversion.scheduler), notes
+
+
+def _autoregressive(
+    tensors: dict[str, Tensor], options: argparse.Namespace
+) -> tuple[SashimiAutoregressivePipeline, dict[str, str]]:
+    _refuse(options, ("timesteps", "beta_end", "dilation_cycle"), "an autoregressive model")
+    given = {name: getattr(options, name) for name in ("sample_rate", "length", "quantization", "dt_transform")}
+    chosen = AutoregressiveOptions(**{name: value for name, value in given.items() if value is not None})
+    model, layout = convert_autoregressive(tensors, chosen)
+    return SashimiAutoregressivePipeline(model), describe_autoregressive(model, layout)
+
+
+def _refuse(options: argparse.Namespace, names: Sequence[str], kind: str) -> None:
+    for name in names:
+        if getattr(options, name) is not None:
+            raise UserError(f"--{name.replace('_', '-')} does not apply: the checkpoint is of {kind}; leave it out")
+
+
+def describe_autoregressive(model: SashimiAutoregressive, layout: str) -> dict[str, str]:
+    """The lines of the summary of an autoregressive model, by their titles."""
+    config = model.config
+    return {
+        "layout": layout,
+        "parameters": f"{sum(parameter.numel() for parameter in model.parameters()):,}",
+        "audio": f"{config.sample_size:,} samples at {config.sample_rate:,} Hz, {config.quantization} in "
+        f"{config.num_tokens} levels",
+        "network": f"d_model {config.d_model}, {config.n_layers} layers, pool {list(config.pool)}, expand "
+        f"{config.expand}, ff {config.ff}, n_state {config.n_state}",
+    }
 
 
 def describe(conversion: Conversion) -> dict[str, str]:

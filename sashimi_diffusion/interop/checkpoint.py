@@ -18,7 +18,8 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     """The network's state dict in a file of the official code.
 
     Args:
-        path: a pickle of {model_state_dict, optimizer_state_dict} or of a bare state dict (.pkl, .pt), or .safetensors.
+        path: a pickle with an entry model_state_dict or state_dict, or of a bare state dict (.pkl, .pt, .ckpt), or
+            .safetensors.
 
     Raises:
         UserError: no such file, a pickle that would run code, or a content that is no state dict.
@@ -30,8 +31,9 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
         if file.read(len(LFS_POINTER)) == LFS_POINTER:
             raise UserError(f"{path} is a Git LFS pointer, not the checkpoint itself: fetch it with `git lfs pull`")
     content = _load_safetensors(path) if path.suffix == ".safetensors" else _load_pickle(path)
-    if isinstance(content, dict) and "model_state_dict" in content:
-        content = content["model_state_dict"]
+    for entry in ("model_state_dict", "state_dict"):
+        if isinstance(content, dict) and isinstance(content.get(entry), dict):
+            content = content[entry]
     if not isinstance(content, dict) or not content or not all(map(_is_entry, content.items())):
         raise UserError(f"{path} holds no state dict: expected tensors by name, or an entry model_state_dict of such")
     return dict(content)
@@ -80,7 +82,7 @@ class Checkpoint:
             UserError: it is missing, or has not ``dims`` dimensions.
         """
         if name not in self.tensors:
-            raise UserError(f"this is not an official DiffWave checkpoint of a known layout: missing {name}")
+            raise UserError(f"this is not an official checkpoint of a known layout: missing {name}")
         shape = tuple(self.tensors[name].shape)
         if len(shape) != dims or 0 in shape:
             raise UserError(f"the checkpoint does not fit any known network: misshapen {name}: {shape}")

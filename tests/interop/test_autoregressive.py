@@ -1,0 +1,140 @@
+"""Official autoregressive checkpoints: their numbers from our model, the layouts found, and what is refused."""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from sashimi_diffusion.commands.convert import main
+from sashimi_diffusion.errors import UserError
+from sashimi_diffusion.interop.autoregressive import AutoregressiveOptions, convert_autoregressive
+from sashimi_diffusion.pipelines import SashimiAutoregressivePipeline
+
+SMALL = ["v3_sashimi-sc09_small", "v4_sashimi-sc09_small", "v4_sashimi-sc09-unet_small"]
+PUBLISHED = {
+    "ar_v3_sashimi-sc09": 4_751_072,
+    "ar_v3_sashimi-sc09-unet": 6_820_512,
+    "ar_v4_sashimi-sc09": 4_751_072,
+    "ar_v4_sashimi-sc09-unet": 6_820_512,
+    "ar_v4_sashimi-youtubemix": 4_751_072,
+    "ar_v4_sashimi-beethoven": 4_751_072,
+}
+
+
+@pytest.fixture
+def small(official: Callable) -> Callable:
+    return lambda name: official(f"c_ar/{name}")
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", SMALL)
+def test_logits_loss_and_bits_are_the_official_ones(small: Callable, name: str) -> None:
+    network = small(name)
+    model = convert_autoregressive(network.state).model
+    expected = network.tensors["out64.logits"].transpose(1, 2)
+    logits = model(network.tensors["in.tokens"])
+    assert (logits - expected).abs().max() < 1e-5 * expected.abs().max()
+    loss = F.cross_entropy(logits, network.tensors["in.targets"].squeeze(-1))
+    assert loss.item() == pytest.approx(network.tensors["out.loss"].item(), rel=1e-5)
+    assert loss.item() / math.log(2) == pytest.approx(network.tensors["out.bpb"].item(), rel=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", SMALL)
+def test_steps_are_the_official_ones(small: Callable, name: str) -> None:
+    network = small(name)
+    model = convert_autoregressive(network.state).model
+    expected, state = network.tensors["out64.logits_step_dense"], model.initial_state(2)
+    for index in range(48):
+        logits, state = model.step(network.tensors["in.tokens"][:, index], state)
+        assert (logits - expected[:, index]).abs().max() < 1e-5 * expected.abs().max()
+
+
+def test_version_3_files_hold_the_truncated_output_after_a_run(small: Callable) -> None:
+    """C (I - Ā^L) and L, which the official code leaves in its files, become C again."""
+    network = small("v3_sashimi-sc09_small")
+    after = {key.removeprefix("sd_after."): v for key, v in network.tensors.items() if key.startswith("sd_after.")}
+    name = "model.c_layers.0.layer.kernel.kernel"
+    state = {**network.state, f"{name}.C": after[f"{name}.C"], f"{name}.L": after[f"{name}.L"]}
+    assert (after[f"{name}.C"] - network.state[f"{name}.C"]).abs().max() > 1e-3
+    layer = convert_autoregressive(state).model.backbone.center[0][0].s4.ssm
+    torch.testing.assert_close(layer.C, network.state[f"{name}.C"], rtol=1e-3, atol=1e-4)
+
+
+def renamed_to_version_4(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """As the official script brings version 3 to version 4."""
+    renamed = {}
+    for key, value in state.items():
+        if key.endswith("log_dt"):
+            key, value = key.replace("log_dt", "inv_dt"), value.unsqueeze(-1)
+        if key.endswith("w_imag"):
+            key, value = key.replace("w_imag", "A_imag"), -value
+        key = key.replace("inv_w_real", "A_real").replace("kernel.kernel.L", "kernel.kernel.l_kernel")
+        renamed[key.replace("layer.kernel.kernel", "layer.layer.kernel").replace("layer.D", "layer.layer.D")] = value
+    return renamed
+
+
+@torch.no_grad()
+def test_a_renamed_version_3_file_needs_exp(small: Callable) -> None:
+    network = small("v3_sashimi-sc09_small")
+    tokens, expected = network.tensors["in.tokens"], network.tensors["out64.logits"].transpose(1, 2)
+    renamed = renamed_to_version_4(network.state)
+    errors = {}
+    for transform in ("exp", None):
+        model = convert_autoregressive(renamed, AutoregressiveOptions(dt_transform=transform)).model
+        errors[transform] = ((model(tokens) - expected).abs().max() / expected.abs().max()).item()
+    assert errors["exp"] < 1e-5
+    assert errors[None] > 1e-3  # softplus, the default of version 4: the trap
+
+
+def published(shared_golden: Path, name: str) -> dict[str, torch.Tensor]:
+    listed = json.loads((shared_golden / "keys" / f"{name}.json").read_text())["state_dict"]
+    generator = torch.Generator().manual_seed(0)
+    return {
+        key: torch.zeros(shape, dtype=torch.int64)
+        if dtype == "int64"
+        else 0.1 * torch.randn(shape, generator=generator)
+        for key, (shape, dtype, _) in listed.items()
+    }
+
+
+@pytest.mark.parametrize(("name", "parameters"), PUBLISHED.items())
+def test_every_published_key_is_taken(shared_golden: Path, name: str, parameters: int) -> None:
+    model, layout = convert_autoregressive(published(shared_golden, name))
+    assert sum(parameter.numel() for parameter in model.parameters()) == parameters
+    assert model.config.n_layers == 8
+    assert list(model.config.pool) == [4, 4]
+    assert model.config.unet == ("unet" in name)
+    assert ("version 3" if "v3" in name else "version 4") in layout
+
+
+def test_the_command_writes_a_pipeline(small: Callable, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    network = small("v4_sashimi-sc09_small")
+    torch.save({"state_dict": network.state}, tmp_path / "official.ckpt")
+    options = ["--quantization", "linear", "--length", "128", "--sample-rate", "8000"]
+    assert main([str(tmp_path / "official.ckpt"), str(tmp_path / "out"), *options]) == 0
+    printed = capsys.readouterr().out
+    for text in ("version 4", "softplus", "128 samples at 8,000 Hz, linear in 256 levels", "d_model 16, 2 layers"):
+        assert text in printed
+    pipe = SashimiAutoregressivePipeline.from_pretrained(tmp_path / "out")
+    with torch.no_grad():
+        expected = convert_autoregressive(network.state).model(network.tensors["in.tokens"])
+        assert torch.equal(pipe.model(network.tensors["in.tokens"]), expected)
+
+
+def test_what_does_not_fit_is_listed(small: Callable, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    state = small("v4_sashimi-sc09_small").state
+    with pytest.raises(UserError, match=r"missing model\.norm\.weight \(16,\)"):
+        convert_autoregressive({key: value for key, value in state.items() if key != "model.norm.weight"})
+    with pytest.raises(UserError, match=r"unexpected model\.extra"):
+        convert_autoregressive({**state, "model.extra": torch.zeros(1)})
+    older = {key.replace("A_real", "w"): value for key, value in state.items()}
+    with pytest.raises(UserError, match="no autoregressive checkpoint of version 3 or 4"):
+        convert_autoregressive(older)
+    torch.save(state, tmp_path / "official.pt")
+    assert main([str(tmp_path / "official.pt"), str(tmp_path / "out"), "--timesteps", "50"]) == 2
+    assert "--timesteps does not apply" in capsys.readouterr().err
