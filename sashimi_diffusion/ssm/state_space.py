@@ -134,7 +134,7 @@ class StateSpace(KeepFloat32):
         ``gelu`` applies GELU to the output in the same pass.
         """
         self._require_causal()
-        system, c = self._step_cache.get(self, "step", self._discrete_system)
+        system, c = self._step_cache.get(self, "step", self.discrete_system)
         with without_autocast(u.device):
             signal = u.to(self.D.dtype)
             if self.parameterization == "nplr":
@@ -166,6 +166,15 @@ class StateSpace(KeepFloat32):
         p = self._tile(torch.view_as_complex(self.P.double()))
         q = p if self.Q is None else self._tile(torch.view_as_complex(self.Q.double()))
         return ContinuousSystem(dt, a, p, q.conj(), b)
+
+    def discrete_system(self) -> tuple[kernels.DiscreteNPLR | tuple[Tensor, Tensor], Tensor]:
+        """What a step needs, in the working precision: the system, (Ā, B̄) if it is diagonal, and C."""
+        system, c = self.continuous_system(), torch.view_as_complex(self.C)
+        if self.parameterization == "nplr":
+            discrete = kernels.discretize_nplr(*system)
+            return kernels.DiscreteNPLR(*(x.to(c.dtype) for x in discrete)), c
+        log_a, b = self._diagonal(system)
+        return (torch.exp(log_a).to(c.dtype), b.to(c.dtype)), c
 
     def train(self, mode: bool = True) -> "StateSpace":
         """Switching modes frees what evaluation mode keeps."""
@@ -223,15 +232,6 @@ class StateSpace(KeepFloat32):
         coefficients = c * (torch.exp(discrete.log_a).to(c.dtype) * state).unsqueeze(1)  # (batch, channels, H, N)
         response = kernels.diagonal_kernel(discrete.log_a, coefficients.flatten(0, 1), length, self.backend)
         return kernel, response.unflatten(0, coefficients.shape[:2])
-
-    def _discrete_system(self) -> tuple[kernels.DiscreteNPLR | tuple[Tensor, Tensor], Tensor]:
-        """What a step needs, in the working precision: the system, (Ā, B̄) if it is diagonal, and C."""
-        system, c = self.continuous_system(), torch.view_as_complex(self.C)
-        if self.parameterization == "nplr":
-            discrete = kernels.discretize_nplr(*system)
-            return kernels.DiscreteNPLR(*(x.to(c.dtype) for x in discrete)), c
-        log_a, b = self._diagonal(system)
-        return (torch.exp(log_a).to(c.dtype), b.to(c.dtype)), c
 
     def _diagonal(self, system: ContinuousSystem) -> kernels.DiscreteDiagonal:
         return kernels.discretize_diagonal(system.dt, system.a, system.b, self.discretization)

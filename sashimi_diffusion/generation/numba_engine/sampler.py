@@ -1,0 +1,66 @@
+"""The choice of a token from its scores, compiled; the definition is ``sashimi_diffusion.generation.sampling.choose``."""
+
+import numpy as np
+from numba import njit
+
+
+@njit(nogil=True, cache=True)
+def choose(logits, uniform, temperature, top_k, top_p, probabilities):
+    """Token, log-probability and entropy (nats) for ``logits`` (num_tokens,); ``top_k`` 0 keeps all tokens.
+
+    ``probabilities`` is float64 memory for as many numbers.
+    """
+    highest, best = logits[0], 0
+    for token in range(1, logits.size):
+        if logits[token] > highest:
+            highest, best = logits[token], token
+    total, weighted = 0.0, 0.0
+    for token in range(logits.size):
+        shifted = float(logits[token] - highest)
+        weight = np.exp(shifted)
+        probabilities[token] = weight
+        total += weight
+        weighted += weight * shifted
+    normalizer = np.log(total)
+    entropy = normalizer - weighted / total
+    token = best if temperature == 0.0 else _draw(logits, highest, uniform, temperature, top_k, top_p, probabilities)
+    return token, float(logits[token] - highest) - normalizer, entropy
+
+
+@njit(nogil=True, cache=True)
+def _draw(logits, highest, uniform, temperature, top_k, top_p, probabilities):
+    total = 0.0
+    for token in range(logits.size):
+        if temperature != 1.0:
+            probabilities[token] = np.exp((float(logits[token]) - float(highest)) / temperature)
+        total += probabilities[token]
+    if top_k or top_p < 1.0:
+        total = _truncate(probabilities, total, top_k, top_p)
+    cumulative, threshold, last = 0.0, uniform * total, 0
+    for token in range(logits.size):
+        if probabilities[token] > 0.0:
+            cumulative += probabilities[token]
+            last = token
+            if cumulative > threshold:
+                break
+    return last
+
+
+@njit(nogil=True, cache=True)
+def _truncate(probabilities, total, top_k, top_p):
+    """Set all but the most likely tokens to zero; returns what is left in all."""
+    order = np.argsort(-probabilities, kind="mergesort")
+    keep = probabilities.size if top_k == 0 else min(top_k, probabilities.size)
+    kept = 0.0
+    for rank in range(keep):
+        kept += probabilities[order[rank]]
+    before, limit, rest = 0.0, top_p * kept, 0.0
+    for rank in range(probabilities.size):
+        token = order[rank]
+        inside = rank < keep and (top_p >= 1.0 or before < limit)
+        before += probabilities[token]
+        if inside:
+            rest += probabilities[token]
+        else:
+            probabilities[token] = 0.0
+    return rest

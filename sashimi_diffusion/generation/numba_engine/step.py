@@ -1,0 +1,169 @@
+"""The loop over samples and over the rows of a program: all that runs between two calls from Python."""
+
+import numpy as np
+from numba import njit
+
+from sashimi_diffusion.generation.numba_engine.arithmetic import gated_add, gelu, linear, norm, state_step
+from sashimi_diffusion.generation.numba_engine.barrier import wait
+from sashimi_diffusion.generation.numba_engine.program import Kind
+from sashimi_diffusion.generation.numba_engine.sampler import choose
+
+_NPLR, _DIAGONAL, _FEED_FORWARD = int(Kind.S4_NPLR), int(Kind.S4_DIAGONAL), int(Kind.FEED_FORWARD)
+_SAVE, _ADD, _DOWN, _UP = int(Kind.SAVE), int(Kind.ADD), int(Kind.DOWN), int(Kind.UP)
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def run(
+    operations,
+    weights,
+    starts,
+    strides,
+    embedding,
+    head,
+    position,
+    states,
+    buffers,
+    x,
+    hidden,
+    logits,
+    tokens,
+    uniforms,
+    sampling,
+    made_tokens,
+    made_log_probabilities,
+    made_entropies,
+    counters,
+    thread,
+    n_threads,
+):
+    """Make ``uniforms.shape[1]`` samples for some streams, as one of ``n_threads`` that share the features.
+
+    Args:
+        operations, weights, embedding, head: of the :class:`Program`.
+        starts: where each stage's features begin in ``x``, with the end last.
+        strides: samples per position of each stage.
+        position: samples absorbed so far.
+        states, buffers, x, hidden, logits: memory, a row per stream; the same for all threads.
+        tokens: the inputs to begin with; overwritten.
+        uniforms: random numbers, (streams, n).
+        sampling: temperature, top_k (0 for all) and top_p.
+        made_tokens, made_log_probabilities, made_entropies: (streams, n), written by the first thread.
+        counters: of the barrier, zeros.
+    """
+    n_streams, count = uniforms.shape
+    num_tokens = logits.shape[1]
+    width = starts[1] - starts[0]
+    widest = 0
+    for stage in range(starts.size - 1):
+        widest = max(widest, starts[stage + 1] - starts[stage])
+    normed = np.empty((n_streams, widest), dtype=np.float32)
+    scratch = np.empty(4096, dtype=np.float32)
+    probabilities = np.empty(num_tokens, dtype=np.float64)
+    barrier = 0
+    first, last = _share(width, thread, n_threads)
+    for sample in range(count):
+        for stream in range(n_streams):
+            row = embedding + tokens[stream] * width
+            x[stream, first:last] = weights[row + first : row + last]
+        pointer = 0
+        while pointer < operations.shape[0]:
+            pointer, barrier = _operation(
+                operations, pointer, weights, starts, strides, position + sample, states, buffers, x, hidden, normed,
+                scratch, counters, thread, n_threads, barrier,
+            )  # fmt: skip
+        barrier += 1
+        wait(counters, thread, n_threads, barrier)
+        norm(x, width, True, weights, head, normed)
+        from_token, to_token = _share(num_tokens, thread, n_threads)
+        linear(weights, head + 2 * width, width, num_tokens, from_token, to_token, normed, logits, False)
+        barrier += 1
+        wait(counters, thread, n_threads, barrier)
+        if thread == 0:
+            for stream in range(n_streams):
+                token, log_probability, entropy = choose(
+                    logits[stream], uniforms[stream, sample], sampling[0], int(sampling[1]), sampling[2], probabilities
+                )
+                tokens[stream] = token
+                made_tokens[stream, sample] = token
+                made_log_probabilities[stream, sample] = log_probability
+                made_entropies[stream, sample] = entropy
+        barrier += 1
+        wait(counters, thread, n_threads, barrier)
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _operation(
+    operations, pointer, weights, starts, strides, position, states, buffers, x, hidden, normed, scratch, counters,
+    thread, n_threads, barrier,
+):  # fmt: skip
+    """Do one row for this thread's share of the features; returns the next row and the number of barriers so far.
+
+    A thread writes its own share and may read all of it only behind a barrier.
+    """
+    row = operations[pointer]
+    kind, stage, width, layer_norm = row[0], row[1], row[2], row[3] == 1
+    begin, place, inner, pool = row[4], row[5], row[6], row[7]
+    features = x[:, starts[stage] : starts[stage + 1]]
+    first, last = _share(width, thread, n_threads)
+    after_norm = begin + (2 * width if layer_norm else 2)
+    if kind == _NPLR or kind == _DIAGONAL:
+        barrier += 1
+        wait(counters, thread, n_threads, barrier)
+        norm(features, width, layer_norm, weights, begin, normed)
+        skip = after_norm + width * inner * (10 if kind == _NPLR else 6)
+        state_step(
+            kind == _NPLR, weights, after_norm, skip, width, inner, states, place, first, last, normed, scratch, hidden
+        )
+        gelu(hidden, first, last)
+        barrier += 1
+        wait(counters, thread, n_threads, barrier)
+        gates = hidden[:, width:]
+        linear(weights, skip + width, width, 2 * width, first, last, hidden, gates, False)
+        linear(weights, skip + width, width, 2 * width, width + first, width + last, hidden, gates, False)
+        gated_add(features, gates, width, first, last)
+    elif kind == _FEED_FORWARD:
+        barrier += 1
+        wait(counters, thread, n_threads, barrier)
+        norm(features, width, layer_norm, weights, begin, normed)
+        from_inner, to_inner = _share(inner, thread, n_threads)
+        linear(weights, after_norm, width, inner, from_inner, to_inner, normed, hidden, False)
+        gelu(hidden, from_inner, to_inner)
+        barrier += 1
+        wait(counters, thread, n_threads, barrier)
+        second = after_norm + width * inner + inner
+        linear(weights, second, inner, width, first, last, hidden, features, True)
+    elif kind == _SAVE:
+        buffers[:, place + first : place + last] = features[:, first:last]
+    elif kind == _ADD:
+        features[:, first:last] += buffers[:, place + first : place + last]
+    elif kind == _DOWN:
+        slot = position // strides[stage] % pool
+        for feature in range(first, last):
+            buffers[:, place + feature * pool + slot] = features[:, feature]
+        if slot < pool - 1:
+            return row[8], barrier
+        barrier += 1
+        wait(counters, thread, n_threads, barrier)
+        low_first, low_last = _share(inner, thread, n_threads)
+        low = x[:, starts[stage + 1] : starts[stage + 2]]
+        frame = buffers[:, place : place + width * pool]
+        linear(weights, begin, width * pool, inner, low_first, low_last, frame, low, False)
+    elif kind == _UP:
+        barrier += 1
+        wait(counters, thread, n_threads, barrier)
+        low = x[:, starts[stage + 1] : starts[stage + 2]]
+        linear(weights, begin, inner, width * pool, first * pool, last * pool, low, hidden, False)
+    else:
+        slot = position // strides[stage] % pool
+        for feature in range(first, last):
+            features[:, feature] += buffers[:, place + feature * pool + slot]
+        if slot == pool - 1:
+            buffers[:, place + first * pool : place + last * pool] = hidden[:, first * pool : last * pool]
+    return pointer + 1, barrier
+
+
+@njit(nogil=True, cache=True)
+def _share(size, thread, n_threads):
+    """The part of ``size`` that is a thread's own, in whole vectors of 8."""
+    part = (size // n_threads + 7) // 8 * 8
+    return min(thread * part, size), size if thread == n_threads - 1 else min((thread + 1) * part, size)
