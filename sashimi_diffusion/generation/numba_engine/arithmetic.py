@@ -6,7 +6,7 @@ Inner loops run over slices with one array written and few read: that is what LL
 import numpy as np
 from numba import njit
 
-_OPTIONS = {"nogil": True, "fastmath": True, "error_model": "numpy", "cache": True}
+_OPTIONS = {"nogil": True, "fastmath": True, "error_model": "numpy"}
 _ONE, _HALF = np.float32(1), np.float32(0.5)
 _LAYER_NORM_EPSILON, _SCALAR_NORM_EPSILON = np.float32(1e-5), np.float32(1e-8)
 _INVERSE_ROOT_OF_TWO = np.float32(0.7071067811865476)
@@ -69,6 +69,42 @@ def gated_add(x, gates, width, first, last):
 
 
 @njit(**_OPTIONS)
+def copy(x, first, last, buffers, place):
+    """Keep some features of ``x`` in the buffers."""
+    for stream in range(x.shape[0]):
+        row, kept = x[stream, first:last], buffers[stream, place + first : place + last]
+        for i in range(row.size):
+            kept[i] = row[i]
+
+
+@njit(**_OPTIONS)
+def add(x, first, last, buffers, place):
+    """Add to some features of ``x`` what is kept in the buffers."""
+    for stream in range(x.shape[0]):
+        row, kept = x[stream, first:last], buffers[stream, place + first : place + last]
+        for i in range(row.size):
+            row[i] += kept[i]
+
+
+@njit(**_OPTIONS)
+def put_in_frame(x, first, last, buffers, place, pool, slot):
+    """Sample ``slot`` of a frame (features, pool) in the buffers."""
+    for stream in range(x.shape[0]):
+        row, frame = x[stream], buffers[stream, place + slot :]
+        for i in range(first, last):
+            frame[i * pool] = row[i]
+
+
+@njit(**_OPTIONS)
+def add_from_frame(x, first, last, buffers, place, pool, slot):
+    """x += sample ``slot`` of a frame (features, pool) in the buffers."""
+    for stream in range(x.shape[0]):
+        row, frame = x[stream], buffers[stream, place + slot :]
+        for i in range(first, last):
+            row[i] += frame[i * pool]
+
+
+@njit(**_OPTIONS)
 def linear(weights, begin, n_in, n_out, first, last, source, target, added):
     """target (+)= source · W + bias for outputs ``first`` to ``last``; W (n_in, n_out) and bias lie at ``begin``.
 
@@ -100,7 +136,14 @@ def linear(weights, begin, n_in, n_out, first, last, source, target, added):
             x0, x1, x2, x3, x4, x5, x6, x7 = x[0], x[1], x[2], x[3], x[4], x[5], x[6], x[7]
             for o in range(count):
                 y[o] += (
-                    x0 * w0[o] + x1 * w1[o] + x2 * w2[o] + x3 * w3[o] + x4 * w4[o] + x5 * w5[o] + x6 * w6[o] + x7 * w7[o]
+                    x0 * w0[o]
+                    + x1 * w1[o]
+                    + x2 * w2[o]
+                    + x3 * w3[o]
+                    + x4 * w4[o]
+                    + x5 * w5[o]
+                    + x6 * w6[o]
+                    + x7 * w7[o]
                 )
     for i in range(whole, n_in):
         w = weights[begin + i * n_out + first : begin + i * n_out + last]
@@ -136,42 +179,50 @@ def norm(x, width, layer_norm, weights, begin, target):
 
 
 @njit(**_OPTIONS)
-def state_step(nplr, weights, begin, skip, width, n, states, offset, first, last, u, scratch, y):
+def state_step(nplr, weights, begin, skip, n, states, offset, first, last, u, scratch, y):
     """One step of the state spaces of some features: inputs ``u``, outputs ``y`` (streams, features), ``states`` moved.
 
-    Of each feature, real and imaginary parts of a, [u, v,] b and C lie side by side in the weights, C and v times two;
-    the states (streams, …) have all real parts of a layer first, then all imaginary ones.
+    Of each feature, real and imaginary parts of a, b, C and of u and v if ``nplr`` lie side by side in the weights, C
+    and v times two; of each feature and stream, the real parts of the state and the imaginary ones in ``states``.
+    ``scratch`` is memory for n numbers.
     """
-    vectors = 5 if nplr else 3
+    n_streams, gains = u.shape[0], weights[skip : skip + last]
+    # Unsigned positions cannot be negative: no test for that stands between a loop and vector instructions.
+    n, size = np.uintp(n), np.uintp((10 if nplr else 6) * n)
     for feature in range(first, last):
-        at = begin + feature * vectors * 2 * n
-        a_real, a_imag = weights[at : at + n], weights[at + n : at + 2 * n]
-        c_at = at + (vectors - 1) * 2 * n
-        b_real, b_imag = weights[c_at - 2 * n : c_at - n], weights[c_at - n : c_at]
-        c_real, c_imag = weights[c_at : c_at + n], weights[c_at + n : c_at + 2 * n]
-        u_real, u_imag = weights[at + 2 * n : at + 3 * n], weights[at + 3 * n : at + 4 * n]
-        v_real, v_imag = weights[at + 4 * n : at + 5 * n], weights[at + 5 * n : at + 6 * n]
-        gain = weights[skip + feature]
-        place = offset + feature * n
-        for stream in range(u.shape[0]):
-            real = states[stream, place : place + n]
-            imag = states[stream, place + width * n : place + width * n + n]
-            signal = u[stream, feature]
+        a_real = np.uintp(begin) + np.uintp(feature) * size
+        a_imag = a_real + n
+        b_real = a_imag + n
+        b_imag = b_real + n
+        c_real = b_imag + n
+        c_imag = c_real + n
+        u_real = c_imag + n
+        u_imag = u_real + n
+        v_real = u_imag + n
+        v_imag = v_real + n
+        w, x = weights, states
+        for stream in range(n_streams):
+            real = np.uintp(offset * n_streams) + np.uintp((feature * n_streams + stream) * 2) * n
+            imag, signal = real + n, u[stream, feature]
             if nplr:
                 inner = np.float32(0)
                 for i in range(n):
-                    inner += v_real[i] * real[i] - v_imag[i] * imag[i]
+                    inner += w[v_real + i] * x[real + i] - w[v_imag + i] * x[imag + i]
                 for i in range(n):
-                    scratch[i] = a_real[i] * real[i] - a_imag[i] * imag[i] + b_real[i] * signal - u_real[i] * inner
+                    moved = w[a_real + i] * x[real + i] - w[a_imag + i] * x[imag + i]
+                    scratch[i] = moved + w[b_real + i] * signal - w[u_real + i] * inner
                 for i in range(n):
-                    imag[i] = a_real[i] * imag[i] + a_imag[i] * real[i] + b_imag[i] * signal - u_imag[i] * inner
+                    moved = w[a_real + i] * x[imag + i] + w[a_imag + i] * x[real + i]
+                    x[imag + i] = moved + w[b_imag + i] * signal - w[u_imag + i] * inner
             else:
                 for i in range(n):
-                    scratch[i] = a_real[i] * real[i] - a_imag[i] * imag[i] + b_real[i] * signal
+                    moved = w[a_real + i] * x[real + i] - w[a_imag + i] * x[imag + i]
+                    scratch[i] = moved + w[b_real + i] * signal
                 for i in range(n):
-                    imag[i] = a_real[i] * imag[i] + a_imag[i] * real[i] + b_imag[i] * signal
+                    moved = w[a_real + i] * x[imag + i] + w[a_imag + i] * x[real + i]
+                    x[imag + i] = moved + w[b_imag + i] * signal
             output = np.float32(0)
             for i in range(n):
-                real[i] = scratch[i]
-                output += c_real[i] * scratch[i] - c_imag[i] * imag[i]
-            y[stream, feature] = output + gain * signal
+                x[real + i] = scratch[i]
+                output += w[c_real + i] * scratch[i] - w[c_imag + i] * x[imag + i]
+            y[stream, feature] = output + gains[feature] * signal

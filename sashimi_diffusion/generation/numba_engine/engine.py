@@ -1,6 +1,7 @@
 """The engine that runs the compiled step: its memory, its threads, and the way in from a model's state."""
 
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,13 +18,34 @@ _THREADS_PER_STREAM = 2
 
 
 class _Memory(NamedTuple):
-    """What a step works on, a row per stream."""
+    """What a step of some streams works on; all but the states have a row per stream."""
 
     states: np.ndarray
     buffers: np.ndarray
     x: np.ndarray
     hidden: np.ndarray
     logits: np.ndarray
+
+    @classmethod
+    def of(cls, program: Program, n_streams: int) -> "_Memory":
+        """At rest."""
+        rows = (program.buffer_size, int(program.widths.sum()), _largest_hidden(program), program.num_tokens)
+        states = np.zeros(n_streams * program.state_size, dtype=np.float32)
+        return cls(states, *(np.zeros((n_streams, size), dtype=np.float32) for size in rows))
+
+    def load(self, program: Program, state: Any, streams: slice) -> None:
+        """Take over some streams of a ``BackboneState``."""
+        n_streams = len(self.x)
+        for layer, offset, (h, n) in zip(state.layers, program.s4_offsets, program.s4_shapes, strict=True):
+            values = torch.view_as_real(layer[streams]).permute(1, 0, 3, 2)  # (H, B, 2, N)
+            begin = offset * n_streams
+            self.states[begin : begin + 2 * n_streams * h * n] = values.flatten().numpy()
+        for frames, offsets in (
+            (state.frames, program.frame_offsets),
+            (state.upsampled, program.upsampled_offsets),
+        ):
+            for frame, offset in zip(frames, offsets, strict=True):
+                self.buffers[:, offset : offset + frame[0].numel()] = frame[streams].flatten(1).numpy()
 
 
 class NumbaEngine:
@@ -43,28 +65,22 @@ class NumbaEngine:
         self.program = flatten(model)
         threads = torch.get_num_threads() if threads is None else threads
         self.threads = min(threads, _THREADS_PER_STREAM if batch_size == 1 else batch_size)
-        program, widths = self.program, self.program.widths
-        self._starts = np.concatenate([[0], np.cumsum(widths)])
-        self._strides = np.cumprod([1, *program.pools])
-        self._memory = _Memory(
-            *(
-                np.zeros((batch_size, size), dtype=np.float32)
-                for size in (
-                    program.state_size,
-                    program.buffer_size,
-                    self._starts[-1],
-                    _largest_hidden(program),
-                    program.num_tokens,
-                )
-            )
+        self._starts = np.concatenate([[0], np.cumsum(self.program.widths)])
+        self._strides = np.cumprod([1, *self.program.pools])
+        bounds = (
+            [0, 1] if batch_size == 1 else np.linspace(0, batch_size, self.threads + 1).round().astype(int).tolist()
         )
+        self._parts = [slice(first, last) for first, last in pairwise(bounds)]
+        self._memory = [_Memory.of(self.program, part.stop - part.start) for part in self._parts]
         self._position = 0
 
     @torch.no_grad()
     def prefill(self, tokens: Tensor) -> Tensor:
         """Absorb inputs (B, L) in one pass of the model: logits (B, num_tokens, L)."""
         logits, state = self.model.prefill(tokens)
-        self._load(state)
+        self._position = state.position
+        for memory, streams in zip(self._memory, self._parts, strict=True):
+            memory.load(self.program, state, streams)
         return logits
 
     def run(self, tokens: Tensor, uniforms: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor, Tensor]:
@@ -74,15 +90,19 @@ class NumbaEngine:
             tokens (B, n), and their log-probabilities and entropies (B, n), see :func:`choose`.
         """
         numbers = uniforms.numpy()
-        made = (np.empty(numbers.shape, np.int64), np.empty(numbers.shape, np.float32), np.empty(numbers.shape, np.float32))
+        made = (
+            np.empty(numbers.shape, np.int64),
+            np.empty(numbers.shape, np.float32),
+            np.empty(numbers.shape, np.float32),
+        )
         inputs = tokens.numpy().copy()
         settings = np.array([sampling.temperature, sampling.top_k or 0, sampling.top_p])
         counters = np.zeros(counters_size(self.threads), dtype=np.int64)
-        parts = self._parts()
 
         def work(thread: int) -> None:
-            program, streams = self.program, parts[thread]
-            sharing = self.batch_size == 1
+            program, sharing = self.program, self.batch_size == 1
+            part = 0 if sharing else thread
+            streams = self._parts[part]
             run(
                 program.operations,
                 program.weights,
@@ -91,7 +111,7 @@ class NumbaEngine:
                 program.embedding,
                 program.head,
                 self._position,
-                *(memory[streams] for memory in self._memory),
+                *self._memory[part],
                 inputs[streams],
                 numbers[streams],
                 settings,
@@ -109,29 +129,10 @@ class NumbaEngine:
         self._position = (self._position + numbers.shape[1]) % int(self._strides[-1])
         return tuple(torch.from_numpy(whole) for whole in made)
 
-    def _parts(self) -> list[slice]:
-        """The streams of each thread."""
-        if self.batch_size == 1:
-            return [slice(0, 1)] * self.threads
-        bounds = np.linspace(0, self.batch_size, self.threads + 1).round().astype(int)
-        return [slice(first, last) for first, last in zip(bounds, bounds[1:], strict=False)]
-
     def _compile(self) -> None:
         """Have the step compiled (or read from numba's cache) for the types it is called with, making no sample."""
         once, none = NumbaEngine(self.model, 1, threads=1), torch.empty(1, 0, dtype=torch.float64)
         once.run(torch.zeros(1, dtype=torch.int64), none, Sampling())
-
-    def _load(self, state: Any) -> None:
-        """Take over a ``BackboneState``."""
-        program, memory = self.program, self._memory
-        self._position = state.position
-        for layer, offset, (h, n) in zip(state.layers, program.s4_offsets, program.s4_shapes, strict=True):
-            values = torch.stack([layer.real, layer.imag], dim=1)  # (B, 2, H, N)
-            memory.states[:, offset : offset + 2 * h * n] = values.flatten(1).numpy()
-        for frame, offset in zip(state.frames, program.frame_offsets, strict=True):
-            memory.buffers[:, offset : offset + frame[0].numel()] = frame.flatten(1).numpy()
-        for upsampled, offset in zip(state.upsampled, program.upsampled_offsets, strict=True):
-            memory.buffers[:, offset : offset + upsampled[0].numel()] = upsampled.flatten(1).numpy()
 
 
 def _largest_hidden(program: Program) -> int:

@@ -40,7 +40,7 @@ class Program(NamedTuple):
         weights: all parameters in the order of use, float32.
         widths: features of each stage, int64.
         buffer_size: floats per stream for skip connections, frames and the outputs of up pools.
-        s4_offsets: begin of each S4 layer's state, in the order of the model's state; real parts, then imaginary ones.
+        s4_offsets: begin of each S4 layer's state in floats per stream, in the order of the model's state.
         s4_shapes: (H, N) of each.
         state_size: floats per stream for all of them.
         frame_offsets, upsampled_offsets: begin of each pool's frame and outputs in the buffer.
@@ -180,8 +180,8 @@ def _add_layer(build: _Builder, stage: int, width: int, layer: Any, offsets: dic
     nplr = ssm.parameterization == "nplr"
     system, c = ssm.discrete_system()
     # 2 Re of an output is a sum over both halves of the conjugate pairs; the factor is folded into v and C.
-    vectors = (system.a, system.u, 2 * system.v, system.b) if nplr else system
-    parts = [part for vector in (*vectors, 2 * c[0]) for part in (vector.real, vector.imag)]
+    vectors = (system.a, system.b, 2 * c[0], system.u, 2 * system.v) if nplr else (*system, 2 * c[0])
+    parts = [part for vector in vectors for part in (vector.real, vector.imag)]
     by_feature = torch.stack(parts, dim=1)  # (H, vectors · 2, N)
     begin = build.store(*norm, by_feature, ssm.D, _linear(linear), linear.bias)
     kind = Kind.S4_NPLR if nplr else Kind.S4_DIAGONAL

@@ -1,10 +1,10 @@
-"""The choice of a token from its scores, compiled; the definition is ``sashimi_diffusion.generation.sampling.choose``."""
+"""The choice of a token from its scores, compiled; ``sashimi_diffusion.generation.sampling.choose`` defines it."""
 
 import numpy as np
 from numba import njit
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def choose(logits, uniform, temperature, top_k, top_p, probabilities):
     """Token, log-probability and entropy (nats) for ``logits`` (num_tokens,); ``top_k`` 0 keeps all tokens.
 
@@ -27,7 +27,7 @@ def choose(logits, uniform, temperature, top_k, top_p, probabilities):
     return token, float(logits[token] - highest) - normalizer, entropy
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _draw(logits, highest, uniform, temperature, top_k, top_p, probabilities):
     total = 0.0
     for token in range(logits.size):
@@ -46,7 +46,7 @@ def _draw(logits, highest, uniform, temperature, top_k, top_p, probabilities):
     return last
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _truncate(probabilities, total, top_k, top_p):
     """Set all but the most likely tokens to zero; returns what is left in all."""
     order = np.argsort(-probabilities, kind="mergesort")

@@ -1,9 +1,23 @@
 """The loop over samples and over the rows of a program: all that runs between two calls from Python."""
 
+import zlib
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 from numba import njit
 
-from sashimi_diffusion.generation.numba_engine.arithmetic import gated_add, gelu, linear, norm, state_step
+from sashimi_diffusion.generation.numba_engine.arithmetic import (
+    add,
+    add_from_frame,
+    copy,
+    gated_add,
+    gelu,
+    linear,
+    norm,
+    put_in_frame,
+    state_step,
+)
 from sashimi_diffusion.generation.numba_engine.barrier import wait
 from sashimi_diffusion.generation.numba_engine.program import Kind
 from sashimi_diffusion.generation.numba_engine.sampler import choose
@@ -12,8 +26,8 @@ _NPLR, _DIAGONAL, _FEED_FORWARD = int(Kind.S4_NPLR), int(Kind.S4_DIAGONAL), int(
 _SAVE, _ADD, _DOWN, _UP = int(Kind.SAVE), int(Kind.ADD), int(Kind.DOWN), int(Kind.UP)
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
-def run(
+@njit(nogil=True, error_model="numpy")
+def _run(
     operations,
     weights,
     starts,
@@ -43,7 +57,8 @@ def run(
         starts: where each stage's features begin in ``x``, with the end last.
         strides: samples per position of each stage.
         position: samples absorbed so far.
-        states, buffers, x, hidden, logits: memory, a row per stream; the same for all threads.
+        states: memory of all state spaces, see :func:`state_step`; the same for all threads, like the next four.
+        buffers, x, hidden, logits: memory, a row per stream.
         tokens: the inputs to begin with; overwritten.
         uniforms: random numbers, (streams, n).
         sampling: temperature, top_k (0 for all) and top_p.
@@ -57,8 +72,8 @@ def run(
     for stage in range(starts.size - 1):
         widest = max(widest, starts[stage + 1] - starts[stage])
     normed = np.empty((n_streams, widest), dtype=np.float32)
-    scratch = np.empty(4096, dtype=np.float32)
     probabilities = np.empty(num_tokens, dtype=np.float64)
+    scratch = np.empty(operations[:, 6].max() + 1, dtype=np.float32)
     barrier = 0
     first, last = _share(width, thread, n_threads)
     for sample in range(count):
@@ -91,7 +106,7 @@ def run(
         wait(counters, thread, n_threads, barrier)
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def _operation(
     operations, pointer, weights, starts, strides, position, states, buffers, x, hidden, normed, scratch, counters,
     thread, n_threads, barrier,
@@ -106,14 +121,12 @@ def _operation(
     features = x[:, starts[stage] : starts[stage + 1]]
     first, last = _share(width, thread, n_threads)
     after_norm = begin + (2 * width if layer_norm else 2)
-    if kind == _NPLR or kind == _DIAGONAL:
+    if kind in (_NPLR, _DIAGONAL):
         barrier += 1
         wait(counters, thread, n_threads, barrier)
         norm(features, width, layer_norm, weights, begin, normed)
         skip = after_norm + width * inner * (10 if kind == _NPLR else 6)
-        state_step(
-            kind == _NPLR, weights, after_norm, skip, width, inner, states, place, first, last, normed, scratch, hidden
-        )
+        state_step(kind == _NPLR, weights, after_norm, skip, inner, states, place, first, last, normed, scratch, hidden)
         gelu(hidden, first, last)
         barrier += 1
         wait(counters, thread, n_threads, barrier)
@@ -133,13 +146,12 @@ def _operation(
         second = after_norm + width * inner + inner
         linear(weights, second, inner, width, first, last, hidden, features, True)
     elif kind == _SAVE:
-        buffers[:, place + first : place + last] = features[:, first:last]
+        copy(features, first, last, buffers, place)
     elif kind == _ADD:
-        features[:, first:last] += buffers[:, place + first : place + last]
+        add(features, first, last, buffers, place)
     elif kind == _DOWN:
         slot = position // strides[stage] % pool
-        for feature in range(first, last):
-            buffers[:, place + feature * pool + slot] = features[:, feature]
+        put_in_frame(features, first, last, buffers, place, pool, slot)
         if slot < pool - 1:
             return row[8], barrier
         barrier += 1
@@ -155,15 +167,36 @@ def _operation(
         linear(weights, begin, inner, width * pool, first * pool, last * pool, low, hidden, False)
     else:
         slot = position // strides[stage] % pool
-        for feature in range(first, last):
-            features[:, feature] += buffers[:, place + feature * pool + slot]
+        add_from_frame(features, first, last, buffers, place, pool, slot)
         if slot == pool - 1:
-            buffers[:, place + first * pool : place + last * pool] = hidden[:, first * pool : last * pool]
+            copy(hidden, first * pool, last * pool, buffers, place)
     return pointer + 1, barrier
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _share(size, thread, n_threads):
     """The part of ``size`` that is a thread's own, in whole vectors of 8."""
     part = (size // n_threads + 7) // 8 * 8
     return min(thread * part, size), size if thread == n_threads - 1 else min((thread + 1) * part, size)
+
+
+def _compiled(sources: int) -> Any:
+    """:func:`_run` compiled, and kept on disk for the next process.
+
+    numba looks for changes in this file alone; the closure's variable makes any change of this package count.
+    """
+
+    @njit(nogil=True, cache=True, error_model="numpy")
+    def compiled(*arguments):
+        return _run(*arguments) if sources else None
+
+    return compiled
+
+
+def _sources() -> int:
+    """A number, not 0, that tells one state of this package's files from another."""
+    texts = [path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))]
+    return 1 + zlib.crc32(b"".join(texts))
+
+
+run = _compiled(_sources())

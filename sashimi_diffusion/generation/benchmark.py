@@ -1,0 +1,116 @@
+"""Samples per second of autoregressive generation, by engine, in one run.
+
+    python -m sashimi_diffusion.generation.benchmark
+    python -m sashimi_diffusion.generation.benchmark --no-unet --streams 1 8 32
+
+The network has the published sizes of "sashimi-sc09-unet" (or, with ``--no-unet``, "sashimi-sc09") and random weights,
+which cost the same. ``eager`` is the recurrence in PyTorch, one operation after the other, as the official code has it.
+A prefix is absorbed in one pass; stepping it is timed on a few hundred samples and scaled up.
+"""
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from sashimi_diffusion.generation.eager import EagerEngine
+from sashimi_diffusion.generation.sampling import Sampling
+from sashimi_diffusion.models import SashimiAutoregressive
+from sashimi_kernels.measuring import conditions, gemm_peak, interleaved_medians
+
+ROUNDS = 3
+_COPIED_BYTES = 2**28
+
+
+def main() -> None:
+    """Print the table."""
+    options = _options()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    model = SashimiAutoregressive(
+        d_model=options.d_model, n_layers=options.n_layers, unet=options.unet, n_ssm=None if options.unet else 1
+    ).eval()
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    print(f"{'U-net' if options.unet else 'no U-net'}, {parameters:,} parameters; {conditions()}")
+    print(f"matrix product {gemm_peak():.0f} GFLOP/s, memory read at {_read_bandwidth() / 1e9:.1f} GB/s by one thread")
+    for streams in options.streams:
+        _print_streams(model, streams, options.samples)
+    _print_prefix(model, options.prefix, options.samples)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("--unet", action=argparse.BooleanOptionalAction, default=True, help="the U-net configuration")
+    parser.add_argument("--d-model", type=int, default=64, help="features at the raw rate")
+    parser.add_argument("--n-layers", type=int, default=8, help="blocks per stage")
+    parser.add_argument("--streams", type=int, nargs="+", default=[1, 32], help="clips made at once")
+    parser.add_argument("--samples", type=int, default=64, help="eager steps timed; the compiled engine makes more")
+    parser.add_argument("--prefix", type=int, default=8000, help="samples of a prefix")
+    parser.add_argument("--threads", type=int, default=None, help="CPU threads (all cores if not given)")
+    return parser.parse_args()
+
+
+def _print_streams(model: Any, streams: int, samples: int) -> None:
+    from sashimi_diffusion.generation.numba_engine import NumbaEngine
+
+    compiled = NumbaEngine(model, streams)
+    more = samples * (16 if streams == 1 else 4)
+    runs = {"eager": _run(EagerEngine(model, streams), streams, samples), "numba": _run(compiled, streams, more)}
+    runs["numba"]()  # compiles, or reads what was compiled
+    seconds = interleaved_medians(runs, ROUNDS)
+    eager, numba = streams * samples / seconds["eager"], streams * more / seconds["numba"]
+    moved = _bytes_per_step(compiled) * numba / streams
+    print(
+        f"{streams:>4} streams{eager:>9.0f} samples/s eager{numba:>9.0f} samples/s numba{numba / eager:>7.1f} times"
+        f"{moved / 1e9:>7.1f} GB/s of weights and states"
+    )
+
+
+def _print_prefix(model: Any, length: int, samples: int) -> None:
+    prefix = torch.randint(model.config.num_tokens, (1, length))
+    seconds = interleaved_medians(
+        {
+            "pass": torch.no_grad()(lambda: model.prefill(prefix)),
+            "steps": _run(EagerEngine(model, 1), 1, samples),
+        },
+        ROUNDS,
+    )
+    stepped = seconds["steps"] / samples * length
+    print(
+        f"prefix of {length} samples: {seconds['pass']:.2f} s in one pass, {stepped:.0f} s in eager steps, "
+        f"{stepped / seconds['pass']:.0f} times"
+    )
+
+
+def _run(engine: Any, streams: int, samples: int) -> Callable[[], object]:
+    tokens = torch.full((streams,), engine.model.start_token)
+    uniforms = torch.rand(streams, samples, dtype=torch.float64)
+    return lambda: engine.run(tokens, uniforms, Sampling())
+
+
+def _bytes_per_step(engine: Any) -> float:
+    """Weights read once per step for all streams of a thread, states read and written; pooled stages run seldom."""
+    program, strides = engine.program, np.cumprod([1, *engine.program.pools])
+    begins = [*(int(row[4]) for row in program.operations if row[4]), program.head]
+    rows = [row for row in program.operations if row[4]]
+    weights = sum((end - int(row[4])) / strides[row[1]] for row, end in zip(rows, begins[1:], strict=True))
+    weights += program.weights.size - program.head
+    shapes = {offset: 2 * h * n for offset, (h, n) in zip(program.s4_offsets, program.s4_shapes, strict=True)}
+    states = sum(2 * shapes[int(row[5])] / strides[row[1]] for row in program.operations if row[0] < 2)
+    parts = 1 if engine.batch_size == 1 else engine.threads
+    return 4 * (parts * weights + engine.batch_size * states)
+
+
+def _read_bandwidth() -> float:
+    """Bytes per second that one thread reads from memory beyond the caches."""
+    numbers = np.ones(_COPIED_BYTES // 4, dtype=np.float32)
+    seconds = interleaved_medians({"sum": lambda: numbers.sum()}, ROUNDS)["sum"]
+    return _COPIED_BYTES / seconds
+
+
+if __name__ == "__main__":
+    main()
