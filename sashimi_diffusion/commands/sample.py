@@ -1,65 +1,48 @@
 """``sashimi-sample``: generate audio with a pipeline, as wav files, a contact sheet and a record of how it was made."""
 
 import argparse
-import difflib
-import json
-import math
-import os
-import platform
-import re
-import shlex
-import shutil
 import sys
-import tempfile
-import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 from accelerate import PartialState
-from accelerate.utils import gather_object
 
-from sashimi_diffusion.commands.cli import Parser, run, select_device, writing_to
-from sashimi_diffusion.commands.memory import explained_exhaustion, peak_memory, require_memory, sampling_memory
-from sashimi_diffusion.data.audio import write_audio
-from sashimi_diffusion.data.pictures import contact_sheet
+from sashimi_diffusion.commands.cli import Parser, run, select_device
+from sashimi_diffusion.commands.sample_autoregressive import sample_autoregressive
+from sashimi_diffusion.commands.sample_diffusion import sample_diffusion
 from sashimi_diffusion.errors import UserError
-from sashimi_diffusion.pipelines import SashimiPipeline, hash_pipeline, resolve_pipeline, sample_seeds
-from sashimi_diffusion.schedulers import SCHEDULERS, create_scheduler
+from sashimi_diffusion.generation import ENGINES
+from sashimi_diffusion.pipelines import is_autoregressive, resolve_pipeline
+from sashimi_diffusion.schedulers import SCHEDULERS
 from sashimi_diffusion.training.processes import all_processes
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-SHEET_CLIPS = 60
-"""The contact sheet shows the first so many samples."""
+DIFFUSION_ONLY = ("steps", "scheduler", "label", "guidance_scale")
+AUTOREGRESSIVE_ONLY = (
+    *("prefix", "temperature", "top_p", "top_k", "engine", "stream"),
+    *("sort_by_likelihood", "likelihood_window"),
+)
 
 STEPS_HELP = (
     "sampling steps (default: all that the model was trained with; 6 with diffwave-fast, 50 with other samplers)"
 )
 LABEL_HELP = "class name or index; several (repeated, or with commas) take turns (default: all classes take turns)"
 
+WINDOW_HELP = (
+    "leave out these shares of the clips, the least and the most likely ones; 0.4 0.05 is the SaShiMi paper's protocol "
+    "(default: keep all)"
+)
+
 EXAMPLES = """examples:
   sashimi-sample --steps 200                                    ten digits with the bundled pipeline, into samples/
   sashimi-sample --label 7 --num-samples 4 --seed 1
   sashimi-sample --scheduler dpmsolver++-karras --steps 20      ten times fewer steps
   sashimi-sample --pipeline runs/mine/pipeline --seconds 4 --out four-seconds
+  sashimi-sample --pipeline runs/piano/pipeline --prefix start.wav --seconds 8 --top-p 0.95
+  sashimi-sample --pipeline runs/piano/pipeline --stream endless.wav --seconds 600
   accelerate launch -m sashimi_diffusion.commands.sample --num-samples 2048 --batch-size 32
 """
-
-
-@dataclass
-class Sample:
-    """One waveform to generate: where it goes, what makes it, and afterwards how much of it was clipped."""
-
-    index: int
-    file: str
-    seed: int
-    label: int | None
-    class_name: str | None
-    clip_ratio: float = 0.0
 
 
 def build_parser() -> Parser:
@@ -71,17 +54,27 @@ def build_parser() -> Parser:
     )
     add = parser.add_argument
     add("--pipeline", default="sashimi-digits", help="a pipeline folder, a bundled pipeline or a hub id (owner/name)")
-    add("--steps", type=int, help=STEPS_HELP)
-    add("--scheduler", metavar="NAME", help=f"sampler (default: the pipeline's own): {', '.join(SCHEDULERS)}")
     add("--num-samples", type=int, default=10, metavar="N", help="how many waveforms")
     add("--batch-size", type=int, default=10, metavar="B", help="waveforms at a time; does not change the audio")
     add("--seconds", type=float, metavar="S", help="length of each (default: the length the model was trained on)")
-    add("--label", action="append", metavar="CLASS", help=LABEL_HELP)
-    add("--guidance-scale", type=float, default=1.0, metavar="G", help="classifier-free guidance; 1 is none")
     add("--seed", type=int, default=0, help="the same seed gives the same audio")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
     add("--dtype", choices=list(DTYPES), default="float32", help="precision of the network")
     add("--out", type=Path, default=Path("samples"), metavar="DIR", help="folder to write to")
+    add = parser.add_argument_group("diffusion pipelines").add_argument
+    add("--steps", type=int, help=STEPS_HELP)
+    add("--scheduler", metavar="NAME", help=f"sampler (default: the pipeline's own): {', '.join(SCHEDULERS)}")
+    add("--label", action="append", metavar="CLASS", help=LABEL_HELP)
+    add("--guidance-scale", type=float, metavar="G", help="classifier-free guidance (default: 1, none)")
+    add = parser.add_argument_group("autoregressive pipelines").add_argument
+    add("--prefix", type=Path, metavar="FILE", help="recording that every clip begins with")
+    add("--temperature", type=float, metavar="T", help="of the sampling; 0 is greedy (default: 1)")
+    add("--top-p", type=float, metavar="P", help="nucleus sampling (default: 1, all tokens)")
+    add("--top-k", type=int, metavar="K", help="only the K most likely tokens (default: all)")
+    add("--engine", choices=ENGINES, help="what runs the recurrence (default: auto, the fastest that can)")
+    add("--stream", type=Path, metavar="FILE", help="write one clip to this wav file while it is made, and no folder")
+    add("--sort-by-likelihood", action="store_true", help="number the files from the least likely clip to the most")
+    add("--likelihood-window", type=float, nargs=2, metavar=("LOW", "HIGH"), help=WINDOW_HELP)
     return parser
 
 
@@ -97,171 +90,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def sample(options: argparse.Namespace) -> None:
-    """Generate what the options ask for, split over the processes of ``accelerate launch``.
+    """Generate what the options ask for with the kind of pipeline they name.
 
     Raises:
-        UserError: the options do not fit the pipeline or the machine (found before anything is generated), or memory or
-            disk space run out.
+        UserError: the options do not fit the pipeline or the machine, or memory or disk space run out.
     """
-    device = select_device(options.device)
-    state = PartialState(cpu=device.type == "cpu")
-    if state.num_processes > 1:
-        device = state.device
-    folder = resolve_pipeline(options.pipeline)
-    pipe = load_pipeline(folder, options).to(device)
-    length = pipe.length_in_samples(options.seconds)
-    samples = plan_samples(options, pipe.model.config)
-    forward_size = min(options.batch_size, len(samples)) * (2 if options.guidance_scale != 1 else 1)
-    require_memory(sampling_memory(pipe.model.config, forward_size, length), device)
-    prepare_folder(options.out, 2 * length * len(samples))
-
-    batch_size = min(options.batch_size, math.ceil(len(samples) / state.num_processes))
-    batches = [samples[i : i + batch_size] for i in range(0, len(samples), batch_size)]
-    mine = batches[state.process_index :: state.num_processes]
-    started = time.perf_counter()
-    pictured = []
-    for number, batch in enumerate(mine, start=1):
-        pipe.set_progress_bar_config(desc=f"batch {number}/{len(mine)}", disable=not state.is_main_process)
-        for one, waveform in zip(batch, generate(pipe, options, batch), strict=True):
-            one.clip_ratio = write_audio(options.out / one.file, waveform, pipe.model.config.sample_rate)
-            if one.index < SHEET_CLIPS:
-                pictured.append((one.index, waveform.mean(axis=0)))
-    made = sorted(gather_object([one for batch in mine for one in batch]), key=lambda one: one.index)
-    pictured = [waveform for _, waveform in sorted(gather_object(pictured), key=lambda pair: pair[0])]
-    elapsed = time.perf_counter() - started
-
-    if state.is_main_process:
-        with writing_to(options.out):
-            titles = [Path(one.file).stem for one in made[: len(pictured)]]
-            contact_sheet(pictured, pipe.model.config.sample_rate, titles).save(options.out / "contact_sheet.png")
-            write_record(options, folder, pipe, made)
-        print(summary(options.out, made, elapsed, length / pipe.model.config.sample_rate, peak_memory(device)))
-    if state.num_processes > 1:
-        state.destroy_process_group()
-
-
-def load_pipeline(folder: Path, options: argparse.Namespace) -> SashimiPipeline:
-    """The pipeline with the sampler that is asked for."""
-    pipe = SashimiPipeline.from_pretrained(folder, torch_dtype=DTYPES[options.dtype])
-    if pipe.model.config.get("mel_channels") is not None:
-        raise UserError("this pipeline is a vocoder: it needs mel spectrograms, so use it from Python (mel=...)")
-    if options.scheduler is not None:
-        pipe.scheduler = create_scheduler(options.scheduler, pipe.scheduler.config)
-    return pipe
-
-
-def plan_samples(options: argparse.Namespace, config: Mapping[str, Any]) -> list[Sample]:
-    """All samples of all processes: each with a seed of its own, so that no split of the work changes the audio."""
     for flag, number in (("--num-samples", options.num_samples), ("--batch-size", options.batch_size)):
         if number < 1:
             raise UserError(f"{flag} is {number}, expected at least 1")
     if not 0 <= options.seed < 2**63:
         raise UserError(f"--seed is {options.seed}, expected a number from 0 to 2^63 - 1")
-    labels = parse_labels(options.label, config)
-    names = config.get("class_names")
-    samples = []
-    for index, seed in enumerate(sample_seeds(torch.Generator().manual_seed(options.seed), options.num_samples)):
-        label = labels[index % len(labels)]
-        name = names[label] if names and label is not None else None
-        tag = "" if label is None else f"-{re.sub(r'[^A-Za-z0-9_.]+', '_', str(label) if name is None else name)}"
-        samples.append(Sample(index, f"{index:04d}{tag}.wav", seed, label, name))
-    return samples
-
-
-def parse_labels(texts: Sequence[str] | None, config: Mapping[str, Any]) -> list[int] | list[None]:
-    """Class indices that take turns: those named, else all classes; ``[None]`` for a model without classes.
-
-    A text is looked up among the class names first and then taken as an index.
-    """
-    count, names = config.get("num_classes"), list(config.get("class_names") or [])
-    if count is None:
-        if texts:
-            raise UserError("--label was given, but this model knows no classes: leave it out")
-        return [None]
-    wanted = [part.strip() for text in texts or [] for part in text.split(",")]
-    labels = []
-    for text in wanted:
-        if text in names:
-            labels.append(names.index(text))
-        elif text.isdecimal() and int(text) < count:
-            labels.append(int(text))
-        else:
-            near = difflib.get_close_matches(text, names, n=1)
-            hint = f", did you mean {near[0]!r}?" if near else ""
-            known = f"0 to {count - 1}" + (f" or {', '.join(names)}" if names else "")
-            raise UserError(f"no class {text!r}{hint} (this model knows {known})")
-    return labels or list(range(count))
-
-
-def prepare_folder(out: Path, needed: int) -> None:
-    """Make the folder, and make sure that ``needed`` bytes can be written to it, before hours of computing are lost."""
-    with writing_to(out):
-        out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out):
-            free = shutil.disk_usage(out).free
-    if needed > free:
-        raise UserError(f"{out} needs {needed / 1e6:.0f} MB and the disk has {free / 1e6:.0f} MB left")
-
-
-def generate(pipe: SashimiPipeline, options: argparse.Namespace, batch: Sequence[Sample]) -> np.ndarray:
-    """Waveforms of one batch, shape (B, C, L)."""
-    labels = None if batch[0].label is None else [one.label for one in batch]
-    with explained_exhaustion():
-        return pipe(
-            batch_size=len(batch),
-            num_inference_steps=options.steps,
-            generator=[torch.Generator().manual_seed(one.seed) for one in batch],
-            audio_length_in_s=options.seconds,
-            class_labels=labels,
-            guidance_scale=options.guidance_scale,
-        ).audios
-
-
-def write_record(options: argparse.Namespace, folder: Path, pipe: SashimiPipeline, samples: Sequence[Sample]) -> None:
-    """Write ``samples.json``: all that is needed to generate the same audio again."""
-    schedule = {key: value for key, value in pipe.scheduler.config.items() if not key.startswith("_")}
-    record = {
-        "command": shlex.join(["sashimi-sample", *sys.argv[1:]]),
-        "seed": options.seed,
-        "pipeline": {"name": options.pipeline, "model": type(pipe.model).__name__, "sha256": hash_pipeline(folder)},
-        "scheduler": {
-            "name": type(pipe.scheduler).__name__,
-            "steps": pipe.scheduler.num_inference_steps,
-            "config": schedule,
-        },
-        "guidance_scale": options.guidance_scale,
-        "dtype": options.dtype,
-        "device": pipe.device.type,
-        "sample_rate": pipe.model.config.sample_rate,
-        "samples_per_clip": pipe.length_in_samples(options.seconds),
-        "clip_ratio": mean_clip_ratio(samples),
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            **{name: version(name) for name in ("sashimi-diffusion", "diffusers", "accelerate")},
-        },
-        "samples": [asdict(one) for one in samples],
-    }
-    # Written beside and renamed: the record is whole, or it is the old one.
-    beside = options.out / "samples.json.part"
-    beside.write_text(json.dumps(record, indent=2, default=list) + "\n", encoding="utf-8")
-    os.replace(beside, options.out / "samples.json")
-
-
-def summary(out: Path, samples: Sequence[Sample], elapsed: float, seconds_each: float, peak: int | None) -> str:
-    """One line about what was made and what it took."""
-    seconds = seconds_each * len(samples)
-    memory = "unknown" if peak is None else f"{peak / 1e6:.0f} MB"
-    return (
-        f"{len(samples)} samples, {seconds:.1f} s of audio in {elapsed:.1f} s: "
-        f"real-time factor {elapsed / seconds:.2f} (computing / audio), peak memory {memory}, "
-        f"clipped {100 * mean_clip_ratio(samples):.3f} % -> {out}"
-    )
-
-
-def mean_clip_ratio(samples: Sequence[Sample]) -> float:
-    """The ratio of all samples of all waveforms that lay beyond [-1, 1] and were clipped in the files."""
-    return sum(one.clip_ratio for one in samples) / len(samples)
+    device = select_device(options.device)
+    state = PartialState(cpu=device.type == "cpu")
+    if state.num_processes > 1:
+        device = state.device
+    folder = resolve_pipeline(options.pipeline)
+    autoregressive = is_autoregressive(folder)
+    kind, other = ("autoregressive", DIFFUSION_ONLY) if autoregressive else ("diffusion", AUTOREGRESSIVE_ONLY)
+    for name in other:
+        if getattr(options, name) not in (None, False):
+            flag = f"--{name.replace('_', '-')}"
+            raise UserError(f"{flag} does not apply: {options.pipeline} is of the {kind} kind; leave it out")
+    run_pipeline = sample_autoregressive if autoregressive else sample_diffusion
+    run_pipeline(options, folder, device, DTYPES[options.dtype], state)
 
 
 if __name__ == "__main__":

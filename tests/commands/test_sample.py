@@ -12,7 +12,7 @@ import soundfile
 import torch
 from PIL import Image
 
-from sashimi_diffusion.commands import memory, sample
+from sashimi_diffusion.commands import memory, output, sample, sample_diffusion
 from sashimi_diffusion.models import WaveNetDenoiser
 from sashimi_diffusion.pipelines import SashimiPipeline, hash_pipeline
 from sashimi_diffusion.schedulers import DiffWaveScheduler
@@ -239,7 +239,7 @@ def test_an_out_folder_that_cannot_be(class_folder: Path, tmp_path: Path, capsys
 def test_a_disk_without_room_is_noticed_first(
     class_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sample.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000})())
+    monkeypatch.setattr(output.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000})())
     assert run(class_folder, tmp_path) == 2
     assert "needs" in only_error(capsys)
     assert not list(tmp_path.iterdir())
@@ -278,8 +278,8 @@ def test_a_broken_pipeline_folder(name: str, tmp_path: Path, capsys: pytest.Capt
 def test_running_out_of_memory_is_told(
     class_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sample, "require_memory", lambda *_: None)
-    monkeypatch.setattr(sample, "prepare_folder", lambda *_: None)
+    monkeypatch.setattr(sample_diffusion, "require_memory", lambda *_: None)
+    monkeypatch.setattr(sample_diffusion, "prepare_folder", lambda *_: None)
     assert run(class_folder, tmp_path, "--seconds", "1e14", "--num-samples", "1") == 2
     assert "out of memory: ask for fewer --seconds or a smaller --batch-size" in only_error(capsys)
 
@@ -304,7 +304,7 @@ def test_an_interrupt_ends_quietly(class_folder: Path, tmp_path: Path, monkeypat
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sample, "generate", interrupted)
+    monkeypatch.setattr(sample_diffusion, "generate", interrupted)
     assert run(class_folder, tmp_path) == 130
 
 
@@ -314,7 +314,7 @@ def test_programming_errors_keep_their_traceback(
     def broken(*_: object) -> None:
         raise ValueError("a fault of ours")
 
-    monkeypatch.setattr(sample, "generate", broken)
+    monkeypatch.setattr(sample_diffusion, "generate", broken)
     with pytest.raises(ValueError, match="a fault of ours"):
         run(class_folder, tmp_path)
 

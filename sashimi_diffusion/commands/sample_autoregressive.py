@@ -1,0 +1,225 @@
+"""What ``sashimi-sample`` does with an autoregressive pipeline."""
+
+import argparse
+import hashlib
+import math
+import shlex
+import sys
+import time
+import wave
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
+from tqdm import tqdm
+
+from sashimi_diffusion.commands.cli import writing_to
+from sashimi_diffusion.commands.memory import explained_exhaustion, peak_memory
+from sashimi_diffusion.commands.output import prepare_folder, write_record
+from sashimi_diffusion.data.audio import read_audio, write_audio
+from sashimi_diffusion.data.pictures import contact_sheet
+from sashimi_diffusion.generation.likelihood import by_likelihood, likelihood_window
+from sashimi_diffusion.generation.runaway import runaway_second
+from sashimi_diffusion.pipelines import SashimiAutoregressivePipeline, hash_pipeline, sample_seeds
+
+SHEET_CLIPS = 60
+"""The contact sheet shows the first so many samples."""
+
+
+@dataclass
+class Clip:
+    """One clip to make, and what became of it; likelihoods are of the samples that were made, not of the prefix."""
+
+    index: int
+    seed: int
+    file: str | None = None
+    log_likelihood: float = 0.0
+    bits_per_sample: float = 0.0
+    runaway_second: float | None = None
+
+
+def sample_autoregressive(
+    options: argparse.Namespace, folder: Path, device: torch.device, dtype: torch.dtype, state: PartialState
+) -> None:
+    """Generate what the options ask for, split over the processes of ``accelerate launch``.
+
+    Raises:
+        UserError: the options do not fit the pipeline or the machine, or memory or disk space run out.
+    """
+    pipe = SashimiAutoregressivePipeline.from_pretrained(folder, torch_dtype=dtype).to(device)
+    prefix = None if options.prefix is None else read_prefix(options.prefix, pipe)
+    if options.stream is not None:
+        stream(options, pipe, prefix)
+        return
+    length = pipe.length_in_samples(options.seconds)
+    seeds = sample_seeds(torch.Generator().manual_seed(options.seed), options.num_samples)
+    clips = [Clip(index, seed) for index, seed in enumerate(seeds)]
+    if options.likelihood_window is not None:
+        likelihood_window(torch.zeros(len(clips)), *options.likelihood_window)  # refused now, not after hours
+    prepare_folder(options.out, 2 * length * len(clips))
+
+    batch_size = min(options.batch_size, math.ceil(len(clips) / state.num_processes))
+    batches = [clips[i : i + batch_size] for i in range(0, len(clips), batch_size)]
+    mine = batches[state.process_index :: state.num_processes]
+    started = time.perf_counter()
+    made = []
+    for batch in tqdm(mine, desc="batches", disable=not state.is_main_process or len(mine) < 2):
+        made += zip(batch, generate(pipe, options, prefix, batch), strict=True)
+    made = sorted(gather_object(made), key=lambda pair: pair[0].index)
+    elapsed = time.perf_counter() - started
+    if state.is_main_process:
+        kept = choose(options, made)
+        with writing_to(options.out):
+            write_clips(options.out, kept, pipe.model.config.sample_rate)
+            record = make_record(options, folder, pipe, [clip for clip, _ in made], elapsed, length)
+            write_record(options.out, record)
+        print(summary(options.out, made, kept, elapsed, length, pipe.model.config.sample_rate, peak_memory(device)))
+    if state.num_processes > 1:
+        state.destroy_process_group()
+
+
+def read_prefix(path: Path, pipe: SashimiAutoregressivePipeline) -> np.ndarray:
+    """A recording at the pipeline's rate, (L,); says so when it had another.
+
+    Raises:
+        UserError: it cannot be used as audio.
+    """
+    rate = pipe.model.config.sample_rate
+    waveform = read_audio(path, rate)
+    recorded = soundfile.info(path).samplerate
+    if recorded != rate:
+        print(f"note: {path} is resampled from {recorded} Hz to the model's {rate} Hz", file=sys.stderr)
+    if waveform.max() == waveform.min():
+        print(f"note: {path} is constant: the model hears silence", file=sys.stderr)
+    return waveform
+
+
+def generate(
+    pipe: SashimiAutoregressivePipeline, options: argparse.Namespace, prefix: np.ndarray | None, batch: Sequence[Clip]
+) -> list[np.ndarray]:
+    """The waveforms (L,) of a batch; fills in what its clips say of them."""
+    with explained_exhaustion():
+        output = pipe(
+            batch_size=len(batch),
+            audio_length_in_s=options.seconds,
+            prefix=prefix,
+            generator=[torch.Generator().manual_seed(clip.seed) for clip in batch],
+            **sampling_arguments(options),
+        )
+    made = output.audios.shape[-1] - output.prefix_length
+    for clip, waveform, log_likelihood in zip(batch, output.audios[:, 0], output.log_likelihoods, strict=True):
+        clip.log_likelihood = float(log_likelihood)
+        clip.bits_per_sample = -clip.log_likelihood / made / math.log(2)
+        clip.runaway_second = runaway_second(waveform, pipe.model.config.sample_rate)
+    return list(output.audios[:, 0])
+
+
+def sampling_arguments(options: argparse.Namespace) -> dict[str, Any]:
+    """What the pipeline is told of how to draw."""
+    return {
+        "temperature": 1.0 if options.temperature is None else options.temperature,
+        "top_k": options.top_k,
+        "top_p": 1.0 if options.top_p is None else options.top_p,
+        "engine": options.engine or "auto",
+    }
+
+
+def choose(options: argparse.Namespace, made: list[tuple[Clip, np.ndarray]]) -> list[tuple[Clip, np.ndarray]]:
+    """The clips to keep, in the order of their files."""
+    kept = made
+    if options.likelihood_window is not None:
+        scores = torch.tensor([clip.log_likelihood for clip, _ in kept], dtype=torch.float64)
+        kept = [kept[index] for index in likelihood_window(scores, *options.likelihood_window)]
+    if options.sort_by_likelihood:
+        scores = torch.tensor([clip.log_likelihood for clip, _ in kept], dtype=torch.float64)
+        kept = [kept[index] for index in by_likelihood(scores)]
+    return kept
+
+
+def write_clips(out: Path, kept: list[tuple[Clip, np.ndarray]], sample_rate: int) -> None:
+    """A wav file for each clip, and a picture of the first ones."""
+    for number, (clip, waveform) in enumerate(kept):
+        clip.file = f"{number:04d}.wav"
+        write_audio(out / clip.file, waveform, sample_rate)
+    titles = [f"{number:04d}" for number in range(min(len(kept), SHEET_CLIPS))]
+    contact_sheet([waveform for _, waveform in kept[:SHEET_CLIPS]], sample_rate, titles).save(out / "contact_sheet.png")
+
+
+def make_record(
+    options: argparse.Namespace,
+    folder: Path,
+    pipe: SashimiAutoregressivePipeline,
+    clips: Sequence[Clip],
+    elapsed: float,
+    length: int,
+) -> dict[str, Any]:
+    """What ``samples.json`` says: all that is needed to make the same clips again; those left out have no file."""
+    prefix = None
+    if options.prefix is not None:
+        prefix = {"file": str(options.prefix), "sha256": hashlib.sha256(options.prefix.read_bytes()).hexdigest()}
+    return {
+        "command": shlex.join(["sashimi-sample", *sys.argv[1:]]),
+        "seed": options.seed,
+        "pipeline": {"name": options.pipeline, "model": type(pipe.model).__name__, "sha256": hash_pipeline(folder)},
+        **sampling_arguments(options),
+        "prefix": prefix,
+        "likelihood_window": options.likelihood_window,
+        "sorted_by_likelihood": options.sort_by_likelihood,
+        "dtype": options.dtype,
+        "device": pipe.device.type,
+        "sample_rate": pipe.model.config.sample_rate,
+        "samples_per_clip": length,
+        "samples_per_second": round(len(clips) * length / elapsed, 1),
+        "samples": [asdict(clip) for clip in clips],
+    }
+
+
+def summary(
+    out: Path,
+    made: list[tuple[Clip, np.ndarray]],
+    kept: list[tuple[Clip, np.ndarray]],
+    elapsed: float,
+    length: int,
+    sample_rate: int,
+    peak: int | None,
+) -> str:
+    """One line about what was made and what it took."""
+    clips, samples = [clip for clip, _ in made], len(made) * length
+    runaways = sum(clip.runaway_second is not None for clip in clips)
+    chosen = f", {len(kept)} kept" if len(kept) < len(made) else ""
+    noise = f", {runaways} ran away into noise (see samples.json)" if runaways else ""
+    memory = "unknown" if peak is None else f"{peak / 1e6:.0f} MB"
+    factor = elapsed / samples * sample_rate
+    return (
+        f"{len(made)} samples{chosen}, {samples / sample_rate:.1f} s of audio in {elapsed:.1f} s: "
+        f"{samples / elapsed:.0f} samples/s, real-time factor {factor:.2f} (computing / audio), "
+        f"{np.mean([clip.bits_per_sample for clip in clips]):.3f} bits per sample, peak memory {memory}{noise} -> {out}"
+    )
+
+
+def stream(options: argparse.Namespace, pipe: SashimiAutoregressivePipeline, prefix: np.ndarray | None) -> None:
+    """Write one clip to a wav file while it is made; the file is whole after every block, whenever that ends."""
+    seed = sample_seeds(torch.Generator().manual_seed(options.seed), 1)[0]
+    rate, length = pipe.model.config.sample_rate, pipe.length_in_samples(options.seconds)
+    blocks = pipe.stream(
+        block=max(1, rate // 10),
+        audio_length_in_s=length / rate,
+        prefix=prefix,
+        generator=[torch.Generator().manual_seed(seed)],
+        **sampling_arguments(options),
+    )
+    with writing_to(options.stream), options.stream.open("wb") as raw, wave.open(raw) as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(rate)
+        for audio, _ in tqdm(blocks, desc="blocks of 0.1 s", total=math.ceil(length / max(1, rate // 10))):
+            pcm = (audio[0, 0].cpu().numpy().astype(np.float64) * 2**15).round().astype("<i2")
+            file.writeframes(pcm.tobytes())  # brings the header up to date too
+            raw.flush()
+    print(f"{length / rate:.1f} s of audio -> {options.stream}")

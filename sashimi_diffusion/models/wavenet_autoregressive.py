@@ -1,0 +1,113 @@
+"""WaveNet, the autoregressive baseline of the SaShiMi paper: causal gated dilated convolutions (arXiv 1609.03499)."""
+
+import torch
+from diffusers.configuration_utils import register_to_config
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sashimi_diffusion.errors import UserError
+from sashimi_diffusion.models.autoregressive_base import AutoregressiveModel
+from sashimi_diffusion.ssm.pointwise import Pointwise
+
+
+class WaveNetLayer(nn.Module):
+    """A gated convolution of two taps, ``dilation`` samples apart, with a residual and a skip output.
+
+    Its state is what the earlier tap will need: its last ``dilation`` inputs, (B, residual_channels, dilation).
+    """
+
+    def __init__(self, residual_channels: int, dilation_channels: int, skip_channels: int, dilation: int) -> None:
+        super().__init__()
+        self.dilation = dilation
+        self.dilated = Pointwise(2 * residual_channels, 2 * dilation_channels)
+        self.residual_output = Pointwise(dilation_channels, residual_channels)
+        self.skip_output = Pointwise(dilation_channels, skip_channels)
+
+    def initial_state(self, batch_size: int) -> Tensor:
+        """Silence before the first sample."""
+        weight = self.dilated.weight
+        return weight.new_zeros(batch_size, weight.shape[1] // 2, self.dilation)
+
+    def forward(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """``x`` (B, R, L) after ``state``: the next ``x``, the skip output (B, S, L) and the state after it."""
+        inputs = torch.cat([state, x], dim=-1)  # (B, R, dilation + L)
+        taps = torch.cat([inputs[..., : x.shape[-1]], x], dim=1)  # (B, 2R, L)
+        content, gate = self.dilated(taps).chunk(2, dim=1)
+        y = torch.tanh(content) * torch.sigmoid(gate)
+        # A copy: a slice would keep all of the inputs alive.
+        return x + self.residual_output(y), self.skip_output(y), inputs[..., -self.dilation :].clone()
+
+
+class WaveNetAutoregressive(AutoregressiveModel):
+    """WaveNet without conditioning, by default of the size that the SaShiMi paper compares with (4.2M).
+
+    Generation keeps the past inputs of every layer, so a sample costs one column of each convolution, exactly.
+
+    Args:
+        num_tokens: number of quantization levels.
+        quantization: "mu-law" or "linear", see :mod:`sashimi_diffusion.data.quantization`.
+        sample_rate: rate of the waveforms in Hz.
+        sample_size: number of samples the model was trained on, and the default length to generate.
+        residual_channels, dilation_channels, skip_channels: widths of the residual path, of the gated convolutions and
+            of the skip outputs.
+        end_channels: width of the layer between the skip outputs' sum and the logits.
+        n_layers: layers in a cycle, dilated by 1, 2, 4, …, 2^(n_layers - 1).
+        n_cycles: cycles.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        num_tokens: int = 256,
+        quantization: str = "mu-law",
+        sample_rate: int = 16000,
+        sample_size: int = 16000,
+        residual_channels: int = 64,
+        dilation_channels: int = 64,
+        skip_channels: int = 1024,
+        end_channels: int = 512,
+        n_layers: int = 10,
+        n_cycles: int = 4,
+    ) -> None:
+        super().__init__()
+        for name, value in {"n_layers": n_layers, "n_cycles": n_cycles}.items():
+            if value < 1:
+                raise UserError(f"{name} must be at least 1, got {value}")
+        self.embedding = nn.Embedding(num_tokens, residual_channels)
+        self.layers = nn.ModuleList(
+            WaveNetLayer(residual_channels, dilation_channels, skip_channels, 2**layer)
+            for _ in range(n_cycles)
+            for layer in range(n_layers)
+        )
+        # It leads nowhere: there for the layout, but distributed training would wait for its gradient for ever.
+        self.layers[-1].residual_output.requires_grad_(False)
+        self.end = Pointwise(skip_channels, end_channels)
+        self.output = Pointwise(end_channels, num_tokens)
+
+    @property
+    def receptive_field(self) -> int:
+        """How many of the latest inputs a prediction depends on."""
+        return 1 + sum(layer.dilation for layer in self.layers)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Logits (B, num_tokens, L) of inputs ``tokens`` (B, L), int64; column t scores the token after token t."""
+        return self.prefill(tokens)[0]
+
+    def initial_state(self, batch_size: int) -> tuple[Tensor, ...]:
+        """The state before the first input."""
+        return tuple(layer.initial_state(batch_size) for layer in self.layers)
+
+    def step(self, tokens: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """One input ``tokens`` (B,) from ``state``: logits (B, num_tokens) and the next state."""
+        logits, state = self.prefill(tokens.unsqueeze(1), state)
+        return logits.squeeze(-1), state
+
+    def prefill(self, tokens: Tensor, state: tuple[Tensor, ...] | None = None) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Inputs ``tokens`` (B, L), any L, from ``state``: logits (B, num_tokens, L) and the state after them."""
+        x = self.embedding(tokens).transpose(1, 2)  # (B, residual_channels, L)
+        skips, following = 0, []
+        for layer, past in zip(self.layers, state or self.initial_state(tokens.shape[0]), strict=True):
+            x, skip, after = layer(x, past)
+            skips = skips + skip
+            following.append(after)
+        return self.output(F.relu(self.end(F.relu(skips)))), tuple(following)

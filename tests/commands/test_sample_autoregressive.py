@@ -1,0 +1,170 @@
+"""``sashimi-sample`` with an autoregressive pipeline: what it writes, continues, streams and refuses."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from sashimi_diffusion.commands import sample
+from sashimi_diffusion.models import SashimiAutoregressive
+from sashimi_diffusion.pipelines import SashimiAutoregressivePipeline
+
+RATE, LENGTH = 8000, 800
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    model = SashimiAutoregressive(sample_rate=RATE, sample_size=LENGTH, d_model=8, n_layers=1, n_state=4)
+    path = tmp_path_factory.mktemp("autoregressive")
+    SashimiAutoregressivePipeline(model.eval()).save_pretrained(path)
+    return path
+
+
+@pytest.fixture
+def prefix(tmp_path: Path) -> Path:
+    soundfile.write(tmp_path / "prefix.wav", 0.5 * np.sin(np.arange(200) / 7), RATE)
+    return tmp_path / "prefix.wav"
+
+
+def run(folder: Path, out: Path, *arguments: object) -> int:
+    options = ["--pipeline", folder, "--out", out, "--device", "cpu", "--engine", "eager", *arguments]
+    return sample.main([str(option) for option in options])
+
+
+def record(out: Path) -> dict:
+    return json.loads((out / "samples.json").read_text())
+
+
+def test_clips_picture_and_record(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    out = tmp_path / "out"
+    assert run(folder, out, "--num-samples", 3, "--batch-size", 2, "--temperature", 0.9, "--top-k", 50) == 0
+    assert "samples/s" in capsys.readouterr().out
+    assert (out / "contact_sheet.png").is_file()
+    written = record(out)
+    assert (written["temperature"], written["top_k"], written["top_p"]) == (0.9, 50, 1.0)
+    assert [clip["file"] for clip in written["samples"]] == ["0000.wav", "0001.wav", "0002.wav"]
+    for clip in written["samples"]:
+        waveform, rate = soundfile.read(out / clip["file"])
+        assert (len(waveform), rate) == (LENGTH, RATE)
+        assert clip["bits_per_sample"] == pytest.approx(-clip["log_likelihood"] / LENGTH / math.log(2))
+
+
+def test_batches_do_not_change_the_clips(folder: Path, tmp_path: Path) -> None:
+    for size in (1, 3):
+        assert run(folder, tmp_path / str(size), "--num-samples", 3, "--batch-size", size) == 0
+    for name in ("0000.wav", "0001.wav", "0002.wav"):
+        assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "3" / name).read_bytes()
+
+
+def test_a_prefix_is_continued(folder: Path, tmp_path: Path, prefix: Path) -> None:
+    out = tmp_path / "out"
+    assert run(folder, out, "--num-samples", 2, "--prefix", prefix) == 0
+    first, second = (soundfile.read(out / name)[0] for name in ("0000.wav", "0001.wav"))
+    np.testing.assert_array_equal(first[:200], second[:200])
+    assert np.abs(np.corrcoef(first[:200], soundfile.read(prefix)[0])[0, 1]) > 0.99
+    assert not np.array_equal(first[200:], second[200:])
+    assert record(out)["prefix"]["file"] == str(prefix)
+
+
+def test_sorted_clips_keep_their_likelihoods(folder: Path, tmp_path: Path) -> None:
+    assert run(folder, tmp_path / "plain", "--num-samples", 6) == 0
+    assert run(folder, tmp_path / "sorted", "--num-samples", 6, "--sort-by-likelihood") == 0
+    plain = {clip["seed"]: clip for clip in record(tmp_path / "plain")["samples"]}
+    clips = sorted(record(tmp_path / "sorted")["samples"], key=lambda clip: clip["file"])
+    scores = [clip["log_likelihood"] for clip in clips]
+    assert scores == sorted(scores)
+    for clip in clips:
+        assert clip["log_likelihood"] == plain[clip["seed"]]["log_likelihood"]
+        expected = (tmp_path / "plain" / plain[clip["seed"]]["file"]).read_bytes()
+        assert (tmp_path / "sorted" / clip["file"]).read_bytes() == expected
+
+
+def test_the_likelihood_window_leaves_out_both_ends(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert run(folder, out, "--num-samples", 5, "--likelihood-window", 0.4, 0.2) == 0
+    clips = sorted(record(out)["samples"], key=lambda clip: clip["log_likelihood"])
+    assert [clip["file"] is not None for clip in clips] == [False, False, True, True, False]
+    assert sorted(path.name for path in out.glob("*.wav")) == ["0000.wav", "0001.wav"]
+
+
+def test_a_stream_is_the_clip(folder: Path, tmp_path: Path, prefix: Path) -> None:
+    assert run(folder, tmp_path / "out", "--num-samples", 1, "--prefix", prefix) == 0
+    assert run(folder, tmp_path / "unused", "--stream", tmp_path / "stream.wav", "--prefix", prefix) == 0
+    whole, streamed = soundfile.read(tmp_path / "out" / "0000.wav")[0], soundfile.read(tmp_path / "stream.wav")[0]
+    np.testing.assert_array_equal(streamed, whole)
+    assert not (tmp_path / "unused").exists()
+
+
+def test_an_interrupted_stream_leaves_what_was_made(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, original = tmp_path / "stream.wav", SashimiAutoregressivePipeline.stream
+
+    def two_blocks(*arguments, **options):
+        blocks = original(*arguments, **options)
+        yield next(blocks)
+        yield next(blocks)
+        assert len(soundfile.read(file)[0]) == 2 * RATE // 10  # whole before it is closed
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(SashimiAutoregressivePipeline, "stream", two_blocks)
+    assert run(folder, tmp_path / "unused", "--stream", file, "--seconds", 10) == 130
+    assert len(soundfile.read(file)[0]) == 2 * RATE // 10
+
+
+def test_another_rate_is_resampled_and_said(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    pytest.importorskip("torchaudio", reason="torchaudio cannot be imported", exc_type=(ImportError, OSError))
+    soundfile.write(tmp_path / "fast.wav", 0.5 * np.sin(np.arange(400) / 14), 2 * RATE)
+    assert run(folder, tmp_path / "out", "--num-samples", 1, "--prefix", tmp_path / "fast.wav") == 0
+    assert "resampled from 16000 Hz to the model's 8000 Hz" in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("ignore:the prefix is constant")
+def test_a_silent_prefix_is_said(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    soundfile.write(tmp_path / "silent.wav", np.zeros(50), RATE)
+    assert run(folder, tmp_path / "out", "--num-samples", 1, "--prefix", tmp_path / "silent.wav") == 0
+    assert "is constant: the model hears silence" in capsys.readouterr().err
+    assert np.abs(soundfile.read(tmp_path / "out" / "0000.wav")[0][:50]).max() == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--temperature", "-1"], "temperature must be 0 (greedy) or above"),
+        (["--top-p", "0"], "top_p must be above 0"),
+        (["--top-p", "1.2"], "top_p must be above 0 and at most 1"),
+        (["--top-k", "0"], "top_k must be at least 1"),
+        (["--steps", "20"], "--steps does not apply: "),
+        (["--label", "7"], "--label does not apply: "),
+        (["--prefix", "nowhere.wav"], "nowhere.wav"),
+        (["--seconds", "0"], "above 0"),
+        (["--seconds", "1e9"], "MB"),
+        (["--likelihood-window", "0.6", "0.4"], "below 1 together"),
+        (["--engine", "cuda-graph"], "not on a CUDA device"),
+        (["--num-samples", "0"], "--num-samples is 0"),
+    ],
+)
+def test_wrong_input_is_one_line(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture, arguments: list[str], message: str
+) -> None:
+    assert run(folder, tmp_path / "out", *arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error.splitlines()[-1]
+    assert "Traceback" not in error
+
+
+def test_a_prefix_as_long_as_the_clip_is_refused(
+    folder: Path, tmp_path: Path, prefix: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert run(folder, tmp_path / "out", "--prefix", prefix, "--seconds", 0.02) == 2
+    assert "the prefix has 200 samples, the clip 160" in capsys.readouterr().err
+
+
+def test_a_diffusion_pipeline_takes_no_prefix(tmp_path: Path, prefix: Path, capsys: pytest.CaptureFixture) -> None:
+    assert sample.main(["--prefix", str(prefix), "--out", str(tmp_path / "out")]) == 2
+    assert "--prefix does not apply: sashimi-digits is of the diffusion kind" in capsys.readouterr().err
