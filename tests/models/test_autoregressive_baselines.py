@@ -66,7 +66,7 @@ def test_a_state_is_not_changed_by_its_use(model: AutoregressiveModel) -> None:
 
 
 def test_gradients_pass_through_a_state_unless_it_is_detached(model: AutoregressiveModel) -> None:
-    early, late = torch.randint(16, (1, 24)), torch.randint(16, (1, 24))
+    early, late = torch.randint(16, (1, 24)), torch.randint(16, (1, 72))
     gradients = []
     for cut in (False, True):
         model.zero_grad()
