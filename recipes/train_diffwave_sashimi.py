@@ -13,6 +13,8 @@ import sys
 from pathlib import Path
 
 from sashimi_diffusion.errors import UserError
+from sashimi_diffusion.training.diffusion_config import DiffusionConfig
+from sashimi_diffusion.training.diffusion_task import DiffusionTask
 from sashimi_diffusion.training.loop import train
 from sashimi_diffusion.training.processes import all_processes
 from sashimi_diffusion.training.run_folder import config_of_command
@@ -35,9 +37,11 @@ def main() -> int:
     arguments = parser.parse_intermixed_args()
     resume = arguments.resume or arguments.resume_from is not None
     try:
-        config = config_of_command(arguments.config, CONFIGS / "digits-small.yaml", arguments.overrides, resume)
+        config = config_of_command(
+            DiffusionConfig, arguments.config, CONFIGS / "digits-small.yaml", arguments.overrides, resume
+        )
         with all_processes():
-            train(config, resume, arguments.resume_from, arguments.skip_bad_files)
+            train(DiffusionTask, config, resume, arguments.resume_from, arguments.skip_bad_files)
     except UserError as error:
         if os.environ.get("LOCAL_RANK", "0") == "0":
             print(f"error: {' '.join(str(error).split())}", file=sys.stderr)

@@ -13,6 +13,7 @@ from sashimi_diffusion.data.recordings import Recordings, check_request, report_
 from sashimi_diffusion.errors import UserError
 
 SPLITS = ("train", "validation", "test", "all")
+ORDERS = ("shuffled", "name")
 
 
 class AudioFolder(Recordings):
@@ -40,7 +41,10 @@ class AudioFolder(Recordings):
         holdout: make files whose fields have one of the given values the validation split and all others the training
             split, instead of ``splits``: ``{"index": ["0", "1", "2", "3", "4"]}``. There is then no test split.
         splits: ratios of training, validation and test files.
-        seed: of the order of the files.
+        order: which files ``splits`` gives to whom: "shuffled", as above; or "name": the first in the natural order of
+            their paths go to training, the next to validation, the last to test, as the music data sets of the SaShiMi
+            paper are split (at least one to each with a ratio above zero, training first).
+        seed: of the order of the files when they are shuffled.
         normalize_rms: scale every recording to this root mean square (1.0 is full scale); default: as recorded.
         cache_dir: where decoded audio is kept; default `default_cache_dir`.
         skip_bad_files: warn of files that cannot be used and go on without them.
@@ -61,6 +65,7 @@ class AudioFolder(Recordings):
         where: Mapping[str, object] | None = None,
         holdout: Mapping[str, object] | None = None,
         splits: Sequence[float] = (0.88, 0.06, 0.06),
+        order: str = "shuffled",
         seed: int = 0,
         normalize_rms: float | None = None,
         cache_dir: Path | str | None = None,
@@ -68,6 +73,8 @@ class AudioFolder(Recordings):
     ):
         check_request(sample_rate, length, split, SPLITS)
         _check_numbers(splits, normalize_rms)
+        if order not in ORDERS:
+            raise UserError(f"unknown order {order!r}: expected one of {', '.join(ORDERS)}")
         root = require_folder(path, "a folder with recordings (wav, flac, ogg or mp3)")
         files = find_audio(root)
         names = field_names(pattern)
@@ -84,7 +91,12 @@ class AudioFolder(Recordings):
 
         usable = {file: fields[file] for file in kept if file not in bad}
         classes = {file: own[label_field] if label_field else "" for file, own in usable.items()}
-        parts = _held_out(usable, holdout, names) if holdout else _shuffled(classes, root, splits, seed)
+        if holdout:
+            parts = _held_out(usable, holdout, names)
+        elif order == "name":
+            parts = _by_name(list(usable), root, splits)
+        else:
+            parts = _shuffled(classes, root, splits, seed)
         chosen = [file for file in usable if split in ("all", parts[file])]
         if not chosen:
             raise UserError(_empty_split(root, split, len(usable), bool(holdout)))
@@ -154,6 +166,20 @@ def _shuffled(classes: Mapping[Path, str], root: Path, splits: Sequence[float], 
         for rank, (_, file) in enumerate(sorted(ordered)):
             parts[file] = "validation" if rank < validation else "test" if rank < validation + test else "train"
     return parts
+
+
+def _by_name(files: Sequence[Path], root: Path, splits: Sequence[float]) -> dict[Path, str]:
+    """The split of each file by its place in the natural order: boundaries at whole shares, rounded down."""
+    ordered = sorted(files, key=lambda file: natural_order(file.relative_to(root).as_posix()))
+    validation, test = _held_out_counts(len(files), splits)
+    # A share like 0.94 of 50 files is 47 of them, whatever 0.94 is in binary.
+    first = min(int(splits[0] * len(files) + 1e-9), len(files) - validation - test)
+    second = min(int((splits[0] + splits[1]) * len(files) + 1e-9), len(files) - test)
+    first, second = max(first, splits[0] > 0), max(second, first + validation)
+    return {
+        file: "train" if rank < first else "validation" if rank < second else "test"
+        for rank, file in enumerate(ordered)
+    }
 
 
 def _held_out_counts(files: int, splits: Sequence[float]) -> tuple[int, int]:

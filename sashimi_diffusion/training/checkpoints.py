@@ -34,6 +34,9 @@ class Counters:
         loss_count: how many those are.
         global_batch: examples per step, over all processes.
         data: fingerprint of the training data.
+        plateau_factor: what a loss that stopped falling has made of the learning rate.
+        plateau_loss: the best validation loss so far.
+        plateau_validations: validations since then.
     """
 
     step: int = 0
@@ -44,6 +47,9 @@ class Counters:
     loss_count: int = 0
     global_batch: int = 0
     data: str = ""
+    plateau_factor: float = 1.0
+    plateau_loss: float = float("inf")
+    plateau_validations: int = 0
 
 
 def checkpoint_name(step: int) -> str:

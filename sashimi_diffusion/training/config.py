@@ -1,20 +1,21 @@
-"""Everything a training run can be told: nested dataclasses, one YAML file per experiment.
+"""What every training run can be told: nested dataclasses, one YAML file per experiment.
 
-``load_config(FILE, ["training.steps=1000"])`` reads a file and applies overrides; :func:`to_tree` gives the plain
-dictionary that is written to the run folder as config.yaml.
+A kind of run adds its own groups to :class:`RunConfig`. ``load_config(KIND, FILE, ["training.steps=1000"])`` reads a
+file and applies overrides; :func:`to_tree` gives the plain dictionary that is written to the run folder as config.yaml.
 """
 
 import dataclasses
-from collections.abc import Iterable
+import functools
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.training.networks import model_class
 from sashimi_diffusion.training.typed_yaml import apply_overrides, build, check_arguments, read_yaml_file
 
-FILLED_FROM_DATA = ("in_channels", "out_channels", "sample_rate", "sample_size", "num_classes", "class_names")
+Config = TypeVar("Config", bound="RunConfig")
 
 
 @dataclass
@@ -22,41 +23,34 @@ class ModelConfig:
     """Which network, and its constructor's arguments: in YAML they stand side by side under ``model``.
 
     Args:
-        name: "sashimi" (SashimiDenoiser) or "wavenet" (WaveNetDenoiser).
-        class_conditional: whether the network is told the label; the number and names of classes come from the data.
-        arguments: the rest. ``waveform_std: null`` means "measure it on the training data".
+        name: of the network; a kind of run says which there are.
+        arguments: the rest.
     """
 
-    name: Literal["sashimi", "wavenet"] = "sashimi"
-    class_conditional: bool = False
+    # Arguments of the constructors that the data decide, and those that may be null though the constructor has no null.
+    from_data: ClassVar[tuple[str, ...]] = ("sample_rate", "sample_size")
+    measured: ClassVar[tuple[str, ...]] = ()
+    head: ClassVar[str]
+
+    name: str = "sashimi"
     arguments: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def from_tree(cls, tree: Any, prefix: str) -> "ModelConfig":
         """The inverse of :meth:`to_tree`; errors name the nearest argument of the network's constructor."""
         tree = dict(tree or {})
-        own = {key: tree.pop(key) for key in ("name", "class_conditional") if key in tree}
-        config = build(cls, own, prefix)
-        constructor = model_class(config.name).__init__
-        check_arguments(
-            constructor, {k: v for k, v in tree.items() if (k, v) != ("waveform_std", None)}, prefix, FILLED_FROM_DATA
-        )
+        names = {entry.name for entry in dataclasses.fields(cls)} - {"arguments"}
+        config = build(cls, {key: tree.pop(key) for key in names & tree.keys()}, prefix)
+        given = {key: value for key, value in tree.items() if not (key in cls.measured and value is None)}
+        check_arguments(model_class(cls.head, config.name).__init__, given, prefix, cls.from_data)
         config.arguments = tree
         return config
 
     def to_tree(self) -> dict:
         """As it stands in YAML."""
-        return {"name": self.name, "class_conditional": self.class_conditional, **self.arguments}
-
-
-@dataclass
-class MelConfig:
-    """The spectrogram that conditions a vocoder; the hop is the product of ``model.mel_upsample``, the bands
-    ``model.mel_channels``."""
-
-    n_fft: int = 1024
-    f_min: float = 0.0
-    f_max: float = 8000.0
+        own = {entry.name: getattr(self, entry.name) for entry in dataclasses.fields(self)}
+        arguments = own.pop("arguments")
+        return own | arguments
 
 
 @dataclass
@@ -68,19 +62,18 @@ class DataConfig:
         path: the folder.
         download: speech_commands only: fetch the data set into ``path`` when it is not there.
         sample_rate: Hz; recordings of another rate are resampled.
-        length: samples of a training example; shorter recordings are padded with zeros.
+        length: samples of a training example.
         pattern: folder only: file names as fields, for instance "{label}_{speaker}_{index}"; null: the labels are the
             names of the sub-folders, or there are none.
         where: folder only: keep the files whose field has one of these values, for instance {speaker: [theo]}.
         holdout: folder only: the validation files, by field and values, for instance {index: [0, 1]}; null: a share of
             the files chosen by ``splits``.
         splits: folder only: shares of files for training, validation and test.
-        normalize_rms: scale each recording to this root mean square (as a whole, before it is cut); null: as it is.
+        order: folder only: how ``splits`` takes the files: "shuffled", class by class, or "name": the first are for
+            training, the last for test, as music data sets are split in the papers.
         random_shift: how far the start may move, in samples: where in the window a short recording begins, where in a
             long one the window begins. 0: never; null: anywhere.
-        gain_db: random gain, uniform within plus or minus so many decibels.
         cache_dir: where decoded audio is kept; null: the data module's own place.
-        mel: the conditioning spectrogram of a vocoder.
     """
 
     kind: Literal["speech_commands", "folder"] = "folder"
@@ -92,35 +85,9 @@ class DataConfig:
     where: dict[str, list[str | int]] = field(default_factory=dict)
     holdout: dict[str, list[str | int]] | None = None
     splits: list[float] = field(default_factory=lambda: [0.88, 0.06, 0.06])
-    normalize_rms: float | None = None
+    order: Literal["shuffled", "name"] = "shuffled"
     random_shift: int | None = 0
-    gain_db: float = 0.0
     cache_dir: str | None = None
-    mel: MelConfig = field(default_factory=MelConfig)
-
-
-@dataclass
-class ScheduleConfig:
-    """The diffusion: DiffWaveScheduler's arguments."""
-
-    num_train_timesteps: int = 200
-    beta_start: float = 1e-4
-    beta_end: float = 0.02
-    beta_schedule: Literal["linear", "squaredcos_cap_v2"] = "linear"
-    prediction_type: Literal["epsilon", "v_prediction"] = "epsilon"
-
-
-@dataclass
-class ObjectiveConfig:
-    """The loss.
-
-    Args:
-        min_snr_gamma: gamma of Min-SNR weighting (Hang et al. 2023, arXiv 2303.09556); null: the plain mean square.
-        label_dropout: share of the examples whose label is hidden, so that classifier-free guidance is possible.
-    """
-
-    min_snr_gamma: float | None = None
-    label_dropout: float = 0.1
 
 
 @dataclass
@@ -133,7 +100,9 @@ class OptimizerConfig:
         weight_decay: of weight matrices; state-space parameters, biases and norms have none.
         betas: of Adam.
         warmup_steps: the rate rises linearly from 0 over so many steps.
-        decay: "constant" or "cosine" (to 0 at ``training.steps``).
+        decay: "constant"; "cosine" (to 0 at the end, of ``training.steps`` or ``training.max_minutes``, whichever is
+            nearer); or "plateau": times ``plateau_factor`` after more than ``plateau_patience`` validations in a row
+            without a better loss (by a ten-thousandth of it).
         gradient_clip: largest norm of the whole gradient; null: not clipped.
     """
 
@@ -142,7 +111,9 @@ class OptimizerConfig:
     weight_decay: float = 0.0
     betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
     warmup_steps: int = 0
-    decay: Literal["constant", "cosine"] = "constant"
+    decay: Literal["constant", "cosine", "plateau"] = "constant"
+    plateau_factor: float = 0.2
+    plateau_patience: int = 20
     gradient_clip: float | None = 1.0
 
 
@@ -152,12 +123,14 @@ class TrainingConfig:
 
     Args:
         steps: optimiser steps of the whole run.
+        max_minutes: end the run after so many minutes of training steps, if it has not reached ``steps`` by then; null:
+            only ``steps`` counts. Where such a run stops depends on the machine.
         batch_size: examples per process and accumulation step.
         gradient_accumulation: batches per optimiser step.
         mixed_precision: "fp32" or "bf16"; null: what ``accelerate launch`` says.
         cpu_threads: threads of each process on a CPU; null: all cores, shared among the processes.
         ema_decay: of the averaged weights that validation, samples and the pipeline use; it starts lower, so short
-            runs work too.
+            runs work too. 0: no averaging.
         log_every: steps between lines of metrics.jsonl.
         checkpoint_every: steps between checkpoints; there is always one at the end.
         keep_checkpoints: how many of the newest are kept.
@@ -169,6 +142,7 @@ class TrainingConfig:
     """
 
     steps: int = 10000
+    max_minutes: float | None = None
     batch_size: int = 16
     gradient_accumulation: int = 1
     mixed_precision: Literal["fp32", "bf16"] | None = None
@@ -185,109 +159,76 @@ class TrainingConfig:
 
 
 @dataclass
-class SamplingConfig:
-    """The samples drawn while training.
+class RunConfig:
+    """A whole training run.
 
-    Args:
-        num_samples: how many; a class-conditional model goes through its classes.
-        steps: denoising steps.
-        scheduler: name for ``create_scheduler``; null: the training schedule's own sampler.
-        guidance_scale: of classifier-free guidance; 1: none.
-        seed: of the noise.
+    Groups named in ``fixed`` may not change while a run is continued: they make its batches, its network and its loss.
     """
 
-    num_samples: int = 8
-    steps: int = 50
-    scheduler: str | None = "ddim"
-    guidance_scale: float = 1.0
-    seed: int = 0
-
-
-@dataclass
-class TrainConfig:
-    """A whole training run."""
+    fixed: ClassVar[tuple[str, ...]] = ("seed", "model", "data")
 
     seed: int = 0
-    output_dir: str = "runs/diffwave"
-    model: ModelConfig = field(default_factory=ModelConfig)
+    output_dir: str = "runs/run"
     data: DataConfig = field(default_factory=DataConfig)
-    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
-    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
-    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+
+    def check(self) -> None:
+        """Raise UserError for a number no run can use."""
+        require_at_least(
+            self,
+            {
+                "training.steps": 1,
+                "training.batch_size": 1,
+                "training.gradient_accumulation": 1,
+                "training.cpu_threads": 1,
+                "training.log_every": 1,
+                "training.checkpoint_every": 1,
+                "training.keep_checkpoints": 1,
+                "training.validate_every": 0,
+                "training.validation_examples": 1,
+                "training.sample_every": 0,
+                "training.max_nonfinite": 1,
+                "optimizer.warmup_steps": 0,
+                "optimizer.plateau_patience": 0,
+                "data.sample_rate": 1,
+                "data.length": 1,
+                "data.random_shift": 0,
+                "seed": 0,
+            },
+        )
+        require_above_zero(
+            self, ["optimizer.lr", "optimizer.ssm_lr", "optimizer.gradient_clip", "training.max_minutes"]
+        )
+        require_share(self, ["training.ema_decay", "optimizer.plateau_factor"])
+        if self.optimizer.decay == "plateau" and not self.training.validate_every:
+            raise UserError("optimizer.decay=plateau watches validations, but training.validate_every is 0: set it")
 
 
-def load_config(file: str | Path | None = None, overrides: Iterable[str] = ()) -> TrainConfig:
+def load_config(kind: type[Config], file: str | Path | None = None, overrides: Iterable[str] = ()) -> Config:
     """The config a YAML file and ``key.sub=value`` overrides make.
 
     Raises:
         UserError: unreadable file, unknown key (the nearest valid one is named), wrong type or value out of range.
     """
-    return from_tree(apply_overrides(read_yaml_file(file) if file is not None else {}, overrides))
+    return from_tree(kind, apply_overrides(read_yaml_file(file) if file is not None else {}, overrides))
 
 
-def from_tree(tree: dict) -> TrainConfig:
+def from_tree(kind: type[Config], tree: dict) -> Config:
     """The config a nested dictionary holds; raises :class:`UserError` as :func:`load_config` does."""
-    config = build(TrainConfig, tree)
-    _check_ranges(config)
+    config = build(kind, tree)
+    config.check()
     return config
 
 
-def to_tree(config: TrainConfig) -> dict:
+def to_tree(config: RunConfig) -> dict:
     """The nested dictionary that :func:`from_tree` reads back."""
     tree = dataclasses.asdict(config)
     tree["model"] = config.model.to_tree()
     return tree
 
 
-def _check_ranges(config: TrainConfig) -> None:
-    """Raise UserError for a number no run can use."""
-    training, optimizer, data = config.training, config.optimizer, config.data
-    at_least = {
-        "training.steps": (training.steps, 1),
-        "training.batch_size": (training.batch_size, 1),
-        "training.gradient_accumulation": (training.gradient_accumulation, 1),
-        "training.cpu_threads": (training.cpu_threads, 1),
-        "training.log_every": (training.log_every, 1),
-        "training.checkpoint_every": (training.checkpoint_every, 1),
-        "training.keep_checkpoints": (training.keep_checkpoints, 1),
-        "training.validate_every": (training.validate_every, 0),
-        "training.validation_examples": (training.validation_examples, 1),
-        "training.sample_every": (training.sample_every, 0),
-        "training.max_nonfinite": (training.max_nonfinite, 1),
-        "optimizer.warmup_steps": (optimizer.warmup_steps, 0),
-        "data.sample_rate": (data.sample_rate, 1),
-        "data.length": (data.length, 1),
-        "data.random_shift": (data.random_shift, 0),
-        "data.gain_db": (data.gain_db, 0),
-        "schedule.num_train_timesteps": (config.schedule.num_train_timesteps, 1),
-        "sampling.num_samples": (config.sampling.num_samples, 0),
-        "sampling.steps": (config.sampling.steps, 1),
-        "seed": (config.seed, 0),
-    }
-    for name, (value, least) in at_least.items():
-        if value is not None and value < least:
-            raise UserError(f"{name} is {value}: it must be at least {least}")
-    above_zero = {
-        "optimizer.lr": optimizer.lr,
-        "optimizer.ssm_lr": optimizer.ssm_lr,
-        "optimizer.gradient_clip": optimizer.gradient_clip,
-        "objective.min_snr_gamma": config.objective.min_snr_gamma,
-        "data.normalize_rms": data.normalize_rms,
-    }
-    for name, value in above_zero.items():
-        if value is not None and not value > 0:
-            raise UserError(f"{name} is {value}: it must be above 0")
-    for name, value in {
-        "objective.label_dropout": config.objective.label_dropout,
-        "training.ema_decay": training.ema_decay,
-    }.items():
-        if not 0 <= value < 1:
-            raise UserError(f"{name} is {value}: it must be at least 0 and below 1")
-
-
-def check_same_run(config: TrainConfig, stored: TrainConfig) -> None:
+def check_same_run(config: RunConfig, stored: RunConfig) -> None:
     """A run may be continued with other settings only where they leave its batches, its network and its loss alone.
 
     Raises:
@@ -295,7 +236,7 @@ def check_same_run(config: TrainConfig, stored: TrainConfig) -> None:
     """
     new, old = to_tree(config), to_tree(stored)
     free_data = {"path", "cache_dir", "download"}  # the data themselves are compared, wherever they lie
-    for section in ("seed", "model", "data", "schedule", "objective"):
+    for section in config.fixed:
         if section == "seed":
             pairs = {"seed": (old["seed"], new["seed"])}
         else:
@@ -307,3 +248,31 @@ def check_same_run(config: TrainConfig, stored: TrainConfig) -> None:
                     f"{name} is {after!r}, but the run in {config.output_dir} was started with {before!r}: resume with "
                     f"{name}={before!r}, or start anew in another output_dir"
                 )
+
+
+def require_at_least(config: RunConfig, least: Mapping[str, int]) -> None:
+    """Raise UserError for a setting that is below its least value; null is no number and passes."""
+    for name, minimum in least.items():
+        value = _setting(config, name)
+        if value is not None and value < minimum:
+            raise UserError(f"{name} is {value}: it must be at least {minimum}")
+
+
+def require_above_zero(config: RunConfig, names: Iterable[str]) -> None:
+    """Raise UserError for a setting that is not above 0; null passes."""
+    for name in names:
+        value = _setting(config, name)
+        if value is not None and not value > 0:
+            raise UserError(f"{name} is {value}: it must be above 0")
+
+
+def require_share(config: RunConfig, names: Iterable[str]) -> None:
+    """Raise UserError for a setting outside of [0, 1)."""
+    for name in names:
+        value = _setting(config, name)
+        if not 0 <= value < 1:
+            raise UserError(f"{name} is {value}: it must be at least 0 and below 1")
+
+
+def _setting(config: RunConfig, name: str) -> Any:
+    return functools.reduce(getattr, name.split("."), config)

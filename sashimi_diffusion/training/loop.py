@@ -14,39 +14,36 @@ from tqdm.auto import tqdm
 
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.training import checkpoints
-from sashimi_diffusion.training.artifacts import check_sampling, save_pipeline, save_samples
-from sashimi_diffusion.training.batches import BatchSource, measure_std
 from sashimi_diffusion.training.checkpoints import Counters
-from sashimi_diffusion.training.components import (
-    create_mel,
-    create_model,
-    create_training_scheduler,
-    fingerprint,
-    open_data,
-)
-from sashimi_diffusion.training.config import TrainConfig, to_tree
+from sashimi_diffusion.training.config import RunConfig, to_tree
 from sashimi_diffusion.training.ema import Ema
 from sashimi_diffusion.training.files import writing
 from sashimi_diffusion.training.metrics import MetricsFile
-from sashimi_diffusion.training.objective import diffusion_losses
 from sashimi_diffusion.training.optimizer import (
     create_optimizer,
     gradient_norm,
     learning_rate_factor,
     scale_gradients,
     set_learning_rate,
+    watch_plateau,
 )
 from sashimi_diffusion.training.run_folder import check_startable, write_config
+from sashimi_diffusion.training.saved_pipeline import save_pipeline
+from sashimi_diffusion.training.task import Task
 from sashimi_diffusion.training.trackers import create_accelerator, start_trackers
-from sashimi_diffusion.training.validation import validation_loss
 
 
 def train(
-    config: TrainConfig, resume: bool = False, resume_from: str | None = None, skip_bad_files: bool = False
+    task_class: type[Task],
+    config: RunConfig,
+    resume: bool = False,
+    resume_from: str | None = None,
+    skip_bad_files: bool = False,
 ) -> Path:
     """Train as ``config`` says; returns the run folder.
 
     Args:
+        task_class: the kind of run.
         config: the whole run.
         resume: go on in ``config.output_dir`` from its newest checkpoint (from the start if it has none yet).
         resume_from: go on from this checkpoint instead, for instance "checkpoints/step-000100"; sets later ones aside.
@@ -55,7 +52,7 @@ def train(
     Raises:
         UserError: anything the user can put right; the run folder then holds what it held.
     """
-    trainer = Trainer(config, resume, resume_from, skip_bad_files)
+    trainer = Trainer(task_class, config, resume, resume_from, skip_bad_files)
     trainer.run()
     return trainer.folder
 
@@ -63,7 +60,14 @@ def train(
 class Trainer:
     """All parts of a run; building one opens the data, makes the network and loads the checkpoint."""
 
-    def __init__(self, config: TrainConfig, resume: bool, resume_from: str | None, skip_bad_files: bool):
+    def __init__(
+        self,
+        task_class: type[Task],
+        config: RunConfig,
+        resume: bool,
+        resume_from: str | None,
+        skip_bad_files: bool,
+    ):
         self.config, self.folder = config, Path(config.output_dir)
         check_startable(self.folder, resume or resume_from is not None)
         checkpoint = checkpoints.find_checkpoint(self.folder, resume_from)
@@ -72,23 +76,15 @@ class Trainer:
         set_seed(config.seed)
 
         with self.accelerator.main_process_first():  # the others find the recordings decoded
-            recordings, held_out = open_data(config.data, skip_bad_files)
-        if config.model.arguments.get("waveform_std", 1.0) is None:
-            config.model.arguments["waveform_std"] = round(measure_std(recordings, config), 6)
-        self.network = create_model(config, recordings.class_names)
-        self.model = self.accelerator.prepare(self.network)
+            self.task = task_class(config, self.accelerator.device, skip_bad_files)
+        self.network = self.task.network
+        self.module = self.accelerator.prepare(self.task.module)
         self.optimizer = create_optimizer(self.network, config.optimizer)
         self.ema = Ema(self.network, config.training.ema_decay)
-        self.scheduler = create_training_scheduler(config)
-        check_sampling(config.sampling, self.network, self.scheduler)
-        self.source = self._batch_source(recordings)
-        self.validation = self._batch_source(held_out) if held_out is not None else None
 
         training = config.training
         per_process = training.batch_size * training.gradient_accumulation
-        self.counters = Counters(
-            global_batch=per_process * self.accelerator.num_processes, data=fingerprint(recordings)
-        )
+        self.counters = Counters(global_batch=per_process * self.accelerator.num_processes, data=self.task.data)
         if checkpoint is not None:
             self._load(checkpoint)
         self._last_line = (self.counters.step, self.counters.seconds)
@@ -101,11 +97,11 @@ class Trainer:
                         self._say(f"set aside {path}")
                 self.metrics = MetricsFile(self.folder / "metrics.jsonl", self.counters.step)
                 if not (self.folder / "pipeline").exists():
-                    save_pipeline(self.folder, self.ema.model, self.scheduler)
+                    save_pipeline(self.folder, self.task.pipeline(self.ema.model))
         start_trackers(self.accelerator, to_tree(config), self.counters.step)
 
     def run(self) -> None:
-        """Train to ``training.steps``."""
+        """Train to ``training.steps``, or as long as ``training.max_minutes`` allows."""
         total, counters = self.config.training.steps, self.counters
         self._say(self._description())
         bar = tqdm(
@@ -115,7 +111,7 @@ class Trainer:
             disable=not self.accelerator.is_main_process,
             mininterval=0.5 if sys.stderr.isatty() else 30,  # a log file wants no line per step
         )
-        while counters.step < total:
+        while not self._finished():
             started = time.monotonic()
             loss, norm, rate = self._step()
             counters.step += 1
@@ -136,16 +132,18 @@ class Trainer:
         """One optimiser step, skipped if not finite: mean loss of the global batch, gradient norm, learning rate."""
         training, optimizer = self.config.training, self.config.optimizer
         step, batch_size = self.counters.step, training.batch_size
-        rate = set_learning_rate(self.optimizer, learning_rate_factor(step, training.steps, optimizer))
+        expected_steps = step / self._progress() if step else training.steps
+        factor = learning_rate_factor(step, expected_steps, optimizer) * self.counters.plateau_factor
+        rate = set_learning_rate(self.optimizer, factor)
         first = self.accelerator.process_index * batch_size * training.gradient_accumulation
         total = torch.zeros((), device=self.accelerator.device)
         for part in range(training.gradient_accumulation):
             start = first + part * batch_size
-            batch = self.source.training_batch(step, range(start, start + batch_size), self.counters.global_batch)
+            positions = range(start, start + batch_size)
             last = part == training.gradient_accumulation - 1
-            with contextlib.nullcontext() if last else self.accelerator.no_sync(self.model):
-                losses = diffusion_losses(self.model, self.scheduler, batch, self.config.objective.min_snr_gamma)
-                loss = losses.mean() / training.gradient_accumulation
+            with contextlib.nullcontext() if last else self.accelerator.no_sync(self.module):
+                loss = self.task.loss(self.module, step, positions, self.counters.global_batch)
+                loss = loss / training.gradient_accumulation
                 self.accelerator.backward(loss)
             total += loss.detach()
         norm = gradient_norm(self.network)
@@ -187,14 +185,17 @@ class Trainer:
     def _after_step(self, norm: float, rate: float) -> None:
         """What is due after this step, the checkpoint last: what it covers is then all there."""
         training, step = self.config.training, self.counters.step
+        finished = self._finished()
 
         def due(every: int) -> bool:
-            return every > 0 and (step % every == 0 or step == training.steps)
+            return every > 0 and (step % every == 0 or finished)
 
         if due(training.log_every):
             self._log_training(norm, rate)
-        if due(training.validate_every) and self.validation is not None:
-            self._log({"validation_loss": self._validation_loss()})
+        if due(training.validate_every):
+            self._validate()
+        if finished:
+            self._say_and_log(self.task.conclude(self.accelerator, self.ema.model))
         checkpoint = due(training.checkpoint_every)
         samples = checkpoint if training.sample_every is None else due(training.sample_every)
         if samples and self.config.sampling.num_samples:
@@ -224,27 +225,36 @@ class Trainer:
         numbers = {name: value for name, value in values.items() if value is not None}
         self.accelerator.log(numbers, step=self.counters.step)
 
-    def _validation_loss(self) -> float:
-        training, gamma = self.config.training, self.config.objective.min_snr_gamma
-        loss = validation_loss(
-            self.accelerator,
-            self.ema.model,
-            self.scheduler,
-            self.validation,
-            training.batch_size,
-            training.validation_examples,
-            gamma,
-        )
-        self._say(f"step {self.counters.step}: validation loss {loss:.5f}")
-        return loss
+    def _validate(self) -> None:
+        figures = self.task.validate(self.accelerator, self.ema.model)
+        self._say_and_log(figures)
+        if figures and self.config.optimizer.decay == "plateau":
+            watch_plateau(self.counters, figures["validation_loss"], self.config.optimizer)
+
+    def _say_and_log(self, figures: dict[str, float]) -> None:
+        if figures:
+            self._log(figures)
+            words = ", ".join(f"{name.replace('_', ' ')} {value:.5f}" for name, value in figures.items())
+            self._say(f"step {self.counters.step}: {words}")
+
+    def _progress(self) -> float:
+        """Share of the run that is done, by steps or by minutes, whichever is more; equal on all processes."""
+        training, counters = self.config.training, self.counters
+        progress = counters.step / training.steps
+        if training.max_minutes is not None:
+            seconds = torch.tensor(counters.seconds, device=self.accelerator.device)
+            mean = self.accelerator.reduce(seconds, "mean").item()
+            progress = max(progress, mean / (60 * training.max_minutes))
+        return progress
+
+    def _finished(self) -> bool:
+        return self._progress() >= 1 and self.counters.step % self.task.chunks == 0
 
     def _save_samples(self) -> None:
         if self.accelerator.is_main_process:
-            source, step = self.validation or self.source, self.counters.step
+            step = self.counters.step
             with self._writing("the samples"):
-                complaints = save_samples(
-                    self.folder, step, self.ema.model, self.scheduler, self.config.sampling, source
-                )
+                complaints = self.task.save_samples(self.folder, step, self.ema.model)
             if complaints:
                 self._say(f"step {step}: {complaints}")
         self.accelerator.wait_for_everyone()
@@ -253,7 +263,7 @@ class Trainer:
         if self.accelerator.is_main_process:
             with self._writing("the pipeline"):
                 self.metrics.sync()
-                save_pipeline(self.folder, self.ema.model, self.scheduler)
+                save_pipeline(self.folder, self.task.pipeline(self.ema.model))
             with self._writing("the checkpoint"):
                 keep = self.config.training.keep_checkpoints
                 checkpoints.save_checkpoint(self.folder, self.network, self.ema, self.optimizer, self.counters, keep)
@@ -280,17 +290,6 @@ class Trainer:
             )
         self._say(f"resumed from {checkpoint}")
 
-    def _batch_source(self, recordings) -> BatchSource:
-        model = self.network
-        return BatchSource(
-            recordings,
-            self.config,
-            waveform_std=model.config.waveform_std,
-            num_classes=model.config.num_classes,
-            mel=create_mel(self.config, model),
-            device=self.accelerator.device,
-        )
-
     def _writing(self, what: str):
         saved = checkpoints.list_checkpoints(self.folder)
         last = f"the last good checkpoint is {saved[-1]}: " if saved else ""
@@ -298,10 +297,9 @@ class Trainer:
 
     def _description(self) -> str:
         parameters = sum(parameter.numel() for parameter in self.network.parameters())
-        held_out = 0 if self.validation is None else len(self.validation.dataset)
         return (
-            f"{type(self.network).__name__}, {parameters:,} parameters; {len(self.source.dataset):,} training and "
-            f"{held_out:,} held-out examples; {self.counters.global_batch} examples per step on "
+            f"{type(self.network).__name__}, {parameters:,} parameters; {self.task.description}; "
+            f"{self.counters.global_batch} examples per step on "
             f"{self.accelerator.num_processes} x {self.accelerator.device.type}; run folder {self.folder}"
         )
 

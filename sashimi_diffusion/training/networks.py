@@ -2,13 +2,15 @@
 
 from diffusers import ModelMixin
 
+from sashimi_diffusion import models
 
-def model_class(name: str) -> type[ModelMixin]:
-    """The denoiser a config calls ``name``."""
-    if name == "wavenet":
-        from sashimi_diffusion.models.wavenet import WaveNetDenoiser
 
-        return WaveNetDenoiser
-    from sashimi_diffusion.models.denoiser import SashimiDenoiser
-
-    return SashimiDenoiser
+def model_class(head: str, name: str) -> type[ModelMixin]:
+    """What a config of the ``head`` "diffusion" or "autoregressive" calls ``name``."""
+    return {
+        ("diffusion", "sashimi"): models.SashimiDenoiser,
+        ("diffusion", "wavenet"): models.WaveNetDenoiser,
+        ("autoregressive", "sashimi"): models.SashimiAutoregressive,
+        ("autoregressive", "wavenet"): models.WaveNetAutoregressive,
+        ("autoregressive", "samplernn"): models.SampleRNN,
+    }[head, name]

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from sashimi_diffusion.ssm import state_space_parameters
+from sashimi_diffusion.training.checkpoints import Counters
 from sashimi_diffusion.training.config import OptimizerConfig
 
 LARGEST_SSM_LR = 1e-3
@@ -41,17 +42,28 @@ def create_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.A
     return torch.optim.AdamW(parameter_groups(model, config), lr=config.lr, betas=tuple(config.betas), fused=fused)
 
 
-def learning_rate_factor(step: int, steps: int, config: OptimizerConfig) -> float:
+def learning_rate_factor(step: int, steps: float, config: OptimizerConfig) -> float:
     """Share of the peak learning rate at ``step`` (from 0) of ``steps``: a linear warm-up, then constant or a cosine.
 
     A function of the step alone, so that a resumed run needs no state of it.
     """
     if step < config.warmup_steps:
         return (step + 1) / config.warmup_steps
-    if config.decay == "constant":
+    if config.decay != "cosine":
         return 1.0
     done = (step - config.warmup_steps) / max(1, steps - config.warmup_steps)
     return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+
+def watch_plateau(counters: Counters, loss: float, config: OptimizerConfig) -> None:
+    """Lower ``counters.plateau_factor`` when validation losses stop falling, as PyTorch's ReduceLROnPlateau does."""
+    if loss < counters.plateau_loss * (1 - 1e-4):
+        counters.plateau_loss, counters.plateau_validations = loss, 0
+        return
+    counters.plateau_validations += 1
+    if counters.plateau_validations > config.plateau_patience:
+        counters.plateau_factor *= config.plateau_factor
+        counters.plateau_validations = 0
 
 
 def gradient_norm(model: nn.Module) -> torch.Tensor:

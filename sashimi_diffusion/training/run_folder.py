@@ -5,7 +5,7 @@ from pathlib import Path
 
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.training.checkpoints import list_checkpoints
-from sashimi_diffusion.training.config import TrainConfig, check_same_run, from_tree, load_config, to_tree
+from sashimi_diffusion.training.config import Config, RunConfig, check_same_run, from_tree, load_config, to_tree
 from sashimi_diffusion.training.files import write_file
 from sashimi_diffusion.training.typed_yaml import apply_overrides, read_yaml_file, write_yaml
 
@@ -13,9 +13,13 @@ CONFIG = "config.yaml"
 
 
 def config_of_command(
-    file: str | Path | None, default_file: str | Path, overrides: Iterable[str] = (), resume: bool = False
-) -> TrainConfig:
-    """The config a command line asks for.
+    kind: type[Config],
+    file: str | Path | None,
+    default_file: str | Path,
+    overrides: Iterable[str] = (),
+    resume: bool = False,
+) -> Config:
+    """The config of a run of ``kind`` that a command line asks for.
 
     Without ``file`` that is ``default_file``, or, when a run is resumed, what the run was started with; overrides apply
     in each case.
@@ -24,26 +28,27 @@ def config_of_command(
         UserError: as :func:`load_config`; a resumed run may not change its data, network or loss.
     """
     overrides = list(overrides)
-    config = load_config(file or default_file, overrides) if file or not resume else None
+    config = load_config(kind, file or default_file, overrides) if file or not resume else None
     if not resume:
         return config
-    output_dir = _output_dir(file or default_file, overrides)
+    output_dir = _output_dir(kind, file or default_file, overrides)
     stored_file = Path(output_dir) / CONFIG
     if not stored_file.is_file():
-        return config or load_config(default_file, overrides)
-    stored = from_tree(read_yaml_file(stored_file))
+        return config or load_config(kind, default_file, overrides)
+    stored = from_tree(kind, read_yaml_file(stored_file))
     if config is None:
-        config = from_tree(apply_overrides(to_tree(stored), overrides))
+        config = from_tree(kind, apply_overrides(to_tree(stored), overrides))
         config.output_dir = output_dir
-    if config.model.arguments.get("waveform_std", 1.0) is None:  # measured when the run began
-        config.model.arguments["waveform_std"] = stored.model.arguments["waveform_std"]
+    for name in config.model.measured:  # when the run began
+        if config.model.arguments.get(name, 1.0) is None:
+            config.model.arguments[name] = stored.model.arguments[name]
     check_same_run(config, stored)
     return config
 
 
-def _output_dir(file: str | Path, overrides: list[str]) -> str:
+def _output_dir(kind: type[RunConfig], file: str | Path, overrides: list[str]) -> str:
     tree = apply_overrides(read_yaml_file(file), overrides)
-    output_dir = tree.get("output_dir", TrainConfig().output_dir)
+    output_dir = tree.get("output_dir", kind().output_dir)
     if not isinstance(output_dir, str):
         raise UserError(f"output_dir must be text, not {output_dir!r}")
     return output_dir
@@ -61,7 +66,7 @@ def check_startable(run: Path, resume: bool) -> None:
         raise UserError(f"{run} already holds a run: continue it with --resume, or choose another output_dir=FOLDER")
 
 
-def write_config(run: Path, config: TrainConfig) -> None:
+def write_config(run: Path, config: RunConfig) -> None:
     """Write config.yaml."""
     run.mkdir(parents=True, exist_ok=True)
     write_file(run / CONFIG, write_yaml(to_tree(config)).encode())

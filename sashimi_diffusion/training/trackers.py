@@ -7,13 +7,13 @@ from accelerate.tracking import get_available_trackers
 from accelerate.utils import LoggerType, ProjectConfiguration
 
 from sashimi_diffusion.errors import UserError
-from sashimi_diffusion.training.config import TrainConfig
+from sashimi_diffusion.training.config import RunConfig
 from sashimi_diffusion.training.typed_yaml import unknown_key
 
 _PRECISIONS = {"fp32": "no", "bf16": "bf16", None: None}
 
 
-def create_accelerator(config: TrainConfig) -> Accelerator:
+def create_accelerator(config: RunConfig) -> Accelerator:
     """An Accelerator for the run.
 
     Raises:
@@ -23,8 +23,9 @@ def create_accelerator(config: TrainConfig) -> Accelerator:
         mixed_precision=_PRECISIONS[config.training.mixed_precision],
         log_with=_installed(config.training.trackers) or None,
         project_config=ProjectConfiguration(project_dir=config.output_dir, logging_dir=config.output_dir),
-        # The last residual layer of a WaveNet feeds nothing, so it never has a gradient.
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=config.model.name == "wavenet")],
+        # The last residual layer of a WaveNet and, in the middle of a recording, the initial state of a SampleRNN feed
+        # nothing, so they have no gradient.
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=config.model.name != "sashimi")],
     )
     if accelerator.mixed_precision not in ("no", "bf16"):
         raise UserError(f"mixed precision {accelerator.mixed_precision} is not supported: use bf16 or no")

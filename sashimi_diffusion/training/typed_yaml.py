@@ -117,7 +117,8 @@ def build(kind: type[T], tree: Any, prefix: str = "") -> T:
     tree = {} if tree is None else tree
     if not isinstance(tree, Mapping):
         raise UserError(f"{prefix.rstrip('.') or 'the config'} must be a group of keys, not {tree!r}")
-    hints = typing.get_type_hints(kind)
+    types_of = typing.get_type_hints(kind)
+    hints = {entry.name: types_of[entry.name] for entry in dataclasses.fields(kind)}
     for key in tree:
         if key not in hints:
             raise unknown_key(key, hints, prefix)

@@ -312,3 +312,14 @@ def test_piano_tracks(shared_data: Path):
     assert {split: len(dataset.files) for split, dataset in parts.items()} == dict(train=8, validation=1, test=1)
     assert 1195 <= sum(len(dataset) for dataset in parts.values()) <= 1205
     assert all(dataset[len(dataset) - 1]["waveform"].shape == (1, 16000) for dataset in parts.values())
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"), [(10, (8, 1, 1)), (50, (44, 3, 3)), (241, (212, 14, 15)), (1, (1, 0, 0))]
+)
+def test_music_is_split_by_the_order_of_its_names(files: int, expected: tuple[int, int, int]):
+    root = Path("music")
+    paths = [root / f"track {number}.wav" for number in range(files)]
+    parts = audio_folder._by_name(paths[::-1], root, (0.88, 0.06, 0.06))
+    assert tuple(Counter(parts.values())[split] for split in ("train", "validation", "test")) == expected
+    assert [parts[path] for path in paths] == sorted(parts.values(), key=["train", "validation", "test"].index)

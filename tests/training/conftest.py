@@ -8,6 +8,7 @@ import pytest
 import soundfile
 
 from sashimi_diffusion.training.config import from_tree
+from sashimi_diffusion.training.diffusion_config import DiffusionConfig
 from sashimi_diffusion.training.typed_yaml import apply_overrides, write_yaml
 
 TINY = {
@@ -79,7 +80,7 @@ def tiny(recordings, tmp_path):
 @pytest.fixture
 def tiny_config(tiny):
     """The same as a config."""
-    return lambda *overrides: from_tree(tiny(*overrides))
+    return lambda *overrides: from_tree(DiffusionConfig, tiny(*overrides))
 
 
 @pytest.fixture

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from sashimi_diffusion.errors import UserError
-from sashimi_diffusion.training.components import create_model
-from sashimi_diffusion.training.config import TrainConfig, check_same_run, from_tree, load_config, to_tree
+from sashimi_diffusion.training.config import check_same_run, from_tree, load_config, to_tree
+from sashimi_diffusion.training.diffusion_components import create_model
+from sashimi_diffusion.training.diffusion_config import DiffusionConfig
 from sashimi_diffusion.training.typed_yaml import apply_overrides, read_yaml, write_yaml
 
 CONFIGS = Path(__file__).resolve().parents[2] / "recipes" / "configs"
@@ -40,7 +41,7 @@ CONFIGS = Path(__file__).resolve().parents[2] / "recipes" / "configs"
 )
 def test_a_wrong_setting_is_named(tiny, override, expected):
     with pytest.raises(UserError) as error:
-        from_tree(tiny(override))
+        from_tree(DiffusionConfig, tiny(override))
     assert expected in str(error.value)
 
 
@@ -48,7 +49,7 @@ def test_overrides_set_nested_values_and_leave_the_tree_alone():
     tree = {"training": {"steps": 1}}
     changed = apply_overrides(tree, ["training.steps=5", "data.where.speaker=[theo]", "optimizer.lr=1e-4"])
     assert tree == {"training": {"steps": 1}}
-    config = from_tree(changed)
+    config = from_tree(DiffusionConfig, changed)
     assert config.training.steps == 5
     assert config.data.where == {"speaker": ["theo"]}
     assert config.optimizer.lr == 1e-4
@@ -63,7 +64,7 @@ def test_a_key_given_twice_is_refused(tmp_path):
     file = tmp_path / "twice.yaml"
     file.write_text("training:\n  steps: 1\n  steps: 2\n")
     with pytest.raises(UserError, match="'steps' is given twice"):
-        load_config(file)
+        load_config(DiffusionConfig, file)
 
 
 @pytest.mark.parametrize(("text", "expected"), [(None, "cannot read"), ("- a\n- b\n", "must hold `key: value`")])
@@ -72,18 +73,18 @@ def test_a_wrong_file_is_named(tmp_path, text, expected):
     if text is not None:
         file.write_text(text)
     with pytest.raises(UserError, match=expected):
-        load_config(file)
+        load_config(DiffusionConfig, file)
 
 
 def test_yaml_round_trip(tiny_config):
     config = tiny_config()
-    assert from_tree(read_yaml(write_yaml(to_tree(config)), "x")) == config
-    assert from_tree({}) == TrainConfig()
+    assert from_tree(DiffusionConfig, read_yaml(write_yaml(to_tree(config)), "x")) == config
+    assert from_tree(DiffusionConfig, {}) == DiffusionConfig()
 
 
 @pytest.mark.parametrize("file", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
 def test_published_configs_load(file):
-    config = load_config(file, ["data.path=x"])
+    config = load_config(DiffusionConfig, file, ["data.path=x"])
     assert config.output_dir == f"runs/{file.stem}"
     if file.stem.startswith(("sc09", "ljspeech")):
         assert "official code" in file.read_text()
@@ -101,7 +102,7 @@ def test_published_configs_load(file):
     ],
 )
 def test_published_configs_have_the_published_size(name, parameters):
-    model = create_model(load_config(CONFIGS / f"{name}.yaml"), None)
+    model = create_model(load_config(DiffusionConfig, CONFIGS / f"{name}.yaml"), None)
     assert sum(parameter.numel() for parameter in model.parameters()) == parameters
 
 

@@ -10,8 +10,10 @@ import torch
 
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.pipelines.sashimi import SashimiPipeline
-from sashimi_diffusion.training import artifacts, checkpoints, loop
+from sashimi_diffusion.training import checkpoints, diffusion_task, saved_pipeline
 from sashimi_diffusion.training.config import from_tree
+from sashimi_diffusion.training.diffusion_config import DiffusionConfig
+from sashimi_diffusion.training.diffusion_task import DiffusionTask
 from sashimi_diffusion.training.loop import Trainer, train
 from sashimi_diffusion.training.run_folder import config_of_command
 
@@ -26,7 +28,7 @@ def losses(run) -> list[tuple]:
 
 
 def test_a_run_folder(tiny_config, tmp_path):
-    run = train(tiny_config())
+    run = train(DiffusionTask, tiny_config())
     assert run == tmp_path / "run"
     assert [path.name for path in checkpoints.list_checkpoints(run)] == ["step-000004", "step-000008"]
     training = [line for line in lines(run) if "loss" in line]
@@ -59,7 +61,7 @@ def test_training_learns(tiny_config):
         "optimizer.lr=5e-3",
         "schedule.prediction_type=epsilon",
     ]
-    run = train(tiny_config(*overrides, "model.d_model=16"))
+    run = train(DiffusionTask, tiny_config(*overrides, "model.d_model=16"))
     training = [line["loss"] for line in lines(run) if "loss" in line]
     assert np.mean(training[-20:]) < 0.7 * np.mean(training[:20])
     validation = [line["validation_loss"] for line in lines(run) if "validation_loss" in line]
@@ -67,15 +69,15 @@ def test_training_learns(tiny_config):
 
 
 def test_a_resumed_run_is_the_same_run(tiny_config, tmp_path):
-    whole = train(tiny_config(f"output_dir={tmp_path / 'whole'}", "training.log_every=3"))
+    whole = train(DiffusionTask, tiny_config(f"output_dir={tmp_path / 'whole'}", "training.log_every=3"))
     config = tiny_config("training.log_every=3")
-    stopped = Trainer(config, False, None, False)
+    stopped = Trainer(DiffusionTask, config, False, None, False)
     original = stopped._step
     stopped._step = lambda: original() if stopped.counters.step < 6 else (_ for _ in ()).throw(InterruptedError)
     with pytest.raises(InterruptedError):
         stopped.run()
     assert lines(tmp_path / "run")[-1]["step"] == 6
-    resumed = train(tiny_config("training.log_every=3"), resume=True)
+    resumed = train(DiffusionTask, tiny_config("training.log_every=3"), resume=True)
     assert losses(resumed) == losses(whole)
     for name in ("model.safetensors", "ema.safetensors"):
         path = f"checkpoints/step-000008/{name}"
@@ -83,70 +85,76 @@ def test_a_resumed_run_is_the_same_run(tiny_config, tmp_path):
 
 
 def test_a_run_without_a_checkpoint_resumes_from_its_start(tiny_config, tmp_path):
-    Trainer(tiny_config(), False, None, False)
-    assert losses(train(tiny_config(), resume=True)) == losses(train(tiny_config(f"output_dir={tmp_path / 'whole'}")))
+    Trainer(DiffusionTask, tiny_config(), False, None, False)
+    assert losses(train(DiffusionTask, tiny_config(), resume=True)) == losses(
+        train(DiffusionTask, tiny_config(f"output_dir={tmp_path / 'whole'}"))
+    )
 
 
 def test_a_finished_run_can_be_lengthened(tiny_config):
     constant = "optimizer.decay=constant"
-    run = train(tiny_config(constant))
+    run = train(DiffusionTask, tiny_config(constant))
     before = losses(run)
-    train(tiny_config(constant, "training.steps=12"), resume=True)
+    train(DiffusionTask, tiny_config(constant, "training.steps=12"), resume=True)
     assert losses(run)[: len(before)] == before
     assert lines(run)[-1]["step"] == 12
 
 
 def test_resuming_from_an_earlier_checkpoint(tiny_config):
-    run = train(tiny_config())
+    run = train(DiffusionTask, tiny_config())
     before = losses(run)
     (run / "checkpoints/step-000008/model.safetensors").write_bytes(b"")
     with pytest.raises(UserError, match=r"model.safetensors has 0 bytes .* --resume-from checkpoints/step-000004"):
-        train(tiny_config(), resume=True)
-    train(tiny_config(), resume_from="checkpoints/step-000004")
+        train(DiffusionTask, tiny_config(), resume=True)
+    train(DiffusionTask, tiny_config(), resume_from="checkpoints/step-000004")
     assert losses(run) == before
     assert checkpoints.find_checkpoint(run).name == "step-000008"
     assert (run / "checkpoints/set-aside-step-000008").is_dir()
 
 
 def test_a_run_is_not_overwritten(tiny_config):
-    run = train(tiny_config())
+    run = train(DiffusionTask, tiny_config())
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     with pytest.raises(UserError, match="already holds a run: continue it with --resume"):
-        train(tiny_config())
+        train(DiffusionTask, tiny_config())
     with pytest.raises(UserError, match="made with 4 examples per step"):
-        train(tiny_config("training.batch_size=8"), resume=True)
+        train(DiffusionTask, tiny_config("training.batch_size=8"), resume=True)
     with pytest.raises(UserError, match="made with other recordings"):
-        train(tiny_config("data.where.speaker=[a]"), resume=True)
+        train(DiffusionTask, tiny_config("data.where.speaker=[a]"), resume=True)
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
 
 def test_the_command_of_a_resumed_run(tiny_config, tiny_file, tmp_path):
     """--resume alone uses the run's own settings; a config file must not contradict them."""
-    run = train(tiny_config())
+    run = train(DiffusionTask, tiny_config())
     overrides = [f"output_dir={run}", "training.steps=20"]
-    config = config_of_command(None, tiny_file, overrides, resume=True)
+    config = config_of_command(DiffusionConfig, None, tiny_file, overrides, resume=True)
     assert config.training.steps == 20
     assert config.model.arguments["waveform_std"] > 0
-    assert config_of_command(tiny_file, "", overrides, resume=True) == config
+    assert config_of_command(DiffusionConfig, tiny_file, "", overrides, resume=True) == config
     with pytest.raises(UserError, match="seed is 5, but the run"):
-        config_of_command(tiny_file, "", [*overrides, "seed=5"], resume=True)
+        config_of_command(DiffusionConfig, tiny_file, "", [*overrides, "seed=5"], resume=True)
     moved = run.rename(tmp_path / "moved")
-    assert config_of_command(None, tiny_file, [f"output_dir={moved}"], resume=True).output_dir == str(moved)
+    assert config_of_command(DiffusionConfig, None, tiny_file, [f"output_dir={moved}"], resume=True).output_dir == str(
+        moved
+    )
 
 
 def test_accumulation_gives_the_losses_of_the_whole_batch(tiny_config, tmp_path):
-    whole = losses(train(tiny_config(f"output_dir={tmp_path / 'whole'}")))
-    parts = losses(train(tiny_config("training.batch_size=1", "training.gradient_accumulation=4")))
+    whole = losses(train(DiffusionTask, tiny_config(f"output_dir={tmp_path / 'whole'}")))
+    parts = losses(train(DiffusionTask, tiny_config("training.batch_size=1", "training.gradient_accumulation=4")))
     assert np.allclose([line[1] for line in whole], [line[1] for line in parts], rtol=1e-4)
 
 
 def test_steps_that_are_not_finite_are_skipped_and_counted(tiny_config, monkeypatch):
-    original = loop.diffusion_losses
+    original = diffusion_task.diffusion_losses
     calls = iter(range(1000))
     monkeypatch.setattr(
-        loop, "diffusion_losses", lambda *args: original(*args) * (math.nan if next(calls) in (2, 3, 5) else 1.0)
+        diffusion_task,
+        "diffusion_losses",
+        lambda *args: original(*args) * (math.nan if next(calls) in (2, 3, 5) else 1.0),
     )
-    run = train(tiny_config("training.max_nonfinite=3"))
+    run = train(DiffusionTask, tiny_config("training.max_nonfinite=3"))
     training = [line for line in lines(run) if "loss" in line]
     assert [line["nonfinite_steps"] for line in training] == [0, 0, 1, 2, 2, 3, 3, 3]
     assert [line["loss"] is None for line in training] == [False, False, True, True, False, True, False, False]
@@ -156,7 +164,7 @@ def test_steps_that_are_not_finite_are_skipped_and_counted(tiny_config, monkeypa
 
 
 def test_too_many_such_steps_name_the_parameter(tiny_config):
-    trainer = Trainer(tiny_config("training.max_nonfinite=2"), False, None, False)
+    trainer = Trainer(DiffusionTask, tiny_config("training.max_nonfinite=2"), False, None, False)
     broken = dict(trainer.network.named_parameters())
     name = list(broken)[5]
     with torch.no_grad():
@@ -166,7 +174,7 @@ def test_too_many_such_steps_name_the_parameter(tiny_config):
 
 
 def test_the_name_of_the_gradient_that_is_not_finite(tiny_config):
-    trainer = Trainer(tiny_config("training.max_nonfinite=1"), False, None, False)
+    trainer = Trainer(DiffusionTask, tiny_config("training.max_nonfinite=1"), False, None, False)
     names = [name for name, _ in trainer.network.named_parameters()]
     chosen = dict(trainer.network.named_parameters())[names[7]]
     chosen.register_hook(lambda gradient: gradient * math.nan)
@@ -184,26 +192,26 @@ def test_a_disk_that_fills_up_later(tiny_config, monkeypatch):
 
     monkeypatch.setattr(checkpoints, "write_file", write_file)
     with pytest.raises(UserError, match=r"disk is full; the last good checkpoint is .*step-000004: make room"):
-        train(tiny_config())
+        train(DiffusionTask, tiny_config())
     monkeypatch.undo()
-    assert lines(train(tiny_config(), resume=True))[-1]["step"] == 8
+    assert lines(train(DiffusionTask, tiny_config(), resume=True))[-1]["step"] == 8
 
 
 def test_the_pipeline_loads_while_it_is_replaced(tiny_config, monkeypatch):
     """Load it after every single file operation of a replacement."""
-    trainer = Trainer(tiny_config(), False, None, False)
+    trainer = Trainer(DiffusionTask, tiny_config(), False, None, False)
     with torch.no_grad():
         for parameter in trainer.ema.model.parameters():
             parameter.add_(1)
-    loads, original = [], artifacts.os.replace
+    loads, original = [], saved_pipeline.os.replace
 
     def replace(source, target):
         original(source, target)
         if "pipeline" in str(target):
             loads.append(SashimiPipeline.from_pretrained(trainer.folder / "pipeline"))
 
-    monkeypatch.setattr(artifacts.os, "replace", replace)
-    artifacts.save_pipeline(trainer.folder, trainer.ema.model, trainer.scheduler)
+    monkeypatch.setattr(saved_pipeline.os, "replace", replace)
+    saved_pipeline.save_pipeline(trainer.folder, trainer.task.pipeline(trainer.ema.model))
     assert len(loads) >= 3
     mine, theirs = next(trainer.ema.model.parameters()), next(loads[-1].model.parameters())
     assert torch.equal(mine, theirs)
@@ -225,7 +233,7 @@ def test_the_pipeline_loads_while_it_is_replaced(tiny_config, monkeypatch):
 def test_what_cannot_work_is_said_before_training(tiny_config, override, expected, tmp_path):
     overrides = [override, "data.holdout=null"] if override == "data.pattern=null" else [override]
     with pytest.raises(UserError, match=expected):
-        train(tiny_config(*overrides))
+        train(DiffusionTask, tiny_config(*overrides))
     assert not (tmp_path / "run/config.yaml").exists()
 
 
@@ -237,7 +245,7 @@ def test_a_vocoder(tiny_config):
         "model.mel_upsample=[4, 8]",
         "data.random_shift=null",
     ]
-    run = train(tiny_config(*overrides, "data.mel={n_fft: 64, f_max: 4000}", "training.steps=4"))
+    run = train(DiffusionTask, tiny_config(*overrides, "data.mel={n_fft: 64, f_max: 4000}", "training.steps=4"))
     pipeline = SashimiPipeline.from_pretrained(run / "pipeline")
     assert pipeline(mel=torch.zeros(1, 4, 8), num_inference_steps=2).audios.shape == (1, 1, 256)
     assert (run / "samples/step-000004/contact-sheet.png").exists()
@@ -247,13 +255,23 @@ def test_the_other_network_without_classes_or_held_out_recordings(tiny):
     tree = tiny("data.pattern=null", "data.holdout=null", "data.splits=[1, 0, 0]", "training.steps=2")
     tree["model"] = {"name": "wavenet", "residual_channels": 4, "skip_channels": 4, "n_layers": 3, "dilation_cycle": 3}
     tree["model"] |= {"embedding_hidden": 8, "embedding_dim": 8}
-    run = train(from_tree(tree))
+    run = train(DiffusionTask, from_tree(DiffusionConfig, tree))
     assert not [line for line in lines(run) if "validation_loss" in line]
     assert SashimiPipeline.from_pretrained(run / "pipeline")(num_inference_steps=2).audios.shape == (1, 1, 256)
 
 
 def test_tensorboard(tiny_config):
     pytest.importorskip("tensorboard")
-    run = train(tiny_config("training.trackers=[tensorboard]", "training.steps=2", "sampling.num_samples=0"))
+    run = train(
+        DiffusionTask, tiny_config("training.trackers=[tensorboard]", "training.steps=2", "sampling.num_samples=0")
+    )
     assert list((run / "tensorboard").rglob("events.out.tfevents.*"))
     assert not (run / "samples").exists()
+
+
+def test_minutes_end_a_run(tiny_config):
+    run = train(DiffusionTask, tiny_config("training.max_minutes=1e-6", "training.steps=1000"))
+    assert [path.name for path in checkpoints.list_checkpoints(run)] == ["step-000001"]
+    assert [line["step"] for line in lines(run) if "validation_loss" in line] == [1]
+    longer = train(DiffusionTask, tiny_config("training.steps=3"), resume=True)
+    assert lines(longer)[-1]["step"] == 3

@@ -9,6 +9,7 @@ from torch import nn
 
 from sashimi_diffusion.models.denoiser import SashimiDenoiser
 from sashimi_diffusion.ssm import state_space_parameters
+from sashimi_diffusion.training.checkpoints import Counters
 from sashimi_diffusion.training.config import OptimizerConfig
 from sashimi_diffusion.training.ema import Ema
 from sashimi_diffusion.training.optimizer import (
@@ -18,6 +19,7 @@ from sashimi_diffusion.training.optimizer import (
     parameter_groups,
     scale_gradients,
     set_learning_rate,
+    watch_plateau,
 )
 
 
@@ -102,3 +104,13 @@ def test_averaged_weights_reach_kept_kernels(model):
         fresh = SashimiDenoiser.from_config(ema.model.config).eval()
         fresh.load_state_dict(ema.model.state_dict())
         assert torch.equal(ema.model(sample, 3).sample, fresh(sample, 3).sample)
+
+
+def test_a_plateau_lowers_the_rate():
+    """As ReduceLROnPlateau: after more than ``patience`` validations in a row that are no better."""
+    config, counters = OptimizerConfig(decay="plateau", plateau_factor=0.2, plateau_patience=2), Counters()
+    factors = []
+    for loss in [3.0, 2.0, 2.5, 2.0, 2.0, 1.0, 1.0, 1.0, 1.0, 1.0]:
+        watch_plateau(counters, loss, config)
+        factors.append(round(counters.plateau_factor, 6))
+    assert factors == [1, 1, 1, 1, 0.2, 0.2, 0.2, 0.2, 0.04, 0.04]

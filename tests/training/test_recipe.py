@@ -15,6 +15,7 @@ import pytest
 
 from sashimi_diffusion.pipelines.sashimi import SashimiPipeline
 from sashimi_diffusion.training import checkpoints
+from sashimi_diffusion.training.diffusion_task import DiffusionTask
 from sashimi_diffusion.training.loop import train
 from sashimi_diffusion.training.processes import processes_asked_for
 
@@ -56,7 +57,7 @@ def test_accelerate_launch_with_two_processes(tiny_file, tiny_config, tmp_path):
     assert SashimiPipeline.from_pretrained(folder / "pipeline").model.config.num_classes == 2
     assert (folder / "samples/step-000008/contact-sheet.png").exists()
 
-    one, two = losses(train(tiny_config())), losses(folder)
+    one, two = losses(train(DiffusionTask, tiny_config())), losses(folder)
     assert [line[0] for line in one] == [line[0] for line in two]
     assert np.allclose([line[1] for line in one], [line[1] for line in two], rtol=1e-4)
 
@@ -114,7 +115,7 @@ def test_kill_9_and_resume_gives_the_uninterrupted_run(tiny_file, tiny_config, t
     settings = ["training.steps=60", "training.checkpoint_every=5", "training.validate_every=20"]
     if kills > 2:
         settings = ["training.steps=300", "training.checkpoint_every=7", "training.validate_every=50"]
-    whole, killed = train(tiny_config(*settings)), tmp_path / "killed"
+    whole, killed = train(DiffusionTask, tiny_config(*settings)), tmp_path / "killed"
     settings.append(f"output_dir={killed}")
     assert kill_repeatedly(tiny_file, killed, kills, seed=kills, arguments=settings) > 0
     code, _, err = run("--config", tiny_file, "--resume", *settings)

@@ -13,10 +13,8 @@ import torch
 from torch import Tensor
 
 from sashimi_diffusion.data.recordings import Recordings
-from sashimi_diffusion.training.config import TrainConfig
-
-# First word of a stream's seed, so that no two purposes ever share one.
-TRAINING, VALIDATION, EPOCH, STEP, MEASURE = range(5)
+from sashimi_diffusion.training.diffusion_config import DiffusionConfig
+from sashimi_diffusion.training.examples import MEASURE, STEP, TRAINING, VALIDATION, ShuffledEpochs, stream
 
 
 @dataclass
@@ -53,7 +51,7 @@ class BatchSource:
     def __init__(
         self,
         dataset: Recordings,
-        config: TrainConfig,
+        config: DiffusionConfig,
         waveform_std: float,
         num_classes: int | None = None,
         mel: Callable[[Tensor], Tensor] | None = None,
@@ -63,7 +61,7 @@ class BatchSource:
         self.num_train_timesteps = config.schedule.num_train_timesteps
         self.label_dropout = config.objective.label_dropout
         self.waveform_std, self.num_classes, self.mel, self.device = waveform_std, num_classes, mel, device
-        self._epoch, self._order = -1, np.empty(0, dtype=np.int64)
+        self._epochs = ShuffledEpochs(len(dataset), config.seed)
 
     def training_batch(self, step: int, positions: range, global_batch: int) -> Batch:
         """The examples at ``positions`` of the global batch of ``step`` (from 0).
@@ -71,25 +69,18 @@ class BatchSource:
         Timesteps are spread evenly over the global batch from one random offset per step: each is as uniform as if
         drawn by itself, and the loss is less noisy (Kingma et al. 2021, arXiv 2107.00630, appendix I.1).
         """
-        offset = _stream(STEP, self.seed, step).random()
-        streams = [_stream(TRAINING, self.seed, step, position) for position in positions]
-        indices = [self._shuffled(step * global_batch + position) for position in positions]
+        offset = stream(STEP, self.seed, step).random()
+        streams = [stream(TRAINING, self.seed, step, position) for position in positions]
+        indices = [self._epochs[step * global_batch + position] for position in positions]
         shares = [(offset + position / global_batch) % 1.0 for position in positions]
         return self._batch(indices, streams, shares, hide_labels=True)
 
     def validation_batch(self, indices: Iterable[int]) -> Batch:
         """Recordings ``indices`` of the dataset with noise, timestep and shift that never change over a run."""
         indices = list(indices)
-        streams = [_stream(VALIDATION, self.seed, index) for index in indices]
+        streams = [stream(VALIDATION, self.seed, index) for index in indices]
         count = len(self.dataset)
         return self._batch(indices, streams, [(index + 0.5) / count for index in indices], hide_labels=False)
-
-    def _shuffled(self, number: int) -> int:
-        """Index of the recording that is the run's example ``number``: a new permutation each epoch."""
-        epoch, place = divmod(number, len(self.dataset))
-        if epoch != self._epoch:
-            self._epoch, self._order = epoch, _stream(EPOCH, self.seed, epoch).permutation(len(self.dataset))
-        return int(self._order[place])
 
     def _batch(self, indices: list[int], streams: list, shares: list[float], hide_labels: bool) -> Batch:
         waveforms = torch.from_numpy(np.stack([self._window(i, s) for i, s in zip(indices, streams, strict=True)]))
@@ -125,14 +116,9 @@ class BatchSource:
         return window * np.float32(10 ** (stream.uniform(-1, 1) * self.data.gain_db / 20))
 
 
-def measure_std(dataset: Recordings, config: TrainConfig, examples: int = 1000) -> float:
+def measure_std(dataset: Recordings, config: DiffusionConfig, examples: int = 1000) -> float:
     """Root mean square of training windows, for ``waveform_std``: dividing by it gives the data unit variance."""
     source = BatchSource(dataset, config, waveform_std=1.0)
-    indices = _stream(MEASURE, config.seed).permutation(len(dataset))[:examples]
-    power = [np.mean(np.square(source._window(int(i), _stream(MEASURE, config.seed, int(i))))) for i in indices]
+    indices = stream(MEASURE, config.seed).permutation(len(dataset))[:examples]
+    power = [np.mean(np.square(source._window(int(i), stream(MEASURE, config.seed, int(i))))) for i in indices]
     return float(np.sqrt(np.mean(power)))
-
-
-def _stream(*words: int) -> np.random.Generator:
-    """An independent random stream per tuple of whole numbers."""
-    return np.random.default_rng(words)

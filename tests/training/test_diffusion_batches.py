@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from sashimi_diffusion.training.batches import Batch, BatchSource, measure_std
 from sashimi_diffusion.training.config import from_tree
+from sashimi_diffusion.training.diffusion_batches import Batch, BatchSource, measure_std
+from sashimi_diffusion.training.diffusion_config import DiffusionConfig
 
 LENGTH = 32
 
@@ -35,7 +36,8 @@ class Clips:
 def make_source(clips, num_classes=None, mel=None, waveform_std=1.0, items=None, label_dropout=0.1, seed=0, **data):
     dataset = Clips(clips, items or [(i, 0) for i in range(len(clips))])
     config = from_tree(
-        {"seed": seed, "data": {"length": LENGTH, **data}, "objective": {"label_dropout": label_dropout}}
+        DiffusionConfig,
+        {"seed": seed, "data": {"length": LENGTH, **data}, "objective": {"label_dropout": label_dropout}},
     )
     return BatchSource(dataset, config, waveform_std, num_classes, mel)
 
@@ -147,5 +149,5 @@ def test_mel_is_of_the_waveform_before_it_is_divided():
 
 def test_measured_std_is_the_rms_of_windows():
     source = make_source([np.full(LENGTH, 3.0), np.full(LENGTH // 2, 4.0)])
-    config = from_tree({"data": {"length": LENGTH}})
+    config = from_tree(DiffusionConfig, {"data": {"length": LENGTH}})
     assert measure_std(source.dataset, config) == pytest.approx(np.sqrt((9 + 8) / 2))

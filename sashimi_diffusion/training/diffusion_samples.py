@@ -1,7 +1,5 @@
-"""What people look at while a run goes on: its pipeline, and samples as wav files and one picture."""
+"""The samples of a diffusion run while it goes on: wav files and one picture."""
 
-import os
-import shutil
 import sys
 from pathlib import Path
 
@@ -15,35 +13,10 @@ from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.pipelines.sashimi import SashimiPipeline
 from sashimi_diffusion.schedulers.compatible import create_scheduler
 from sashimi_diffusion.schedulers.diffwave import DiffWaveScheduler
-from sashimi_diffusion.training.batches import BatchSource
 from sashimi_diffusion.training.checkpoints import checkpoint_name
-from sashimi_diffusion.training.config import SamplingConfig
+from sashimi_diffusion.training.diffusion_batches import BatchSource
+from sashimi_diffusion.training.diffusion_config import SamplingConfig
 from sashimi_diffusion.training.files import folder_written_beside
-
-
-def save_pipeline(run: Path, model: ModelMixin, scheduler: DiffWaveScheduler) -> None:
-    """Bring ``run``/pipeline up to date; it loads with SashimiPipeline.from_pretrained at any instant.
-
-    The first time the folder appears as a whole. Later each file is replaced in one go: within a run only the weights
-    differ from the ones before, so old and new files always go together.
-    """
-    target, beside = run / "pipeline", run / ".pipeline.tmp"
-    shutil.rmtree(beside, ignore_errors=True)
-    try:
-        SashimiPipeline(model=model, scheduler=scheduler).save_pretrained(beside)
-        files = [path for path in beside.rglob("*") if path.is_file()]
-        for path in files:
-            with path.open("rb+") as file:
-                os.fsync(file.fileno())
-        if not target.exists():
-            beside.rename(target)
-            return
-        for path in files:
-            place = target / path.relative_to(beside)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(path, place)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
 
 
 def save_samples(

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from sashimi_diffusion.schedulers.diffwave import DiffWaveScheduler
-from sashimi_diffusion.training.batches import Batch
-from sashimi_diffusion.training.objective import diffusion_losses, min_snr_weights
+from sashimi_diffusion.training.diffusion_batches import Batch
+from sashimi_diffusion.training.diffusion_loss import diffusion_losses, min_snr_weights
 
 
 def make_batch(count=6, length=16):

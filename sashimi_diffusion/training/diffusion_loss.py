@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from sashimi_diffusion.training.batches import Batch
+from sashimi_diffusion.training.diffusion_batches import Batch
 
 
 def diffusion_losses(model, scheduler, batch: Batch, min_snr_gamma: float | None = None) -> Tensor:
