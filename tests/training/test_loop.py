@@ -10,7 +10,7 @@ import torch
 
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.pipelines.sashimi import SashimiPipeline
-from sashimi_diffusion.training import checkpoints, diffusion_task, saved_pipeline
+from sashimi_diffusion.training import checkpoints, saved_pipeline
 from sashimi_diffusion.training.config import from_tree
 from sashimi_diffusion.training.diffusion_config import DiffusionConfig
 from sashimi_diffusion.training.diffusion_task import DiffusionTask
@@ -147,12 +147,10 @@ def test_accumulation_gives_the_losses_of_the_whole_batch(tiny_config, tmp_path)
 
 
 def test_steps_that_are_not_finite_are_skipped_and_counted(tiny_config, monkeypatch):
-    original = diffusion_task.diffusion_losses
+    original = DiffusionTask.loss
     calls = iter(range(1000))
     monkeypatch.setattr(
-        diffusion_task,
-        "diffusion_losses",
-        lambda *args: original(*args) * (math.nan if next(calls) in (2, 3, 5) else 1.0),
+        DiffusionTask, "loss", lambda *args: original(*args) * (math.nan if next(calls) in (2, 3, 5) else 1.0)
     )
     run = train(DiffusionTask, tiny_config("training.max_nonfinite=3"))
     training = [line for line in lines(run) if "loss" in line]

@@ -1,0 +1,26 @@
+"""Train an autoregressive model on raw audio.
+
+    accelerate launch recipes/train_autoregressive_sashimi.py data.path=RECORDINGS
+    accelerate launch recipes/train_autoregressive_sashimi.py --resume output_dir=runs/digits-ar-small
+
+Without --config it is recipes/configs/autoregressive/digits-ar-small.yaml: a small model of spoken digits for a
+computer without a GPU.
+"""
+
+import sys
+from pathlib import Path
+
+from sashimi_diffusion.training.autoregressive_config import AutoregressiveConfig
+from sashimi_diffusion.training.autoregressive_task import AutoregressiveTask
+from sashimi_diffusion.training.command import run_recipe
+
+DEFAULT = Path(__file__).parent / "configs" / "autoregressive" / "digits-ar-small.yaml"
+
+
+def main() -> int:
+    """Run the command line; returns its exit code."""
+    return run_recipe(AutoregressiveTask, AutoregressiveConfig, DEFAULT, __doc__)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

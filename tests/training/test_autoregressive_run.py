@@ -1,0 +1,93 @@
+"""Autoregressive training: runs, bits per sample, states carried between chunks."""
+
+import json
+import math
+
+import pytest
+import torch
+
+from sashimi_diffusion.errors import UserError
+from sashimi_diffusion.models import SampleRNN
+from sashimi_diffusion.pipelines import SashimiAutoregressivePipeline
+from sashimi_diffusion.training.autoregressive_config import AutoregressiveConfig
+from sashimi_diffusion.training.autoregressive_score import bits_per_sample
+from sashimi_diffusion.training.autoregressive_task import AutoregressiveTask
+from sashimi_diffusion.training.config import from_tree
+from sashimi_diffusion.training.loop import Trainer, train
+
+MODELS = {
+    "sashimi": {"d_model": 8, "n_layers": 1, "pool": [4], "n_state": 4},
+    "wavenet": {"residual_channels": 4, "dilation_channels": 4, "skip_channels": 8, "end_channels": 8, "n_cycles": 1},
+    "samplernn": {"dim": 8, "embedding_dim": 4},
+}
+
+
+@pytest.fixture
+def ar_config(recordings, tmp_path):
+    """A config of the tiny network called ``name``."""
+
+    def make(name: str = "sashimi", **data) -> AutoregressiveConfig:
+        tree = {
+            "output_dir": str(tmp_path / "run"),
+            "model": {"name": name, **MODELS[name]},
+            "data": {"path": str(recordings), "sample_rate": 8000, "length": 256, "splits": [0.6, 0.2, 0.2], **data},
+            "optimizer": {"lr": 4e-3},
+            "training": {"steps": 4, "batch_size": 2, "checkpoint_every": 2, "validate_every": 2, "log_every": 1}
+            | {"mixed_precision": "fp32", "cpu_threads": 1, "trackers": []},
+            "sampling": {"num_samples": 1, "seconds": 0.05, "engine": "eager"},
+        }
+        tree["data"]["cache_dir"] = str(recordings.parent / "cache")
+        return from_tree(AutoregressiveConfig, tree)
+
+    return make
+
+
+def lines(run) -> list[dict]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("carry_chunks", [1, 2])
+@pytest.mark.parametrize("name", MODELS)
+def test_a_run_folder(ar_config, name, carry_chunks):
+    run = train(AutoregressiveTask, ar_config(name, carry_chunks=carry_chunks))
+    last = lines(run)[-1]
+    assert 4 < last["test_bits"] < 12
+    assert 4 < last["test_bits_chunks"] < 12
+    validations = [line for line in lines(run) if "validation_bits" in line]
+    assert [line["step"] for line in validations] == [2, 4]
+    assert validations[0]["validation_loss"] == pytest.approx(validations[0]["validation_bits"] * math.log(2))
+    assert sorted(path.name for path in (run / "samples/step-000004").iterdir()) == ["00.wav", "contact-sheet.png"]
+    pipeline = SashimiAutoregressivePipeline.from_pretrained(run / "pipeline")
+    assert pipeline(audio_length_in_s=0.01, engine="eager").audios.shape == (1, 1, 80)
+
+
+@pytest.mark.parametrize("carry_chunks", [1, 2])
+def test_a_resumed_run_is_the_same_run(ar_config, tmp_path, carry_chunks):
+    whole = ar_config(carry_chunks=carry_chunks)
+    whole.output_dir = str(tmp_path / "whole")
+    expected = train(AutoregressiveTask, whole)
+    first = Trainer(AutoregressiveTask, ar_config(carry_chunks=carry_chunks), False, None, False)
+    original = first._step
+    first._step = lambda: original() if first.counters.step < 3 else (_ for _ in ()).throw(InterruptedError)
+    with pytest.raises(InterruptedError):
+        first.run()
+    resumed = train(AutoregressiveTask, ar_config(carry_chunks=carry_chunks), resume=True)
+    for name in ("model.safetensors", "ema.safetensors"):
+        path = f"checkpoints/step-000004/{name}"
+        assert (resumed / path).read_bytes() == (expected / path).read_bytes()
+
+
+def test_bits_of_whole_recordings_do_not_depend_on_how_they_are_cut(ar_config):
+    trainer = Trainer(AutoregressiveTask, ar_config(), False, None, False)
+    torch.manual_seed(0)
+    model = SampleRNN(dim=8, embedding_dim=4).eval()
+    examples = [torch.randint(256, (length,)) for length in (40, 97, 64)]
+    expected = -sum(model.score(example[None]).sum().item() for example in examples) / (201 * math.log(2))
+    for batch_size, chunk in [(1, 200), (2, 32), (3, 13)]:
+        bits = bits_per_sample(trainer.accelerator, model, examples, batch_size, chunk)
+        assert bits == pytest.approx(expected, rel=1e-5)
+
+
+def test_checkpoints_lie_between_examples(ar_config):
+    with pytest.raises(UserError, match=r"checkpoint_every is 2: .* multiple of data\.carry_chunks=4"):
+        ar_config(carry_chunks=4)
