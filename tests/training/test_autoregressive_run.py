@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,8 +13,11 @@ from sashimi_diffusion.pipelines import SashimiAutoregressivePipeline
 from sashimi_diffusion.training.autoregressive_config import AutoregressiveConfig
 from sashimi_diffusion.training.autoregressive_score import bits_per_sample
 from sashimi_diffusion.training.autoregressive_task import AutoregressiveTask
-from sashimi_diffusion.training.config import from_tree
+from sashimi_diffusion.training.config import from_tree, load_config
 from sashimi_diffusion.training.loop import Trainer, train
+from sashimi_diffusion.training.networks import model_class
+
+CONFIGS = Path(__file__).resolve().parents[2] / "recipes" / "configs" / "autoregressive"
 
 MODELS = {
     "sashimi": {"d_model": 8, "n_layers": 1, "pool": [4], "n_state": 4},
@@ -91,3 +95,15 @@ def test_bits_of_whole_recordings_do_not_depend_on_how_they_are_cut(ar_config):
 def test_checkpoints_lie_between_examples(ar_config):
     with pytest.raises(UserError, match=r"checkpoint_every is 2: .* multiple of data\.carry_chunks=4"):
         ar_config(carry_chunks=4)
+
+
+@pytest.mark.parametrize("file", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_published_configs_load_and_have_the_published_size(file):
+    config = load_config(AutoregressiveConfig, file, ["data.path=x"])
+    assert config.output_dir == f"runs/{file.stem}"
+    model = model_class("autoregressive", config.model.name)(**config.model.arguments)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    if "official code" in file.read_text():
+        assert parameters == (6_820_512 if "unet" in file.stem else 4_751_072)
+        assert f"{parameters:,}" in file.read_text()
+    assert config.data.length % model.length_multiple == 0
