@@ -1,18 +1,33 @@
-"""The folder that a command writes to."""
+"""What sampling commands share: who makes which clips, the folder they write to, the record of it."""
 
 import json
+import math
 import os
 import platform
 import shutil
 import tempfile
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from accelerate import PartialState
 
 from sashimi_diffusion.commands.cli import writing_to
 from sashimi_diffusion.errors import UserError
+
+SHEET_CLIPS = 60
+"""The contact sheet shows the first so many samples."""
+
+Clip = TypeVar("Clip")
+
+
+def share_of_batches(clips: Sequence[Clip], batch_size: int, state: PartialState) -> list[Sequence[Clip]]:
+    """The batches that this process makes: small enough that every process has some, where there are enough clips."""
+    size = min(batch_size, math.ceil(len(clips) / state.num_processes))
+    batches = [clips[start : start + size] for start in range(0, len(clips), size)]
+    return batches[state.process_index :: state.num_processes]
 
 
 def prepare_folder(out: Path, needed: int) -> None:

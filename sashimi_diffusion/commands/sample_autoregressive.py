@@ -21,15 +21,12 @@ from tqdm import tqdm
 
 from sashimi_diffusion.commands.cli import writing_to
 from sashimi_diffusion.commands.memory import explained_exhaustion, peak_memory
-from sashimi_diffusion.commands.output import prepare_folder, write_record
+from sashimi_diffusion.commands.output import SHEET_CLIPS, prepare_folder, share_of_batches, write_record
 from sashimi_diffusion.data.audio import read_audio, write_audio
 from sashimi_diffusion.data.pictures import contact_sheet
 from sashimi_diffusion.generation.likelihood import by_likelihood, likelihood_window
 from sashimi_diffusion.generation.runaway import runaway_second
 from sashimi_diffusion.pipelines import SashimiAutoregressivePipeline, hash_pipeline, sample_seeds
-
-SHEET_CLIPS = 60
-"""The contact sheet shows the first so many samples."""
 
 
 @dataclass
@@ -64,9 +61,7 @@ def sample_autoregressive(
         likelihood_window(torch.zeros(len(clips)), *options.likelihood_window)  # refused now, not after hours
     prepare_folder(options.out, 2 * length * len(clips))
 
-    batch_size = min(options.batch_size, math.ceil(len(clips) / state.num_processes))
-    batches = [clips[i : i + batch_size] for i in range(0, len(clips), batch_size)]
-    mine = batches[state.process_index :: state.num_processes]
+    mine = share_of_batches(clips, options.batch_size, state)
     started = time.perf_counter()
     made = []
     for batch in tqdm(mine, desc="batches", disable=not state.is_main_process or len(mine) < 2):

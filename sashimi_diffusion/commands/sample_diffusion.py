@@ -2,7 +2,6 @@
 
 import argparse
 import difflib
-import math
 import re
 import shlex
 import sys
@@ -19,15 +18,12 @@ from accelerate.utils import gather_object
 
 from sashimi_diffusion.commands.cli import writing_to
 from sashimi_diffusion.commands.memory import explained_exhaustion, peak_memory, require_memory, sampling_memory
-from sashimi_diffusion.commands.output import prepare_folder, write_record
+from sashimi_diffusion.commands.output import SHEET_CLIPS, prepare_folder, share_of_batches, write_record
 from sashimi_diffusion.data.audio import write_audio
 from sashimi_diffusion.data.pictures import contact_sheet
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.pipelines import SashimiPipeline, hash_pipeline, sample_seeds
 from sashimi_diffusion.schedulers import create_scheduler
-
-SHEET_CLIPS = 60
-"""The contact sheet shows the first so many samples."""
 
 
 @dataclass
@@ -58,9 +54,7 @@ def sample_diffusion(
     require_memory(sampling_memory(pipe.model.config, forward_size, length), device)
     prepare_folder(options.out, 2 * length * len(samples))
 
-    batch_size = min(options.batch_size, math.ceil(len(samples) / state.num_processes))
-    batches = [samples[i : i + batch_size] for i in range(0, len(samples), batch_size)]
-    mine = batches[state.process_index :: state.num_processes]
+    mine = share_of_batches(samples, options.batch_size, state)
     started = time.perf_counter()
     pictured = []
     for number, batch in enumerate(mine, start=1):

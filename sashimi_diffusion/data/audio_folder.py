@@ -175,7 +175,7 @@ def _by_name(files: Sequence[Path], root: Path, splits: Sequence[float]) -> dict
     # A share like 0.94 of 50 files is 47 of them, whatever 0.94 is in binary.
     first = min(int(splits[0] * len(files) + 1e-9), len(files) - validation - test)
     second = min(int((splits[0] + splits[1]) * len(files) + 1e-9), len(files) - test)
-    first, second = max(first, splits[0] > 0), max(second, first + validation)
+    first, second = max(first, int(splits[0] > 0)), max(second, first + validation)
     return {
         file: "train" if rank < first else "validation" if rank < second else "test"
         for rank, file in enumerate(ordered)

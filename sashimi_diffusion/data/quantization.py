@@ -20,14 +20,20 @@ def check_quantization(quantization: str) -> None:
         raise UserError(f"unknown quantization {quantization!r}: expected one of {', '.join(QUANTIZATIONS)}")
 
 
-def normalize(waveform: Tensor, quantization: str) -> Tensor:
+def extremes(waveform: Tensor) -> tuple[Tensor, Tensor]:
+    """The smallest and the largest sample of each waveform (..., L), both (..., 1)."""
+    return waveform.amin(dim=-1, keepdim=True), waveform.amax(dim=-1, keepdim=True)
+
+
+def normalize(waveform: Tensor, quantization: str, limits: tuple[Tensor, Tensor] | None = None) -> Tensor:
     """Scale each waveform (..., L) so that its smallest and largest sample reach the ends of what is quantized.
 
     [-1, 1] for "mu-law", [0, 1] for "linear". A constant waveform has no range and comes to lie at the lower end.
+    ``limits`` are the :func:`extremes` of the recording that a waveform is a part of, when that is scaled as a whole.
     """
     check_quantization(quantization)
     low, high = (-1.0, 1.0) if quantization == "mu-law" else (0.0, 1.0)
-    minimum, maximum = waveform.amin(dim=-1, keepdim=True), waveform.amax(dim=-1, keepdim=True)
+    minimum, maximum = extremes(waveform) if limits is None else limits
     return low + (high - low) * (waveform - minimum) / (maximum - minimum + 1e-6)
 
 

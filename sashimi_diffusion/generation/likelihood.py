@@ -5,9 +5,6 @@ from torch import Tensor
 
 from sashimi_diffusion.errors import UserError
 
-PAPER_WINDOW = (0.4, 0.05)
-"""Shares of the clips that the SaShiMi paper's protocol leaves out: the least likely, and the most likely."""
-
 
 def by_likelihood(log_likelihoods: Tensor) -> Tensor:
     """Indices of clips (B,) from the least likely to the most likely, equal ones in their order."""

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sashimi_diffusion.data.quantization import encode, normalize
+from sashimi_diffusion.data.quantization import encode, extremes, normalize
 from sashimi_diffusion.data.recordings import Recordings
 from sashimi_diffusion.training.autoregressive_config import AutoregressiveConfig
 from sashimi_diffusion.training.examples import TRAINING, ShuffledEpochs, stream
@@ -29,6 +29,7 @@ class TokenSource:
         self.dataset, self.data, self.seed = dataset, config.data, config.seed
         self.quantization, self.bits = quantization, bits
         self._epochs = ShuffledEpochs(len(dataset), config.seed)
+        self._limits: dict[int, tuple[Tensor, Tensor]] = {}
 
     def training_examples(self, window: int, positions: range, global_batch: int) -> list[Tensor]:
         """The examples at ``positions`` of the global batch of ``window`` (from 0): int64 (L,), of any lengths."""
@@ -44,11 +45,24 @@ class TokenSource:
 
     def tokens(self, index: int, start: int, stop: int | None) -> Tensor:
         """The samples from ``start`` to ``stop`` of the recording of item ``index``, scaled as the config says."""
-        recording = self.data.normalize == "recording"
-        part = self.dataset.part(index, 0, None) if recording else self.dataset.part(index, start, stop)
-        waveform = torch.from_numpy(np.array(part))
-        tokens = encode(normalize(waveform, self.quantization), self.quantization, self.bits)
-        return tokens[start:stop] if recording else tokens
+        waveform = torch.from_numpy(np.array(self.dataset.part(index, start, stop)))
+        limits = self._limits_of_recording(index) if self.data.normalize == "recording" else None
+        return encode(normalize(waveform, self.quantization, limits), self.quantization, self.bits)
+
+    def chunk(self, index: int) -> Tensor:
+        """The samples of item ``index``, without padding."""
+        start = self.dataset.items[index][1]
+        return self.tokens(index, start, start + self.dataset.length)
+
+    def whole_recordings(self) -> list[Tensor]:
+        """The samples of each recording, from its beginning to its end."""
+        return [self.tokens(index, 0, None) for index, (_, start) in enumerate(self.dataset.items) if start == 0]
+
+    def _limits_of_recording(self, index: int) -> tuple[Tensor, Tensor]:
+        recording = self.dataset.items[index][0]
+        if recording not in self._limits:
+            self._limits[recording] = extremes(torch.from_numpy(np.array(self.dataset.clip(index))))
+        return self._limits[recording]
 
 
 def padded(examples: Sequence[Tensor], multiple: int, start_token: int) -> tuple[Tensor, Tensor]:

@@ -81,25 +81,24 @@ class AutoregressiveTask:
             )
         state = self._states.get(positions.start)
         loss, state = module(inputs, targets, self.chunks > 1, state)
-        self._states[positions.start] = detached(state) if loss.isfinite() else None
+        if self.chunks > 1:
+            self._states[positions.start] = detached(state) if loss.isfinite() else None
         return loss
 
     def validate(self, accelerator: Accelerator, network: AutoregressiveModel) -> dict[str, float]:
         """Over chunks of the held-out recordings, each from rest, as the official code does."""
         if self.validation is None:
             return {}
-        bits = self._bits(accelerator, network, self.validation, self.config.training.validation_examples)
+        chunks = _chunks(self.validation, self.config.training.validation_examples)
+        bits = self._bits(accelerator, network, chunks)
         return {"validation_loss": bits * math.log(2), "validation_bits": bits}
 
     def conclude(self, accelerator: Accelerator, network: AutoregressiveModel) -> dict[str, float]:
         """Bits per sample of the test data: of chunks as in :meth:`validate`, and of whole recordings."""
         if self.test is None:
             return {}
-        chunks = self._bits(accelerator, network, self.test, len(self.test.dataset))
-        whole = [self.test.dataset.items.index((number, 0)) for number in range(len(self.test.dataset.files))]
-        examples = [self.test.tokens(index, 0, None) for index in whole]
-        training = self.config.training
-        bits = bits_per_sample(accelerator, network, examples, training.batch_size, self.config.data.length)
+        chunks = self._bits(accelerator, network, _chunks(self.test, len(self.test.dataset)))
+        bits = self._bits(accelerator, network, self.test.whole_recordings())
         return {"test_bits_chunks": chunks, "test_bits": bits}
 
     def pipeline(self, network: AutoregressiveModel) -> SashimiAutoregressivePipeline:
@@ -110,12 +109,9 @@ class AutoregressiveTask:
         """Draw samples."""
         return save_samples(run, step, network, self.config.sampling)
 
-    def _bits(self, accelerator: Accelerator, network: AutoregressiveModel, source: TokenSource, most: int) -> float:
-        length = self.config.data.length
-        indices = spread_evenly(len(source.dataset), most)
-        starts = [source.dataset.items[index][1] for index in indices]
-        examples = [source.tokens(i, start, start + length) for i, start in zip(indices, starts, strict=True)]
-        return bits_per_sample(accelerator, network, examples, self.config.training.batch_size, length)
+    def _bits(self, accelerator: Accelerator, network: AutoregressiveModel, examples: list[Tensor]) -> float:
+        size, chunk = self.config.training.batch_size, self.config.data.length
+        return bits_per_sample(accelerator, network, examples, size, chunk)
 
     def _held_out(self, split: str, skip_bad_files: bool) -> TokenSource:
         return self._source(open_split(self.config.data, split, self.config.data.length, skip_bad_files))
@@ -123,3 +119,7 @@ class AutoregressiveTask:
     def _source(self, recordings) -> TokenSource:
         config = self.network.config
         return TokenSource(recordings, self.config, config.quantization, bits_of(config.num_tokens))
+
+
+def _chunks(source: TokenSource, most: int) -> list[Tensor]:
+    return [source.chunk(index) for index in spread_evenly(len(source.dataset), most)]

@@ -29,7 +29,7 @@ class DiffusionTask:
         held_out = self._open("validation", skip_bad_files) if has_validation(config.data) else None
         if config.model.arguments.get("waveform_std", 1.0) is None:
             config.model.arguments["waveform_std"] = round(measure_std(recordings, config), 6)
-        self.network = self.module = create_model(config, recordings.class_names)
+        self.network = self.module = create_model(config, recordings.class_names).to(device)
         self.scheduler = create_training_scheduler(config)
         check_sampling(config.sampling, self.network, self.scheduler)
         self.source = self._batch_source(recordings, device)
@@ -90,6 +90,6 @@ class DiffusionTask:
             self.config,
             waveform_std=model.config.waveform_std,
             num_classes=model.config.num_classes,
-            mel=create_mel(self.config, model.to(device)),
+            mel=create_mel(self.config, model),
             device=device,
         )

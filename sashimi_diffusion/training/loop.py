@@ -103,6 +103,7 @@ class Trainer:
     def run(self) -> None:
         """Train to ``training.steps``, or as long as ``training.max_minutes`` allows."""
         total, counters = self.config.training.steps, self.counters
+        progress = self._progress()
         self._say(self._description())
         bar = tqdm(
             total=total,
@@ -111,15 +112,16 @@ class Trainer:
             disable=not self.accelerator.is_main_process,
             mininterval=0.5 if sys.stderr.isatty() else 30,  # a log file wants no line per step
         )
-        while not self._finished():
+        while not self._finished(progress):
             started = time.monotonic()
-            loss, norm, rate = self._step()
+            loss, norm, rate = self._step(progress)
             counters.step += 1
             counters.seconds += time.monotonic() - started
             self._count(loss, norm)
             bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
             bar.update()
-            self._after_step(norm, rate)
+            progress = self._progress()
+            self._after_step(norm, rate, self._finished(progress))
         bar.close()
         if self.accelerator.is_main_process:
             self.metrics.close()
@@ -128,11 +130,11 @@ class Trainer:
             f"done: {counters.step} steps, {counters.seconds / 60:.1f} minutes; {self.folder / 'pipeline'} is ready"
         )
 
-    def _step(self) -> tuple[float, float, float]:
+    def _step(self, progress: float) -> tuple[float, float, float]:
         """One optimiser step, skipped if not finite: mean loss of the global batch, gradient norm, learning rate."""
         training, optimizer = self.config.training, self.config.optimizer
         step, batch_size = self.counters.step, training.batch_size
-        expected_steps = step / self._progress() if step else training.steps
+        expected_steps = step / progress if step else training.steps
         factor = learning_rate_factor(step, expected_steps, optimizer) * self.counters.plateau_factor
         rate = set_learning_rate(self.optimizer, factor)
         first = self.accelerator.process_index * batch_size * training.gradient_accumulation
@@ -182,10 +184,9 @@ class Trainer:
                 return f"{count} steps in a row were not finite: first of all {what}; {advice}"
         return f"{count} steps in a row were not finite: the loss is {loss}, all parameters and gradients are; {advice}"
 
-    def _after_step(self, norm: float, rate: float) -> None:
+    def _after_step(self, norm: float, rate: float, finished: bool) -> None:
         """What is due after this step, the checkpoint last: what it covers is then all there."""
         training, step = self.config.training, self.counters.step
-        finished = self._finished()
 
         def due(every: int) -> bool:
             return every > 0 and (step % every == 0 or finished)
@@ -247,8 +248,8 @@ class Trainer:
             progress = max(progress, mean / (60 * training.max_minutes))
         return progress
 
-    def _finished(self) -> bool:
-        return self._progress() >= 1 and self.counters.step % self.task.chunks == 0
+    def _finished(self, progress: float) -> bool:
+        return progress >= 1 and self.counters.step % self.task.chunks == 0
 
     def _save_samples(self) -> None:
         if self.accelerator.is_main_process:

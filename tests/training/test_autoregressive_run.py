@@ -72,7 +72,9 @@ def test_a_resumed_run_is_the_same_run(ar_config, tmp_path, carry_chunks):
     expected = train(AutoregressiveTask, whole)
     first = Trainer(AutoregressiveTask, ar_config(carry_chunks=carry_chunks), False, None, False)
     original = first._step
-    first._step = lambda: original() if first.counters.step < 3 else (_ for _ in ()).throw(InterruptedError)
+    first._step = lambda progress: (
+        original(progress) if first.counters.step < 3 else (_ for _ in ()).throw(InterruptedError)
+    )
     with pytest.raises(InterruptedError):
         first.run()
     resumed = train(AutoregressiveTask, ar_config(carry_chunks=carry_chunks), resume=True)

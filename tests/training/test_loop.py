@@ -73,7 +73,9 @@ def test_a_resumed_run_is_the_same_run(tiny_config, tmp_path):
     config = tiny_config("training.log_every=3")
     stopped = Trainer(DiffusionTask, config, False, None, False)
     original = stopped._step
-    stopped._step = lambda: original() if stopped.counters.step < 6 else (_ for _ in ()).throw(InterruptedError)
+    stopped._step = lambda progress: (
+        original(progress) if stopped.counters.step < 6 else (_ for _ in ()).throw(InterruptedError)
+    )
     with pytest.raises(InterruptedError):
         stopped.run()
     assert lines(tmp_path / "run")[-1]["step"] == 6
