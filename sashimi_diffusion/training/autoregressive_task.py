@@ -44,6 +44,12 @@ class AutoregressiveTask:
         self.config, self.device, self.chunks = config, device, config.data.carry_chunks
         data = config.data
         recordings = open_split(data, "train", data.length * self.chunks, skip_bad_files)
+        longest = max(recordings.clip_length(index) for index in range(len(recordings)))
+        if longest <= data.length * (self.chunks - 1):
+            raise UserError(
+                f"data.carry_chunks is {self.chunks}, but even the longest recording, {longest} samples, is too "
+                f"short for so many chunks of {data.length}: lower it or data.length"
+            )
         try:
             self.network = model_class(config.model.head, config.model.name)(
                 sample_rate=data.sample_rate, sample_size=data.length, **config.model.arguments
@@ -66,19 +72,17 @@ class AutoregressiveTask:
 
     def loss(self, module: nn.Module, step: int, positions: range, global_batch: int) -> Tensor:
         """The mean cross-entropy of the step's chunk of the examples at ``positions``."""
+        length = self.config.data.length
         window, chunk = divmod(step, self.chunks)
         if window != self._window:
             self._window, self._examples, self._states = window, {}, {}
         if positions.start not in self._examples:
             examples = self.source.training_examples(window, positions, global_batch)
-            self._examples[positions.start] = padded(examples, self.network.length_multiple, self.network.start_token)
-        length, parts = self.config.data.length, self._examples[positions.start]
+            # A batch whose recordings all end early has nothing left to score in its last chunks: a loss of 0.
+            multiple = self.network.length_multiple if self.chunks == 1 else length * self.chunks
+            self._examples[positions.start] = padded(examples, multiple, self.network.start_token)
+        parts = self._examples[positions.start]
         inputs, targets = (part[:, chunk * length : (chunk + 1) * length].to(self.device) for part in parts)
-        if not inputs.numel():
-            raise UserError(
-                f"data.carry_chunks is {self.chunks}, but recordings are too short for so many chunks of {length} "
-                "samples: lower it or data.length"
-            )
         state = self._states.get(positions.start)
         loss, state = module(inputs, targets, self.chunks > 1, state)
         if self.chunks > 1:

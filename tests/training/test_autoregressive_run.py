@@ -109,3 +109,18 @@ def test_published_configs_load_and_have_the_published_size(file):
         assert parameters == (6_820_512 if "unet" in file.stem else 4_751_072)
         assert f"{parameters:,}" in file.read_text()
     assert config.data.length % model.length_multiple == 0
+
+
+def test_recordings_that_end_early_leave_later_chunks_without_a_loss(ar_config):
+    config = ar_config(carry_chunks=2, length=512)  # the longest of the recordings has 620 samples
+    task = AutoregressiveTask(config, torch.device("cpu"), False)
+    task.source.training_examples = lambda *_: [torch.zeros(40, dtype=torch.int64)] * 2
+    first, second = (task.loss(task.module, step, range(2), 2) for step in (0, 1))
+    assert first > 1
+    assert second == 0
+
+
+def test_recordings_too_short_to_carry_a_state_are_refused_at_once(ar_config, tmp_path):
+    with pytest.raises(UserError, match=r"even the longest recording, \d+ samples, is too short for so many chunks"):
+        train(AutoregressiveTask, ar_config(carry_chunks=2, length=1024))
+    assert not (tmp_path / "run").exists()
