@@ -5,7 +5,8 @@
 
 Forward passes are the medians of interleaved repeats, beside the matrix product that this machine is fastest at: the
 share of that peak says how much of the time goes into anything else. ``kernels kept`` is what sampling does in
-evaluation mode: the convolution kernels are made at the first step and kept for the others. WaveNet with 6.8 million
+evaluation mode: the convolution kernels are made at the first step and kept for the others; ``bfloat16`` is the same
+under autocast, its share that of the float32 peak. WaveNet with 6.8 million
 parameters is the paper's baseline. The reference backend, the training step and sampling are run once after a warm-up.
 """
 
@@ -20,6 +21,7 @@ from sashimi_diffusion.models import SashimiDenoiser, WaveNetDenoiser
 from sashimi_diffusion.pipelines import SashimiPipeline
 from sashimi_diffusion.schedulers import DiffWaveScheduler, create_scheduler
 from sashimi_diffusion.ssm import StateSpace
+from sashimi_kernels.allocation import keep_freed_memory
 from sashimi_kernels.measuring import conditions, interleaved_medians, peak_memory, seconds_of
 
 SAMPLING_STEPS = 20
@@ -36,6 +38,7 @@ class Row(NamedTuple):
 def main() -> None:
     """Print the table."""
     arguments = _arguments()
+    keep_freed_memory()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     model = SashimiDenoiser(d_model=arguments.d_model, sample_size=arguments.length)
@@ -84,6 +87,7 @@ def _forward_rows(model: SashimiDenoiser, sample: torch.Tensor, arguments: argpa
     rows = {
         MATRIX_PRODUCT: lambda: square @ square,
         "forward, kernels kept": lambda: forward("auto", keep=True),
+        "forward, kernels kept, bfloat16": torch.autocast("cpu", torch.bfloat16)(lambda: forward("auto", keep=True)),
         "forward, kernels made each time": lambda: forward("auto", keep=False),
         "WaveNet, 6.8 million parameters": torch.no_grad()(lambda: wavenet(sample, 0)),
     }

@@ -26,7 +26,7 @@ from sashimi_kernels.discretization import (
     discretize_diagonal,
     discretize_nplr,
 )
-from sashimi_kernels.fourier import fft_length, kernel_lags, long_convolution, spectrum_convolution
+from sashimi_kernels.fourier import fft_length, kernel_lags, lags_spectrum, long_convolution, spectrum_convolution
 from sashimi_kernels.generation import diagonal_kernel, diagonal_state, nplr_kernel, nplr_state
 from sashimi_kernels.recurrence import diagonal_step, nplr_step
 
@@ -45,6 +45,7 @@ __all__ = [
     "fft_length",
     "gated_residual",
     "kernel_lags",
+    "lags_spectrum",
     "layer_norm",
     "long_convolution",
     "nplr_kernel",

@@ -57,7 +57,7 @@ def long_convolution(u: Tensor, lags: Tensor) -> Tensor:
 
 
 def spectrum_convolution(u: Tensor, spectrum: Tensor) -> Tensor:
-    """:func:`long_convolution` for a ``spectrum`` that is kept, ``torch.fft.rfft(lags)``; without gradients.
+    """:func:`long_convolution` for a ``spectrum`` of :func:`lags_spectrum` that is kept; without gradients.
 
     Args:
         u: real (batch, 1, H, L).
@@ -65,15 +65,21 @@ def spectrum_convolution(u: Tensor, spectrum: Tensor) -> Tensor:
     """
     length = u.shape[-1]
     size = fft_length(length)
-    return torch.fft.irfft(_multiply(torch.fft.rfft(u, n=size), spectrum), n=size)[..., :length]
+    y = torch.fft.irfft(_multiply(torch.fft.rfft(u, n=size), spectrum), n=size, norm="forward")
+    return y[..., :length]
+
+
+def lags_spectrum(lags: Tensor) -> Tensor:
+    """The spectrum of ``lags``, real (..., size), divided by ``size``, so that the way back need not be: complex."""
+    return torch.fft.rfft(lags, norm="forward")
 
 
 class _LongConvolution(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, u: Tensor, lags: Tensor) -> Tensor:
         ctx.size = lags.shape[-1]
-        spectrum = torch.fft.rfft(lags)
-        y = torch.fft.irfft(_multiply(torch.fft.rfft(u, n=ctx.size), spectrum), n=ctx.size)
+        spectrum = lags_spectrum(lags)
+        y = torch.fft.irfft(_multiply(torch.fft.rfft(u, n=ctx.size), spectrum), n=ctx.size, norm="forward")
         ctx.save_for_backward(u, spectrum.conj_physical_())
         # A slice would keep twice its memory alive for as long as the graph.
         return y[..., : u.shape[-1]].contiguous()
@@ -89,7 +95,7 @@ class _LongConvolution(torch.autograd.Function):
             dlags = torch.fft.irfft(_sum(by_lag, 0), n=ctx.size)
         if ctx.needs_input_grad[0]:
             by_sample = _sum(_multiply(transformed, conjugate), 1).unsqueeze(1)
-            du = torch.fft.irfft(by_sample, n=ctx.size)[..., : u.shape[-1]]
+            du = torch.fft.irfft(by_sample, n=ctx.size, norm="forward")[..., : u.shape[-1]]
         return du, dlags
 
 

@@ -16,6 +16,7 @@ from sashimi_diffusion.generation import ENGINES
 from sashimi_diffusion.pipelines import is_autoregressive, resolve_pipeline
 from sashimi_diffusion.schedulers import SCHEDULERS
 from sashimi_diffusion.training.processes import all_processes
+from sashimi_kernels.allocation import keep_freed_memory
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 DIFFUSION_ONLY = ("steps", "scheduler", "label", "guidance_scale")
@@ -83,6 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def command() -> None:
         options = build_parser().parse_args(arguments)
+        keep_freed_memory()
         with all_processes():
             sample(options)
 

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 import sashimi_kernels as kernels
 from sashimi_diffusion.models.layers import pointwise
+from sashimi_diffusion.ssm.pointwise import gelu
 
 
 class Conditioning(NamedTuple):
@@ -113,7 +114,7 @@ class ResidualFeedForward(nn.Module):
         self.output_linear = pointwise(expand * d_model, d_model, weight_norm)
 
     def forward(self, x: Tensor, conditioning: Conditioning | None) -> Tensor:
-        return add(x, self.output_linear(F.gelu(self.input_linear(self.norm(x)))))
+        return add(x, self.output_linear(gelu(self.input_linear(self.norm(x)))))
 
 
 class Block(nn.ModuleList):

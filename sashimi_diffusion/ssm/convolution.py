@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from sashimi_diffusion.ssm.cache import ParameterCache
-from sashimi_kernels import long_convolution, spectrum_convolution
+from sashimi_kernels import lags_spectrum, long_convolution, spectrum_convolution
 
 
 def convolve(module: nn.Module, cache: ParameterCache, u: Tensor, make_lags: Callable[[], Tensor]) -> Tensor:
@@ -21,5 +21,5 @@ def convolve(module: nn.Module, cache: ParameterCache, u: Tensor, make_lags: Cal
     signal = u.unsqueeze(1)  # (batch, 1, H, L)
     if module.training or torch.is_grad_enabled():
         return long_convolution(signal, make_lags())
-    spectrum = cache.get(module, u.shape[-1], lambda: torch.fft.rfft(make_lags()))
+    spectrum = cache.get(module, u.shape[-1], lambda: lags_spectrum(make_lags()))
     return spectrum_convolution(signal, spectrum)

@@ -1,5 +1,6 @@
-"""A linear map of the channels, the same at every position."""
+"""What acts on every position of (B, H, L) alike: a linear map of the channels, and GELU."""
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -15,4 +16,11 @@ class Pointwise(nn.Conv1d):
 
     def forward(self, x: Tensor) -> Tensor:
         weight = self.weight.squeeze(-1)
+        if x.shape[0] == 1:  # as a matrix: the product then adds the bias itself, whatever the layout of x
+            return F.linear(x.squeeze(0).T, weight, self.bias).T.unsqueeze(0)
         return F.linear(x.transpose(1, 2), weight, self.bias).transpose(1, 2)
+
+
+def gelu(x: Tensor) -> Tensor:
+    """GELU of ``x``, which nothing else may need: written over it where no gradient is recorded."""
+    return F.gelu(x) if torch.is_grad_enabled() else torch.ops.aten.gelu_(x)

@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sashimi_diffusion.ssm.pointwise import Pointwise
+from sashimi_diffusion.ssm.pointwise import Pointwise, gelu
 from sashimi_diffusion.ssm.state_space import StateSpace
 from sashimi_kernels import gated_residual
 
@@ -41,4 +41,4 @@ class S4Layer(nn.Module):
         return self.ssm.initial_state(batch_size)
 
     def _mix(self, y: Tensor) -> Tensor:
-        return self.output_linear(F.gelu(y))
+        return self.output_linear(gelu(y))

@@ -11,6 +11,7 @@ from sashimi_diffusion.training.loop import train
 from sashimi_diffusion.training.processes import all_processes
 from sashimi_diffusion.training.run_folder import config_of_command
 from sashimi_diffusion.training.task import Task
+from sashimi_kernels.allocation import keep_freed_memory
 
 
 def run_recipe(task_class: type[Task], kind: type[RunConfig], default_file: Path, description: str) -> int:
@@ -33,6 +34,7 @@ def run_recipe(task_class: type[Task], kind: type[RunConfig], default_file: Path
     parser.add_argument("--skip-bad-files", action="store_true", help="go on without recordings that cannot be used")
     parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="settings that replace the file's")
     arguments = parser.parse_intermixed_args()
+    keep_freed_memory()
     resume = arguments.resume or arguments.resume_from is not None
     try:
         config = config_of_command(kind, arguments.config, default_file, arguments.overrides, resume)
