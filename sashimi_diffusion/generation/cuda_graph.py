@@ -40,7 +40,7 @@ class CudaGraphEngine:
         record: Callable[[Callable[[], None]], Callable[[], None]] = record_cuda_graph,
     ) -> None:
         self.model, self.record = model, record
-        self._state = model.initial_state(batch_size)
+        self._state = _copied(model.initial_state(batch_size))
         self._tokens = torch.zeros(batch_size, dtype=torch.int64, device=model.device)
         self._uniforms = torch.zeros(batch_size, dtype=torch.float64, device=model.device)
         self._log_probabilities, self._entropies = torch.zeros(2, batch_size, device=model.device)
@@ -87,6 +87,16 @@ class CudaGraphEngine:
         self._log_probabilities.copy_(log_probabilities)
         self._entropies.copy_(entropies)
         _overwrite(state, following)
+
+
+def _copied(state: Any) -> Any:
+    """A nested tuple with tensors of its own: those of a model's initial state may be views of its parameters."""
+    if isinstance(state, Tensor):
+        return state.detach().clone(memory_format=torch.contiguous_format)
+    if not isinstance(state, tuple):
+        return state
+    parts = map(_copied, state)
+    return type(state)(*parts) if hasattr(state, "_fields") else tuple(parts)
 
 
 def _overwrite(state: Any, other: Any) -> None:

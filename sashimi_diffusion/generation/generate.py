@@ -87,8 +87,8 @@ def stream(
     for name, value in {"length": length, "block": block, "batch_size": batch_size}.items():
         if value is not None and value < 1:
             raise UserError(f"{name} must be at least 1, got {value}")
-    generators = _generators(generator, batch_size)
     check_memory(model, batch_size, 0 if length is None else length, 0 if prefix is None else prefix.shape[1])
+    generators = _generators(generator, batch_size)
     prepared = create_engine(engine, model, batch_size)
     return _blocks(model, prepared, length, block, batch_size, prefix, sampling, generators)
 

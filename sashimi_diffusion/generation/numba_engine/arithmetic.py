@@ -1,4 +1,4 @@
-"""The arithmetic of a step, compiled: linear maps, norms, state spaces, gates. Streams are rows, features side by side.
+"""The arithmetic of a step, compiled: norms, gates, and what is moved about. Streams are rows, features side by side.
 
 Inner loops run over slices with one array written and few read: that is what LLVM turns into vector instructions.
 """
@@ -105,55 +105,6 @@ def add_from_frame(x, first, last, buffers, place, pool, slot):
 
 
 @njit(**_OPTIONS)
-def linear(weights, begin, n_in, n_out, first, last, source, target, added):
-    """target (+)= source · W + bias for outputs ``first`` to ``last``; W (n_in, n_out) and bias lie at ``begin``.
-
-    Eight rows of W at a time, used for all streams while they are in the nearest cache.
-    """
-    count = last - first
-    bias = weights[begin + n_in * n_out + first : begin + n_in * n_out + last]
-    for stream in range(source.shape[0]):
-        y = target[stream, first:last]
-        if added:
-            for o in range(count):
-                y[o] += bias[o]
-        else:
-            for o in range(count):
-                y[o] = bias[o]
-    whole = n_in // 8 * 8
-    for i in range(0, whole, 8):
-        row = begin + i * n_out + first
-        w0 = weights[row : row + count]
-        w1 = weights[row + n_out : row + n_out + count]
-        w2 = weights[row + 2 * n_out : row + 2 * n_out + count]
-        w3 = weights[row + 3 * n_out : row + 3 * n_out + count]
-        w4 = weights[row + 4 * n_out : row + 4 * n_out + count]
-        w5 = weights[row + 5 * n_out : row + 5 * n_out + count]
-        w6 = weights[row + 6 * n_out : row + 6 * n_out + count]
-        w7 = weights[row + 7 * n_out : row + 7 * n_out + count]
-        for stream in range(source.shape[0]):
-            x, y = source[stream, i : i + 8], target[stream, first:last]
-            x0, x1, x2, x3, x4, x5, x6, x7 = x[0], x[1], x[2], x[3], x[4], x[5], x[6], x[7]
-            for o in range(count):
-                y[o] += (
-                    x0 * w0[o]
-                    + x1 * w1[o]
-                    + x2 * w2[o]
-                    + x3 * w3[o]
-                    + x4 * w4[o]
-                    + x5 * w5[o]
-                    + x6 * w6[o]
-                    + x7 * w7[o]
-                )
-    for i in range(whole, n_in):
-        w = weights[begin + i * n_out + first : begin + i * n_out + last]
-        for stream in range(source.shape[0]):
-            y, xi = target[stream, first:last], source[stream, i]
-            for o in range(count):
-                y[o] += xi * w[o]
-
-
-@njit(**_OPTIONS)
 def norm(x, width, layer_norm, weights, begin, target):
     """The channel norm of ``x`` (streams, width): layer norm, or SaShiMi's scalar norm with one gain and one shift."""
     for stream in range(x.shape[0]):
@@ -176,53 +127,3 @@ def norm(x, width, layer_norm, weights, begin, target):
             shift = weights[begin + 1] - mean
             for i in range(width):
                 y[i] = (row[i] + shift) * inverse
-
-
-@njit(**_OPTIONS)
-def state_step(nplr, weights, begin, skip, n, states, offset, first, last, u, scratch, y):
-    """One step of the state spaces of some features: inputs ``u``, outputs ``y`` (streams, features), ``states`` moved.
-
-    Of each feature, real and imaginary parts of a, b, C and of u and v if ``nplr`` lie side by side in the weights, C
-    and v times two; of each feature and stream, the real parts of the state and the imaginary ones in ``states``.
-    ``scratch`` is memory for n numbers.
-    """
-    n_streams, gains = u.shape[0], weights[skip : skip + last]
-    # Unsigned positions cannot be negative: no test for that stands between a loop and vector instructions.
-    n, size = np.uintp(n), np.uintp((10 if nplr else 6) * n)
-    for feature in range(first, last):
-        a_real = np.uintp(begin) + np.uintp(feature) * size
-        a_imag = a_real + n
-        b_real = a_imag + n
-        b_imag = b_real + n
-        c_real = b_imag + n
-        c_imag = c_real + n
-        u_real = c_imag + n
-        u_imag = u_real + n
-        v_real = u_imag + n
-        v_imag = v_real + n
-        w, x = weights, states
-        for stream in range(n_streams):
-            real = np.uintp(offset * n_streams) + np.uintp((feature * n_streams + stream) * 2) * n
-            imag, signal = real + n, u[stream, feature]
-            if nplr:
-                inner = np.float32(0)
-                for i in range(n):
-                    inner += w[v_real + i] * x[real + i] - w[v_imag + i] * x[imag + i]
-                for i in range(n):
-                    moved = w[a_real + i] * x[real + i] - w[a_imag + i] * x[imag + i]
-                    scratch[i] = moved + w[b_real + i] * signal - w[u_real + i] * inner
-                for i in range(n):
-                    moved = w[a_real + i] * x[imag + i] + w[a_imag + i] * x[real + i]
-                    x[imag + i] = moved + w[b_imag + i] * signal - w[u_imag + i] * inner
-            else:
-                for i in range(n):
-                    moved = w[a_real + i] * x[real + i] - w[a_imag + i] * x[imag + i]
-                    scratch[i] = moved + w[b_real + i] * signal
-                for i in range(n):
-                    moved = w[a_real + i] * x[imag + i] + w[a_imag + i] * x[real + i]
-                    x[imag + i] = moved + w[b_imag + i] * signal
-            output = np.float32(0)
-            for i in range(n):
-                x[real + i] = scratch[i]
-                output += w[c_real + i] * scratch[i] - w[c_imag + i] * x[imag + i]
-            y[stream, feature] = output + gains[feature] * signal

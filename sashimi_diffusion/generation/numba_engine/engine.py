@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sashimi_diffusion.generation.numba_engine.barrier import counters_size
 from sashimi_diffusion.generation.numba_engine.program import Program, flatten
+from sashimi_diffusion.generation.numba_engine.states import whole_vectors
 from sashimi_diffusion.generation.numba_engine.step import run
 from sashimi_diffusion.generation.sampling import Sampling
 
@@ -38,8 +39,9 @@ class _Memory(NamedTuple):
         n_streams = len(self.x)
         for layer, offset, (h, n) in zip(state.layers, program.s4_offsets, program.s4_shapes, strict=True):
             values = torch.view_as_real(layer[streams]).permute(1, 0, 3, 2)  # (H, B, 2, N)
-            begin = offset * n_streams
-            self.states[begin : begin + 2 * n_streams * h * n] = values.flatten().numpy()
+            begin, filled = offset * n_streams, whole_vectors(n)
+            target = self.states[begin : begin + 2 * n_streams * h * filled].reshape(h, n_streams, 2, filled)
+            target[..., :n] = values.numpy()
         for frames, offsets in (
             (state.frames, program.frame_offsets),
             (state.upsampled, program.upsampled_offsets),

@@ -11,6 +11,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
+
+from sashimi_diffusion.generation.numba_engine.products import packed
+from sashimi_diffusion.generation.numba_engine.states import whole_vectors
 
 COLUMNS = 12
 
@@ -19,7 +23,8 @@ class Kind(IntEnum):
     """What a row of the table does, and what its other columns hold.
 
     Columns: 0 kind, 1 stage, 2 width H of the stage, 3 norm (0 scalar, 1 layer), 4 begin of the weights, 5 begin of the
-    state or buffer, 6 N or inner width, 7 pooling factor, 8 row to go on at while a frame is incomplete.
+    state or buffer, 6 N with what fills its last vector, or inner width, 7 pooling factor, 8 row to go on at while a
+    frame is incomplete.
     """
 
     S4_NPLR = 0
@@ -46,7 +51,7 @@ class Program(NamedTuple):
         frame_offsets, upsampled_offsets: begin of each pool's frame and outputs in the buffer.
         pools: pooling factors.
         embedding: begin of the embedding (num_tokens, H) in the weights.
-        head: begin of the last norm's gain and offset and the output's weight (H, num_tokens) and bias.
+        head: begin of the last norm's gain and offset and of the output's linear map.
         num_tokens: number of levels.
     """
 
@@ -75,11 +80,12 @@ class _Builder:
         self.rows.append([kind, *columns, *[0] * (COLUMNS - 1 - len(columns))])
         return len(self.rows) - 1
 
-    def store(self, *tensors: Tensor) -> int:
+    def store(self, *parts: Tensor | np.ndarray) -> int:
         begin = self.size
-        for tensor in tensors:
-            self.parts.append(tensor.detach().float().contiguous().numpy().ravel())
-            self.size += self.parts[-1].size
+        for part in parts:
+            numbers = part if isinstance(part, np.ndarray) else _numbers(part)
+            self.parts.append(numbers.ravel())
+            self.size += numbers.size
         return begin
 
     def buffer(self, size: int) -> int:
@@ -93,7 +99,7 @@ def flatten(model: Any) -> Program:
     backbone, build = model.backbone, _Builder()
     layers = backbone.s4_layers()
     shapes = [(layer.ssm.d_model, layer.ssm.n_state // 2) for layer in layers]
-    sizes = [2 * h * n for h, n in shapes]
+    sizes = [2 * h * whole_vectors(n) for h, n in shapes]
     offsets = {id(layer): begin for layer, begin in zip(layers, np.cumsum([0, *sizes[:-1]]).tolist(), strict=True)}
     pools = [pool.pool for pool in backbone.down_pools]
     widths = [pool.linear.out_channels // pool.pool for pool in backbone.up_pools]
@@ -103,7 +109,7 @@ def flatten(model: Any) -> Program:
 
     embedding = build.store(model.embedding.weight)
     _add_stage(build, backbone, 0, widths, offsets, frames, upsampled)
-    head = build.store(model.output_norm.weight, model.output_norm.bias, _linear(model.output), model.output.bias)
+    head = build.store(model.output_norm.weight, model.output_norm.bias, _linear(model.output))
     return Program(
         np.array(build.rows, dtype=np.int64).reshape(-1, COLUMNS),
         np.concatenate(build.parts),
@@ -154,10 +160,10 @@ def _add_stage(
         skips.append(save())
         list(blocks([block]))
     down, up = backbone.down_pools[stage], backbone.up_pools[stage]
-    pool, begin = down.pool, build.store(_linear(down.linear), down.linear.bias)
+    pool, begin = down.pool, build.store(_linear(down.linear))
     row = build.add(Kind.DOWN, stage, width, 0, begin, frames[stage], widths[stage + 1], pool)
     _add_stage(build, backbone, stage + 1, widths, offsets, frames, upsampled)
-    begin = build.store(_linear(up.linear), up.linear.bias)
+    begin = build.store(_linear(up.linear))
     build.add(Kind.UP, stage, width, 0, begin, upsampled[stage], widths[stage + 1], pool)
     build.rows[row][8] = build.add(Kind.MERGE, stage, width, 0, 0, upsampled[stage], 0, pool)
     whole = save() if backbone.stage_skip else None
@@ -173,7 +179,7 @@ def _add_layer(build: _Builder, stage: int, width: int, layer: Any, offsets: dic
     norm = (layer.norm.weight, layer.norm.bias) if layer_norm else (layer.norm.gain, layer.norm.shift)
     if not hasattr(layer, "s4"):
         first, second = layer.input_linear, layer.output_linear
-        begin = build.store(*norm, _linear(first), first.bias, _linear(second), second.bias)
+        begin = build.store(*norm, _linear(first), _linear(second))
         build.add(Kind.FEED_FORWARD, stage, width, layer_norm, begin, 0, first.out_channels)
         return
     ssm, linear = layer.s4.ssm, layer.s4.output_linear
@@ -182,12 +188,17 @@ def _add_layer(build: _Builder, stage: int, width: int, layer: Any, offsets: dic
     # 2 Re of an output is a sum over both halves of the conjugate pairs; the factor is folded into v and C.
     vectors = (system.a, system.b, 2 * c[0], system.u, 2 * system.v) if nplr else (*system, 2 * c[0])
     parts = [part for vector in vectors for part in (vector.real, vector.imag)]
-    by_feature = torch.stack(parts, dim=1)  # (H, vectors · 2, N)
-    begin = build.store(*norm, by_feature, ssm.D, _linear(linear), linear.bias)
+    n = whole_vectors(ssm.n_state // 2)
+    by_feature = F.pad(torch.stack(parts, dim=1), (0, n - ssm.n_state // 2))  # (H, vectors · 2, n)
+    begin = build.store(*norm, by_feature, ssm.D, _linear(linear))
     kind = Kind.S4_NPLR if nplr else Kind.S4_DIAGONAL
-    build.add(kind, stage, width, layer_norm, begin, offsets[id(layer.s4)], ssm.n_state // 2)
+    build.add(kind, stage, width, layer_norm, begin, offsets[id(layer.s4)], n)
 
 
-def _linear(layer: Any) -> Tensor:
-    """The weight of a pointwise map with the inputs first, (in, out)."""
-    return layer.weight.flatten(1).T
+def _linear(layer: Any) -> np.ndarray:
+    """Weight and bias of a pointwise map."""
+    return packed(_numbers(layer.weight.flatten(1)), _numbers(layer.bias))
+
+
+def _numbers(tensor: Tensor) -> np.ndarray:
+    return tensor.detach().float().contiguous().numpy()

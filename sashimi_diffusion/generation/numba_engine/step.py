@@ -13,14 +13,15 @@ from sashimi_diffusion.generation.numba_engine.arithmetic import (
     copy,
     gated_add,
     gelu,
-    linear,
     norm,
     put_in_frame,
-    state_step,
 )
 from sashimi_diffusion.generation.numba_engine.barrier import wait
+from sashimi_diffusion.generation.numba_engine.products import linear, map_size
 from sashimi_diffusion.generation.numba_engine.program import Kind
 from sashimi_diffusion.generation.numba_engine.sampler import choose
+from sashimi_diffusion.generation.numba_engine.states import state_step
+from sashimi_diffusion.generation.numba_engine.vectors import LANES, STREAMS
 
 _NPLR, _DIAGONAL, _FEED_FORWARD = int(Kind.S4_NPLR), int(Kind.S4_DIAGONAL), int(Kind.FEED_FORWARD)
 _SAVE, _ADD, _DOWN, _UP = int(Kind.SAVE), int(Kind.ADD), int(Kind.DOWN), int(Kind.UP)
@@ -73,7 +74,7 @@ def _run(
         widest = max(widest, starts[stage + 1] - starts[stage])
     normed = np.empty((n_streams, widest), dtype=np.float32)
     probabilities = np.empty(num_tokens, dtype=np.float64)
-    scratch = np.empty(operations[:, 6].max() + 1, dtype=np.float32)
+    sums = np.empty((STREAMS, LANES), dtype=np.float32)
     barrier = 0
     first, last = _share(width, thread, n_threads)
     for sample in range(count):
@@ -84,13 +85,13 @@ def _run(
         while pointer < operations.shape[0]:
             pointer, barrier = _operation(
                 operations, pointer, weights, starts, strides, position + sample, states, buffers, x, hidden, normed,
-                scratch, counters, thread, n_threads, barrier,
+                sums, counters, thread, n_threads, barrier,
             )  # fmt: skip
         barrier += 1
         wait(counters, thread, n_threads, barrier)
         norm(x, width, True, weights, head, normed)
         from_token, to_token = _share(num_tokens, thread, n_threads)
-        linear(weights, head + 2 * width, width, num_tokens, from_token, to_token, normed, logits, False)
+        linear(weights, head + 2 * width, width, num_tokens, from_token, to_token, normed, logits, False, sums)
         barrier += 1
         wait(counters, thread, n_threads, barrier)
         if thread == 0:
@@ -108,8 +109,8 @@ def _run(
 
 @njit(nogil=True, error_model="numpy")
 def _operation(
-    operations, pointer, weights, starts, strides, position, states, buffers, x, hidden, normed, scratch, counters,
-    thread, n_threads, barrier,
+    operations, pointer, weights, starts, strides, position, states, buffers, x, hidden, normed, sums,
+    counters, thread, n_threads, barrier,
 ):  # fmt: skip
     """Do one row for this thread's share of the features; returns the next row and the number of barriers so far.
 
@@ -126,25 +127,25 @@ def _operation(
         wait(counters, thread, n_threads, barrier)
         norm(features, width, layer_norm, weights, begin, normed)
         skip = after_norm + width * inner * (10 if kind == _NPLR else 6)
-        state_step(kind == _NPLR, weights, after_norm, skip, inner, states, place, first, last, normed, scratch, hidden)
+        state_step(kind == _NPLR, weights, after_norm, skip, inner, states, place, first, last, normed, hidden)
         gelu(hidden, first, last)
         barrier += 1
         wait(counters, thread, n_threads, barrier)
         gates = hidden[:, width:]
-        linear(weights, skip + width, width, 2 * width, first, last, hidden, gates, False)
-        linear(weights, skip + width, width, 2 * width, width + first, width + last, hidden, gates, False)
+        linear(weights, skip + width, width, 2 * width, first, last, hidden, gates, False, sums)
+        linear(weights, skip + width, width, 2 * width, width + first, width + last, hidden, gates, False, sums)
         gated_add(features, gates, width, first, last)
     elif kind == _FEED_FORWARD:
         barrier += 1
         wait(counters, thread, n_threads, barrier)
         norm(features, width, layer_norm, weights, begin, normed)
         from_inner, to_inner = _share(inner, thread, n_threads)
-        linear(weights, after_norm, width, inner, from_inner, to_inner, normed, hidden, False)
+        linear(weights, after_norm, width, inner, from_inner, to_inner, normed, hidden, False, sums)
         gelu(hidden, from_inner, to_inner)
         barrier += 1
         wait(counters, thread, n_threads, barrier)
-        second = after_norm + width * inner + inner
-        linear(weights, second, inner, width, first, last, hidden, features, True)
+        second = after_norm + map_size(width, inner)
+        linear(weights, second, inner, width, first, last, hidden, features, True, sums)
     elif kind == _SAVE:
         copy(features, first, last, buffers, place)
     elif kind == _ADD:
@@ -159,12 +160,12 @@ def _operation(
         low_first, low_last = _share(inner, thread, n_threads)
         low = x[:, starts[stage + 1] : starts[stage + 2]]
         frame = buffers[:, place : place + width * pool]
-        linear(weights, begin, width * pool, inner, low_first, low_last, frame, low, False)
+        linear(weights, begin, width * pool, inner, low_first, low_last, frame, low, False, sums)
     elif kind == _UP:
         barrier += 1
         wait(counters, thread, n_threads, barrier)
         low = x[:, starts[stage + 1] : starts[stage + 2]]
-        linear(weights, begin, inner, width * pool, first * pool, last * pool, low, hidden, False)
+        linear(weights, begin, inner, width * pool, first * pool, last * pool, low, hidden, False, sums)
     else:
         slot = position // strides[stage] % pool
         add_from_frame(features, first, last, buffers, place, pool, slot)
@@ -175,8 +176,8 @@ def _operation(
 
 @njit(nogil=True)
 def _share(size, thread, n_threads):
-    """The part of ``size`` that is a thread's own, in whole vectors of 8."""
-    part = (size // n_threads + 7) // 8 * 8
+    """The part of ``size`` that is a thread's own, in whole groups of a map's outputs."""
+    part = (size // n_threads + LANES - 1) // LANES * LANES
     return min(thread * part, size), size if thread == n_threads - 1 else min((thread + 1) * part, size)
 
 

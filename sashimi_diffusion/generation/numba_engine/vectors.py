@@ -1,0 +1,94 @@
+"""Vector instructions for the innermost loops, written in LLVM's own language.
+
+numba keeps sums over a loop in memory and tests whether arrays overlap before it uses vectors; this does neither.
+"""
+
+from typing import Any
+
+from llvmlite import ir
+from numba.core import cgutils
+
+LANES = 16
+STREAMS = 4
+"""Streams that share each weight once it is read."""
+
+_VECTOR = ir.VectorType(ir.FloatType(), LANES)
+_INDEX, _LANE = ir.IntType(64), ir.IntType(32)
+_FAST = ("contract", "nsz")
+
+
+def index(number: int) -> Any:
+    """A position in an array."""
+    return _INDEX(number)
+
+
+class Vectors:
+    """Emits instructions on vectors of ``LANES`` float32 numbers into the function that is being compiled.
+
+    Args:
+        context, builder, signature, arguments: what numba hands an intrinsic.
+    """
+
+    def __init__(self, context: Any, builder: Any, signature: Any, arguments: Any) -> None:
+        self._context, self.builder = context, builder
+        self._types, self._arguments = signature.args, arguments
+
+    def pointer(self, argument: int, *position: Any) -> Any:
+        """The address of an element of the array that is argument number ``argument``."""
+        array_type = self._types[argument]
+        array = self._context.make_array(array_type)(self._context, self.builder, self._arguments[argument])
+        return cgutils.get_item_pointer(self._context, self.builder, array_type, array, list(position))
+
+    def load(self, pointer: Any, offset: Any) -> Any:
+        """The vector that begins ``offset`` numbers after ``pointer``."""
+        return self.builder.load(self._vector_pointer(pointer, offset), align=4)
+
+    def store(self, vector: Any, pointer: Any, offset: Any) -> None:
+        """Write a vector there."""
+        self.builder.store(vector, self._vector_pointer(pointer, offset), align=4)
+
+    def number(self, pointer: Any, offset: Any) -> Any:
+        """The number there."""
+        return self.builder.load(self.builder.gep(pointer, [offset]))
+
+    def everywhere(self, number: Any) -> Any:
+        """A vector of one number."""
+        undefined = ir.Constant(_VECTOR, ir.Undefined)
+        first = self.builder.insert_element(undefined, number, _LANE(0))
+        return self.builder.shuffle_vector(first, undefined, _positions([0] * LANES))
+
+    def total(self) -> Any:
+        """A vector of zeros to add to, which LLVM keeps in a register."""
+        return cgutils.alloca_once_value(self.builder, ir.Constant(_VECTOR, [0.0] * LANES))
+
+    def add_product(self, total: Any, x: Any, y: Any) -> None:
+        """total += x · y."""
+        self.builder.store(self.multiply_add(x, y, self.builder.load(total)), total)
+
+    def multiply_add(self, x: Any, y: Any, z: Any) -> Any:
+        """x · y + z, rounded once where the machine can."""
+        return self.builder.fadd(self.builder.fmul(x, y, flags=_FAST), z, flags=_FAST)
+
+    def multiply_subtract(self, x: Any, y: Any, z: Any) -> Any:
+        """z - x · y."""
+        return self.builder.fsub(z, self.builder.fmul(x, y, flags=_FAST), flags=_FAST)
+
+    def multiply(self, x: Any, y: Any) -> Any:
+        """x · y."""
+        return self.builder.fmul(x, y, flags=_FAST)
+
+    def sum(self, vector: Any) -> Any:
+        """The sum of a vector's numbers: halves upon halves."""
+        lanes = LANES
+        while lanes > 1:
+            lanes //= 2
+            upper = _positions([*range(lanes, 2 * lanes), *[lanes] * (LANES - lanes)])
+            vector = self.builder.fadd(vector, self.builder.shuffle_vector(vector, vector, upper))
+        return self.builder.extract_element(vector, _LANE(0))
+
+    def _vector_pointer(self, pointer: Any, offset: Any) -> Any:
+        return self.builder.bitcast(self.builder.gep(pointer, [offset]), _VECTOR.as_pointer())
+
+
+def _positions(lanes: list[int]) -> Any:
+    return ir.Constant(ir.VectorType(_LANE, LANES), lanes)

@@ -1,0 +1,155 @@
+"""The engine of recorded steps against the model's own steps; on the CPU, recordings are of PyTorch's operations."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from sashimi_diffusion.errors import UserError
+from sashimi_diffusion.generation import Sampling
+from sashimi_diffusion.generation.cuda_graph import CudaGraphEngine
+from sashimi_diffusion.generation.eager import EagerEngine
+from sashimi_diffusion.generation.engines import create_engine
+from sashimi_diffusion.models import AutoregressiveModel, SampleRNN, SashimiAutoregressive, WaveNetAutoregressive
+
+SASHIMI = {"num_tokens": 16, "d_model": 8, "n_layers": 1, "n_state": 4, "pool": [2, 3]}
+WAVENET = {"residual_channels": 4, "dilation_channels": 4, "skip_channels": 8, "end_channels": 8, "n_layers": 3}
+NETWORKS: dict[str, tuple[type[AutoregressiveModel], dict[str, Any]]] = {
+    "snet": (SashimiAutoregressive, SASHIMI),
+    "unet": (SashimiAutoregressive, SASHIMI | {"unet": True}),
+    "uneven-stages": (SashimiAutoregressive, SASHIMI | {"unet": True, "n_layers": [0, 2, 1]}),
+    "one-rate": (SashimiAutoregressive, SASHIMI | {"pool": []}),
+    "wavenet": (WaveNetAutoregressive, WAVENET | {"num_tokens": 16, "n_cycles": 2}),
+    "samplernn": (SampleRNN, {"num_tokens": 16, "dim": 8, "embedding_dim": 4, "frame_sizes": [2, 2]}),
+}
+PATTERNS = {"snet": 6, "unet": 6, "uneven-stages": 6, "one-rate": 1, "wavenet": 1, "samplernn": 4}
+SAMPLINGS = [Sampling(), Sampling(temperature=0.0), Sampling(temperature=0.8, top_k=7, top_p=0.9)]
+
+
+class Operations(TorchDispatchMode):
+    """Notes the operations of a step and repeats them on the same memory: what a CUDA graph does with kernels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple[Callable[..., Any], Any, Any]] = []
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        assert function is not torch.ops.aten._local_scalar_dense.default, "Python must not wait for a number"
+        arguments = aliases((args, kwargs or {}))
+        made = function(*args, **(kwargs or {}))
+        self.calls.append((function, arguments, aliases(made)))
+        return made
+
+    def repeat(self) -> None:
+        for function, arguments, made in self.calls:
+            args, kwargs = aliases(arguments)
+            for before, now in zip(tree_leaves(made), tree_leaves(function(*args, **kwargs)), strict=True):
+                if isinstance(before, Tensor) and before.data_ptr() != now.data_ptr():  # no view, and not in place
+                    before.copy_(now)
+
+
+def aliases(values: Any) -> Any:
+    """Other tensors on the same memory: an operation like ``unsqueeze_`` changes the shape of the one it is given."""
+    return tree_map_only(Tensor, Tensor.detach, values)
+
+
+def record_operations(step: Callable[[], None]) -> Callable[[], None]:
+    """Unlike a CUDA graph, it has run the step once when it is recorded, so the first repetition does nothing."""
+    operations, ran = Operations(), []
+
+    def repeat() -> None:
+        if ran:
+            operations.repeat()
+        ran.append(True)
+
+    with operations:
+        step()
+    return repeat
+
+
+def small_model(name: str) -> AutoregressiveModel:
+    torch.manual_seed(0)
+    kind, options = NETWORKS[name]
+    model = kind(**options).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    return model
+
+
+def check_against_eager(model: AutoregressiveModel, engine: CudaGraphEngine, batch_size: int) -> None:
+    """From rest, and twice after a prefix that ends inside of a frame."""
+    eager, device = EagerEngine(model, batch_size), model.device
+    tokens = torch.full((batch_size,), model.start_token, device=device)
+    for prefix_length in (0, 23, 5):
+        if prefix_length:
+            prefix = torch.randint(model.config.num_tokens, (batch_size, prefix_length), device=device)
+            torch.testing.assert_close(engine.prefill(prefix), eager.prefill(prefix))
+            tokens = prefix[:, -1]
+        for sampling in SAMPLINGS:
+            uniforms = torch.rand(batch_size, 14, dtype=torch.float64)
+            expected, made = eager.run(tokens, uniforms, sampling), engine.run(tokens, uniforms, sampling)
+            assert torch.equal(made[0], expected[0])
+            torch.testing.assert_close(made[1:], expected[1:], rtol=0, atol=1e-6)
+            tokens = expected[0][:, -1]
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_it_draws_what_the_model_draws(name: str, batch_size: int) -> None:
+    model = small_model(name)
+    check_against_eager(model, CudaGraphEngine(model, batch_size, record_operations), batch_size)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_model_is_left_as_it_was(name: str) -> None:
+    model = small_model(name)
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    engine = CudaGraphEngine(model, 1, record_operations)
+    engine.prefill(torch.zeros(1, 9, dtype=torch.int64))
+    engine.run(torch.tensor([3]), torch.rand(1, 9, dtype=torch.float64), Sampling())
+    for key, tensor in model.state_dict().items():
+        assert torch.equal(tensor, before[key]), key
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_pattern_of_a_step_is_recorded_once(name: str) -> None:
+    recorded: list[Callable[[], None]] = []
+
+    def record(step: Callable[[], None]) -> Callable[[], None]:
+        recorded.append(step)
+        return step
+
+    engine = CudaGraphEngine(small_model(name), 2, record)
+    uniforms = torch.rand(2, 20, dtype=torch.float64)
+    for sampling in (Sampling(), Sampling(top_k=3), Sampling()):
+        engine.run(torch.tensor([8, 8]), uniforms, sampling)
+    assert len(recorded) == 2 * PATTERNS[name]
+
+
+def test_what_was_made_outlives_the_next_run() -> None:
+    engine, tokens = CudaGraphEngine(small_model("unet"), 2, record_operations), torch.tensor([8, 3])
+    first = engine.run(tokens, torch.rand(2, 7, dtype=torch.float64), Sampling())
+    kept: list[Tensor] = [part.clone() for part in first]
+    engine.run(first[0][:, -1], torch.rand(2, 7, dtype=torch.float64), Sampling())
+    assert all(map(torch.equal, first, kept))
+    assert tokens.tolist() == [8, 3]
+
+
+def test_it_says_why_it_cannot_run_on_a_cpu() -> None:
+    with pytest.raises(UserError, match=r"engine 'cuda-graph' cannot run: the model is on cpu.*'eager' can"):
+        create_engine("cuda-graph", small_model("unet"), 1)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA or ROCm device")
+@pytest.mark.parametrize("name", NETWORKS)
+def test_cuda_graphs_draw_what_the_model_draws(name: str) -> None:
+    model = small_model(name).to("cuda")
+    engine = create_engine("auto", model, 3)
+    assert isinstance(engine, CudaGraphEngine)
+    check_against_eager(model, engine, 3)
