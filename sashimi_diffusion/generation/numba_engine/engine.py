@@ -8,14 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sashimi_diffusion.generation.numba_engine.barrier import counters_size
 from sashimi_diffusion.generation.numba_engine.program import Program, flatten
 from sashimi_diffusion.generation.numba_engine.states import whole_vectors
 from sashimi_diffusion.generation.numba_engine.step import run
 from sashimi_diffusion.generation.sampling import Sampling
-
-# More threads on one stream wait longer for each other than they save.
-_THREADS_PER_STREAM = 2
 
 
 class _Memory(NamedTuple):
@@ -53,8 +49,8 @@ class _Memory(NamedTuple):
 class NumbaEngine:
     """Steps a SaShiMi model in compiled code that Python enters once per block of samples.
 
-    One stream is shared by two threads, each with half of the features, which meet at spin barriers; several streams
-    are divided over all threads.
+    Streams are divided over the threads. One stream has one thread: two that share its features wait for each other
+    longer than they save.
 
     Args:
         model: a ``SashimiAutoregressive`` in float32 on the CPU, in evaluation mode.
@@ -66,12 +62,10 @@ class NumbaEngine:
         self.model, self.batch_size = model, batch_size
         self.program = flatten(model)
         threads = torch.get_num_threads() if threads is None else threads
-        self.threads = min(threads, _THREADS_PER_STREAM if batch_size == 1 else batch_size)
+        self.threads = min(threads, batch_size)
         self._starts = np.concatenate([[0], np.cumsum(self.program.widths)])
         self._strides = np.cumprod([1, *self.program.pools])
-        bounds = (
-            [0, 1] if batch_size == 1 else np.linspace(0, batch_size, self.threads + 1).round().astype(int).tolist()
-        )
+        bounds = np.linspace(0, batch_size, self.threads + 1).round().astype(int).tolist()
         self._parts = [slice(first, last) for first, last in pairwise(bounds)]
         self._memory = [_Memory.of(self.program, part.stop - part.start) for part in self._parts]
         self._position = 0
@@ -99,12 +93,9 @@ class NumbaEngine:
         )
         inputs = tokens.numpy().copy()
         settings = np.array([sampling.temperature, sampling.top_k or 0, sampling.top_p])
-        counters = np.zeros(counters_size(self.threads), dtype=np.int64)
 
         def work(thread: int) -> None:
-            program, sharing = self.program, self.batch_size == 1
-            part = 0 if sharing else thread
-            streams = self._parts[part]
+            program, streams = self.program, self._parts[thread]
             run(
                 program.operations,
                 program.weights,
@@ -113,28 +104,17 @@ class NumbaEngine:
                 program.embedding,
                 program.head,
                 self._position,
-                *self._memory[part],
+                *self._memory[thread],
                 inputs[streams],
                 numbers[streams],
                 settings,
                 *(whole[streams] for whole in made),
-                counters,
-                thread if sharing else 0,
-                self.threads if sharing else 1,
             )
 
-        if self.threads > 1 and not run.signatures:
-            # Compiled by one thread: the other would already spin at the first barrier.
-            self._compile()
         with ThreadPoolExecutor(self.threads) as pool:
             list(pool.map(work, range(self.threads)))
         self._position = (self._position + numbers.shape[1]) % int(self._strides[-1])
         return tuple(torch.from_numpy(whole) for whole in made)
-
-    def _compile(self) -> None:
-        """Have the step compiled (or read from numba's cache) for the types it is called with, making no sample."""
-        once, none = NumbaEngine(self.model, 1, threads=1), torch.empty(1, 0, dtype=torch.float64)
-        once.run(torch.zeros(1, dtype=torch.int64), none, Sampling())
 
 
 def _largest_hidden(program: Program) -> int:
