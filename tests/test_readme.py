@@ -24,6 +24,10 @@ def shortened(command: str) -> str:
     """The command with what makes it end in seconds appended: the last value of an option counts."""
     if "train_diffwave" in command:
         return f"{command} {SHORT_TRAINING} sampling.steps=2 training.steps={3 if '--resume' in command else 2}"
+    if "train_autoregressive" in command:
+        return f"{command} {SHORT_TRAINING} sampling.seconds=0.01 sampling.engine=eager training.steps=2"
+    if "digits-ar" in command:
+        return f"{command} --seconds 0.02 --engine eager"
     return f"{command} --steps 2" if "sample" in command else command
 
 
@@ -86,6 +90,10 @@ def test_commands_run(run, reader: Path, request: pytest.FixtureRequest, command
 
 @pytest.mark.parametrize("command", [command for command in COMMANDS if command.startswith("python -m")])
 def test_benchmarks_run(run, command: str) -> None:
+    if "generation" in command:
+        pytest.importorskip("numba", reason="numba is not installed (pip install 'sashimi-diffusion[fast]')")
+        run(f"{command} --d-model 8 --n-layers 1 --samples 4 --prefix 16")
+        return
     small = "--features 2 --length 100" if "kernels" in command else "--d-model 8 --length 64"
     run(f"{command} {small} --repeats 1")
 
