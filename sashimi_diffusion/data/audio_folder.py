@@ -201,7 +201,10 @@ def _check_numbers(splits: Sequence[float], normalize_rms: float | None) -> None
 
 def _empty_split(root: Path, split: str, files: int, held_out: bool) -> str:
     if held_out:
-        return f"the {split} split of {root} is empty: holdout divides its {files} files into train and validation only"
+        return (
+            f"the {split} split of {root} is empty: holdout divides its {files} files into train and validation only; "
+            "a training without test data has data.test=false"
+        )
     return (
         f"the {split} split of {root} is empty: it has {files} usable files, and splits are made of whole files. "
         "Add files, cut them into several, or change splits"
