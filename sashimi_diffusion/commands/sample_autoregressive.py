@@ -6,6 +6,7 @@ import math
 import shlex
 import sys
 import time
+import warnings
 import wave
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -92,6 +93,7 @@ def read_prefix(path: Path, pipe: SashimiAutoregressivePipeline) -> np.ndarray:
         print(f"note: {path} is resampled from {recorded} Hz to the model's {rate} Hz", file=sys.stderr)
     if waveform.max() == waveform.min():
         print(f"note: {path} is constant: the model hears silence", file=sys.stderr)
+        warnings.filterwarnings("ignore", message="the prefix is constant")  # the pipeline would say it again
     return waveform
 
 

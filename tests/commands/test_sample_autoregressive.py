@@ -124,11 +124,13 @@ def test_another_rate_is_resampled_and_said(folder: Path, tmp_path: Path, capsys
     assert "resampled from 16000 Hz to the model's 8000 Hz" in capsys.readouterr().err
 
 
-@pytest.mark.filterwarnings("ignore:the prefix is constant")
-def test_a_silent_prefix_is_said(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_silent_prefix_is_said_once(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture, recwarn: pytest.WarningsRecorder
+) -> None:
     soundfile.write(tmp_path / "silent.wav", np.zeros(50), RATE)
     assert run(folder, tmp_path / "out", "--num-samples", 1, "--prefix", tmp_path / "silent.wav") == 0
     assert "is constant: the model hears silence" in capsys.readouterr().err
+    assert not [warning for warning in recwarn if "constant" in str(warning.message)]
     assert np.abs(soundfile.read(tmp_path / "out" / "0000.wav")[0][:50]).max() == 0
 
 
