@@ -11,8 +11,8 @@ _NEVER = 2**31 - 1
 def keep_freed_memory() -> None:
     """Make this process keep the memory of freed tensors of up to 32 MiB and use it again; for glibc, else nothing.
 
-    glibc gives large blocks back to the operating system, which clears every page before it hands it out anew: a
-    tenth to a third of a denoiser's forward pass. It is a setting of the whole process, so commands make it and
+    glibc gives large blocks back to the operating system, which clears every page before it hands it out anew: up
+    to a fifth of a denoiser's forward pass. It is a setting of the whole process, so commands make it and
     importing never does.
     """
     if platform.libc_ver()[0] != "glibc":

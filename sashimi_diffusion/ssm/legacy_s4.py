@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from sashimi_diffusion.ssm.cache import ParameterCache
 from sashimi_diffusion.ssm.convolution import convolve
 from sashimi_diffusion.ssm.initialization import initial_system
+from sashimi_diffusion.ssm.pointwise import gelu
 from sashimi_diffusion.ssm.precision import KeepFloat32, without_autocast
 from sashimi_kernels import kernel_lags
 from sashimi_kernels.reference.generation import bilinear_nodes
@@ -49,7 +50,7 @@ class LegacyS4(nn.Module):
 
     def forward(self, u: Tensor, residual: Tensor | None = None) -> Tensor:
         """(batch, H, L) to (batch, H, L), added to ``residual`` if given."""
-        y = self.output_linear(F.gelu(self.ssm(u)))
+        y = self.output_linear(gelu(self.ssm(u)))
         return y if residual is None else y + residual
 
 

@@ -26,30 +26,16 @@ KILLED = ["training.steps=100", "training.checkpoint_every=5", "training.validat
 
 
 @pytest.fixture
-def tree(recordings: Path, tmp_path: Path) -> dict:
-    """A config tree of a tiny network, its run folder in tmp_path."""
+def tree(tiny: Callable[..., dict]) -> dict:
+    """A config tree of a tiny network, trained as the tiny denoiser is, its run folder in tmp_path."""
+    shared = tiny()
+    data = {name: shared["data"][name] for name in ("path", "cache_dir", "sample_rate", "length", "pattern")}
     return {
-        "output_dir": str(tmp_path / "run"),
+        "output_dir": shared["output_dir"],
         "model": {"name": "sashimi", "d_model": 8, "n_layers": 1, "pool": [4], "n_state": 4},
-        "data": {
-            "path": str(recordings),
-            "cache_dir": str(recordings.parent / "cache"),
-            "sample_rate": 8000,
-            "length": 256,
-            "pattern": "{label}_{speaker}_{index}",
-            "splits": [0.5, 0.25, 0.25],
-        },
-        "optimizer": {"lr": 4e-3, "warmup_steps": 2, "decay": "cosine"},
-        "training": {
-            "steps": 8,
-            "batch_size": 4,
-            "mixed_precision": "fp32",
-            "cpu_threads": 1,
-            "log_every": 1,
-            "checkpoint_every": 4,
-            "validate_every": 4,
-            "trackers": [],
-        },
+        "data": data | {"splits": [0.5, 0.25, 0.25]},
+        "optimizer": shared["optimizer"] | {"lr": 4e-3},
+        "training": shared["training"],
         "sampling": {"num_samples": 1, "seconds": 0.02, "engine": "eager"},
     }
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from sashimi_diffusion.generation.numba_engine.program import Program, flatten
-from sashimi_diffusion.generation.numba_engine.states import whole_vectors
 from sashimi_diffusion.generation.numba_engine.step import run
+from sashimi_diffusion.generation.numba_engine.vectors import whole_vectors
 from sashimi_diffusion.generation.sampling import Sampling
 
 

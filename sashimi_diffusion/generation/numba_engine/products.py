@@ -11,7 +11,7 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from sashimi_diffusion.generation.numba_engine.vectors import LANES, STREAMS, Vectors, index
+from sashimi_diffusion.generation.numba_engine.vectors import LANES, STREAMS, Vectors, index, whole_vectors
 
 _OPTIONS = {"nogil": True, "fastmath": True, "error_model": "numpy"}
 
@@ -19,17 +19,16 @@ _OPTIONS = {"nogil": True, "fastmath": True, "error_model": "numpy"}
 def packed(weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
     """A map as :func:`linear` reads it, from ``weight`` (out, in) and ``bias`` (out,); groups are filled with zeros."""
     n_out, n_in = weight.shape
-    groups = -(-n_out // LANES)
-    whole = np.zeros((groups * LANES, n_in + 1), dtype=np.float32)
+    whole = np.zeros((whole_vectors(n_out), n_in + 1), dtype=np.float32)
     whole[:n_out, :n_in], whole[:n_out, n_in] = weight, bias
-    by_group = whole[:, :n_in].reshape(groups, LANES, n_in).transpose(0, 2, 1)
+    by_group = whole[:, :n_in].reshape(-1, LANES, n_in).transpose(0, 2, 1)
     return np.concatenate([by_group.ravel(), whole[:, n_in]])
 
 
 @njit(**_OPTIONS)
 def map_size(n_in, n_out):
     """Numbers that a packed map takes."""
-    return (n_out + LANES - 1) // LANES * LANES * (n_in + 1)
+    return whole_vectors(n_out) * (n_in + 1)
 
 
 @njit(**_OPTIONS)
@@ -39,7 +38,7 @@ def linear(weights, begin, n_in, n_out, source, target, added, sums):
     ``source`` and ``target`` are (streams, features), ``sums`` is memory for (STREAMS, LANES) numbers.
     """
     n_streams = source.shape[0]
-    bias = begin + (n_out + LANES - 1) // LANES * LANES * n_in
+    bias = begin + whole_vectors(n_out) * n_in
     for at in range(0, n_out, LANES):
         n_valid = min(LANES, n_out - at)
         stream = 0

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sashimi_diffusion.generation.numba_engine.products import packed
-from sashimi_diffusion.generation.numba_engine.states import whole_vectors
+from sashimi_diffusion.generation.numba_engine.vectors import whole_vectors
 
 COLUMNS = 12
 

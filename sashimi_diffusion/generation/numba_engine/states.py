@@ -17,11 +17,6 @@ from sashimi_diffusion.generation.numba_engine.vectors import LANES, STREAMS, Ve
 _OPTIONS = {"nogil": True, "fastmath": True, "error_model": "numpy"}
 
 
-def whole_vectors(n: int) -> int:
-    """``n`` states with those that fill the last vector."""
-    return -(-n // LANES) * LANES
-
-
 @njit(**_OPTIONS)
 def state_step(nplr, weights, begin, skip, n, states, offset, width, u, y):
     """One step of the state spaces of ``width`` features: ``u`` to ``y``, both (streams, features); ``states`` moves.

@@ -7,6 +7,7 @@ from typing import Any
 
 from llvmlite import ir
 from numba.core import cgutils
+from numba.extending import register_jitable
 
 LANES = 16
 STREAMS = 4
@@ -15,6 +16,12 @@ STREAMS = 4
 _VECTOR = ir.VectorType(ir.FloatType(), LANES)
 _INDEX, _LANE = ir.IntType(64), ir.IntType(32)
 _FAST = ("contract", "nsz")
+
+
+@register_jitable
+def whole_vectors(n: int) -> int:
+    """``n`` numbers with those that fill the last vector."""
+    return (n + LANES - 1) // LANES * LANES
 
 
 def index(number: int) -> Any:
