@@ -6,7 +6,6 @@ import math
 import shlex
 import sys
 import time
-import warnings
 import wave
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -23,7 +22,7 @@ from tqdm import tqdm
 from sashimi_diffusion.commands.cli import writing_to
 from sashimi_diffusion.commands.memory import explained_exhaustion, peak_memory
 from sashimi_diffusion.commands.output import SHEET_CLIPS, prepare_folder, share_of_batches, write_record
-from sashimi_diffusion.data.audio import read_audio, write_audio
+from sashimi_diffusion.data.audio import read_audio, resample, write_audio
 from sashimi_diffusion.data.pictures import contact_sheet
 from sashimi_diffusion.generation.likelihood import by_likelihood, likelihood_window
 from sashimi_diffusion.generation.runaway import runaway_second
@@ -84,17 +83,15 @@ def read_prefix(path: Path, pipe: SashimiAutoregressivePipeline) -> np.ndarray:
     """A recording at the pipeline's rate, (L,); says so when it had another.
 
     Raises:
-        UserError: it cannot be used as audio.
+        UserError: it cannot be used as audio, or has no sound.
     """
-    rate = pipe.model.config.sample_rate
-    waveform = read_audio(path, rate)
-    recorded = soundfile.info(path).samplerate
-    if recorded != rate:
-        print(f"note: {path} is resampled from {recorded} Hz to the model's {rate} Hz", file=sys.stderr)
-    if waveform.max() == waveform.min():
-        print(f"note: {path} is constant: the model hears silence", file=sys.stderr)
-        warnings.filterwarnings("ignore", message="the prefix is constant")  # the pipeline would say it again
-    return waveform
+    waveform = read_audio(path)
+    pipe.prefix_tokens(waveform)  # refused now, and before resampling makes ripples at the ends of a constant
+    recorded, rate = soundfile.info(path).samplerate, pipe.model.config.sample_rate
+    if recorded == rate:
+        return waveform
+    print(f"note: {path} is resampled from {recorded} Hz to the model's {rate} Hz", file=sys.stderr)
+    return resample(waveform, recorded, rate)
 
 
 def generate(

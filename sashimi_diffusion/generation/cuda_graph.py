@@ -47,12 +47,10 @@ class CudaGraphEngine:
         self._recorded: dict[tuple, tuple[Callable[[], None], Any]] = {}
 
     @torch.no_grad()
-    def prefill(self, tokens: Tensor) -> Tensor:
-        """Absorb inputs (B, L) in one pass: logits (B, num_tokens, L)."""
-        logits, state = self.model.prefill(tokens)
+    def load(self, state: Any) -> None:
+        """Go on from a state of the model, of ``batch_size`` clips."""
         _overwrite(self._state, state)
         self._state = _with_numbers(self._state, state)
-        return logits
 
     @torch.no_grad()
     def run(self, tokens: Tensor, uniforms: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor, Tensor]:

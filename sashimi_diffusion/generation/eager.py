@@ -19,11 +19,9 @@ class EagerEngine:
     def __init__(self, model: Any, batch_size: int) -> None:
         self.model, self.state = model, model.initial_state(batch_size)
 
-    @torch.no_grad()
-    def prefill(self, tokens: Tensor) -> Tensor:
-        """Absorb inputs (B, L) in one pass: logits (B, num_tokens, L)."""
-        logits, self.state = self.model.prefill(tokens)
-        return logits
+    def load(self, state: Any) -> None:
+        """Go on from a state of the model, of ``batch_size`` clips."""
+        self.state = state
 
     @torch.no_grad()
     def run(self, tokens: Tensor, uniforms: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor, Tensor]:

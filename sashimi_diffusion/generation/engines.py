@@ -21,8 +21,8 @@ class Engine(Protocol):
 
     def __init__(self, model: Any, batch_size: int) -> None: ...
 
-    def prefill(self, tokens: Tensor) -> Tensor:
-        """Absorb inputs (B, L) in one pass: logits (B, num_tokens, L)."""
+    def load(self, state: Any) -> None:
+        """Go on from a state of the model, of ``batch_size`` clips."""
 
     def run(self, tokens: Tensor, uniforms: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor, Tensor]:
         """The samples after ``tokens`` (B,), one per column of ``uniforms`` (B, n), with what ``choose`` returns."""

@@ -9,6 +9,7 @@ from torch import Tensor
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.generation.engines import Engine, create_engine
 from sashimi_diffusion.generation.memory import check_memory
+from sashimi_diffusion.generation.prefix import absorb
 from sashimi_diffusion.generation.sampling import Sampling
 
 BLOCK = 1600
@@ -106,25 +107,18 @@ def _blocks(
     tokens = torch.full((batch_size,), model.start_token, device=model.device)
     made = 0
     if prefix is not None:
-        tokens = prefix.to(model.device)
-        # One input behind: the last token of the prefix is the input that the first step begins with.
-        logits = engine.prefill(model.inputs(tokens))
-        yield _scored(tokens, logits)
-        made, tokens = prefix.shape[1], tokens[:, -1]
+        prefix = prefix.to(model.device)
+        log_probabilities, entropies, state = absorb(model, prefix)
+        engine.load(state)
+        yield Generation(prefix, log_probabilities, entropies, prefix_length=prefix.shape[1])
+        # The state is one input behind: the last token of the prefix is what the first step begins with.
+        made, tokens = prefix.shape[1], prefix[:, -1]
     while length is None or made < length:
         count = block if length is None else min(block, length - made)
         uniforms = torch.stack([torch.rand(count, dtype=torch.float64, generator=one) for one in generators])
         generation = Generation(*engine.run(tokens, uniforms, sampling))
         yield generation
         made, tokens = made + count, generation.tokens[:, -1]
-
-
-def _scored(tokens: Tensor, logits: Tensor) -> Generation:
-    """A prefix (B, P) with what the model thinks of it."""
-    log_probabilities = logits.float().log_softmax(dim=1)  # (B, num_tokens, P)
-    entropies = -(log_probabilities.exp() * log_probabilities).nan_to_num(0).sum(dim=1)
-    own = log_probabilities.gather(1, tokens.unsqueeze(1)).squeeze(1)
-    return Generation(tokens, own, entropies, prefix_length=tokens.shape[1])
 
 
 def _generators(

@@ -1,5 +1,6 @@
 """Whether clips fit in memory, found out before hours are spent on them."""
 
+import math
 from typing import Any
 
 import psutil
@@ -7,20 +8,24 @@ import torch
 from torch import Tensor
 
 from sashimi_diffusion.errors import UserError
+from sashimi_diffusion.generation.prefix import PIECE
 
 # Per sample of a clip: token, log-probability, entropy, random number; twice, when the blocks are joined.
 _BYTES_PER_SAMPLE = 2 * (8 + 4 + 4) + 8
-# Activations of a prefix that exist at once, in float32 numbers per token: its logits, their logarithm, their gradient-
-# free copies, and the widest features at the raw rate.
-_LOGIT_COPIES = 4
+# Per sample of a prefix in one pass: float32 logits, their logarithm, its exponential, their product …
+_LOGITS = 4 * 4
+# … and features and kernels. They grow with the width, parameters with its square. The published networks of all three
+# kinds were measured to need 3 to 11 bytes per root of their number of parameters.
+_FEATURES = 12
 
 
 def check_memory(model: Any, batch_size: int, length: int, prefix_length: int) -> None:
     """Raise UserError if ``batch_size`` clips of ``length`` samples would not fit in the memory that is free."""
+    parameters = sum(parameter.numel() for parameter in model.parameters())
     needed = batch_size * (
         3 * state_bytes(model.initial_state(1))  # the present one, the next one, an engine's own
-        + length * _BYTES_PER_SAMPLE
-        + prefix_length * model.config.num_tokens * 4 * _LOGIT_COPIES
+        + max(length, prefix_length) * _BYTES_PER_SAMPLE
+        + min(prefix_length, PIECE) * (_LOGITS * model.config.num_tokens + int(_FEATURES * math.sqrt(parameters)))
     )
     device = torch.device(model.device)
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available

@@ -180,10 +180,10 @@ class SashimiAutoregressivePipeline(DiffusionPipeline):
     def prefix_tokens(self, prefix: np.ndarray | Tensor, rate: int | None = None) -> Tensor:
         """A waveform as the model was trained to hear it: at its rate, scaled over itself, quantized: int64 (B, L).
 
-        A constant waveform has no scale: it becomes silence. That and a resampling are said in a warning.
+        A resampling is said in a warning.
 
         Raises:
-            UserError: not a mono waveform, empty, or not finite.
+            UserError: not a mono waveform, empty, not finite, or constant, which gives no scale.
         """
         config = self.model.config
         waveform = torch.as_tensor(np.asarray(prefix, dtype=np.float32))
@@ -192,17 +192,24 @@ class SashimiAutoregressivePipeline(DiffusionPipeline):
             raise UserError(f"the prefix must be a waveform of shape (L,) or (B, L), got {tuple(waveform.shape)}")
         if not waveform.isfinite().all():
             raise UserError("the prefix has samples that are not finite (NaN or infinity)")
+        _require_sound(waveform)
         if rate is not None and rate != config.sample_rate:
             warnings.warn(
                 f"the prefix is resampled from {rate} Hz to the model's {config.sample_rate} Hz", stacklevel=2
             )
             waveform = torch.from_numpy(resample(waveform.numpy(), rate, config.sample_rate))
         tokens = encode(normalize(waveform, config.quantization), config.quantization, bits_of(config.num_tokens))
-        constant = waveform.amax(dim=-1) == waveform.amin(dim=-1)
-        if constant.any():
-            warnings.warn("the prefix is constant: the model hears silence instead", stacklevel=2)
-            tokens[constant] = self.model.start_token
+        _require_sound(tokens)  # resampling or quantization may have left a single value
         return tokens.to(self.model.device)
+
+
+def _require_sound(prefix: Tensor) -> None:
+    """Raise UserError for a constant row of a waveform or of tokens (B, L)."""
+    if (prefix.amax(dim=-1) == prefix.amin(dim=-1)).any():
+        raise UserError(
+            f"the prefix has no sound (length {prefix.shape[-1]}, a single value throughout): expected at least two "
+            "different samples; give a recording with sound, or leave the prefix out"
+        )
 
 
 def bits_of(num_tokens: int) -> int:

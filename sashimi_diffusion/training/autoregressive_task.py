@@ -24,7 +24,7 @@ from sashimi_diffusion.training.splits import fingerprint, has_validation, open_
 
 
 class NextTokenLoss(nn.Module):
-    """The mean cross-entropy, in nats, of targets (B, L), and the state after the inputs (B, L) if one is carried."""
+    """The summed cross-entropy, in nats, of targets (B, L), and the state after inputs (B, L) if one is carried."""
 
     def __init__(self, network: AutoregressiveModel) -> None:
         super().__init__()
@@ -33,8 +33,7 @@ class NextTokenLoss(nn.Module):
     def forward(self, inputs: Tensor, targets: Tensor, carried: bool, state: Any) -> tuple[Tensor, Any]:
         """``state`` None begins from rest; ``carried`` False leaves the state out, which is faster."""
         logits, state = self.network.prefill(inputs, state) if carried else (self.network(inputs), None)
-        total = F.cross_entropy(logits.float(), targets, ignore_index=IGNORED, reduction="sum")
-        return total / (targets != IGNORED).sum().clamp(min=1), state
+        return F.cross_entropy(logits.float(), targets, ignore_index=IGNORED, reduction="sum"), state
 
 
 class AutoregressiveTask:
@@ -42,6 +41,7 @@ class AutoregressiveTask:
 
     def __init__(self, config: AutoregressiveConfig, device: torch.device, skip_bad_files: bool) -> None:
         self.config, self.device, self.chunks = config, device, config.data.carry_chunks
+        self.samples = config.sampling.num_samples
         data = config.data
         recordings = open_split(data, "train", data.length * self.chunks, skip_bad_files)
         longest = max(recordings.clip_length(index) for index in range(len(recordings)))
@@ -68,23 +68,30 @@ class AutoregressiveTask:
         self.data = fingerprint(recordings)
         counts = [0 if part is None else len(part.dataset) for part in (self.validation, self.test)]
         self.description = f"{len(recordings):,} training, {counts[0]:,} validation and {counts[1]:,} test examples"
-        self._window, self._examples, self._states = -1, {}, {}
+        self._window, self._lengths, self._examples, self._states = -1, [], {}, {}
 
     def loss(self, module: nn.Module, step: int, positions: range, global_batch: int) -> Tensor:
-        """The mean cross-entropy of the step's chunk of the examples at ``positions``."""
+        """The cross-entropy of the step's chunk of the examples at ``positions``.
+
+        Parts of a global batch may have unequally many samples left. Each is divided by the mean number per part, so
+        that the mean of all parts is the mean of all samples of the global batch, however that is divided.
+        """
         length = self.config.data.length
         window, chunk = divmod(step, self.chunks)
         if window != self._window:
             self._window, self._examples, self._states = window, {}, {}
+            self._lengths = self.source.training_lengths(window, global_batch)
         if positions.start not in self._examples:
             examples = self.source.training_examples(window, positions, global_batch)
-            # A batch whose recordings all end early has nothing left to score in its last chunks: a loss of 0.
             multiple = self.network.length_multiple if self.chunks == 1 else length * self.chunks
             self._examples[positions.start] = padded(examples, multiple, self.network.start_token)
         parts = self._examples[positions.start]
         inputs, targets = (part[:, chunk * length : (chunk + 1) * length].to(self.device) for part in parts)
         state = self._states.get(positions.start)
-        loss, state = module(inputs, targets, self.chunks > 1, state)
+        total, state = module(inputs, targets, self.chunks > 1, state)
+        scored = sum(min(max(0, samples - chunk * length), length) for samples in self._lengths)
+        # A batch whose recordings all end early has nothing left to score in its last chunks: a loss of 0.
+        loss = total / (max(1, scored) * len(positions) / global_batch)
         if self.chunks > 1:
             self._states[positions.start] = detached(state) if loss.isfinite() else None
         return loss
@@ -101,9 +108,11 @@ class AutoregressiveTask:
         """Bits per sample of the test data: of chunks as in :meth:`validate`, and of whole recordings."""
         if self.test is None:
             return {}
-        chunks = self._bits(accelerator, network, _chunks(self.test, len(self.test.dataset)))
-        bits = self._bits(accelerator, network, self.test.whole_recordings())
-        return {"test_bits_chunks": chunks, "test_bits": bits}
+        recordings, chunks = self.test.whole_recordings(), _chunks(self.test, len(self.test.dataset))
+        bits = self._bits(accelerator, network, recordings)
+        identical = len(chunks) == len(recordings) and all(map(torch.equal, chunks, recordings))
+        bits_of_chunks = bits if identical else self._bits(accelerator, network, chunks)
+        return {"test_bits_chunks": bits_of_chunks, "test_bits": bits}
 
     def pipeline(self, network: AutoregressiveModel) -> SashimiAutoregressivePipeline:
         """The model alone."""

@@ -24,7 +24,7 @@ class DiffusionTask:
     chunks = 1
 
     def __init__(self, config: DiffusionConfig, device: torch.device, skip_bad_files: bool) -> None:
-        self.config = config
+        self.config, self.samples = config, config.sampling.num_samples
         recordings = self._open("train", skip_bad_files)
         held_out = self._open("validation", skip_bad_files) if has_validation(config.data) else None
         if config.model.arguments.get("waveform_std", 1.0) is None:

@@ -199,7 +199,7 @@ class Trainer:
             self._say_and_log(self.task.conclude(self.accelerator, self.ema.model))
         checkpoint = due(training.checkpoint_every)
         samples = checkpoint if training.sample_every is None else due(training.sample_every)
-        if samples and self.config.sampling.num_samples:
+        if samples and self.task.samples:
             self._save_samples()
         if checkpoint:
             self._save_checkpoint()
@@ -286,7 +286,7 @@ class Trainer:
             )
         if self.counters.data != expected.data:
             raise UserError(
-                f"{checkpoint} was made with other recordings than {self.config.data.path} holds now: restore them, or "
+                f"{checkpoint} was made with other recordings than `data` of the config gives now: restore them, or "
                 "start anew in another output_dir"
             )
         self._say(f"resumed from {checkpoint}")

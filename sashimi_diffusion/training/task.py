@@ -4,10 +4,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from diffusers import DiffusionPipeline, ModelMixin
+from diffusers import ModelMixin
 from torch import Tensor, nn
 
 from sashimi_diffusion.training.config import RunConfig
+from sashimi_diffusion.training.saved_pipeline import Saveable
 
 
 class Task(Protocol):
@@ -19,6 +20,7 @@ class Task(Protocol):
         data: fingerprint of the training recordings.
         description: the numbers of examples, in words.
         chunks: steps that belong together: a run ends only after a multiple of them.
+        samples: how many samples are drawn at a time; 0: never any.
     """
 
     network: ModelMixin
@@ -26,6 +28,7 @@ class Task(Protocol):
     data: str
     description: str
     chunks: int
+    samples: int
 
     def __init__(self, config: RunConfig, device: torch.device, skip_bad_files: bool) -> None:
         """Open the data and make the network; raises UserError for what cannot work, before anything is written."""
@@ -39,7 +42,7 @@ class Task(Protocol):
     def conclude(self, accelerator: Any, network: ModelMixin) -> dict[str, float]:
         """The same at the end of the run."""
 
-    def pipeline(self, network: ModelMixin) -> DiffusionPipeline:
+    def pipeline(self, network: ModelMixin) -> Saveable:
         """What is saved for people to use."""
 
     def save_samples(self, run: Path, step: int, network: ModelMixin) -> str:

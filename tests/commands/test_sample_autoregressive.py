@@ -124,14 +124,29 @@ def test_another_rate_is_resampled_and_said(folder: Path, tmp_path: Path, capsys
     assert "resampled from 16000 Hz to the model's 8000 Hz" in capsys.readouterr().err
 
 
-def test_a_silent_prefix_is_said_once(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture, recwarn: pytest.WarningsRecorder
+@pytest.mark.parametrize("rate", [RATE, 2 * RATE])
+@pytest.mark.parametrize("samples", [np.zeros(50), np.full(50, 0.25), np.ones(1)], ids=["silent", "constant", "one"])
+def test_a_prefix_without_sound_is_refused_and_nothing_is_lost(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture, samples: np.ndarray, rate: int
 ) -> None:
-    soundfile.write(tmp_path / "silent.wav", np.zeros(50), RATE)
-    assert run(folder, tmp_path / "out", "--num-samples", 1, "--prefix", tmp_path / "silent.wav") == 0
-    assert "is constant: the model hears silence" in capsys.readouterr().err
-    assert not [warning for warning in recwarn if "constant" in str(warning.message)]
-    assert np.abs(soundfile.read(tmp_path / "out" / "0000.wav")[0][:50]).max() == 0
+    soundfile.write(tmp_path / "prefix.wav", samples, rate)
+    stream = tmp_path / "stream.wav"
+    stream.write_bytes(b"made before")
+    for arguments in ([], ["--stream", stream]):
+        assert run(folder, tmp_path / "out", "--prefix", tmp_path / "prefix.wav", *arguments) == 2
+        error = capsys.readouterr().err
+        assert error.startswith(f"error: the prefix has no sound (length {len(samples)}, ")
+        assert error.count("\n") == 1
+    assert stream.read_bytes() == b"made before"
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_prefix_shorter_than_a_frame_is_continued(folder: Path, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "short.wav", np.array([0.3, -0.2, 0.1]), RATE)
+    assert run(folder, tmp_path / "out", "--num-samples", 1, "--prefix", tmp_path / "short.wav") == 0
+    waveform = soundfile.read(tmp_path / "out" / "0000.wav")[0]
+    assert waveform[0] > waveform[2] > waveform[1]
+    assert len(waveform) == LENGTH
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from itertools import accumulate
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.generation.memory import check_memory, state_bytes
+from sashimi_diffusion.generation.prefix import PIECE, absorb
 from sashimi_diffusion.models import AutoregressiveModel, SampleRNN, SashimiAutoregressive, WaveNetAutoregressive
 
 WAVENET = {"residual_channels": 4, "dilation_channels": 4, "skip_channels": 8, "end_channels": 8, "n_layers": 3}
@@ -35,6 +37,14 @@ def storages(state: Any) -> dict[int, int]:
         return {storage.data_ptr(): storage.nbytes()}
     parts = map(storages, state) if isinstance(state, tuple) else ()
     return {address: size for part in parts for address, size in part.items()}
+
+
+def peak(call: Callable[[], object]) -> int:
+    """Bytes that ``call`` had allocated at once."""
+    with torch.profiler.profile(profile_memory=True) as recorded:
+        call()
+    events = [event for event in recorded.profiler.kineto_results.events() if event.name() == "[memory]"]
+    return max(accumulate(event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())))
 
 
 @pytest.fixture
@@ -82,8 +92,23 @@ def test_estimates_are_in_the_range_of_the_real_sizes(name: str, estimate: Calla
     at_rest = estimate(model, 2, 0, 0)
     assert 2 * state <= at_rest <= 4 * state  # there are two at once: the one before a step and the one after
     assert made <= estimate(model, 2, 1000, 0) - at_rest <= 4 * made
-    logits = 2 * 100 * 256 * 4
-    assert logits <= estimate(model, 2, 0, 100) - at_rest <= 8 * logits
+    absorbed = peak(lambda: absorb(model, torch.full((2, 1000), 7)))
+    assert absorbed <= estimate(model, 2, 0, 1000) - at_rest <= 4 * absorbed
+
+
+def test_a_prefix_in_pieces_needs_the_memory_of_a_piece() -> None:
+    model, tokens = small_model("sashimi"), torch.full((1, 6000), 7)
+    result = tokens.numel() * (4 + 4)
+    of_piece = peak(lambda: absorb(model, tokens[:, :600], 600))
+    assert peak(lambda: absorb(model, tokens, 600)) < 2 * of_piece + 2 * result
+    assert peak(lambda: absorb(model, tokens)) > 4 * of_piece + 2 * result
+
+
+def test_what_a_prefix_needs_stops_growing_at_a_piece(estimate: Callable[..., int]) -> None:
+    model, clip = small_model("sashimi"), 10**6
+    less, piece, more = (estimate(model, 1, clip, length) for length in (PIECE - 1, PIECE, clip - 1))
+    assert less < piece == more
+    assert estimate(model, 1, 0, 2 * PIECE) > estimate(model, 1, 0, PIECE)  # an endless stream keeps its prefix
 
 
 def test_estimates_grow_with_batch_length_and_prefix(estimate: Callable[..., int]) -> None:
@@ -119,7 +144,12 @@ def test_states_that_do_not_fit_are_refused_whatever_the_length(monkeypatch: pyt
 def test_on_a_gpu_its_own_memory_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (10**6, 10**12))
     config = SimpleNamespace(num_tokens=256)
-    model = SimpleNamespace(device="cuda", config=config, initial_state=lambda batch_size: torch.zeros(batch_size, 100))
+    model = SimpleNamespace(
+        device="cuda",
+        config=config,
+        parameters=list,
+        initial_state=lambda batch_size: torch.zeros(batch_size, 100),
+    )
     check_memory(model, 1, 1000, 0)
     with pytest.raises(UserError, match=r"^1 clips of 100000 samples need about 0\.0 GB, 0\.0 GB are free"):
         check_memory(model, 1, 100_000, 0)

@@ -95,16 +95,31 @@ def test_a_prefix_at_another_rate_is_resampled_and_said(pipe: SashimiAutoregress
         assert pipe.prefix_tokens(prefix, 16000).shape == (1, 50)
 
 
-@pytest.mark.parametrize("value", [0.0, 0.25])
-def test_a_constant_prefix_is_silence_and_said(pipe: SashimiAutoregressivePipeline, value: float) -> None:
-    with pytest.warns(UserWarning, match="constant: the model hears silence"):
-        tokens = pipe.prefix_tokens(np.full(20, value))
-    assert (tokens == 128).all()
+NO_SOUND = {
+    "silence": np.zeros(20),
+    "constant": np.full(20, 0.25),
+    "one sample": np.array([0.5]),
+    "too faint to tell apart": 1e-12 * np.sin(np.arange(20)),
+    "one of two": np.stack([np.sin(np.arange(20)), np.zeros(20)]),
+}
+
+
+@pytest.mark.parametrize("prefix", NO_SOUND.values(), ids=NO_SOUND)
+def test_a_prefix_without_sound_is_refused(pipe: SashimiAutoregressivePipeline, prefix: np.ndarray) -> None:
+    for call in (pipe, pipe.stream):
+        with pytest.raises(UserError, match=r"the prefix has no sound .*expected at least two.*leave the prefix out"):
+            call(batch_size=len(np.atleast_2d(prefix)), prefix=prefix, engine="eager")
+
+
+def test_a_constant_prefix_is_refused_before_it_is_resampled(pipe: SashimiAutoregressivePipeline) -> None:
+    with pytest.raises(UserError, match=r"the prefix has no sound \(length 100"):
+        pipe.prefix_tokens(np.full(100, 0.25), 16000)
 
 
 def test_a_prefix_shorter_than_a_frame(pipe: SashimiAutoregressivePipeline) -> None:
     output = pipe(prefix=np.array([0.1, -0.1]), generator=generators(0), engine="eager")
     assert output.audios.shape == (1, 1, 200)
+    np.testing.assert_array_equal(output.audios[0, 0, :2], [127 / 128, -1])
 
 
 @pytest.mark.parametrize(

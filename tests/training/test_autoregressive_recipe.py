@@ -1,28 +1,27 @@
 """The autoregressive recipe as people run it: through accelerate, on two processes, killed and resumed."""
 
-import json
-import os
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from sashimi_diffusion.pipelines import SashimiAutoregressivePipeline
-from sashimi_diffusion.training import checkpoints
 from sashimi_diffusion.training.autoregressive_config import AutoregressiveConfig
 from sashimi_diffusion.training.autoregressive_task import AutoregressiveTask
 from sashimi_diffusion.training.config import from_tree
 from sashimi_diffusion.training.loop import train
 from sashimi_diffusion.training.typed_yaml import apply_overrides, write_yaml
 
-RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "train_autoregressive_sashimi.py"
-LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--cpu"]
 KILLED = ["training.steps=100", "training.checkpoint_every=5", "training.validate_every=20", "training.sample_every=40"]
+Figures = Callable[[Path], list[dict]]
+
+
+@pytest.fixture
+def script(recipe_script: Callable[[str], Any]) -> Any:
+    return recipe_script("train_autoregressive_sashimi.py")
 
 
 @pytest.fixture
@@ -61,31 +60,8 @@ def train_here(tree: dict, tmp_path: Path) -> Callable[..., Path]:
     return call
 
 
-def start(launcher: list[str], *arguments: object) -> subprocess.Popen:
-    """Without a network, and without what another launcher set."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("ACCELERATE", "LOCAL_", "RANK"))}
-    environment = kept | {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-    command = [*launcher, str(RECIPE), *map(str, arguments)]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def run(launcher: list[str], *arguments: object) -> str:
-    """Stdout of a run that must succeed."""
-    process = start(launcher, *arguments)
-    out, err = process.communicate(timeout=240)
-    assert process.returncode == 0, err
-    return out
-
-
-def figures(folder: Path) -> list[dict]:
-    """Everything of metrics.jsonl but the times."""
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in line.items() if not key.startswith("seconds")} for line in lines]
-
-
-def check_folder(folder: Path, steps: int, out: str) -> None:
+def check_folder(folder: Path, lines: list[dict], steps: int, out: str) -> None:
     """The run is complete: figures, test bits in the file and on the screen, samples, a pipeline that loads."""
-    lines = figures(folder)
     assert [line["step"] for line in lines if "loss" in line] == list(range(1, steps + 1))
     assert [line["step"] for line in lines if "validation_bits" in line] == [steps // 2, steps]
     last = lines[-1]
@@ -98,54 +74,48 @@ def check_folder(folder: Path, steps: int, out: str) -> None:
     assert pipeline(audio_length_in_s=0.01, engine="eager").audios.shape == (1, 1, 80)
 
 
-def test_accelerate_launch(file: Path, train_here: Callable[..., Path], tmp_path: Path) -> None:
+def test_accelerate_launch(
+    script: Any, figures: Figures, file: Path, train_here: Callable[..., Path], tmp_path: Path
+) -> None:
     folder = tmp_path / "launched"
-    out = run(LAUNCH, "--config", file, f"output_dir={folder}")
+    code, out, err = script.run("--config", file, f"output_dir={folder}", launch=[])
+    assert code == 0, err
     assert "4 examples per step on 1 x cpu" in out
-    check_folder(folder, 8, out)
+    check_folder(folder, figures(folder), 8, out)
     assert figures(folder) == figures(train_here())
 
 
 @pytest.mark.slow
-def test_two_processes_make_the_run_of_one(file: Path, train_here: Callable[..., Path], tmp_path: Path) -> None:
-    """Two processes with half the batch each; all recordings fill the window, so each half weighs the same."""
-    folder, full = tmp_path / "two", "data.length=128"
-    out = run(
-        [*LAUNCH, "--num_processes", "2"], "--config", file, f"output_dir={folder}", "training.batch_size=2", full
-    )
+def test_two_processes_make_the_run_of_one(
+    script: Any, figures: Figures, file: Path, train_here: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Two processes with half the batch each, of recordings of unequal lengths: every sample weighs the same."""
+    folder = tmp_path / "two"
+    arguments = ["--config", file, f"output_dir={folder}", "training.batch_size=2"]
+    code, out, err = script.run(*arguments, launch=["--num_processes", "2"])
+    assert code == 0, err
     assert "4 examples per step on 2 x cpu" in out
-    check_folder(folder, 8, out)
-    for one, two in zip(figures(train_here(full)), figures(folder), strict=True):
+    check_folder(folder, figures(folder), 8, out)
+    for one, two in zip(figures(train_here()), figures(folder), strict=True):
         assert one.keys() == two.keys()
         assert np.allclose(list(one.values()), list(two.values()), rtol=1e-3)
 
 
-def kill_when_metrics_grow(file: Path, folder: Path, lines: int) -> None:
-    """Start or resume, and kill without warning as soon as there are so many more figures."""
-    metrics = folder / "metrics.jsonl"
-    enough = lines + (metrics.read_text().count("\n") if metrics.exists() else 0)
-    process = start([sys.executable], "--config", file, "--resume", *KILLED, f"output_dir={folder}")
-    deadline = time.monotonic() + 120
-    while process.poll() is None and time.monotonic() < deadline:
-        if metrics.exists() and metrics.read_text().count("\n") >= enough:
-            break
-        time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    _, err = process.communicate()
-    assert process.returncode == -signal.SIGKILL, err
-
-
 @pytest.mark.slow
 def test_kill_9_and_resume_gives_the_uninterrupted_run(
-    file: Path, train_here: Callable[..., Path], tmp_path: Path
+    script: Any,
+    assert_same_run: Callable[[Path, Path], None],
+    file: Path,
+    train_here: Callable[..., Path],
+    tmp_path: Path,
 ) -> None:
     whole, killed = train_here(*KILLED), tmp_path / "killed"
+    arguments = ["--config", file, "--resume", *KILLED, f"output_dir={killed}"]
     for lines in (3, 13):  # before there is a checkpoint, and between two
-        kill_when_metrics_grow(file, killed, lines)
+        code, err = script.kill(killed, lines, *arguments)
+        assert code == -signal.SIGKILL, err
         SashimiAutoregressivePipeline.from_pretrained(killed / "pipeline")
-    out = run([sys.executable], "--config", file, "--resume", *KILLED, f"output_dir={killed}")
+    code, out, err = script.run(*arguments)
+    assert code == 0, err
     assert "resumed from" in out
-    assert figures(killed) == figures(whole)
-    last = checkpoints.list_checkpoints(whole)[-1].relative_to(whole)
-    for name in ("model.safetensors", "ema.safetensors"):
-        assert (killed / last / name).read_bytes() == (whole / last / name).read_bytes()
+    assert_same_run(killed, whole)

@@ -10,6 +10,7 @@ import torch
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.models import SampleRNN
 from sashimi_diffusion.pipelines import SashimiAutoregressivePipeline
+from sashimi_diffusion.training import autoregressive_task
 from sashimi_diffusion.training.autoregressive_config import AutoregressiveConfig
 from sashimi_diffusion.training.autoregressive_score import bits_per_sample
 from sashimi_diffusion.training.autoregressive_task import AutoregressiveTask
@@ -114,10 +115,70 @@ def test_published_configs_load_and_have_the_published_size(file):
 def test_recordings_that_end_early_leave_later_chunks_without_a_loss(ar_config):
     config = ar_config(carry_chunks=2, length=512)  # the longest of the recordings has 620 samples
     task = AutoregressiveTask(config, torch.device("cpu"), False)
-    task.source.training_examples = lambda *_: [torch.zeros(40, dtype=torch.int64)] * 2
-    first, second = (task.loss(task.module, step, range(2), 2) for step in (0, 1))
+    window = next(window for window in range(20) if task.source.training_lengths(window, 1)[0] <= 512)
+    first, second = (task.loss(task.module, 2 * window + chunk, range(1), 1) for chunk in (0, 1))
     assert first > 1
     assert second == 0
+
+
+@pytest.mark.parametrize("random_shift", [None, 30])
+def test_lengths_of_examples_are_known_without_their_audio(ar_config, random_shift):
+    task = AutoregressiveTask(ar_config(length=256, random_shift=random_shift), torch.device("cpu"), False)
+    expected = [len(example) for window in (0, 1, 2) for example in task.source.training_examples(window, range(5), 5)]
+    assert [samples for window in (0, 1, 2) for samples in task.source.training_lengths(window, 5)] == expected
+    assert len(set(expected)) > 1
+
+
+def losses_and_gradient(config: AutoregressiveConfig) -> tuple[list[float], torch.Tensor]:
+    """Of four steps from the same parameters; the gradients are summed."""
+    trainer = Trainer(AutoregressiveTask, config, False, None, False)
+    trainer.optimizer.step = trainer.optimizer.zero_grad = lambda **_: None
+    losses = []
+    for step in range(4):
+        trainer.counters.step = step
+        losses.append(trainer._step(progress=0.5)[0])
+    gradients = [parameter.grad.flatten() for parameter in trainer.network.parameters() if parameter.grad is not None]
+    return losses, torch.cat(gradients)
+
+
+@pytest.mark.parametrize("carry_chunks", [1, 2])
+def test_samples_weigh_the_same_however_the_batch_is_divided(ar_config, tmp_path, carry_chunks):
+    """With recordings of unequal lengths; with two chunks, some parts of a batch have nothing left in the second."""
+    results = []
+    for batch_size in (4, 2, 1):
+        config = ar_config(carry_chunks=carry_chunks)
+        config.output_dir, config.optimizer.gradient_clip = str(tmp_path / f"by-{batch_size}"), None
+        config.training.batch_size, config.training.gradient_accumulation = batch_size, 4 // batch_size
+        results.append(losses_and_gradient(config))
+    (losses, gradient), *others = results
+    for other_losses, other_gradient in others:
+        assert other_losses == pytest.approx(losses, rel=1e-5)
+        torch.testing.assert_close(other_gradient, gradient, rtol=1e-3, atol=1e-5 * gradient.abs().max().item())
+
+
+def test_the_loss_is_the_mean_over_the_samples_of_the_batch(ar_config):
+    task = AutoregressiveTask(ar_config(), torch.device("cpu"), False)
+    examples = task.source.training_examples(0, range(4), 4)
+    assert len(set(map(len, examples))) > 1
+    expected = -sum(task.network.score(example[None]).sum() for example in examples) / sum(map(len, examples))
+    torch.testing.assert_close(task.loss(task.module, 0, range(4), 4).detach(), expected)
+
+
+@pytest.mark.parametrize(("length", "times"), [(640, 1), (256, 2)])  # the longest of the recordings has 620 samples
+def test_recordings_that_are_chunks_are_scored_once(ar_config, monkeypatch, length, times):
+    calls = []
+
+    def counted(*arguments):
+        calls.append(arguments)
+        return bits_per_sample(*arguments)
+
+    monkeypatch.setattr(autoregressive_task, "bits_per_sample", counted)
+    trainer = Trainer(
+        AutoregressiveTask, ar_config(length=length, order="name", splits=[0.4, 0.1, 0.5]), False, None, False
+    )
+    figures = trainer.task.conclude(trainer.accelerator, trainer.network)
+    assert len(calls) == times
+    assert (figures["test_bits_chunks"] == figures["test_bits"]) == (times == 1)
 
 
 def test_recordings_too_short_to_carry_a_state_are_refused_at_once(ar_config, tmp_path):

@@ -1,65 +1,38 @@
 """The recipe as people run it: through accelerate, on two processes, killed and resumed."""
 
 import importlib.util
-import json
-import os
 import random
 import signal
-import subprocess
 import sys
-import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from sashimi_diffusion.pipelines.sashimi import SashimiPipeline
-from sashimi_diffusion.training import checkpoints
 from sashimi_diffusion.training.diffusion_task import DiffusionTask
 from sashimi_diffusion.training.loop import train
 from sashimi_diffusion.training.processes import processes_asked_for
 
-RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "train_diffwave_sashimi.py"
-LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--cpu"]
+
+@pytest.fixture
+def script(recipe_script):
+    return recipe_script("train_diffwave_sashimi.py")
 
 
-def environment() -> dict:
-    """Without a network, and without what another launcher set."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("ACCELERATE", "LOCAL_", "RANK"))}
-    return kept | {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-
-
-def start(*arguments: str, launcher=(sys.executable,)) -> subprocess.Popen:
-    command = [*launcher, str(RECIPE), *map(str, arguments)]
-    return subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def run(*arguments: str, launcher=(sys.executable,)) -> tuple[int, str, str]:
-    process = start(*arguments, launcher=launcher)
-    out, err = process.communicate(timeout=240)
-    return process.returncode, out, err
-
-
-def losses(folder: Path) -> list[tuple]:
-    """Everything of metrics.jsonl but the times."""
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [tuple(v for k, v in line.items() if not k.startswith("seconds")) for line in lines]
-
-
-def test_accelerate_launch_with_two_processes(tiny_file, tiny_config, tmp_path):
+def test_accelerate_launch_with_two_processes(script, figures, tiny_file, tiny_config, tmp_path):
     """Two processes with half the batch each give the losses of one with the whole."""
     folder = tmp_path / "two"
     arguments = ["--config", tiny_file, f"output_dir={folder}", "training.batch_size=2"]
-    code, out, err = run(*arguments, launcher=[*LAUNCH, "--num_processes=2"])
+    code, out, err = script.run(*arguments, launch=["--num_processes=2"])
     assert code == 0, err
     assert "4 examples per step on 2 x cpu" in out
     assert out.count("done: 8 steps") == 1
     assert SashimiPipeline.from_pretrained(folder / "pipeline").model.config.num_classes == 2
     assert (folder / "samples/step-000008/contact-sheet.png").exists()
 
-    one, two = losses(train(DiffusionTask, tiny_config())), losses(folder)
-    assert [line[0] for line in one] == [line[0] for line in two]
-    assert np.allclose([line[1] for line in one], [line[1] for line in two], rtol=1e-4)
+    for one, two in zip(figures(train(DiffusionTask, tiny_config())), figures(folder), strict=True):
+        assert one.keys() == two.keys()
+        assert np.allclose(list(one.values())[:2], list(two.values())[:2], rtol=1e-4)  # step and loss
 
 
 @pytest.mark.parametrize(
@@ -87,54 +60,36 @@ def test_the_number_of_processes_in_a_config_file(tmp_path):
     assert processes_asked_for(["accelerate", "launch", "--config_file", str(file), "recipe.py"]) == 3
 
 
-def kill_repeatedly(tiny_file: Path, folder: Path, kills: int, seed: int, arguments: list[str]) -> int:
-    """Start or resume, kill after a random time, again and again; returns how often training was under way."""
-    moments, under_way = random.Random(seed), 0
-    for kill in range(kills):
-        process = start("--config", tiny_file, "--resume", *arguments)
-        metrics = folder / "metrics.jsonl"
-        known = metrics.stat().st_size if metrics.exists() else 0
-        deadline = time.monotonic() + 120
-        while process.poll() is None and time.monotonic() < deadline:
-            if kill and metrics.exists() and metrics.stat().st_size not in (0, known):
-                break
-            if not kill and (folder / "config.yaml").exists():
-                break
-            time.sleep(0.002)
-        time.sleep(moments.uniform(0, 1.0))
-        under_way += process.poll() is None
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-        if (folder / "pipeline").exists():
-            SashimiPipeline.from_pretrained(folder / "pipeline")
-    return under_way
-
-
 @pytest.mark.parametrize("kills", [2, pytest.param(10, marks=pytest.mark.slow)])
-def test_kill_9_and_resume_gives_the_uninterrupted_run(tiny_file, tiny_config, tmp_path, kills):
+def test_kill_9_and_resume_gives_the_uninterrupted_run(
+    script, assert_same_run, tiny_file, tiny_config, tmp_path, kills
+):
     settings = ["training.steps=60", "training.checkpoint_every=5", "training.validate_every=20"]
     if kills > 2:
         settings = ["training.steps=300", "training.checkpoint_every=7", "training.validate_every=50"]
     whole, killed = train(DiffusionTask, tiny_config(*settings)), tmp_path / "killed"
-    settings.append(f"output_dir={killed}")
-    assert kill_repeatedly(tiny_file, killed, kills, seed=kills, arguments=settings) > 0
-    code, _, err = run("--config", tiny_file, "--resume", *settings)
+    arguments = ["--config", tiny_file, "--resume", *settings, f"output_dir={killed}"]
+    moments, codes = random.Random(kills), []
+    for kill in range(kills):  # the first time perhaps before the first step, then after a step at least
+        code, _ = script.kill(killed, min(kill, 1), *arguments, pause=moments.uniform(0, 1.0))
+        codes.append(code)
+        if (killed / "pipeline").exists():
+            SashimiPipeline.from_pretrained(killed / "pipeline")
+    assert -signal.SIGKILL in codes
+    code, _, err = script.run(*arguments)
     assert code == 0, err
-    assert losses(killed) == losses(whole)
-    last = checkpoints.list_checkpoints(whole)[-1].relative_to(whole)
-    for name in ("model.safetensors", "ema.safetensors"):
-        assert (killed / last / name).read_bytes() == (whole / last / name).read_bytes()
+    assert_same_run(killed, whole)
 
 
 @pytest.fixture
-def recipe(monkeypatch, capsys):
+def recipe(script, monkeypatch, capsys):
     """The recipe in this process: a function of its arguments that returns exit code, stdout and stderr."""
-    spec = importlib.util.spec_from_file_location("recipe", RECIPE)
+    spec = importlib.util.spec_from_file_location("recipe", script.path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
 
     def call(*arguments) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", [str(RECIPE), *map(str, arguments)])
+        monkeypatch.setattr(sys, "argv", [str(script.path), *map(str, arguments)])
         code = module.main()
         return code, *capsys.readouterr()
 
@@ -165,8 +120,8 @@ def test_errors_are_one_line_and_exit_code_2(recipe, tiny_file, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_process_ends_with_exit_code_2(tiny_file):
-    code, out, err = run("--config", tiny_file, "training.stepz=3")
+def test_a_process_ends_with_exit_code_2(script, tiny_file):
+    code, out, err = script.run("--config", tiny_file, "training.stepz=3")
     assert (code, out) == (2, "")
     assert err == "error: unknown config key training.stepz: did you mean training.steps?\n"
 

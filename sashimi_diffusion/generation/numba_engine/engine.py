@@ -70,14 +70,11 @@ class NumbaEngine:
         self._memory = [_Memory.of(self.program, part.stop - part.start) for part in self._parts]
         self._position = 0
 
-    @torch.no_grad()
-    def prefill(self, tokens: Tensor) -> Tensor:
-        """Absorb inputs (B, L) in one pass of the model: logits (B, num_tokens, L)."""
-        logits, state = self.model.prefill(tokens)
+    def load(self, state: Any) -> None:
+        """Go on from a state of the model, of ``batch_size`` clips."""
         self._position = state.position
         for memory, streams in zip(self._memory, self._parts, strict=True):
             memory.load(self.program, state, streams)
-        return logits
 
     def run(self, tokens: Tensor, uniforms: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor, Tensor]:
         """Make the samples after ``tokens`` (B,), one for every column of ``uniforms`` (B, n).
