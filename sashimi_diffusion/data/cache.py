@@ -95,7 +95,7 @@ def cached_recordings(
     cache = Path(cache_dir).expanduser() if cache_dir is not None else default_cache_dir()
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        entry = cache / _entry_name(_fingerprints(files, cache), sample_rate, source_rate)
+        entry = cache / _entry_name(file_fingerprints(files, cache), sample_rate, source_rate)
         found = _open(entry)
         if found is not None:
             return found
@@ -170,8 +170,13 @@ def _entry_name(fingerprints: Sequence[str], sample_rate: int, source_rate: int 
     return hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()[:32]
 
 
-def _fingerprints(files: Sequence[Path], cache: Path) -> list[str]:
-    """A hash of each file's bytes; of a file whose size and time stamp have not changed, the hash of last time."""
+def file_fingerprints(files: Sequence[Path], cache: Path) -> list[str]:
+    """A hash of each file's bytes; of a file whose size and time stamp have not changed, the hash of last time.
+
+    Args:
+        files: in any order, which the result follows; one that cannot be read gets a text that says so.
+        cache: an existing folder in which the hashes are kept.
+    """
     names = "\n".join(str(path.absolute()) for path in files)
     memo_path = cache / f"{hashlib.sha256(names.encode()).hexdigest()[:32]}.fingerprints.json"
     try:

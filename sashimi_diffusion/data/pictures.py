@@ -1,4 +1,7 @@
-"""Pictures of audio: a contact sheet with the waveform and the spectrogram of every clip. Pillow and NumPy only."""
+"""Pictures of audio: spectrograms, and contact sheets with the waveform and the spectrogram of every clip.
+
+Pillow and NumPy only.
+"""
 
 import itertools
 import math
@@ -56,11 +59,31 @@ def contact_sheet(
         top = _MARGIN + (number // columns) * height + _TOP
         share = len(clip) / samples
         _draw_wave(sheet, clip, left, top, share, peak)
-        spectrum = _spectrum(clip, sample_rate)
-        _draw_spectrogram(sheet, spectrum / max(_SILENCE, spectrum.max()), left, top + _WAVE_HEIGHT + _GAP, share)
+        spectrum = _spectrum(clip, sample_rate, _TILE_WIDTH * _ZOOM, _SPECTROGRAM_HEIGHT * _ZOOM)
+        size = (max(1, round(_TILE_WIDTH * share * _ZOOM)), _SPECTROGRAM_HEIGHT * _ZOOM)
+        sheet.paste(_coloured(spectrum, size), (left * _ZOOM, (top + _WAVE_HEIGHT + _GAP) * _ZOOM))
         _draw_axes(sheet, left, top, samples / sample_rate, sample_rate / 2000)
         _text(sheet, (left, top - 5), name, _INK, _TITLE_SIZE, "ls")
     return sheet.reduce(_ZOOM)
+
+
+def spectrogram_image(waveform: np.ndarray, sample_rate: int, width: int, height: int) -> Image.Image:
+    """Draws the spectrogram of one clip and nothing else, in the colours of a contact sheet.
+
+    It reaches from the clip's strongest magnitude down to 80 dB below it, and from 0 Hz at the bottom to half the
+    sample rate at the top. Non-finite samples are drawn as zero.
+
+    Args:
+        waveform: real, shape (length,).
+        sample_rate: in Hz.
+        width: of the picture, in pixels.
+        height: of the picture, in pixels.
+
+    Raises:
+        UserError: the waveform is empty or has another shape.
+    """
+    (clip,), _ = _checked([waveform], None)
+    return _coloured(_spectrum(clip, sample_rate, width, height), (width, height))
 
 
 def _checked(waveforms: Sequence[np.ndarray], titles: Sequence[str] | None) -> tuple[list[np.ndarray], list[str]]:
@@ -69,7 +92,7 @@ def _checked(waveforms: Sequence[np.ndarray], titles: Sequence[str] | None) -> t
         raise UserError("a contact sheet needs at least one clip")
     wrong = next((clip.shape for clip in clips if clip.ndim != 1 or clip.size == 0), None)
     if wrong is not None:
-        raise UserError(f"a contact sheet needs waveforms of shape (length,) that are not empty, got {wrong}")
+        raise UserError(f"a picture needs waveforms of shape (length,) that are not empty, got {wrong}")
     names = [str(number) for number in range(len(clips))] if titles is None else list(titles)
     if len(names) != len(clips):
         raise UserError(f"got {len(names)} titles for {len(clips)} clips")
@@ -80,23 +103,26 @@ def _checked(waveforms: Sequence[np.ndarray], titles: Sequence[str] | None) -> t
     return [np.nan_to_num(clip, nan=0.0, posinf=0.0, neginf=0.0) for clip in clips], names
 
 
-def _spectrum(clip: np.ndarray, sample_rate: int) -> np.ndarray:
-    """Magnitudes of a short-time Fourier transform, shape (frequencies, frames), frames centred on their samples."""
+def _spectrum(clip: np.ndarray, sample_rate: int, columns: int, rows: int) -> np.ndarray:
+    """Magnitudes of a short-time Fourier transform, shape (frequencies, frames), frames centred on their samples.
+
+    There are at least as many frames and frequencies as the picture has columns and rows, if the clip is long enough.
+    """
     window = np.hanning(max(16, round(sample_rate * _WINDOW_SECONDS)) + 1)[:-1]
-    hop = max(1, min(len(window) // 4, len(clip) // (_TILE_WIDTH * _ZOOM)))
+    hop = max(1, min(len(window) // 4, len(clip) // columns))
     before = len(window) // 2
     padded = np.pad(clip, (before, len(window)))
     frames = np.lib.stride_tricks.sliding_window_view(padded, len(window))[: len(clip) : hop]
-    bins = 2 ** math.ceil(math.log2(2 * max(len(window), _SPECTROGRAM_HEIGHT * _ZOOM)))
+    bins = 2 ** math.ceil(math.log2(2 * max(len(window), rows)))
     return np.abs(np.fft.rfft(frames * window, bins)).T / window.sum()
 
 
-def _draw_spectrogram(sheet: Image.Image, relative: np.ndarray, left: int, top: int, share: float) -> None:
+def _coloured(spectrum: np.ndarray, size: tuple[int, int]) -> Image.Image:
+    relative = spectrum / max(_SILENCE, spectrum.max())
     decibels = 20 * np.log10(np.maximum(relative, 10 ** (_FLOOR_DB / 20)))
     level = Image.fromarray((1 - decibels / _FLOOR_DB)[::-1].astype(np.float32))  # highest frequency on top
-    size = (max(1, round(_TILE_WIDTH * share * _ZOOM)), _SPECTROGRAM_HEIGHT * _ZOOM)
     resized = np.clip(np.asarray(level.resize(size, Image.Resampling.BICUBIC)), 0, 1)
-    sheet.paste(Image.fromarray(_COLOURS[np.round(resized * 255).astype(np.uint8)]), (left * _ZOOM, top * _ZOOM))
+    return Image.fromarray(_COLOURS[np.round(resized * 255).astype(np.uint8)])
 
 
 def _draw_wave(sheet: Image.Image, clip: np.ndarray, left: int, top: int, share: float, peak: float) -> None:

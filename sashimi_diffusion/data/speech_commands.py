@@ -55,8 +55,8 @@ class SpeechCommandsDigits(Recordings):
         clips = cached_recordings(files, sample_rate, source_rate=SOURCE_RATE, cache_dir=cache_dir)
         bad = {files[position]: reason for position, reason in clips.bad.items()}
         report_bad_files(bad, len(files), root, skip_bad_files)
-        lists = _read_lists(root)
-        positions = [i for i, file in enumerate(files) if file not in bad and _split_of(file, lists) == split]
+        lists = read_split_lists(root)
+        positions = [i for i, file in enumerate(files) if file not in bad and listed_split(file, lists) == split]
         if not positions:
             raise UserError(f"{root} has no recordings of the {split} split of Speech Commands; choose another split")
         chosen = [files[position] for position in positions]
@@ -93,7 +93,8 @@ def hashed_split(file_name: str, validation_percentage: float = 10.0, testing_pe
     return "test" if percentage < validation_percentage + testing_percentage else "train"
 
 
-def _split_of(file: Path, lists: dict[str, set[str]]) -> str:
+def listed_split(file: Path, lists: dict[str, set[str]]) -> str:
+    """The split of a recording by the lists of :func:`read_split_lists`, by `hashed_split` where a list is absent."""
     name = f"{file.parent.name}/{file.stem}"
     for split in _LISTS:
         belongs = name in lists[split] if split in lists else hashed_split(file.name) == split
@@ -102,8 +103,11 @@ def _split_of(file: Path, lists: dict[str, set[str]]) -> str:
     return "train"
 
 
-def _read_lists(root: Path) -> dict[str, set[str]]:
-    """``word/stem`` of each listed file, by split: the lists say .wav whatever the files on disk are."""
+def read_split_lists(root: Path) -> dict[str, set[str]]:
+    """``word/stem`` of each listed file, by split: the lists say .wav whatever the files on disk are.
+
+    Empty where ``root`` has neither ``validation_list.txt`` nor ``testing_list.txt``.
+    """
     found = {split: root / name for split, name in _LISTS.items() if (root / name).is_file()}
     return {
         split: {Path(line.strip()).with_suffix("").as_posix() for line in path.read_text().splitlines() if line.strip()}

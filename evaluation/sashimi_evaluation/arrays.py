@@ -1,0 +1,100 @@
+"""Checks of the arrays that metrics take: one place, one wording."""
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from sashimi_diffusion.errors import UserError
+
+_SUM_TOLERANCE = 1e-3
+
+
+def feature_matrix(features: ArrayLike, name: str = "features", at_least: int = 1) -> np.ndarray:
+    """Features as every metric wants them.
+
+    Args:
+        features: real numbers, shape (clips, width).
+        name: what to call them in an error.
+        at_least: the fewest clips the metric is defined for.
+
+    Returns:
+        float64, the same shape.
+
+    Raises:
+        UserError: not numbers, not two axes, no columns, too few rows, or not finite.
+    """
+    return _matrix(features, name, ("clips", "width"), at_least)
+
+
+def feature_pair(
+    first: ArrayLike,
+    second: ArrayLike,
+    names: tuple[str, str] = ("the first features", "the second features"),
+    at_least: int = 1,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Two sets of features, each as ``feature_matrix`` returns it, of one width.
+
+    Raises:
+        UserError: one of them cannot be used, or their widths differ.
+    """
+    matrices = feature_matrix(first, names[0], at_least), feature_matrix(second, names[1], at_least)
+    _same_width(matrices, names, "features come from one extractor")
+    return matrices
+
+
+def probability_matrix(probs: ArrayLike, name: str = "probabilities") -> np.ndarray:
+    """Class probabilities of clips, each row divided by its sum.
+
+    Args:
+        probs: shape (clips, classes), not negative; rows sum to 1 within 1e-3, as float16 or float32 leave them.
+        name: what to call them in an error.
+
+    Returns:
+        float64, the same shape, rows that sum to 1.
+
+    Raises:
+        UserError: not a finite matrix, a negative entry, or a row that does not sum to 1.
+    """
+    matrix = _matrix(probs, name, ("clips", "classes"), at_least=1)
+    if matrix.min() < 0:
+        raise UserError(f"{name} must not be negative, got {matrix.min():g}: give the softmax of the logits")
+    sums = matrix.sum(axis=1, keepdims=True)
+    worst = int(np.abs(sums - 1).argmax())
+    if abs(sums[worst, 0] - 1) > _SUM_TOLERANCE:
+        raise UserError(f"{name} must sum to 1 in each row, got {sums[worst, 0]:g} in row {worst}: give the softmax")
+    return matrix / sums
+
+
+def probability_pair(
+    first: ArrayLike,
+    second: ArrayLike,
+    names: tuple[str, str] = ("the first probabilities", "the second probabilities"),
+) -> tuple[np.ndarray, np.ndarray]:
+    """Two sets of probabilities, each as ``probability_matrix`` returns it, over the same classes.
+
+    Raises:
+        UserError: one of them cannot be used, or their numbers of classes differ.
+    """
+    matrices = probability_matrix(first, names[0]), probability_matrix(second, names[1])
+    _same_width(matrices, names, "probabilities come from one classifier")
+    return matrices
+
+
+def _matrix(values: ArrayLike, name: str, axes: tuple[str, str], at_least: int) -> np.ndarray:
+    try:
+        matrix = np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{name} must be real numbers of shape ({', '.join(axes)}): {error}") from None
+    if matrix.ndim != 2 or matrix.shape[1] == 0:
+        raise UserError(f"{name} must have the shape ({', '.join(axes)}), got {matrix.shape}")
+    if len(matrix) < at_least:
+        raise UserError(f"{name}: this needs at least {at_least} {axes[0]}, got {len(matrix)}")
+    if not np.isfinite(matrix).all():
+        bad = int((~np.isfinite(matrix).all(axis=1)).argmax())
+        raise UserError(f"{name} must be finite, but row {bad} holds NaN or infinity: leave that clip out or repair it")
+    return matrix
+
+
+def _same_width(matrices: tuple[np.ndarray, np.ndarray], names: tuple[str, str], wanted: str) -> None:
+    widths = [matrix.shape[1] for matrix in matrices]
+    if widths[0] != widths[1]:
+        raise UserError(f"{names[0]} and {names[1]} have {widths[0]} and {widths[1]} columns: {wanted}")

@@ -1,0 +1,97 @@
+"""Time and memory of the metrics beside the official algorithms, on the same arrays.
+
+    python -m sashimi_evaluation.benchmark
+    python -m sashimi_evaluation.benchmark --arrays metrics.safetensors
+
+Without ``--arrays`` the sizes are the protocol's: 2,048 clips of 1,024 features and 10 classes, drawn by seed.
+"""
+
+import argparse
+import time
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import load_file
+
+from sashimi_evaluation.bins import ndb
+from sashimi_evaluation.frechet import frechet_distance
+from sashimi_evaluation.official import (
+    official_frechet_distance,
+    official_inception_score,
+    official_modified_inception_score,
+    official_ndb,
+)
+from sashimi_evaluation.scores import am_score, inception_score, modified_classifier_score
+
+CLIPS, WIDTH, CLASSES = 2048, 1024, 10
+
+Arrays = dict[str, np.ndarray]
+
+
+def drawn_arrays(seed: int = 0) -> Arrays:
+    """Features and probabilities of two sets of clips, at the protocol's sizes."""
+    random = np.random.default_rng(seed)
+    mixing = random.standard_normal((WIDTH, WIDTH)) / WIDTH**0.5
+    features = {
+        side: random.standard_normal((CLIPS, WIDTH)) @ mixing + gap for side, gap in (("data", 0), ("gen", 0.1))
+    }
+    logits = {side: scale * random.standard_normal((CLIPS, CLASSES)) for side, scale in (("data", 6), ("gen", 4))}
+    probs = {side: np.exp(values) / np.exp(values).sum(axis=1, keepdims=True) for side, values in logits.items()}
+    return {
+        **{f"feat_{side}": values for side, values in features.items()},
+        **{f"probs_{side}": values for side, values in probs.items()},
+    }
+
+
+def read_arrays(path: Path) -> Arrays:
+    """``feat_data``, ``feat_gen``, ``probs_data`` and ``probs_gen`` of a file, whose names may begin with ``in.``."""
+    return {name.removeprefix("in."): values for name, values in load_file(path).items()}
+
+
+def rows(arrays: Arrays) -> list[tuple[str, Callable[[], float], Callable[[], float] | None]]:
+    """Name, this package's function and the official algorithm of each metric, None where they are the same."""
+    data, made = arrays["feat_data"], arrays["feat_gen"]
+    real, generated = arrays["probs_data"], arrays["probs_gen"]
+    return [
+        ("FID", lambda: frechet_distance(data, made), lambda: official_frechet_distance(data, made)),
+        ("IS", lambda: inception_score(generated, splits=1)[0], lambda: official_inception_score(generated)),
+        (
+            "mCS (mIS)",
+            lambda: modified_classifier_score(generated),
+            lambda: official_modified_inception_score(generated),
+        ),
+        ("AM", lambda: am_score(real, generated), None),
+        ("NDB/K", lambda: ndb(data, made).share, lambda: official_ndb(data, made)),
+    ]
+
+
+def measured(function: Callable[[], float]) -> tuple[float, float, float]:
+    """Value, seconds and megabytes: the time is that of the second call, the memory what the first one adds at most."""
+    tracemalloc.start()
+    value = function()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    started = time.perf_counter()
+    function()
+    return value, time.perf_counter() - started, peak / 1e6
+
+
+def main() -> None:
+    """Print a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--arrays", type=Path, metavar="FILE", help="safetensors with the arrays")
+    options = parser.parse_args()
+    arrays = drawn_arrays() if options.arrays is None else read_arrays(options.arrays)
+    print("| metric | here | | | official algorithm | | |\n|---|---|---|---|---|---|---|")
+    for name, ours, official in rows(arrays):
+        cells = [
+            f"{value:.7g} | {seconds * 1000:.1f} ms | {megabytes:.1f} MB"
+            for value, seconds, megabytes in [measured(ours), *([measured(official)] if official else [])]
+        ]
+        print(f"| {name} | {' | '.join(cells)} |" + ("" if official else " the same | | |"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,98 @@
+"""The classifier of the SC09 protocol, a ResNeXt on mel spectrograms."""
+
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sashimi_evaluation.classifiers.mel import ProtocolMel
+from sashimi_evaluation.classifiers.output import ClassifierOutput
+
+
+class Bottleneck(nn.Module):
+    """Reduce, convolve in groups, expand, beside a shortcut (arXiv 1611.05431, figure 3c).
+
+    Args:
+        in_channels: of the input.
+        inner_channels: of the grouped convolution.
+        out_channels: of the output.
+        groups: of the grouped convolution.
+        stride: of the grouped convolution.
+    """
+
+    def __init__(self, in_channels: int, inner_channels: int, out_channels: int, groups: int, stride: int) -> None:
+        super().__init__()
+        self.reduce = nn.Conv2d(in_channels, inner_channels, 1, bias=False)
+        self.reduce_norm = nn.BatchNorm2d(inner_channels)
+        self.grouped = nn.Conv2d(inner_channels, inner_channels, 3, stride, padding=1, groups=groups, bias=False)
+        self.grouped_norm = nn.BatchNorm2d(inner_channels)
+        self.expand = nn.Conv2d(inner_channels, out_channels, 1, bias=False)
+        self.expand_norm = nn.BatchNorm2d(out_channels)
+        if in_channels != out_channels:
+            self.shortcut = nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
+            self.shortcut_norm = nn.BatchNorm2d(out_channels)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """(B, in_channels, bands, frames) to (B, out_channels, bands / stride, frames / stride)."""
+        hidden = F.relu(self.reduce_norm(self.reduce(inputs)))
+        hidden = F.relu(self.grouped_norm(self.grouped(hidden)))
+        hidden = self.expand_norm(self.expand(hidden))
+        past = self.shortcut_norm(self.shortcut(inputs)) if hasattr(self, "shortcut") else inputs
+        return F.relu(past + hidden)
+
+
+class ResNeXtClassifier(ModelMixin, ConfigMixin):
+    """ResNeXt-29, 8x64d (arXiv 1611.05431), on 32 x 32 mels: the classifier behind the published SC09 figures.
+
+    With the default arguments it has 34,425,546 parameters and features of 1024 dimensions.
+
+    Args:
+        num_classes: digits.
+        depth: layers; 9 for each bottleneck of a stage, and 2.
+        cardinality: groups of a bottleneck.
+        base_width: channels of a group in the first stage.
+        widen_factor: output channels of the stages are 64, 128 and 256 times this.
+
+    Raises:
+        ValueError: a depth that is not 9 k + 2.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        num_classes: int = 10,
+        depth: int = 29,
+        cardinality: int = 8,
+        base_width: int = 64,
+        widen_factor: int = 4,
+    ) -> None:
+        super().__init__()
+        blocks, rest = divmod(depth - 2, 9)
+        if rest or blocks < 1:
+            raise ValueError(f"depth is {depth}: it must be 9 k + 2")
+        self.mel = ProtocolMel()
+        self.stem = nn.Conv2d(1, 64, 3, padding=1, bias=False)
+        self.stem_norm = nn.BatchNorm2d(64)
+        self.stages = nn.ModuleList()
+        channels = 64
+        for scale in (1, 2, 4):
+            out_channels, inner_channels = 64 * widen_factor * scale, cardinality * base_width * scale
+            stage = nn.Sequential()
+            for block in range(blocks):
+                stride = 2 if block == 0 and scale > 1 else 1
+                stage.append(Bottleneck(channels, inner_channels, out_channels, cardinality, stride))
+                channels = out_channels
+            self.stages.append(stage)
+        self.classifier = nn.Linear(channels, num_classes)
+
+    def forward(self, waveform: Tensor) -> ClassifierOutput:
+        """Hear waveforms (B, 1, 16000) at 16 kHz."""
+        return self.from_mel(self.mel(waveform))
+
+    def from_mel(self, mel: Tensor) -> ClassifierOutput:
+        """The same for levels (B, 1, 32, 32) of :class:`ProtocolMel`."""
+        hidden = F.relu(self.stem_norm(self.stem(mel)))
+        for stage in self.stages:
+            hidden = stage(hidden)
+        features = hidden.mean(dim=(2, 3))
+        return ClassifierOutput(features=features, logits=self.classifier(features))

@@ -1,0 +1,161 @@
+"""Folders of clips to score: which files belong to one set, and what is known of each before it is heard."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sashimi_diffusion.data.audio_folder import find_audio
+from sashimi_diffusion.data.names import FOLDER, read_fields, select
+from sashimi_diffusion.data.recordings import report_bad_files, require_folder
+from sashimi_diffusion.data.speech_commands import DIGITS, listed_split, read_split_lists
+from sashimi_diffusion.errors import UserError
+
+RECORD = "samples.json"
+SPLIT = "split"
+
+
+@dataclass(frozen=True)
+class ClipFolder:
+    """Audio files that are scored as one set.
+
+    Args:
+        name: what reports call it.
+        root: the folder.
+        files: the audio files, sorted by path.
+        labels: the digit each clip is meant to say, int64 (n,), -1 where unknown.
+        log_likelihoods: of each clip in nats under the model that made it, float64 (n,), NaN where unknown.
+        bits_per_sample: of each clip, float64 (n,), NaN where unknown.
+    """
+
+    name: str
+    root: Path
+    files: tuple[Path, ...]
+    labels: np.ndarray
+    log_likelihoods: np.ndarray
+    bits_per_sample: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def chosen(self, indices: Sequence[int] | np.ndarray) -> "ClipFolder":
+        """The same set with only the clips at ``indices``, in that order."""
+        indices = np.asarray(indices, dtype=np.int64)
+        return replace(
+            self,
+            files=tuple(self.files[i] for i in indices),
+            labels=self.labels[indices],
+            log_likelihoods=self.log_likelihoods[indices],
+            bits_per_sample=self.bits_per_sample[indices],
+        )
+
+    @property
+    def labelled(self) -> bool:
+        """Whether every clip's label is known."""
+        return bool((self.labels >= 0).all())
+
+
+def digit_index(text: str) -> int:
+    """0 to 9 for "0" to "9" or "zero" to "nine" in any case, and -1 for any other text."""
+    word = text.strip().lower()
+    if word in DIGITS:
+        return DIGITS.index(word)
+    return int(word) if word in {str(digit) for digit in range(10)} else -1
+
+
+def open_clips(
+    path: Path | str,
+    name: str | None = None,
+    pattern: str | None = None,
+    where: Mapping[str, object] | None = None,
+    skip_bad_files: bool = False,
+) -> ClipFolder:
+    """The clips of a folder and its sub-folders.
+
+    Labels come from the ``samples.json`` that sashimi-sample writes; else from the field ``label`` of ``pattern``; else
+    from the first sub-folder a file lies in, where that is called like a digit ("seven" or "7").
+
+    Args:
+        path: the folder.
+        name: of the set; default: the folder's own.
+        pattern: how files are named, see :class:`sashimi_diffusion.data.AudioFolder`.
+        where: keep only files whose fields have one of the given values. A folder with the lists of Speech Commands
+            (``validation_list.txt``, ``testing_list.txt``) has the field ``split`` too.
+        skip_bad_files: warn of files that are not named like ``pattern`` and go on without them.
+
+    Raises:
+        UserError: no folder, no audio, misnamed files, an unknown field or value, or a damaged ``samples.json``.
+    """
+    root = require_folder(path, "a folder with clips (wav, flac, ogg or mp3)")
+    files = find_audio(root)
+    fields, misnamed = read_fields(files, root, pattern)
+    report_bad_files(misnamed, len(files), root, skip_bad_files)
+    lists = read_split_lists(root)
+    if lists:
+        for file, own in fields.items():
+            own[SPLIT] = listed_split(file, lists)
+    kept = select(fields, where or {}, sorted({key for own in fields.values() for key in own}), "--where")
+    if not kept:
+        raise UserError(f"no clip of {root} is left: the fields asked for exclude each other")
+    record = _read_record(root)
+    labels = [_label(record.get(file.relative_to(root).as_posix()), fields[file]) for file in kept]
+    clips = ClipFolder(
+        name=name or root.resolve().name,
+        root=root,
+        files=tuple(kept),
+        labels=np.asarray(labels, dtype=np.int64),
+        log_likelihoods=_recorded(record, kept, root, "log_likelihood"),
+        bits_per_sample=_recorded(record, kept, root, "bits_per_sample"),
+    )
+    return clips if clips.labelled else replace(clips, labels=np.full(len(clips), -1))
+
+
+def divide(
+    path: Path | str,
+    pattern: str | None,
+    where: Mapping[str, object] | None,
+    hold_out: Mapping[str, object],
+    skip: bool,
+) -> tuple[ClipFolder, ClipFolder]:
+    """A folder of real clips as the reference, and those of its clips that ``hold_out`` describes as held out.
+
+    Raises:
+        UserError: as :func:`open_clips`; or one of the two sets is empty.
+    """
+    everything = open_clips(path, None, pattern, where, skip)
+    described = set(open_clips(path, None, pattern, hold_out, skip).files)
+    aside = [i for i, file in enumerate(everything.files) if file in described]
+    rest = [i for i, file in enumerate(everything.files) if file not in described]
+    for indices, what in ((aside, "none"), (rest, "all")):
+        if not indices:
+            raise UserError(f"--hold-out takes {what} of the {len(everything)} clips of {path}: both parts need some")
+    return everything.chosen(rest), replace(everything.chosen(aside), name="held-out recordings")
+
+
+def _read_record(root: Path) -> dict[str, dict[str, Any]]:
+    """What ``samples.json`` says of each file it names, by name; empty where there is none."""
+    path = root / RECORD
+    if not path.is_file():
+        return {}
+    try:
+        samples = json.loads(path.read_text(encoding="utf-8"))["samples"]
+        return {sample["file"]: sample for sample in samples if sample["file"] is not None}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path} is not a record of sashimi-sample ({type(error).__name__}: {error}): make the samples again, or "
+            "remove it to score the clips without labels and likelihoods"
+        ) from error
+
+
+def _label(sample: dict[str, Any] | None, fields: dict[str, str]) -> int:
+    texts = [] if sample is None else [sample.get("class_name"), sample.get("label")]
+    texts += [fields.get("label"), fields.get(FOLDER)]
+    return next((digit for digit in (digit_index(str(text)) for text in texts if text is not None) if digit >= 0), -1)
+
+
+def _recorded(record: Mapping[str, dict], files: Sequence[Path], root: Path, key: str) -> np.ndarray:
+    values = [record.get(file.relative_to(root).as_posix(), {}).get(key) for file in files]
+    return np.asarray([np.nan if value is None else value for value in values], dtype=np.float64)

@@ -1,0 +1,53 @@
+"""Features of any kind: the small interface a network needs to take the classifier's place in the distances."""
+
+import importlib
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+from sashimi_diffusion.errors import UserError
+
+
+@runtime_checkable
+class FeatureExtractor(Protocol):
+    """Anything that turns audio into vectors: VGGish, CLAP, PANNs, ... with weights the user has on disk.
+
+    Attributes:
+        name: what reports call it.
+        sample_rate: the rate in Hz it wants its audio at.
+        fingerprint: changes whenever the features of the same audio do, such as a hash of the weights.
+    """
+
+    name: str
+    sample_rate: int
+    fingerprint: str
+
+    def features(self, audio: np.ndarray, rate: int) -> np.ndarray:
+        """Vectors (B, D) of waveforms (B, L), float32, at ``rate`` Hz, which is ``sample_rate``."""
+
+
+def load_extractor(place: str) -> FeatureExtractor:
+    """The extractor that a function of the user's returns.
+
+    Args:
+        place: ``package.module:function``; the module must be importable, the function takes no arguments.
+
+    Raises:
+        UserError: there is no such module or function, or what it returns is no :class:`FeatureExtractor`.
+    """
+    module_name, _, function_name = place.partition(":")
+    if not module_name or not function_name:
+        raise UserError(f"--features {place}: expected package.module:function, a function that returns the extractor")
+    try:
+        function = getattr(importlib.import_module(module_name), function_name)
+    except (ImportError, AttributeError) as error:
+        raise UserError(
+            f"--features {place}: {error}. The module must be importable from here (PYTHONPATH) and have that function"
+        ) from error
+    extractor = function()
+    if not isinstance(extractor, FeatureExtractor):
+        raise UserError(
+            f"--features {place} returned {type(extractor).__name__}, which lacks one of name, sample_rate, "
+            "fingerprint and features(audio, rate): see sashimi_evaluation.FeatureExtractor"
+        )
+    return extractor

@@ -1,0 +1,18 @@
+"""Listening tests: a page that collects ratings and transcriptions in a browser, and what they amount to."""
+
+from sashimi_evaluation.listening_test.agreement import fleiss_kappa, mean_weighted_kappa, weighted_kappa
+from sashimi_evaluation.listening_test.making import write_listening_test
+from sashimi_evaluation.listening_test.ratings import RATINGS
+from sashimi_evaluation.listening_test.scoring import ListeningResult, Score, mean_score, score_listening_test
+
+__all__ = [
+    "RATINGS",
+    "ListeningResult",
+    "Score",
+    "fleiss_kappa",
+    "mean_score",
+    "mean_weighted_kappa",
+    "score_listening_test",
+    "weighted_kappa",
+    "write_listening_test",
+]

@@ -1,0 +1,117 @@
+"""Reading what a listening test brought back: its key and the raters' files."""
+
+import csv
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sashimi_diffusion.errors import UserError
+from sashimi_evaluation.listening_test.ratings import COLUMNS, DIVERSITY, RATINGS, allowed
+
+
+@dataclass(frozen=True)
+class Key:
+    """What the experimenter knows of a test.
+
+    Attributes:
+        test: the test's id.
+        ratings: what was asked.
+        methods: method of every item, clips and batches, by the item's id.
+        labels: digit that a clip is meant to say, for the clips where it is known.
+        batches: ids of those items that are batches.
+    """
+
+    test: str
+    ratings: tuple[str, ...]
+    methods: Mapping[str, str]
+    labels: Mapping[str, int]
+    batches: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One answer of one rater to one question about one item."""
+
+    rater: str
+    item: str
+    rating: str
+    value: str
+
+
+def read_key(path: Path | str) -> Key:
+    """Reads a key that ``write_listening_test`` wrote.
+
+    Raises:
+        UserError: it cannot be read, or is no such key.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        clips, batches = content["clips"], content["batches"]
+        methods = {name: clip["method"] for name, clip in clips.items()} | batches
+        labels = {name: clip["label"] for name, clip in clips.items() if clip["label"] is not None}
+        return Key(content["test"], tuple(content["ratings"]), methods, labels, frozenset(batches))
+    except OSError as error:
+        raise UserError(f"cannot read the key {path}: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{path} is not the key of a listening test: expected the .key.json file that was written beside its folder"
+        ) from error
+
+
+def read_answers(paths: Sequence[Path | str], key: Key) -> list[Answer]:
+    """Reads the files that raters saved.
+
+    Raises:
+        UserError: naming file and line: a file of another test, missing columns, an answer that is not allowed, an
+            unknown item, or an item that the same rater has rated already.
+    """
+    answers: list[Answer] = []
+    seen: dict[tuple[str, str], str] = {}
+    for path in paths:
+        for place, row in _rows(Path(path)):
+            _check_row(row, key, place)
+            rater, item = row["rater"], row["item"]
+            before = seen.setdefault((rater, item), place)
+            if before != place:
+                raise UserError(f"{place}: rater {rater!r} has rated {item} already ({before}): keep one of the two")
+            for rating in _asked(key, item):
+                if row[rating] not in allowed(rating):
+                    raise UserError(
+                        f"{place}: {rating} of {item} is {row[rating]!r}, expected one of {', '.join(allowed(rating))}"
+                    )
+                answers.append(Answer(rater, item, rating, row[rating]))
+    if not answers:
+        raise UserError("there are no ratings in the files given: expected the CSV files that raters saved")
+    return answers
+
+
+def _rows(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:  # spreadsheets add a byte order mark
+            reader = csv.DictReader(file)
+            missing = [column for column in COLUMNS if column not in (reader.fieldnames or ())]
+            if missing:
+                raise UserError(f"{path}, line 1: the column {missing[0]!r} is missing: expected {', '.join(COLUMNS)}")
+            for row in reader:
+                place = f"{path}, line {reader.line_num}"
+                if None in row or None in row.values():
+                    raise UserError(f"{place}: expected {len(reader.fieldnames or ())} values, as in the first line")
+                yield place, row
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path} is not a CSV file that a listening test saved ({error})") from error
+
+
+def _check_row(row: Mapping[str, str], key: Key, place: str) -> None:
+    if row["test"] != key.test:
+        raise UserError(f"{place}: belongs to the test {row['test']!r}, but the key is of the test {key.test!r}")
+    if row["item"] not in key.methods:
+        raise UserError(f"{place}: the test has no item {row['item']!r}")
+    if not row["rater"]:
+        raise UserError(f"{place}: the rater is missing")
+
+
+def _asked(key: Key, item: str) -> list[str]:
+    return [rating for rating in RATINGS if rating in key.ratings and (rating == DIVERSITY) == (item in key.batches)]

@@ -1,0 +1,47 @@
+"use strict";
+// Shows the clips that the filters ask for and says how many they are; lets one player sound at a time.
+(function () {
+  const form = document.getElementById("filters");
+  const table = document.getElementById("clip-table");
+  const count = document.getElementById("count");
+  const clips = Array.from(table.querySelectorAll("figure"));
+
+  function show() {
+    const chosenClass = form.elements["class"].value;
+    const chosenMethod = form.elements["method"].value;
+    const onlyWrong = form.elements["wrong"].checked;
+    for (const cell of table.querySelectorAll("[data-method]")) {
+      cell.hidden = chosenMethod !== "" && cell.dataset.method !== chosenMethod;
+    }
+    for (const clip of clips) {
+      clip.hidden = onlyWrong && clip.dataset.wrong === undefined;
+    }
+    for (const row of table.querySelectorAll("tbody tr")) {
+      const wanted = chosenClass === "" || row.dataset.class === chosenClass;
+      row.hidden = !wanted || !row.querySelector("td:not([hidden]) figure:not([hidden])");
+    }
+    const shown = clips.filter((clip) => !clip.closest("[hidden]")).length;
+    table.hidden = shown === 0;
+    count.textContent = shown === 0
+      ? "No clip of " + clips.length + " fits these filters."
+      : "Showing " + shown + " of " + clips.length + " clips.";
+    for (const player of table.querySelectorAll("audio")) {
+      if (player.closest("[hidden]")) {
+        player.pause();
+      }
+    }
+  }
+
+  form.addEventListener("change", show);
+  form.addEventListener("submit", (event) => event.preventDefault());
+  form.hidden = false;
+  show();
+
+  document.addEventListener("play", function (event) {
+    for (const player of table.querySelectorAll("audio")) {
+      if (player !== event.target) {
+        player.pause();
+      }
+    }
+  }, true);
+})();

@@ -1,0 +1,302 @@
+"""The pages in a real browser: players play, filters filter, a listening test ends in a file that can be scored.
+
+Chromium is driven through the DevTools protocol over a pair of pipes, which needs nothing but the standard library.
+"""
+
+import json
+import os
+import select
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+from sashimi_evaluation.listening_test import score_listening_test, write_listening_test
+from sashimi_evaluation.report_page import Classifier, Clip, Method, Metric, Neighbour, ReportData, write_report
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chromium-browser"))), None)
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None, reason="needs chromium or google-chrome on the PATH, which is not here"
+)
+RATE = 8000
+
+# The browser reads commands from descriptor 3 and answers on 4: moved there, away from those numbers first.
+LAUNCH = """
+import fcntl, os, sys
+commands, answers = (fcntl.fcntl(int(end), fcntl.F_DUPFD, 10) for end in sys.argv[1:3])
+os.dup2(commands, 3)
+os.dup2(answers, 4)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
+FLAGS = ["--headless=new", "--no-sandbox", "--disable-gpu", "--mute-audio", "--no-first-run", "--remote-debugging-pipe"]
+
+
+class Browser:
+    """One page of a headless Chromium, and everything that went wrong in it."""
+
+    def __init__(self, folder: Path):
+        to_browser, self._commands = os.pipe()
+        self._replies, from_browser = os.pipe()
+        self._process = subprocess.Popen(
+            [
+                sys.executable,
+                "-c",
+                LAUNCH,
+                str(to_browser),
+                str(from_browser),
+                CHROMIUM,
+                *FLAGS,
+                f"--user-data-dir={folder}",
+            ],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            pass_fds=(to_browser, from_browser),
+        )
+        os.close(to_browser)
+        os.close(from_browser)
+        self._buffer, self._number, self._session = b"", 0, None
+        self.errors: list[str] = []
+        self.requests: list[str] = []
+        target = self.call("Target.createTarget", url="about:blank")["targetId"]
+        self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        for domain in ("Page", "Runtime", "Log", "Network"):
+            self.call(f"{domain}.enable")
+
+    def call(self, method: str, **parameters: Any) -> dict[str, Any]:
+        self._number += 1
+        message = {"id": self._number, "method": method, "params": parameters}
+        if self._session is not None:
+            message["sessionId"] = self._session
+        os.write(self._commands, json.dumps(message).encode() + b"\0")
+        while True:
+            reply = self._receive()
+            if reply.get("id") == self._number:
+                assert "error" not in reply, reply
+                return reply["result"]
+            self._note(reply)
+
+    def open(self, page: Path) -> None:
+        self.run("window.isThePageBefore = true")
+        self.call("Page.navigate", url=page.as_uri())
+        self.until("!window.isThePageBefore && document.readyState === 'complete'")
+
+    def run(self, script: str) -> Any:
+        """The value of an expression, evaluated as if the user had just pressed a key."""
+        reply = self.call(
+            "Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True, userGesture=True
+        )
+        assert "exceptionDetails" not in reply, reply["exceptionDetails"]
+        return reply["result"].get("value")
+
+    def until(self, condition: str, seconds: float = 120) -> None:
+        end = time.monotonic() + seconds
+        while not self.run(condition):
+            assert time.monotonic() < end, f"{condition} did not come true; errors: {self.errors}"
+            time.sleep(0.05)
+
+    def press(self, key: str, text: str = "") -> None:
+        parameters = {"key": key, "code": key, "windowsVirtualKeyCode": {"Tab": 9, "Enter": 13, " ": 32}.get(key, 0)}
+        self.call("Input.dispatchKeyEvent", type="keyDown", text=text, **parameters)
+        self.call("Input.dispatchKeyEvent", type="keyUp", **parameters)
+
+    def close(self) -> None:
+        os.close(self._commands)  # the browser ends when its pipe does
+        try:
+            self._process.wait(20)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        os.close(self._replies)
+
+    def _receive(self) -> dict[str, Any]:
+        while b"\0" not in self._buffer:
+            assert select.select([self._replies], [], [], 120)[0], "the browser says nothing any more"
+            piece = os.read(self._replies, 1 << 16)
+            assert piece, "the browser has ended"
+            self._buffer += piece
+        message, _, self._buffer = self._buffer.partition(b"\0")
+        return json.loads(message)
+
+    def _note(self, event: dict[str, Any]) -> None:
+        method, parameters = event.get("method"), event.get("params", {})
+        if method == "Network.requestWillBeSent":
+            self.requests.append(parameters["request"]["url"][:80])
+        elif method == "Runtime.exceptionThrown":
+            self.errors.append(str(parameters["exceptionDetails"]))
+        elif method == "Log.entryAdded" and parameters["entry"]["level"] in ("error", "warning"):
+            self.errors.append(str(parameters["entry"]))
+        elif method == "Runtime.consoleAPICalled":
+            self.errors.append(str(parameters))
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    browser = Browser(tmp_path_factory.mktemp("browser"))
+    yield browser
+    browser.close()
+
+
+def tone(frequency: float, seconds: float = 0.5) -> np.ndarray:
+    return (0.3 * np.sin(2 * np.pi * frequency * np.arange(int(RATE * seconds)) / RATE)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    def method(name: str, predicted: list[int], is_reference: bool = False) -> Method:
+        clips = [
+            Clip(
+                f"{label}.wav",
+                tone(300 + 100 * label),
+                RATE,
+                heard,
+                0.9,
+                label,
+                None if is_reference else Neighbour(f"train-{label}.wav", tone(500), RATE, 1.5),
+            )
+            for label, heard in enumerate(predicted)
+        ]
+        metrics = [] if is_reference else [Metric("FID", 1.25, 1.0, 1.5, "lower")]
+        return Method(name, clips, metrics, np.array(predicted), np.arange(3), is_reference=is_reference)
+
+    path = tmp_path_factory.mktemp("report") / "report.html"
+    methods = [method("ours", [0, 2, 2]), method("theirs", [1, 1, 0]), method("real", [0, 1, 2], is_reference=True)]
+    classifier = Classifier("digits", "abc123", 0.97)
+    write_report(path, ReportData("A report", ["zero", "one", "two"], methods, classifier, "command", {"numpy": "2"}))
+    return path
+
+
+SHOWN = "[...document.querySelectorAll('figure')].filter(f => f.checkVisibility()).length"
+
+
+def choose(browser: Browser, control: str, value: str) -> None:
+    browser.run(f"document.getElementById('{control}').value = '{value}'")
+    browser.run(f"document.getElementById('{control}').dispatchEvent(new Event('change', {{bubbles: true}}))")
+
+
+def test_players_of_a_report_play(browser: Browser, report: Path):
+    browser.open(report)
+    assert browser.run("document.querySelectorAll('audio').length") == 9 + 6
+    for number in (0, 4):  # a sample and a neighbour
+        player = f"document.querySelectorAll('audio')[{number}]"
+        browser.run(f"{player}.play()")
+        browser.until(f"{player}.currentTime > 0.1")
+        assert browser.run(f"{player}.duration") == pytest.approx(0.5, abs=0.01)
+    assert browser.run("document.querySelectorAll('audio')[0].paused")  # one at a time
+    browser.until("document.querySelectorAll('audio')[4].ended")
+    assert browser.errors == []
+
+
+def test_filters_of_a_report(browser: Browser, report: Path):
+    browser.open(report)
+    assert browser.run(SHOWN) == 9
+    choose(browser, "class", "1")
+    assert browser.run(SHOWN) == 3
+    choose(browser, "method", "1")  # real clips come first, so this is "ours"
+    assert browser.run(SHOWN) == 1
+    assert browser.run("document.getElementById('count').textContent") == "Showing 1 of 9 clips."
+    choose(browser, "class", "")
+    assert browser.run(SHOWN) == 3
+    browser.run("document.getElementById('wrong').focus()")
+    browser.press(" ", " ")
+    assert browser.run(SHOWN) == 1
+    assert browser.run("[...document.querySelectorAll('tbody tr')].filter(r => r.querySelector('figure'))"
+                       ".filter(r => r.checkVisibility()).length") == 1  # fmt: skip
+    choose(browser, "method", "0")
+    assert browser.run(SHOWN) == 0
+    assert browser.run("document.getElementById('count').textContent") == "No clip of 9 fits these filters."
+    assert browser.errors == []
+
+
+def test_a_report_asks_the_network_for_nothing(browser: Browser, report: Path):
+    browser.requests.clear()
+    browser.open(report)
+    browser.run("document.querySelectorAll('audio')[0].play()")
+    assert [url for url in browser.requests if not url.startswith(("data:", "file:"))] == []
+    assert any(url.startswith("file:") for url in browser.requests)
+    assert browser.run("[...document.images].every(image => image.complete && image.naturalWidth > 50)")
+    assert browser.errors == []
+
+
+@pytest.mark.parametrize("width", [360, 800, 1400])
+def test_a_report_is_never_wider_than_the_window(browser: Browser, report: Path, width: int):
+    browser.call("Emulation.setDeviceMetricsOverride", width=width, height=800, deviceScaleFactor=1, mobile=False)
+    browser.open(report)
+    assert browser.run("document.documentElement.scrollWidth - document.documentElement.clientWidth") == 0
+    assert browser.run("document.documentElement.clientWidth") == pytest.approx(width, abs=20)  # less a scroll bar
+    browser.call("Emulation.clearDeviceMetricsOverride")
+
+
+def answer_everything(browser: Browser, quality: int) -> None:
+    """Rates what is on the screen: listens, then chooses with the keyboard's focus and goes on."""
+    browser.run("Promise.all([...document.querySelectorAll('audio')].map(a => a.play().catch(() => null)))")
+    for rating, value in {
+        "quality": quality,
+        "intelligibility": 2,
+        "transcription": "none",
+        "diversity": 5,
+    }.items():
+        browser.run(f"document.querySelector('input[name={rating}][value=\"{value}\"]')?.click()")
+    browser.run("document.getElementById('next').focus()")
+    browser.press("Enter", "\r")
+
+
+def test_a_listening_test_from_the_first_to_the_last_page(browser: Browser, tmp_path: Path):
+    files = [tmp_path / f"{number}.wav" for number in range(4)]
+    for number, file in enumerate(files):
+        soundfile.write(file, tone(300 + 100 * number, 0.3), RATE)
+    labels = {files[0]: 3}
+    key = write_listening_test(tmp_path / "test", {"ours": files[:2], "real": files[2:]}, 0, 2, labels=labels)
+    page = tmp_path / "test" / "index.html"
+    browser.open(page)
+    browser.run("document.getElementById('rater').focus()")
+    browser.call("Input.insertText", text="r-1")
+    browser.press("Enter", "\r")
+    browser.until("document.getElementById('item-title').textContent === 'Recording (1 of 6)'")
+    assert browser.run("document.activeElement.id") == "item-title"
+
+    browser.run("document.getElementById('next').click()")
+    assert "listen" in browser.run("document.getElementById('problem').textContent")
+    player = "document.querySelector('audio')"
+    browser.run(f"{player}.play()")
+    browser.until(f"{player}.currentTime > 0.05")
+    assert browser.run(f"{player}.duration") == pytest.approx(0.3, abs=0.01)
+    browser.run("document.getElementById('next').click()")
+    assert "every question" in browser.run("document.getElementById('problem').textContent")
+    answer_everything(browser, 4)
+    browser.until("document.getElementById('item-title').textContent === 'Recording (2 of 6)'")
+    answer_everything(browser, 3)
+
+    browser.open(page)  # closed and opened again: goes on after what was rated
+    browser.run("document.getElementById('rater').value = 'r-1'")
+    browser.run("document.querySelector('#start button').click()")
+    browser.until("document.getElementById('item-title').textContent === 'Recording (3 of 6)'")
+    for step in range(4, 7):
+        answer_everything(browser, 3)
+        browser.until(f"document.getElementById('item-title').textContent.endsWith('({step} of 6)')")
+    assert browser.run("document.querySelectorAll('audio').length") == 2  # a group
+    answer_everything(browser, 3)
+    browser.until("!document.getElementById('done').hidden")
+
+    browser.call("Page.setDownloadBehavior", behavior="allow", downloadPath=str(tmp_path / "saved"))
+    browser.run("document.getElementById('save').click()")
+    end = time.monotonic() + 60
+    while not (saved := list((tmp_path / "saved").glob("*.csv"))):
+        assert time.monotonic() < end, "no file was saved"
+        time.sleep(0.1)
+    result = score_listening_test(key, saved)
+    assert result.raters == 1
+    assert {method: set(scores) for method, scores in result.scores.items()} == {
+        "ours": {"quality", "intelligibility", "accuracy", "diversity"},
+        "real": {"quality", "intelligibility", "diversity"},
+    }
+    assert result.scores["ours"]["quality"].mean + result.scores["real"]["quality"].mean == pytest.approx(6.5)
+    assert result.scores["ours"]["accuracy"].mean == 0  # "none" is not 3
+    assert result.scores["real"]["diversity"].mean == 5
+    assert browser.errors == []

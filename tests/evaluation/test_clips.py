@@ -1,0 +1,105 @@
+import json
+
+import numpy as np
+import pytest
+import soundfile
+
+from sashimi_diffusion.errors import UserError
+from sashimi_evaluation.clips import digit_index, divide, open_clips
+
+
+def write_clips(root, names):
+    for number, name in enumerate(names):
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(path, np.sin(np.arange(800) * (0.1 + 0.01 * number)) * 0.5, 8000)
+    return root
+
+
+def names_of(clips):
+    return [file.relative_to(clips.root).as_posix() for file in clips.files]
+
+
+def test_digits_are_read_as_words_and_figures():
+    assert [digit_index(text) for text in ("seven", "Seven ", "7", "0", "10", "happy", "")] == [7, 7, 7, 0, -1, -1, -1]
+
+
+def test_labels_from_folders(tmp_path):
+    clips = open_clips(write_clips(tmp_path, ["seven/a.wav", "3/b.wav"]))
+    assert names_of(clips) == ["3/b.wav", "seven/a.wav"]
+    assert clips.labels.tolist() == [3, 7]
+    assert clips.labelled
+
+
+def test_labels_from_a_pattern(tmp_path):
+    clips = open_clips(write_clips(tmp_path, ["7_theo_1.wav", "2_lucas_0.wav"]), pattern="{label}_{speaker}_{index}")
+    assert clips.labels.tolist() == [2, 7]
+
+
+def test_labels_and_likelihoods_from_the_record_of_sashimi_sample(tmp_path):
+    write_clips(tmp_path, ["0000-seven.wav", "0001-three.wav"])
+    samples = [
+        {"file": "0000-seven.wav", "label": 7, "class_name": "seven", "log_likelihood": -5.0, "bits_per_sample": 2.0},
+        {"file": "0001-three.wav", "label": 3, "class_name": None, "log_likelihood": -3.0, "bits_per_sample": 1.0},
+        {"file": None, "label": 1, "class_name": "one", "log_likelihood": -9.0, "bits_per_sample": 4.0},
+    ]
+    (tmp_path / "samples.json").write_text(json.dumps({"samples": samples}))
+    clips = open_clips(tmp_path)
+    assert clips.labels.tolist() == [7, 3]
+    assert clips.log_likelihoods.tolist() == [-5.0, -3.0]
+    assert clips.bits_per_sample.tolist() == [2.0, 1.0]
+
+
+def test_class_names_go_before_class_numbers(tmp_path):
+    write_clips(tmp_path, ["a.wav"])
+    record = {"samples": [{"file": "a.wav", "label": 0, "class_name": "nine"}]}
+    (tmp_path / "samples.json").write_text(json.dumps(record))
+    assert open_clips(tmp_path).labels.tolist() == [9]
+
+
+def test_one_unknown_label_makes_the_set_unlabelled(tmp_path):
+    clips = open_clips(write_clips(tmp_path, ["seven/a.wav", "b.wav"]))
+    assert not clips.labelled
+    assert clips.labels.tolist() == [-1, -1]
+    assert np.isnan(clips.log_likelihoods).all()
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"samples": [{"label": 1}]}', '{"samples": 3}'])
+def test_a_damaged_record_is_named(tmp_path, text):
+    write_clips(tmp_path, ["a.wav"])
+    (tmp_path / "samples.json").write_text(text)
+    with pytest.raises(UserError, match=r"samples\.json is not a record of sashimi-sample"):
+        open_clips(tmp_path)
+
+
+def test_hold_out_divides_a_folder(tmp_path):
+    names = [f"{digit}_{speaker}_{i}.wav" for digit in (1, 2) for speaker in ("jackson", "theo") for i in range(3)]
+    write_clips(tmp_path, names)
+    pattern = "{label}_{speaker}_{index}"
+    reference, held_out = divide(tmp_path, pattern, {"speaker": ["theo"]}, {"index": ["0"]}, skip=False)
+    assert names_of(held_out) == ["1_theo_0.wav", "2_theo_0.wav"]
+    assert names_of(reference) == ["1_theo_1.wav", "1_theo_2.wav", "2_theo_1.wav", "2_theo_2.wav"]
+    assert reference.labels.tolist() == [1, 1, 2, 2]
+
+
+def test_the_lists_of_speech_commands_are_a_field(tmp_path):
+    write_clips(tmp_path, ["one/a_nohash_0.wav", "one/b_nohash_0.wav", "two/c_nohash_0.wav"])
+    (tmp_path / "validation_list.txt").write_text("one/b_nohash_0.wav\n")
+    (tmp_path / "testing_list.txt").write_text("")
+    reference, held_out = divide(tmp_path, None, None, {"split": ["validation"]}, skip=False)
+    assert names_of(held_out) == ["one/b_nohash_0.wav"]
+    assert names_of(reference) == ["one/a_nohash_0.wav", "two/c_nohash_0.wav"]
+
+
+def test_wrong_requests_are_named(tmp_path):
+    with pytest.raises(UserError, match="no audio in"):
+        open_clips(tmp_path)
+    write_clips(tmp_path, ["1_theo_0.wav"])
+    with pytest.raises(UserError, match="does not exist"):
+        open_clips(tmp_path / "nowhere")
+    with pytest.raises(UserError, match=r"not of the form \{label\}-\{take\}"):
+        open_clips(tmp_path, pattern="{label}-{take}")
+    with pytest.raises(UserError, match="did you mean 'speaker'"):
+        open_clips(tmp_path, pattern="{label}_{speaker}_{index}", where={"speakers": ["theo"]})
+    with pytest.raises(UserError, match="takes all of the 1 clips"):
+        divide(tmp_path, "{label}_{speaker}_{index}", None, {"index": ["0"]}, skip=False)

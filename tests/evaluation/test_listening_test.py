@@ -1,0 +1,357 @@
+"""Listening tests: blind folders, careful reading of what comes back, and figures that can be computed by hand."""
+
+import csv
+import itertools
+import json
+import re
+import shutil
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sashimi_diffusion.errors import UserError
+from sashimi_evaluation.listening_test import (
+    RATINGS,
+    fleiss_kappa,
+    mean_score,
+    mean_weighted_kappa,
+    score_listening_test,
+    weighted_kappa,
+    write_listening_test,
+)
+from sashimi_evaluation.listening_test.ratings import COLUMNS
+
+RATE = 8000
+
+
+@pytest.fixture
+def methods(tmp_path: Path) -> dict[str, list[Path]]:
+    """Two systems with four clips each; every clip has a length of its own, by which it can be told."""
+    (tmp_path / "clips").mkdir()
+    files = {
+        name: [tmp_path / "clips" / f"{name}-{number}.flac" for number in range(4)] for name in ("sashimi", "humans")
+    }
+    for length, file in enumerate((file for own in files.values() for file in own), 100):
+        soundfile.write(file, np.full(length, 0.25), RATE)
+    return files
+
+
+def length_of(path: Path) -> int:
+    return soundfile.info(path).frames
+
+
+# --- Making a test ---
+
+
+def test_clips_are_copied_under_neutral_names_and_the_key_says_which_they_are(tmp_path: Path, methods):
+    labels = {methods["sashimi"][2]: 7}
+    key = write_listening_test(tmp_path / "test", methods, 5, 3, labels=labels)
+    assert key == tmp_path / "test.key.json"
+    clips = json.loads(key.read_text())["clips"]
+    audio = sorted((tmp_path / "test" / "audio").iterdir())
+    assert [file.name for file in audio] == [f"clip-{number:03}.wav" for number in range(1, 7)]
+    for file in audio:
+        clip = clips[file.stem]
+        assert length_of(file) == length_of(Path(clip["file"]))
+        assert Path(clip["file"]) in methods[clip["method"]]
+        assert clip["label"] == (7 if Path(clip["file"]) in labels else None)
+        assert soundfile.info(file).samplerate == RATE
+    assert sorted(clip["method"] for clip in clips.values()) == ["humans"] * 3 + ["sashimi"] * 3
+    assert len({clip["file"] for clip in clips.values()}) == 6
+
+
+def test_the_folder_says_nothing_about_methods(tmp_path: Path, methods):
+    write_listening_test(tmp_path / "test", methods, 0, 3)
+    files = [file for file in (tmp_path / "test").rglob("*") if file.is_file()]
+    assert len(files) == 7
+    for file in files:
+        content = file.read_bytes()
+        assert not re.search(rb"sashimi|humans|flac", content)
+
+
+def test_a_seed_makes_the_same_test_and_another_seed_another_one(tmp_path: Path, methods):
+    def made(name: str, seed: int, given: dict[str, list[Path]]) -> dict:
+        return json.loads(write_listening_test(tmp_path / name, given, seed, 2).read_text())
+
+    first = made("first", 0, methods)
+    turned = {method: files[::-1] for method, files in reversed(methods.items())}
+    assert made("again", 0, turned) == first
+    others = [made(f"other-{seed}", seed, methods) for seed in range(1, 6)]
+    assert len({json.dumps(other["clips"]) for other in others}) > 3
+    assert first["test"] not in [other["test"] for other in others]
+
+
+def test_only_what_is_asked_for_is_asked(tmp_path: Path, methods):
+    def page(name: str, *ratings: str) -> dict:
+        write_listening_test(tmp_path / name, methods, 0, 2, ratings)
+        source = (tmp_path / name / "index.html").read_text(encoding="utf-8")
+        return json.loads(re.search(r'<script type="application/json" id="test">(.*?)</script>', source)[1])
+
+    everything = page("all", *reversed(RATINGS))
+    assert everything["ratings"] == list(RATINGS)
+    assert len(everything["clips"]) == 4
+    assert sorted(everything["batches"]) == ["batch-1", "batch-2"]
+    assert sorted(itertools.chain(*everything["batches"].values())) == sorted(everything["clips"])
+    assert page("quality", "quality")["batches"] == {}
+    assert page("diversity", "diversity")["clips"] == []
+
+
+def test_the_page_needs_nothing_but_its_folder(tmp_path: Path, methods):
+    write_listening_test(tmp_path / "test", methods, 0, 2)
+    source = (tmp_path / "test" / "index.html").read_text(encoding="utf-8")
+    assert "{style}" not in source
+    assert "{script}" not in source
+    assert not re.search(r"https?:|url\(|@import", source)
+    found: list[tuple[str, dict]] = []
+    parser = HTMLParser()
+    parser.handle_starttag = lambda tag, attributes: found.append((tag, dict(attributes)))
+    parser.feed(source)
+    ids = [attributes["id"] for _, attributes in found if "id" in attributes]
+    assert len(set(ids)) == len(ids)
+    named = [attributes[name] for _, attributes in found for name in ("aria-labelledby", "for") if name in attributes]
+    assert set(named) <= set(ids)
+    assert all("src" not in attributes for _, attributes in found)
+    assert found[0] == ("html", {"lang": "en"})
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"methods": {}}, "at least one method"),
+        ({"clips_per_method": 5}, "'sashimi' has 4 clips, too few for 5"),
+        ({"clips_per_method": 0}, "at least 1, got 0"),
+        ({"ratings": ["quality", "beauty"]}, "got beauty"),
+        ({"ratings": []}, "got none"),
+        ({"labels": {Path("a.wav"): 10}}, "digits from 0 to 9, got 10 for a.wav"),
+    ],
+)
+def test_requests_that_cannot_be_met(tmp_path: Path, methods, changes: dict, complaint: str):
+    with pytest.raises(UserError, match=complaint):
+        write_listening_test(tmp_path / "test", **{"methods": methods, "clips_per_method": 2} | changes)
+    assert not (tmp_path / "test").exists()
+
+
+def test_a_test_that_exists_is_not_overwritten(tmp_path: Path, methods):
+    write_listening_test(tmp_path / "test", methods, 0, 2)
+    with pytest.raises(UserError, match="exists already"):
+        write_listening_test(tmp_path / "test", methods, 1, 2)
+    shutil.rmtree(tmp_path / "test")
+    with pytest.raises(UserError, match=r"test\.key\.json exists already"):
+        write_listening_test(tmp_path / "test", methods, 1, 2)
+
+
+# --- Scoring it ---
+
+
+@pytest.fixture
+def key(tmp_path: Path) -> Path:
+    """A test of two methods with two clips each; the clips of the first have labels."""
+    clips = {
+        "clip-001": {"method": "ours", "file": "a", "label": 3},
+        "clip-002": {"method": "real", "file": "b", "label": None},
+        "clip-003": {"method": "ours", "file": "c", "label": 4},
+        "clip-004": {"method": "real", "file": "d", "label": None},
+    }
+    content = {"test": "t1", "seed": 0, "ratings": RATINGS, "clips": clips, "batches": {"batch-1": "ours"}}
+    (tmp_path / "t.key.json").write_text(json.dumps(content))
+    return tmp_path / "t.key.json"
+
+
+def rows(rater: str, *answers: tuple[int, int, str]) -> list[dict[str, str]]:
+    return [
+        {"test": "t1", "rater": rater, "item": f"clip-{number:03}", "quality": str(quality),
+         "intelligibility": str(intelligible), "transcription": heard, "diversity": "", "seconds": "3.5", "plays": "2",
+         "finished": "2024-01-01T00:00:00.000Z"}
+        for number, (quality, intelligible, heard) in enumerate(answers, 1)
+    ]  # fmt: skip
+
+
+@pytest.fixture
+def save(tmp_path: Path) -> Callable[..., Path]:
+    def write(name: str, content: list[dict[str, str]], columns: tuple[str, ...] = COLUMNS) -> Path:
+        with (tmp_path / name).open("w", newline="") as file:
+            writer = csv.DictWriter(file, columns, extrasaction="ignore")
+            writer.writeheader()
+            writer.writerows(content)
+        return tmp_path / name
+
+    return write
+
+
+def test_means_by_method(key: Path, save):
+    first = rows("r1", (4, 5, "3"), (5, 5, "1"), (2, 3, "none"), (5, 4, "2"))
+    second = rows("r2", (3, 5, "3"), (4, 5, "1"), (1, 1, "4"), (5, 4, "2"))
+    batch = first[0] | dict.fromkeys(("quality", "intelligibility", "transcription"), "")
+    batch |= {"item": "batch-1", "diversity": "2"}
+    result = score_listening_test(key, [save("a.csv", [*first, batch]), save("b.csv", second)])
+    assert (result.test, result.raters) == ("t1", 2)
+    ours, real = result.scores["ours"], result.scores["real"]
+    assert ours["quality"].mean == pytest.approx((4 + 2 + 3 + 1) / 4)
+    assert real["quality"].mean == pytest.approx((5 + 5 + 4 + 5) / 4)
+    assert ours["intelligibility"].mean == pytest.approx((5 + 3 + 5 + 1) / 4)
+    assert ours["accuracy"].mean == pytest.approx(3 / 4)
+    assert "accuracy" not in real
+    assert (ours["diversity"].mean, ours["diversity"].low, ours["diversity"].answers) == (2, None, 1)
+    assert ours["quality"].answers == 4
+    assert ours["quality"].low < 2.5 < ours["quality"].high
+    # Three of the four clips are transcribed alike: (3/4 - e) / (1 - e), answers 3, 3, 1, 1, none, 4, 2, 2 of 8.
+    by_chance = (3 * 2**2 + 2 * 1) / 8**2
+    assert result.agreement["transcription"] == pytest.approx((0.75 - by_chance) / (1 - by_chance))
+    assert result.agreement["quality"] == pytest.approx(weighted_kappa([3, 4, 1, 4], [2, 3, 0, 4], 5))
+    assert np.isnan(result.agreement["diversity"])
+
+
+def test_raters_may_share_a_file_and_leave_clips_out(key: Path, save):
+    one = rows("r1", (4, 5, "3"), (5, 5, "1"))
+    other = rows("r2", (2, 5, "3"))
+    result = score_listening_test(key, [save("both.csv", one + other)])
+    assert result.raters == 2
+    assert result.scores["ours"]["quality"].mean == 3
+    assert result.scores["real"]["quality"].answers == 1
+
+
+def test_a_file_from_a_spreadsheet_is_read(key: Path, save):
+    path = save("a.csv", rows("r1", (4, 5, "3")))
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert score_listening_test(key, [path]).raters == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"test": "t2"}, r"a\.csv, line 3: belongs to the test 't2', but the key is of the test 't1'"),
+        ({"quality": "6"}, r"a\.csv, line 3: quality of clip-002 is '6', expected one of 1, 2, 3, 4, 5"),
+        ({"intelligibility": ""}, r"a\.csv, line 3: intelligibility of clip-002 is ''"),
+        ({"transcription": "ten"}, r"a\.csv, line 3: transcription of clip-002 is 'ten', expected one of 0, 1"),
+        ({"item": "clip-009"}, r"a\.csv, line 3: the test has no item 'clip-009'"),
+        ({"item": "clip-001"}, r"a\.csv, line 3: rater 'r1' has rated clip-001 already \(.*a\.csv, line 2\)"),
+        ({"rater": ""}, r"a\.csv, line 3: the rater is missing"),
+    ],
+)
+def test_wrong_answers_are_named_by_file_and_line(key: Path, save, changes: dict[str, str], complaint: str):
+    good, bad = rows("r1", (4, 5, "3"), (3, 3, "1"))
+    with pytest.raises(UserError, match=complaint):
+        score_listening_test(key, [save("a.csv", [good, bad | changes])])
+
+
+def test_a_rater_twice_in_two_files(key: Path, save):
+    content = rows("r1", (4, 5, "3"))
+    with pytest.raises(UserError, match=r"b\.csv, line 2: rater 'r1' has rated clip-001 already \(.*a\.csv, line 2\)"):
+        score_listening_test(key, [save("a.csv", content), save("b.csv", content)])
+
+
+def test_files_that_are_no_ratings(key: Path, save, tmp_path: Path):
+    with pytest.raises(UserError, match=r"a\.csv, line 1: the column 'plays' is missing"):
+        score_listening_test(key, [save("a.csv", rows("r1", (4, 5, "3")), tuple(c for c in COLUMNS if c != "plays"))])
+    cut = save("cut.csv", rows("r1", (4, 5, "3")))
+    cut.write_text(cut.read_text() + "t1,r1,clip-002\n")
+    with pytest.raises(UserError, match=r"cut\.csv, line 3: expected 10 values"):
+        score_listening_test(key, [cut])
+    with pytest.raises(UserError, match="no ratings in the files"):
+        score_listening_test(key, [save("empty.csv", [])])
+    with pytest.raises(UserError, match=r"cannot read .*gone\.csv"):
+        score_listening_test(key, [tmp_path / "gone.csv"])
+    (tmp_path / "sound.csv").write_bytes(bytes(range(256)))
+    with pytest.raises(UserError, match=r"sound\.csv is not a CSV file"):
+        score_listening_test(key, [tmp_path / "sound.csv"])
+
+
+@pytest.mark.parametrize("content", ["[]", "no json", '{"test": "t1"}', '{"clips": 1, "batches": 2}'])
+def test_files_that_are_no_key(tmp_path: Path, save, content: str):
+    (tmp_path / "wrong.json").write_text(content)
+    with pytest.raises(UserError, match=r"wrong\.json is not the key of a listening test"):
+        score_listening_test(tmp_path / "wrong.json", [save("a.csv", rows("r1", (4, 5, "3")))])
+
+
+# --- Intervals and agreement ---
+
+
+def test_the_interval_widens_with_what_raters_and_clips_have_in_common():
+    generator = np.random.default_rng(0)
+    noise = generator.standard_normal((12, 20))
+    alone = mean_score(noise)
+    assert alone.high - alone.low == pytest.approx(2 * 1.96 / np.sqrt(240), rel=0.9)
+    by_rater = mean_score(noise + 3 * generator.standard_normal((12, 1)))
+    by_clip = mean_score(noise + 3 * generator.standard_normal((1, 20)))
+    assert by_rater.high - by_rater.low > 4 * (alone.high - alone.low)
+    assert by_clip.high - by_clip.low > 4 * (alone.high - alone.low)
+
+
+def test_the_interval_covers_the_true_mean():
+    generator = np.random.default_rng(1)
+    covered = 0
+    for _ in range(60):
+        effects = generator.standard_normal((10, 1)) + generator.standard_normal((1, 15))
+        score = mean_score(effects + generator.standard_normal((10, 15)))
+        covered += score.low <= 0 <= score.high
+    assert covered >= 50  # 57 expected of an exact interval
+
+
+def test_missing_answers_do_not_count():
+    values = np.array([[1.0, np.nan, np.nan], [3.0, 5.0, np.nan]])
+    score = mean_score(values)
+    assert (score.mean, score.answers) == (3, 3)
+    assert 1 <= score.low <= score.high <= 5
+
+
+def test_fleiss_kappa_of_a_worked_example():
+    # Three items, three raters, two categories: agreements 1, 1/3, 1/3; shares 2/3 and 1/3.
+    counts = np.array([[3, 0], [1, 2], [2, 1]])
+    by_chance = (2 / 3) ** 2 + (1 / 3) ** 2
+    assert fleiss_kappa(counts) == pytest.approx((5 / 9 - by_chance) / (1 - by_chance))
+    assert fleiss_kappa(np.array([[2, 0], [0, 2]])) == 1
+    assert fleiss_kappa(np.array([[1, 1], [1, 1]])) == -1
+    assert fleiss_kappa(np.array([*counts, [1, 0], [0, 0]])) == fleiss_kappa(counts)  # no pair of raters
+    assert np.isnan(fleiss_kappa(np.array([[2, 0], [2, 0]])))
+    assert np.isnan(fleiss_kappa(np.array([[1, 0]])))
+
+
+def test_weighted_kappa_of_a_worked_example():
+    # Squared differences item by item: 0, 1, 4, 0; of every answer from every other rater's answer: 4, 4, 12, 4 in sum.
+    assert weighted_kappa([1, 2, 3, 1], [1, 3, 1, 1], 5) == pytest.approx(1 - (5 / 4) / (24 / 16))
+    assert weighted_kappa([0, 1, 2], [2, 1, 0], 3) == -1
+    assert np.isnan(weighted_kappa([1, 1], [1, 1], 3))
+    assert np.isnan(weighted_kappa([], [], 3))
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=2, max_size=30))
+def test_weighted_kappa_is_its_definition(pairs: list[tuple[int, int]]):
+    first, second = np.array(pairs).T
+    table = np.zeros((5, 5))
+    np.add.at(table, (first, second), 1 / len(pairs))
+    weights = np.square(np.subtract.outer(np.arange(5), np.arange(5)))
+    expected = (weights * np.outer(table.sum(axis=1), table.sum(axis=0))).sum()
+    kappa = weighted_kappa(first, second, 5)
+    if expected == 0:
+        assert np.isnan(kappa)
+    else:
+        assert kappa == pytest.approx(1 - (weights * table).sum() / expected)
+    assert kappa == pytest.approx(weighted_kappa(second, first, 5), nan_ok=True)
+
+
+def test_the_mean_over_pairs_of_raters_uses_what_both_rated():
+    ratings = np.array([[0, 1, 2, np.nan], [0, 1, 2, 4], [np.nan, 2, 1, 0]])
+    first, second = weighted_kappa([1, 2], [2, 1], 5), weighted_kappa([1, 2, 4], [2, 1, 0], 5)
+    assert mean_weighted_kappa(ratings, 5) == pytest.approx((1 + first + second) / 3)
+    assert np.isnan(mean_weighted_kappa(ratings[:1], 5))
+
+
+@pytest.mark.parametrize(
+    ("compute", "complaint"),
+    [
+        (lambda: fleiss_kappa(np.zeros(3)), r"shape \(items, categories\)"),
+        (lambda: fleiss_kappa(np.array([[-1, 2]])), "none below 0"),
+        (lambda: weighted_kappa([1], [1, 2], 3), "equally many"),
+        (lambda: weighted_kappa([1], [3], 3), "from 0 to 2"),
+        (lambda: weighted_kappa([0.5], [1], 3), "whole numbers"),
+    ],
+)
+def test_agreement_of_what_are_no_ratings(compute: Callable[[], float], complaint: str):
+    with pytest.raises(UserError, match=complaint):
+        compute()
