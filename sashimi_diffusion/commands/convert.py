@@ -1,4 +1,4 @@
-"""``sashimi-convert``: make a pipeline folder of an official checkpoint, diffusion or autoregressive."""
+"""``sashimi-convert``: make a pipeline folder of an official checkpoint, diffusion, autoregressive or classifier."""
 
 import argparse
 from collections.abc import Sequence
@@ -16,16 +16,19 @@ from sashimi_diffusion.interop.autoregressive import (
     convert_autoregressive,
     is_autoregressive_checkpoint,
 )
-from sashimi_diffusion.interop.checkpoint import read_state_dict
+from sashimi_diffusion.interop.classifier import convert_classifier, is_classifier_checkpoint
 from sashimi_diffusion.interop.diffwave import Conversion, ConversionOptions, convert_diffwave, nodes_distance
+from sashimi_diffusion.interop.pickled_network import read_tensors
 from sashimi_diffusion.models import SashimiAutoregressive, WaveNetDenoiser
 from sashimi_diffusion.pipelines import SashimiAutoregressivePipeline, SashimiPipeline
+from sashimi_evaluation.classifiers import ResNeXtClassifier
 
 EXAMPLES = """examples:
   sashimi-convert checkpoints/800000.pkl sc09-d128
   sashimi-sample --pipeline sc09-d128 --steps 200
   sashimi-convert sashimi_sc09.pt sc09-autoregressive
   sashimi-convert beethoven.ckpt beethoven --quantization linear --length 128000
+  sashimi-convert resnext.pth sc09-classifier
 
 What the tensors do not tell is taken to be as published: SC09 at 16 kHz, 200 steps; a vocoder at 22.05 kHz, 50 steps.
 """
@@ -35,12 +38,18 @@ def build_parser() -> Parser:
     """The command's arguments."""
     parser = Parser(
         prog="sashimi-convert",
-        description="Convert an official checkpoint (DiffWave or autoregressive SaShiMi) into a pipeline folder.",
+        description="Convert an official checkpoint (DiffWave, autoregressive SaShiMi or the SC09 classifier) into a "
+        "folder that loads with from_pretrained.",
         epilog=EXAMPLES,
     )
     add = parser.add_argument
-    add("checkpoint", type=Path, metavar="OFFICIAL.pkl", help="official checkpoint: .pkl, .pt, .ckpt or .safetensors")
-    add("out", type=Path, metavar="OUT_DIR", help="pipeline folder to write, new or empty")
+    add(
+        "checkpoint",
+        type=Path,
+        metavar="OFFICIAL.pkl",
+        help="official checkpoint: .pkl, .pt, .pth, .ckpt or .safetensors",
+    )
+    add("out", type=Path, metavar="OUT_DIR", help="folder to write, new or empty")
     add("--sample-rate", type=_positive(int), metavar="HZ", help="of its audio (default: 16000, for a vocoder 22050)")
     add(
         "--length",
@@ -88,8 +97,10 @@ def convert(options: argparse.Namespace) -> None:
     """
     if options.out.exists() and (not options.out.is_dir() or any(options.out.iterdir())):
         raise UserError(f"{options.out} is there already and not empty: choose another folder, or remove it")
-    tensors = read_state_dict(options.checkpoint)
-    if is_autoregressive_checkpoint(tensors):
+    tensors = read_tensors(options.checkpoint)
+    if is_classifier_checkpoint(tensors):
+        pipeline, notes = _classifier(tensors, options)
+    elif is_autoregressive_checkpoint(tensors):
         pipeline, notes = _autoregressive(tensors, options)
     else:
         pipeline, notes = _diffusion(tensors, options)
@@ -121,6 +132,18 @@ def _autoregressive(
     chosen = AutoregressiveOptions(**{name: value for name, value in given.items() if value is not None})
     model, layout = convert_autoregressive(tensors, chosen)
     return SashimiAutoregressivePipeline(model), describe_autoregressive(model, layout)
+
+
+def _classifier(tensors: dict[str, Tensor], options: argparse.Namespace) -> tuple[ResNeXtClassifier, dict[str, str]]:
+    other = ("sample_rate", "length", "timesteps", "beta_end", "dilation_cycle", "quantization", "dt_transform")
+    _refuse(options, other, "a classifier")
+    model = convert_classifier(tensors)
+    config = model.config
+    return model, {
+        "layout": f"ResNeXt-{config.depth} {config.cardinality}x{config.base_width}d, widen {config.widen_factor}",
+        "parameters": f"{sum(parameter.numel() for parameter in model.parameters()):,}",
+        "classes": f"{config.num_classes}",
+    }
 
 
 def _refuse(options: argparse.Namespace, names: Sequence[str], kind: str) -> None:

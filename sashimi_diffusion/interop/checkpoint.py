@@ -14,6 +14,10 @@ LISTED = 12
 LFS_POINTER = b"version https://git-lfs"
 
 
+class RefusedPickle(UserError):
+    """A pickle with more than tensors, which loading as it is meant could run code from."""
+
+
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     """The network's state dict in a file of the official code.
 
@@ -54,7 +58,7 @@ def _load_pickle(path: Path) -> object:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise UserError(f"{path} is refused: it holds more than tensors, and loading it could run code") from error
+        raise RefusedPickle(f"{path} is refused: it holds more than tensors, and loading it could run code") from error
     except (RuntimeError, EOFError, ValueError, KeyError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{path} is not a readable checkpoint ({reason})") from error

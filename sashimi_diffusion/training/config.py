@@ -76,6 +76,8 @@ class DataConfig:
         cache_dir: where decoded audio is kept; null: the data module's own place.
     """
 
+    least: ClassVar[dict[str, int]] = {"sample_rate": 1, "length": 1, "random_shift": 0}
+
     kind: Literal["speech_commands", "folder"] = "folder"
     path: str | None = None
     download: bool = False
@@ -92,13 +94,15 @@ class DataConfig:
 
 @dataclass
 class OptimizerConfig:
-    """AdamW and its learning rate over the run.
+    """The optimiser and its learning rate over the run.
 
     Args:
+        name: "adamw", or "sgd" with momentum.
         lr: peak learning rate.
         ssm_lr: that of the state-space parameters, never above 1e-3: they are sensitive.
         weight_decay: of weight matrices; state-space parameters, biases and norms have none.
-        betas: of Adam.
+        betas: of AdamW.
+        momentum: of SGD.
         warmup_steps: the rate rises linearly from 0 over so many steps.
         decay: "constant"; "cosine" (to 0 at the end, of ``training.steps`` or ``training.max_minutes``, whichever is
             nearer); or "plateau": times ``plateau_factor`` after more than ``plateau_patience`` validations in a row
@@ -106,10 +110,12 @@ class OptimizerConfig:
         gradient_clip: largest norm of the whole gradient; null: not clipped.
     """
 
+    name: Literal["adamw", "sgd"] = "adamw"
     lr: float = 2e-4
     ssm_lr: float = 1e-3
     weight_decay: float = 0.0
     betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
+    momentum: float = 0.9
     warmup_steps: int = 0
     decay: Literal["constant", "cosine", "plateau"] = "constant"
     plateau_factor: float = 0.2
@@ -191,16 +197,14 @@ class RunConfig:
                 "training.max_nonfinite": 1,
                 "optimizer.warmup_steps": 0,
                 "optimizer.plateau_patience": 0,
-                "data.sample_rate": 1,
-                "data.length": 1,
-                "data.random_shift": 0,
                 "seed": 0,
             },
         )
+        require_at_least(self, {f"data.{name}": minimum for name, minimum in self.data.least.items()})
         require_above_zero(
             self, ["optimizer.lr", "optimizer.ssm_lr", "optimizer.gradient_clip", "training.max_minutes"]
         )
-        require_share(self, ["training.ema_decay", "optimizer.plateau_factor"])
+        require_share(self, ["training.ema_decay", "optimizer.plateau_factor", "optimizer.momentum"])
         if self.optimizer.decay == "plateau" and not self.training.validate_every:
             raise UserError("optimizer.decay=plateau watches validations, but training.validate_every is 0: set it")
 
@@ -234,20 +238,36 @@ def check_same_run(config: RunConfig, stored: RunConfig) -> None:
     Raises:
         UserError: names the first key that differs and may not.
     """
-    new, old = to_tree(config), to_tree(stored)
-    free_data = {"path", "cache_dir", "download"}  # the data themselves are compared, wherever they lie
+    new, old = _fixed_settings(config), _fixed_settings(stored)
+    for name in {**old, **new}:
+        before, after = old.get(name), new.get(name)
+        if before != after:
+            raise UserError(
+                f"{name} is {after!r}, but the run in {config.output_dir} was started with {before!r}: resume with "
+                f"{name}={before!r}, or start anew in another output_dir"
+            )
+
+
+def _fixed_settings(config: RunConfig) -> dict[str, Any]:
+    """What may not change while a run is continued, by its full names."""
+    tree = to_tree(config)
+    settings = {}
     for section in config.fixed:
-        if section == "seed":
-            pairs = {"seed": (old["seed"], new["seed"])}
-        else:
-            keys = [k for k in {**old[section], **new[section]} if section != "data" or k not in free_data]
-            pairs = {f"{section}.{k}": (old[section].get(k), new[section].get(k)) for k in keys}
-        for name, (before, after) in pairs.items():
-            if before != after:
-                raise UserError(
-                    f"{name} is {after!r}, but the run in {config.output_dir} was started with {before!r}: resume with "
-                    f"{name}={before!r}, or start anew in another output_dir"
-                )
+        own = tree[section]
+        settings |= _named(own, f"{section}.") if isinstance(own, dict) else {section: own}
+    return settings
+
+
+def _named(group: dict, prefix: str) -> dict[str, Any]:
+    """The settings of a group by their full names; where the data lie is left out: they themselves are compared."""
+    settings = {}
+    for key, value in group.items():
+        if isinstance(value, dict) and value and all(isinstance(part, dict) for part in value.values()):
+            for name, part in value.items():
+                settings |= _named(part, f"{prefix}{key}.{name}.")
+        elif key not in ("path", "cache_dir", "download"):
+            settings[prefix + key] = value
+    return settings
 
 
 def require_at_least(config: RunConfig, least: Mapping[str, int]) -> None:

@@ -1,4 +1,4 @@
-"""AdamW with the parameter groups state-space models need, and its learning rate over the run."""
+"""AdamW or SGD with the parameter groups state-space models need, and the learning rate over the run."""
 
 import math
 
@@ -36,10 +36,13 @@ def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[dict]:
     return [group for group in groups if group["params"]]
 
 
-def create_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
-    """AdamW over :func:`parameter_groups`; the rates are set at every step by :func:`set_learning_rate`."""
+def create_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
+    """AdamW or SGD over :func:`parameter_groups`; the rates are set at every step by :func:`set_learning_rate`."""
+    groups = parameter_groups(model, config)
+    if config.name == "sgd":
+        return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum)
     fused = all(parameter.device.type in ("cpu", "cuda") for parameter in model.parameters())
-    return torch.optim.AdamW(parameter_groups(model, config), lr=config.lr, betas=tuple(config.betas), fused=fused)
+    return torch.optim.AdamW(groups, lr=config.lr, betas=tuple(config.betas), fused=fused)
 
 
 def learning_rate_factor(step: int, steps: float, config: OptimizerConfig) -> float:

@@ -3,15 +3,21 @@
 import os
 import shutil
 from pathlib import Path
+from typing import Protocol
 
-from diffusers import DiffusionPipeline
+
+class Saveable(Protocol):
+    """A pipeline, or anything else that saves itself as one does."""
+
+    def save_pretrained(self, folder: Path) -> None:
+        """Write all files into ``folder``."""
 
 
-def save_pipeline(run: Path, pipeline: DiffusionPipeline) -> None:
+def save_pipeline(run: Path, pipeline: Saveable) -> None:
     """Bring ``run``/pipeline up to date; it loads with from_pretrained at any instant.
 
     The first time the folder appears as a whole. Later each file is replaced in one go: within a run only the weights
-    differ from the ones before, so old and new files always go together.
+    and what is known of them differ from the ones before, so old and new files always go together.
     """
     target, beside = run / "pipeline", run / ".pipeline.tmp"
     shutil.rmtree(beside, ignore_errors=True)

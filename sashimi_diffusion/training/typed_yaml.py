@@ -135,6 +135,10 @@ def convert(value: Any, annotation: Any, name: str) -> Any:
         if hasattr(annotation, "from_tree"):
             return annotation.from_tree(value, name + ".")
         return build(annotation, value, name + ".")
+    if typing.get_origin(annotation) is dict and isinstance(value, dict):
+        _, kind = typing.get_args(annotation)
+        if dataclasses.is_dataclass(kind):  # groups of keys by names of the user's own
+            return {convert(k, str, f"a name in {name}"): convert(v, kind, f"{name}.{k}") for k, v in value.items()}
     try:
         return _match(value, annotation)
     except TypeError:

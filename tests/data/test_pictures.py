@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from sashimi_diffusion.data import pictures
-from sashimi_diffusion.data.pictures import contact_sheet
+from sashimi_diffusion.data.pictures import contact_sheet, spectrogram_image
 from sashimi_diffusion.errors import UserError
 
 RATE = 16000
@@ -33,6 +33,16 @@ def test_a_tone_is_bright_at_its_frequency(frequency: int):
     brightest = picture[:, 50:-50].mean(axis=1).argmax()
     expected = pictures._SPECTROGRAM_HEIGHT * (1 - frequency / (RATE / 2))
     assert abs(brightest + 0.5 - expected) <= 1.5
+
+
+@pytest.mark.parametrize("frequency", [1000, 7000])
+def test_a_spectrogram_alone_has_the_asked_size_and_shows_the_tone(frequency: int):
+    picture = np.asarray(spectrogram_image(tone(frequency), RATE, 150, 80).convert("L"), dtype=float)
+    assert picture.shape == (80, 150)
+    assert abs(picture.mean(axis=1).argmax() + 0.5 - 80 * (1 - frequency / (RATE / 2))) <= 1.5
+    assert picture.max() > 200
+    with pytest.raises(UserError, match="not empty"):
+        spectrogram_image(np.zeros(0), RATE, 150, 80)
 
 
 def test_an_event_is_bright_at_its_time():

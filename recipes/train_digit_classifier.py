@@ -1,0 +1,29 @@
+"""Train a classifier of spoken digits, for the metrics of generated audio.
+
+    accelerate launch recipes/train_digit_classifier.py \\
+        data.sources.fsdd.path=RECORDINGS data.sources.speech_commands.path=SPEECH_COMMANDS
+    accelerate launch recipes/train_digit_classifier.py --config recipes/configs/classifiers/resnext-sc09.yaml \\
+        data.sources.speech_commands.path=SPEECH_COMMANDS
+    accelerate launch recipes/train_digit_classifier.py --resume output_dir=runs/digits-small-classifier
+
+Without --config it is recipes/configs/classifiers/digits-small.yaml, the small classifier that comes with the package.
+The folder `pipeline` of the run is what load_classifier and sashimi-evaluate take.
+"""
+
+import sys
+from pathlib import Path
+
+from sashimi_diffusion.training.classifier_config import ClassifierConfig
+from sashimi_diffusion.training.classifier_task import ClassifierTask
+from sashimi_diffusion.training.command import run_recipe
+
+DEFAULT = Path(__file__).parent / "configs" / "classifiers" / "digits-small.yaml"
+
+
+def main() -> int:
+    """Run the command line; returns its exit code."""
+    return run_recipe(ClassifierTask, ClassifierConfig, DEFAULT, __doc__)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,61 @@
+"""The official SC09 classifier as this project's model."""
+
+from torch import Tensor
+
+from sashimi_diffusion.interop.checkpoint import Checkpoint
+from sashimi_evaluation.classifiers import ResNeXtClassifier
+
+_PARALLEL = "module."  # before every name, if the network was trained on several devices
+_STEM = "conv_1_3x3.weight"
+_LAYERS = {
+    "reduce": "conv_reduce",
+    "reduce_norm": "bn_reduce",
+    "grouped": "conv_conv",
+    "grouped_norm": "bn",
+    "expand": "conv_expand",
+    "expand_norm": "bn_expand",
+    "shortcut": "shortcut.shortcut_conv",
+    "shortcut_norm": "shortcut.shortcut_bn",
+}
+
+
+def is_classifier_checkpoint(tensors: dict[str, Tensor]) -> bool:
+    """Whether a state dict is of the official classifier."""
+    return _STEM in tensors or _PARALLEL + _STEM in tensors
+
+
+def convert_classifier(tensors: dict[str, Tensor]) -> ResNeXtClassifier:
+    """Convert the state dict of the official classifier; the network's sizes are read off the shapes.
+
+    Returns:
+        ResNeXtClassifier: in evaluation mode.
+
+    Raises:
+        UserError: the state dict has missing, unexpected or misshapen tensors (then listed).
+    """
+    checkpoint = Checkpoint({name.removeprefix(_PARALLEL): tensor for name, tensor in tensors.items()})
+    first = "stage_1.stage_1_bottleneck_0"
+    inner_channels, group_channels, _, _ = checkpoint.shape(f"{first}.conv_conv.weight", 4)
+    out_channels, _, _, _ = checkpoint.shape(f"{first}.conv_expand.weight", 4)
+    num_classes, _ = checkpoint.shape("classifier.weight", 2)
+    blocks = sum(name.startswith("stage_1.") and name.endswith(".conv_conv.weight") for name in checkpoint.tensors)
+    model = ResNeXtClassifier(
+        num_classes=num_classes,
+        depth=9 * blocks + 2,
+        cardinality=inner_channels // group_channels,
+        base_width=group_channels,
+        widen_factor=max(1, out_channels // 64),
+    )
+    for name, target in model.state_dict().items():
+        checkpoint.copy(target, official_name(name))
+    checkpoint.finish()
+    return model.eval()
+
+
+def official_name(name: str) -> str:
+    """What the official code calls the tensor that is called ``name`` in our network."""
+    parts = name.split(".")
+    if parts[0] == "stages":
+        stage, block, layer, tensor = int(parts[1]) + 1, *parts[2:]
+        return f"stage_{stage}.stage_{stage}_bottleneck_{block}.{_LAYERS[layer]}.{tensor}"
+    return name.replace("stem_norm.", "bn_1.").replace("stem.", "conv_1_3x3.")
