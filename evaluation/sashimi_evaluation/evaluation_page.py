@@ -59,11 +59,11 @@ def report_data(evaluation: Evaluation, command: str) -> ReportData:
 def _classifier(classifier: DigitClassifier) -> Classifier:
     """The classifier with its accuracy over all data it was tested on, clip by clip."""
     tested = classifier.accuracy
-    clips = sum(part["clips"] for part in tested.values())
+    clips = sum(part["recordings"] for part in tested.values())
     if not clips:
         return Classifier(classifier.name, classifier.fingerprint)
-    accuracy = sum(part["clips"] * part["accuracy"] for part in tested.values()) / clips
-    note = "; ".join(f"{name}: {part['accuracy']:.1%} of {part['clips']}" for name, part in tested.items())
+    accuracy = sum(part["recordings"] * part["accuracy"] for part in tested.values()) / clips
+    note = "; ".join(f"{name}: {part['accuracy']:.1%} of {part['recordings']}" for name, part in tested.items())
     return Classifier(classifier.name, classifier.fingerprint, accuracy, note)
 
 

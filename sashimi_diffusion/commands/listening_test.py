@@ -7,11 +7,11 @@ from pathlib import Path
 from sashimi_diffusion.commands.cli import Parser, writing_to
 from sashimi_diffusion.errors import UserError
 from sashimi_evaluation.clips import open_clips
-from sashimi_evaluation.listening_test import describe_result, score_listening_test, write_listening_test
+from sashimi_evaluation.listening_test import ListeningResult, Score, score_listening_test, write_listening_test
 
 EXAMPLES = """examples:
   sashimi-evaluate listening-test make real=recordings ours=samples --out test --clips 20
-  sashimi-evaluate listening-test score test-key.json answers/*.csv
+  sashimi-evaluate listening-test score test.key.json answers/*.csv
 """
 
 
@@ -45,19 +45,36 @@ def listening_test(arguments: Sequence[str]) -> None:
     if options.action == "make":
         _make(options)
     else:
-        print(describe_result(score_listening_test(options.key, options.answers)))
+        print(describe(score_listening_test(options.key, options.answers)))
+
+
+def describe(result: ListeningResult) -> str:
+    """Scores of the systems as a table, and below it how far the raters agree."""
+    ratings = list(dict.fromkeys(rating for scores in result.scores.values() for rating in scores))
+    rows = [["", *ratings]]
+    rows += [[name, *(_cell(scores.get(rating)) for rating in ratings)] for name, scores in result.scores.items()]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    kappas = ", ".join(f"{rating} {kappa:.2f}" for rating, kappa in result.agreement.items())
+    return "\n".join([f"test {result.test}, {result.raters} raters", *lines, f"agreement (kappa): {kappas}"])
+
+
+def _cell(score: Score | None) -> str:
+    if score is None:
+        return "-"
+    interval = "" if score.low is None else f" [{score.low:.2f}, {score.high:.2f}]"
+    return f"{score.mean:.2f}{interval} of {score.answers}"
 
 
 def _make(options: argparse.Namespace) -> None:
-    if options.clips < 1:
-        raise UserError(f"--clips is {options.clips}, expected at least 1")
-    methods = {}
+    files, labels = {}, {}
     for text in options.samples:
         name, separator, path = text.partition("=")
         clips = open_clips(path if separator else text, name if separator else None, options.pattern)
-        if clips.name in methods:
+        if clips.name in files:
             raise UserError(f"two systems are called {clips.name!r}: name them, as in ours=DIR theirs=DIR")
-        methods[clips.name] = clips
+        files[clips.name] = clips.files
+        labels |= {file: int(label) for file, label in zip(clips.files, clips.labels, strict=True) if label >= 0}
     with writing_to(options.out):
-        key = write_listening_test(options.out, methods, options.seed, options.clips)
+        key = write_listening_test(options.out, files, options.seed, options.clips, labels=labels)
     print(f"{options.out / 'index.html'} is for the raters; {key} says which clip is whose: keep it from them")

@@ -172,7 +172,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-SHOWN = "[...document.querySelectorAll('figure')].filter(f => f.checkVisibility()).length"
+SHOWN = "[...document.querySelectorAll('.clip')].filter(f => f.checkVisibility()).length"
 
 
 def choose(browser: Browser, control: str, value: str) -> None:
@@ -206,7 +206,7 @@ def test_filters_of_a_report(browser: Browser, report: Path):
     browser.run("document.getElementById('wrong').focus()")
     browser.press(" ", " ")
     assert browser.run(SHOWN) == 1
-    assert browser.run("[...document.querySelectorAll('tbody tr')].filter(r => r.querySelector('figure'))"
+    assert browser.run("[...document.querySelectorAll('tbody tr')].filter(r => r.querySelector('.clip'))"
                        ".filter(r => r.checkVisibility()).length") == 1  # fmt: skip
     choose(browser, "method", "0")
     assert browser.run(SHOWN) == 0

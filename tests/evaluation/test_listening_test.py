@@ -84,6 +84,7 @@ def test_a_seed_makes_the_same_test_and_another_seed_another_one(tmp_path: Path,
     assert made("again", 0, turned) == first
     others = [made(f"other-{seed}", seed, methods) for seed in range(1, 6)]
     assert len({json.dumps(other["clips"]) for other in others}) > 3
+    assert len({tuple(clip["method"] for clip in other["clips"].values()) for other in others}) > 1  # shuffled
     assert first["test"] not in [other["test"] for other in others]
 
 
@@ -134,6 +135,13 @@ def test_the_page_needs_nothing_but_its_folder(tmp_path: Path, methods):
 def test_requests_that_cannot_be_met(tmp_path: Path, methods, changes: dict, complaint: str):
     with pytest.raises(UserError, match=complaint):
         write_listening_test(tmp_path / "test", **{"methods": methods, "clips_per_method": 2} | changes)
+    assert not (tmp_path / "test").exists()
+
+
+def test_a_clip_that_cannot_be_used_leaves_nothing_behind(tmp_path: Path, methods):
+    methods["humans"][1].write_bytes(b"no sound")
+    with pytest.raises(UserError, match=r"humans-1\.flac.*not audio"):
+        write_listening_test(tmp_path / "test", methods, 0, 4)
     assert not (tmp_path / "test").exists()
 
 

@@ -154,6 +154,9 @@ def test_classes_and_likelihoods(written, report: ReportData):
     assert len(plots) == 2
     svg = base64.b64decode(plots[1]["src"].partition(",")[2]).decode()
     assert "prefers-color-scheme:dark" in svg
+    style, _, drawing = svg.partition("</style>")
+    assert drawing.count("var(--c") > 20
+    assert not any(colour in drawing for colour in re.findall(r"#\w{6}", style))  # or it would not follow the reader
     assert "log-likelihood of a clip (nats)" in svg
 
 
@@ -175,7 +178,7 @@ def test_clips_stand_by_class_and_method_with_real_ones_first(written, report: R
     assert list(rows) == ["0", "1"]
     assert re.search(r"^zero.*r\.wav.*a\.wav.*none$", rows["0"])
     assert re.search(r"^one none.*b\.wav.*c\.wav.*d\.wav".replace(" ", ""), rows["1"])
-    wrong = [text for attributes, text in page.all("figure") if "data-wrong" in attributes]
+    wrong = [text for attributes, text in page.all("div") if "data-wrong" in attributes]
     assert len(wrong) == 1
     assert "heard as two 0.75 ✗ not one" in wrong[0]
     assert "train of b.wav" in wrong[0]

@@ -54,10 +54,11 @@ def write_listening_test(
                 f"{path} exists already: choose another name, or remove it if nobody has rated that test yet"
             )
     chosen = _choose(methods, seed, clips_per_method)
+    sounds = {name: (read_audio(file), soundfile.info(file).samplerate) for name, (_, file) in chosen.items()}
     try:
         (out / "audio").mkdir(parents=True, exist_ok=True)
-        for name, (_, file) in chosen.items():
-            write_audio(out / "audio" / f"{name}.wav", read_audio(file), soundfile.info(file).samplerate)
+        for name, (waveform, rate) in sounds.items():
+            write_audio(out / "audio" / f"{name}.wav", waveform, rate)
         content = _content(out, chosen, list(methods), seed, ratings)
         (out / "index.html").write_text(_page(content), encoding="utf-8")
         key.write_text(json.dumps(_key(content, chosen, list(methods), seed, labels or {}), indent=1), encoding="utf-8")

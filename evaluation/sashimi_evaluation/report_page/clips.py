@@ -51,7 +51,7 @@ def _select(name: str, everything: str, options: Sequence[Markup]) -> Markup:
 def _row(data: ReportData, index: int) -> Markup:
     cells = []
     for number, method in enumerate(data.methods):
-        clips = [_figure(clip, method, data.classes) for clip in method.clips if _row_of(clip) == index]
+        clips = [_clip(clip, method, data.classes) for clip in method.clips if _row_of(clip) == index]
         content = join(*clips) if clips else element("span", "none", class_="faint")
         cells.append(element("td", content, data_method=str(number), data_name=method.name))
     return element("tr", element("th", data.classes[index], scope="row"), *cells, data_class=str(index))
@@ -65,17 +65,17 @@ def _row_of(clip: Clip) -> int:
     return clip.predicted if clip.label is None else clip.label
 
 
-def _figure(clip: Clip, method: Method, classes: Sequence[str]) -> Markup:
+def _clip(clip: Clip, method: Method, classes: Sequence[str]) -> Markup:
     wrong = clip.label is not None and clip.label != clip.predicted
     sample = element(
-        "div",
+        "figure",
         _picture(clip.waveform, clip.sample_rate, _SAMPLE, f"Spectrogram of {clip.title}"),
         _player(clip.waveform, clip.sample_rate, f"{method.name}: {clip.title}"),
         element("figcaption", *_caption(clip, classes, wrong)),
         class_="sample",
     )
     neighbour = _neighbour(clip.neighbour, f"{method.name}: {clip.title}") if clip.neighbour is not None else ""
-    return element("figure", sample, neighbour, data_wrong=wrong, class_="wrong" if wrong else None)
+    return element("div", sample, neighbour, data_wrong=wrong, class_="clip wrong" if wrong else "clip")
 
 
 def _caption(clip: Clip, classes: Sequence[str], wrong: bool) -> list[Markup]:
@@ -91,13 +91,13 @@ def _caption(clip: Clip, classes: Sequence[str], wrong: bool) -> list[Markup]:
 
 def _neighbour(neighbour: Neighbour, sample: str) -> Markup:
     return element(
-        "div",
+        "figure",
         _picture(
             neighbour.waveform, neighbour.sample_rate, _NEIGHBOUR, f"Spectrogram of the neighbour {neighbour.title}"
         ),
         _player(neighbour.waveform, neighbour.sample_rate, f"Training clip nearest to {sample}: {neighbour.title}"),
         element(
-            "p",
+            "figcaption",
             element("span", f"nearest training clip, {neighbour.distance:.3g} away", class_="line"),
             element("span", neighbour.title, class_="line title"),
         ),

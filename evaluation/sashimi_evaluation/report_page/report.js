@@ -4,7 +4,7 @@
   const form = document.getElementById("filters");
   const table = document.getElementById("clip-table");
   const count = document.getElementById("count");
-  const clips = Array.from(table.querySelectorAll("figure"));
+  const clips = Array.from(table.querySelectorAll(".clip"));
 
   function show() {
     const chosenClass = form.elements["class"].value;
@@ -18,7 +18,7 @@
     }
     for (const row of table.querySelectorAll("tbody tr")) {
       const wanted = chosenClass === "" || row.dataset.class === chosenClass;
-      row.hidden = !wanted || !row.querySelector("td:not([hidden]) figure:not([hidden])");
+      row.hidden = !wanted || !row.querySelector("td:not([hidden]) .clip:not([hidden])");
     }
     const shown = clips.filter((clip) => !clip.closest("[hidden]")).length;
     table.hidden = shown === 0;
