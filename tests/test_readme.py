@@ -26,6 +26,8 @@ def shortened(command: str) -> str:
         return f"{command} {SHORT_TRAINING} sampling.steps=2 training.steps={3 if '--resume' in command else 2}"
     if "train_autoregressive" in command:
         return f"{command} {SHORT_TRAINING} sampling.seconds=0.01 sampling.engine=eager training.steps=2"
+    if "train_digit" in command:
+        return f"{command} training.batch_size=8 training.steps=2 training.trackers=[]"
     if "evaluate" in command:
         return command if "listening" in command else f"{command} --resamples 3"
     if "digits-ar" in command:

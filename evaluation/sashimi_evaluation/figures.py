@@ -53,7 +53,7 @@ class Resampling:
 
 
 def distance_figures(reference: np.ndarray, features: np.ndarray, resampling: Resampling) -> list[Figure]:
-    """FID with its limit, KID, precision, recall, density, coverage and NDB.
+    """FID with its limit, KID, KAD, precision, recall, density, coverage and NDB.
 
     Args:
         reference: features of the real clips, (n, d).
@@ -65,14 +65,8 @@ def distance_figures(reference: np.ndarray, features: np.ndarray, resampling: Re
         return [Figure("fid", "FID", None, better="lower", note="needs at least two clips on either side")]
     return [
         *_frechet_figures(reference, features, resampling, _frechet_note(fewest, width)),
-        Figure(
-            "kid",
-            "KID",
-            kernel_distance(reference, features),
-            kernel_distance_interval(reference, features, resamples=resampling.resamples, seed=resampling.seed),
-            "lower",
-            "unbiased: can be below zero",
-        ),
+        _kernel_figure("kid", "KID", "polynomial", reference, features, resampling),
+        _kernel_figure("kad", "KAD", "rbf", reference, features, resampling),
         *_manifold_figures(reference, features, resampling),
         *_bin_figures(reference, features, resampling),
     ]
@@ -94,6 +88,15 @@ def _frechet_figures(reference: np.ndarray, features: np.ndarray, resampling: Re
             Figure("fid_infinity", "FID extrapolated to N = ∞", line.limit, better="lower", note=f"at N = {sizes}")
         )
     return figures
+
+
+def _kernel_figure(
+    key: str, title: str, kernel: str, reference: np.ndarray, features: np.ndarray, resampling: Resampling
+) -> Figure:
+    draws = {"resamples": resampling.resamples, "seed": resampling.seed}
+    interval = kernel_distance_interval(reference, features, kernel, **draws)
+    value = kernel_distance(reference, features, kernel)
+    return Figure(key, title, value, interval, "lower", "unbiased: can be below zero")
 
 
 def _manifold_figures(reference: np.ndarray, features: np.ndarray, resampling: Resampling) -> list[Figure]:

@@ -4,17 +4,20 @@
     python -m sashimi_diffusion.generation.benchmark --no-unet --streams 1 8 32
 
 The network has the published sizes of "sashimi-sc09-unet" (or, with ``--no-unet``, "sashimi-sc09") and random weights,
-which cost the same. ``eager`` is the recurrence in PyTorch, one operation after the other, as the official code has it.
-A prefix is absorbed in one pass; stepping it is timed on a few hundred samples and scaled up.
+which cost the same. ``eager`` is the recurrence in PyTorch, one operation after the other; ``dense`` is the same with
+the dense transition matrices of the official code. A prefix is absorbed in one pass; stepping it is timed on a few
+hundred samples and scaled up.
 """
 
 import argparse
+import copy
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 
+from sashimi_diffusion.generation.dense_step import step_densely
 from sashimi_diffusion.generation.eager import EagerEngine
 from sashimi_diffusion.generation.sampling import Sampling
 from sashimi_diffusion.models import SashimiAutoregressive
@@ -37,8 +40,10 @@ def main() -> None:
     parameters = sum(parameter.numel() for parameter in model.parameters())
     print(f"{'U-net' if options.unet else 'no U-net'}, {parameters:,} parameters; {conditions()}")
     print(f"matrix product {gemm_peak():.0f} GFLOP/s, memory read at {_read_bandwidth() / 1e9:.1f} GB/s by one thread")
+    dense = copy.deepcopy(model)
+    step_densely(dense)
     for streams in options.streams:
-        _print_streams(model, streams, options.samples)
+        _print_streams(model, dense, streams, options.samples)
     _print_prefix(model, options.prefix, options.samples)
 
 
@@ -56,19 +61,21 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _print_streams(model: Any, streams: int, samples: int) -> None:
+def _print_streams(model: Any, dense: Any, streams: int, samples: int) -> None:
     from sashimi_diffusion.generation.numba_engine import NumbaEngine
 
     compiled = NumbaEngine(model, streams)
-    more = samples * (16 if streams == 1 else 4)
-    runs = {"eager": _run(EagerEngine(model, streams), streams, samples), "numba": _run(compiled, streams, more)}
+    counts = {"dense": samples, "eager": samples, "numba": samples * (16 if streams == 1 else 4)}
+    engines = {"dense": EagerEngine(dense, streams), "eager": EagerEngine(model, streams), "numba": compiled}
+    runs = {name: _run(engine, streams, counts[name]) for name, engine in engines.items()}
     runs["numba"]()  # compiles, or reads what was compiled
     seconds = interleaved_medians(runs, ROUNDS)
-    eager, numba = streams * samples / seconds["eager"], streams * more / seconds["numba"]
-    moved = _bytes_per_step(compiled) * numba / streams
+    rates = {name: streams * counts[name] / seconds[name] for name in runs}
+    moved = _bytes_per_step(compiled) * rates["numba"] / streams
     print(
-        f"{streams:>4} streams{eager:>9.0f} samples/s eager{numba:>9.0f} samples/s numba{numba / eager:>7.1f} times"
-        f"{moved / 1e9:>7.1f} GB/s of weights and states"
+        f"{streams:>4} streams: samples/s {rates['dense']:.0f} dense, {rates['eager']:.0f} eager, "
+        f"{rates['numba']:.0f} numba: {rates['numba'] / rates['dense']:.0f} and {rates['numba'] / rates['eager']:.0f} "
+        f"times; {moved / 1e9:.1f} GB/s of weights and states"
     )
 
 

@@ -43,7 +43,7 @@ def test_every_figure_is_there_with_its_interval(folders, classifier):
     heard = hear([folders["samples"]], folders["reference"], folders["held out"], classifier, settings=FEW_DRAWS)
     samples, held_out = evaluate(heard).sets
     figures = figures_of(samples)
-    with_interval = ["fid", "kid", "precision", "recall", "density", "coverage", "ndb", "jsd", "is", "mcs", "am"]
+    with_interval = ["fid", "kid", "kad", "precision", "recall", "density", "coverage", "ndb", "jsd", "is", "mcs", "am"]
     with_interval += ["accuracy", "confidence", "silent", "clipped", "level", "noise_floor"]
     assert set(figures) == {*with_interval, "copies", "neighbour_ratio"}
     for key in with_interval:
@@ -60,6 +60,7 @@ def test_one_distribution_scores_better_than_another(folders, classifier, tmp_pa
     near, far = (figures_of(scored) for scored in evaluate(heard).sets)
     assert near["fid"].value < far["fid"].value / 2
     assert near["kid"].value < far["kid"].value
+    assert near["kad"].value < far["kad"].value
     assert near["coverage"].value > far["coverage"].value
     assert near["noise_floor"].value < far["noise_floor"].value - 10
 
@@ -138,5 +139,5 @@ def test_the_clips_may_come_in_any_order(folders, classifier):
     samples = folders["samples"]
     shuffled = samples.chosen(np.random.default_rng(0).permutation(60))
     first, second = evaluate(hear([samples, shuffled], folders["reference"], None, classifier, settings=FEW_DRAWS)).sets
-    for key in ("fid", "kid", "precision", "recall", "coverage", "is", "mcs", "am", "accuracy"):
+    for key in ("fid", "kid", "kad", "precision", "recall", "coverage", "is", "mcs", "am", "accuracy"):
         assert figures_of(first)[key].value == pytest.approx(figures_of(second)[key].value, rel=1e-6), key

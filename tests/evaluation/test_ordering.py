@@ -14,7 +14,7 @@ from sashimi_evaluation.figures import Resampling
 PATTERN = "{label}_{speaker}_{index}"
 RATE = 8000
 RATIOS = (20, 10, 0)  # signal to noise, in dB
-LOWER = ("fid", "kid", "am", "ndb", "jsd")
+LOWER = ("fid", "kid", "kad", "am", "ndb", "jsd")
 HIGHER = ("density", "coverage", "is", "mcs", "accuracy", "confidence")
 
 
