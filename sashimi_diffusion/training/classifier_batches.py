@@ -15,6 +15,7 @@ from sashimi_diffusion.training.classifier_config import ClassifierConfig, Sourc
 from sashimi_diffusion.training.examples import TRAINING, stream
 from sashimi_diffusion.training.splits import fingerprint
 from sashimi_evaluation.classifiers.digit_classifier import one_second
+from sashimi_evaluation.clips import digit_index
 
 
 class DigitRecordings:
@@ -57,15 +58,13 @@ def digit_of(label: str, source: str) -> int:
     Raises:
         UserError: it is none.
     """
-    word = label.lower()
-    if word in DIGITS:
-        return DIGITS.index(word)
-    if word.isdecimal() and int(word) < len(DIGITS):
-        return int(word)
-    raise UserError(
-        f"data.sources.{source} has recordings labelled {label!r}: expected a digit, 0 to 9 or zero to nine; set its "
-        "pattern so that {label} is the digit, or leave others out with its where"
-    )
+    digit = digit_index(label)
+    if digit < 0:
+        raise UserError(
+            f"data.sources.{source} has recordings labelled {label!r}: expected a digit, 0 to 9 or zero to nine; set "
+            "its pattern so that {label} is the digit, or leave others out with its where"
+        )
+    return digit
 
 
 def open_sources(data: SourcesConfig, split: str, skip_bad_files: bool = False) -> list[DigitRecordings]:
