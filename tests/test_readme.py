@@ -98,6 +98,9 @@ def test_benchmarks_run(run, command: str) -> None:
         pytest.importorskip("numba", reason="numba is not installed (pip install 'sashimi-diffusion[fast]')")
         run(f"{command} --d-model 8 --n-layers 1 --samples 4 --prefix 16")
         return
+    if "evaluation" in command:
+        run(f"{command.split(' --arrays')[0]} --clips 60 --width 8")
+        return
     small = "--features 2 --length 100" if "kernels" in command else "--d-model 8 --length 64"
     run(f"{command} {small} --repeats 1")
 

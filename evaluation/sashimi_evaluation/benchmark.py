@@ -3,7 +3,7 @@
     python -m sashimi_evaluation.benchmark
     python -m sashimi_evaluation.benchmark --arrays metrics.safetensors
 
-Without ``--arrays`` the sizes are the protocol's: 2,048 clips of 1,024 features and 10 classes, drawn by seed.
+Without ``--arrays`` they are drawn by seed, in the protocol's sizes: 2,048 clips of 1,024 features, 10 classes.
 """
 
 import argparse
@@ -25,19 +25,19 @@ from sashimi_evaluation.official import (
 )
 from sashimi_evaluation.scores import am_score, inception_score, modified_classifier_score
 
-CLIPS, WIDTH, CLASSES = 2048, 1024, 10
+CLASSES = 10
 
 Arrays = dict[str, np.ndarray]
 
 
-def drawn_arrays(seed: int = 0) -> Arrays:
-    """Features and probabilities of two sets of clips, at the protocol's sizes."""
+def drawn_arrays(clips: int, width: int, seed: int = 0) -> Arrays:
+    """Features (clips, width) and probabilities (clips, 10) of two sets of clips."""
     random = np.random.default_rng(seed)
-    mixing = random.standard_normal((WIDTH, WIDTH)) / WIDTH**0.5
+    mixing = random.standard_normal((width, width)) / width**0.5
     features = {
-        side: random.standard_normal((CLIPS, WIDTH)) @ mixing + gap for side, gap in (("data", 0), ("gen", 0.1))
+        side: random.standard_normal((clips, width)) @ mixing + gap for side, gap in (("data", 0), ("gen", 0.1))
     }
-    logits = {side: scale * random.standard_normal((CLIPS, CLASSES)) for side, scale in (("data", 6), ("gen", 4))}
+    logits = {side: scale * random.standard_normal((clips, CLASSES)) for side, scale in (("data", 6), ("gen", 4))}
     probs = {side: np.exp(values) / np.exp(values).sum(axis=1, keepdims=True) for side, values in logits.items()}
     return {
         **{f"feat_{side}": values for side, values in features.items()},
@@ -82,8 +82,10 @@ def main() -> None:
     """Print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--arrays", type=Path, metavar="FILE", help="safetensors with the arrays")
+    parser.add_argument("--clips", type=int, default=2048, help="in each set that is drawn (default: 2048)")
+    parser.add_argument("--width", type=int, default=1024, help="of the features that are drawn (default: 1024)")
     options = parser.parse_args()
-    arrays = drawn_arrays() if options.arrays is None else read_arrays(options.arrays)
+    arrays = read_arrays(options.arrays) if options.arrays else drawn_arrays(options.clips, options.width)
     print("| metric | here | | | official algorithm | | |\n|---|---|---|---|---|---|---|")
     for name, ours, official in rows(arrays):
         cells = [

@@ -189,13 +189,6 @@ def test_what_is_no_classifier(small: SmallClassifier, tmp_path: Path) -> None:
         load_classifier(tmp_path / "empty")
 
 
-needs_weights = pytest.mark.skipif(
-    not (PRETRAINED / "digits-small" / "config.json").exists(),
-    reason="the bundled classifier has not been trained yet: recipes/train_digit_classifier.py makes it",
-)
-
-
-@needs_weights
 def test_the_bundled_classifier_is_small_and_says_how_good_it_is() -> None:
     classifier = load_classifier()
     assert (classifier.name, classifier.features(np.zeros((1, 9)), 16000).shape) == ("digits-small", (1, 192))
@@ -204,7 +197,6 @@ def test_the_bundled_classifier_is_small_and_says_how_good_it_is() -> None:
     assert sum(path.stat().st_size for path in (PRETRAINED / "digits-small").iterdir()) <= 2_000_000
 
 
-@needs_weights
 def test_the_bundled_classifier_understands_held_out_recordings(shared_data: Path) -> None:
     pytest.importorskip("torchaudio")
     from sashimi_diffusion.data import read_audio
