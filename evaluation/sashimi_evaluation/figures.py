@@ -81,13 +81,20 @@ def _frechet_note(fewest: int, width: int) -> str:
 def _frechet_figures(reference: np.ndarray, features: np.ndarray, resampling: Resampling, note: str) -> list[Figure]:
     interval = resampling.interval(frechet_distance, reference, features)
     figures = [Figure("fid", "FID", frechet_distance(reference, features), interval, "lower", note)]
-    if len(features) >= 100:
-        line = frechet_extrapolation(reference, features, seed=resampling.seed)
-        sizes = ", ".join(f"{size}: {value:.3f}" for size, value in zip(line.sizes, line.values, strict=True))
-        figures.append(
-            Figure("fid_infinity", "FID extrapolated to N = ∞", line.limit, better="lower", note=f"at N = {sizes}")
-        )
+    sizes = _extrapolation_sizes(*features.shape)
+    if sizes:
+        line = frechet_extrapolation(reference, features, sizes, seed=resampling.seed)
+        values = ", ".join(f"{value:.3f} at {size}" for size, value in zip(line.sizes, line.values, strict=True))
+        figures.append(Figure("fid_infinity", "FID extrapolated to N = ∞", line.limit, better="lower", note=values))
     return figures
+
+
+def _extrapolation_sizes(clips: int, width: int) -> list[int]:
+    """Eight numbers of clips, evenly spaced in 1 / N; empty where N cannot grow while it is above the feature width."""
+    smallest = max(clips // 5, width + 1)
+    if smallest > 0.75 * clips:
+        return []
+    return [round(1 / inverse) for inverse in np.linspace(1 / smallest, 1 / clips, 8)]
 
 
 def _kernel_figure(

@@ -45,13 +45,24 @@ def test_every_figure_is_there_with_its_interval(folders, classifier):
     figures = figures_of(samples)
     with_interval = ["fid", "kid", "kad", "precision", "recall", "density", "coverage", "ndb", "jsd", "is", "mcs", "am"]
     with_interval += ["accuracy", "confidence", "silent", "clipped", "level", "noise_floor"]
-    assert set(figures) == {*with_interval, "copies", "neighbour_ratio"}
+    assert set(figures) == {*with_interval, "fid_infinity", "copies", "neighbour_ratio"}
     for key in with_interval:
         assert figures[key].interval.low <= figures[key].value <= figures[key].interval.high, key
-    assert set(figures_of(held_out)) == set(with_interval)  # nothing to compare the held-out clips with
+    assert set(figures_of(held_out)) == {*with_interval, "fid_infinity"}  # nothing to compare the held-out clips with
     assert held_out.real
     assert samples.histogram.sum() == 60
     assert samples.accuracy.confusion.sum() == 60
+
+
+def test_the_distance_is_extrapolated_where_that_means_something(folders, classifier, tmp_path, write_digits):
+    many = open_clips(write_digits(tmp_path / "many", 12, 4), "many")
+    heard = hear([many, folders["samples"]], folders["reference"], None, classifier, Mean(), FEW_DRAWS)
+    both = [figures_of(scored)["fid_infinity"] for scored in evaluate(heard).sets]
+    for figure, clips in zip(both, (120, 60), strict=True):
+        assert f" at {clips}" in figure.note
+        assert figure.value < 0.01
+    few = hear([many.chosen(range(40))], folders["reference"], None, classifier, settings=FEW_DRAWS)
+    assert "fid_infinity" not in figures_of(evaluate(few).sets[0])  # 32 dimensions: too few clips to grow from
 
 
 def test_one_distribution_scores_better_than_another(folders, classifier, tmp_path, write_digits):
