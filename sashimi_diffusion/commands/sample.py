@@ -19,7 +19,7 @@ from sashimi_diffusion.training.processes import all_processes
 from sashimi_kernels.allocation import keep_freed_memory
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-DIFFUSION_ONLY = ("steps", "scheduler", "label", "guidance_scale")
+DIFFUSION_ONLY = ("steps", "scheduler", "label", "speaker", "guidance_scale")
 AUTOREGRESSIVE_ONLY = (
     *("prefix", "temperature", "top_p", "top_k", "engine", "stream"),
     *("sort_by_likelihood", "likelihood_window"),
@@ -29,6 +29,7 @@ STEPS_HELP = (
     "sampling steps (default: all that the model was trained with; 6 with diffwave-fast, 50 with other samplers)"
 )
 LABEL_HELP = "class name or index; several (repeated, or with commas) take turns (default: all classes take turns)"
+SPEAKER_HELP = "speaker's name or index; several take turns after each round of classes (default: all speakers)"
 
 WINDOW_HELP = (
     "leave out these shares of the clips, the least and the most likely ones; 0.4 0.05 is the SaShiMi paper's protocol "
@@ -66,6 +67,7 @@ def build_parser() -> Parser:
     add("--steps", type=int, help=STEPS_HELP)
     add("--scheduler", metavar="NAME", help=f"sampler (default: the pipeline's own): {', '.join(SCHEDULERS)}")
     add("--label", action="append", metavar="CLASS", help=LABEL_HELP)
+    add("--speaker", action="append", metavar="NAME", help=SPEAKER_HELP)
     add("--guidance-scale", type=float, metavar="G", help="classifier-free guidance (default: 1, none)")
     add = parser.add_argument_group("autoregressive pipelines").add_argument
     add("--prefix", type=Path, metavar="FILE", help="recording that every clip begins with")

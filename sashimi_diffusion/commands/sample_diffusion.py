@@ -1,7 +1,6 @@
 """What ``sashimi-sample`` does with a diffusion pipeline."""
 
 import argparse
-import difflib
 import re
 import shlex
 import sys
@@ -23,6 +22,7 @@ from sashimi_diffusion.data.audio import write_audio
 from sashimi_diffusion.data.pictures import contact_sheet
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.pipelines import SashimiPipeline, hash_pipeline, sample_seeds
+from sashimi_diffusion.pipelines.labels import PLURALS, KnownLabels, known_labels, labels_in_turn
 from sashimi_diffusion.schedulers import create_scheduler
 
 
@@ -33,8 +33,10 @@ class Sample:
     index: int
     file: str
     seed: int
-    label: int | None
-    class_name: str | None
+    label: int | None = None
+    class_name: str | None = None
+    speaker: int | None = None
+    speaker_name: str | None = None
     clip_ratio: float = 0.0
 
 
@@ -88,46 +90,50 @@ def load_pipeline(folder: Path, options: argparse.Namespace, dtype: torch.dtype)
 
 
 def plan_samples(options: argparse.Namespace, config: Mapping[str, Any]) -> list[Sample]:
-    """All samples of all processes: each with a seed of its own, so that no split of the work changes the audio."""
-    labels = parse_labels(options.label, config)
-    names = config.get("class_names")
+    """All samples of all processes, so that no split of the work changes the audio.
+
+    Each has a seed of its own. Classes take turns, and speakers after each round of classes.
+    """
+    classes, speakers = known_labels(config, "class"), known_labels(config, "speaker")
+    chosen = parse_labels("--label", options.label, "class", classes)
+    chosen_speakers = parse_labels("--speaker", options.speaker, "speaker", speakers)
+    labels, voices = labels_in_turn(config, options.num_samples, chosen, chosen_speakers)
     samples = []
     for index, seed in enumerate(sample_seeds(torch.Generator().manual_seed(options.seed), options.num_samples)):
-        label = labels[index % len(labels)]
-        name = names[label] if names and label is not None else None
-        tag = "" if label is None else f"-{re.sub(r'[^A-Za-z0-9_.]+', '_', str(label) if name is None else name)}"
-        samples.append(Sample(index, f"{index:04d}{tag}.wav", seed, label, name))
+        sample = Sample(index, f"{index:04d}", seed)
+        if labels is not None:
+            sample.label, sample.class_name = labels[index], classes.name(labels[index])
+            sample.file += file_tag(classes.title(sample.label))
+        if voices is not None:
+            sample.speaker, sample.speaker_name = voices[index], speakers.name(voices[index])
+            sample.file += file_tag(speakers.title(sample.speaker))
+        sample.file += ".wav"
+        samples.append(sample)
     return samples
 
 
-def parse_labels(texts: Sequence[str] | None, config: Mapping[str, Any]) -> list[int] | list[None]:
-    """Class indices that take turns: those named, else all classes; ``[None]`` for a model without classes.
+def file_tag(title: str) -> str:
+    """What a file name says of a label."""
+    return f"-{re.sub(r'[^A-Za-z0-9_.]+', '_', title)}"
 
-    A text is looked up among the class names first and then taken as an index.
+
+def parse_labels(flag: str, texts: Sequence[str] | None, kind: str, known: KnownLabels | None) -> list[int] | None:
+    """The labels of a repeatable option with commas; None where it was not given.
+
+    Raises:
+        UserError: a label that the model does not know, or a model that knows none of this kind.
     """
-    count, names = config.get("num_classes"), list(config.get("class_names") or [])
-    if count is None:
-        if texts:
-            raise UserError("--label was given, but this model knows no classes: leave it out")
-        return [None]
-    wanted = [part.strip() for text in texts or [] for part in text.split(",")]
-    labels = []
-    for text in wanted:
-        if text in names:
-            labels.append(names.index(text))
-        elif text.isdecimal() and int(text) < count:
-            labels.append(int(text))
-        else:
-            near = difflib.get_close_matches(text, names, n=1)
-            hint = f", did you mean {near[0]!r}?" if near else ""
-            known = f"0 to {count - 1}" + (f" or {', '.join(names)}" if names else "")
-            raise UserError(f"no class {text!r}{hint} (this model knows {known})")
-    return labels or list(range(count))
+    if not texts:
+        return None
+    if known is None:
+        raise UserError(f"{flag} was given, but this model knows no {PLURALS[kind]}: leave it out")
+    return [known.index(part.strip()) for text in texts for part in text.split(",")]
 
 
 def generate(pipe: SashimiPipeline, options: argparse.Namespace, batch: Sequence[Sample]) -> np.ndarray:
     """Waveforms of one batch, shape (B, C, L)."""
     labels = None if batch[0].label is None else [one.label for one in batch]
+    speakers = None if batch[0].speaker is None else [one.speaker for one in batch]
     with explained_exhaustion():
         return pipe(
             batch_size=len(batch),
@@ -136,6 +142,7 @@ def generate(pipe: SashimiPipeline, options: argparse.Namespace, batch: Sequence
             audio_length_in_s=options.seconds,
             class_labels=labels,
             guidance_scale=guidance_scale(options),
+            speaker_labels=speakers,
         ).audios
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sashimi_diffusion.data.audio import EXTENSIONS
 from sashimi_diffusion.data.cache import cached_recordings
-from sashimi_diffusion.data.names import FOLDER, Fields, field_names, natural_order, read_fields, select
+from sashimi_diffusion.data.names import FOLDER, Fields, field_names, natural_order, read_fields, require, select
 from sashimi_diffusion.data.recordings import Recordings, check_request, report_bad_files, require_folder
 from sashimi_diffusion.errors import UserError
 
@@ -37,6 +37,7 @@ class AudioFolder(Recordings):
             otherwise is a bad file. The first sub-folder a file lies in is always the field ``folder``.
         labels: the field that is the class; default ``label`` if ``pattern`` has it, else no classes. ``"folder"``
             takes the names of the first sub-folders.
+        speakers: the field that says who speaks, for items with a ``"speaker"``; default: items have none.
         where: keep only files whose fields have one of the given values: ``{"speaker": ["jackson", "nicolas"]}``.
         holdout: make files whose fields have one of the given values the validation split and all others the training
             split, instead of ``splits``: ``{"index": ["0", "1", "2", "3", "4"]}``. There is then no test split.
@@ -70,6 +71,7 @@ class AudioFolder(Recordings):
         normalize_rms: float | None = None,
         cache_dir: Path | str | None = None,
         skip_bad_files: bool = False,
+        speakers: str | None = None,
     ):
         check_request(sample_rate, length, split, SPLITS)
         _check_numbers(splits, normalize_rms)
@@ -79,13 +81,14 @@ class AudioFolder(Recordings):
         files = find_audio(root)
         names = field_names(pattern)
         label_field = labels or ("label" if "label" in names else None)
-        if label_field is not None and label_field not in names:
-            raise UserError(f"labels names the field {label_field!r}, but the fields are {', '.join(names)}")
+        for purpose, field in (("labels", label_field), ("speakers", speakers)):
+            if field is not None:
+                require(field, names, f"{purpose} names the field", "the fields are")
         fields, misnamed = read_fields(files, root, pattern)
         kept = select(fields, where or {}, names, "where")
 
         clips = cached_recordings(kept, sample_rate, cache_dir=cache_dir)
-        bad = misnamed | _without_label(kept, fields, label_field)
+        bad = misnamed | _without_folder(kept, fields, {"label": label_field, "speaker": speakers})
         bad |= {kept[position]: reason for position, reason in clips.bad.items()}
         report_bad_files(bad, len(kept) + len(misnamed), root, skip_bad_files)
 
@@ -101,7 +104,9 @@ class AudioFolder(Recordings):
         if not chosen:
             raise UserError(_empty_split(root, split, len(usable), bool(holdout)))
 
-        class_names = sorted(set(classes.values()), key=natural_order) if label_field else None
+        labels_of, class_names = _numbered(classes, chosen) if label_field else ([-1] * len(chosen), None)
+        voices = {file: own[speakers] for file, own in usable.items()} if speakers else {}
+        speakers_of, speaker_names = _numbered(voices, chosen) if speakers else (None, None)
         position_of = {file: position for position, file in enumerate(kept)}
         positions = [position_of[file] for file in chosen]
         lengths = clips.lengths()[positions]
@@ -110,11 +115,13 @@ class AudioFolder(Recordings):
             clips=clips,
             positions=positions,
             items=[(i, start) for i, samples in enumerate(lengths) for start in _chunk_starts(int(samples), length)],
-            labels=[class_names.index(classes[file]) if class_names else -1 for file in chosen],
+            labels=labels_of,
             class_names=class_names,
             sample_rate=sample_rate,
             length=length,
             normalize_rms=normalize_rms,
+            speakers=speakers_of,
+            speaker_names=speaker_names,
         )
 
 
@@ -143,10 +150,18 @@ def _chunk_starts(samples: int, length: int) -> range:
     return range(0, max(samples - length, 0) + 1, length)
 
 
-def _without_label(files: Sequence[Path], fields: Fields, label_field: str | None) -> dict[Path, str]:
-    if label_field != FOLDER:
+def _without_folder(files: Sequence[Path], fields: Fields, wanted: Mapping[str, str | None]) -> dict[Path, str]:
+    """The files in no sub-folder, where ``wanted`` says that something is read from its name."""
+    missing = " and no ".join(what for what, field in wanted.items() if field == FOLDER)
+    if not missing:
         return {}
-    return {file: "in no sub-folder, so it has no label" for file in files if FOLDER not in fields[file]}
+    return {file: f"in no sub-folder, so it has no {missing}" for file in files if FOLDER not in fields[file]}
+
+
+def _numbered(values: Mapping[Path, str], chosen: Sequence[Path]) -> tuple[list[int], list[str]]:
+    """The value of each of the ``chosen`` files as an index, and the names of all values in natural order."""
+    names = sorted(set(values.values()), key=natural_order)
+    return [names.index(values[file]) for file in chosen], names
 
 
 def _held_out(usable: Fields, holdout: Mapping[str, object], names: Sequence[str]) -> dict[Path, str]:

@@ -59,12 +59,12 @@ def select(fields: Fields, wanted: Mapping[str, object], names: Sequence[str], p
     """
     choices = {}
     for name, values in wanted.items():
-        _require(name, names, f"{purpose} names the field", "the fields are")
+        require(name, names, f"{purpose} names the field", "the fields are")
         several = isinstance(values, Sequence | set) and not isinstance(values, str)
         choices[name] = {str(value) for value in (values if several else [values])}
         present = {own[name] for own in fields.values() if name in own}
         for value in choices[name]:
-            _require(value, sorted(present), f"{purpose} asks for {name}", "there are")
+            require(value, sorted(present), f"{purpose} asks for {name}", "there are")
     return [file for file, own in fields.items() if all(own.get(name) in choices[name] for name in choices)]
 
 
@@ -74,7 +74,8 @@ def natural_order(text: str) -> list[tuple[bool, int, str]]:
     return [(False, int(piece), "") if piece.isdigit() else (True, 0, piece) for piece in pieces]
 
 
-def _require(value: str, known: Sequence[str], complaint: str, introduction: str) -> None:
+def require(value: str, known: Sequence[str], complaint: str, introduction: str) -> None:
+    """Raise UserError, naming the nearest of ``known``, if ``value`` is none of them."""
     if value in known:
         return
     near = difflib.get_close_matches(value, known, n=1)

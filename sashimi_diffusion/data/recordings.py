@@ -19,13 +19,16 @@ class Recordings(Dataset):
 
     Item i is ``{"waveform": float32 tensor (1, length), "label": int}``: ``length`` samples of recording
     ``items[i][0]`` from sample ``items[i][1]`` on, padded with zeros on the right where the recording ends earlier.
-    The label is an index into ``class_names``, or -1 where the data have no labels.
+    The label is an index into ``class_names``, or -1 where the data have no labels. Where the data say who speaks,
+    ``"speaker"`` is an index into ``speaker_names``.
 
     Attributes:
         files: path of each recording of this split, in the order of the recordings.
         items: (recording, first sample) of each item.
         labels: label of each item, int64 array, shape (items,).
         class_names: list of str, or None.
+        speakers: speaker of each item, int64 array, shape (items,), or None.
+        speaker_names: list of str, or None.
         sample_rate: in Hz.
         length: samples in an item.
         normalize_rms: the root mean square every recording is scaled to (1.0 is full scale), or None for as recorded.
@@ -42,15 +45,18 @@ class Recordings(Dataset):
         sample_rate: int,
         length: int,
         normalize_rms: float | None = None,
+        speakers: Sequence[int] | None = None,
+        speaker_names: list[str] | None = None,
     ):
-        """``positions`` and ``labels`` say where in ``clips`` each of ``files`` is found, and of which class it is."""
+        """``positions``, ``labels``, ``speakers``: where in ``clips`` each of ``files`` is, its class, its speaker."""
         self.files = list(files)
         self.items = list(items)
-        self.class_names = class_names
+        self.class_names, self.speaker_names = class_names, speaker_names
         self.sample_rate = sample_rate
         self.length = length
         self.normalize_rms = normalize_rms
-        self.labels = np.asarray([labels[recording] for recording, _ in self.items], dtype=np.int64)
+        self.labels = self._of_items(labels)
+        self.speakers = None if speakers is None else self._of_items(speakers)
         self._clips = clips
         self._positions = list(positions)
 
@@ -81,7 +87,11 @@ class Recordings(Dataset):
         samples = self._scaled(recording, slice(start, start + self.length))
         waveform = torch.zeros(1, self.length)
         waveform[0, : len(samples)] = torch.from_numpy(samples.copy())
-        return {"waveform": waveform, "label": int(self.labels[index])}
+        item = {"waveform": waveform, "label": int(self.labels[index])}
+        return item if self.speakers is None else item | {"speaker": int(self.speakers[index])}
+
+    def _of_items(self, of_recordings: Sequence[int]) -> np.ndarray:
+        return np.asarray([of_recordings[recording] for recording, _ in self.items], dtype=np.int64)
 
     def _scaled(self, recording: int, part: slice) -> np.ndarray:
         position = self._positions[recording]

@@ -1,4 +1,4 @@
-"""What a denoiser is told besides the noisy waveform: the diffusion step, a class, a mel spectrogram."""
+"""What a denoiser is told besides the noisy waveform: the diffusion step, a class, a speaker, a mel spectrogram."""
 
 import math
 from collections.abc import Sequence
@@ -39,19 +39,22 @@ class StepEmbedding(nn.Module):
         return F.silu(self.output(F.silu(self.hidden(table))))
 
 
-class ClassEmbedding(nn.Embedding):
-    """One vector per class and a last one for no class, all zero at first. It is added to the step embedding."""
+class LabelEmbedding(nn.Embedding):
+    """One vector per label (a class, or a speaker) and a last one for none, all zero at first.
 
-    def __init__(self, num_classes: int, dim: int) -> None:
-        super().__init__(num_classes + 1, dim)
-        self.null_class = num_classes
+    It is added to the step embedding.
+    """
+
+    def __init__(self, count: int, dim: int) -> None:
+        super().__init__(count + 1, dim)
+        self.null_label = count
         nn.init.zeros_(self.weight)
 
-    def forward(self, class_labels: Tensor | None, batch_size: int) -> Tensor:
-        """Embed ``class_labels`` (B,), or no class for all: (B, dim)."""
-        if class_labels is None:
-            class_labels = torch.full((batch_size,), self.null_class, device=self.weight.device)
-        return super().forward(class_labels.to(self.weight.device))
+    def forward(self, labels: Tensor | None, batch_size: int) -> Tensor:
+        """Embed ``labels`` (B,), or the null label for all: (B, dim)."""
+        if labels is None:
+            labels = torch.full((batch_size,), self.null_label, device=self.weight.device)
+        return super().forward(labels.to(self.weight.device))
 
 
 class MelUpsampler(nn.Module):
@@ -84,24 +87,26 @@ class MelUpsampler(nn.Module):
         return self.projection(x)
 
 
-def validate_conditioning(config: Any, sample: Tensor, class_labels: Tensor | None, mel: Tensor | None) -> None:
+def validate_conditioning(
+    config: Any,
+    sample: Tensor,
+    class_labels: Tensor | None,
+    mel: Tensor | None,
+    speaker_labels: Tensor | None = None,
+) -> None:
     """Check what a denoiser's ``forward`` was given against its ``config``.
 
     Raises:
-        UserError: class labels or a mel that the model does not take, a missing or too short mel, labels out of range.
+        UserError: labels or a mel that the model does not take, a missing or too short mel, labels out of range.
     """
     if class_labels is not None:
         if config.num_classes is None:
             raise UserError("class labels were given to an unconditional model: leave them out")
-        if class_labels.shape != sample.shape[:1]:
-            raise UserError(
-                f"expected one class label per example ({sample.shape[0]}), got {tuple(class_labels.shape)}"
-            )
-        if class_labels.numel() and not 0 <= int(class_labels.min()) <= int(class_labels.max()) <= config.num_classes:
-            raise UserError(
-                f"class labels must be from 0 to {config.num_classes - 1} ({config.num_classes} for no class), "
-                f"got {sorted(set(class_labels.tolist()))}"
-            )
+        _validate_labels("class", class_labels, config.num_classes, sample.shape[0])
+    if speaker_labels is not None:
+        if config.num_speakers is None:
+            raise UserError("speaker labels were given to a model that knows no speakers: leave them out")
+        _validate_labels("speaker", speaker_labels, config.num_speakers, sample.shape[0])
     if (mel is None) != (config.mel_channels is None):
         raise UserError(
             "a mel spectrogram was given to a model without mel conditioning: leave it out"
@@ -110,6 +115,15 @@ def validate_conditioning(config: Any, sample: Tensor, class_labels: Tensor | No
         )
     if mel is not None:
         _validate_mel(config, sample, mel)
+
+
+def _validate_labels(kind: str, labels: Tensor, count: int, batch_size: int) -> None:
+    if labels.shape != (batch_size,):
+        raise UserError(f"expected one {kind} label per example ({batch_size}), got {tuple(labels.shape)}")
+    if labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) <= count:
+        raise UserError(
+            f"{kind} labels must be from 0 to {count - 1} ({count} for no {kind}), got {sorted(set(labels.tolist()))}"
+        )
 
 
 def _validate_mel(config: Any, sample: Tensor, mel: Tensor) -> None:

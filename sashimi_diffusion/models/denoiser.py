@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.models.backbone import SashimiBackbone
 from sashimi_diffusion.models.blocks import Conditioning, channel_norm
-from sashimi_diffusion.models.conditioning import ClassEmbedding, MelUpsampler, StepEmbedding, validate_conditioning
+from sashimi_diffusion.models.conditioning import LabelEmbedding, MelUpsampler, StepEmbedding, validate_conditioning
 from sashimi_diffusion.models.layers import output_head, pointwise
 from sashimi_diffusion.models.output import DenoiserOutput
 from sashimi_diffusion.ssm import S4Layer
@@ -22,7 +22,8 @@ class SashimiDenoiser(ModelMixin, ConfigMixin):
     """DiffWave's denoiser with a SaShiMi backbone (arXiv 2202.09729, section 5.2; DiffWave, arXiv 2009.09761).
 
     Every block is bidirectional and receives the embedded diffusion step; a class-conditional model adds a class
-    embedding to it, a vocoder adds the mel spectrogram in every block.
+    embedding to it, a model that is told who speaks a speaker embedding, a vocoder adds the mel spectrogram in every
+    block.
 
     Args:
         in_channels, out_channels: audio channels in and out.
@@ -39,6 +40,9 @@ class SashimiDenoiser(ModelMixin, ConfigMixin):
         embedding_sines, embedding_hidden, embedding_dim: sizes of the diffusion step embedding.
         num_classes: number of classes, or None for an unconditional model. Index ``num_classes`` is the null class.
         class_names: names of the classes, in order.
+        num_speakers: number of speakers, or None for a model that is not told who speaks. Index ``num_speakers`` is
+            the null speaker.
+        speaker_names: names of the speakers, in order.
         mel_channels: mel bands of a vocoder's spectrogram, or None without one.
         mel_upsample: factors whose product is the hop of the spectrogram in samples.
         mel_alignment: "stage" gives every stage the mel at its own rate; "official" gives the pooled stages the
@@ -79,6 +83,8 @@ class SashimiDenoiser(ModelMixin, ConfigMixin):
         embedding_dim: int = 512,
         num_classes: int | None = None,
         class_names: Sequence[str] | None = None,
+        num_speakers: int | None = None,
+        speaker_names: Sequence[str] | None = None,
         mel_channels: int | None = None,
         mel_upsample: Sequence[int] = (16, 16),
         mel_alignment: str = "stage",
@@ -110,7 +116,8 @@ class SashimiDenoiser(ModelMixin, ConfigMixin):
             raise ValueError(f"unknown mel_alignment {mel_alignment!r}: expected 'stage' or 'official'")
         self.input = nn.Sequential(pointwise(in_channels, d_model, weight_norm), nn.ReLU())
         self.step_embedding = StepEmbedding(embedding_sines, embedding_hidden, embedding_dim)
-        self.class_embedding = None if num_classes is None else ClassEmbedding(num_classes, embedding_dim)
+        self.class_embedding = None if num_classes is None else LabelEmbedding(num_classes, embedding_dim)
+        self.speaker_embedding = None if num_speakers is None else LabelEmbedding(num_speakers, embedding_dim)
         self.backbone = SashimiBackbone(
             d_model,
             n_layers,
@@ -139,6 +146,7 @@ class SashimiDenoiser(ModelMixin, ConfigMixin):
         timestep: Tensor | float,
         class_labels: Tensor | None = None,
         mel: Tensor | None = None,
+        speaker_labels: Tensor | None = None,
         return_dict: bool = True,
     ) -> DenoiserOutput | tuple[Tensor]:
         """Predict the noise (or the velocity) in ``sample``.
@@ -148,18 +156,21 @@ class SashimiDenoiser(ModelMixin, ConfigMixin):
             timestep: diffusion steps, a number or (B,); may be fractional.
             class_labels: class indices, (B,); None is the null class for all.
             mel: log-mel spectrograms, (B, mel_channels, frames) with frames · hop >= L.
+            speaker_labels: speaker indices, (B,); None is the null speaker for all.
             return_dict: return a :class:`DenoiserOutput` instead of a tuple.
 
         Raises:
             UserError: conditioning that the model does not have or lacks, labels out of range, a length that does not
                 fit.
         """
-        validate_conditioning(self.config, sample, class_labels, mel)
+        validate_conditioning(self.config, sample, class_labels, mel, speaker_labels)
         if sample.shape[-1] % self.length_multiple:
             raise UserError(f"the length must be a multiple of {self.length_multiple}, got {sample.shape[-1]} samples")
         embedding = self.step_embedding(timestep, sample.shape[0])
         if self.class_embedding is not None:
             embedding = embedding + self.class_embedding(class_labels, sample.shape[0])
+        if self.speaker_embedding is not None:
+            embedding = embedding + self.speaker_embedding(speaker_labels, sample.shape[0])
         x = self.backbone(self.input(sample), Conditioning(embedding, mel))
         x = self.output(self.output_norm(x))
         return DenoiserOutput(sample=x) if return_dict else (x,)

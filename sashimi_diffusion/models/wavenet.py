@@ -8,7 +8,7 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
-from sashimi_diffusion.models.conditioning import ClassEmbedding, MelUpsampler, StepEmbedding, validate_conditioning
+from sashimi_diffusion.models.conditioning import LabelEmbedding, MelUpsampler, StepEmbedding, validate_conditioning
 from sashimi_diffusion.models.layers import conv1d, output_head, pointwise
 from sashimi_diffusion.models.output import DenoiserOutput
 
@@ -70,6 +70,9 @@ class WaveNetDenoiser(ModelMixin, ConfigMixin):
         embedding_sines, embedding_hidden, embedding_dim: sizes of the diffusion step embedding.
         num_classes: number of classes, or None for an unconditional model. Index ``num_classes`` is the null class.
         class_names: names of the classes, in order.
+        num_speakers: number of speakers, or None for a model that is not told who speaks. Index ``num_speakers`` is
+            the null speaker.
+        speaker_names: names of the speakers, in order.
         mel_channels: mel bands of a vocoder's spectrogram, or None without one.
         mel_upsample: factors whose product is the hop of the spectrogram in samples.
     """
@@ -96,13 +99,16 @@ class WaveNetDenoiser(ModelMixin, ConfigMixin):
         embedding_dim: int = 512,
         num_classes: int | None = None,
         class_names: Sequence[str] | None = None,
+        num_speakers: int | None = None,
+        speaker_names: Sequence[str] | None = None,
         mel_channels: int | None = None,
         mel_upsample: Sequence[int] = (16, 16),
     ) -> None:
         super().__init__()
         self.input = nn.Sequential(pointwise(in_channels, residual_channels), nn.ReLU())
         self.step_embedding = StepEmbedding(embedding_sines, embedding_hidden, embedding_dim)
-        self.class_embedding = None if num_classes is None else ClassEmbedding(num_classes, embedding_dim)
+        self.class_embedding = None if num_classes is None else LabelEmbedding(num_classes, embedding_dim)
+        self.speaker_embedding = None if num_speakers is None else LabelEmbedding(num_speakers, embedding_dim)
         self.blocks = nn.ModuleList(
             WaveNetBlock(
                 residual_channels,
@@ -124,6 +130,7 @@ class WaveNetDenoiser(ModelMixin, ConfigMixin):
         timestep: Tensor | float,
         class_labels: Tensor | None = None,
         mel: Tensor | None = None,
+        speaker_labels: Tensor | None = None,
         return_dict: bool = True,
     ) -> DenoiserOutput | tuple[Tensor]:
         """Predict the noise (or the velocity) in ``sample``.
@@ -133,15 +140,18 @@ class WaveNetDenoiser(ModelMixin, ConfigMixin):
             timestep: diffusion steps, a number or (B,); may be fractional.
             class_labels: class indices, (B,); None is the null class for all.
             mel: log-mel spectrograms, (B, mel_channels, frames) with frames · hop >= L.
+            speaker_labels: speaker indices, (B,); None is the null speaker for all.
             return_dict: return a :class:`DenoiserOutput` instead of a tuple.
 
         Raises:
             UserError: conditioning that the model does not have or lacks, labels out of range.
         """
-        validate_conditioning(self.config, sample, class_labels, mel)
+        validate_conditioning(self.config, sample, class_labels, mel, speaker_labels)
         embedding = self.step_embedding(timestep, sample.shape[0])
         if self.class_embedding is not None:
             embedding = embedding + self.class_embedding(class_labels, sample.shape[0])
+        if self.speaker_embedding is not None:
+            embedding = embedding + self.speaker_embedding(speaker_labels, sample.shape[0])
         x, skips = self.input(sample), 0
         for block in self.blocks:
             x, skip = block(x, embedding, mel)

@@ -11,11 +11,11 @@ from diffusers import AudioPipelineOutput, DiffusionPipeline, ModelMixin, Schedu
 from diffusers.utils.torch_utils import randn_tensor
 
 from sashimi_diffusion.errors import UserError
+from sashimi_diffusion.pipelines.labels import Labels, chosen_labels, null_labels
 from sashimi_diffusion.pipelines.loading import load_components, resolve_pipeline
 from sashimi_diffusion.pipelines.remote_code import write_remote_code
 from sashimi_diffusion.schedulers import DiffWaveScheduler
 
-Labels = int | list[int] | torch.Tensor
 StepCallback = Callable[["SashimiPipeline", int, torch.Tensor, dict[str, Any]], dict[str, Any] | None]
 
 
@@ -99,6 +99,7 @@ class SashimiPipeline(DiffusionPipeline):
         class_labels: Labels | None = None,
         guidance_scale: float = 1.0,
         mel: torch.Tensor | None = None,
+        speaker_labels: Labels | None = None,
         output_type: str = "np",
         return_dict: bool = True,
         callback_on_step_end: StepCallback | None = None,
@@ -113,9 +114,15 @@ class SashimiPipeline(DiffusionPipeline):
                 depend on how the waveforms are split into batches; or a list of B generators, used as they are;
                 ``None`` draws the seeds from torch's global one.
             audio_length_in_s: seconds; by default the length the model was trained on, or the length of ``mel``.
-            class_labels: a class index for all, or B of them; ``None`` is no class.
-            guidance_scale: classifier-free guidance (arXiv 2207.12598): 1 is none, 0 ignores the labels.
+            class_labels: a class (index or name) for all, or B of them; ``None`` is no class.
+            guidance_scale: classifier-free guidance (arXiv 2207.12598) towards class and speaker, away from neither of
+                them: 1 is none, 0 ignores the labels.
             mel: log-mel spectrograms, shape (B, mel_channels, frames), of a vocoder.
+            speaker_labels: a speaker (index or name) for all, or B of them. ``None``: speakers take turns within each
+                class of ``class_labels``, in the order of the batch. The first waveform of every class is by the first
+                speaker, the second by the second: ten classes in turn, six times over, are every class by every
+                speaker. Batches that are parts of a whole must be told theirs. A model of classes and speakers that is
+                given no class is told no speaker either.
             output_type: ``"np"`` for a numpy array, ``"pt"`` for a tensor on the pipeline's device.
             return_dict: return an ``AudioPipelineOutput``, otherwise a tuple.
             callback_on_step_end: called as ``callback(pipe, i, t, {"latents": latents})`` after step i at timestep t; a
@@ -133,7 +140,7 @@ class SashimiPipeline(DiffusionPipeline):
             raise UserError(f"batch_size is {batch_size}, expected at least 1")
         if output_type not in ("np", "pt"):
             raise UserError(f"output_type is {output_type!r}, expected 'np' or 'pt'")
-        labels = self._labels(class_labels, batch_size, guidance_scale)
+        labels = self._labels(class_labels, speaker_labels, batch_size, guidance_scale)
         length = self.length_in_samples(audio_length_in_s, mel)
         padded = math.ceil(length / self.model.length_multiple) * self.model.length_multiple
         if mel is not None:
@@ -190,18 +197,18 @@ class SashimiPipeline(DiffusionPipeline):
         self,
         sample: torch.Tensor,
         timestep: torch.Tensor,
-        labels: torch.Tensor | None,
+        labels: dict[str, torch.Tensor],
         mel: torch.Tensor | None,
         guidance_scale: float,
     ) -> torch.Tensor:
         guided = guidance_scale != 1
         if guided:
             # Both predictions in one forward of 2B.
-            null = torch.full_like(labels, self.model.config.num_classes)
-            sample, labels = torch.cat([sample, sample]), torch.cat([labels, null])
+            null = null_labels(self.model.config, labels)
+            sample, labels = torch.cat([sample, sample]), {name: torch.cat([labels[name], null[name]]) for name in null}
             mel = None if mel is None else torch.cat([mel, mel])
         prediction = self.model(
-            sample.to(self.model.dtype), timestep.expand(len(sample)), class_labels=labels, mel=mel
+            sample.to(self.model.dtype), timestep.expand(len(sample)), **labels, mel=mel
         ).sample.float()
         if not guided:
             return prediction
@@ -234,21 +241,15 @@ class SashimiPipeline(DiffusionPipeline):
             scheduler.set_begin_index(0)
         return scheduler.timesteps
 
-    def _labels(self, class_labels: Labels | None, batch_size: int, guidance_scale: float) -> torch.Tensor | None:
-        if class_labels is None:
-            if guidance_scale != 1:
-                raise UserError(f"guidance_scale is {guidance_scale:g}, but there are no class_labels to guide towards")
-            return None
-        if self.model.config.num_classes is None:
-            raise UserError("class_labels were given, but this model is unconditional: leave them out")
+    def _labels(
+        self, class_labels: Labels | None, speaker_labels: Labels | None, batch_size: int, guidance_scale: float
+    ) -> dict[str, torch.Tensor]:
+        labels = chosen_labels(self.model.config, class_labels, speaker_labels, batch_size)
+        if not labels and guidance_scale != 1:
+            raise UserError(f"guidance_scale is {guidance_scale:g}, but there are no class_labels to guide towards")
         if not math.isfinite(guidance_scale):
             raise UserError(f"guidance_scale is {guidance_scale}, expected a number")
-        labels = torch.as_tensor(class_labels, device=self._execution_device)
-        if labels.ndim == 0:
-            labels = labels.expand(batch_size)
-        if labels.shape != (batch_size,) or labels.dtype not in (torch.int64, torch.int32):
-            raise UserError(f"class_labels: expected one whole number, or {batch_size} of them, got {class_labels}")
-        return labels.long()
+        return {name: own.to(self._execution_device) for name, own in labels.items()}
 
     def _fitted_mel(self, mel: torch.Tensor, batch_size: int, length: int) -> torch.Tensor:
         mel_channels = self.model.config.mel_channels

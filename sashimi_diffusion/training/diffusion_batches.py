@@ -27,6 +27,7 @@ class Batch:
         timesteps: (B,), int64.
         labels: (B,), int64, hidden ones replaced by the null class; None for a model without classes.
         mel: log-mel spectrogram of the waveform as it was recorded, (B, bands, frames); None for a model without.
+        speakers: (B,), int64, hidden ones replaced by the null speaker; None for a model without speakers.
     """
 
     waveform: Tensor
@@ -34,10 +35,15 @@ class Batch:
     timesteps: Tensor
     labels: Tensor | None
     mel: Tensor | None
+    speakers: Tensor | None = None
 
 
 class BatchSource:
     """Cuts, shifts and scales recordings and draws noise, timesteps and hidden labels for any step of the run.
+
+    One draw hides the label and the speaker of an example together: classifier-free guidance (arXiv 2207.12598)
+    compares the prediction for both with the one for neither. Those two are all that has to be learnt: an example with
+    only one of them hidden would teach what is never asked for.
 
     Args:
         dataset: recordings (:class:`sashimi_diffusion.data.recordings.Recordings`).
@@ -45,6 +51,7 @@ class BatchSource:
         waveform_std: what recordings are divided by.
         num_classes: of the model; None: no labels.
         mel: turns (B, 1, L) into (B, bands, frames); None for a model without.
+        num_speakers: of the model; None: no speakers.
         device: where batches are wanted.
     """
 
@@ -56,11 +63,13 @@ class BatchSource:
         num_classes: int | None = None,
         mel: Callable[[Tensor], Tensor] | None = None,
         device: torch.device | str = "cpu",
+        num_speakers: int | None = None,
     ):
         self.dataset, self.data, self.seed = dataset, config.data, config.seed
         self.num_train_timesteps = config.schedule.num_train_timesteps
         self.label_dropout = config.objective.label_dropout
-        self.waveform_std, self.num_classes, self.mel, self.device = waveform_std, num_classes, mel, device
+        self.waveform_std, self.mel, self.device = waveform_std, mel, device
+        self.num_classes, self.num_speakers = num_classes, num_speakers
         self._epochs = ShuffledEpochs(len(dataset), config.seed)
 
     def training_batch(self, step: int, positions: range, global_batch: int) -> Batch:
@@ -85,20 +94,26 @@ class BatchSource:
     def _batch(self, indices: list[int], streams: list, shares: list[float], hide_labels: bool) -> Batch:
         waveforms = torch.from_numpy(np.stack([self._window(i, s) for i, s in zip(indices, streams, strict=True)]))
         noise = np.stack([s.standard_normal(self.data.length, dtype=np.float32) for s in streams])
-        labels = [self._label(i, s, hide_labels) for i, s in zip(indices, streams, strict=True)]
+        hidden = [s.random() < self.label_dropout and hide_labels for s in streams]
         timesteps = torch.tensor([int(share * self.num_train_timesteps) for share in shares])
         waveforms = waveforms[:, None].to(self.device)  # (B, 1, L)
         return Batch(
             waveform=waveforms / self.waveform_std,
             noise=torch.from_numpy(noise)[:, None].to(self.device),
             timesteps=timesteps.to(self.device),
-            labels=None if self.num_classes is None else torch.tensor(labels).to(self.device),
+            labels=self._labels(self.dataset.labels, self.num_classes, indices, hidden),
             mel=None if self.mel is None else self.mel(waveforms),
+            speakers=self._labels(self.dataset.speakers, self.num_speakers, indices, hidden),
         )
 
-    def _label(self, index: int, stream: np.random.Generator, hide: bool) -> int:
-        hidden = stream.random() < self.label_dropout and hide
-        return self.num_classes if hidden or self.num_classes is None else int(self.dataset.labels[index])
+    def _labels(
+        self, labels: np.ndarray | None, null: int | None, indices: list[int], hidden: list[bool]
+    ) -> Tensor | None:
+        """``labels`` of the items ``indices``, hidden ones as ``null``; None for a model that is not told any."""
+        if null is None:
+            return None
+        shown = [null if hide else int(labels[index]) for index, hide in zip(indices, hidden, strict=True)]
+        return torch.tensor(shown).to(self.device)
 
     def _window(self, index: int, stream: np.random.Generator) -> np.ndarray:
         """A training example cut from the recording of item ``index``, (L,) float32."""

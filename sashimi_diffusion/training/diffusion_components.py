@@ -10,8 +10,10 @@ from sashimi_diffusion.training.diffusion_config import DiffusionConfig
 from sashimi_diffusion.training.networks import model_class
 
 
-def create_model(config: DiffusionConfig, class_names: list[str] | None) -> ModelMixin:
-    """The untrained network; sample rate, size and classes come from the data.
+def create_model(
+    config: DiffusionConfig, class_names: list[str] | None, speaker_names: list[str] | None = None
+) -> ModelMixin:
+    """The untrained network; sample rate, size, classes and speakers come from the data.
 
     Raises:
         UserError: class-conditional without labelled data, a length the network cannot take, or arguments it refuses.
@@ -28,6 +30,8 @@ def create_model(config: DiffusionConfig, class_names: list[str] | None) -> Mode
             sample_size=config.data.length,
             num_classes=None if classes is None else len(classes),
             class_names=classes,
+            num_speakers=None if speaker_names is None else len(speaker_names),
+            speaker_names=speaker_names,
             **config.model.arguments,
         )
     except ValueError as error:

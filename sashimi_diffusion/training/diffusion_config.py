@@ -23,7 +23,10 @@ class DenoiserConfig(ModelConfig):
         arguments: of the network's constructor.
     """
 
-    from_data: ClassVar = ("in_channels", "out_channels", "sample_rate", "sample_size", "num_classes", "class_names")
+    from_data: ClassVar = (
+        *("in_channels", "out_channels", "sample_rate", "sample_size"),
+        *("num_classes", "class_names", "num_speakers", "speaker_names"),
+    )
     measured: ClassVar = ("waveform_std",)
     head: ClassVar = "diffusion"
 
@@ -46,11 +49,14 @@ class WaveformDataConfig(DataConfig):
     """Recordings as waveforms; those shorter than ``length`` are padded with zeros.
 
     Args:
+        speakers: folder only: the field of ``pattern`` that says who speaks, or "folder"; the network is told it beside
+            the label. null: it is not told.
         normalize_rms: scale each recording to this root mean square (as a whole, before it is cut); null: as it is.
         gain_db: random gain, uniform within plus or minus so many decibels.
         mel: the conditioning spectrogram of a vocoder.
     """
 
+    speakers: str | None = None
     normalize_rms: float | None = None
     gain_db: float = 0.0
     mel: MelConfig = field(default_factory=MelConfig)
@@ -73,7 +79,8 @@ class ObjectiveConfig:
 
     Args:
         min_snr_gamma: gamma of Min-SNR weighting (Hang et al. 2023, arXiv 2303.09556); null: the plain mean square.
-        label_dropout: share of the examples whose label is hidden, so that classifier-free guidance is possible.
+        label_dropout: share of the examples whose label and speaker are hidden, so that classifier-free guidance is
+            possible.
     """
 
     min_snr_gamma: float | None = None
@@ -85,7 +92,8 @@ class SamplingConfig:
     """The samples drawn while training.
 
     Args:
-        num_samples: how many; a class-conditional model goes through its classes.
+        num_samples: how many; a class-conditional model goes through its classes, and with each round of them to its
+            next speaker.
         steps: denoising steps.
         scheduler: name for ``create_scheduler``; null: the training schedule's own sampler.
         guidance_scale: of classifier-free guidance; 1: none.

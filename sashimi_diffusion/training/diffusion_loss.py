@@ -10,7 +10,7 @@ def diffusion_losses(model, scheduler, batch: Batch, min_snr_gamma: float | None
     """The loss of each example, DDPM equation 14 (Ho et al. 2020) with the weights of Min-SNR (arXiv 2303.09556).
 
     Args:
-        model: a denoiser, called as ``model(noisy, timesteps, class_labels=, mel=)``.
+        model: a denoiser, called as ``model(noisy, timesteps, class_labels=, mel=, speaker_labels=)``.
         scheduler: has ``add_noise``, ``get_velocity``, ``alphas_cumprod`` and ``config.prediction_type``.
         batch: examples with their noise and timesteps.
         min_snr_gamma: gamma; None: no weighting.
@@ -19,7 +19,8 @@ def diffusion_losses(model, scheduler, batch: Batch, min_snr_gamma: float | None
         Tensor: losses, shape (B,), float32.
     """
     noisy = scheduler.add_noise(batch.waveform, batch.noise, batch.timesteps)  # (B, 1, L)
-    prediction = model(noisy, batch.timesteps, class_labels=batch.labels, mel=batch.mel, return_dict=False)[0]
+    told = {"class_labels": batch.labels, "mel": batch.mel, "speaker_labels": batch.speakers}
+    prediction = model(noisy, batch.timesteps, **told, return_dict=False)[0]
     velocity = scheduler.config.prediction_type == "v_prediction"
     target = scheduler.get_velocity(batch.waveform, batch.noise, batch.timesteps) if velocity else batch.noise
     losses = (prediction.float() - target).square().mean(dim=(1, 2))  # (B,)

@@ -10,6 +10,7 @@ from diffusers import ModelMixin
 from sashimi_diffusion.data.audio import write_audio
 from sashimi_diffusion.data.pictures import contact_sheet
 from sashimi_diffusion.errors import UserError
+from sashimi_diffusion.pipelines.labels import known_labels, labels_in_turn
 from sashimi_diffusion.pipelines.sashimi import SashimiPipeline
 from sashimi_diffusion.schedulers.compatible import create_scheduler
 from sashimi_diffusion.schedulers.diffwave import DiffWaveScheduler
@@ -36,8 +37,7 @@ def save_samples(
     """
     pipeline = SashimiPipeline(model=model, scheduler=_sampler(config, scheduler))
     pipeline.set_progress_bar_config(desc="samples", leave=False, disable=not sys.stderr.isatty())
-    classes = model.config.num_classes
-    labels = None if classes is None else [index % classes for index in range(config.num_samples)]
+    labels, speakers = labels_in_turn(model.config, config.num_samples)
     audios = pipeline(
         batch_size=config.num_samples,
         num_inference_steps=config.steps,
@@ -45,10 +45,11 @@ def save_samples(
         class_labels=labels,
         guidance_scale=config.guidance_scale,
         mel=None if recordings.mel is None else _mels(recordings, config.num_samples),
+        speaker_labels=speakers,
     ).audios  # (B, 1, L)
     finite = np.isfinite(audios).all(axis=(1, 2))
     audios = np.where(finite[:, None, None], audios, 0)
-    titles = _titles(model, labels, config.num_samples)
+    titles = _titles(model, {"class": labels, "speaker": speakers}, config.num_samples)
     with folder_written_beside(run / "samples" / checkpoint_name(step)) as folder:
         clipped = [
             write_audio(folder / f"{index:02d}-{title}.wav", audio[0], model.config.sample_rate)
@@ -66,15 +67,17 @@ def check_sampling(config: SamplingConfig, model: ModelMixin, scheduler: DiffWav
     """Find out now what would stop the run at its first samples.
 
     Raises:
-        UserError: an unknown scheduler, too many steps, or guidance without classes.
+        UserError: an unknown scheduler, too many steps, or guidance without classes and speakers.
     """
     _sampler(config, scheduler)
     if config.steps > len(scheduler):
         raise UserError(
             f"sampling.steps is {config.steps}: it can be at most schedule.num_train_timesteps={len(scheduler)}"
         )
-    if config.guidance_scale != 1 and model.config.num_classes is None:
-        raise UserError(f"sampling.guidance_scale is {config.guidance_scale}: without classes it can only be 1")
+    if config.guidance_scale != 1 and model.config.num_classes is None and model.config.num_speakers is None:
+        raise UserError(
+            f"sampling.guidance_scale is {config.guidance_scale}: without classes or speakers it can only be 1"
+        )
 
 
 def _sampler(config: SamplingConfig, scheduler: DiffWaveScheduler):
@@ -85,8 +88,8 @@ def _mels(recordings: BatchSource, count: int) -> torch.Tensor:
     return recordings.validation_batch(index % len(recordings.dataset) for index in range(count)).mel
 
 
-def _titles(model: ModelMixin, labels: list[int] | None, count: int) -> list[str]:
-    if labels is None:
-        return ["sample"] * count
-    names = model.config.class_names or [str(label) for label in range(model.config.num_classes)]
-    return ["".join(c if c.isalnum() else "-" for c in str(names[label])) for label in labels]
+def _titles(model: ModelMixin, labels: dict[str, list[int] | None], count: int) -> list[str]:
+    """The names of each sample's labels, of every kind the model knows, as file names may be."""
+    known = {kind: known_labels(model.config, kind) for kind, given in labels.items() if given is not None}
+    texts = ["-".join(known[kind].title(labels[kind][index]) for kind in known) for index in range(count)]
+    return ["".join(c if c.isalnum() else "-" for c in text) or "sample" for text in texts]

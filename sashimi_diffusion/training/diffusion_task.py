@@ -29,7 +29,8 @@ class DiffusionTask:
         held_out = self._open("validation", skip_bad_files) if has_validation(config.data) else None
         if config.model.arguments.get("waveform_std", 1.0) is None:
             config.model.arguments["waveform_std"] = round(measure_std(recordings, config), 6)
-        self.network = self.module = create_model(config, recordings.class_names).to(device)
+        model = create_model(config, recordings.class_names, recordings.speaker_names)
+        self.network = self.module = model.to(device)
         self.scheduler = create_training_scheduler(config)
         check_sampling(config.sampling, self.network, self.scheduler)
         self.source = self._batch_source(recordings, device)
@@ -79,8 +80,9 @@ class DiffusionTask:
         return save_samples(run, step, network, self.scheduler, self.config.sampling, self.validation or self.source)
 
     def _open(self, split: str, skip_bad_files: bool) -> Recordings:
-        recordings = open_split(self.config.data, split, self.config.data.length, skip_bad_files)
-        recordings.normalize_rms = self.config.data.normalize_rms
+        data = self.config.data
+        recordings = open_split(data, split, data.length, skip_bad_files, data.speakers)
+        recordings.normalize_rms = data.normalize_rms
         return recordings
 
     def _batch_source(self, recordings: Recordings, device: torch.device) -> BatchSource:
@@ -92,4 +94,5 @@ class DiffusionTask:
             num_classes=model.config.num_classes,
             mel=create_mel(self.config, model),
             device=device,
+            num_speakers=model.config.num_speakers,
         )

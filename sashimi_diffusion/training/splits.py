@@ -13,11 +13,20 @@ _WHERE_TO_GET_DATA = (
 )
 
 
-def open_split(data: DataConfig, split: str, length: int, skip_bad_files: bool = False) -> Recordings:
+def open_split(
+    data: DataConfig, split: str, length: int, skip_bad_files: bool = False, speakers: str | None = None
+) -> Recordings:
     """The recordings of the split "train", "validation" or "test", in items of ``length`` samples.
 
+    Args:
+        data: where they are.
+        split: which of them.
+        length: samples in an item.
+        skip_bad_files: warn of files that cannot be used and go on without them.
+        speakers: the field of the file names that says who speaks; None: items do not say it.
+
     Raises:
-        UserError: no path, nothing there, or files that cannot be used.
+        UserError: no path, nothing there, files that cannot be used, or speakers of data that name none.
     """
     if data.path is None:
         raise UserError(f"data.path is not set: it must name the folder of the recordings; {_WHERE_TO_GET_DATA}")
@@ -29,6 +38,11 @@ def open_split(data: DataConfig, split: str, length: int, skip_bad_files: bool =
         "skip_bad_files": skip_bad_files,
     }
     if data.kind == "speech_commands":
+        if speakers is not None:
+            raise UserError(
+                f"data.speakers is {speakers!r}, but it needs data.kind=folder: the splits of Speech Commands have no "
+                "speaker in common; leave it out"
+            )
         from sashimi_diffusion.data.speech_commands import SpeechCommandsDigits
 
         return SpeechCommandsDigits(data.path, download=data.download, **common)
@@ -41,6 +55,7 @@ def open_split(data: DataConfig, split: str, length: int, skip_bad_files: bool =
         holdout=data.holdout,
         splits=tuple(data.splits),
         order=data.order,
+        speakers=speakers,
         **common,
     )
 
@@ -51,12 +66,14 @@ def has_validation(data: DataConfig) -> bool:
 
 
 def fingerprint(recordings: Recordings) -> str:
-    """A hash of which recordings there are, in order, with their lengths and labels: equal where training on them is.
+    """A hash of which recordings there are, in order, with their lengths, labels and speakers: equal where training is.
 
     Folders do not count, so data may be moved between a run and its continuation.
     """
+    speakers = recordings.speakers
     text = "\n".join(
         f"{recordings.files[recording].name} {start} {recordings.clip_length(item)} {recordings.labels[item]}"
+        + ("" if speakers is None else f" {speakers[item]}")
         for item, (recording, start) in enumerate(recordings.items)
     )
     return hashlib.sha256(text.encode()).hexdigest()

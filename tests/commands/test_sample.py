@@ -35,8 +35,9 @@ def save_pipeline(folder: Path, **options: object) -> Path:
         **options,
     )
     torch.nn.init.normal_(model.output[-1].weight, std=0.3)
-    if model.class_embedding is not None:
-        torch.nn.init.normal_(model.class_embedding.weight)
+    for embedding in (model.class_embedding, model.speaker_embedding):
+        if embedding is not None:
+            torch.nn.init.normal_(embedding.weight)
     SashimiPipeline(model, DiffWaveScheduler(10, beta_end=0.2)).save_pretrained(folder)
     return folder
 
@@ -44,6 +45,12 @@ def save_pipeline(folder: Path, **options: object) -> Path:
 @pytest.fixture(scope="module")
 def class_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_pipeline(tmp_path_factory.mktemp("classes"), num_classes=3, class_names=NAMES)
+
+
+@pytest.fixture(scope="module")
+def speaker_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    speakers = {"num_speakers": 2, "speaker_names": ["ann", "bob b."]}
+    return save_pipeline(tmp_path_factory.mktemp("speakers"), num_classes=3, class_names=NAMES, **speakers)
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +113,20 @@ def test_the_record_is_enough_to_make_a_sample_again(class_folder: Path, tmp_pat
         np.testing.assert_allclose(written, audio[0, 0].clip(-1, 1), atol=2 / 32768)
 
 
+def test_speakers_change_after_each_round_of_classes(speaker_folder: Path, tmp_path: Path) -> None:
+    assert run(speaker_folder, tmp_path, "--num-samples", "7", "--batch-size", "2") == 0
+    samples, every_pair = record(tmp_path)["samples"], [(name, who) for who in ("ann", "bob b.") for name in NAMES]
+    assert [(one["class_name"], one["speaker_name"]) for one in samples] == [*every_pair, ("zero", "ann")]
+    assert [one["speaker"] for one in samples] == [0, 0, 0, 1, 1, 1, 0]
+    assert list(read(tmp_path))[2:4] == ["0002-two-ann.wav", "0003-zero-bob_b..wav"]
+    pipe = SashimiPipeline.from_pretrained(speaker_folder)
+    for one in samples:
+        generator = torch.Generator().manual_seed(one["seed"])
+        audio = pipe(generator=[generator], class_labels=one["label"], speaker_labels=one["speaker"]).audios
+        written = soundfile.read(tmp_path / one["file"], dtype="float32")[0]
+        np.testing.assert_allclose(written, audio[0, 0].clip(-1, 1), atol=2 / 32768)
+
+
 def test_the_seed_is_that_of_the_pipeline(plain_folder: Path, tmp_path: Path) -> None:
     run(plain_folder, tmp_path, "--num-samples", "2", "--seed", "7")
     pipe = SashimiPipeline.from_pretrained(plain_folder)
@@ -160,6 +181,7 @@ def test_scheduler_steps_seconds_and_dtype(plain_folder: Path, tmp_path: Path) -
     assert made["scheduler"]["config"]["use_karras_sigmas"]
     assert (made["dtype"], made["samples_per_clip"]) == ("bfloat16", 300)
     assert made["samples"][0]["label"] is None
+    assert made["samples"][0]["speaker"] is None
     assert read(tmp_path)["0000.wav"].shape == (300,)
     assert run(plain_folder, tmp_path, "--num-samples", "1", "--scheduler", "diffwave-fast") == 0
     assert record(tmp_path)["scheduler"]["steps"] == 6
@@ -177,6 +199,7 @@ def test_scheduler_steps_seconds_and_dtype(plain_folder: Path, tmp_path: Path) -
         (["--label", "zeros"], "did you mean 'zero'?"),
         (["--label", "-1"], "no class '-1'"),
         (["--label", "0,"], "no class ''"),
+        (["--speaker", "ann"], "--speaker was given, but this model knows no speakers: leave it out"),
         (["--guidance-scale", "nan"], "guidance_scale is nan"),
         (["--seconds", "1e9"], "ask for fewer --seconds"),
         (["--seconds", "0"], "cannot generate 0 seconds"),

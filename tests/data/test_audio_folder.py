@@ -89,6 +89,39 @@ def test_labels_from_another_field(words: Path):
     assert AudioFolder(words, "all", length=60, pattern=PATTERN, labels="speaker").class_names == ["ann", "bob"]
 
 
+def test_speakers_beside_the_labels_where_they_are_asked_for(words: Path):
+    dataset = AudioFolder(words, "all", length=60, pattern=PATTERN, speakers="speaker")
+    assert (dataset.class_names, dataset.speaker_names) == (["ja", "no"], ["ann", "bob"])
+    for index, (path, item) in enumerate(zip(dataset.files, dataset, strict=True)):
+        said = dataset.class_names[item["label"]], dataset.speaker_names[item["speaker"]]
+        assert said == tuple(path.name.split("_")[:2])
+        assert dataset.speakers[index] == item["speaker"]
+    batch = next(iter(DataLoader(dataset, batch_size=40)))
+    assert batch["speaker"].tolist() == dataset.speakers.tolist()
+    plain = AudioFolder(words, "all", length=60, pattern=PATTERN)
+    assert "speaker" not in plain[0]
+    assert (plain.speakers, plain.speaker_names) == (None, None)
+
+
+def test_speaker_names_do_not_depend_on_the_split(words: Path):
+    options = dict(length=60, pattern=PATTERN, speakers="speaker", holdout={"speaker": ["bob"]})
+    train, validation = (AudioFolder(words, split, **options) for split in ("train", "validation"))
+    assert train.speaker_names == validation.speaker_names == ["ann", "bob"]
+    assert (set(train.speakers), set(validation.speakers)) == ({0}, {1})
+
+
+def test_every_chunk_is_by_the_speaker_of_its_recording(tmp_path: Path, record):
+    for name in ("10/a.wav", "9/b.wav"):
+        record(tmp_path / "audio" / name, 250)
+    dataset = AudioFolder(tmp_path / "audio", "all", length=100, speakers="folder")
+    assert dataset.speaker_names == ["9", "10"]
+    assert dataset.speakers.tolist() == [1, 1, 0, 0]
+    assert dataset.labels.tolist() == [-1] * 4
+    record(tmp_path / "audio" / "stray.wav")
+    with pytest.raises(UserError, match=r"stray\.wav: in no sub-folder, so it has no speaker;"):
+        AudioFolder(tmp_path / "audio", "all", length=100, speakers="folder")
+
+
 def test_labels_from_sub_folders(tmp_path: Path, record):
     for name in ("10/a.wav", "9/deep/b.wav", "9/c.wav"):
         record(tmp_path / "audio" / name)
@@ -270,6 +303,8 @@ def test_bad_files_that_are_not_asked_for_do_not_matter(words: Path):
         (dict(splits=(0.9, 0.1)), "splits must be three ratios"),
         (dict(normalize_rms=0), "normalize_rms must be above zero"),
         (dict(labels="label"), "labels names the field 'label', but the fields are folder"),
+        (dict(pattern=PATTERN, speakers="speakr"), "speakers names the field 'speakr'.* did you mean 'speaker'"),
+        (dict(speakers="speaker"), "speakers names the field 'speaker', but the fields are folder"),
         (dict(where={"speaker": "ann"}), "where names the field 'speaker'"),
         (dict(pattern=PATTERN, where={"speaker": "an"}), "did you mean 'ann'"),
         (dict(pattern=PATTERN, holdout={"index": 99}), "holdout asks for index '99'"),

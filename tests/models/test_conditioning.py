@@ -1,4 +1,4 @@
-"""What denoisers are told: the embedded diffusion step, the class, the mel spectrogram."""
+"""What denoisers are told: the embedded diffusion step, the class, the speaker, the mel spectrogram."""
 
 import math
 from pathlib import Path
@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch.nn import functional as F
 
 from sashimi_diffusion.errors import UserError
-from sashimi_diffusion.models.conditioning import ClassEmbedding, MelUpsampler, StepEmbedding, validate_conditioning
+from sashimi_diffusion.models.conditioning import LabelEmbedding, MelUpsampler, StepEmbedding, validate_conditioning
 
 
 def step_table(embedding: StepEmbedding, timestep: torch.Tensor | float, batch_size: int) -> torch.Tensor:
@@ -54,8 +54,8 @@ def test_step_table_is_computed_in_float32() -> None:
 
 
 @torch.no_grad()
-def test_class_embedding_is_harmless_at_first_and_last_row_is_no_class() -> None:
-    embedding = ClassEmbedding(10, 6)
+def test_label_embedding_is_harmless_at_first_and_last_row_is_no_label() -> None:
+    embedding = LabelEmbedding(10, 6)
     assert embedding.weight.shape == (11, 6)
     assert torch.equal(embedding(torch.tensor([0, 9, 10]), 3), torch.zeros(3, 6))
     torch.nn.init.normal_(embedding.weight)
@@ -99,6 +99,15 @@ def test_a_slower_stage_sees_the_mel_of_its_own_time() -> None:
         ({"num_classes": 3}, {"class_labels": torch.tensor([0])}, "one class label per example"),
         ({"num_classes": 3}, {"class_labels": torch.tensor([0, 4])}, "from 0 to 2"),
         ({"num_classes": 3}, {"class_labels": torch.tensor([-1, 0])}, "from 0 to 2"),
+        ({"num_classes": 3}, {"speaker_labels": torch.tensor([0, 0])}, "knows no speakers"),
+        ({"num_speakers": 3}, {"class_labels": torch.tensor([0, 0])}, "unconditional model"),
+        ({"num_speakers": 3}, {"speaker_labels": torch.tensor([[0, 0]])}, "one speaker label per example"),
+        (
+            {"num_speakers": 3},
+            {"speaker_labels": torch.tensor([0, 4])},
+            r"from 0 to 2 \(3 for no speaker\), got \[0, 4\]",
+        ),
+        ({"num_speakers": 3}, {"speaker_labels": torch.tensor([-1, 0])}, "from 0 to 2"),
         ({}, {"mel": torch.zeros(2, 5, 4)}, "without mel conditioning"),
         ({"mel_channels": 5}, {}, "vocoder"),
         ({"mel_channels": 5}, {"mel": torch.zeros(2, 6, 4)}, r"\(2, 5, frames\)"),
@@ -107,11 +116,14 @@ def test_a_slower_stage_sees_the_mel_of_its_own_time() -> None:
     ],
 )
 def test_conditioning_that_does_not_fit_is_named(config: dict, arguments: dict, message: str) -> None:
-    config = SimpleNamespace(**{"num_classes": None, "mel_channels": None, "mel_upsample": (4, 4), **config})
+    nothing = {"num_classes": None, "num_speakers": None, "mel_channels": None, "mel_upsample": (4, 4)}
+    config = SimpleNamespace(**nothing | config)
     with pytest.raises(UserError, match=message):
         validate_conditioning(config, torch.zeros(2, 1, 64), **{"class_labels": None, "mel": None, **arguments})
 
 
 def test_conditioning_that_fits_passes() -> None:
-    config = SimpleNamespace(num_classes=3, mel_channels=5, mel_upsample=(4, 4))
-    validate_conditioning(config, torch.zeros(2, 1, 64), torch.tensor([0, 3]), torch.zeros(2, 5, 4))
+    config = SimpleNamespace(num_classes=3, num_speakers=4, mel_channels=5, mel_upsample=(4, 4))
+    sample, mel = torch.zeros(2, 1, 64), torch.zeros(2, 5, 4)
+    validate_conditioning(config, sample, torch.tensor([0, 3]), mel, torch.tensor([0, 4]))
+    validate_conditioning(config, sample, None, mel)

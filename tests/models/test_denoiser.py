@@ -26,8 +26,9 @@ def make(**config) -> SashimiDenoiser:
     torch.manual_seed(0)
     model = SashimiDenoiser(**{**SMALL, **config}).eval()
     nn.init.normal_(model.output[-1].weight)
-    if model.class_embedding is not None:
-        nn.init.normal_(model.class_embedding.weight)
+    for embedding in (model.class_embedding, model.speaker_embedding):
+        if embedding is not None:
+            nn.init.normal_(embedding.weight)
     return model
 
 
@@ -79,6 +80,42 @@ def test_no_labels_is_the_null_class() -> None:
 
 
 @torch.no_grad()
+def test_the_speaker_matters_beside_the_class_and_to_its_own_example_only() -> None:
+    model = make(num_classes=3, num_speakers=2)
+    classes = torch.tensor([1, 1])
+    reference = model(noise(), 5, classes, speaker_labels=torch.tensor([0, 0])).sample
+    output = model(noise(), 5, classes, speaker_labels=torch.tensor([0, 1])).sample
+    torch.testing.assert_close(output[0], reference[0])
+    assert (output[1] - reference[1]).abs().max() > 1e-4
+    nobody = model(noise(), 5, classes, speaker_labels=torch.tensor([2, 2])).sample
+    assert torch.equal(model(noise(), 5, classes).sample, nobody)
+    assert (nobody - reference).abs().max() > 1e-4
+
+
+@torch.no_grad()
+def test_the_embeddings_of_class_and_speaker_are_added() -> None:
+    model = make(num_classes=3, num_speakers=2)
+    labels = {"class_labels": torch.tensor([0, 2]), "speaker_labels": torch.tensor([1, 0])}
+    before = model(noise(), 5, **labels).sample
+    shift = torch.randn(16)
+    model.class_embedding.weight.add_(shift)
+    assert (model(noise(), 5, **labels).sample - before).abs().max() > 1e-4
+    model.speaker_embedding.weight.sub_(shift)
+    torch.testing.assert_close(model(noise(), 5, **labels).sample, before, rtol=1e-4, atol=1e-4)
+
+
+def test_without_speakers_nothing_changes_and_with_them_one_table_is_added() -> None:
+    torch.manual_seed(0)
+    without = SashimiDenoiser(**SMALL, num_classes=3).state_dict()
+    torch.manual_seed(0)
+    told = SashimiDenoiser(**SMALL, num_classes=3, num_speakers=2).state_dict()
+    assert not [name for name in without if "speaker" in name]
+    assert set(told) - set(without) == {"speaker_embedding.weight"}
+    assert told["speaker_embedding.weight"].shape == (3, 16)
+    assert not told["speaker_embedding.weight"].any()
+
+
+@torch.no_grad()
 def test_every_stage_hears_the_mel_at_its_own_time() -> None:
     """The end of the mel changes the end of the output; the official alignment never hears it when pooled."""
     length = 256
@@ -103,6 +140,8 @@ def test_every_stage_hears_the_mel_at_its_own_time() -> None:
         ({"num_classes": 3}, {"class_labels": torch.tensor([0, 4])}, "from 0 to 2"),
         ({"num_classes": 3}, {"class_labels": torch.tensor([-1, 0])}, "from 0 to 2"),
         ({"num_classes": 3}, {"class_labels": torch.tensor([0])}, "one class label per example"),
+        ({"num_classes": 3}, {"speaker_labels": torch.tensor([0, 1])}, "knows no speakers"),
+        ({"num_speakers": 3}, {"speaker_labels": torch.tensor([0, 4])}, "speaker labels must be from 0 to 2"),
         ({}, {"mel": torch.zeros(2, 5, 4)}, "without mel conditioning"),
         (MEL, {}, "vocoder"),
         (MEL, {"mel": torch.zeros(2, 6, 4)}, r"\(2, 5, frames\)"),
@@ -155,19 +194,21 @@ def test_bfloat16_keeps_the_state_spaces_in_float32(tmp_path, parameterization: 
 
 @torch.no_grad()
 def test_saved_and_loaded_it_is_the_same(tmp_path) -> None:
-    model = make(num_classes=2, class_names=["no", "yes"], n_layers=[0, 1, 1], waveform_std=0.1)
+    names = {"class_names": ["no", "yes"], "speaker_names": ["ann", "bob"]}
+    model = make(num_classes=2, num_speakers=2, **names, n_layers=[0, 1, 1], waveform_std=0.1)
     model.save_pretrained(tmp_path)
     loaded = SashimiDenoiser.from_pretrained(tmp_path)
     assert list(loaded.config.class_names) == ["no", "yes"]
+    assert list(loaded.config.speaker_names) == ["ann", "bob"]
     assert loaded.config.waveform_std == 0.1
-    labels = torch.tensor([0, 1])
-    assert torch.equal(loaded(noise(), 5, labels).sample, model(noise(), 5, labels).sample)
+    labels = {"class_labels": torch.tensor([0, 1]), "speaker_labels": torch.tensor([1, 0])}
+    assert torch.equal(loaded(noise(), 5, **labels).sample, model(noise(), 5, **labels).sample)
 
 
 def test_the_gradient_reaches_every_parameter() -> None:
-    model = make(num_classes=2, **MEL).train()
-    mel = torch.randn(2, 5, math.ceil(64 / 16))
-    model(noise(), torch.tensor([3, 8]), torch.tensor([0, 1]), mel).sample.square().sum().backward()
+    model = make(num_classes=2, num_speakers=2, **MEL).train()
+    mel, labels = torch.randn(2, 5, math.ceil(64 / 16)), torch.tensor([0, 1])
+    model(noise(), torch.tensor([3, 8]), labels, mel, speaker_labels=labels).sample.square().sum().backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
         assert torch.isfinite(parameter.grad).all(), name

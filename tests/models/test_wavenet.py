@@ -27,8 +27,9 @@ def make(**config) -> WaveNetDenoiser:
     torch.manual_seed(0)
     model = WaveNetDenoiser(**{**SMALL, **config}).eval()
     nn.init.normal_(model.output[-1].weight)
-    if model.class_embedding is not None:
-        nn.init.normal_(model.class_embedding.weight)
+    for embedding in (model.class_embedding, model.speaker_embedding):
+        if embedding is not None:
+            nn.init.normal_(embedding.weight)
     return model
 
 
@@ -96,17 +97,19 @@ def test_step_on_residual_changes_the_residual_path_only() -> None:
 
 
 @torch.no_grad()
-def test_timestep_class_and_mel_matter_to_their_own_example_only() -> None:
-    model = make(num_classes=3, **MEL)
+def test_timestep_class_mel_and_speaker_matter_to_their_own_example_only() -> None:
+    model = make(num_classes=3, num_speakers=2, **MEL)
     mel = torch.randn(2, 5, 4, generator=torch.Generator().manual_seed(2))
     reference = model(noise(), torch.tensor([5, 5]), torch.tensor([0, 0]), mel).sample
     other_mel = torch.stack([mel[0], mel[1] + 1])
-    for timestep, labels, spectrogram in (
-        ([5, 6.5], [0, 0], mel),
-        ([5, 5], [0, 2], mel),
-        ([5, 5], [0, 0], other_mel),
+    for timestep, labels, spectrogram, speakers in (  # speaker 2 is none, as in the reference
+        ([5, 6.5], [0, 0], mel, [2, 2]),
+        ([5, 5], [0, 2], mel, [2, 2]),
+        ([5, 5], [0, 0], other_mel, [2, 2]),
+        ([5, 5], [0, 0], mel, [2, 1]),
     ):
-        output = model(noise(), torch.tensor(timestep), torch.tensor(labels), spectrogram).sample
+        timesteps, speakers = torch.tensor(timestep), torch.tensor(speakers)
+        output = model(noise(), timesteps, torch.tensor(labels), spectrogram, speaker_labels=speakers).sample
         torch.testing.assert_close(output[0], reference[0])
         assert (output[1] - reference[1]).abs().max() > 1e-4
 
@@ -114,13 +117,16 @@ def test_timestep_class_and_mel_matter_to_their_own_example_only() -> None:
 def test_conditioning_that_does_not_fit_is_refused() -> None:
     with pytest.raises(UserError, match="unconditional"):
         make()(noise(), 5, class_labels=torch.tensor([0, 0]))
+    with pytest.raises(UserError, match="knows no speakers"):
+        make(num_classes=3)(noise(), 5, speaker_labels=torch.tensor([0, 0]))
     with pytest.raises(UserError, match="vocoder"):
         make(**MEL)(noise(), 5)
 
 
 def test_every_trainable_parameter_gets_a_gradient() -> None:
-    model = make(num_classes=3, **MEL)
-    model(noise(), 5, torch.tensor([0, 1]), torch.randn(2, 5, 4)).sample.square().mean().backward()
+    model = make(num_classes=3, num_speakers=2, **MEL)
+    labels, mel = torch.tensor([0, 1]), torch.randn(2, 5, 4)
+    model(noise(), 5, labels, mel, speaker_labels=labels).sample.square().mean().backward()
     without = {name for name, parameter in model.named_parameters() if parameter.grad is None}
     assert without == {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
     assert {name.split(".parametrizations")[0].removesuffix(".bias") for name in without} == {
@@ -130,12 +136,17 @@ def test_every_trainable_parameter_gets_a_gradient() -> None:
 
 @torch.no_grad()
 def test_saved_and_loaded_it_is_the_same(tmp_path: Path) -> None:
-    model = make(num_classes=3, class_names=["a", "b", "c"], step_on_residual=True, **MEL)
+    speakers = {"num_speakers": 2, "speaker_names": ["ann", "bob"]}
+    model = make(num_classes=3, class_names=["a", "b", "c"], step_on_residual=True, **speakers, **MEL)
     model.save_pretrained(tmp_path)
     loaded = WaveNetDenoiser.from_pretrained(tmp_path)
     mel = torch.randn(2, 5, 4)
     labels = torch.tensor([0, 2])
-    assert torch.equal(loaded(noise(), 5, labels, mel).sample, model(noise(), 5, labels, mel).sample)
+    by_both = {"speaker_labels": torch.tensor([1, 0])}
+    assert torch.equal(
+        loaded(noise(), 5, labels, mel, **by_both).sample, model(noise(), 5, labels, mel, **by_both).sample
+    )
     assert loaded.config.class_names == ["a", "b", "c"]
+    assert loaded.config.speaker_names == ["ann", "bob"]
     trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert {name for name, parameter in loaded.named_parameters() if parameter.requires_grad} == trainable

@@ -123,6 +123,8 @@ def test_a_model_of_another_package_is_given(tmp_path: Path) -> None:
         SashimiPipeline.from_pretrained(tmp_path)
     model = OwnDenoiser.from_pretrained(tmp_path, subfolder="model")
     np.testing.assert_allclose(audio(SashimiPipeline.from_pretrained(tmp_path, model=model)), audio(pipe))
+    with pytest.raises(UserError, match="knows no speakers"):
+        pipe(speaker_labels=0)
 
 
 def test_components_can_be_replaced(folder: Path) -> None:

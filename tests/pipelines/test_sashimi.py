@@ -27,8 +27,9 @@ def make_pipeline(steps: int = 10, sashimi: bool = False, **options: object) -> 
         model = WaveNetDenoiser(**{**SMALL, **EMBEDDING, **AUDIO, **options})
     # These start at zero, which would hide everything before them.
     torch.nn.init.normal_(model.output[-1].weight, std=0.3)
-    if model.class_embedding is not None:
-        torch.nn.init.normal_(model.class_embedding.weight)
+    for embedding in (model.class_embedding, model.speaker_embedding):
+        if embedding is not None:
+            torch.nn.init.normal_(embedding.weight)
     pipe = SashimiPipeline(model.eval(), DiffWaveScheduler(steps, beta_end=0.2))
     pipe.set_progress_bar_config(disable=True)
     return pipe
@@ -46,6 +47,13 @@ def pipe() -> SashimiPipeline:
 @pytest.fixture(scope="module")
 def class_pipe() -> SashimiPipeline:
     return make_pipeline(num_classes=3, class_names=["a", "b", "c"])
+
+
+@pytest.fixture(scope="module")
+def speaker_pipe() -> SashimiPipeline:
+    names = {"class_names": ["a", "b", "c"], "speaker_names": ["ann", "bob"]}
+    # Four channels would be rectified to nothing, whoever speaks.
+    return make_pipeline(num_classes=3, num_speakers=2, residual_channels=8, skip_channels=8, **names)
 
 
 def test_output_is_a_float32_array_of_the_trained_length(pipe: SashimiPipeline) -> None:
@@ -166,12 +174,101 @@ def test_impossible_lengths_are_refused(seconds: float, pipe: SashimiPipeline) -
         pipe(audio_length_in_s=seconds)
 
 
-def test_labels_may_be_given_in_three_ways(class_pipe: SashimiPipeline) -> None:
+def test_labels_may_be_given_in_several_ways(class_pipe: SashimiPipeline) -> None:
     expected = class_pipe(batch_size=2, class_labels=[1, 1], generator=seeded()).audios
     np.testing.assert_array_equal(class_pipe(batch_size=2, class_labels=1, generator=seeded()).audios, expected)
     tensor = torch.tensor([1, 1])
     np.testing.assert_array_equal(class_pipe(batch_size=2, class_labels=tensor, generator=seeded()).audios, expected)
+    for names in ("b", ["b", 1]):
+        named = class_pipe(batch_size=2, class_labels=names, generator=seeded()).audios
+        np.testing.assert_array_equal(named, expected)
     assert not np.allclose(class_pipe(batch_size=2, class_labels=[1, 2], generator=seeded()).audios[1], expected[1])
+
+
+def told(pipe: SashimiPipeline, monkeypatch: pytest.MonkeyPatch, *arguments: object, **labels: object) -> dict:
+    """What the network is told in the first step of a call."""
+    seen = []
+    forward = pipe.model.forward
+    monkeypatch.setattr(pipe.model, "forward", lambda *inputs, **told: seen.append(told) or forward(*inputs, **told))
+    pipe(*arguments, **labels)
+    monkeypatch.undo()
+    return {name: value.tolist() for name, value in seen[0].items() if value is not None}
+
+
+def test_speakers_may_be_given_in_several_ways(speaker_pipe: SashimiPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    for given, expected in (
+        (1, [1, 1, 1]),
+        ("bob", [1, 1, 1]),
+        (["bob", "ann", "1"], [1, 0, 1]),
+        ([1, "ann", 2], [1, 0, 2]),
+        (torch.tensor([0, 1, 1]), [0, 1, 1]),
+    ):
+        labels = told(speaker_pipe, monkeypatch, 3, 1, class_labels=0, speaker_labels=given)
+        assert labels == {"class_labels": [0, 0, 0], "speaker_labels": expected}
+
+
+@pytest.mark.parametrize(
+    ("classes", "expected"),
+    [
+        ([0, 1, 2, 0, 1, 2, 0], [0, 0, 0, 1, 1, 1, 0]),
+        ("c", [0, 1, 0, 1, 0, 1, 0]),
+        ([2, 2, 0, 0, 0, 2, 1], [0, 1, 0, 1, 0, 0, 0]),
+    ],
+)
+def test_speakers_take_turns_within_each_class(
+    classes: object, expected: list[int], speaker_pipe: SashimiPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert told(speaker_pipe, monkeypatch, 7, 1, class_labels=classes)["speaker_labels"] == expected
+
+
+def test_without_classes_speakers_take_turns_over_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe = make_pipeline(num_speakers=2)
+    assert told(pipe, monkeypatch, 3, 1) == {"speaker_labels": [0, 1, 0]}
+    guided = told(pipe, monkeypatch, 3, 1, guidance_scale=2.0)
+    assert guided == {"speaker_labels": [0, 1, 0, 2, 2, 2]}
+
+
+def test_no_class_is_no_speaker_either(speaker_pipe: SashimiPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert told(speaker_pipe, monkeypatch, 2, 1) == {}
+    with pytest.raises(UserError, match="speaker_labels were given without class_labels"):
+        speaker_pipe(2, 1, speaker_labels=1)
+    with pytest.raises(UserError, match="no class_labels"):
+        speaker_pipe(2, 1, guidance_scale=2.0)
+
+
+def test_guidance_leaves_the_null_class_and_the_null_speaker(speaker_pipe: SashimiPipeline) -> None:
+    def one_step(scale: float, **labels: object) -> np.ndarray:
+        return speaker_pipe(1, 1, guidance_scale=scale, generator=seeded(), **labels).audios
+
+    both = {"class_labels": "c", "speaker_labels": "bob"}
+    conditional, unconditional = one_step(1.0, **both), one_step(1.0)
+    assert np.abs(conditional - one_step(1.0, class_labels="c", speaker_labels="ann")).max() > 1e-3
+    np.testing.assert_allclose(unconditional, one_step(1.0, class_labels=3, speaker_labels=2), atol=1e-6)
+    np.testing.assert_allclose(one_step(0.0, **both), unconditional, atol=1e-6)
+    np.testing.assert_allclose(one_step(3.0, **both), unconditional + 3 * (conditional - unconditional), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("speakers", "message"),
+    [
+        ("an", "no speaker 'an', did you mean 'ann'"),
+        (["ann", "zoe"], "no speaker 'zoe' .this model knows 0 to 1 or ann, bob"),
+        (3, r"speaker_labels must be from 0 to 1 \(2 for none\), got 3"),
+        (-1, "speaker_labels must be from 0 to 1"),
+        ([0, 1, 0], "expected one index or name, or 2 of them"),
+        ([0, None], "expected one index or name"),
+        ([], "expected one index or name"),
+        (0.5, "expected one index or name"),
+    ],
+)
+def test_speakers_that_do_not_fit_are_refused(speakers: object, message: str, speaker_pipe: SashimiPipeline) -> None:
+    with pytest.raises(UserError, match=message):
+        speaker_pipe(2, 1, class_labels=0, speaker_labels=speakers)
+
+
+def test_speakers_need_a_model_that_knows_them(class_pipe: SashimiPipeline) -> None:
+    with pytest.raises(UserError, match="speaker_labels were given, but this model knows no speakers"):
+        class_pipe(class_labels=0, speaker_labels=0)
 
 
 def test_guidance_extrapolates_from_the_null_class(class_pipe: SashimiPipeline) -> None:
@@ -198,7 +295,7 @@ def test_what_an_unconditional_model_cannot_do_is_refused(arguments: dict, messa
         pipe(**arguments)
 
 
-@pytest.mark.parametrize("labels", [3 + 1, -1, [0, 1], 0.5, [[0]], torch.tensor([True])])
+@pytest.mark.parametrize("labels", [3 + 1, -1, [0, 1], 0.5, [[0]], torch.tensor([True]), "d", ["a", None]])
 def test_labels_that_do_not_fit_are_refused(labels: object, class_pipe: SashimiPipeline) -> None:
     with pytest.raises(UserError):
         class_pipe(class_labels=labels)
@@ -263,6 +360,7 @@ def test_the_signature_is_the_documented_one() -> None:
         "class_labels",
         "guidance_scale",
         "mel",
+        "speaker_labels",
         "output_type",
         "return_dict",
         "callback_on_step_end",

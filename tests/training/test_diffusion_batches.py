@@ -19,6 +19,7 @@ class Clips:
     def __init__(self, clips, items):
         self.clips, self.items = [np.asarray(clip, dtype=np.float32) for clip in clips], items
         self.labels = np.arange(len(items)) % 3
+        self.speakers = np.arange(len(items)) % 5
 
     def __len__(self):
         return len(self.items)
@@ -33,13 +34,23 @@ class Clips:
         return self.clip(index)[start:stop]
 
 
-def make_source(clips, num_classes=None, mel=None, waveform_std=1.0, items=None, label_dropout=0.1, seed=0, **data):
+def make_source(
+    clips,
+    num_classes=None,
+    mel=None,
+    waveform_std=1.0,
+    items=None,
+    label_dropout=0.1,
+    seed=0,
+    num_speakers=None,
+    **data,
+):
     dataset = Clips(clips, items or [(i, 0) for i in range(len(clips))])
     config = from_tree(
         DiffusionConfig,
         {"seed": seed, "data": {"length": LENGTH, **data}, "objective": {"label_dropout": label_dropout}},
     )
-    return BatchSource(dataset, config, waveform_std, num_classes, mel)
+    return BatchSource(dataset, config, waveform_std, num_classes, mel, num_speakers=num_speakers)
 
 
 def tones(count=10, length=LENGTH):
@@ -61,10 +72,10 @@ def test_a_step_is_the_same_however_it_is_reached():
 
 
 def test_a_global_batch_is_the_same_however_it_is_split():
-    source = make_source(tones(), 3, random_shift=4, gain_db=6.0)
+    source = make_source(tones(), 3, num_speakers=5, random_shift=4, gain_db=6.0)
     whole = source.training_batch(2, range(8), 8)
     parts = [source.training_batch(2, range(start, start + 2), 8) for start in range(0, 8, 2)]
-    for field in ("waveform", "noise", "timesteps", "labels"):
+    for field in ("waveform", "noise", "timesteps", "labels", "speakers"):
         assert torch.equal(getattr(whole, field), torch.cat([getattr(part, field) for part in parts]))
 
 
@@ -92,12 +103,32 @@ def test_noise_and_timesteps_are_what_they_should_be():
     assert abs(hidden.float().mean() - 0.25) < 0.03
 
 
+def test_labels_and_speakers_are_right_and_hidden_together():
+    source = make_source(tones(), num_classes=3, num_speakers=5, label_dropout=0.25)
+    batches = [source.training_batch(step, range(16), 16) for step in range(50)]
+    items = torch.cat([batch.waveform[:, 0, 0] for batch in batches]).long() - 1
+    labels, speakers = (torch.cat([getattr(batch, name) for batch in batches]) for name in ("labels", "speakers"))
+    hidden = labels == 3
+    assert torch.equal(hidden, speakers == 5)
+    assert 0.15 < hidden.float().mean() < 0.35
+    assert torch.equal(labels[~hidden], items[~hidden] % 3)
+    assert torch.equal(speakers[~hidden], items[~hidden] % 5)
+
+
+def test_being_told_the_speaker_changes_nothing_else():
+    told = make_source(tones(), 3, num_speakers=5, random_shift=4).training_batch(7, range(8), 8)
+    untold = make_source(tones(), 3, random_shift=4).training_batch(7, range(8), 8)
+    assert untold.speakers is None
+    assert equal(dataclasses.replace(told, speakers=None), untold)
+
+
 def test_validation_never_changes_and_hides_no_label():
-    source = make_source(tones(12), 3, label_dropout=0.9, random_shift=4)
+    source = make_source(tones(12), 3, num_speakers=5, label_dropout=0.9, random_shift=4)
     first = source.validation_batch(range(12))
     source.training_batch(3, range(4), 4)
     assert equal(first, source.validation_batch(range(12)))
     assert first.labels.tolist() == [0, 1, 2] * 4
+    assert first.speakers.tolist() == [index % 5 for index in range(12)]
     assert torch.equal(first.noise[5:7], source.validation_batch([5, 6]).noise)
     assert first.timesteps.tolist() == sorted(first.timesteps.tolist())
 

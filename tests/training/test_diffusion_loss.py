@@ -22,7 +22,7 @@ def test_a_perfect_network_has_no_loss_and_another_the_mean_square(prediction_ty
         batch.noise if prediction_type == "epsilon" else abar.sqrt() * batch.noise - (1 - abar).sqrt() * batch.waveform
     )
 
-    def network(noisy, timesteps, class_labels, mel, return_dict):
+    def network(noisy, timesteps, class_labels, mel, speaker_labels, return_dict):
         assert torch.allclose(noisy, abar.sqrt() * batch.waveform + (1 - abar).sqrt() * batch.noise, atol=1e-6)
         assert torch.equal(timesteps, batch.timesteps)
         return (target,)
@@ -44,6 +44,18 @@ def test_min_snr_weights(velocity):
 def test_min_snr_weights_at_the_ends(velocity):
     weights = min_snr_weights(torch.tensor([0.0, 1.0]), 5.0, velocity)
     assert weights.tolist() == ([0, 0] if velocity else [1, 0])
+
+
+def test_the_network_is_told_the_labels_of_the_batch():
+    batch, told = make_batch(), {}
+    batch.labels, batch.speakers = torch.arange(6), torch.arange(6, 12)
+
+    def network(noisy, timesteps, return_dict, **labels):
+        told.update(labels)
+        return (noisy,)
+
+    diffusion_losses(network, DiffWaveScheduler(), batch)
+    assert told == {"class_labels": batch.labels, "speaker_labels": batch.speakers, "mel": None}
 
 
 def test_weights_are_applied_per_example():

@@ -16,6 +16,7 @@ from sashimi_diffusion.training.diffusion_config import DiffusionConfig
 from sashimi_diffusion.training.diffusion_task import DiffusionTask
 from sashimi_diffusion.training.loop import Trainer, train
 from sashimi_diffusion.training.run_folder import config_of_command
+from sashimi_diffusion.training.splits import fingerprint, open_split
 
 
 def lines(run) -> list[dict]:
@@ -51,6 +52,41 @@ def test_a_run_folder(tiny_config, tmp_path):
     assert all(torch.equal(ema[name], tensor) for name, tensor in pipeline.model.state_dict().items())
     assert pipeline.scheduler.config.prediction_type == "v_prediction"
     assert pipeline(class_labels=1, num_inference_steps=2).audios.shape == (1, 1, 256)
+
+
+def test_a_run_that_is_told_the_speaker(tiny_config, tiny_file):
+    """It saves, samples and guides by both labels, validates with them, and resumes as itself only."""
+    settings = ["data.speakers=speaker", "sampling.num_samples=4", "sampling.guidance_scale=2", "optimizer.lr=0.01"]
+    run = train(DiffusionTask, tiny_config(*settings))
+    names = [path.name for path in (run / "samples/step-000008").glob("*.wav")]
+    assert sorted(names) == ["00-0-a.wav", "01-1-a.wav", "02-0-b.wav", "03-1-b.wav"]
+    pipeline = SashimiPipeline.from_pretrained(run / "pipeline")
+    assert (pipeline.model.config.class_names, pipeline.model.config.speaker_names) == (["0", "1"], ["a", "b"])
+    learnt = pipeline.model.speaker_embedding.weight
+    assert learnt.shape == (3, 16)
+    assert (learnt[:2].abs().sum(dim=1) > 0).all()
+    assert pipeline(2, 2, class_labels=["1", "0"], speaker_labels="b", guidance_scale=2.0).audios.shape == (2, 1, 256)
+    before = losses(run)
+    train(DiffusionTask, tiny_config(*settings), resume_from="checkpoints/step-000004")
+    assert losses(run) == before
+    with pytest.raises(UserError, match=r"data\.speakers is None, but the run .* was started with 'speaker'"):
+        config_of_command(DiffusionConfig, None, tiny_file, [f"output_dir={run}", "data.speakers=null"], resume=True)
+    held_out = DiffusionTask(tiny_config(*settings), torch.device("cpu"), False).validation
+    assert held_out.validation_batch(range(4)).speakers.tolist() == held_out.dataset.speakers.tolist() == [0, 1, 0, 1]
+
+
+def test_speech_commands_name_no_speakers(tiny_config):
+    with pytest.raises(UserError, match=r"data\.speakers is 'speaker', but it needs data\.kind=folder"):
+        train(DiffusionTask, tiny_config("data.kind=speech_commands", "data.speakers=speaker"))
+
+
+def test_the_recordings_of_a_run_are_known_by_their_speakers_too(tiny_config):
+    data = tiny_config().data
+    told = open_split(data, "train", data.length, speakers="speaker")
+    before = fingerprint(told)
+    assert before != fingerprint(open_split(data, "train", data.length))
+    told.speakers = 1 - told.speakers
+    assert fingerprint(told) != before
 
 
 def test_training_learns(tiny_config):
@@ -224,6 +260,7 @@ def test_the_pipeline_loads_while_it_is_replaced(tiny_config, monkeypatch):
         ("data.path=/nowhere/at/all", "/nowhere/at/all does not exist"),
         ("data.length=254", "multiples of 4 samples .*: 256 is the next"),
         ("data.pattern=null", "recordings have no labels"),
+        ("data.speakers=speeker", "speakers names the field 'speeker', .*; did you mean 'speaker'"),
         ("sampling.scheduler=dim", "unknown scheduler 'dim', did you mean 'ddim'"),
         ("sampling.steps=500", "sampling.steps is 500: it can be at most"),
         ("training.trackers=[tensorbord]", "did you mean training.trackers tensorboard"),

@@ -140,6 +140,20 @@ def test_overrides_may_stand_anywhere(recipe, tiny_file, tmp_path):
     assert (tmp_path / "other" / "pipeline").is_dir()
 
 
+def test_the_speaker_is_told_beside_the_label(recipe, tiny_file, tmp_path):
+    told = f"output_dir={tmp_path / 'told'}"
+    code, _, err = recipe("--config", tiny_file, told, "data.speakers=speaker", "training.steps=2")
+    assert code == 0, err
+    code, out, err = recipe("--resume", told, "training.steps=3")
+    assert code == 0, err
+    assert "done: 3 steps" in out
+    config = SashimiPipeline.from_pretrained(tmp_path / "told" / "pipeline").model.config
+    assert (config.class_names, config.speaker_names) == (["0", "1"], ["a", "b"])
+    code, _, err = recipe("--config", tiny_file, "data.speakers=speeker")
+    assert code == 2
+    assert "did you mean 'speaker'?" in err
+
+
 def test_bad_files_can_be_skipped(recipe, tiny_file, recordings, tmp_path):
     folder = tmp_path / "recordings"
     folder.mkdir()
