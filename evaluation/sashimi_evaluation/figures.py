@@ -47,9 +47,12 @@ class Resampling:
     resamples: int = 200
     seed: int = 0
 
-    def interval(self, statistic: Callable[..., float], *arrays: np.ndarray) -> Interval:
-        """See :func:`sashimi_evaluation.intervals.bootstrap`."""
-        return bootstrap(statistic, *arrays, resamples=self.resamples, seed=self.seed)
+    def interval(
+        self, statistic: Callable[..., float], *arrays: np.ndarray, least: float = -np.inf, most: float = np.inf
+    ) -> Interval:
+        """See :func:`sashimi_evaluation.intervals.bootstrap`; the ends are kept between ``least`` and ``most``."""
+        found = bootstrap(statistic, *arrays, resamples=self.resamples, seed=self.seed)
+        return Interval(max(least, found.low), min(most, found.high))
 
 
 def distance_figures(reference: np.ndarray, features: np.ndarray, resampling: Resampling) -> list[Figure]:
@@ -79,7 +82,7 @@ def _frechet_note(fewest: int, width: int) -> str:
 
 
 def _frechet_figures(reference: np.ndarray, features: np.ndarray, resampling: Resampling, note: str) -> list[Figure]:
-    interval = resampling.interval(frechet_distance, reference, features)
+    interval = resampling.interval(frechet_distance, reference, features, least=0)
     figures = [Figure("fid", "FID", frechet_distance(reference, features), interval, "lower", note)]
     sizes = _extrapolation_sizes(*features.shape)
     if sizes:
@@ -114,7 +117,13 @@ def _manifold_figures(reference: np.ndarray, features: np.ndarray, resampling: R
         return [Figure(name, name.capitalize(), None, better="higher", note=note) for name in names]
     parts = precision_recall_density_coverage_per_item(reference, features, k=neighbours)
     return [
-        Figure(name, name.capitalize(), float(part.mean()), resampling.interval(np.mean, part), "higher")
+        Figure(
+            name,
+            name.capitalize(),
+            float(part.mean()),
+            resampling.interval(np.mean, part, least=0, most=np.inf if name == "density" else 1),
+            "higher",
+        )
         for name, part in zip(names, parts, strict=True)
     ]
 
@@ -145,9 +154,13 @@ def _bin_intervals(
     shares = [proportions_differ(a, reference, b, clips).mean() for a, b in zip(first, second, strict=True)]
     divergences = [jensen_shannon_divergence(a, b) for a, b in zip(first, second, strict=True)]
     return (
-        interval_about(result.share, np.asarray(shares)),
-        interval_about(result.divergence, np.asarray(divergences)),
+        _share(interval_about(result.share, np.asarray(shares))),
+        _share(interval_about(result.divergence, np.asarray(divergences))),
     )
+
+
+def _share(interval: Interval) -> Interval:
+    return Interval(max(0.0, interval.low), min(1.0, interval.high))
 
 
 def classifier_figures(reference: np.ndarray, probabilities: np.ndarray, resampling: Resampling) -> list[Figure]:
@@ -159,7 +172,7 @@ def classifier_figures(reference: np.ndarray, probabilities: np.ndarray, resampl
             "is",
             "Inception score",
             inception_score(probabilities, splits=1)[0],
-            resampling.interval(lambda rows: inception_score(rows, splits=1)[0], probabilities),
+            resampling.interval(lambda rows: inception_score(rows, splits=1)[0], probabilities, least=1),
             "higher",
             note,
         )
@@ -176,7 +189,7 @@ def classifier_figures(reference: np.ndarray, probabilities: np.ndarray, resampl
             "mcs",
             "mCS (mIS)",
             modified_classifier_score(probabilities),
-            resampling.interval(modified_classifier_score, probabilities),
+            resampling.interval(modified_classifier_score, probabilities, least=1),
             "higher",
             note,
         ),
@@ -184,7 +197,7 @@ def classifier_figures(reference: np.ndarray, probabilities: np.ndarray, resampl
             "am",
             "AM",
             am_score(reference, probabilities),
-            resampling.interval(am_score, reference, probabilities),
+            resampling.interval(am_score, reference, probabilities, least=0),
             "lower",
             note,
         ),
@@ -202,7 +215,7 @@ def label_figures(probabilities: np.ndarray, labels: np.ndarray, resampling: Res
             "confidence",
             "Mean probability of the label",
             result.mean_probability,
-            resampling.interval(np.mean, right),
+            resampling.interval(np.mean, right, least=0, most=1),
             "higher",
         ),
     ]

@@ -80,7 +80,8 @@ def wilson_interval(successes: int, n: int, level: float = 0.95) -> Interval:
     share = successes / n
     middle = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return Interval(max(0.0, middle - half), min(1.0, middle + half))
+    low = 0.0 if successes == 0 else middle - half  # exactly, where rounding would leave 1e-17
+    return Interval(low, 1.0 if successes == n else middle + half)
 
 
 def _checked_labels(labels: ArrayLike, clips: int, classes: int) -> np.ndarray:

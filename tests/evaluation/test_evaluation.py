@@ -45,6 +45,12 @@ def test_every_figure_is_there_with_its_interval(folders, classifier):
     figures = figures_of(samples)
     with_interval = ["fid", "kid", "kad", "precision", "recall", "density", "coverage", "ndb", "jsd", "is", "mcs", "am"]
     with_interval += ["accuracy", "confidence", "silent", "clipped", "level", "noise_floor"]
+    for key in ("precision", "recall", "coverage", "ndb", "jsd", "accuracy", "confidence", "silent", "clipped"):
+        assert figures[key].interval.low >= 0, key
+        assert figures[key].interval.high <= 1, key
+    assert figures["silent"].interval.low == 0
+    assert min(figures[key].interval.low for key in ("fid", "density", "am")) >= 0
+    assert min(figures[key].interval.low for key in ("is", "mcs")) >= 1
     assert set(figures) == {*with_interval, "fid_infinity", "copies", "neighbour_ratio"}
     for key in with_interval:
         assert figures[key].interval.low <= figures[key].value <= figures[key].interval.high, key
