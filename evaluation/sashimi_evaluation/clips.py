@@ -113,6 +113,24 @@ def open_clips(
     return clips if clips.labelled else replace(clips, labels=np.full(len(clips), -1))
 
 
+def open_sets(places: Sequence[str], pattern: str | None = None, skip_bad_files: bool = False) -> list[ClipFolder]:
+    """Several folders, each given as ``DIR`` or ``NAME=DIR`` and known by a name of its own; see :func:`open_clips`.
+
+    Raises:
+        UserError: a folder cannot be used, or two have the same name.
+    """
+    sets = []
+    for text in places:
+        name, separator, path = text.partition("=")
+        name, path = (name, path) if separator and not Path(text).exists() else (None, text)
+        sets.append(open_clips(path, name, pattern, None, skip_bad_files))
+    names = [clips.name for clips in sets]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise UserError(f"two sets are called {twice!r}: name them, as in ours={twice} theirs=other/{twice}")
+    return sets
+
+
 def divide(
     path: Path | str,
     pattern: str | None,

@@ -51,8 +51,7 @@ class Resampling:
         self, statistic: Callable[..., float], *arrays: np.ndarray, least: float = -np.inf, most: float = np.inf
     ) -> Interval:
         """See :func:`sashimi_evaluation.intervals.bootstrap`; the ends are kept between ``least`` and ``most``."""
-        found = bootstrap(statistic, *arrays, resamples=self.resamples, seed=self.seed)
-        return Interval(max(least, found.low), min(most, found.high))
+        return _within(bootstrap(statistic, *arrays, resamples=self.resamples, seed=self.seed), least, most)
 
 
 def distance_figures(reference: np.ndarray, features: np.ndarray, resampling: Resampling) -> list[Figure]:
@@ -154,13 +153,13 @@ def _bin_intervals(
     shares = [proportions_differ(a, reference, b, clips).mean() for a, b in zip(first, second, strict=True)]
     divergences = [jensen_shannon_divergence(a, b) for a, b in zip(first, second, strict=True)]
     return (
-        _share(interval_about(result.share, np.asarray(shares))),
-        _share(interval_about(result.divergence, np.asarray(divergences))),
+        _within(interval_about(result.share, np.asarray(shares)), 0, 1),
+        _within(interval_about(result.divergence, np.asarray(divergences)), 0, 1),
     )
 
 
-def _share(interval: Interval) -> Interval:
-    return Interval(max(0.0, interval.low), min(1.0, interval.high))
+def _within(interval: Interval, least: float, most: float) -> Interval:
+    return Interval(max(least, interval.low), min(most, interval.high))
 
 
 def classifier_figures(reference: np.ndarray, probabilities: np.ndarray, resampling: Resampling) -> list[Figure]:

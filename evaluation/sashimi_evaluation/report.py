@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -62,9 +63,13 @@ def table(evaluation: Evaluation) -> str:
     sets = evaluation.sets
     rows = [["", *(scored.name for scored in sets)], ["clips", *(str(len(scored.measured)) for scored in sets)]]
     rows += [[_titled(first), *(_cell(_figure(scored, key)) for scored in sets)] for key, first in _keys(sets).items()]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return "\n".join([*lines, *_remarks(evaluation)])
+    return "\n".join([*aligned(rows), *_remarks(evaluation)])
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows of a table, all of equally many cells, as lines with the columns below each other."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 def _source(measured: Measured) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from sashimi_diffusion.commands.listening_test import listening_test
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.training.processes import all_processes
 from sashimi_evaluation.classifiers import load_classifier
-from sashimi_evaluation.clips import ClipFolder, divide, open_clips
+from sashimi_evaluation.clips import ClipFolder, divide, open_clips, open_sets
 from sashimi_evaluation.evaluation import PROTOCOLS, Evaluation, Settings, evaluate, hear
 from sashimi_evaluation.evaluation_page import write_page
 from sashimi_evaluation.extractors import load_extractor
@@ -96,7 +96,7 @@ def score(options: argparse.Namespace, command: str) -> None:
     state = PartialState(cpu=device.type == "cpu")
     if state.num_processes > 1:
         device = state.device
-    sets = open_sets(options)
+    sets = open_sets(options.samples, options.sample_pattern, options.skip_bad_files)
     reference, held_out = open_reference(options)
     extractor = None if options.features is None else load_extractor(options.features)
     with writing_to(options.json):
@@ -107,24 +107,6 @@ def score(options: argparse.Namespace, command: str) -> None:
         report(evaluate(heard), options, command)
     if state.num_processes > 1:
         state.destroy_process_group()
-
-
-def open_sets(options: argparse.Namespace) -> list[ClipFolder]:
-    """The folders to score, each under a name of its own.
-
-    Raises:
-        UserError: a folder cannot be used, or two have the same name.
-    """
-    sets = []
-    for text in options.samples:
-        name, separator, path = text.partition("=")
-        name, path = (name, path) if separator and not Path(text).exists() else (None, text)
-        sets.append(open_clips(path, name, options.sample_pattern, None, options.skip_bad_files))
-    names = [clips.name for clips in sets]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise UserError(f"two sets are called {twice!r}: name them, as in ours={twice} theirs=other/{twice}")
-    return sets
 
 
 def open_reference(options: argparse.Namespace) -> tuple[ClipFolder, ClipFolder | None]:

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sashimi_diffusion.commands.cli import Parser, writing_to
-from sashimi_diffusion.errors import UserError
-from sashimi_evaluation.clips import open_clips
+from sashimi_evaluation.clips import open_sets
 from sashimi_evaluation.listening_test import ListeningResult, Score, score_listening_test, write_listening_test
+from sashimi_evaluation.report import aligned
 
 EXAMPLES = """examples:
   sashimi-evaluate listening-test make real=recordings ours=samples --out test --clips 20
@@ -53,10 +53,8 @@ def describe(result: ListeningResult) -> str:
     ratings = list(dict.fromkeys(rating for scores in result.scores.values() for rating in scores))
     rows = [["", *ratings]]
     rows += [[name, *(_cell(scores.get(rating)) for rating in ratings)] for name, scores in result.scores.items()]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     kappas = ", ".join(f"{rating} {kappa:.2f}" for rating, kappa in result.agreement.items())
-    return "\n".join([f"test {result.test}, {result.raters} raters", *lines, f"agreement (kappa): {kappas}"])
+    return "\n".join([f"test {result.test}, {result.raters} raters", *aligned(rows), f"agreement (kappa): {kappas}"])
 
 
 def _cell(score: Score | None) -> str:
@@ -68,11 +66,7 @@ def _cell(score: Score | None) -> str:
 
 def _make(options: argparse.Namespace) -> None:
     files, labels = {}, {}
-    for text in options.samples:
-        name, separator, path = text.partition("=")
-        clips = open_clips(path if separator else text, name if separator else None, options.pattern)
-        if clips.name in files:
-            raise UserError(f"two systems are called {clips.name!r}: name them, as in ours=DIR theirs=DIR")
+    for clips in open_sets(options.samples, options.pattern):
         files[clips.name] = clips.files
         labels |= {file: int(label) for file, label in zip(clips.files, clips.labels, strict=True) if label >= 0}
     with writing_to(options.out):
