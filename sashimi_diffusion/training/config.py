@@ -97,12 +97,13 @@ class OptimizerConfig:
     """The optimiser and its learning rate over the run.
 
     Args:
-        name: "adamw", or "sgd" with momentum.
+        name: "adamw"; "sgd" with momentum; or "muon" for the weight matrices and AdamW for everything else, at the same
+            rates: often fewer steps for the same loss.
         lr: peak learning rate.
         ssm_lr: that of the state-space parameters, never above 1e-3: they are sensitive.
         weight_decay: of weight matrices; state-space parameters, biases and norms have none.
         betas: of AdamW.
-        momentum: of SGD.
+        momentum: of SGD (0.9 is usual) and Muon (0.95).
         warmup_steps: the rate rises linearly from 0 over so many steps.
         decay: "constant"; "cosine" (to 0 at the end, of ``training.steps`` or ``training.max_minutes``, whichever is
             nearer); or "plateau": times ``plateau_factor`` after more than ``plateau_patience`` validations in a row
@@ -110,7 +111,7 @@ class OptimizerConfig:
         gradient_clip: largest norm of the whole gradient; null: not clipped.
     """
 
-    name: Literal["adamw", "sgd"] = "adamw"
+    name: Literal["adamw", "sgd", "muon"] = "adamw"
     lr: float = 2e-4
     ssm_lr: float = 1e-3
     weight_decay: float = 0.0

@@ -1,13 +1,15 @@
-"""AdamW or SGD with the parameter groups state-space models need, and the learning rate over the run."""
+"""The optimiser, with the parameter groups state-space models need, and the learning rate over the run."""
 
 import math
 
 import torch
 from torch import nn
 
+from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.ssm import state_space_parameters
 from sashimi_diffusion.training.checkpoints import Counters
 from sashimi_diffusion.training.config import OptimizerConfig
+from sashimi_diffusion.training.muon import Muon, Together
 
 LARGEST_SSM_LR = 1e-3
 
@@ -36,13 +38,36 @@ def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[dict]:
     return [group for group in groups if group["params"]]
 
 
-def create_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
-    """AdamW or SGD over :func:`parameter_groups`; the rates are set at every step by :func:`set_learning_rate`."""
+def create_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer | Together:
+    """The optimiser that ``config`` names; :func:`set_learning_rate` sets its rates at every step.
+
+    With "muon", weight matrices but lookup tables are Muon's, and everything else AdamW's.
+    """
     groups = parameter_groups(model, config)
     if config.name == "sgd":
         return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum)
     fused = all(parameter.device.type in ("cpu", "cuda") for parameter in model.parameters())
-    return torch.optim.AdamW(groups, lr=config.lr, betas=tuple(config.betas), fused=fused)
+    adamw = {"lr": config.lr, "betas": tuple(config.betas), "fused": fused}
+    if config.name == "adamw":
+        return torch.optim.AdamW(groups, **adamw)
+    matrices, others = _matrices_apart(model, groups)
+    muon = Muon(matrices, lr=config.lr, momentum=config.momentum)
+    return Together([muon, torch.optim.AdamW(others, **adamw)] if others else [muon])
+
+
+def _matrices_apart(model: nn.Module, groups: list[dict]) -> tuple[list[dict], list[dict]]:
+    """The group of weight matrices without lookup tables, and all other groups.
+
+    Raises:
+        UserError: there is no such matrix.
+    """
+    tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    matrices = [p for p in groups[0]["params"] if p.squeeze().ndim > 1 and id(p) not in tables]
+    if not matrices:
+        raise UserError("optimizer.name is muon, which this network has no weight matrices for: use adamw")
+    rest = [p for p in groups[0]["params"] if id(p) in tables]
+    others = [{**groups[0], "params": rest}] if rest else []
+    return [{**groups[0], "params": matrices}], others + groups[1:]
 
 
 def learning_rate_factor(step: int, steps: float, config: OptimizerConfig) -> float:
