@@ -110,7 +110,8 @@ def _bytes_per_step(engine: Any) -> float:
     weights += program.weights.size - program.head
     shapes = {offset: 2 * h * n for offset, (h, n) in zip(program.s4_offsets, program.s4_shapes, strict=True)}
     states = sum(2 * shapes[int(row[5])] / strides[row[1]] for row in program.operations if row[0] < 2)
-    return 4 * (engine.threads * weights + engine.batch_size * states)
+    parts = 1 if engine.batch_size == 1 else engine.threads
+    return 4 * (parts * weights + engine.batch_size * states)
 
 
 def _read_bandwidth() -> float:

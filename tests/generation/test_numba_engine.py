@@ -1,5 +1,7 @@
 """The compiled engine against the model's own steps, for every kind of network."""
 
+import os
+
 import pytest
 import torch
 
@@ -83,3 +85,57 @@ def test_gates_are_exact_to_float32(approximation, exact) -> None:
     numbers = torch.cat([torch.linspace(-8, 8, 4001), torch.tensor([-1e30, -50.0, 50.0, 1e30])])
     ours = torch.tensor([approximation(x) for x in numbers.numpy()], dtype=torch.float64)
     assert (ours - exact(numbers.double())).abs().max() < 5e-7
+
+
+def test_a_thread_that_fails_leaves_none_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two threads share a stream: the second must not spin on when the first never starts."""
+    from sashimi_diffusion.generation.numba_engine import engine as module
+
+    engine, run = NumbaEngine(small_model(), 1, threads=2), module.run
+    uniforms = torch.rand(1, 50, dtype=torch.float64)
+    engine.run(torch.tensor([16]), uniforms, Sampling())
+
+    class FirstThreadFails:
+        signatures = run.signatures
+
+        def __call__(self, *arguments: object) -> int:
+            if arguments[-2] == 0:
+                raise KeyboardInterrupt
+            return run(*arguments)
+
+    monkeypatch.setattr(module, "run", FirstThreadFails())
+    with pytest.raises(KeyboardInterrupt):
+        engine.run(torch.tensor([16]), uniforms, Sampling())
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system does not bind threads to cores")
+def test_threads_that_have_one_core_between_them_part() -> None:
+    model = small_model()
+    alone, shared = NumbaEngine(model, 1, threads=1), NumbaEngine(model, 1, threads=2)
+    tokens, uniforms = torch.tensor([16]), torch.rand(1, 300, dtype=torch.float64)
+    expected = alone.run(tokens, uniforms, Sampling())
+    cores = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(cores)})
+        made = shared.run(tokens, uniforms, Sampling())
+    finally:
+        os.sched_setaffinity(0, cores)
+    assert shared._alone_until > 0
+    for ours, theirs in zip(made, expected, strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_one_thread_goes_on_where_two_have_parted(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = small_model()
+    alone, shared = NumbaEngine(model, 1, threads=1), NumbaEngine(model, 1, threads=2)
+    tokens, uniforms = torch.tensor([16]), torch.rand(1, 60, dtype=torch.float64)
+    monkeypatch.setattr(
+        shared,
+        "_together",
+        lambda inputs, numbers, settings, made: shared._work(0, inputs, numbers[:, :7], settings, made),
+    )
+    for _ in range(2):
+        for ours, theirs in zip(
+            shared.run(tokens, uniforms, Sampling()), alone.run(tokens, uniforms, Sampling()), strict=True
+        ):
+            assert torch.equal(ours, theirs)

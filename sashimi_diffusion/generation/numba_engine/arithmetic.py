@@ -50,57 +50,57 @@ def sigmoid(x):
 
 
 @njit(**_OPTIONS)
-def gelu(x, width):
-    """GELU of ``x`` (streams, features), in place, for the first ``width`` features."""
+def gelu(x, first, last):
+    """GELU of ``x`` (streams, features), in place, for some features."""
     for stream in range(x.shape[0]):
-        row = x[stream, :width]
+        row = x[stream, first:last]
         for i in range(row.size):
             row[i] = _HALF * row[i] * (_ONE + erf(row[i] * _INVERSE_ROOT_OF_TWO))
 
 
 @njit(**_OPTIONS)
-def gated_add(x, gates, width):
-    """x += a · sigmoid(b) for ``gates`` (streams, [a, b]) of ``width`` features each."""
+def gated_add(x, gates, width, first, last):
+    """x += a · sigmoid(b) for ``gates`` (streams, [a, b]) of ``width`` features each, for some features."""
     for stream in range(x.shape[0]):
-        row = x[stream, :width]
-        a, b = gates[stream, :width], gates[stream, width : 2 * width]
+        row = x[stream, first:last]
+        a, b = gates[stream, first:last], gates[stream, width + first : width + last]
         for i in range(row.size):
             row[i] += a[i] * sigmoid(b[i])
 
 
 @njit(**_OPTIONS)
-def copy(x, width, buffers, place):
-    """Keep the first ``width`` features of ``x`` in the buffers."""
+def copy(x, first, last, buffers, place):
+    """Keep some features of ``x`` in the buffers."""
     for stream in range(x.shape[0]):
-        row, kept = x[stream, :width], buffers[stream, place : place + width]
+        row, kept = x[stream, first:last], buffers[stream, place + first : place + last]
         for i in range(row.size):
             kept[i] = row[i]
 
 
 @njit(**_OPTIONS)
-def add(x, width, buffers, place):
-    """Add to the first ``width`` features of ``x`` what is kept in the buffers."""
+def add(x, first, last, buffers, place):
+    """Add to some features of ``x`` what is kept in the buffers."""
     for stream in range(x.shape[0]):
-        row, kept = x[stream, :width], buffers[stream, place : place + width]
+        row, kept = x[stream, first:last], buffers[stream, place + first : place + last]
         for i in range(row.size):
             row[i] += kept[i]
 
 
 @njit(**_OPTIONS)
-def put_in_frame(x, width, buffers, place, pool, slot):
+def put_in_frame(x, first, last, buffers, place, pool, slot):
     """Sample ``slot`` of a frame (features, pool) in the buffers."""
     for stream in range(x.shape[0]):
         row, frame = x[stream], buffers[stream, place + slot :]
-        for i in range(width):
+        for i in range(first, last):
             frame[i * pool] = row[i]
 
 
 @njit(**_OPTIONS)
-def add_from_frame(x, width, buffers, place, pool, slot):
+def add_from_frame(x, first, last, buffers, place, pool, slot):
     """x += sample ``slot`` of a frame (features, pool) in the buffers."""
     for stream in range(x.shape[0]):
         row, frame = x[stream], buffers[stream, place + slot :]
-        for i in range(width):
+        for i in range(first, last):
             row[i] += frame[i * pool]
 
 

@@ -1,5 +1,6 @@
 """The engine that runs the compiled step: its memory, its threads, and the way in from a model's state."""
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -8,10 +9,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sashimi_diffusion.generation.numba_engine.barrier import counters_size, release
 from sashimi_diffusion.generation.numba_engine.program import Program, flatten
 from sashimi_diffusion.generation.numba_engine.step import run
 from sashimi_diffusion.generation.numba_engine.vectors import whole_vectors
 from sashimi_diffusion.generation.sampling import Sampling
+
+# Their shares are a few microseconds long between two barriers: more threads have not been measured.
+_THREADS_PER_STREAM = 2
+# Once they have parted, one thread goes on alone for so many times as long as the attempt to share has taken.
+_TIMES_ALONE = 10
 
 
 class _Memory(NamedTuple):
@@ -49,8 +56,8 @@ class _Memory(NamedTuple):
 class NumbaEngine:
     """Steps a SaShiMi model in compiled code that Python enters once per block of samples.
 
-    Streams are divided over the threads. One stream has one thread: two that share its features wait for each other
-    longer than they save.
+    One stream is shared by two threads, each with half of the features, which meet at spin barriers; several streams
+    are divided over all threads.
 
     Args:
         model: a ``SashimiAutoregressive`` in float32 on the CPU, in evaluation mode.
@@ -62,13 +69,16 @@ class NumbaEngine:
         self.model, self.batch_size = model, batch_size
         self.program = flatten(model)
         threads = torch.get_num_threads() if threads is None else threads
-        self.threads = min(threads, batch_size)
+        self.threads = min(threads, _THREADS_PER_STREAM if batch_size == 1 else batch_size)
         self._starts = np.concatenate([[0], np.cumsum(self.program.widths)])
         self._strides = np.cumprod([1, *self.program.pools])
-        bounds = np.linspace(0, batch_size, self.threads + 1).round().astype(int).tolist()
+        bounds = (
+            [0, 1] if batch_size == 1 else np.linspace(0, batch_size, self.threads + 1).round().astype(int).tolist()
+        )
         self._parts = [slice(first, last) for first, last in pairwise(bounds)]
         self._memory = [_Memory.of(self.program, part.stop - part.start) for part in self._parts]
         self._position = 0
+        self._alone_until = 0.0
 
     def load(self, state: Any) -> None:
         """Go on from a state of the model, of ``batch_size`` clips."""
@@ -90,28 +100,83 @@ class NumbaEngine:
         )
         inputs = tokens.numpy().copy()
         settings = np.array([sampling.temperature, sampling.top_k or 0, sampling.top_p])
-
-        def work(thread: int) -> None:
-            program, streams = self.program, self._parts[thread]
-            run(
-                program.operations,
-                program.weights,
-                self._starts,
-                self._strides,
-                program.embedding,
-                program.head,
-                self._position,
-                *self._memory[thread],
-                inputs[streams],
-                numbers[streams],
-                settings,
-                *(whole[streams] for whole in made),
-            )
-
-        with ThreadPoolExecutor(self.threads) as pool:
-            list(pool.map(work, range(self.threads)))
-        self._position = (self._position + numbers.shape[1]) % int(self._strides[-1])
+        if self.batch_size > 1 or self.threads == 1:
+            self._run_apart(inputs, numbers, settings, made)
+        else:
+            self._run_shared(inputs, numbers, settings, made)
         return tuple(torch.from_numpy(whole) for whole in made)
+
+    def _run_apart(self, inputs: np.ndarray, numbers: np.ndarray, settings: np.ndarray, made: tuple) -> None:
+        """Every thread has streams of its own."""
+        with ThreadPoolExecutor(self.threads) as pool:
+            calls = [
+                pool.submit(self._work, part, inputs[streams], numbers[streams], settings, [m[streams] for m in made])
+                for part, streams in enumerate(self._parts)
+            ]
+            for call in calls:
+                call.result()
+        self._position += numbers.shape[1]
+
+    def _run_shared(self, inputs: np.ndarray, numbers: np.ndarray, settings: np.ndarray, made: tuple) -> None:
+        """All threads share the one stream, as long as each of them has a core; the first alone otherwise."""
+        if not run.signatures:
+            # Compiled by one thread: the other would already spin at the first barrier.
+            self._work(0, inputs.copy(), numbers[:, :0], settings, [m[:, :0] for m in made])
+        done, count = 0, numbers.shape[1]
+        while done < count:
+            rest = inputs, numbers[:, done:], settings, [m[:, done:] for m in made]
+            started = time.monotonic()
+            together = started >= self._alone_until
+            step = self._together(*rest) if together else self._work(0, *rest)
+            done += step
+            self._position += step
+            if done < count and together:
+                ended = time.monotonic()
+                self._alone_until = ended + _TIMES_ALONE * (ended - started)
+
+    def _together(self, *rest: Any) -> int:
+        """Have all threads make the rest of a stream; returns how many samples they made before they parted."""
+        counters = np.zeros(counters_size(self.threads), dtype=np.int64)
+        with ThreadPoolExecutor(self.threads) as pool:
+            try:
+                others = [pool.submit(self._work, 0, *rest, counters, thread) for thread in range(1, self.threads)]
+                made = self._work(0, *rest, counters, 0)
+            except BaseException:
+                release(counters)  # the others wait for a thread that will not come
+                raise
+            for other in others:
+                other.result()
+        return made
+
+    def _work(
+        self,
+        part: int,
+        inputs: np.ndarray,
+        numbers: np.ndarray,
+        settings: np.ndarray,
+        made: list[np.ndarray],
+        counters: np.ndarray | None = None,
+        thread: int = 0,
+    ) -> int:
+        """One thread's part: alone without ``counters``, and as one of all threads with them."""
+        program, alone = self.program, counters is None
+        return run(
+            program.operations,
+            program.weights,
+            self._starts,
+            self._strides,
+            program.embedding,
+            program.head,
+            self._position % int(self._strides[-1]),
+            *self._memory[part],
+            inputs,
+            numbers,
+            settings,
+            *made,
+            np.zeros(counters_size(1), dtype=np.int64) if alone else counters,
+            thread,
+            1 if alone else self.threads,
+        )
 
 
 def _largest_hidden(program: Program) -> int:

@@ -32,15 +32,15 @@ def map_size(n_in, n_out):
 
 
 @njit(**_OPTIONS)
-def linear(weights, begin, n_in, n_out, source, target, added, sums):
-    """target (+)= source · W + bias for the map that lies at ``begin``.
+def linear(weights, begin, n_in, n_out, first, last, source, target, added, sums):
+    """target (+)= source · W + bias for outputs ``first`` to ``last`` of a map that lies at ``begin``.
 
     ``source`` and ``target`` are (streams, features), ``sums`` is memory for (STREAMS, LANES) numbers.
     """
     n_streams = source.shape[0]
     bias = begin + whole_vectors(n_out) * n_in
-    for at in range(0, n_out, LANES):
-        n_valid = min(LANES, n_out - at)
+    for group in range(first // LANES, (last + LANES - 1) // LANES):
+        at, from_output, to_output = group * LANES, max(first, group * LANES), min(last, (group + 1) * LANES)
         stream = 0
         while stream < n_streams:
             count = STREAMS if stream + STREAMS <= n_streams else 1
@@ -50,9 +50,9 @@ def linear(weights, begin, n_in, n_out, source, target, added, sums):
                 _sums_of_one(weights, begin + at * n_in, n_in, source, stream, sums)
             for row in range(count):
                 y = target[stream + row]
-                for o in range(n_valid):
-                    value = sums[row, o] + weights[bias + at + o]
-                    y[at + o] = y[at + o] + value if added else value
+                for o in range(from_output, to_output):
+                    value = sums[row, o - at] + weights[bias + o]
+                    y[o] = y[o] + value if added else value
             stream += count
 
 

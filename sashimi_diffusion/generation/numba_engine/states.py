@@ -18,13 +18,13 @@ _OPTIONS = {"nogil": True, "fastmath": True, "error_model": "numpy"}
 
 
 @njit(**_OPTIONS)
-def state_step(nplr, weights, begin, skip, n, states, offset, width, u, y):
-    """One step of the state spaces of ``width`` features: ``u`` to ``y``, both (streams, features); ``states`` moves.
+def state_step(nplr, weights, begin, skip, n, states, offset, first, last, u, y):
+    """One step of the state spaces of some features: inputs ``u``, outputs ``y`` (streams, features), ``states`` moved.
 
     ``n`` counts whole vectors' worth of states, ``skip`` is where D begins.
     """
     n_streams, size = u.shape[0], (10 if nplr else 6) * n
-    for feature in range(width):
+    for feature in range(first, last):
         at, gain = begin + feature * size, weights[skip + feature]
         stream = 0
         while stream < n_streams:
