@@ -13,8 +13,11 @@ from torch.nn import functional as F
 
 def scalar_norm(x: Tensor, gain: Tensor, shift: Tensor, bias: Tensor | None, epsilon: float) -> Tensor:
     """The layer norm with one gain, and the shift, which it multiplies by the inverse deviation, added to it."""
-    y = _ScalarNorm.apply(_at_least_float32(x).transpose(1, 2), gain, shift, epsilon)  # (B, L, H)
-    if bias is not None:
+    rows = _at_least_float32(x).transpose(1, 2)  # (B, L, H)
+    # The bias of one waveform is a vector over the channels, which PyTorch's layer norm adds in its own pass.
+    single = bias is not None and len(bias) == 1
+    y = _ScalarNorm.apply(rows, gain, shift, bias.squeeze(0) if single else None, epsilon)
+    if bias is not None and not single:
         y = y.add_(bias.unsqueeze(1))
     return y.to(x.dtype).transpose(1, 2)
 
@@ -40,30 +43,31 @@ def _at_least_float32(x: Tensor) -> Tensor:
 
 
 class _ScalarNorm(torch.autograd.Function):
-    """gain · (x - mean + shift) / deviation over the last axis, with the derivative through the shift's deviation."""
+    """gain · (x - mean + shift) / deviation + bias over the last axis, with the derivative through the deviation."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, gain: Tensor, shift: Tensor, epsilon: float) -> Tensor:
+    def forward(ctx: Any, x: Tensor, gain: Tensor, shift: Tensor, bias: Tensor | None, epsilon: float) -> Tensor:
         x, gain, shift = x.contiguous(), gain.to(x.dtype), shift.to(x.dtype)
         weight = gain.expand(x.shape[-1]).contiguous()
-        y, mean, inverse = torch.native_layer_norm(x, weight.shape, weight, None, epsilon)  # (B, L, H), 2 × (B, L, 1)
+        bias = None if bias is None else bias.to(x.dtype)
+        y, mean, inverse = torch.native_layer_norm(x, weight.shape, weight, bias, epsilon)  # (B, L, H), 2 × (B, L, 1)
         ctx.save_for_backward(x, weight, gain, shift, mean, inverse)
         return y.add_(inverse * (gain * shift))
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None, None]:
         x, weight, gain, shift, mean, inverse = ctx.saved_tensors
         gradient = gradient.contiguous()
-        mask = [True, True, False]
-        dx, d_weight, _ = torch.ops.aten.native_layer_norm_backward(
-            gradient, x, weight.shape, mean, inverse, weight, None, mask
+        mask = [True, True, ctx.needs_input_grad[3]]
+        dx, d_weight, d_bias = torch.ops.aten.native_layer_norm_backward(
+            gradient, x, weight.shape, mean, inverse, weight, weight if mask[2] else None, mask
         )
         total = gradient.sum(-1, keepdim=True)  # (B, L, 1)
         d_shifted = (total * inverse).sum().reshape(1)
         # d inverse / dx = -inverse³ (x - mean) / H
         slope = total * inverse**3 * (gain * shift / -x.shape[-1])
         dx = dx.addcmul_(x, slope).sub_(slope * mean)
-        return dx, d_weight.sum().reshape(1) + shift * d_shifted, gain * d_shifted, None
+        return dx, d_weight.sum().reshape(1) + shift * d_shifted, gain * d_shifted, d_bias, None
 
 
 class _GatedResidual(torch.autograd.Function):
