@@ -28,6 +28,7 @@ AUTOREGRESSIVE_ONLY = (
 STEPS_HELP = (
     "sampling steps (default: all that the model was trained with; 6 with diffwave-fast, 50 with other samplers)"
 )
+GUIDANCE_HELP = "classifier-free guidance; 1 is none (default: the pipeline's own where there are labels)"
 LABEL_HELP = "class name or index; several (repeated, or with commas) take turns (default: all classes take turns)"
 SPEAKER_HELP = "speaker's name or index; several take turns after each round of classes (default: all speakers)"
 
@@ -68,7 +69,7 @@ def build_parser() -> Parser:
     add("--scheduler", metavar="NAME", help=f"sampler (default: the pipeline's own): {', '.join(SCHEDULERS)}")
     add("--label", action="append", metavar="CLASS", help=LABEL_HELP)
     add("--speaker", action="append", metavar="NAME", help=SPEAKER_HELP)
-    add("--guidance-scale", type=float, metavar="G", help="classifier-free guidance (default: 1, none)")
+    add("--guidance-scale", type=float, metavar="G", help=GUIDANCE_HELP)
     add = parser.add_argument_group("autoregressive pipelines").add_argument
     add("--prefix", type=Path, metavar="FILE", help="recording that every clip begins with")
     add("--temperature", type=float, metavar="T", help="of the sampling; 0 is greedy (default: 1)")

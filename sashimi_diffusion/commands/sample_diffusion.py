@@ -52,7 +52,7 @@ def sample_diffusion(
     pipe = load_pipeline(folder, options, dtype).to(device)
     length = pipe.length_in_samples(options.seconds)
     samples = plan_samples(options, pipe.model.config)
-    forward_size = min(options.batch_size, len(samples)) * (1 if options.guidance_scale in (None, 1) else 2)
+    forward_size = min(options.batch_size, len(samples)) * (1 if guidance_scale(options, pipe, samples) == 1 else 2)
     require_memory(sampling_memory(pipe.model.config, forward_size, length), device)
     prepare_folder(options.out, 2 * length * len(samples))
 
@@ -141,14 +141,17 @@ def generate(pipe: SashimiPipeline, options: argparse.Namespace, batch: Sequence
             generator=[torch.Generator().manual_seed(one.seed) for one in batch],
             audio_length_in_s=options.seconds,
             class_labels=labels,
-            guidance_scale=guidance_scale(options),
+            guidance_scale=options.guidance_scale,
             speaker_labels=speakers,
         ).audios
 
 
-def guidance_scale(options: argparse.Namespace) -> float:
-    """Of classifier-free guidance; 1 is none."""
-    return 1.0 if options.guidance_scale is None else options.guidance_scale
+def guidance_scale(options: argparse.Namespace, pipe: SashimiPipeline, samples: Sequence[Sample]) -> float:
+    """Of classifier-free guidance, as the pipeline will choose it; 1 is none."""
+    if options.guidance_scale is not None:
+        return options.guidance_scale
+    told = samples[0].label is not None or samples[0].speaker is not None
+    return pipe.config.guidance_scale if told else 1.0
 
 
 def make_record(
@@ -165,7 +168,7 @@ def make_record(
             "steps": pipe.scheduler.num_inference_steps,
             "config": schedule,
         },
-        "guidance_scale": guidance_scale(options),
+        "guidance_scale": guidance_scale(options, pipe, samples),
         "dtype": options.dtype,
         "device": pipe.device.type,
         "sample_rate": pipe.model.config.sample_rate,

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -70,6 +71,18 @@ def load_components(
     if model is None:
         model = load_model(folder, ModelMixin, dtype)
     return model, scheduler
+
+
+def stored_guidance_scale(folder: Path) -> float:
+    """The guidance scale that a pipeline folder asks for: 1, which is none, where it names none.
+
+    Raises:
+        UserError: it is no finite number.
+    """
+    scale = _read_json(folder / _INDEX).get("guidance_scale", 1.0)
+    if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not math.isfinite(scale):
+        raise UserError(f"{folder / _INDEX}: guidance_scale is {scale!r}, expected a number")
+    return float(scale)
 
 
 def load_model(folder: Path, base: type[ModelMixin], dtype: torch.dtype | None) -> ModelMixin:

@@ -12,7 +12,7 @@ from diffusers.utils.torch_utils import randn_tensor
 
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.pipelines.labels import Labels, chosen_labels, null_labels
-from sashimi_diffusion.pipelines.loading import load_components, resolve_pipeline
+from sashimi_diffusion.pipelines.loading import load_components, resolve_pipeline, stored_guidance_scale
 from sashimi_diffusion.pipelines.remote_code import write_remote_code
 from sashimi_diffusion.schedulers import DiffWaveScheduler
 
@@ -27,6 +27,7 @@ class SashimiPipeline(DiffusionPipeline):
             ``length_multiple``.
         scheduler: ``DiffWaveScheduler``, or a diffusers scheduler for models trained on discrete noise levels
             (``create_scheduler`` builds them with settings that suit audio).
+        guidance_scale: of classifier-free guidance where a call names none; saved with the pipeline.
 
     Example:
         >>> pipe = SashimiPipeline.from_pretrained("sashimi-digits")
@@ -35,9 +36,10 @@ class SashimiPipeline(DiffusionPipeline):
 
     model_cpu_offload_seq = "model"
 
-    def __init__(self, model: ModelMixin, scheduler: SchedulerMixin) -> None:
+    def __init__(self, model: ModelMixin, scheduler: SchedulerMixin, guidance_scale: float = 1.0) -> None:
         super().__init__()
         self.register_modules(model=model, scheduler=scheduler)
+        self.register_to_config(guidance_scale=guidance_scale)
 
     @classmethod
     def from_pretrained(
@@ -66,7 +68,7 @@ class SashimiPipeline(DiffusionPipeline):
         """
         folder = resolve_pipeline(pretrained_model_name_or_path, **hub)
         model, scheduler = load_components(folder, model, scheduler, dtype or torch_dtype)
-        pipeline = cls(model, scheduler)
+        pipeline = cls(model, scheduler, stored_guidance_scale(folder))
         pipeline.register_to_config(_name_or_path=str(folder))
         return pipeline
 
@@ -97,7 +99,7 @@ class SashimiPipeline(DiffusionPipeline):
         generator: torch.Generator | list[torch.Generator] | None = None,
         audio_length_in_s: float | None = None,
         class_labels: Labels | None = None,
-        guidance_scale: float = 1.0,
+        guidance_scale: float | None = None,
         mel: torch.Tensor | None = None,
         speaker_labels: Labels | None = None,
         output_type: str = "np",
@@ -116,7 +118,7 @@ class SashimiPipeline(DiffusionPipeline):
             audio_length_in_s: seconds; by default the length the model was trained on, or the length of ``mel``.
             class_labels: a class (index or name) for all, or B of them; ``None`` is no class.
             guidance_scale: classifier-free guidance (arXiv 2207.12598) towards class and speaker, away from neither of
-                them: 1 is none, 0 ignores the labels.
+                them: 1 is none, 0 ignores the labels. ``None``: the pipeline's own where there are labels.
             mel: log-mel spectrograms, shape (B, mel_channels, frames), of a vocoder.
             speaker_labels: a speaker (index or name) for all, or B of them. ``None``: speakers take turns within each
                 class of ``class_labels``, in the order of the batch. The first waveform of every class is by the first
@@ -141,6 +143,8 @@ class SashimiPipeline(DiffusionPipeline):
         if output_type not in ("np", "pt"):
             raise UserError(f"output_type is {output_type!r}, expected 'np' or 'pt'")
         labels = self._labels(class_labels, speaker_labels, batch_size, guidance_scale)
+        if guidance_scale is None:
+            guidance_scale = self.config.guidance_scale if labels else 1.0
         length = self.length_in_samples(audio_length_in_s, mel)
         padded = math.ceil(length / self.model.length_multiple) * self.model.length_multiple
         if mel is not None:
@@ -242,12 +246,12 @@ class SashimiPipeline(DiffusionPipeline):
         return scheduler.timesteps
 
     def _labels(
-        self, class_labels: Labels | None, speaker_labels: Labels | None, batch_size: int, guidance_scale: float
+        self, class_labels: Labels | None, speaker_labels: Labels | None, batch_size: int, guidance_scale: float | None
     ) -> dict[str, torch.Tensor]:
         labels = chosen_labels(self.model.config, class_labels, speaker_labels, batch_size)
-        if not labels and guidance_scale != 1:
+        if not labels and guidance_scale not in (None, 1):
             raise UserError(f"guidance_scale is {guidance_scale:g}, but there are no class_labels to guide towards")
-        if not math.isfinite(guidance_scale):
+        if guidance_scale is not None and not math.isfinite(guidance_scale):
             raise UserError(f"guidance_scale is {guidance_scale}, expected a number")
         return {name: own.to(self._execution_device) for name, own in labels.items()}
 

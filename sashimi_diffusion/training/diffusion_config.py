@@ -96,7 +96,7 @@ class SamplingConfig:
             next speaker.
         steps: denoising steps.
         scheduler: name for ``create_scheduler``; null: the training schedule's own sampler.
-        guidance_scale: of classifier-free guidance; 1: none.
+        guidance_scale: of classifier-free guidance; 1: none. The pipeline keeps it as its own.
         seed: of the noise.
     """
 

@@ -72,8 +72,8 @@ class DiffusionTask:
         return {}
 
     def pipeline(self, network: ModelMixin) -> SashimiPipeline:
-        """The denoiser with its training schedule."""
-        return SashimiPipeline(model=network, scheduler=self.scheduler)
+        """The denoiser with its training schedule, and the guidance that samples are drawn with."""
+        return SashimiPipeline(network, self.scheduler, self.config.sampling.guidance_scale)
 
     def save_samples(self, run: Path, step: int, network: ModelMixin) -> str:
         """Draw samples; a vocoder re-synthesises held-out recordings."""

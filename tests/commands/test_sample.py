@@ -113,6 +113,19 @@ def test_the_record_is_enough_to_make_a_sample_again(class_folder: Path, tmp_pat
         np.testing.assert_allclose(written, audio[0, 0].clip(-1, 1), atol=2 / 32768)
 
 
+def test_the_pipelines_own_guidance_is_used_and_recorded(class_folder: Path, tmp_path: Path) -> None:
+    own = SashimiPipeline.from_pretrained(class_folder)
+    SashimiPipeline(own.model, own.scheduler, guidance_scale=3.0).save_pretrained(tmp_path / "guided")
+    for name, arguments in {"own": [], "asked": ["--guidance-scale", "1"]}.items():
+        assert run(tmp_path / "guided", tmp_path / name, "--num-samples", "2", *arguments) == 0
+    assert record(tmp_path / "own")["guidance_scale"] == 3
+    assert record(tmp_path / "asked")["guidance_scale"] == 1
+    assert run(class_folder, tmp_path / "without", "--num-samples", "2", "--guidance-scale", "3") == 0
+    for file in ("0000-zero.wav", "0001-one.wav"):
+        heard = {name: (tmp_path / name / file).read_bytes() for name in ("own", "asked", "without")}
+        assert heard["own"] == heard["without"] != heard["asked"]
+
+
 def test_speakers_change_after_each_round_of_classes(speaker_folder: Path, tmp_path: Path) -> None:
     assert run(speaker_folder, tmp_path, "--num-samples", "7", "--batch-size", "2") == 0
     samples, every_pair = record(tmp_path)["samples"], [(name, who) for who in ("ann", "bob b.") for name in NAMES]

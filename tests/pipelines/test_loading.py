@@ -70,13 +70,14 @@ def test_loading_in_bfloat16_keeps_state_space_parameters(tmp_path: Path) -> Non
 
 def test_plain_diffusers_loads_the_folder(tmp_path: Path) -> None:
     """In a process that never imports this package by itself."""
-    pipe = SashimiPipeline(make_model(sashimi=True), DiffWaveScheduler(5, beta_end=0.3))
+    pipe = SashimiPipeline(make_model(sashimi=True), DiffWaveScheduler(5, beta_end=0.3), guidance_scale=2.0)
     pipe.save_pretrained(tmp_path / "pipe")
     code = f"""
 import numpy, torch
 from diffusers import DiffusionPipeline
 pipe = DiffusionPipeline.from_pretrained({str(tmp_path / "pipe")!r}, trust_remote_code=True)
 audios = pipe(batch_size=2, generator=torch.Generator().manual_seed(0)).audios
+assert pipe.config.guidance_scale == 2
 numpy.save({str(tmp_path / "audio.npy")!r}, audios)
 pipe.save_pretrained({str(tmp_path / "again")!r})
 """

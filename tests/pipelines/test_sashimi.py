@@ -1,7 +1,10 @@
 """SashimiPipeline: what goes in, what comes out, and that it does not depend on how samples are batched."""
 
+import functools
 import inspect
+import json
 import math
+from pathlib import Path
 
 import diffusers
 import numpy as np
@@ -278,6 +281,29 @@ def test_guidance_extrapolates_from_the_null_class(class_pipe: SashimiPipeline) 
     conditional, unconditional = one_step(2, 1.0), one_step(None, 1.0)
     np.testing.assert_allclose(one_step(2, 0.0), unconditional, atol=1e-6)
     np.testing.assert_allclose(one_step(2, 3.0), unconditional + 3 * (conditional - unconditional), atol=1e-5)
+
+
+def test_a_pipeline_has_a_guidance_of_its_own(class_pipe: SashimiPipeline, tmp_path: Path) -> None:
+    def audio(pipe: SashimiPipeline, **arguments: object) -> np.ndarray:
+        return pipe(1, 2, generator=seeded(), **arguments).audios
+
+    SashimiPipeline(class_pipe.model, class_pipe.scheduler, guidance_scale=2.5).save_pretrained(tmp_path)
+    guided = SashimiPipeline.from_pretrained(tmp_path)
+    same = functools.partial(np.testing.assert_allclose, atol=1e-6)
+    assert guided.config.guidance_scale == 2.5
+    same(audio(guided, class_labels=1), audio(class_pipe, class_labels=1, guidance_scale=2.5))
+    same(audio(guided, class_labels=1, guidance_scale=1.0), audio(class_pipe, class_labels=1))
+    same(audio(guided), audio(class_pipe))  # nothing to guide towards
+    assert not np.allclose(audio(guided, class_labels=1), audio(class_pipe, class_labels=1))
+
+    index = json.loads((tmp_path / "model_index.json").read_text())
+    del index["guidance_scale"]
+    (tmp_path / "model_index.json").write_text(json.dumps(index))
+    assert SashimiPipeline.from_pretrained(tmp_path).config.guidance_scale == 1
+    for wrong in ("much", None, True, [2], math.inf):
+        (tmp_path / "model_index.json").write_text(json.dumps({**index, "guidance_scale": wrong}))
+        with pytest.raises(UserError, match=r"model_index\.json: guidance_scale is .*, expected a number"):
+            SashimiPipeline.from_pretrained(tmp_path)
 
 
 @pytest.mark.parametrize(

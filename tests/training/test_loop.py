@@ -62,6 +62,7 @@ def test_a_run_that_is_told_the_speaker(tiny_config, tiny_file):
     assert sorted(names) == ["00-0-a.wav", "01-1-a.wav", "02-0-b.wav", "03-1-b.wav"]
     pipeline = SashimiPipeline.from_pretrained(run / "pipeline")
     assert (pipeline.model.config.class_names, pipeline.model.config.speaker_names) == (["0", "1"], ["a", "b"])
+    assert pipeline.config.guidance_scale == 2
     learnt = pipeline.model.speaker_embedding.weight
     assert learnt.shape == (3, 16)
     assert (learnt[:2].abs().sum(dim=1) > 0).all()
