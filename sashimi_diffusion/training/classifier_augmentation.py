@@ -10,11 +10,6 @@ LENGTH = 16000  # one second, what the classifiers hear
 _FREQUENCIES = np.fft.rfftfreq(LENGTH, 1 / SAMPLE_RATE).astype(np.float32)
 # Octaves above 1 kHz; below 60 Hz there is no speech, only rumble that a tilt would raise without end.
 _OCTAVES = np.log2(np.maximum(_FREQUENCIES, 60) / 1000)
-# Short spectra: windows of 32 ms, four to a window's length; their envelope is what the first 2 ms of the cepstrum say.
-_FRAME, _HOP, _LIFTER = 512, 128, 32
-_WINDOW = np.hanning(_FRAME + 1)[:-1].astype(np.float32)
-_SUM_OF_SQUARES = 1.5  # of the windows that overlap at any sample
-_MOST_CHANGE = 4.0  # nepers, 35 dB
 _MARGIN = 800  # 50 ms: the soft sounds before and after the loud part of a word
 _LONGEST_SILENCE = 1280  # 80 ms
 _NARROWEST_BAND, _WIDEST_BAND = 100, 500  # Hz
@@ -27,8 +22,6 @@ def augment(waveform: np.ndarray, config: AugmentationConfig, random: np.random.
     Returns:
         float32, shape (16000,).
     """
-    if config.formants > 1:
-        waveform = with_formants(waveform, config.formants ** random.uniform(-1, 1))
     waveform = at_speed(waveform, config.speed ** random.uniform(-1, 1))
     window = coloured(placed(waveform, random), config, random)
     if random.random() < config.mask_share:
@@ -44,38 +37,6 @@ def at_speed(waveform: np.ndarray, factor: float) -> np.ndarray:
     """
     places = np.arange(0, len(waveform) - 1e-9, factor)
     return np.interp(places, np.arange(len(waveform)), waveform).astype(np.float32)
-
-
-def with_formants(waveform: np.ndarray, factor: float) -> np.ndarray:
-    """With formants ``factor`` times as high at the same pitch and pace, as from a mouth of another size: float32.
-
-    The envelope of every short spectrum, smoothed by its cepstrum (Oppenheim and Schafer 1968), is stretched.
-    """
-    length = len(waveform)
-    n_frames = -(-(length + _FRAME) // _FRAME) * (_FRAME // _HOP)
-    padded = np.zeros(n_frames * _HOP + _FRAME, dtype=np.float32)
-    padded[_FRAME : _FRAME + length] = waveform
-    frames = np.lib.stride_tricks.sliding_window_view(padded, _FRAME)[::_HOP][:n_frames]
-    spectra = np.fft.rfft(frames * _WINDOW)  # (frames, bins)
-    envelopes = _envelopes(spectra)
-    places = np.arange(_FRAME // 2 + 1) / factor
-    below = np.minimum(places.astype(int), _FRAME // 2 - 1)
-    share = np.minimum(places - below, 1)
-    stretched = (1 - share) * envelopes[:, below] + share * envelopes[:, below + 1]
-    gains = np.exp(np.clip(stretched - envelopes, -_MOST_CHANGE, _MOST_CHANGE))
-    changed = np.fft.irfft(gains * spectra) * (_WINDOW / _SUM_OF_SQUARES)
-    total = np.zeros_like(padded)
-    for first in range(_FRAME // _HOP):  # frames that lie end to end, all at once
-        row = changed[first :: _FRAME // _HOP].ravel()
-        total[first * _HOP : first * _HOP + row.size] += row
-    return total[_FRAME : _FRAME + length]
-
-
-def _envelopes(spectra: np.ndarray) -> np.ndarray:
-    """The smooth part of the logarithms of magnitudes (frames, bins), in nepers."""
-    cepstra = np.fft.irfft(np.log(np.abs(spectra) + 1e-5))
-    cepstra[:, _LIFTER : _FRAME - _LIFTER + 1] = 0
-    return np.fft.rfft(cepstra).real
 
 
 def placed(waveform: np.ndarray, random: np.random.Generator) -> np.ndarray:

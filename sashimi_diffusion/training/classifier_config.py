@@ -78,7 +78,6 @@ class AugmentationConfig:
 
     Args:
         speed: played faster or slower, and so higher or lower, by up to this factor; 1: never.
-        formants: formants raised or lowered by up to this factor, pitch and pace left as they are; 1: never.
         gain_db: louder or softer by up to so many decibels.
         tilt_db: treble raised or lowered by up to so many decibels an octave.
         filter_share: share of the recordings that go through a band-pass, as through a telephone.
@@ -89,7 +88,6 @@ class AugmentationConfig:
     """
 
     speed: float = 1.18
-    formants: float = 1.0
     gain_db: float = 6.0
     tilt_db: float = 3.0
     filter_share: float = 0.3
@@ -124,15 +122,7 @@ class ClassifierConfig(RunConfig):
     def check(self) -> None:
         """Raise UserError for a number no run can use."""
         super().check()
-        require_at_least(
-            self,
-            {
-                "augmentation.speed": 1,
-                "augmentation.formants": 1,
-                "augmentation.gain_db": 0,
-                "augmentation.tilt_db": 0,
-            },
-        )
+        require_at_least(self, {"augmentation.speed": 1, "augmentation.gain_db": 0, "augmentation.tilt_db": 0})
         require_share(self, ["objective.label_smoothing"])
         shares = {"data.balance": self.data.balance} | {
             f"augmentation.{name}": getattr(self.augmentation, name)
