@@ -102,19 +102,12 @@ def _open(source: SourceConfig, split: str, skip_bad_files: bool) -> Recordings:
     )
 
 
-# Of a source without a digit. None at all could not be smoothed.
-_LEAST_PRIOR = 1e-4
-
-
 class BalancedBatches:
     """Training examples, all digits equally often, each example with random changes of its own.
 
     Args:
         sources: the recordings.
         config: of the run: seed, balance and augmentation are used.
-
-    Attributes:
-        log_priors: logarithm of how often each digit is drawn among the examples of a source, float32 (sources, 10).
 
     Raises:
         UserError: a digit that no source has.
@@ -128,21 +121,19 @@ class BalancedBatches:
         if missing:
             raise UserError(f"no training recording says {', '.join(missing)}: add a source that has all ten digits")
         weights = np.where(counts > 0, np.maximum(counts, 1) ** (1 - config.data.balance), 0)
-        self._shares = weights / weights.sum(axis=1, keepdims=True)  # (10, sources)
-        priors = (self._shares / self._shares.sum(axis=0)).T
-        self.log_priors = torch.from_numpy(np.log(np.maximum(priors, _LEAST_PRIOR)).astype(np.float32))
+        self._shares = weights / weights.sum(axis=1, keepdims=True)
 
-    def examples(self, numbers: list[int]) -> tuple[Tensor, Tensor, Tensor]:
-        """The run's examples of these numbers: waveforms (B, 1, 16000), digits (B,), log-priors (B, 10) of sources."""
-        waveforms, digits, sources = zip(*(self._example(number) for number in numbers), strict=True)
-        return torch.from_numpy(np.stack(waveforms))[:, None], torch.tensor(digits), self.log_priors[list(sources)]
+    def examples(self, numbers: list[int]) -> tuple[Tensor, Tensor]:
+        """The run's examples of these numbers: waveforms (B, 1, 16000) and digits (B,)."""
+        waveforms, digits = zip(*(self._example(number) for number in numbers), strict=True)
+        return torch.from_numpy(np.stack(waveforms))[:, None], torch.tensor(digits)
 
-    def _example(self, number: int) -> tuple[np.ndarray, int, int]:
+    def _example(self, number: int) -> tuple[np.ndarray, int]:
         random = stream(TRAINING, self._seed, number)
         digit = int(random.integers(10))
         source = int(random.choice(len(self._sources), p=self._shares[digit]))
         index = int(random.choice(self._recordings[digit][source]))
-        return augment(self._sources[source].waveform(index), self._augmentation, random), digit, source
+        return augment(self._sources[source].waveform(index), self._augmentation, random), digit
 
 
 def fingerprint_of(sources: list[DigitRecordings]) -> str:

@@ -24,20 +24,15 @@ from sashimi_evaluation.classifiers import expected_calibration_error
 
 
 class ClassificationLoss(nn.Module):
-    """The mean cross-entropy of waveforms (B, 1, L) and digits (B,), given what each one's source tends to say.
-
-    The logarithm of how often its source says each digit is added to an example's logits (logit adjustment, arXiv
-    2007.07314, equation 10, by source). Voices that are heard to say four digits only then teach to tell these four
-    from each other, and not that whoever sounds like them says one of the four.
-    """
+    """The mean cross-entropy of waveforms (B, 1, L) and digits (B,)."""
 
     def __init__(self, network: ModelMixin, label_smoothing: float) -> None:
         super().__init__()
         self.network, self.label_smoothing = network, label_smoothing
 
-    def forward(self, waveforms: Tensor, digits: Tensor, log_priors: Tensor) -> Tensor:
-        """A scalar, in nats; ``log_priors`` are (B, 10)."""
-        logits = self.network(waveforms).logits.float() + log_priors
+    def forward(self, waveforms: Tensor, digits: Tensor) -> Tensor:
+        """A scalar, in nats."""
+        logits = self.network(waveforms).logits.float()
         return F.cross_entropy(logits, digits, label_smoothing=self.label_smoothing)
 
 
@@ -81,8 +76,8 @@ class ClassifierTask:
 
     def loss(self, module: nn.Module, step: int, positions: range, global_batch: int) -> Tensor:
         """The mean cross-entropy of the examples at ``positions``."""
-        examples = self.batches.examples([step * global_batch + position for position in positions])
-        return module(*(part.to(self.device) for part in examples))
+        waveforms, digits = self.batches.examples([step * global_batch + position for position in positions])
+        return module(waveforms.to(self.device), digits.to(self.device))
 
     def validate(self, accelerator: Accelerator, network: ModelMixin) -> dict[str, float]:
         """Loss and accuracy of unchanged held-out recordings, of each source and of all.
