@@ -59,7 +59,7 @@ class SashimiPipeline(DiffusionPipeline):
                 repository on the Hugging Face hub.
             model: takes the place of the stored model; needed when its class is not one of this package.
             scheduler: takes the place of the stored scheduler.
-            torch_dtype: dtype of the weights, by default as stored; parameters of state-space layers stay float32.
+            torch_dtype: dtype of the weights, float32 by default; parameters of state-space layers stay float32.
             dtype: diffusers' newer name of ``torch_dtype``.
             **hub: for a repository: ``revision``, ``cache_dir``, ``token``, ``force_download``, ``local_files_only``.
 
