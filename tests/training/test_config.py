@@ -109,6 +109,13 @@ def test_published_configs_have_the_published_size(name, parameters):
     assert sum(parameter.numel() for parameter in model.parameters()) == parameters
 
 
+@pytest.mark.parametrize(("name", "parameters"), [("digits-small", 2_280_263), ("digits-small-wavenet", 2_294_913)])
+def test_the_backbones_compared_on_digits_are_of_one_size(name, parameters):
+    config = load_config(DiffusionConfig, CONFIGS / f"{name}.yaml", ["model.waveform_std=0.1"])
+    model = create_model(config, [str(digit) for digit in range(10)], [f"speaker {i}" for i in range(6)])
+    assert sum(parameter.numel() for parameter in model.parameters()) == parameters
+
+
 def test_a_run_may_be_lengthened_and_moved_but_not_changed(tiny_config):
     stored = tiny_config()
     check_same_run(tiny_config("training.steps=99", "optimizer.lr=1e-5", "data.path=/elsewhere"), stored)
