@@ -71,7 +71,7 @@ def test_python_blocks_run_in_order() -> None:
         if language == "python":
             exec(compile(text, "README.md", "exec"), names)
     torch.testing.assert_close(names["y_600"], names["y"][..., 600], rtol=0, atol=1e-4)
-    assert names["audio"].shape == (1, 1, 4096)
+    assert names["audio"].shape == (1, 1, 5120)
 
 
 @pytest.mark.parametrize("command", [command for command in COMMANDS if command.startswith("make")])

@@ -81,7 +81,8 @@ def open_clips(
     Args:
         path: the folder.
         name: of the set; default: the folder's own.
-        pattern: how files are named, see :class:`sashimi_diffusion.data.AudioFolder`.
+        pattern: how files are named that ``samples.json`` does not name, see
+            :class:`sashimi_diffusion.data.AudioFolder`.
         where: keep only files whose fields have one of the given values. A folder with the lists of Speech Commands
             (``validation_list.txt``, ``testing_list.txt``) has the field ``split`` too.
         skip_bad_files: warn of files that are not named like ``pattern`` and go on without them.
@@ -91,7 +92,11 @@ def open_clips(
     """
     root = require_folder(path, "a folder with clips (wav, flac, ogg or mp3)")
     files = find_audio(root)
+    record = _read_record(root)
     fields, misnamed = read_fields(files, root, pattern)
+    described = [file for file in misnamed if file.relative_to(root).as_posix() in record]
+    fields = dict(sorted((fields | read_fields(described, root, None)[0]).items()))
+    misnamed = {file: reason for file, reason in misnamed.items() if file not in fields}
     report_bad_files(misnamed, len(files), root, skip_bad_files)
     lists = read_split_lists(root)
     if lists:
@@ -100,7 +105,6 @@ def open_clips(
     kept = select(fields, where or {}, sorted({key for own in fields.values() for key in own}), "--where")
     if not kept:
         raise UserError(f"no clip of {root} is left: the fields asked for exclude each other")
-    record = _read_record(root)
     labels = [_label(record.get(file.relative_to(root).as_posix()), fields[file]) for file in kept]
     clips = ClipFolder(
         name=name or root.resolve().name,

@@ -50,6 +50,19 @@ def test_labels_and_likelihoods_from_the_record_of_sashimi_sample(tmp_path):
     assert clips.bits_per_sample.tolist() == [2.0, 1.0]
 
 
+def test_a_pattern_is_for_files_that_the_record_does_not_name(tmp_path):
+    """One --sample-pattern is given for all sets, those of sashimi-sample among them."""
+    write_clips(tmp_path, ["0000-seven.wav", "3_theo.wav", "other.wav"])
+    named = [{"file": "0000-seven.wav", "label": 7, "class_name": "seven"}]
+    (tmp_path / "samples.json").write_text(json.dumps({"samples": named}))
+    with pytest.raises(UserError, match=r"1 of 3 audio files .*other\.wav: its name is not of the form"):
+        open_clips(tmp_path, pattern="{label}_{speaker}")
+    (tmp_path / "other.wav").unlink()
+    clips = open_clips(tmp_path, pattern="{label}_{speaker}")
+    assert [file.name for file in clips.files] == ["0000-seven.wav", "3_theo.wav"]
+    assert clips.labels.tolist() == [7, 3]
+
+
 def test_class_names_go_before_class_numbers(tmp_path):
     write_clips(tmp_path, ["a.wav"])
     record = {"samples": [{"file": "a.wav", "label": 0, "class_name": "nine"}]}
