@@ -19,6 +19,8 @@ from sashimi_diffusion.generation.sampling import Sampling
 _THREADS_PER_STREAM = 2
 # Once they have parted, one thread goes on alone for so many times as long as the attempt to share has taken.
 _TIMES_ALONE = 10
+# Samples that it makes until it looks at the clock again.
+_SAMPLES_ALONE = 64
 
 
 class _Memory(NamedTuple):
@@ -124,9 +126,10 @@ class NumbaEngine:
             self._work(0, inputs.copy(), numbers[:, :0], settings, [m[:, :0] for m in made])
         done, count = 0, numbers.shape[1]
         while done < count:
-            rest = inputs, numbers[:, done:], settings, [m[:, done:] for m in made]
             started = time.monotonic()
             together = started >= self._alone_until
+            part = slice(done, None if together else done + _SAMPLES_ALONE)
+            rest = inputs, numbers[:, part], settings, [m[:, part] for m in made]
             step = self._together(*rest) if together else self._work(0, *rest)
             done += step
             self._position += step
