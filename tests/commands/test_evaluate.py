@@ -143,10 +143,11 @@ def test_folders_that_cannot_be_scored(samples, recordings, classifier, capsys, 
 
 
 def test_listening_test_end_to_end(samples, recordings, capsys, tmp_path):
-    make = ["listening-test", "make", "ours=samples", "real=recordings", "--pattern", PATTERN, "--out", "test"]
-    assert main([*make, "--clips", "3"]) == 2  # the samples are not named like that
+    make = ["listening-test", "make", "ours=samples", "real=recordings", "--out", "test", "--clips", "3"]
+    assert main([*make, "--pattern", "{speaker}--{label}"]) == 2  # the recordings are not named like that
     assert "not of the form" in capsys.readouterr().err
-    assert main(["listening-test", "make", "ours=samples", "real=recordings", "--out", "test", "--clips", "3"]) == 0
+    assert not Path("test").exists()
+    assert main([*make, "--pattern", PATTERN]) == 0  # nor are the samples, which samples.json names
     assert Path("test/index.html").is_file()
     assert "keep it from them" in capsys.readouterr().out
     assert main(["listening-test", "score", "nothing.json", "nothing.csv"]) == 2
