@@ -148,10 +148,8 @@ def generate(pipe: SashimiPipeline, options: argparse.Namespace, batch: Sequence
 
 def guidance_scale(options: argparse.Namespace, pipe: SashimiPipeline, samples: Sequence[Sample]) -> float:
     """Of classifier-free guidance, as the pipeline will choose it; 1 is none."""
-    if options.guidance_scale is not None:
-        return options.guidance_scale
     told = samples[0].label is not None or samples[0].speaker is not None
-    return pipe.config.guidance_scale if told else 1.0
+    return pipe.guidance(options.guidance_scale, told)
 
 
 def make_record(

@@ -143,8 +143,7 @@ class SashimiPipeline(DiffusionPipeline):
         if output_type not in ("np", "pt"):
             raise UserError(f"output_type is {output_type!r}, expected 'np' or 'pt'")
         labels = self._labels(class_labels, speaker_labels, batch_size, guidance_scale)
-        if guidance_scale is None:
-            guidance_scale = self.config.guidance_scale if labels else 1.0
+        guidance_scale = self.guidance(guidance_scale, bool(labels))
         length = self.length_in_samples(audio_length_in_s, mel)
         padded = math.ceil(length / self.model.length_multiple) * self.model.length_multiple
         if mel is not None:
@@ -172,6 +171,12 @@ class SashimiPipeline(DiffusionPipeline):
             audios = audios.cpu().numpy()
         self.maybe_free_model_hooks()
         return AudioPipelineOutput(audios=audios) if return_dict else (audios,)
+
+    def guidance(self, asked: float | None, told: bool) -> float:
+        """The guidance scale of a call that asks for one or (None) not, and tells labels or not; 1 is none."""
+        if asked is not None:
+            return asked
+        return self.config.guidance_scale if told else 1.0
 
     def length_in_samples(self, audio_length_in_s: float | None = None, mel: torch.Tensor | None = None) -> int:
         """How many samples a call with these arguments generates.
