@@ -57,10 +57,11 @@ def _let_others_run(typing_context: Any) -> tuple:
 
 
 @njit(nogil=True)
-def wait(counters: Any, thread: int, n_threads: int, count: int) -> None:
-    """Go on when every thread has called this for the ``count``-th time."""
+def wait(counters: Any, thread: int, n_threads: int) -> None:
+    """Go on when every thread has called this as often as this one."""
     if n_threads == 1:
         return
+    count = waits(counters, thread) + 1
     _store(counters, thread * _APART, count)
     for other in range(n_threads):
         looks = 0
@@ -70,6 +71,12 @@ def wait(counters: Any, thread: int, n_threads: int, count: int) -> None:
                 counters[thread * _APART + 1] += 1
             if looks >= _PATIENCE:
                 _let_others_run()
+
+
+@njit(nogil=True)
+def waits(counters: Any, thread: int) -> int:
+    """How often ``thread`` has called :func:`wait`."""
+    return counters[thread * _APART]
 
 
 @njit(nogil=True)
@@ -96,5 +103,6 @@ def counters_size(n_threads: int) -> int:
 
 
 def release(counters: np.ndarray) -> None:
-    """Let every thread that waits, or will, go on at once: what they make is worth nothing then."""
-    counters.fill(np.iinfo(np.int64).max)
+    """Let nobody wait for the first thread any more, and all end after this sample, which is worth nothing then."""
+    counters[0] = np.iinfo(np.int64).max
+    part(counters)

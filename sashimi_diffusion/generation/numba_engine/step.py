@@ -16,7 +16,7 @@ from sashimi_diffusion.generation.numba_engine.arithmetic import (
     norm,
     put_in_frame,
 )
-from sashimi_diffusion.generation.numba_engine.barrier import long_waits, part, parted, wait
+from sashimi_diffusion.generation.numba_engine.barrier import long_waits, part, parted, wait, waits
 from sashimi_diffusion.generation.numba_engine.products import linear, map_size
 from sashimi_diffusion.generation.numba_engine.program import Kind
 from sashimi_diffusion.generation.numba_engine.sampler import choose
@@ -24,9 +24,9 @@ from sashimi_diffusion.generation.numba_engine.states import state_step
 from sashimi_diffusion.generation.numba_engine.vectors import LANES, STREAMS
 
 _NPLR, _DIAGONAL, _FEED_FORWARD = int(Kind.S4_NPLR), int(Kind.S4_DIAGONAL), int(Kind.FEED_FORWARD)
+_SAVE, _ADD, _DOWN, _UP = int(Kind.SAVE), int(Kind.ADD), int(Kind.DOWN), int(Kind.UP)
 # Threads part after a sample with more long waits than these and one in eight. Losing a core now and then is no reason.
 _SOME, _FEW = 2, 8
-_SAVE, _ADD, _DOWN, _UP = int(Kind.SAVE), int(Kind.ADD), int(Kind.DOWN), int(Kind.UP)
 
 
 @njit(nogil=True, error_model="numpy")
@@ -82,28 +82,25 @@ def _run(
     normed = np.empty((n_streams, widest), dtype=np.float32)
     probabilities = np.empty(num_tokens, dtype=np.float64)
     sums = np.empty((STREAMS, LANES), dtype=np.float32)
-    barrier = 0
     first, last = _share(width, thread, n_threads)
     for sample in range(count):
-        before, waited = barrier, long_waits(counters, thread)
+        before, waited = waits(counters, thread), long_waits(counters, thread)
         for stream in range(n_streams):
             row = embedding + tokens[stream] * width
             x[stream, first:last] = weights[row + first : row + last]
         pointer = 0
         while pointer < operations.shape[0]:
-            pointer, barrier = _operation(
+            pointer = _operation(
                 operations, pointer, weights, starts, strides, position + sample, states, buffers, x, hidden, normed,
-                sums, counters, thread, n_threads, barrier,
+                sums, counters, thread, n_threads,
             )  # fmt: skip
-        barrier += 1
-        wait(counters, thread, n_threads, barrier)
+        wait(counters, thread, n_threads)
         norm(x, width, True, weights, head, normed)
         from_token, to_token = _share(num_tokens, thread, n_threads)
         linear(weights, head + 2 * width, width, num_tokens, from_token, to_token, normed, logits, False, sums)
-        barrier += 1
-        wait(counters, thread, n_threads, barrier)
+        wait(counters, thread, n_threads)
         if thread == 0:
-            if long_waits(counters, thread) - waited > _SOME + (barrier - before) // _FEW:
+            if long_waits(counters, thread) - waited > _SOME + (waits(counters, thread) - before) // _FEW:
                 part(counters)
             for stream in range(n_streams):
                 token, log_probability, entropy = choose(
@@ -113,8 +110,7 @@ def _run(
                 made_tokens[stream, sample] = token
                 made_log_probabilities[stream, sample] = log_probability
                 made_entropies[stream, sample] = entropy
-        barrier += 1
-        wait(counters, thread, n_threads, barrier)
+        wait(counters, thread, n_threads)
         if parted(counters):
             return sample + 1
     return count
@@ -123,9 +119,9 @@ def _run(
 @njit(nogil=True, error_model="numpy")
 def _operation(
     operations, pointer, weights, starts, strides, position, states, buffers, x, hidden, normed, sums,
-    counters, thread, n_threads, barrier,
+    counters, thread, n_threads,
 ):  # fmt: skip
-    """Do one row for this thread's share of the features; returns the next row and the number of barriers so far.
+    """Do one row for this thread's share of the features; returns the next row.
 
     A thread writes its own share and may read all of it only behind a barrier.
     """
@@ -136,27 +132,23 @@ def _operation(
     first, last = _share(width, thread, n_threads)
     after_norm = begin + (2 * width if layer_norm else 2)
     if kind in (_NPLR, _DIAGONAL):
-        barrier += 1
-        wait(counters, thread, n_threads, barrier)
+        wait(counters, thread, n_threads)
         norm(features, width, layer_norm, weights, begin, normed)
         skip = after_norm + width * inner * (10 if kind == _NPLR else 6)
         state_step(kind == _NPLR, weights, after_norm, skip, inner, states, place, first, last, normed, hidden)
         gelu(hidden, first, last)
-        barrier += 1
-        wait(counters, thread, n_threads, barrier)
+        wait(counters, thread, n_threads)
         gates = hidden[:, width:]
         linear(weights, skip + width, width, 2 * width, first, last, hidden, gates, False, sums)
         linear(weights, skip + width, width, 2 * width, width + first, width + last, hidden, gates, False, sums)
         gated_add(features, gates, width, first, last)
     elif kind == _FEED_FORWARD:
-        barrier += 1
-        wait(counters, thread, n_threads, barrier)
+        wait(counters, thread, n_threads)
         norm(features, width, layer_norm, weights, begin, normed)
         from_inner, to_inner = _share(inner, thread, n_threads)
         linear(weights, after_norm, width, inner, from_inner, to_inner, normed, hidden, False, sums)
         gelu(hidden, from_inner, to_inner)
-        barrier += 1
-        wait(counters, thread, n_threads, barrier)
+        wait(counters, thread, n_threads)
         second = after_norm + map_size(width, inner)
         linear(weights, second, inner, width, first, last, hidden, features, True, sums)
     elif kind == _SAVE:
@@ -167,16 +159,14 @@ def _operation(
         slot = position // strides[stage] % pool
         put_in_frame(features, first, last, buffers, place, pool, slot)
         if slot < pool - 1:
-            return row[8], barrier
-        barrier += 1
-        wait(counters, thread, n_threads, barrier)
+            return row[8]
+        wait(counters, thread, n_threads)
         low_first, low_last = _share(inner, thread, n_threads)
         low = x[:, starts[stage + 1] : starts[stage + 2]]
         frame = buffers[:, place : place + width * pool]
         linear(weights, begin, width * pool, inner, low_first, low_last, frame, low, False, sums)
     elif kind == _UP:
-        barrier += 1
-        wait(counters, thread, n_threads, barrier)
+        wait(counters, thread, n_threads)
         low = x[:, starts[stage + 1] : starts[stage + 2]]
         linear(weights, begin, inner, width * pool, first * pool, last * pool, low, hidden, False, sums)
     else:
@@ -184,7 +174,7 @@ def _operation(
         add_from_frame(features, first, last, buffers, place, pool, slot)
         if slot == pool - 1:
             copy(hidden, first * pool, last * pool, buffers, place)
-    return pointer + 1, barrier
+    return pointer + 1
 
 
 @njit(nogil=True)
