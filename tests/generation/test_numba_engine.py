@@ -40,7 +40,7 @@ def small_model(**options) -> SashimiAutoregressive:
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("streams", [1, 3])
+@pytest.mark.parametrize("streams", [1, 3, 9])
 @pytest.mark.parametrize("options", NETWORKS.values(), ids=NETWORKS)
 def test_it_draws_what_the_model_draws(options: dict, streams: int, threads: int) -> None:
     model = small_model(**options)

@@ -24,6 +24,7 @@ def state_step(nplr, weights, begin, skip, n, states, offset, first, last, u, y)
     ``n`` counts whole vectors' worth of states, ``skip`` is where D begins.
     """
     n_streams, size = u.shape[0], (10 if nplr else 6) * n
+    ahead = 2 * n * n_streams  # to the next feature's states
     for feature in range(first, last):
         at, gain = begin + feature * size, weights[skip + feature]
         stream = 0
@@ -31,15 +32,15 @@ def state_step(nplr, weights, begin, skip, n, states, offset, first, last, u, y)
             place = (offset + feature * 2 * n) * n_streams + stream * 2 * n
             if stream + STREAMS <= n_streams:
                 if nplr:
-                    _nplr_of_four(weights, at, n, states, place, u, y, stream, feature, gain)
+                    _nplr_of_four(weights, at, n, states, place, ahead, u, y, stream, feature, gain)
                 else:
-                    _diagonal_of_four(weights, at, n, states, place, u, y, stream, feature, gain)
+                    _diagonal_of_four(weights, at, n, states, place, ahead, u, y, stream, feature, gain)
                 stream += STREAMS
             else:
                 if nplr:
-                    _nplr_of_one(weights, at, n, states, place, u, y, stream, feature, gain)
+                    _nplr_of_one(weights, at, n, states, place, ahead, u, y, stream, feature, gain)
                 else:
-                    _diagonal_of_one(weights, at, n, states, place, u, y, stream, feature, gain)
+                    _diagonal_of_one(weights, at, n, states, place, ahead, u, y, stream, feature, gain)
                 stream += 1
 
 
@@ -53,6 +54,7 @@ def _feature_step(nplr: bool, n_streams: int) -> Callable:
         n: Any,
         states: Any,
         place: Any,
+        ahead: Any,
         u: Any,
         y: Any,
         stream: Any,
@@ -60,7 +62,7 @@ def _feature_step(nplr: bool, n_streams: int) -> Callable:
         gain: Any,
     ) -> tuple:
         number = types.intp
-        signature = types.void(weights, number, number, states, number, u, y, number, number, types.float32)
+        signature = types.void(weights, number, number, states, number, number, u, y, number, number, types.float32)
         return signature, lambda *compiling: _emit(nplr, n_streams, *compiling)
 
     return intrinsic(typed)
@@ -68,10 +70,10 @@ def _feature_step(nplr: bool, n_streams: int) -> Callable:
 
 def _emit(nplr: bool, n_streams: int, context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
     emit = Vectors(context, builder, signature, arguments)
-    _, begin, n, _, place, _, _, stream, feature, gain = arguments
+    _, begin, n, _, place, ahead, _, _, stream, feature, gain = arguments
     weights, state = emit.pointer(0, begin), emit.pointer(3, place)
     rows = [builder.add(stream, index(s)) for s in range(n_streams)]
-    inputs = [emit.number(emit.pointer(5, row, feature), index(0)) for row in rows]
+    inputs = [emit.number(emit.pointer(6, row, feature), index(0)) for row in rows]
     signals = [emit.everywhere(number) for number in inputs]
 
     def parameter(which: int, i: Any) -> Any:
@@ -90,7 +92,7 @@ def _emit(nplr: bool, n_streams: int, context: Any, builder: Any, signature: Any
                 real, imag = (emit.load(state, part) for part in places(s, i))
                 value = emit.multiply_add(v_real, real, builder.load(total))
                 builder.store(emit.multiply_subtract(v_imag, imag, value), total)
-        return [emit.everywhere(emit.sum(builder.load(total))) for total in totals]
+        return [emit.everywhere(total) for total in emit.sums([builder.load(total) for total in totals])]
 
     inner = inner_products() if nplr else None
     outputs = [emit.total() for _ in range(n_streams)]
@@ -100,6 +102,9 @@ def _emit(nplr: bool, n_streams: int, context: Any, builder: Any, signature: Any
         for s, (signal, output) in enumerate(zip(signals, outputs, strict=True)):
             at_real, at_imag = places(s, i)
             x_real, x_imag = emit.load(state, at_real), emit.load(state, at_imag)
+            # Those of many streams fill a page of memory, beyond which the processor does not read ahead by itself.
+            emit.prefetch(state, builder.add(at_real, ahead))
+            emit.prefetch(state, builder.add(at_imag, ahead))
             real, imag = emit.multiply(b_real, signal), emit.multiply(b_imag, signal)
             if nplr:
                 real = emit.multiply_subtract(u_real, inner[s], real)
@@ -110,9 +115,8 @@ def _emit(nplr: bool, n_streams: int, context: Any, builder: Any, signature: Any
             emit.store(imag, state, at_imag)
             value = emit.multiply_add(c_real, real, builder.load(output))
             builder.store(emit.multiply_subtract(c_imag, imag, value), output)
-    for row, number, output in zip(rows, inputs, outputs, strict=True):
-        value = emit.multiply_add(gain, number, emit.sum(builder.load(output)))
-        builder.store(value, emit.pointer(6, row, feature))
+    for row, number, total in zip(rows, inputs, emit.sums([builder.load(output) for output in outputs]), strict=True):
+        builder.store(emit.multiply_add(gain, number, total), emit.pointer(7, row, feature))
     return context.get_dummy_value()
 
 

@@ -21,7 +21,7 @@ from sashimi_diffusion.generation.numba_engine.products import linear, map_size
 from sashimi_diffusion.generation.numba_engine.program import Kind
 from sashimi_diffusion.generation.numba_engine.sampler import choose
 from sashimi_diffusion.generation.numba_engine.states import state_step
-from sashimi_diffusion.generation.numba_engine.vectors import LANES, STREAMS
+from sashimi_diffusion.generation.numba_engine.vectors import GROUPS, LANES, STREAMS
 
 _NPLR, _DIAGONAL, _FEED_FORWARD = int(Kind.S4_NPLR), int(Kind.S4_DIAGONAL), int(Kind.FEED_FORWARD)
 _SAVE, _ADD, _DOWN, _UP = int(Kind.SAVE), int(Kind.ADD), int(Kind.DOWN), int(Kind.UP)
@@ -81,7 +81,7 @@ def _run(
         widest = max(widest, starts[stage + 1] - starts[stage])
     normed = np.empty((n_streams, widest), dtype=np.float32)
     probabilities = np.empty(num_tokens, dtype=np.float64)
-    sums = np.empty((STREAMS, LANES), dtype=np.float32)
+    sums = np.empty((STREAMS, GROUPS * LANES), dtype=np.float32)
     first, last = _share(width, thread, n_threads)
     for sample in range(count):
         before, waited = waits(counters, thread), long_waits(counters, thread)

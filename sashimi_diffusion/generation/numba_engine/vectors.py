@@ -12,6 +12,8 @@ from numba.extending import register_jitable
 LANES = 16
 STREAMS = 4
 """Streams that share each weight once it is read."""
+GROUPS = 2
+"""Vectors of outputs that share each input once it is read."""
 
 _VECTOR = ir.VectorType(ir.FloatType(), LANES)
 _INDEX, _LANE = ir.IntType(64), ir.IntType(32)
@@ -62,7 +64,7 @@ class Vectors:
         """A vector of one number."""
         undefined = ir.Constant(_VECTOR, ir.Undefined)
         first = self.builder.insert_element(undefined, number, _LANE(0))
-        return self.builder.shuffle_vector(first, undefined, _positions([0] * LANES))
+        return self._shuffled(first, undefined, [0] * LANES)
 
     def total(self) -> Any:
         """A vector of zeros to add to, which LLVM keeps in a register."""
@@ -84,18 +86,32 @@ class Vectors:
         """x · y."""
         return self.builder.fmul(x, y, flags=_FAST)
 
-    def sum(self, vector: Any) -> Any:
-        """The sum of a vector's numbers: halves upon halves."""
-        lanes = LANES
-        while lanes > 1:
-            lanes //= 2
-            upper = _positions([*range(lanes, 2 * lanes), *[lanes] * (LANES - lanes)])
-            vector = self.builder.fadd(vector, self.builder.shuffle_vector(vector, vector, upper))
-        return self.builder.extract_element(vector, _LANE(0))
+    def sums(self, vectors: list[Any]) -> list[Any]:
+        """The sum of each vector's numbers: halves upon halves, a power of two of vectors side by side in one."""
+        width = LANES
+        while len(vectors) > 1:
+            width //= 2
+            lower = [lane for lane in range(2 * LANES) if not lane & width]
+            upper = [lane + width for lane in lower]
+            pairs = zip(vectors[::2], vectors[1::2], strict=True)
+            vectors = [self.builder.fadd(self._shuffled(*pair, lower), self._shuffled(*pair, upper)) for pair in pairs]
+        (vector,), apart = vectors, width
+        while width > 1:
+            width //= 2
+            others = [lane ^ width for lane in range(LANES)]
+            vector = self.builder.fadd(vector, self._shuffled(vector, vector, others))
+        return [self.builder.extract_element(vector, _LANE(lane)) for lane in range(0, LANES, apart)]
+
+    def prefetch(self, pointer: Any, offset: Any) -> None:
+        """Have the memory there brought near, to be read and written."""
+        place = self.builder.bitcast(self.builder.gep(pointer, [offset]), ir.IntType(8).as_pointer())
+        function = self.builder.module.declare_intrinsic(
+            "llvm.prefetch", [place.type], ir.FunctionType(ir.VoidType(), [place.type, _LANE, _LANE, _LANE])
+        )
+        self.builder.call(function, [place, _LANE(1), _LANE(3), _LANE(1)])
+
+    def _shuffled(self, a: Any, b: Any, lanes: list[int]) -> Any:
+        return self.builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(_LANE, LANES), lanes))
 
     def _vector_pointer(self, pointer: Any, offset: Any) -> Any:
         return self.builder.bitcast(self.builder.gep(pointer, [offset]), _VECTOR.as_pointer())
-
-
-def _positions(lanes: list[int]) -> Any:
-    return ir.Constant(ir.VectorType(_LANE, LANES), lanes)
