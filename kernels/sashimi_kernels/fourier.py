@@ -5,6 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+_PIECE = 2**17  # numbers, half a megabyte of float32
+
 
 def fft_length(length: int) -> int:
     """Smallest 5-smooth FFT size that convolves two signals of ``length`` samples without wrapping round."""
@@ -65,7 +67,7 @@ def spectrum_convolution(u: Tensor, spectrum: Tensor) -> Tensor:
     """
     length = u.shape[-1]
     size = fft_length(length)
-    y = torch.fft.irfft(_multiply(torch.fft.rfft(u, n=size), spectrum), n=size, norm="forward")
+    y = torch.fft.irfft(_multiply(_transformed(u, size), spectrum), n=size, norm="forward")
     return y[..., :length]
 
 
@@ -79,7 +81,7 @@ class _LongConvolution(torch.autograd.Function):
     def forward(ctx: Any, u: Tensor, lags: Tensor) -> Tensor:
         ctx.size = lags.shape[-1]
         spectrum = lags_spectrum(lags)
-        y = torch.fft.irfft(_multiply(torch.fft.rfft(u, n=ctx.size), spectrum), n=ctx.size, norm="forward")
+        y = torch.fft.irfft(_multiply(_transformed(u, ctx.size), spectrum), n=ctx.size, norm="forward")
         ctx.save_for_backward(u, spectrum.conj_physical_())
         # A slice would keep twice its memory alive for as long as the graph.
         return y[..., : u.shape[-1]].contiguous()
@@ -88,15 +90,32 @@ class _LongConvolution(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """Convolutions turn into correlations: conjugate spectra."""
         u, conjugate = ctx.saved_tensors
-        transformed = torch.fft.rfft(gradient, n=ctx.size)  # (batch, channels, H, F)
+        transformed = _transformed(gradient, ctx.size)  # (batch, channels, H, F)
         du = dlags = None
         if ctx.needs_input_grad[1]:
-            by_lag = _multiply(torch.fft.rfft(u, n=ctx.size).conj_physical_(), transformed)
+            by_lag = _multiply(_transformed(u, ctx.size).conj_physical_(), transformed)
             dlags = torch.fft.irfft(_sum(by_lag, 0), n=ctx.size)
         if ctx.needs_input_grad[0]:
             by_sample = _sum(_multiply(transformed, conjugate), 1).unsqueeze(1)
             du = torch.fft.irfft(by_sample, n=ctx.size, norm="forward")[..., : u.shape[-1]]
         return du, dlags
+
+
+def _transformed(u: Tensor, size: int) -> Tensor:
+    """The spectrum of ``u`` (..., H, L) followed by zeros.
+
+    Signals whose channels lie side by side are brought in order a piece at a time: a whole one would leave the caches
+    between the reading of one channel and the next.
+    """
+    length = u.shape[-1]
+    if u.device.type != "cpu" or u.stride(-1) == 1:
+        return torch.fft.rfft(u, n=size)
+    padded = u.new_empty(*u.shape[:-1], size)
+    padded[..., length:] = 0
+    piece = max(1, _PIECE // u.shape[-2])
+    for begin in range(0, length, piece):
+        padded[..., begin : min(begin + piece, length)] = u[..., begin : begin + piece]
+    return torch.fft.rfft(padded)
 
 
 def _multiply(x: Tensor, y: Tensor) -> Tensor:

@@ -127,7 +127,10 @@ class Block(nn.ModuleList):
 
 
 class DownPool(nn.Module):
-    """Fold ``pool`` neighbouring samples into the channels and mix: (B, H, L) to (B, out_channels, L / pool)."""
+    """Fold ``pool`` neighbouring samples into the channels and mix: (B, H, L) to (B, out_channels, L / pool).
+
+    The weights are brought into the order in which samples lie beside each other, instead of the samples into theirs.
+    """
 
     def __init__(self, in_channels: int, out_channels: int, pool: int, weight_norm: bool) -> None:
         super().__init__()
@@ -135,8 +138,9 @@ class DownPool(nn.Module):
         self.linear = pointwise(in_channels * pool, out_channels, weight_norm)
 
     def forward(self, x: Tensor) -> Tensor:
-        frames = x.unflatten(-1, (-1, self.pool)).transpose(-1, -2)  # (B, H, pool, L / pool)
-        return self.linear(frames.flatten(1, 2))
+        frames = x.transpose(1, 2).unflatten(1, (-1, self.pool)).flatten(2)  # (B, L / pool, pool · H)
+        weight = self.linear.weight.squeeze(-1).unflatten(1, (-1, self.pool)).transpose(1, 2).flatten(1)
+        return F.linear(frames, weight, self.linear.bias).transpose(1, 2)
 
 
 class UpPool(nn.Module):
@@ -156,4 +160,9 @@ class UpPool(nn.Module):
 
     def unfold_channels(self, x: Tensor) -> Tensor:
         """(B, H, L) to (B, out_channels, L · pool) without the delay."""
-        return self.linear(x).unflatten(1, (-1, self.pool)).transpose(-1, -2).flatten(2)
+        weight, bias = (
+            parameter.unflatten(0, (-1, self.pool)).transpose(0, 1).flatten(0, 1)
+            for parameter in (self.linear.weight.squeeze(-1), self.linear.bias)
+        )
+        frames = F.linear(x.transpose(1, 2), weight, bias)  # (B, L, pool · out_channels)
+        return frames.unflatten(-1, (self.pool, -1)).flatten(1, 2).transpose(1, 2)

@@ -137,6 +137,19 @@ def test_convolution_is_the_double_sum(assert_close: Callable, length: int, shif
         assert_close(convolve.__name__, convolve(signal, how)[0, 0], expected, 1e-12, 1e-12)
 
 
+@pytest.mark.parametrize("length", [1, 2048, 2049, 5000])
+def test_convolution_takes_channels_side_by_side(length: int) -> None:
+    """Such signals are brought in order in pieces, of 2,048 samples for 64 channels."""
+    generator = torch.Generator().manual_seed(4)
+    rows = torch.randn(2, length, 64, generator=generator)
+    u = rows.transpose(1, 2).unsqueeze(1)  # (batch, 1, H, L)
+    lags = kernels.kernel_lags(torch.randn(3, 64, length, generator=generator))
+    spectrum = kernels.lags_spectrum(lags)
+    expected = kernels.long_convolution(u.contiguous(), lags)
+    torch.testing.assert_close(kernels.long_convolution(u, lags), expected)
+    torch.testing.assert_close(kernels.spectrum_convolution(u, spectrum), expected)
+
+
 @pytest.mark.parametrize(("batch", "channels", "h", "length"), [(1, 1, 1, 1), (2, 1, 3, 13), (3, 2, 2, 16)])
 def test_convolution_gradients(batch: int, channels: int, h: int, length: int) -> None:
     generator = torch.Generator().manual_seed(3)
