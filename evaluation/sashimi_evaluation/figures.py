@@ -245,7 +245,7 @@ def memorization_figures(
 
 
 def signal_figures(facts: dict[str, np.ndarray], resampling: Resampling) -> list[Figure]:
-    """Silence, clipping, level and noise floor."""
+    """Silence, clipping, level and noise floors."""
     silent = facts["loudest"] < SILENT_DB
     return [
         Figure(
@@ -260,6 +260,7 @@ def signal_figures(facts: dict[str, np.ndarray], resampling: Resampling) -> list
         ),
         _mean("level", "Level (dB)", facts["level"], resampling),
         _mean("noise_floor", "Noise floor (dB)", facts["noise_floor"], resampling),
+        _mean("inner_floor", "Noise floor between first and last sound (dB)", facts["inner_floor"], resampling),
     ]
 
 

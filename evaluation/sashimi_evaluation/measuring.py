@@ -27,7 +27,7 @@ from sashimi_diffusion.errors import UserError
 from sashimi_evaluation.clips import ClipFolder
 from sashimi_evaluation.signals import describe
 
-_FORMAT = 1  # of the shards; raise it when reading or cutting changes
+_FORMAT = 2  # of the shards; raise it when reading, cutting or what is measured changes
 _SHARD = 256
 _BATCH = 32
 

@@ -44,7 +44,7 @@ def test_every_figure_is_there_with_its_interval(folders, classifier):
     samples, held_out = evaluate(heard).sets
     figures = figures_of(samples)
     with_interval = ["fid", "kid", "kad", "precision", "recall", "density", "coverage", "ndb", "jsd", "is", "mcs", "am"]
-    with_interval += ["accuracy", "confidence", "silent", "clipped", "level", "noise_floor"]
+    with_interval += ["accuracy", "confidence", "silent", "clipped", "level", "noise_floor", "inner_floor"]
     for key in ("precision", "recall", "coverage", "ndb", "jsd", "accuracy", "confidence", "silent", "clipped"):
         assert figures[key].interval.low >= 0, key
         assert figures[key].interval.high <= 1, key

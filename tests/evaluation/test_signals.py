@@ -21,6 +21,15 @@ def test_the_noise_floor_is_that_of_the_pauses():
     assert describe(noise, RATE).noise_floor == pytest.approx(-60, abs=1)
 
 
+def test_the_inner_floor_leaves_out_what_surrounds_the_sound():
+    sound = 0.5 * np.sin(np.arange(RATE))
+    sound[RATE // 4 : RATE // 2] *= 0.05  # 26 dB
+    padded = np.pad(sound, RATE)
+    assert describe(padded, RATE).noise_floor == -120
+    assert describe(padded, RATE).inner_floor == pytest.approx(describe(sound, RATE).level - 25, abs=1)
+    assert describe(np.zeros(RATE), RATE).inner_floor == -120
+
+
 @pytest.mark.parametrize(("scale", "silent"), [(0.0, True), (0.0005, True), (0.01, False)])
 def test_silence(scale, silent):
     assert describe(scale * np.sin(np.arange(RATE)), RATE).silent is silent
