@@ -65,3 +65,15 @@ def test_float32_kernels_stay_accurate_to_the_last_sample() -> None:
         single, _ = kernels.nplr_kernel(*arguments, c, 16000, backend="torch")
     error = (single - exact).abs().amax(-1) / exact.abs().amax(-1)
     assert error.max() < 2e-6
+
+
+def test_what_dies_out_becomes_zero() -> None:
+    """Denormal numbers are not wrong, but fifty times slower on some processors."""
+    rows = krylov_rows(0.1 * torch.eye(4).unsqueeze(0), torch.ones(1, 1, 4), 100)  # 1, 0.1, … 1e-99
+    log_a = torch.full((1, 1), -1.0 + 0.1j, dtype=torch.complex128)
+    kernel = kernels.diagonal_kernel(log_a, torch.ones(1, 1, 1, dtype=torch.complex64), 200, backend="torch")
+    for decaying in (rows, kernel):
+        size = decaying.abs()
+        assert size.max() >= 1
+        assert not ((size > 0) & (size < torch.finfo(torch.float32).tiny)).any()
+        assert (size == 0).any()

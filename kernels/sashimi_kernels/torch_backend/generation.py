@@ -14,6 +14,7 @@ from sashimi_kernels.discretization import DiscreteDiagonal, DiscreteNPLR, discr
 from sashimi_kernels.torch_backend.krylov import (
     as_output_row,
     as_row,
+    flush,
     from_row,
     krylov_columns,
     krylov_rows,
@@ -117,7 +118,7 @@ class _Exponentials(torch.autograd.Function):
         phase = (log_a.imag / (2 * math.pi)).unsqueeze(-1) * positions  # in turns
         phase = (phase - torch.round(phase)).mul_(2 * math.pi).to(real_dtype)
         exponent = log_a.real.unsqueeze(-1) * positions
-        result = torch.polar(torch.exp(exponent.to(real_dtype)), phase)  # (H, N, count)
+        result = torch.polar(flush(torch.exp(exponent.to(real_dtype))), phase)  # (H, N, count)
         ctx.save_for_backward(result, positions)
         ctx.log_dtype = log_a.dtype
         return result
