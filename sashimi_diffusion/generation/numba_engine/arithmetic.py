@@ -1,6 +1,6 @@
-"""The arithmetic of a step, compiled: norms, gates, and what is moved about. Streams are rows, features side by side.
+"""The arithmetic of a step, compiled: norms, gates, and what is moved about. Streams are rows, features are columns side by side.
 
-Inner loops run over slices with one array written and few read: that is what LLVM turns into vector instructions.
+Inner loops run over contiguous slices with one array written and few read: that is what LLVM turns into vector instructions.
 """
 
 import numpy as np
@@ -59,56 +59,57 @@ def gelu(x, first, last):
 
 
 @njit(**_OPTIONS)
-def gated_add(x, gates, width, first, last):
-    """x += a · sigmoid(b) for ``gates`` (streams, [a, b]) of ``width`` features each, for some features."""
+def gated_add(x, at, hidden, gates, first, last):
+    """x += a · sigmoid(b) for some features of ``x`` from column ``at``, a and b in columns ``gates`` of ``hidden``."""
+    from_a, from_b = gates
     for stream in range(x.shape[0]):
-        row = x[stream, first:last]
-        a, b = gates[stream, first:last], gates[stream, width + first : width + last]
+        row = x[stream, at + first : at + last]
+        a, b = hidden[stream, from_a + first : from_a + last], hidden[stream, from_b + first : from_b + last]
         for i in range(row.size):
             row[i] += a[i] * sigmoid(b[i])
 
 
 @njit(**_OPTIONS)
-def copy(x, first, last, buffers, place):
+def copy(x, at, first, last, buffers, place):
     """Keep some features of ``x`` in the buffers."""
     for stream in range(x.shape[0]):
-        row, kept = x[stream, first:last], buffers[stream, place + first : place + last]
+        row, kept = x[stream, at + first : at + last], buffers[stream, place + first : place + last]
         for i in range(row.size):
             kept[i] = row[i]
 
 
 @njit(**_OPTIONS)
-def add(x, first, last, buffers, place):
+def add(x, at, first, last, buffers, place):
     """Add to some features of ``x`` what is kept in the buffers."""
     for stream in range(x.shape[0]):
-        row, kept = x[stream, first:last], buffers[stream, place + first : place + last]
+        row, kept = x[stream, at + first : at + last], buffers[stream, place + first : place + last]
         for i in range(row.size):
             row[i] += kept[i]
 
 
 @njit(**_OPTIONS)
-def put_in_frame(x, first, last, buffers, place, pool, slot):
+def put_in_frame(x, at, first, last, buffers, place, pool, slot):
     """Sample ``slot`` of a frame (features, pool) in the buffers."""
     for stream in range(x.shape[0]):
-        row, frame = x[stream], buffers[stream, place + slot :]
+        row, frame = x[stream, at:], buffers[stream, place + slot :]
         for i in range(first, last):
             frame[i * pool] = row[i]
 
 
 @njit(**_OPTIONS)
-def add_from_frame(x, first, last, buffers, place, pool, slot):
+def add_from_frame(x, at, first, last, buffers, place, pool, slot):
     """x += sample ``slot`` of a frame (features, pool) in the buffers."""
     for stream in range(x.shape[0]):
-        row, frame = x[stream], buffers[stream, place + slot :]
+        row, frame = x[stream, at:], buffers[stream, place + slot :]
         for i in range(first, last):
             row[i] += frame[i * pool]
 
 
 @njit(**_OPTIONS)
-def norm(x, width, layer_norm, weights, begin, target):
-    """The channel norm of ``x`` (streams, width): layer norm, or SaShiMi's scalar norm with one gain and one shift."""
+def norm(x, at, width, layer_norm, weights, begin, target):
+    """The channel norm of ``width`` columns of ``x`` from ``at``: layer norm, or SaShiMi's of one gain and one shift."""
     for stream in range(x.shape[0]):
-        row, y = x[stream, :width], target[stream, :width]
+        row, y = x[stream, at : at + width], target[stream, :width]
         total = np.float32(0)
         for i in range(width):
             total += row[i]

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from sashimi_diffusion.generation.numba_engine.barrier import counters_size, release
-from sashimi_diffusion.generation.numba_engine.program import Program, flatten
+from sashimi_diffusion.generation.numba_engine.program import Program, by_vector, flatten
 from sashimi_diffusion.generation.numba_engine.step import run
-from sashimi_diffusion.generation.numba_engine.vectors import whole_vectors
+from sashimi_diffusion.generation.numba_engine.vectors import LANES
 from sashimi_diffusion.generation.sampling import Sampling
 
 # Their shares are a few microseconds long between two barriers: more threads have not been measured.
@@ -24,9 +24,10 @@ _SAMPLES_ALONE = 64
 
 
 class _Memory(NamedTuple):
-    """What a step of some streams works on; all but the states have a row per stream."""
+    """What a step of some streams works on; all but the states and the spans have a row per stream."""
 
     states: np.ndarray
+    spans: np.ndarray
     buffers: np.ndarray
     x: np.ndarray
     hidden: np.ndarray
@@ -35,18 +36,18 @@ class _Memory(NamedTuple):
     @classmethod
     def of(cls, program: Program, n_streams: int) -> "_Memory":
         """At rest."""
-        rows = (program.buffer_size, int(program.widths.sum()), _largest_hidden(program), program.num_tokens)
-        states = np.zeros(n_streams * program.state_size, dtype=np.float32)
-        return cls(states, *(np.zeros((n_streams, size), dtype=np.float32) for size in rows))
+        states, spans = (np.zeros(n_streams * size, dtype=np.float32) for size in (program.state_size, program.span_size))
+        sizes = (program.buffer_size, int(_padded(program.widths).sum()), _largest_hidden(program), program.num_tokens)
+        return cls(states, spans, *(np.zeros((n_streams, int(_padded(size))), dtype=np.float32) for size in sizes))
 
     def load(self, program: Program, state: Any, streams: slice) -> None:
         """Take over some streams of a ``BackboneState``."""
         n_streams = len(self.x)
-        for layer, offset, (h, n) in zip(state.layers, program.s4_offsets, program.s4_shapes, strict=True):
-            values = torch.view_as_real(layer[streams]).permute(1, 0, 3, 2)  # (H, B, 2, N)
-            begin, filled = offset * n_streams, whole_vectors(n)
-            target = self.states[begin : begin + 2 * n_streams * h * filled].reshape(h, n_streams, 2, filled)
-            target[..., :n] = values.numpy()
+        for layer, offset in zip(state.layers, program.s4_offsets, strict=True):
+            parts = torch.view_as_real(layer[streams]).permute(0, 3, 1, 2)  # (B, 2, H, N)
+            values = torch.stack([by_vector(of_stream) for of_stream in parts], dim=1)  # (vectors, B, N, 2, LANES)
+            begin = offset * n_streams
+            self.states[begin : begin + values.numel()] = values.flatten().numpy()
         for frames, offsets in (
             (state.frames, program.frame_offsets),
             (state.upsampled, program.upsampled_offsets),
@@ -72,19 +73,19 @@ class NumbaEngine:
         self.program = flatten(model)
         threads = torch.get_num_threads() if threads is None else threads
         self.threads = min(threads, _THREADS_PER_STREAM if batch_size == 1 else batch_size)
-        self._starts = np.concatenate([[0], np.cumsum(self.program.widths)])
+        self._starts = np.concatenate([[0], np.cumsum(_padded(self.program.widths))[:-1]])
         self._strides = np.cumprod([1, *self.program.pools])
         bounds = (
             [0, 1] if batch_size == 1 else np.linspace(0, batch_size, self.threads + 1).round().astype(int).tolist()
         )
         self._parts = [slice(first, last) for first, last in pairwise(bounds)]
         self._memory = [_Memory.of(self.program, part.stop - part.start) for part in self._parts]
-        self._position = 0
+        self._position = self._loaded_at = 0
         self._alone_until = 0.0
 
     def load(self, state: Any) -> None:
         """Go on from a state of the model, of ``batch_size`` clips."""
-        self._position = state.position
+        self._position = self._loaded_at = state.position
         for memory, streams in zip(self._memory, self._parts, strict=True):
             memory.load(self.program, state, streams)
 
@@ -166,11 +167,14 @@ class NumbaEngine:
         return run(
             program.operations,
             program.weights,
+            program.widths,
             self._starts,
             self._strides,
+            program.num_tokens,
             program.embedding,
             program.head,
-            self._position % int(self._strides[-1]),
+            self._position,
+            self._loaded_at,
             *self._memory[part],
             inputs,
             numbers,
@@ -183,7 +187,12 @@ class NumbaEngine:
 
 
 def _largest_hidden(program: Program) -> int:
-    """Floats between two maps: an S4 layer's output and gates, a feed-forward layer's inside, an up pool's output."""
-    sizes = [3 * int(program.widths.max())]
+    """Numbers between two maps: an S4 layer's output and gates, a feed-forward layer's inside, an up pool's output."""
+    sizes = [3 * int(_padded(program.widths).max())]
     sizes += [int(max(row[6], row[2] * row[7])) for row in program.operations]
     return max(sizes)
+
+
+def _padded(sizes: Any) -> Any:
+    """:func:`whole_vectors` of one or several sizes."""
+    return -(-sizes // LANES) * LANES

@@ -1,7 +1,8 @@
 """Linear maps of a step, their sums kept in vector registers.
 
 A map's weights lie as a thread reads them, from the first to the last: for every ``LANES`` outputs, all inputs, a
-vector each. Where several streams are at hand, four of them share each vector that is read.
+vector each; then the biases. Where several streams are at hand, four of them share each vector that is read. Outputs
+are filled up to whole vectors with zeros.
 """
 
 from collections.abc import Callable
@@ -33,41 +34,52 @@ def map_size(n_in, n_out):
 
 
 @njit(**_OPTIONS)
-def linear(weights, begin, n_in, n_out, first, last, source, target, added, sums):
+def linear(weights, begin, n_in, n_out, first, last, source, from_column, target, to_column, added):
     """target (+)= source · W + bias for outputs ``first`` to ``last`` of a map that lies at ``begin``.
 
-    ``source`` and ``target`` are (streams, features), ``sums`` is memory for (STREAMS, GROUPS · LANES) numbers.
+    Args:
+        first, last: from a whole vector on; ``target`` has room for whole vectors.
+        source, from_column: (streams, columns), inputs from that column on.
+        target, to_column: (streams, columns), outputs from that column on.
     """
     n_streams, bias = source.shape[0], begin + whole_vectors(n_out) * n_in
-    at, end = first // LANES * LANES, whole_vectors(last)
+    at, end = first, whole_vectors(last)
     while at < end:
         groups = GROUPS if at + GROUPS * LANES <= end else 1
-        from_output, to_output = max(first, at), min(last, at + groups * LANES)
+        group, to = begin + at * n_in, to_column + at
         stream = 0
         while stream < n_streams:
             count = STREAMS if stream + STREAMS <= n_streams else 1
             if count == 1 and groups == 1:
-                _sums_of_one(weights, begin + at * n_in, n_in, source, stream, sums)
+                _map_one(weights, group, bias + at, n_in, source, from_column, target, to, stream, added)
             elif count == 1:
-                _wide_sums_of_one(weights, begin + at * n_in, n_in, source, stream, sums)
+                _map_one_widely(weights, group, bias + at, n_in, source, from_column, target, to, stream, added)
             elif groups == 1:
-                _sums_of_four(weights, begin + at * n_in, n_in, source, stream, sums)
+                _map_four(weights, group, bias + at, n_in, source, from_column, target, to, stream, added)
             else:
-                _wide_sums_of_four(weights, begin + at * n_in, n_in, source, stream, sums)
-            for row in range(count):
-                y = target[stream + row]
-                for o in range(from_output, to_output):
-                    value = sums[row, o - at] + weights[bias + o]
-                    y[o] = y[o] + value if added else value
+                _map_four_widely(weights, group, bias + at, n_in, source, from_column, target, to, stream, added)
             stream += count
         at += groups * LANES
 
 
-def _sums(n_streams: int, groups: int) -> Callable:
-    """sums[s, o] = Σ_i source[stream + s, i] · W[i, o] for the outputs o of groups whose weights lie at ``begin``."""
+def _map(n_streams: int, groups: int) -> Callable:
+    """target[stream + s, to + o] (+)= Σ_i source[stream + s, i] · W[i, o] + bias[o] for the outputs o of some groups."""
 
-    def typed(context: Any, weights: Any, begin: Any, n_in: Any, source: Any, stream: Any, sums: Any) -> tuple:
-        signature = types.void(weights, types.intp, types.intp, source, types.intp, sums)
+    def typed(
+        context: Any,
+        weights: Any,
+        begin: Any,
+        bias: Any,
+        n_in: Any,
+        source: Any,
+        from_column: Any,
+        target: Any,
+        to_column: Any,
+        stream: Any,
+        added: Any,
+    ) -> tuple:
+        number, truth = types.intp, types.boolean
+        signature = types.void(weights, number, number, number, source, number, target, number, number, truth)
         return signature, lambda *compiling: _emit(n_streams, groups, *compiling)
 
     return intrinsic(typed)
@@ -75,19 +87,21 @@ def _sums(n_streams: int, groups: int) -> Callable:
 
 def _emit(n_streams: int, groups: int, context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
     emit = Vectors(context, builder, signature, arguments)
-    _, begin, n_in, _, stream, _ = arguments
+    _, begin, bias, n_in, _, from_column, _, to_column, stream, added = arguments
     group_size = builder.mul(n_in, index(LANES))
     maps = [emit.pointer(0, builder.add(begin, builder.mul(group_size, index(g)))) for g in range(groups)]
-    sources = [emit.pointer(3, builder.add(stream, index(s)), index(0)) for s in range(n_streams)]
+    rows = [builder.add(stream, index(s)) for s in range(n_streams)]
+    sources = [emit.pointer(4, row, from_column) for row in rows]
+    targets = [emit.pointer(6, row, to_column) for row in rows]
     # The inputs of a single stream are dealt out to four totals: each waits for none of the others.
     totals = [[[emit.total() for _ in maps] for _ in sources] for _ in range(STREAMS // n_streams)]
 
     def add(part: int, i: Any) -> None:
-        rows = [emit.load(weights, builder.mul(i, index(LANES))) for weights in maps]
+        vectors = [emit.load(weights, builder.mul(i, index(LANES))) for weights in maps]
         for numbers, of_stream in zip(sources, totals[part], strict=True):
             x = emit.everywhere(emit.number(numbers, i))
-            for row, total in zip(rows, of_stream, strict=True):
-                emit.add_product(total, x, row)
+            for vector, total in zip(vectors, of_stream, strict=True):
+                emit.add_product(total, x, vector)
 
     parts = len(totals)
     whole = builder.and_(n_in, index(-parts))
@@ -96,14 +110,16 @@ def _emit(n_streams: int, groups: int, context: Any, builder: Any, signature: An
             add(part, builder.add(i, index(part)))
     with cgutils.for_range_slice(builder, whole, n_in, index(1)) as (i, _):
         add(0, i)
-    for s in range(n_streams):
+    biases = emit.pointer(0, bias)
+    for s, target in enumerate(targets):
         for g in range(groups):
+            place = index(g * LANES)
             values = [builder.load(of_part[s][g]) for of_part in totals]
-            while len(values) > 1:
-                values = [builder.fadd(a, b) for a, b in zip(values[::2], values[1::2], strict=True)]
-            emit.store(values[0], emit.pointer(5, index(s), index(g * LANES)), index(0))
+            values.append(emit.load(biases, place))
+            values.append(emit.where(added, emit.load(target, place)))
+            emit.store(emit.sum(values), target, place)
     return context.get_dummy_value()
 
 
-_sums_of_one, _wide_sums_of_one = _sums(1, 1), _sums(1, GROUPS)
-_sums_of_four, _wide_sums_of_four = _sums(STREAMS, 1), _sums(STREAMS, GROUPS)
+_map_one, _map_one_widely = _map(1, 1), _map(1, GROUPS)
+_map_four, _map_four_widely = _map(STREAMS, 1), _map(STREAMS, GROUPS)

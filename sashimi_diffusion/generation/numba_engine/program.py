@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sashimi_diffusion.generation.numba_engine.products import packed
-from sashimi_diffusion.generation.numba_engine.vectors import whole_vectors
+from sashimi_diffusion.generation.numba_engine.spans import SPAN
+from sashimi_diffusion.generation.numba_engine.vectors import LANES, whole_vectors
 
 COLUMNS = 12
 
@@ -23,8 +24,8 @@ class Kind(IntEnum):
     """What a row of the table does, and what its other columns hold.
 
     Columns: 0 kind, 1 stage, 2 width H of the stage, 3 norm (0 scalar, 1 layer), 4 begin of the weights, 5 begin of the
-    state or buffer, 6 N with what fills its last vector, or inner width, 7 pooling factor, 8 row to go on at while a
-    frame is incomplete.
+    state or buffer, 6 N or inner width, 7 pooling factor, 8 row to go on at while a frame is incomplete, 9 begin of the
+    span.
     """
 
     S4_NPLR = 0
@@ -48,6 +49,7 @@ class Program(NamedTuple):
         s4_offsets: begin of each S4 layer's state in floats per stream, in the order of the model's state.
         s4_shapes: (H, N) of each.
         state_size: floats per stream for all of them.
+        span_size: floats per stream for the spans of all S4 layers, see :func:`state_step`.
         frame_offsets, upsampled_offsets: begin of each pool's frame and outputs in the buffer.
         pools: pooling factors.
         embedding: begin of the embedding (num_tokens, H) in the weights.
@@ -62,6 +64,7 @@ class Program(NamedTuple):
     s4_offsets: list[int]
     s4_shapes: list[tuple[int, int]]
     state_size: int
+    span_size: int
     frame_offsets: list[int]
     upsampled_offsets: list[int]
     pools: list[int]
@@ -74,7 +77,7 @@ class _Builder:
     def __init__(self) -> None:
         self.rows: list[list[int]] = []
         self.parts: list[np.ndarray] = []
-        self.size = self.buffer_size = 0
+        self.size = self.buffer_size = self.span_size = 0
 
     def add(self, kind: Kind, *columns: int) -> int:
         self.rows.append([kind, *columns, *[0] * (COLUMNS - 1 - len(columns))])
@@ -92,6 +95,10 @@ class _Builder:
         begin, self.buffer_size = self.buffer_size, self.buffer_size + size
         return begin
 
+    def span(self, width: int) -> int:
+        begin, self.span_size = self.span_size, self.span_size + SPAN * whole_vectors(width)
+        return begin
+
 
 @torch.no_grad()
 def flatten(model: Any) -> Program:
@@ -99,7 +106,7 @@ def flatten(model: Any) -> Program:
     backbone, build = model.backbone, _Builder()
     layers = backbone.s4_layers()
     shapes = [(layer.ssm.d_model, layer.ssm.n_state // 2) for layer in layers]
-    sizes = [2 * h * whole_vectors(n) for h, n in shapes]
+    sizes = [2 * whole_vectors(h) * n for h, n in shapes]
     offsets = {id(layer): begin for layer, begin in zip(layers, np.cumsum([0, *sizes[:-1]]).tolist(), strict=True)}
     pools = [pool.pool for pool in backbone.down_pools]
     widths = [pool.linear.out_channels // pool.pool for pool in backbone.up_pools]
@@ -118,6 +125,7 @@ def flatten(model: Any) -> Program:
         [offsets[id(layer)] for layer in layers],
         shapes,
         sum(sizes),
+        build.span_size,
         frames,
         upsampled,
         pools,
@@ -187,12 +195,19 @@ def _add_layer(build: _Builder, stage: int, width: int, layer: Any, offsets: dic
     system, c = ssm.discrete_system()
     # 2 Re of an output is a sum over both halves of the conjugate pairs; the factor is folded into v and C.
     vectors = (system.a, system.b, 2 * c[0], system.u, 2 * system.v) if nplr else (*system, 2 * c[0])
-    parts = [part for vector in vectors for part in (vector.real, vector.imag)]
-    n = whole_vectors(ssm.n_state // 2)
-    by_feature = F.pad(torch.stack(parts, dim=1), (0, n - ssm.n_state // 2))  # (H, vectors · 2, n)
-    begin = build.store(*norm, by_feature, ssm.D, _linear(linear))
-    kind = Kind.S4_NPLR if nplr else Kind.S4_DIAGONAL
-    build.add(kind, stage, width, layer_norm, begin, offsets[id(layer.s4)], n)
+    parameters = torch.stack([part for vector in vectors for part in (vector.real, vector.imag)])  # (2 · vectors, H, N)
+    kernel = F.pad(ssm.kernel(SPAN)[0], (0, 0, 0, -width % LANES)).T  # (SPAN, H)
+    kernel[0, :width] += ssm.D[0]
+    halves = zip(_numbers(linear.weight.flatten(1)).reshape(2, width, width), _numbers(linear.bias).reshape(2, width), strict=True)
+    begin = build.store(*norm, by_vector(parameters), kernel, *(packed(*half) for half in halves))
+    kind, n = Kind.S4_NPLR if nplr else Kind.S4_DIAGONAL, ssm.n_state // 2
+    build.add(kind, stage, width, layer_norm, begin, offsets[id(layer.s4)], n, 0, 0, build.span(width))
+
+
+def by_vector(numbers: Tensor) -> Tensor:
+    """Numbers (parts, H, N) as :func:`state_step` reads them: (vectors, N, parts, LANES), filled up with zeros."""
+    parts, h, n = numbers.shape
+    return F.pad(numbers, (0, 0, 0, -h % LANES)).view(parts, -1, LANES, n).permute(1, 3, 0, 2)
 
 
 def _linear(layer: Any) -> np.ndarray:

@@ -1,124 +1,84 @@
-"""State spaces of a step: a feature's states are moved and read out in two passes over its vectors.
+"""State spaces of a step, whose states move once per span of samples: they are read once for all of these.
 
-Of each feature, real and imaginary parts of a, b, C and of u and v if the system is NPLR lie side by side in the
-weights, C and v times two; of each feature and stream, the real parts of the state and the imaginary ones in the
-states. All are filled up to whole vectors with zeros, which stay zeros.
+With x the state before a span, its sample j gives
+
+    y[j] = C Ā^(j+1) x + Σ_{i ≤ j} k[i] u[j - i],    k[i] = C Ā^i B̄, and D in k[0].
+
+The first terms are made for the whole span when it begins, by the recurrence without inputs. The others take a few
+numbers of the kernel and the inputs of the span so far. When the next span begins, the states absorb these.
+
+A span is a row of features for each of its SPAN samples: the first terms until the sample comes, its inputs from then
+on. Features are filled up to whole vectors with zeros, which stay zeros. For each vector of features, a, b, C and, if
+the system is NPLR, u and v of one state after the other lie in the weights, C and v times two, and then the kernel.
 """
 
-from collections.abc import Callable
 from typing import Any
 
-from numba import njit, types
-from numba.core import cgutils
-from numba.extending import intrinsic
+import numpy as np
+from numba import njit
 
-from sashimi_diffusion.generation.numba_engine.vectors import LANES, STREAMS, Vectors, index
+from sashimi_diffusion.generation.numba_engine.spans import SPAN, TOGETHER, convolve, span_beginning
+from sashimi_diffusion.generation.numba_engine.vectors import LANES, whole_vectors
 
 _OPTIONS = {"nogil": True, "fastmath": True, "error_model": "numpy"}
+_begin_nplr_span, _begin_nplr_spans = span_beginning(True, 1), span_beginning(True, TOGETHER)
+_begin_diagonal_span, _begin_diagonal_spans = span_beginning(False, 1), span_beginning(False, TOGETHER)
 
 
 @njit(**_OPTIONS)
-def state_step(nplr, weights, begin, skip, n, states, offset, first, last, u, y):
-    """One step of the state spaces of some features: inputs ``u``, outputs ``y`` (streams, features), ``states`` moved.
+def parameters_size(nplr, width, n):
+    """Numbers that the parameters of ``width`` features with ``n`` states each take, without the kernel."""
+    return (10 if nplr else 6) * n * whole_vectors(width)
 
-    ``n`` counts whole vectors' worth of states, ``skip`` is where D begins.
+
+@njit(**_OPTIONS)
+def state_step(nplr, weights, begin, n, width, states, offset, spans, place, done, first, last, u, y, scratch):
+    """One step of the state spaces of some features: inputs ``u``, outputs ``y`` (streams, features).
+
+    Args:
+        nplr, weights, begin: kind of the systems, and where their parameters begin.
+        n, width: states of a feature, features of the layer.
+        states, offset: memory of all states, and the numbers per stream before this layer's.
+        spans, place: the same of spans.
+        done: samples that the layer has seen since its state was loaded.
+        first, last: the features to do; the first of a vector to the last of one or of all.
+        u, y: ``y`` has room for whole vectors.
+        scratch: memory for the states of a vector of features in TOGETHER streams.
+
+    Returns:
+        where the layer's other weights begin.
     """
-    n_streams, size = u.shape[0], (10 if nplr else 6) * n
-    ahead = 2 * n * n_streams  # to the next feature's states
-    for feature in range(first, last):
-        at, gain = begin + feature * size, weights[skip + feature]
-        stream = 0
-        while stream < n_streams:
-            place = (offset + feature * 2 * n) * n_streams + stream * 2 * n
-            if stream + STREAMS <= n_streams:
-                if nplr:
-                    _nplr_of_four(weights, at, n, states, place, ahead, u, y, stream, feature, gain)
-                else:
-                    _diagonal_of_four(weights, at, n, states, place, ahead, u, y, stream, feature, gain)
-                stream += STREAMS
-            else:
-                if nplr:
-                    _nplr_of_one(weights, at, n, states, place, ahead, u, y, stream, feature, gain)
-                else:
-                    _diagonal_of_one(weights, at, n, states, place, ahead, u, y, stream, feature, gain)
-                stream += 1
+    n_streams, sample, row = u.shape[0], done % SPAN, whole_vectors(width)
+    if sample == 0:
+        for feature in range(first, last, LANES):
+            _begin_spans(nplr, weights, begin, n, row, states, offset, spans, place, done > 0, feature, n_streams, scratch)
+    kernel = begin + parameters_size(nplr, width, n)
+    for stream in range(n_streams):
+        span = place * n_streams + stream * SPAN * row
+        now = spans[span + sample * row + first : span + sample * row + last]
+        inputs, outputs = u[stream, first:last], y[stream, first:last]
+        for i in range(now.size):
+            outputs[i] = now[i]
+            now[i] = inputs[i]
+        for feature in range(first, last, LANES):
+            convolve(weights, kernel + feature, spans, span + feature, row, sample, y, stream, feature)
+    return kernel + SPAN * row
 
 
-def _feature_step(nplr: bool, n_streams: int) -> Callable:
-    """x ← a x + b u[stream, feature] - u (v · x) and y[stream, feature] = C x + gain · u[stream, feature]."""
-
-    def typed(
-        context: Any,
-        weights: Any,
-        begin: Any,
-        n: Any,
-        states: Any,
-        place: Any,
-        ahead: Any,
-        u: Any,
-        y: Any,
-        stream: Any,
-        feature: Any,
-        gain: Any,
-    ) -> tuple:
-        number = types.intp
-        signature = types.void(weights, number, number, states, number, number, u, y, number, number, types.float32)
-        return signature, lambda *compiling: _emit(nplr, n_streams, *compiling)
-
-    return intrinsic(typed)
-
-
-def _emit(nplr: bool, n_streams: int, context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-    emit = Vectors(context, builder, signature, arguments)
-    _, begin, n, _, place, ahead, _, _, stream, feature, gain = arguments
-    weights, state = emit.pointer(0, begin), emit.pointer(3, place)
-    rows = [builder.add(stream, index(s)) for s in range(n_streams)]
-    inputs = [emit.number(emit.pointer(6, row, feature), index(0)) for row in rows]
-    signals = [emit.everywhere(number) for number in inputs]
-
-    def parameter(which: int, i: Any) -> Any:
-        return emit.load(weights, builder.add(builder.mul(n, index(which)), i))
-
-    def places(s: int, i: Any) -> tuple[Any, Any]:
-        """Where the real and the imaginary parts of a stream's states are."""
-        real = builder.add(builder.mul(n, index(2 * s)), i)
-        return real, builder.add(real, n)
-
-    def inner_products() -> list[Any]:
-        totals = [emit.total() for _ in range(n_streams)]
-        with cgutils.for_range_slice(builder, index(0), n, index(LANES)) as (i, _):
-            v_real, v_imag = parameter(8, i), parameter(9, i)
-            for s, total in enumerate(totals):
-                real, imag = (emit.load(state, part) for part in places(s, i))
-                value = emit.multiply_add(v_real, real, builder.load(total))
-                builder.store(emit.multiply_subtract(v_imag, imag, value), total)
-        return [emit.everywhere(total) for total in emit.sums([builder.load(total) for total in totals])]
-
-    inner = inner_products() if nplr else None
-    outputs = [emit.total() for _ in range(n_streams)]
-    with cgutils.for_range_slice(builder, index(0), n, index(LANES)) as (i, _):
-        a_real, a_imag, b_real, b_imag, c_real, c_imag = (parameter(which, i) for which in range(6))
-        u_real, u_imag = (parameter(6, i), parameter(7, i)) if nplr else (None, None)
-        for s, (signal, output) in enumerate(zip(signals, outputs, strict=True)):
-            at_real, at_imag = places(s, i)
-            x_real, x_imag = emit.load(state, at_real), emit.load(state, at_imag)
-            # Those of many streams fill a page of memory, beyond which the processor does not read ahead by itself.
-            emit.prefetch(state, builder.add(at_real, ahead))
-            emit.prefetch(state, builder.add(at_imag, ahead))
-            real, imag = emit.multiply(b_real, signal), emit.multiply(b_imag, signal)
-            if nplr:
-                real = emit.multiply_subtract(u_real, inner[s], real)
-                imag = emit.multiply_subtract(u_imag, inner[s], imag)
-            real = emit.multiply_subtract(a_imag, x_imag, emit.multiply_add(a_real, x_real, real))
-            imag = emit.multiply_add(a_imag, x_real, emit.multiply_add(a_real, x_imag, imag))
-            emit.store(real, state, at_real)
-            emit.store(imag, state, at_imag)
-            value = emit.multiply_add(c_real, real, builder.load(output))
-            builder.store(emit.multiply_subtract(c_imag, imag, value), output)
-    for row, number, total in zip(rows, inputs, emit.sums([builder.load(output) for output in outputs]), strict=True):
-        builder.store(emit.multiply_add(gain, number, total), emit.pointer(7, row, feature))
-    return context.get_dummy_value()
-
-
-_nplr_of_one, _nplr_of_four = _feature_step(True, 1), _feature_step(True, STREAMS)
-_diagonal_of_one, _diagonal_of_four = _feature_step(False, 1), _feature_step(False, STREAMS)
+@njit(**_OPTIONS)
+def _begin_spans(nplr, weights, begin, n, row, states, offset, spans, place, absorbing, feature, n_streams, scratch):
+    """The span of a vector of features begins, in every stream."""
+    at, stream = begin + parameters_size(nplr, feature, n), 0
+    while stream < n_streams:
+        state = (offset + feature * 2 * n) * n_streams + stream * 2 * n * LANES
+        span = place * n_streams + stream * SPAN * row + feature
+        count = TOGETHER if stream + TOGETHER <= n_streams else 1
+        if nplr and count == 1:
+            _begin_nplr_span(weights, at, n, states, state, spans, span, row, absorbing, scratch)
+        elif nplr:
+            _begin_nplr_spans(weights, at, n, states, state, spans, span, row, absorbing, scratch)
+        elif count == 1:
+            _begin_diagonal_span(weights, at, n, states, state, spans, span, row, absorbing, scratch)
+        else:
+            _begin_diagonal_spans(weights, at, n, states, state, spans, span, row, absorbing, scratch)
+        stream += count

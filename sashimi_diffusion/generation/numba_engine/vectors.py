@@ -64,7 +64,7 @@ class Vectors:
         """A vector of one number."""
         undefined = ir.Constant(_VECTOR, ir.Undefined)
         first = self.builder.insert_element(undefined, number, _LANE(0))
-        return self._shuffled(first, undefined, [0] * LANES)
+        return self.builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(_LANE, LANES), [0] * LANES))
 
     def total(self) -> Any:
         """A vector of zeros to add to, which LLVM keeps in a register."""
@@ -73,6 +73,14 @@ class Vectors:
     def add_product(self, total: Any, x: Any, y: Any) -> None:
         """total += x · y."""
         self.builder.store(self.multiply_add(x, y, self.builder.load(total)), total)
+
+    def subtract_product(self, total: Any, x: Any, y: Any) -> None:
+        """total -= x · y."""
+        self.builder.store(self.multiply_subtract(x, y, self.builder.load(total)), total)
+
+    def clear(self, total: Any) -> None:
+        """total = 0."""
+        self.builder.store(ir.Constant(_VECTOR, [0.0] * LANES), total)
 
     def multiply_add(self, x: Any, y: Any, z: Any) -> Any:
         """x · y + z, rounded once where the machine can."""
@@ -86,32 +94,16 @@ class Vectors:
         """x · y."""
         return self.builder.fmul(x, y, flags=_FAST)
 
-    def sums(self, vectors: list[Any]) -> list[Any]:
-        """The sum of each vector's numbers: halves upon halves, a power of two of vectors side by side in one."""
-        width = LANES
+    def sum(self, vectors: list[Any]) -> Any:
+        """The sum of some vectors, pairs first."""
         while len(vectors) > 1:
-            width //= 2
-            lower = [lane for lane in range(2 * LANES) if not lane & width]
-            upper = [lane + width for lane in lower]
-            pairs = zip(vectors[::2], vectors[1::2], strict=True)
-            vectors = [self.builder.fadd(self._shuffled(*pair, lower), self._shuffled(*pair, upper)) for pair in pairs]
-        (vector,), apart = vectors, width
-        while width > 1:
-            width //= 2
-            others = [lane ^ width for lane in range(LANES)]
-            vector = self.builder.fadd(vector, self._shuffled(vector, vector, others))
-        return [self.builder.extract_element(vector, _LANE(lane)) for lane in range(0, LANES, apart)]
+            pairs = zip(vectors[::2], vectors[1::2], strict=False)
+            vectors = [self.builder.fadd(*pair, flags=_FAST) for pair in pairs] + vectors[len(vectors) // 2 * 2 :]
+        return vectors[0]
 
-    def prefetch(self, pointer: Any, offset: Any) -> None:
-        """Have the memory there brought near, to be read and written."""
-        place = self.builder.bitcast(self.builder.gep(pointer, [offset]), ir.IntType(8).as_pointer())
-        function = self.builder.module.declare_intrinsic(
-            "llvm.prefetch", [place.type], ir.FunctionType(ir.VoidType(), [place.type, _LANE, _LANE, _LANE])
-        )
-        self.builder.call(function, [place, _LANE(1), _LANE(3), _LANE(1)])
-
-    def _shuffled(self, a: Any, b: Any, lanes: list[int]) -> Any:
-        return self.builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(_LANE, LANES), lanes))
+    def where(self, condition: Any, vector: Any) -> Any:
+        """The vector if the condition holds, zeros otherwise."""
+        return self.builder.select(condition, vector, ir.Constant(_VECTOR, [0.0] * LANES))
 
     def _vector_pointer(self, pointer: Any, offset: Any) -> Any:
         return self.builder.bitcast(self.builder.gep(pointer, [offset]), _VECTOR.as_pointer())
