@@ -102,16 +102,29 @@ def _run(engine: Any, streams: int, samples: int) -> Callable[[], object]:
 
 
 def _bytes_per_step(engine: Any) -> float:
-    """Weights read once per step for all streams of a thread, states read and written; pooled stages run seldom."""
+    """Memory that a step reads and writes, on average: weights once for all streams of a thread, the rest for each.
+
+    Pooled stages run seldom. State spaces read their parameters, and read and write their states, once per span; in
+    between they read a half of their kernel and of the span's inputs, write one of these, and read what is ready of y.
+    """
+    from sashimi_diffusion.generation.numba_engine.program import Kind
+    from sashimi_diffusion.generation.numba_engine.spans import SPAN
+    from sashimi_diffusion.generation.numba_engine.states import parameters_size
+    from sashimi_diffusion.generation.numba_engine.vectors import whole_vectors
+
     program, strides = engine.program, np.cumprod([1, *engine.program.pools])
-    begins = [*(int(row[4]) for row in program.operations if row[4]), program.head]
-    rows = [row for row in program.operations if row[4]]
-    weights = sum((end - int(row[4])) / strides[row[1]] for row, end in zip(rows, begins[1:], strict=True))
-    weights += program.weights.size - program.head
-    shapes = {offset: 2 * h * n for offset, (h, n) in zip(program.s4_offsets, program.s4_shapes, strict=True)}
-    states = sum(2 * shapes[int(row[5])] / strides[row[1]] for row in program.operations if row[0] < 2)
+    rows = [row for row in program.operations.tolist() if row[4]]
+    weights, streams = float(program.weights.size - program.head), 0.0
+    for row, end in zip(rows, [*(row[4] for row in rows[1:]), program.head], strict=True):
+        size, stride = end - row[4], strides[row[1]]
+        if row[0] in (Kind.S4_NPLR, Kind.S4_DIAGONAL):
+            features, n = whole_vectors(row[2]), row[6]
+            parameters = parameters_size(row[0] == Kind.S4_NPLR, row[2], n)
+            size -= parameters * (1 - 1 / SPAN) + features * SPAN / 2
+            streams += features * (4 * n / SPAN + SPAN / 2 + 2) / stride
+        weights += size / stride
     parts = 1 if engine.batch_size == 1 else engine.threads
-    return 4 * (parts * weights + engine.batch_size * states)
+    return 4 * (parts * weights + engine.batch_size * streams)
 
 
 def _read_bandwidth() -> float:

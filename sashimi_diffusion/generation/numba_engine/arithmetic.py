@@ -1,6 +1,6 @@
-"""The arithmetic of a step, compiled: norms, gates, and what is moved about. Streams are rows, features are columns side by side.
+"""The arithmetic of a step, compiled: norms, gates, and what is moved about. Streams are rows, features are columns.
 
-Inner loops run over contiguous slices with one array written and few read: that is what LLVM turns into vector instructions.
+Inner loops run over contiguous slices with one array written and few read: LLVM turns these into vector instructions.
 """
 
 import numpy as np
@@ -59,55 +59,69 @@ def gelu(x, first, last):
 
 
 @njit(**_OPTIONS)
-def gated_add(x, at, hidden, gates, first, last):
-    """x += a · sigmoid(b) for some features of ``x`` from column ``at``, a and b in columns ``gates`` of ``hidden``."""
-    from_a, from_b = gates
+def add_partials(partials, x, at, width, added):
+    """x (+)= Σ partials (shares, streams, features) for columns of ``x`` from ``at``."""
     for stream in range(x.shape[0]):
-        row = x[stream, at + first : at + last]
-        a, b = hidden[stream, from_a + first : from_a + last], hidden[stream, from_b + first : from_b + last]
+        row = x[stream, at : at + width]
+        for index in range(partials.shape[0]):
+            partial = partials[index, stream, :width]
+            if added or index > 0:
+                for i in range(width):
+                    row[i] += partial[i]
+            else:
+                for i in range(width):
+                    row[i] = partial[i]
+
+
+@njit(**_OPTIONS)
+def gated_add(x, at, width, hidden, gates):
+    """x += a · sigmoid(b) for columns of ``x`` from ``at``; ``gates`` says where a and b are in ``hidden``."""
+    for stream in range(x.shape[0]):
+        row = x[stream, at : at + width]
+        a, b = hidden[stream, gates[0] : gates[0] + width], hidden[stream, gates[1] : gates[1] + width]
         for i in range(row.size):
             row[i] += a[i] * sigmoid(b[i])
 
 
 @njit(**_OPTIONS)
-def copy(x, at, first, last, buffers, place):
-    """Keep some features of ``x`` in the buffers."""
+def copy(x, at, width, buffers, place):
+    """Keep columns of ``x`` from ``at`` in the buffers."""
     for stream in range(x.shape[0]):
-        row, kept = x[stream, at + first : at + last], buffers[stream, place + first : place + last]
+        row, kept = x[stream, at : at + width], buffers[stream, place : place + width]
         for i in range(row.size):
             kept[i] = row[i]
 
 
 @njit(**_OPTIONS)
-def add(x, at, first, last, buffers, place):
-    """Add to some features of ``x`` what is kept in the buffers."""
+def add(x, at, width, buffers, place):
+    """Add to columns of ``x`` from ``at`` what is kept in the buffers."""
     for stream in range(x.shape[0]):
-        row, kept = x[stream, at + first : at + last], buffers[stream, place + first : place + last]
+        row, kept = x[stream, at : at + width], buffers[stream, place : place + width]
         for i in range(row.size):
             row[i] += kept[i]
 
 
 @njit(**_OPTIONS)
-def put_in_frame(x, at, first, last, buffers, place, pool, slot):
+def put_in_frame(x, at, width, buffers, place, pool, slot):
     """Sample ``slot`` of a frame (features, pool) in the buffers."""
     for stream in range(x.shape[0]):
         row, frame = x[stream, at:], buffers[stream, place + slot :]
-        for i in range(first, last):
+        for i in range(width):
             frame[i * pool] = row[i]
 
 
 @njit(**_OPTIONS)
-def add_from_frame(x, at, first, last, buffers, place, pool, slot):
+def add_from_frame(x, at, width, buffers, place, pool, slot):
     """x += sample ``slot`` of a frame (features, pool) in the buffers."""
     for stream in range(x.shape[0]):
         row, frame = x[stream, at:], buffers[stream, place + slot :]
-        for i in range(first, last):
+        for i in range(width):
             row[i] += frame[i * pool]
 
 
 @njit(**_OPTIONS)
 def norm(x, at, width, layer_norm, weights, begin, target):
-    """The channel norm of ``width`` columns of ``x`` from ``at``: layer norm, or SaShiMi's of one gain and one shift."""
+    """The norm over columns of ``x`` from ``at``: layer norm, or SaShiMi's scalar norm with one gain and one shift."""
     for stream in range(x.shape[0]):
         row, y = x[stream, at : at + width], target[stream, :width]
         total = np.float32(0)

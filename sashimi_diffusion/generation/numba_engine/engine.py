@@ -12,7 +12,7 @@ from torch import Tensor
 from sashimi_diffusion.generation.numba_engine.barrier import counters_size, release
 from sashimi_diffusion.generation.numba_engine.program import Program, by_vector, flatten
 from sashimi_diffusion.generation.numba_engine.step import run
-from sashimi_diffusion.generation.numba_engine.vectors import LANES
+from sashimi_diffusion.generation.numba_engine.vectors import whole_vectors
 from sashimi_diffusion.generation.sampling import Sampling
 
 # Their shares are a few microseconds long between two barriers: more threads have not been measured.
@@ -24,25 +24,36 @@ _SAMPLES_ALONE = 64
 
 
 class _Memory(NamedTuple):
-    """What a step of some streams works on; all but the states and the spans have a row per stream."""
+    """What a step of some streams works on; all but the states and the spans have a row per stream.
+
+    Args:
+        states, spans, partials: shared by the threads.
+        buffers, x, hidden: one of each thread's own.
+    """
 
     states: np.ndarray
     spans: np.ndarray
+    partials: np.ndarray
     buffers: np.ndarray
     x: np.ndarray
     hidden: np.ndarray
-    logits: np.ndarray
 
     @classmethod
     def of(cls, program: Program, n_streams: int) -> "_Memory":
         """At rest."""
-        states, spans = (np.zeros(n_streams * size, dtype=np.float32) for size in (program.state_size, program.span_size))
-        sizes = (program.buffer_size, int(_padded(program.widths).sum()), _largest_hidden(program), program.num_tokens)
-        return cls(states, spans, *(np.zeros((n_streams, int(_padded(size))), dtype=np.float32) for size in sizes))
+        shares, between = program.shares, _largest_between(program)
+        return cls(
+            _zeros(n_streams * program.state_size),
+            _zeros(n_streams * program.span_size),
+            _zeros(2, shares, n_streams, between),
+            _zeros(shares, n_streams, program.buffer_size),
+            _zeros(shares, n_streams, int(whole_vectors(program.widths).sum())),
+            _zeros(shares, n_streams, between),
+        )
 
     def load(self, program: Program, state: Any, streams: slice) -> None:
         """Take over some streams of a ``BackboneState``."""
-        n_streams = len(self.x)
+        n_streams = self.x.shape[1]
         for layer, offset in zip(state.layers, program.s4_offsets, strict=True):
             parts = torch.view_as_real(layer[streams]).permute(0, 3, 1, 2)  # (B, 2, H, N)
             values = torch.stack([by_vector(of_stream) for of_stream in parts], dim=1)  # (vectors, B, N, 2, LANES)
@@ -53,7 +64,7 @@ class _Memory(NamedTuple):
             (state.upsampled, program.upsampled_offsets),
         ):
             for frame, offset in zip(frames, offsets, strict=True):
-                self.buffers[:, offset : offset + frame[0].numel()] = frame[streams].flatten(1).numpy()
+                self.buffers[0, :, offset : offset + frame[0].numel()] = frame[streams].flatten(1).numpy()
 
 
 class NumbaEngine:
@@ -70,10 +81,10 @@ class NumbaEngine:
 
     def __init__(self, model: Any, batch_size: int, threads: int | None = None) -> None:
         self.model, self.batch_size = model, batch_size
-        self.program = flatten(model)
         threads = torch.get_num_threads() if threads is None else threads
         self.threads = min(threads, _THREADS_PER_STREAM if batch_size == 1 else batch_size)
-        self._starts = np.concatenate([[0], np.cumsum(_padded(self.program.widths))[:-1]])
+        self.program = flatten(model, self.threads if batch_size == 1 else 1)
+        self._starts = np.concatenate([[0], np.cumsum(whole_vectors(self.program.widths))[:-1]])
         self._strides = np.cumprod([1, *self.program.pools])
         bounds = (
             [0, 1] if batch_size == 1 else np.linspace(0, batch_size, self.threads + 1).round().astype(int).tolist()
@@ -186,13 +197,12 @@ class NumbaEngine:
         )
 
 
-def _largest_hidden(program: Program) -> int:
-    """Numbers between two maps: an S4 layer's output and gates, a feed-forward layer's inside, an up pool's output."""
-    sizes = [3 * int(_padded(program.widths).max())]
+def _largest_between(program: Program) -> int:
+    """Numbers between two maps: an S4 layer's output and gates, a feed-forward layer's inside, an up pool's, logits."""
+    sizes = [program.num_tokens, 3 * int(whole_vectors(program.widths).max())]
     sizes += [int(max(row[6], row[2] * row[7])) for row in program.operations]
-    return max(sizes)
+    return whole_vectors(max(sizes))
 
 
-def _padded(sizes: Any) -> Any:
-    """:func:`whole_vectors` of one or several sizes."""
-    return -(-sizes // LANES) * LANES
+def _zeros(*shape: int) -> np.ndarray:
+    return np.zeros(shape, dtype=np.float32)

@@ -18,12 +18,28 @@ from sashimi_diffusion.generation.numba_engine.vectors import GROUPS, LANES, STR
 _OPTIONS = {"nogil": True, "fastmath": True, "error_model": "numpy"}
 
 
+@njit(**_OPTIONS)
+def share(size, index, shares):
+    """First and last of the numbers below ``size`` that are in a share, from a whole vector on."""
+    part = (size // shares + LANES - 1) // LANES * LANES
+    return min(index * part, size), size if index == shares - 1 else min((index + 1) * part, size)
+
+
+def packed_shares(weight: np.ndarray, bias: np.ndarray, shares: int) -> np.ndarray:
+    """A map as one map for each share of its inputs, of which the first has the bias: their sum is the whole map."""
+    ranges = [share(weight.shape[1], index, shares) for index in range(shares)]
+    biases = [bias, *[np.zeros_like(bias)] * (shares - 1)]
+    return np.concatenate(
+        [packed(weight[:, first:last], own) for (first, last), own in zip(ranges, biases, strict=True)]
+    )
+
+
 def packed(weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
     """A map as :func:`linear` reads it, from ``weight`` (out, in) and ``bias`` (out,); groups are filled with zeros."""
     n_out, n_in = weight.shape
     whole = np.zeros((whole_vectors(n_out), n_in + 1), dtype=np.float32)
     whole[:n_out, :n_in], whole[:n_out, n_in] = weight, bias
-    by_group = whole[:, :n_in].reshape(-1, LANES, n_in).transpose(0, 2, 1)
+    by_group = whole[:, :n_in].reshape(len(whole) // LANES, LANES, n_in).transpose(0, 2, 1)
     return np.concatenate([by_group.ravel(), whole[:, n_in]])
 
 
@@ -63,7 +79,7 @@ def linear(weights, begin, n_in, n_out, first, last, source, from_column, target
 
 
 def _map(n_streams: int, groups: int) -> Callable:
-    """target[stream + s, to + o] (+)= Σ_i source[stream + s, i] · W[i, o] + bias[o] for the outputs o of some groups."""
+    """target (+)= source · W + bias for ``n_streams`` streams and the outputs of ``groups`` vectors."""
 
     def typed(
         context: Any,

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sashimi_diffusion.generation.numba_engine.products import packed
+from sashimi_diffusion.generation.numba_engine.products import packed_shares
 from sashimi_diffusion.generation.numba_engine.spans import SPAN
 from sashimi_diffusion.generation.numba_engine.vectors import LANES, whole_vectors
 
@@ -42,12 +42,12 @@ class Program(NamedTuple):
     """A flattened model.
 
     Args:
+        shares: threads that can share the features.
         operations: table of rows, int64 (rows, COLUMNS).
         weights: all parameters in the order of use, float32.
         widths: features of each stage, int64.
         buffer_size: floats per stream for skip connections, frames and the outputs of up pools.
         s4_offsets: begin of each S4 layer's state in floats per stream, in the order of the model's state.
-        s4_shapes: (H, N) of each.
         state_size: floats per stream for all of them.
         span_size: floats per stream for the spans of all S4 layers, see :func:`state_step`.
         frame_offsets, upsampled_offsets: begin of each pool's frame and outputs in the buffer.
@@ -57,12 +57,12 @@ class Program(NamedTuple):
         num_tokens: number of levels.
     """
 
+    shares: int
     operations: np.ndarray
     weights: np.ndarray
     widths: np.ndarray
     buffer_size: int
     s4_offsets: list[int]
-    s4_shapes: list[tuple[int, int]]
     state_size: int
     span_size: int
     frame_offsets: list[int]
@@ -74,7 +74,8 @@ class Program(NamedTuple):
 
 
 class _Builder:
-    def __init__(self) -> None:
+    def __init__(self, shares: int) -> None:
+        self.shares = shares
         self.rows: list[list[int]] = []
         self.parts: list[np.ndarray] = []
         self.size = self.buffer_size = self.span_size = 0
@@ -101,12 +102,15 @@ class _Builder:
 
 
 @torch.no_grad()
-def flatten(model: Any) -> Program:
-    """The program of a ``SashimiAutoregressive`` in evaluation mode."""
-    backbone, build = model.backbone, _Builder()
+def flatten(model: Any, shares: int) -> Program:
+    """The program of a ``SashimiAutoregressive`` in evaluation mode, for as many threads that share the features.
+
+    Of two maps in a row, the first lies by outputs and the second by inputs, so that a thread can do its share of both
+    before it needs anything from the others.
+    """
+    backbone, build = model.backbone, _Builder(shares)
     layers = backbone.s4_layers()
-    shapes = [(layer.ssm.d_model, layer.ssm.n_state // 2) for layer in layers]
-    sizes = [2 * whole_vectors(h) * n for h, n in shapes]
+    sizes = [whole_vectors(layer.ssm.d_model) * layer.ssm.n_state for layer in layers]
     offsets = {id(layer): begin for layer, begin in zip(layers, np.cumsum([0, *sizes[:-1]]).tolist(), strict=True)}
     pools = [pool.pool for pool in backbone.down_pools]
     widths = [pool.linear.out_channels // pool.pool for pool in backbone.up_pools]
@@ -118,12 +122,12 @@ def flatten(model: Any) -> Program:
     _add_stage(build, backbone, 0, widths, offsets, frames, upsampled)
     head = build.store(model.output_norm.weight, model.output_norm.bias, _linear(model.output))
     return Program(
+        shares,
         np.array(build.rows, dtype=np.int64).reshape(-1, COLUMNS),
         np.concatenate(build.parts),
         np.array(widths, dtype=np.int64),
         build.buffer_size,
         [offsets[id(layer)] for layer in layers],
-        shapes,
         sum(sizes),
         build.span_size,
         frames,
@@ -168,10 +172,10 @@ def _add_stage(
         skips.append(save())
         list(blocks([block]))
     down, up = backbone.down_pools[stage], backbone.up_pools[stage]
-    pool, begin = down.pool, build.store(_linear(down.linear))
+    pool, begin = down.pool, build.store(_linear(down.linear, build.shares))
     row = build.add(Kind.DOWN, stage, width, 0, begin, frames[stage], widths[stage + 1], pool)
     _add_stage(build, backbone, stage + 1, widths, offsets, frames, upsampled)
-    begin = build.store(_linear(up.linear))
+    begin = build.store(_linear(up.linear, build.shares))
     build.add(Kind.UP, stage, width, 0, begin, upsampled[stage], widths[stage + 1], pool)
     build.rows[row][8] = build.add(Kind.MERGE, stage, width, 0, 0, upsampled[stage], 0, pool)
     whole = save() if backbone.stage_skip else None
@@ -187,7 +191,7 @@ def _add_layer(build: _Builder, stage: int, width: int, layer: Any, offsets: dic
     norm = (layer.norm.weight, layer.norm.bias) if layer_norm else (layer.norm.gain, layer.norm.shift)
     if not hasattr(layer, "s4"):
         first, second = layer.input_linear, layer.output_linear
-        begin = build.store(*norm, _linear(first), _linear(second))
+        begin = build.store(*norm, _linear(first), _linear(second, build.shares))
         build.add(Kind.FEED_FORWARD, stage, width, layer_norm, begin, 0, first.out_channels)
         return
     ssm, linear = layer.s4.ssm, layer.s4.output_linear
@@ -196,10 +200,12 @@ def _add_layer(build: _Builder, stage: int, width: int, layer: Any, offsets: dic
     # 2 Re of an output is a sum over both halves of the conjugate pairs; the factor is folded into v and C.
     vectors = (system.a, system.b, 2 * c[0], system.u, 2 * system.v) if nplr else (*system, 2 * c[0])
     parameters = torch.stack([part for vector in vectors for part in (vector.real, vector.imag)])  # (2 · vectors, H, N)
-    kernel = F.pad(ssm.kernel(SPAN)[0], (0, 0, 0, -width % LANES)).T  # (SPAN, H)
-    kernel[0, :width] += ssm.D[0]
-    halves = zip(_numbers(linear.weight.flatten(1)).reshape(2, width, width), _numbers(linear.bias).reshape(2, width), strict=True)
-    begin = build.store(*norm, by_vector(parameters), kernel, *(packed(*half) for half in halves))
+    kernel = ssm.kernel(SPAN).clone()  # (1, H, SPAN)
+    kernel[..., 0] += ssm.D
+    gates = (part.unflatten(0, (2, width)) for part in (linear.weight.flatten(1), linear.bias.unsqueeze(1)))
+    weight, bias = (F.pad(part, (0, 0, 0, -width % LANES)).flatten(0, 1) for part in gates)
+    output = packed_shares(_numbers(weight), _numbers(bias.squeeze(1)), build.shares)
+    begin = build.store(*norm, by_vector(kernel), by_vector(parameters), output)
     kind, n = Kind.S4_NPLR if nplr else Kind.S4_DIAGONAL, ssm.n_state // 2
     build.add(kind, stage, width, layer_norm, begin, offsets[id(layer.s4)], n, 0, 0, build.span(width))
 
@@ -210,9 +216,9 @@ def by_vector(numbers: Tensor) -> Tensor:
     return F.pad(numbers, (0, 0, 0, -h % LANES)).view(parts, -1, LANES, n).permute(1, 3, 0, 2)
 
 
-def _linear(layer: Any) -> np.ndarray:
-    """Weight and bias of a pointwise map."""
-    return packed(_numbers(layer.weight.flatten(1)), _numbers(layer.bias))
+def _linear(layer: Any, shares: int = 1) -> np.ndarray:
+    """Weight and bias of a pointwise map, for so many shares of its inputs."""
+    return packed_shares(_numbers(layer.weight.flatten(1)), _numbers(layer.bias), shares)
 
 
 def _numbers(tensor: Tensor) -> np.ndarray:

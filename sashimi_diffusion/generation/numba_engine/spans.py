@@ -17,7 +17,7 @@ from sashimi_diffusion.generation.numba_engine.vectors import LANES, Vectors, in
 
 SPAN = 16
 """Samples of a span."""
-TOGETHER = 2
+TOGETHER = 4
 """Streams that share the parameters once they are read."""
 
 _Complex = tuple[Any, Any]
@@ -27,8 +27,8 @@ def span_beginning(nplr: bool, n_streams: int) -> Callable:
     """A compiled function: states absorb the inputs of a span, and what they give to the next one takes their place.
 
     Its arguments: the weights, and where the parameters of the features begin; N; the states, and where those of the
-    first stream begin; the spans, where the features' place in the first stream's begins, and the numbers in a row;
-    whether there are inputs to absorb; memory for the states of the streams.
+    first stream begin; the spans, and where that of the first stream begins; whether there are inputs to absorb; memory
+    for the states of the streams.
     """
 
     def typed(
@@ -40,12 +40,11 @@ def span_beginning(nplr: bool, n_streams: int) -> Callable:
         place: Any,
         spans: Any,
         span: Any,
-        row: Any,
         absorbing: Any,
         scratch: Any,
     ) -> tuple:
         number, truth = types.intp, types.boolean
-        signature = types.void(weights, number, number, states, number, spans, number, number, truth, scratch)
+        signature = types.void(weights, number, number, states, number, spans, number, truth, scratch)
         return signature, lambda *compiling: _emit_beginning(nplr, n_streams, *compiling)
 
     return intrinsic(typed)
@@ -53,20 +52,20 @@ def span_beginning(nplr: bool, n_streams: int) -> Callable:
 
 def _emit_beginning(nplr: bool, n_streams: int, context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
     emit = Vectors(context, builder, signature, arguments)
-    _, begin, n, _, place, _, span, row, absorbing, _ = arguments
+    _, begin, n, _, place, _, span, absorbing, _ = arguments
     passes = _Passes(emit, nplr, n, emit.pointer(0, begin))
-    size, stream_span = builder.mul(n, index(2 * LANES)), builder.mul(row, index(SPAN))
+    size = builder.mul(n, index(2 * LANES))
     x = [emit.pointer(3, builder.add(place, builder.mul(size, index(s)))) for s in range(n_streams)]
-    copies = [emit.pointer(9, builder.mul(size, index(s))) for s in range(n_streams)]
-    rows = [emit.pointer(5, builder.add(span, builder.mul(stream_span, index(s)))) for s in range(n_streams)]
+    copies = [emit.pointer(8, builder.mul(size, index(s))) for s in range(n_streams)]
+    rows = [emit.pointer(5, builder.add(span, index(s * SPAN * LANES))) for s in range(n_streams)]
 
     inner = passes.inner_products(x)
     with builder.if_then(absorbing), cgutils.for_range_slice(builder, index(0), index(SPAN), index(1)) as (j, _):
-        at = builder.mul(j, row)
+        at = builder.mul(j, index(LANES))
         passes.absorb(x, inner, [emit.load(of_stream, at) for of_stream in rows])
     passes.copy(x, copies)
     with cgutils.for_range_slice(builder, index(0), index(SPAN), index(1)) as (j, _):
-        at = builder.mul(j, row)
+        at = builder.mul(j, index(LANES))
         for output, of_stream in zip(passes.give(copies, inner), rows, strict=True):
             emit.store(output, of_stream, at)
     return context.get_dummy_value()
@@ -166,10 +165,19 @@ class _Passes:
 
 def _convolution() -> Callable:
     def typed(
-        context: Any, weights: Any, kernel: Any, spans: Any, span: Any, row: Any, sample: Any, y: Any, stream: Any, feature: Any
+        context: Any,
+        weights: Any,
+        kernel: Any,
+        spans: Any,
+        span: Any,
+        sample: Any,
+        u: Any,
+        y: Any,
+        stream: Any,
+        feature: Any,
     ) -> tuple:
         number = types.intp
-        signature = types.void(weights, number, spans, number, number, number, y, number, number)
+        signature = types.void(weights, number, spans, number, number, u, y, number, number)
         return signature, _emit_convolution
 
     return intrinsic(typed)
@@ -177,15 +185,16 @@ def _convolution() -> Callable:
 
 def _emit_convolution(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
     emit = Vectors(context, builder, signature, arguments)
-    _, kernel, _, span, row, sample, _, stream, feature = arguments
-    taps, inputs, target = emit.pointer(0, kernel), emit.pointer(2, span), emit.pointer(6, stream, feature)
-    total = cgutils.alloca_once_value(builder, emit.load(target, index(0)))
-    with cgutils.for_range_slice(builder, index(0), builder.add(sample, index(1)), index(1)) as (i, _):
-        before = builder.mul(builder.sub(sample, i), row)
-        emit.add_product(total, emit.load(taps, builder.mul(i, row)), emit.load(inputs, before))
-    emit.store(builder.load(total), target, index(0))
+    _, kernel, _, span, sample, _, _, stream, feature = arguments
+    taps, rows = emit.pointer(0, kernel), emit.pointer(2, span)
+    now = builder.mul(sample, index(LANES))
+    total = cgutils.alloca_once_value(builder, emit.load(rows, now))
+    emit.store(emit.load(emit.pointer(5, stream, feature), index(0)), rows, now)
+    with cgutils.for_range_slice(builder, index(0), builder.add(now, index(LANES)), index(LANES)) as (at, _):
+        emit.add_product(total, emit.load(taps, at), emit.load(rows, builder.sub(now, at)))
+    emit.store(builder.load(total), emit.pointer(6, stream, feature), index(0))
     return context.get_dummy_value()
 
 
 convolve = _convolution()
-"""y[stream, feature …] += Σ_{i ≤ sample} kernel[i] · span[sample - i] for a vector of features."""
+"""y = row + Σ_{i ≤ sample} kernel[i] · u[sample - i] for a vector of features; the sample's row then keeps u[sample]."""

@@ -7,14 +7,12 @@ With x the state before a span, its sample j gives
 The first terms are made for the whole span when it begins, by the recurrence without inputs. The others take a few
 numbers of the kernel and the inputs of the span so far. When the next span begins, the states absorb these.
 
-A span is a row of features for each of its SPAN samples: the first terms until the sample comes, its inputs from then
-on. Features are filled up to whole vectors with zeros, which stay zeros. For each vector of features, a, b, C and, if
-the system is NPLR, u and v of one state after the other lie in the weights, C and v times two, and then the kernel.
+The span of a vector of features has a row for each of its SPAN samples: the first terms until the sample comes, its
+inputs from then on. Features are filled up to whole vectors with zeros, which stay zeros. In the weights lie, vector by
+vector, the kernel of all features, and then a, b, C and, if the system is NPLR, u and v, state by state, C and v times
+two.
 """
 
-from typing import Any
-
-import numpy as np
 from numba import njit
 
 from sashimi_diffusion.generation.numba_engine.spans import SPAN, TOGETHER, convolve, span_beginning
@@ -27,7 +25,7 @@ _begin_diagonal_span, _begin_diagonal_spans = span_beginning(False, 1), span_beg
 
 @njit(**_OPTIONS)
 def parameters_size(nplr, width, n):
-    """Numbers that the parameters of ``width`` features with ``n`` states each take, without the kernel."""
+    """Numbers that the parameters of ``width`` features with ``n`` states each take, the kernel not counted."""
     return (10 if nplr else 6) * n * whole_vectors(width)
 
 
@@ -48,37 +46,33 @@ def state_step(nplr, weights, begin, n, width, states, offset, spans, place, don
     Returns:
         where the layer's other weights begin.
     """
-    n_streams, sample, row = u.shape[0], done % SPAN, whole_vectors(width)
-    if sample == 0:
-        for feature in range(first, last, LANES):
-            _begin_spans(nplr, weights, begin, n, row, states, offset, spans, place, done > 0, feature, n_streams, scratch)
-    kernel = begin + parameters_size(nplr, width, n)
-    for stream in range(n_streams):
-        span = place * n_streams + stream * SPAN * row
-        now = spans[span + sample * row + first : span + sample * row + last]
-        inputs, outputs = u[stream, first:last], y[stream, first:last]
-        for i in range(now.size):
-            outputs[i] = now[i]
-            now[i] = inputs[i]
-        for feature in range(first, last, LANES):
-            convolve(weights, kernel + feature, spans, span + feature, row, sample, y, stream, feature)
-    return kernel + SPAN * row
+    n_streams, sample = u.shape[0], done % SPAN
+    parameters = begin + SPAN * whole_vectors(width)
+    for feature in range(first, last, LANES):
+        span = (place + feature * SPAN) * n_streams
+        if sample == 0:
+            at, state = parameters + parameters_size(nplr, feature, n), (offset + feature * 2 * n) * n_streams
+            _begin_spans(nplr, weights, at, n, states, state, spans, span, done > 0, n_streams, scratch)
+        kernel = begin + feature * SPAN
+        for stream in range(n_streams):
+            convolve(weights, kernel, spans, span + stream * SPAN * LANES, sample, u, y, stream, feature)
+    return parameters + parameters_size(nplr, width, n)
 
 
 @njit(**_OPTIONS)
-def _begin_spans(nplr, weights, begin, n, row, states, offset, spans, place, absorbing, feature, n_streams, scratch):
+def _begin_spans(nplr, weights, begin, n, states, place, spans, span, absorbing, n_streams, scratch):
     """The span of a vector of features begins, in every stream."""
-    at, stream = begin + parameters_size(nplr, feature, n), 0
+    stream = 0
     while stream < n_streams:
-        state = (offset + feature * 2 * n) * n_streams + stream * 2 * n * LANES
-        span = place * n_streams + stream * SPAN * row + feature
         count = TOGETHER if stream + TOGETHER <= n_streams else 1
         if nplr and count == 1:
-            _begin_nplr_span(weights, at, n, states, state, spans, span, row, absorbing, scratch)
+            _begin_nplr_span(weights, begin, n, states, place, spans, span, absorbing, scratch)
         elif nplr:
-            _begin_nplr_spans(weights, at, n, states, state, spans, span, row, absorbing, scratch)
+            _begin_nplr_spans(weights, begin, n, states, place, spans, span, absorbing, scratch)
         elif count == 1:
-            _begin_diagonal_span(weights, at, n, states, state, spans, span, row, absorbing, scratch)
+            _begin_diagonal_span(weights, begin, n, states, place, spans, span, absorbing, scratch)
         else:
-            _begin_diagonal_spans(weights, at, n, states, state, spans, span, row, absorbing, scratch)
+            _begin_diagonal_spans(weights, begin, n, states, place, spans, span, absorbing, scratch)
+        place += count * 2 * n * LANES
+        span += count * SPAN * LANES
         stream += count

@@ -10,6 +10,7 @@ from numba import njit
 from sashimi_diffusion.generation.numba_engine.arithmetic import (
     add,
     add_from_frame,
+    add_partials,
     copy,
     gated_add,
     gelu,
@@ -17,7 +18,7 @@ from sashimi_diffusion.generation.numba_engine.arithmetic import (
     put_in_frame,
 )
 from sashimi_diffusion.generation.numba_engine.barrier import long_waits, part, parted, wait, waits
-from sashimi_diffusion.generation.numba_engine.products import linear, map_size
+from sashimi_diffusion.generation.numba_engine.products import linear, map_size, share
 from sashimi_diffusion.generation.numba_engine.program import Kind
 from sashimi_diffusion.generation.numba_engine.sampler import choose
 from sashimi_diffusion.generation.numba_engine.spans import TOGETHER
@@ -44,11 +45,11 @@ def _run(
     loaded_at,
     states,
     spans,
-    buffers,
-    x,
-    hidden,
-    logits,
-    tokens,
+    partials,
+    all_buffers,
+    all_x,
+    all_hidden,
+    inputs,
     uniforms,
     sampling,
     made_tokens,
@@ -68,9 +69,10 @@ def _run(
         strides: samples per position of each stage.
         position: samples absorbed so far.
         loaded_at: the position of the state that was loaded.
-        states, spans: memory of all state spaces, see :func:`state_step`; the same for all threads, like the next four.
-        buffers, x, hidden, logits: memory, a row per stream.
-        tokens: the inputs to begin with; overwritten.
+        states, spans: memory of all state spaces, see :func:`state_step`; shared by the threads, like the partial sums.
+        partials: memory for what threads add up, (2, shares, streams, columns).
+        all_buffers, all_x, all_hidden: memory of each thread, (shares, streams, columns).
+        inputs: the tokens to begin with; overwritten with those to go on with.
         uniforms: random numbers, (streams, n).
         sampling: temperature, top_k (0 for all) and top_p.
         made_tokens, made_log_probabilities, made_entropies: (streams, n), written by the first thread.
@@ -81,103 +83,130 @@ def _run(
     """
     n_streams, count = uniforms.shape
     width, widest = widths[0], widths.max()
-    normed = np.empty((n_streams, widest), dtype=np.float32)
+    normed = np.zeros((n_streams, whole_vectors(widest)), dtype=np.float32)
     probabilities = np.empty(num_tokens, dtype=np.float64)
     scratch = np.empty(TOGETHER * 2 * LANES * _most_states(operations), dtype=np.float32)
-    first, last = _share(width, thread, n_threads)
-    for sample in range(count):
+    buffers, x, hidden = all_buffers[thread], all_x[thread], all_hidden[thread]
+    if thread > 0:
+        buffers[:] = all_buffers[0]
+    tokens, sample = inputs.copy(), 0
+    wait(counters, thread, n_threads)
+    while sample < count and not parted(counters):
         before, waited = waits(counters, thread), long_waits(counters, thread)
         for stream in range(n_streams):
             row = embedding + tokens[stream] * width
-            x[stream, first:last] = weights[row + first : row + last]
+            x[stream, :width] = weights[row : row + width]
         pointer = 0
         while pointer < operations.shape[0]:
             pointer = _operation(
-                operations, pointer, weights, starts, strides, position + sample, loaded_at, states, spans, buffers, x, hidden,
-                normed, scratch, counters, thread, n_threads,
+                operations, pointer, weights, starts, strides, position + sample, loaded_at, states, spans, partials,
+                buffers, x, hidden, normed, scratch, counters, thread, n_threads,
             )  # fmt: skip
-        wait(counters, thread, n_threads)
         norm(x, 0, width, True, weights, head, normed)
-        from_token, to_token = _share(num_tokens, thread, n_threads)
-        linear(weights, head + 2 * width, width, num_tokens, from_token, to_token, normed, 0, logits, 0, False)
+        logits = partials[waits(counters, thread) & 1, 0]
+        first, last = share(num_tokens, thread, n_threads)
+        linear(weights, head + 2 * width, width, num_tokens, first, last, normed, 0, logits, 0, False)
+        if thread == 0 and long_waits(counters, thread) - waited > _SOME + (waits(counters, thread) - before) // _FEW:
+            part(counters)
         wait(counters, thread, n_threads)
-        if thread == 0:
-            if long_waits(counters, thread) - waited > _SOME + (waits(counters, thread) - before) // _FEW:
-                part(counters)
-            for stream in range(n_streams):
-                token, log_probability, entropy = choose(
-                    logits[stream, :num_tokens], uniforms[stream, sample], sampling[0], int(sampling[1]), sampling[2], probabilities
-                )
-                tokens[stream] = token
+        for stream in range(n_streams):
+            token, log_probability, entropy = choose(
+                logits[stream, :num_tokens],
+                uniforms[stream, sample],
+                sampling[0],
+                int(sampling[1]),
+                sampling[2],
+                probabilities,
+            )
+            tokens[stream] = token
+            if thread == 0:
                 made_tokens[stream, sample] = token
                 made_log_probabilities[stream, sample] = log_probability
                 made_entropies[stream, sample] = entropy
-        wait(counters, thread, n_threads)
-        if parted(counters):
-            return sample + 1
-    return count
+        sample += 1
+    if thread == 0:
+        inputs[:] = tokens
+    return sample
 
 
 @njit(nogil=True, error_model="numpy")
 def _operation(
-    operations, pointer, weights, starts, strides, position, loaded_at, states, spans, buffers, x, hidden,
+    operations, pointer, weights, starts, strides, position, loaded_at, states, spans, partials, buffers, x, hidden,
     normed, scratch, counters, thread, n_threads,
 ):  # fmt: skip
-    """Do one row for this thread's share of the features; returns the next row.
+    """Do one row; returns the next row.
 
-    A thread writes its own share and may read all of it only behind a barrier.
+    A thread has the whole of ``x`` and ``buffers``, and of ``hidden`` its share until the other threads' are added.
     """
     row = operations[pointer]
     kind, stage, width, layer_norm = row[0], row[1], row[2], row[3] == 1
     begin, place, inner, pool, span = row[4], row[5], row[6], row[7], row[9]
     at, low = starts[stage], starts[min(stage + 1, starts.size - 1)]
-    first, last = _share(width, thread, n_threads)
+    first, last = share(width, thread, n_threads)
     after_norm = begin + (2 * width if layer_norm else 2)
     if kind in (_NPLR, _DIAGONAL):
-        wait(counters, thread, n_threads)
         norm(x, at, width, layer_norm, weights, begin, normed)
         done = position // strides[stage] - loaded_at // strides[stage]
-        maps = state_step(
+        output = state_step(
             kind == _NPLR, weights, after_norm, inner, width, states, place, spans, span, done, first, last,
             normed, hidden, scratch,
         )  # fmt: skip
         gelu(hidden, first, last)
-        wait(counters, thread, n_threads)
         gates = whole_vectors(width), 2 * whole_vectors(width)
-        linear(weights, maps, width, width, first, last, hidden, 0, hidden, gates[0], False)
-        maps += map_size(width, width)
-        linear(weights, maps, width, width, first, last, hidden, 0, hidden, gates[1], False)
-        gated_add(x, at, hidden, gates, first, last)
+        _joint_map(
+            weights, output, width, gates[1], hidden, 0, hidden, gates[0], False, partials, counters, thread, n_threads
+        )
+        gated_add(x, at, width, hidden, gates)
     elif kind == _FEED_FORWARD:
-        wait(counters, thread, n_threads)
         norm(x, at, width, layer_norm, weights, begin, normed)
-        from_inner, to_inner = _share(inner, thread, n_threads)
-        linear(weights, after_norm, width, inner, from_inner, to_inner, normed, 0, hidden, 0, False)
-        gelu(hidden, from_inner, to_inner)
-        wait(counters, thread, n_threads)
+        first, last = share(inner, thread, n_threads)
+        linear(weights, after_norm, width, inner, first, last, normed, 0, hidden, 0, False)
+        gelu(hidden, first, last)
         second = after_norm + map_size(width, inner)
-        linear(weights, second, inner, width, first, last, hidden, 0, x, at, True)
+        _joint_map(weights, second, inner, width, hidden, 0, x, at, True, partials, counters, thread, n_threads)
     elif kind == _SAVE:
-        copy(x, at, first, last, buffers, place)
+        copy(x, at, width, buffers, place)
     elif kind == _ADD:
-        add(x, at, first, last, buffers, place)
+        add(x, at, width, buffers, place)
     elif kind == _DOWN:
         slot = position // strides[stage] % pool
-        put_in_frame(x, at, first, last, buffers, place, pool, slot)
+        put_in_frame(x, at, width, buffers, place, pool, slot)
         if slot < pool - 1:
             return row[8]
-        wait(counters, thread, n_threads)
-        low_first, low_last = _share(inner, thread, n_threads)
-        linear(weights, begin, width * pool, inner, low_first, low_last, buffers, place, x, low, False)
+        _joint_map(
+            weights, begin, width * pool, inner, buffers, place, x, low, False, partials, counters, thread, n_threads
+        )
     elif kind == _UP:
-        wait(counters, thread, n_threads)
-        linear(weights, begin, inner, width * pool, first * pool, last * pool, x, low, hidden, 0, False)
+        _joint_map(weights, begin, inner, width * pool, x, low, hidden, 0, False, partials, counters, thread, n_threads)
     else:
         slot = position // strides[stage] % pool
-        add_from_frame(x, at, first, last, buffers, place, pool, slot)
+        add_from_frame(x, at, width, buffers, place, pool, slot)
         if slot == pool - 1:
-            copy(hidden, 0, first * pool, last * pool, buffers, place)
+            copy(hidden, 0, width * pool, buffers, place)
     return pointer + 1
+
+
+@njit(nogil=True)
+def _joint_map(
+    weights, begin, n_in, n_out, source, from_column, target, to_column, added, partials, counters, thread, n_threads
+):
+    """:func:`linear` of a map that lies by shares of its inputs; each thread has its own of them in ``source``.
+
+    All threads get the whole result. Partial sums have two places in turn: a thread that is ahead writes to the other
+    one, and comes back to the first when all have read it.
+    """
+    shares = partials.shape[1]
+    if shares == 1:
+        linear(weights, begin, n_in, n_out, 0, n_out, source, from_column, target, to_column, added)
+        return
+    sums = partials[waits(counters, thread) & 1]
+    for index in range(shares):
+        first, last = share(n_in, index, shares)
+        if index % n_threads == thread:
+            linear(weights, begin, last - first, n_out, 0, n_out, source, from_column + first, sums[index], 0, False)
+        begin += map_size(last - first, n_out)
+    wait(counters, thread, n_threads)
+    add_partials(sums, target, to_column, n_out, added)
 
 
 @njit(nogil=True)
@@ -188,13 +217,6 @@ def _most_states(operations):
         if row[0] in (_NPLR, _DIAGONAL):
             most = max(most, row[6])
     return most
-
-
-@njit(nogil=True)
-def _share(size, thread, n_threads):
-    """The part of ``size`` that is a thread's own, in whole groups of a map's outputs."""
-    part = (size // n_threads + LANES - 1) // LANES * LANES
-    return min(thread * part, size), size if thread == n_threads - 1 else min((thread + 1) * part, size)
 
 
 def _compiled(sources: int) -> Any:

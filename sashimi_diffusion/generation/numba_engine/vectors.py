@@ -22,7 +22,7 @@ _FAST = ("contract", "nsz")
 
 @register_jitable
 def whole_vectors(n: int) -> int:
-    """``n`` numbers with those that fill the last vector."""
+    """``n`` numbers, with those that fill the last vector."""
     return (n + LANES - 1) // LANES * LANES
 
 
