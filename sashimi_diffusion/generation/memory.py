@@ -23,7 +23,7 @@ def check_memory(model: Any, batch_size: int, length: int, prefix_length: int) -
     """Raise UserError if ``batch_size`` clips of ``length`` samples would not fit in the memory that is free."""
     parameters = sum(parameter.numel() for parameter in model.parameters())
     needed = batch_size * (
-        3 * state_bytes(model.initial_state(1))  # the present one, the next one, an engine's own
+        4 * state_bytes(model.initial_state(1))  # the present one, the next one, an engine's own and its spans
         + max(length, prefix_length) * _BYTES_PER_SAMPLE
         + min(prefix_length, PIECE) * (_LOGITS * model.config.num_tokens + int(_FEATURES * math.sqrt(parameters)))
     )

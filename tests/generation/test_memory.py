@@ -134,7 +134,7 @@ def test_clips_that_do_not_fit_are_refused_before_the_first_sample() -> None:
 
 def test_states_that_do_not_fit_are_refused_whatever_the_length(monkeypatch: pytest.MonkeyPatch) -> None:
     model = small_model("sashimi")
-    needed = 3 * state_bytes(model.initial_state(1))
+    needed = 4 * state_bytes(model.initial_state(1))
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=100 * needed))
     next(model.stream(None, 10, batch_size=100, engine="eager"))
     with pytest.raises(UserError, match=r"^101 clips"):

@@ -6,6 +6,8 @@ Inner loops run over contiguous slices with one array written and few read: LLVM
 import numpy as np
 from numba import njit
 
+from sashimi_diffusion.generation.numba_engine.vectors import LANES, whole_vectors
+
 _OPTIONS = {"nogil": True, "fastmath": True, "error_model": "numpy"}
 _ONE, _HALF = np.float32(1), np.float32(0.5)
 _LAYER_NORM_EPSILON, _SCALAR_NORM_EPSILON = np.float32(1e-5), np.float32(1e-8)
@@ -134,11 +136,12 @@ def norm(x, at, width, layer_norm, weights, begin, target):
         variance = square / np.float32(width)
         if layer_norm:
             inverse = _ONE / np.sqrt(variance + _LAYER_NORM_EPSILON)
-            gain, offset = weights[begin : begin + width], weights[begin + width : begin + 2 * width]
+            second = begin + whole_vectors(width)
+            gain, offset = weights[begin : begin + width], weights[second : second + width]
             for i in range(width):
                 y[i] = (row[i] - mean) * inverse * gain[i] + offset[i]
         else:
             inverse = weights[begin] / np.sqrt(variance + _SCALAR_NORM_EPSILON)
-            shift = weights[begin + 1] - mean
+            shift = weights[begin + LANES] - mean
             for i in range(width):
                 y[i] = (row[i] + shift) * inverse

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from sashimi_diffusion.generation.numba_engine.barrier import counters_size, release
-from sashimi_diffusion.generation.numba_engine.program import Program, by_vector, flatten
+from sashimi_diffusion.generation.numba_engine.program import Kind, Program, by_vector, flatten
+from sashimi_diffusion.generation.numba_engine.spans import TOGETHER
 from sashimi_diffusion.generation.numba_engine.step import run
-from sashimi_diffusion.generation.numba_engine.vectors import whole_vectors
+from sashimi_diffusion.generation.numba_engine.vectors import LANES, aligned_zeros, whole_vectors
 from sashimi_diffusion.generation.sampling import Sampling
 
 # Their shares are a few microseconds long between two barriers: more threads have not been measured.
@@ -28,7 +29,7 @@ class _Memory(NamedTuple):
 
     Args:
         states, spans, partials: shared by the threads.
-        buffers, x, hidden: one of each thread's own.
+        buffers, x, normed, hidden, scratch: one of each thread's own.
     """
 
     states: np.ndarray
@@ -36,19 +37,25 @@ class _Memory(NamedTuple):
     partials: np.ndarray
     buffers: np.ndarray
     x: np.ndarray
+    normed: np.ndarray
     hidden: np.ndarray
+    scratch: np.ndarray
 
     @classmethod
     def of(cls, program: Program, n_streams: int) -> "_Memory":
         """At rest."""
         shares, between = program.shares, _largest_between(program)
+        widths = whole_vectors(program.widths)
+        most_states = max(int(row[6]) for row in program.operations if row[0] in (Kind.S4_NPLR, Kind.S4_DIAGONAL))
         return cls(
-            _zeros(n_streams * program.state_size),
-            _zeros(n_streams * program.span_size),
-            _zeros(2, shares, n_streams, between),
-            _zeros(shares, n_streams, program.buffer_size),
-            _zeros(shares, n_streams, int(whole_vectors(program.widths).sum())),
-            _zeros(shares, n_streams, between),
+            aligned_zeros(n_streams * program.state_size),
+            aligned_zeros(n_streams * program.span_size),
+            aligned_zeros(2, shares, n_streams, between),
+            aligned_zeros(shares, n_streams, whole_vectors(program.buffer_size)),
+            aligned_zeros(shares, n_streams, int(widths.sum())),
+            aligned_zeros(shares, n_streams, int(widths.max())),
+            aligned_zeros(shares, n_streams, between),
+            aligned_zeros(shares, TOGETHER * 2 * LANES * most_states),
         )
 
     def load(self, program: Program, state: Any, streams: slice) -> None:
@@ -202,7 +209,3 @@ def _largest_between(program: Program) -> int:
     sizes = [program.num_tokens, 3 * int(whole_vectors(program.widths).max())]
     sizes += [int(max(row[6], row[2] * row[7])) for row in program.operations]
     return whole_vectors(max(sizes))
-
-
-def _zeros(*shape: int) -> np.ndarray:
-    return np.zeros(shape, dtype=np.float32)

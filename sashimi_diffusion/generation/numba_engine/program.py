@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from sashimi_diffusion.generation.numba_engine.products import packed_shares
 from sashimi_diffusion.generation.numba_engine.spans import SPAN
-from sashimi_diffusion.generation.numba_engine.vectors import LANES, whole_vectors
+from sashimi_diffusion.generation.numba_engine.vectors import LANES, aligned_zeros, whole_vectors
 
 COLUMNS = 12
 
@@ -85,15 +85,20 @@ class _Builder:
         return len(self.rows) - 1
 
     def store(self, *parts: Tensor | np.ndarray) -> int:
+        """Each part begins with a whole vector."""
         begin = self.size
         for part in parts:
-            numbers = part if isinstance(part, np.ndarray) else _numbers(part)
-            self.parts.append(numbers.ravel())
-            self.size += numbers.size
+            numbers = (part if isinstance(part, np.ndarray) else _numbers(part)).ravel()
+            self.parts.append(np.pad(numbers, (0, -numbers.size % LANES)))
+            self.size += self.parts[-1].size
         return begin
 
+    def weights(self) -> np.ndarray:
+        """All that was stored."""
+        return np.concatenate(self.parts, out=aligned_zeros(self.size))
+
     def buffer(self, size: int) -> int:
-        begin, self.buffer_size = self.buffer_size, self.buffer_size + size
+        begin, self.buffer_size = self.buffer_size, self.buffer_size + whole_vectors(size)
         return begin
 
     def span(self, width: int) -> int:
@@ -124,7 +129,7 @@ def flatten(model: Any, shares: int) -> Program:
     return Program(
         shares,
         np.array(build.rows, dtype=np.int64).reshape(-1, COLUMNS),
-        np.concatenate(build.parts),
+        build.weights(),
         np.array(widths, dtype=np.int64),
         build.buffer_size,
         [offsets[id(layer)] for layer in layers],

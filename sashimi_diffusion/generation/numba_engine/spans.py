@@ -197,4 +197,4 @@ def _emit_convolution(context: Any, builder: Any, signature: Any, arguments: Any
 
 
 convolve = _convolution()
-"""y = row + Σ_{i ≤ sample} kernel[i] · u[sample - i] for a vector of features; the sample's row then keeps u[sample]."""
+"""y = row + Σ_{i ≤ sample} kernel[i] · u[sample - i] for a vector of features; then the sample's row is u[sample]."""

@@ -21,9 +21,8 @@ from sashimi_diffusion.generation.numba_engine.barrier import long_waits, part, 
 from sashimi_diffusion.generation.numba_engine.products import linear, map_size, share
 from sashimi_diffusion.generation.numba_engine.program import Kind
 from sashimi_diffusion.generation.numba_engine.sampler import choose
-from sashimi_diffusion.generation.numba_engine.spans import TOGETHER
 from sashimi_diffusion.generation.numba_engine.states import state_step
-from sashimi_diffusion.generation.numba_engine.vectors import LANES, whole_vectors
+from sashimi_diffusion.generation.numba_engine.vectors import whole_vectors
 
 _NPLR, _DIAGONAL, _FEED_FORWARD = int(Kind.S4_NPLR), int(Kind.S4_DIAGONAL), int(Kind.FEED_FORWARD)
 _SAVE, _ADD, _DOWN, _UP = int(Kind.SAVE), int(Kind.ADD), int(Kind.DOWN), int(Kind.UP)
@@ -48,7 +47,9 @@ def _run(
     partials,
     all_buffers,
     all_x,
+    all_normed,
     all_hidden,
+    all_scratch,
     inputs,
     uniforms,
     sampling,
@@ -71,7 +72,7 @@ def _run(
         loaded_at: the position of the state that was loaded.
         states, spans: memory of all state spaces, see :func:`state_step`; shared by the threads, like the partial sums.
         partials: memory for what threads add up, (2, shares, streams, columns).
-        all_buffers, all_x, all_hidden: memory of each thread, (shares, streams, columns).
+        all_buffers, all_x, all_normed, all_hidden, all_scratch: memory of each thread, the first axis.
         inputs: the tokens to begin with; overwritten with those to go on with.
         uniforms: random numbers, (streams, n).
         sampling: temperature, top_k (0 for all) and top_p.
@@ -82,11 +83,10 @@ def _run(
         how many samples were made.
     """
     n_streams, count = uniforms.shape
-    width, widest = widths[0], widths.max()
-    normed = np.zeros((n_streams, whole_vectors(widest)), dtype=np.float32)
+    width = widths[0]
     probabilities = np.empty(num_tokens, dtype=np.float64)
-    scratch = np.empty(TOGETHER * 2 * LANES * _most_states(operations), dtype=np.float32)
-    buffers, x, hidden = all_buffers[thread], all_x[thread], all_hidden[thread]
+    scratch = all_scratch[thread]
+    buffers, x, normed, hidden = all_buffers[thread], all_x[thread], all_normed[thread], all_hidden[thread]
     if thread > 0:
         buffers[:] = all_buffers[0]
     tokens, sample = inputs.copy(), 0
@@ -105,7 +105,7 @@ def _run(
         norm(x, 0, width, True, weights, head, normed)
         logits = partials[waits(counters, thread) & 1, 0]
         first, last = share(num_tokens, thread, n_threads)
-        linear(weights, head + 2 * width, width, num_tokens, first, last, normed, 0, logits, 0, False)
+        linear(weights, head + 2 * whole_vectors(width), width, num_tokens, first, last, normed, 0, logits, 0, False)
         if thread == 0 and long_waits(counters, thread) - waited > _SOME + (waits(counters, thread) - before) // _FEW:
             part(counters)
         wait(counters, thread, n_threads)
@@ -143,7 +143,7 @@ def _operation(
     begin, place, inner, pool, span = row[4], row[5], row[6], row[7], row[9]
     at, low = starts[stage], starts[min(stage + 1, starts.size - 1)]
     first, last = share(width, thread, n_threads)
-    after_norm = begin + (2 * width if layer_norm else 2)
+    after_norm = begin + 2 * whole_vectors(width if layer_norm else 1)
     if kind in (_NPLR, _DIAGONAL):
         norm(x, at, width, layer_norm, weights, begin, normed)
         done = position // strides[stage] - loaded_at // strides[stage]
@@ -207,16 +207,6 @@ def _joint_map(
         begin += map_size(last - first, n_out)
     wait(counters, thread, n_threads)
     add_partials(sums, target, to_column, n_out, added)
-
-
-@njit(nogil=True)
-def _most_states(operations):
-    """The most states that a feature of some layer has."""
-    most = 0
-    for row in operations:
-        if row[0] in (_NPLR, _DIAGONAL):
-            most = max(most, row[6])
-    return most
 
 
 def _compiled(sources: int) -> Any:

@@ -3,8 +3,10 @@
 numba keeps sums over a loop in memory and tests whether arrays overlap before it uses vectors; this does neither.
 """
 
+import math
 from typing import Any
 
+import numpy as np
 from llvmlite import ir
 from numba.core import cgutils
 from numba.extending import register_jitable
@@ -24,6 +26,14 @@ _FAST = ("contract", "nsz")
 def whole_vectors(n: int) -> int:
     """``n`` numbers, with those that fill the last vector."""
     return (n + LANES - 1) // LANES * LANES
+
+
+def aligned_zeros(*shape: int) -> np.ndarray:
+    """A float32 array whose first number begins a vector's place in the cache: others are read in two halves."""
+    size = math.prod(shape)
+    numbers = np.zeros(size + LANES, dtype=np.float32)
+    first = -numbers.ctypes.data // numbers.itemsize % LANES
+    return numbers[first : first + size].reshape(shape)
 
 
 def index(number: int) -> Any:
