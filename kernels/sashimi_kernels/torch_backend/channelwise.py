@@ -81,6 +81,8 @@ class _GatedResidual(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
         (x,) = ctx.saved_tensors
+        if x.is_contiguous():
+            return torch.ops.aten.glu_backward(gradient, x, 1), gradient
         value, gate = x.transpose(1, 2).chunk(2, dim=-1)  # (B, L, H)
         opening = gate.clone(memory_format=torch.contiguous_format).sigmoid_()
         d_value = gradient.transpose(1, 2) * opening
