@@ -65,6 +65,20 @@ def test_it_draws_what_the_model_draws(options: dict, streams: int, threads: int
         tokens = expected[0][:, -1]
 
 
+@pytest.mark.parametrize("samples", [1, 15, 16, 17])
+def test_a_state_may_be_loaded_within_a_span_and_within_a_frame(samples: int) -> None:
+    """States move once per span of sixteen samples; what is left of an unfinished one must not come back."""
+    model = small_model(unet=True)
+    eager, compiled = EagerEngine(model, 2), NumbaEngine(model, 2)
+    tokens, uniforms = torch.tensor([3, 16]), torch.rand(2, 50, dtype=torch.float64)
+    compiled.run(tokens, uniforms[:, :samples], Sampling())
+    with torch.no_grad():
+        _, state = model.prefill(torch.randint(32, (2, 5)))
+    for engine in (compiled, eager):
+        engine.load(state)
+    assert_same(compiled.run(tokens, uniforms, Sampling()), eager.run(tokens, uniforms, Sampling()))
+
+
 def test_clips_are_those_of_the_eager_engine() -> None:
     model = small_model(unet=True)
 

@@ -46,7 +46,9 @@ class _Memory(NamedTuple):
         """At rest."""
         shares, between = program.shares, _largest_between(program)
         widths = whole_vectors(program.widths)
-        most_states = max(int(row[6]) for row in program.operations if row[0] in (Kind.S4_NPLR, Kind.S4_DIAGONAL))
+        most_states = max(
+            (int(row[6]) for row in program.operations if row[0] in (Kind.S4_NPLR, Kind.S4_DIAGONAL)), default=0
+        )
         return cls(
             aligned_zeros(n_streams * program.state_size),
             aligned_zeros(n_streams * program.span_size),
