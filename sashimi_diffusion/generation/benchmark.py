@@ -65,7 +65,7 @@ def _print_streams(model: Any, dense: Any, streams: int, samples: int) -> None:
     from sashimi_diffusion.generation.numba_engine import NumbaEngine
 
     compiled = NumbaEngine(model, streams)
-    counts = {"dense": samples, "eager": samples, "numba": 16 * samples}
+    counts = {"dense": samples, "eager": samples, "numba": 64 * samples}
     engines = {"dense": EagerEngine(dense, streams), "eager": EagerEngine(model, streams), "numba": compiled}
     runs = {name: _run(engine, streams, counts[name]) for name, engine in engines.items()}
     runs["numba"]()  # compiles, or reads what was compiled
