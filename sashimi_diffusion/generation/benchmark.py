@@ -108,8 +108,7 @@ def _bytes_per_step(engine: Any) -> float:
     between they read a half of their kernel and of the span's inputs, write one of these, and read what is ready of y.
     """
     from sashimi_diffusion.generation.numba_engine.program import Kind
-    from sashimi_diffusion.generation.numba_engine.spans import SPAN
-    from sashimi_diffusion.generation.numba_engine.states import parameters_size
+    from sashimi_diffusion.generation.numba_engine.spans import SPAN, parameters_size
     from sashimi_diffusion.generation.numba_engine.vectors import whole_vectors
 
     program, strides = engine.program, np.cumprod([1, *engine.program.pools])

@@ -92,7 +92,8 @@ class NumbaEngine:
         self.model, self.batch_size = model, batch_size
         threads = torch.get_num_threads() if threads is None else threads
         self.threads = min(threads, _THREADS_PER_STREAM if batch_size == 1 else batch_size)
-        self.program = flatten(model, self.threads if batch_size == 1 else 1)
+        # Always as many shares for one stream, so that its clip does not depend on the number of threads.
+        self.program = flatten(model, _THREADS_PER_STREAM if batch_size == 1 else 1)
         self._starts = np.concatenate([[0], np.cumsum(whole_vectors(self.program.widths))[:-1]])
         self._strides = np.cumprod([1, *self.program.pools])
         bounds = (

@@ -11,9 +11,9 @@ from typing import Any
 
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic
+from numba.extending import intrinsic, register_jitable
 
-from sashimi_diffusion.generation.numba_engine.vectors import LANES, Vectors, index
+from sashimi_diffusion.generation.numba_engine.vectors import LANES, Vectors, index, whole_vectors
 
 SPAN = 16
 """Samples of a span."""
@@ -21,6 +21,12 @@ TOGETHER = 4
 """Streams that share the parameters once they are read."""
 
 _Complex = tuple[Any, Any]
+
+
+@register_jitable
+def parameters_size(nplr: bool, width: int, n: int) -> int:
+    """Numbers that the parameters of ``width`` features with ``n`` states each take, the kernel not counted."""
+    return (10 if nplr else 6) * n * whole_vectors(width)
 
 
 def span_beginning(nplr: bool, n_streams: int) -> Callable:
@@ -139,7 +145,7 @@ class _Passes:
 
     def _parameter(self, which: int, i: Any) -> _Complex:
         builder = self._emit.builder
-        at = builder.add(builder.mul(i, index((10 if self._nplr else 6) * LANES)), index(2 * which * LANES))
+        at = builder.add(builder.mul(i, index(parameters_size(self._nplr, LANES, 1))), index(2 * which * LANES))
         return self._emit.load(self._weights, at), self._emit.load(self._weights, builder.add(at, index(LANES)))
 
     def _state(self, states: Any, i: Any) -> _Complex:
@@ -163,24 +169,23 @@ class _Passes:
         self._emit.subtract_product(total, a[1], x[1])
 
 
-def _convolution() -> Callable:
-    def typed(
-        context: Any,
-        weights: Any,
-        kernel: Any,
-        spans: Any,
-        span: Any,
-        sample: Any,
-        u: Any,
-        y: Any,
-        stream: Any,
-        feature: Any,
-    ) -> tuple:
-        number = types.intp
-        signature = types.void(weights, number, spans, number, number, u, y, number, number)
-        return signature, _emit_convolution
-
-    return intrinsic(typed)
+@intrinsic
+def convolve(
+    context: Any,
+    weights: Any,
+    kernel: Any,
+    spans: Any,
+    span: Any,
+    sample: Any,
+    u: Any,
+    y: Any,
+    stream: Any,
+    feature: Any,
+) -> tuple:
+    """y = row + Σ_{i ≤ sample} kernel[i] · u[sample - i] for a vector of features; the row then keeps u[sample]."""
+    number = types.intp
+    signature = types.void(weights, number, spans, number, number, u, y, number, number)
+    return signature, _emit_convolution
 
 
 def _emit_convolution(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -194,7 +199,3 @@ def _emit_convolution(context: Any, builder: Any, signature: Any, arguments: Any
         emit.add_product(total, emit.load(taps, at), emit.load(rows, builder.sub(now, at)))
     emit.store(builder.load(total), emit.pointer(6, stream, feature), index(0))
     return context.get_dummy_value()
-
-
-convolve = _convolution()
-"""y = row + Σ_{i ≤ sample} kernel[i] · u[sample - i] for a vector of features; then the sample's row is u[sample]."""

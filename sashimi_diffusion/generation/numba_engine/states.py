@@ -15,18 +15,18 @@ two.
 
 from numba import njit
 
-from sashimi_diffusion.generation.numba_engine.spans import SPAN, TOGETHER, convolve, span_beginning
+from sashimi_diffusion.generation.numba_engine.spans import (
+    SPAN,
+    TOGETHER,
+    convolve,
+    parameters_size,
+    span_beginning,
+)
 from sashimi_diffusion.generation.numba_engine.vectors import LANES, whole_vectors
 
 _OPTIONS = {"nogil": True, "fastmath": True, "error_model": "numpy"}
 _begin_nplr_span, _begin_nplr_spans = span_beginning(True, 1), span_beginning(True, TOGETHER)
 _begin_diagonal_span, _begin_diagonal_spans = span_beginning(False, 1), span_beginning(False, TOGETHER)
-
-
-@njit(**_OPTIONS)
-def parameters_size(nplr, width, n):
-    """Numbers that the parameters of ``width`` features with ``n`` states each take, the kernel not counted."""
-    return (10 if nplr else 6) * n * whole_vectors(width)
 
 
 @njit(**_OPTIONS)

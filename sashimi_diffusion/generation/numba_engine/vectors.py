@@ -19,6 +19,7 @@ GROUPS = 2
 
 _VECTOR = ir.VectorType(ir.FloatType(), LANES)
 _INDEX, _LANE = ir.IntType(64), ir.IntType(32)
+_ZEROS = ir.Constant(_VECTOR, [0.0] * LANES)
 _FAST = ("contract", "nsz")
 
 
@@ -78,7 +79,7 @@ class Vectors:
 
     def total(self) -> Any:
         """A vector of zeros to add to, which LLVM keeps in a register."""
-        return cgutils.alloca_once_value(self.builder, ir.Constant(_VECTOR, [0.0] * LANES))
+        return cgutils.alloca_once_value(self.builder, _ZEROS)
 
     def add_product(self, total: Any, x: Any, y: Any) -> None:
         """total += x · y."""
@@ -90,7 +91,7 @@ class Vectors:
 
     def clear(self, total: Any) -> None:
         """total = 0."""
-        self.builder.store(ir.Constant(_VECTOR, [0.0] * LANES), total)
+        self.builder.store(_ZEROS, total)
 
     def multiply_add(self, x: Any, y: Any, z: Any) -> Any:
         """x · y + z, rounded once where the machine can."""
@@ -113,7 +114,7 @@ class Vectors:
 
     def where(self, condition: Any, vector: Any) -> Any:
         """The vector if the condition holds, zeros otherwise."""
-        return self.builder.select(condition, vector, ir.Constant(_VECTOR, [0.0] * LANES))
+        return self.builder.select(condition, vector, _ZEROS)
 
     def _vector_pointer(self, pointer: Any, offset: Any) -> Any:
         return self.builder.bitcast(self.builder.gep(pointer, [offset]), _VECTOR.as_pointer())
