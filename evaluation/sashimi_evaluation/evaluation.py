@@ -24,11 +24,10 @@ from sashimi_evaluation.figures import (
 )
 from sashimi_evaluation.labels import Accuracy, class_histogram, label_accuracy
 from sashimi_evaluation.likelihood import likelihood_window
-from sashimi_evaluation.measuring import Listener, Measured, measure
+from sashimi_evaluation.measuring import FEATURES, PROBABILITIES, Listener, Measured, measure
 from sashimi_evaluation.protocols import official_figures
 
 PROTOCOLS = ("default", "sashimi-icml22")
-FEATURES, PROBABILITIES = "features", "probabilities"
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ import numpy as np
 from sashimi_diffusion.data.audio import read_audio
 from sashimi_diffusion.data.speech_commands import DIGITS
 from sashimi_evaluation.classifiers import DigitClassifier
-from sashimi_evaluation.evaluation import PROBABILITIES, Evaluation, Scored
-from sashimi_evaluation.measuring import Measured
+from sashimi_evaluation.evaluation import Evaluation, Scored
+from sashimi_evaluation.measuring import PROBABILITIES, Measured
 from sashimi_evaluation.report import versions
 from sashimi_evaluation.report_page import write_report
 from sashimi_evaluation.report_page.data import Classifier, Clip, Method, Metric, Neighbour, ReportData

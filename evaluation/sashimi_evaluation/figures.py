@@ -9,7 +9,7 @@ from sashimi_diffusion.errors import UserError
 from sashimi_evaluation.bins import BinComparison, jensen_shannon_divergence, ndb, proportions_differ
 from sashimi_evaluation.frechet import frechet_distance, frechet_extrapolation
 from sashimi_evaluation.intervals import Interval, bootstrap, interval_about
-from sashimi_evaluation.kernel import kernel_distance, kernel_distance_interval
+from sashimi_evaluation.kernel import kernel_distance_with_interval
 from sashimi_evaluation.labels import label_accuracy, wilson_interval
 from sashimi_evaluation.manifold import memorization, precision_recall_density_coverage_per_item
 from sashimi_evaluation.scores import am_score, inception_score, modified_classifier_score
@@ -103,8 +103,7 @@ def _kernel_figure(
     key: str, title: str, kernel: str, reference: np.ndarray, features: np.ndarray, resampling: Resampling
 ) -> Figure:
     draws = {"resamples": resampling.resamples, "seed": resampling.seed}
-    interval = kernel_distance_interval(reference, features, kernel, **draws)
-    value = kernel_distance(reference, features, kernel)
+    value, interval = kernel_distance_with_interval(reference, features, kernel, **draws)
     return Figure(key, title, value, interval, "lower", "unbiased: can be below zero")
 
 

@@ -42,15 +42,15 @@ def kernel_distance(features_a: ArrayLike, features_b: ArrayLike, kernel: str = 
     return float(_discrepancies(features_a, features_b, *once, _chosen(kernel, features_a))[0])
 
 
-def kernel_distance_interval(
+def kernel_distance_with_interval(
     features_a: ArrayLike,
     features_b: ArrayLike,
     kernel: str = "polynomial",
     resamples: int = 200,
     seed: int = 0,
     level: float = 0.95,
-) -> Interval:
-    """The interval of ``sashimi_evaluation.intervals`` for ``kernel_distance``, in one pass over the pairs.
+) -> tuple[float, Interval]:
+    """``kernel_distance`` and its interval as ``sashimi_evaluation.intervals`` has it, in one pass over the pairs.
 
     A clip drawn w times counts with the weight w; pairs of a clip with itself stay left out, because they would bias
     the value. The bandwidth of "rbf" is that of the whole reference. Where both sets come from one distribution, the
@@ -73,7 +73,7 @@ def kernel_distance_interval(
     random = np.random.default_rng(seed)
     weights = _weights(len(features_a), resamples, random), _weights(len(features_b), resamples, random)
     values = _discrepancies(features_a, features_b, *weights, _chosen(kernel, features_a))
-    return interval_about(float(values[0]), values[1:], level)
+    return float(values[0]), interval_about(float(values[0]), values[1:], level)
 
 
 def _weights(clips: int, resamples: int, random: np.random.Generator) -> np.ndarray:

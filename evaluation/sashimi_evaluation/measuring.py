@@ -31,6 +31,9 @@ _FORMAT = 2  # of the shards; raise it when reading, cutting or what is measured
 _SHARD = 256
 _BATCH = 32
 
+FEATURES, PROBABILITIES = "features", "probabilities"
+"""Names of the arrays that scoring needs."""
+
 Judge = Callable[[np.ndarray], Mapping[str, np.ndarray]]
 """Takes waveforms (B, L), float32, and returns arrays with B rows, by name."""
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from sashimi_evaluation.figures import Figure
-from sashimi_evaluation.measuring import Measured
+from sashimi_evaluation.measuring import FEATURES, PROBABILITIES, Measured
 from sashimi_evaluation.official import (
     official_frechet_distance,
     official_inception_score,
@@ -36,13 +36,13 @@ def official_figures(reference: Measured, measured: Measured) -> list[Figure]:
     ordered = measured.chosen(np.argsort(likelihoods, kind="stable"))
     # The official script's generator has scored its test set before; which half it draws depends on that set's size.
     random = state_after_modified_inception_score(len(reference))
-    search = official_threshold_search(ordered.outputs["probabilities"], random)
+    search = official_threshold_search(ordered.outputs[PROBABILITIES], random)
     return [*figures, *_figures(reference, ordered.chosen(search.kept), "_rejection")]
 
 
 def _figures(reference: Measured, measured: Measured, suffix: str) -> list[Figure]:
     known, heard = reference.outputs, measured.outputs
-    fewest, width = min(len(reference), len(measured)), heard["features"].shape[1]
+    fewest, width = min(len(reference), len(measured)), heard[FEATURES].shape[1]
     if fewest < 2:
         note = "needs at least two clips on either side"
         return [Figure(f"official_fid{suffix}", "FID (official)", None, better="lower", note=note)]
@@ -54,21 +54,17 @@ def _figures(reference: Measured, measured: Measured, suffix: str) -> list[Figur
         return Figure(f"official_{key}{suffix}", f"{title}{after}", value, better=better, note=note)
 
     singular = f"unreliable: {fewest} clips for {width} feature dimensions" if fewest <= width else ""
-    distance = official_frechet_distance(known["features"], heard["features"])
+    distance = official_frechet_distance(known[FEATURES], heard[FEATURES])
     return [
         figure("fid", "FID (official)", distance, "lower", singular),
-        figure("is", "IS (official)", official_inception_score(heard["probabilities"]), "higher", NOT_THE_SCORE),
+        figure("is", "IS (official)", official_inception_score(heard[PROBABILITIES]), "higher", NOT_THE_SCORE),
         figure(
             "mis",
             "mIS (official)",
-            official_modified_inception_score(heard["probabilities"]),
+            official_modified_inception_score(heard[PROBABILITIES]),
             "higher",
             "an estimate from 10,000 random pairs, seed 0",
         ),
-        figure("am", "AM", am_score(known["probabilities"], heard["probabilities"]), "lower"),
-        *(
-            [figure("ndb", "NDB/K", official_ndb(known["features"], heard["features"]), "lower")]
-            if fewest >= BINS
-            else []
-        ),
+        figure("am", "AM", am_score(known[PROBABILITIES], heard[PROBABILITIES]), "lower"),
+        *([figure("ndb", "NDB/K", official_ndb(known[FEATURES], heard[FEATURES]), "lower")] if fewest >= BINS else []),
     ]

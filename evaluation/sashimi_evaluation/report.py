@@ -12,9 +12,9 @@ import numpy as np
 import torch
 
 from sashimi_diffusion.data.speech_commands import DIGITS
-from sashimi_evaluation.evaluation import FEATURES, Evaluation, Scored
+from sashimi_evaluation.evaluation import Evaluation, Scored
 from sashimi_evaluation.figures import Figure
-from sashimi_evaluation.measuring import Measured
+from sashimi_evaluation.measuring import FEATURES, Measured
 
 
 def record(evaluation: Evaluation, command: str) -> dict[str, Any]:

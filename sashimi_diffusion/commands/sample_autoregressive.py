@@ -24,9 +24,9 @@ from sashimi_diffusion.commands.memory import explained_exhaustion, peak_memory
 from sashimi_diffusion.commands.output import SHEET_CLIPS, prepare_folder, share_of_batches, write_record
 from sashimi_diffusion.data.audio import read_audio, resample, write_audio
 from sashimi_diffusion.data.pictures import contact_sheet
-from sashimi_diffusion.generation.likelihood import by_likelihood, likelihood_window
 from sashimi_diffusion.generation.runaway import runaway_second
 from sashimi_diffusion.pipelines import SashimiAutoregressivePipeline, hash_pipeline, sample_seeds
+from sashimi_evaluation.likelihood import likelihood_window
 
 
 @dataclass
@@ -58,7 +58,7 @@ def sample_autoregressive(
     seeds = sample_seeds(torch.Generator().manual_seed(options.seed), options.num_samples)
     clips = [Clip(index, seed) for index, seed in enumerate(seeds)]
     if options.likelihood_window is not None:
-        likelihood_window(torch.zeros(len(clips)), *options.likelihood_window)  # refused now, not after hours
+        likelihood_window(np.zeros(len(clips)), *options.likelihood_window)  # refused now, not after hours
     prepare_folder(options.out, 2 * length * len(clips))
 
     mine = share_of_batches(clips, options.batch_size, state)
@@ -128,11 +128,10 @@ def choose(options: argparse.Namespace, made: list[tuple[Clip, np.ndarray]]) -> 
     """The clips to keep, in the order of their files."""
     kept = made
     if options.likelihood_window is not None:
-        scores = torch.tensor([clip.log_likelihood for clip, _ in kept], dtype=torch.float64)
+        scores = [clip.log_likelihood for clip, _ in kept]
         kept = [kept[index] for index in likelihood_window(scores, *options.likelihood_window)]
     if options.sort_by_likelihood:
-        scores = torch.tensor([clip.log_likelihood for clip, _ in kept], dtype=torch.float64)
-        kept = [kept[index] for index in by_likelihood(scores)]
+        kept = sorted(kept, key=lambda made: made[0].log_likelihood)
     return kept
 
 

@@ -18,13 +18,16 @@ class ClassifierModelConfig(ModelConfig):
 
     Args:
         name: "small" (SmallClassifier) or "resnext" (ResNeXtClassifier).
+        embedding: small only: the speech embedding that its head listens to, and that is not trained: the bundled
+            "speech-embedding", or a folder.
         arguments: of the network's constructor.
     """
 
-    from_data: ClassVar = ("num_classes",)
+    from_data: ClassVar = ("num_classes", "channels")
     head: ClassVar = "classifier"
 
     name: Literal["small", "resnext"] = "small"
+    embedding: str | None = None
 
 
 @dataclass
@@ -122,6 +125,11 @@ class ClassifierConfig(RunConfig):
     def check(self) -> None:
         """Raise UserError for a number no run can use."""
         super().check()
+        if (self.model.name == "small") != (self.model.embedding is not None):
+            wanted = "speech-embedding, or the folder of another" if self.model.name == "small" else "null"
+            raise UserError(
+                f"model.embedding is {self.model.embedding}: with model.name={self.model.name} it must be {wanted}"
+            )
         require_at_least(self, {"augmentation.speed": 1, "augmentation.gain_db": 0, "augmentation.tilt_db": 0})
         require_share(self, ["objective.label_smoothing"])
         shares = {"data.balance": self.data.balance} | {

@@ -17,10 +17,10 @@ from sashimi_diffusion.training.classifier_batches import (
     fingerprint_of,
     open_sources,
 )
-from sashimi_diffusion.training.classifier_config import ClassifierConfig
-from sashimi_diffusion.training.examples import spread_evenly
+from sashimi_diffusion.training.classifier_config import ClassifierConfig, ClassifierModelConfig
+from sashimi_diffusion.training.examples import DROPOUT, spread_evenly, stream
 from sashimi_diffusion.training.networks import model_class
-from sashimi_evaluation.classifiers import expected_calibration_error
+from sashimi_evaluation.classifiers import SmallClassifier, expected_calibration_error, load_speech_embedding
 
 
 class ClassificationLoss(nn.Module):
@@ -48,6 +48,15 @@ class TrainedClassifier:
         (folder / "accuracy.json").write_text(json.dumps(self.accuracy, indent=1) + "\n", encoding="utf-8")
 
 
+def _network(config: ClassifierModelConfig) -> ModelMixin:
+    try:
+        if config.embedding is not None:
+            return SmallClassifier.on(load_speech_embedding(config.embedding), **config.arguments)
+        return model_class(config.head, config.name)(**config.arguments)
+    except ValueError as error:
+        raise UserError(f"the network cannot be built as `model` says: {error}") from error
+
+
 class ClassifierTask:
     """See :class:`sashimi_diffusion.training.task.Task`."""
 
@@ -61,11 +70,7 @@ class ClassifierTask:
         )
         self.batches = BalancedBatches(training, config)
         self.data = fingerprint_of(training)
-        try:
-            self.network = model_class(config.model.head, config.model.name)(**config.model.arguments)
-        except ValueError as error:
-            raise UserError(f"the network cannot be built as `model` says: {error}") from error
-        self.network.to(device)
+        self.network = _network(config.model).to(device)
         self.module = ClassificationLoss(self.network, config.objective.label_smoothing)
         self.accuracy: dict[str, dict[str, float]] = {}
         counts = [
@@ -76,7 +81,10 @@ class ClassifierTask:
 
     def loss(self, module: nn.Module, step: int, positions: range, global_batch: int) -> Tensor:
         """The mean cross-entropy of the examples at ``positions``."""
-        waveforms, digits = self.batches.examples([step * global_batch + position for position in positions])
+        numbers = [step * global_batch + position for position in positions]
+        waveforms, digits = self.batches.examples(numbers)
+        # What is left out is a function of the seed and the examples, too: a resumed run is the uninterrupted one.
+        torch.manual_seed(int(stream(DROPOUT, self.config.seed, numbers[0]).integers(2**63)))
         return module(waveforms.to(self.device), digits.to(self.device))
 
     def validate(self, accelerator: Accelerator, network: ModelMixin) -> dict[str, float]:

@@ -3,7 +3,7 @@
 import numpy as np
 
 # First word of a stream's seed, so that no two purposes ever share one.
-TRAINING, VALIDATION, EPOCH, STEP, MEASURE = range(5)
+TRAINING, VALIDATION, EPOCH, STEP, MEASURE, DROPOUT = range(6)
 
 
 def stream(*words: int) -> np.random.Generator:

@@ -25,7 +25,7 @@ def cache_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def classifier(tmp_path_factory: pytest.TempPathFactory) -> str:
     torch.manual_seed(0)
-    model = SmallClassifier(channels=(8, 8, 8, 16))
+    model = SmallClassifier(channels=(4, 4, 8, 16))
     model.classifier.weight.data *= 100
     folder = tmp_path_factory.mktemp("classifier")
     model.save_pretrained(folder)
@@ -108,7 +108,7 @@ def test_several_processes_say_what_one_says(samples, recordings, classifier, tm
         (["--hold-out", "index"], "--hold-out index: expected FIELD=VALUE"),
         (["--hold-out", "take=1"], "'take'"),
         (["--hold-out", "index=0", "--held-out", "samples"], "exclude each other"),
-        (["--classifier", "nobody"], "there is no classifier nobody"),
+        (["--classifier", "nobody"], "there is no digit classifier nobody"),
         (["--features", "json"], "expected package.module:function"),
         (["--features", "json:nothing"], "has no attribute 'nothing'"),
         (["--features", "collections:OrderedDict"], "which lacks one of name, sample_rate"),

@@ -25,7 +25,7 @@ def cache_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def classifier_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small classifier with random weights, loud enough that it hears different digits in different clips."""
     torch.manual_seed(0)
-    model = SmallClassifier(channels=(8, 8, 8, 16))
+    model = SmallClassifier(channels=(4, 4, 8, 16))
     model.classifier.weight.data *= 100
     folder = tmp_path_factory.mktemp("classifier") / "random"
     model.save_pretrained(folder)

@@ -17,9 +17,12 @@ from sashimi_evaluation.classifiers import (
     RelativeMel,
     ResNeXtClassifier,
     SmallClassifier,
+    SpeechEmbedding,
     load_classifier,
+    load_speech_embedding,
 )
-from sashimi_evaluation.classifiers.digit_classifier import PRETRAINED, one_second
+from sashimi_evaluation.classifiers.digit_classifier import one_second
+from sashimi_evaluation.classifiers.loading import PRETRAINED
 from sashimi_evaluation.classifiers.mel import mel_bands
 
 
@@ -32,7 +35,7 @@ def golden(shared_golden: Path) -> dict[str, torch.Tensor]:
 def small() -> SmallClassifier:
     """With random weights, and norms as a training leaves them, so that every layer shows."""
     torch.manual_seed(0)
-    model = SmallClassifier(bands=16, channels=(4, 4, 6, 8))
+    model = SmallClassifier(channels=(4, 4, 6, 8))
     for name, tensor in model.state_dict().items():
         if "norm" in name and tensor.is_floating_point():
             tensor.uniform_(0.5, 1.5)
@@ -68,16 +71,40 @@ def test_the_network_of_the_protocol(golden: dict) -> None:
     assert (heard.logits - output.logits).abs().max() < 1e-3 * output.logits.abs().max()
 
 
+def test_the_speech_embedding_is_the_published_one() -> None:
+    levels = np.random.default_rng(0).normal(6, 3, (1, 76, 32)).astype(np.float32)  # frames, bands
+    # What TensorFlow Lite makes of it; the bundled weights are rounded to half precision.
+    published = torch.tensor([6.650502, 8.231428, 2.911983, -6.758745, 9.724661, 18.104538, 7.0954423, -3.238285])
+    network = load_speech_embedding()
+    embedding = network(torch.from_numpy(levels).transpose(1, 2)[None])
+    assert embedding.shape == (1, 96, 1)
+    assert (embedding[0, :8, 0] - published).abs().max() < 0.02
+    long = torch.from_numpy(np.random.default_rng(1).normal(6, 3, (2, 1, 32, 101)).astype(np.float32))
+    embeddings = network(long)
+    assert embeddings.shape == (2, 96, 4)
+    torch.testing.assert_close(network(long[..., 16:92])[..., 0], embeddings[..., 2], rtol=1e-4, atol=1e-4)
+
+
+def test_the_head_is_trained_and_the_embedding_is_not() -> None:
+    embedding = SpeechEmbedding(channels=(4, 4, 6, 8))
+    classifier = SmallClassifier.on(embedding, dropout=0.1)
+    assert classifier.config.dropout == 0.1
+    trained = {name for name, parameter in classifier.named_parameters() if parameter.requires_grad}
+    assert trained == {f"{layer}.{kind}" for layer in ("norm", "head", "classifier") for kind in ("weight", "bias")}
+    for name, tensor in embedding.state_dict().items():
+        assert torch.equal(tensor, classifier.state_dict()[f"embedding.{name}"])
+
+
 def test_sizes_of_the_networks() -> None:
     with torch.device("meta"):
         sizes = {kind: sum(p.numel() for p in kind().parameters()) for kind in (ResNeXtClassifier, SmallClassifier)}
-    assert sizes == {ResNeXtClassifier: 34_425_546, SmallClassifier: 360_786}
-    for kind, wrong in ((ResNeXtClassifier, {"depth": 12}), (SmallClassifier, {"bands": 20})):
+    assert sizes == {ResNeXtClassifier: 34_425_546, SmallClassifier: 358_090}
+    for kind, wrong in ((ResNeXtClassifier, {"depth": 12}), (SmallClassifier, {"channels": (4, 4)})):
         with pytest.raises(ValueError, match="must be"):
             kind(**wrong)
 
 
-@pytest.mark.parametrize("mel", [ProtocolMel(), RelativeMel(16)])
+@pytest.mark.parametrize("mel", [ProtocolMel(), RelativeMel()])
 def test_mels_are_relative_to_the_loudest(mel: torch.nn.Module, clips: np.ndarray) -> None:
     waveform = torch.from_numpy(clips)[:, None]
     loud = mel(waveform)
@@ -88,7 +115,7 @@ def test_mels_are_relative_to_the_loudest(mel: torch.nn.Module, clips: np.ndarra
 
 def test_the_small_classifier_does_not_hear_above_4_khz(clips: np.ndarray) -> None:
     whistle = 0.3 * np.sin(2 * np.pi * 5000 * np.arange(16000) / 16000, dtype=np.float32)
-    mel = RelativeMel(40)
+    mel = RelativeMel()
     plain, with_whistle = (mel(torch.from_numpy(a)[:, None]) for a in (clips, clips + whistle))
     # The whistle's abrupt ends click in the first and last frames.
     assert (plain - with_whistle)[..., 3:-3].abs().mean() < 0.02
@@ -164,13 +191,13 @@ def test_the_fingerprint_tells_weights_and_configurations_apart(small: SmallClas
     other.load_state_dict(small.state_dict())
     first = DigitClassifier(small, "a").fingerprint
     assert DigitClassifier(other, "b").fingerprint == first
-    other.head_norm.running_mean[0] += 1e-3
+    other.norm.running_mean[0] += 1e-3
     assert DigitClassifier(other, "a").fingerprint != first
-    assert DigitClassifier(SmallClassifier(bands=24, channels=(4, 4, 6, 8)), "a").fingerprint != first
+    assert DigitClassifier(SmallClassifier(channels=(4, 4, 6, 8), dropout=0.5), "a").fingerprint != first
 
 
 def test_what_is_no_classifier(small: SmallClassifier, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="there is no classifier nothing-of-the-kind"):
+    with pytest.raises(UserError, match="there is no digit classifier nothing-of-the-kind"):
         load_classifier("nothing-of-the-kind")
     for name in ("other", "damaged", "empty"):
         small.save_pretrained(tmp_path / name)
@@ -185,7 +212,7 @@ def test_what_is_no_classifier(small: SmallClassifier, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot be read"):
         load_classifier(tmp_path / "empty")
     shutil.rmtree(tmp_path / "empty")
-    with pytest.raises(UserError, match="there is no classifier"):
+    with pytest.raises(UserError, match="there is no digit classifier"):
         load_classifier(tmp_path / "empty")
 
 

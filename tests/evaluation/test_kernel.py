@@ -9,7 +9,7 @@ import pytest
 from sashimi_diffusion.errors import UserError
 from sashimi_evaluation import distances
 from sashimi_evaluation.intervals import interval_about
-from sashimi_evaluation.kernel import kernel_distance, kernel_distance_interval
+from sashimi_evaluation.kernel import kernel_distance, kernel_distance_with_interval
 
 
 def median_distance(features: np.ndarray) -> float:
@@ -55,8 +55,9 @@ def test_the_interval_is_that_of_drawing_clips_again(kernel: str):
     sigma = median_distance(a)
     draws = [by_hand(a, b, kernel, *chosen, sigma) for chosen in zip(rows, columns, strict=True)]
     expected = interval_about(by_hand(a, b, kernel), np.asarray(draws), level=0.9)
-    found = kernel_distance_interval(a, b, kernel, resamples=25, seed=4, level=0.9)
+    value, found = kernel_distance_with_interval(a, b, kernel, resamples=25, seed=4, level=0.9)
     np.testing.assert_allclose([found.low, found.high], [expected.low, expected.high], rtol=1e-9)
+    assert value == pytest.approx(kernel_distance(a, b, kernel), rel=1e-9)
 
 
 @pytest.mark.parametrize("kernel", ["polynomial", "rbf"])
@@ -85,7 +86,7 @@ def test_the_bandwidth_of_a_large_reference(monkeypatch):
 @pytest.mark.parametrize("kernel", ["polynomial", "rbf"])
 def test_two_clips_leave_a_finite_interval(kernel: str):
     a, b = two_sets()
-    found = kernel_distance_interval(a[:2], b[:2], kernel)
+    _, found = kernel_distance_with_interval(a[:2], b[:2], kernel)
     assert np.isfinite([found.low, found.high]).all()
 
 
@@ -98,6 +99,6 @@ def test_wrong_input():
     with pytest.raises(UserError, match="more than half of its pairs"):
         kernel_distance(np.ones((5, 6)), b, "rbf")
     with pytest.raises(UserError, match="resamples must be at least 2"):
-        kernel_distance_interval(a, b, resamples=1)
+        kernel_distance_with_interval(a, b, resamples=1)
     with pytest.raises(UserError, match="level must lie between 0 and 1"):
-        kernel_distance_interval(a, b, level=95)
+        kernel_distance_with_interval(a, b, level=95)

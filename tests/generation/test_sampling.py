@@ -6,9 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.generation import Sampling, choose
-from sashimi_diffusion.generation.likelihood import by_likelihood, likelihood_window
 from sashimi_diffusion.generation.runaway import runaway_second
 
 PROBABILITIES = torch.tensor([0.1, 0.4, 0.2, 0.3], dtype=torch.float64)
@@ -57,16 +55,6 @@ def test_no_token_without_probability_is_drawn(seed: int, uniform: float, scale:
     assert token.item() % 2 == 1
     assert score.isfinite().all()
     assert entropy.isfinite().all()
-
-
-def test_the_window_is_of_whole_clips() -> None:
-    scores = torch.tensor([5.0, 1.0, 4.0, 2.0, 3.0, 9.0, 8.0, 7.0, 6.0, 0.0])
-    assert by_likelihood(scores).tolist() == [9, 1, 3, 4, 2, 0, 8, 7, 6, 5]
-    assert likelihood_window(scores, 0.4, 0.05).tolist() == [0, 2, 5, 6, 7, 8]
-    assert likelihood_window(scores, 0.3, 0.1).tolist() == [0, 2, 4, 6, 7, 8]
-    assert likelihood_window(scores, 0, 0).tolist() == list(range(10))
-    with pytest.raises(UserError, match="below 1 together"):
-        likelihood_window(scores, 0.5, 0.5)
 
 
 def vowel(seconds: float, rate: int = 16000) -> np.ndarray:

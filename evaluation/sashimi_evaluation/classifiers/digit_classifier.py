@@ -3,7 +3,6 @@
 import hashlib
 import json
 import math
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,11 +12,7 @@ from sashimi_diffusion.data import resample
 from sashimi_diffusion.data.speech_commands import DIGITS
 from sashimi_diffusion.errors import UserError
 from sashimi_evaluation.classifiers.mel import SAMPLE_RATE
-from sashimi_evaluation.classifiers.resnext import ResNeXtClassifier
-from sashimi_evaluation.classifiers.small import SmallClassifier
 
-PRETRAINED = Path(__file__).resolve().parent.parent / "pretrained"
-CLASSES = {"ResNeXtClassifier": ResNeXtClassifier, "SmallClassifier": SmallClassifier}
 FEATURES_VERSION = 1  # raise it whenever the same weights give other features
 _BATCH = 64
 _FILTER_SECONDS = 0.1  # more than resampling looks ahead
@@ -29,7 +24,7 @@ class DigitClassifier:
     Clips are cut after one second, and filled up with zeros on the right.
 
     Args:
-        model: a :class:`ResNeXtClassifier` or :class:`SmallClassifier`; put into evaluation mode.
+        model: a :class:`.ResNeXtClassifier` or :class:`.SmallClassifier`; put into evaluation mode.
         name: what reports call it.
         accuracy: what is known of how often it is right, by data set.
 
@@ -53,7 +48,7 @@ class DigitClassifier:
         self.fingerprint = _fingerprint(model)
 
     def features(self, audio: np.ndarray, rate: int) -> np.ndarray:
-        """What the last linear layer is given.
+        """What distances between sets of clips are measured in; the networks say what it is.
 
         Args:
             audio: waveforms, float32 (B, L); the level does not matter.
@@ -95,61 +90,6 @@ def one_second(audio: np.ndarray, rate: int) -> np.ndarray:
         raise UserError("the audio has non-finite samples (NaN or infinity): leave such clips out")
     heard = resample(audio[:, : math.ceil(rate * (1 + _FILTER_SECONDS))], int(rate), SAMPLE_RATE)[:, :SAMPLE_RATE]
     return np.pad(heard, ((0, 0), (0, SAMPLE_RATE - heard.shape[1])))
-
-
-def load_classifier(name_or_folder: str | Path = "digits-small", device: str = "cpu") -> DigitClassifier:
-    """A classifier on disk; nothing is downloaded.
-
-    Args:
-        name_or_folder: a bundled one ("digits-small"), or a folder that a training run (``pipeline``), a conversion or
-            ``save_pretrained`` wrote. What is known of its accuracy is read from ``accuracy.json`` there, if it is.
-        device: where it runs.
-
-    Raises:
-        UserError: there is no such classifier, or its files are damaged or of another kind.
-    """
-    bundled = PRETRAINED / str(name_or_folder)
-    folder = bundled if _is_plain_name(name_or_folder) and bundled.is_dir() else Path(name_or_folder)
-    config = _read_json(folder / "config.json", name_or_folder)
-    kind = CLASSES.get(config.get("_class_name"))
-    if kind is None:
-        raise UserError(
-            f"{folder} holds a {config.get('_class_name')}, not a digit classifier: expected {' or '.join(CLASSES)}"
-        )
-    try:
-        model = kind.from_pretrained(folder, torch_dtype=torch.float32)
-        model = model.to(device)
-    except (OSError, ValueError, RuntimeError, AssertionError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"the classifier in {folder} cannot be loaded: {reason}") from error
-    accuracy = folder / "accuracy.json"
-    known = _read_json(accuracy, name_or_folder) if accuracy.is_file() else None
-    return DigitClassifier(model, folder.resolve().name, known)
-
-
-def bundled_classifiers() -> list[str]:
-    """Names of the classifiers that come with the package."""
-    return sorted(path.parent.name for path in PRETRAINED.glob("*/config.json"))
-
-
-def _is_plain_name(name: str | Path) -> bool:
-    return isinstance(name, str) and Path(name).name == name
-
-
-def _read_json(path: Path, asked: str | Path) -> dict:
-    if not path.is_file():
-        names = ", ".join(bundled_classifiers()) or "none here"
-        raise UserError(
-            f"there is no classifier {asked}: expected a folder with config.json, or one that comes with the package "
-            f"({names}); recipes/train_digit_classifier.py trains one"
-        )
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} is damaged: expected an object, not a {type(content).__name__}")
-    return content
 
 
 def _fingerprint(model: ModelMixin) -> str:

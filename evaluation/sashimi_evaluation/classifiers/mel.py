@@ -39,23 +39,24 @@ def mel_bands(count: int, n_fft: int, f_min: float, f_max: float) -> Tensor:
 
 
 class PowerMel(nn.Module):
-    """Power in mel bands: a periodic Hann window of ``n_fft`` samples, centred on every ``hop``-th, zeros at both ends.
+    """Power in mel bands: periodic Hann windows of ``window`` samples, centred on every ``hop``-th; zeros at both ends.
 
     Computed in float32, under autocast too: powers span more than the narrow formats hold.
 
     Args:
         count: bands.
-        n_fft: samples in a window, at 16 kHz.
+        window: samples in a window, at 16 kHz.
+        n_fft: samples of the transform, at least ``window``: the rest are zeros on either side of it.
         hop: samples from one frame to the next.
         f_min: lower edge of the first band in Hz.
         f_max: upper edge of the last band in Hz.
     """
 
-    def __init__(self, count: int, n_fft: int, hop: int, f_min: float, f_max: float) -> None:
+    def __init__(self, count: int, window: int, n_fft: int, hop: int, f_min: float, f_max: float) -> None:
         super().__init__()
         self.n_fft, self.hop = n_fft, hop
         self.register_buffer("bands", mel_bands(count, n_fft, f_min, f_max), persistent=False)
-        self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
+        self.register_buffer("window", torch.hann_window(window), persistent=False)
 
     def forward(self, waveform: Tensor) -> Tensor:
         """Waveforms (B, 1, L) as powers (B, count, 1 + L // hop)."""
@@ -64,6 +65,7 @@ class PowerMel(nn.Module):
                 waveform[:, 0].float(),
                 self.n_fft,
                 hop_length=self.hop,
+                win_length=len(self.window),
                 window=self.window,
                 pad_mode="constant",
                 return_complex=True,
@@ -90,7 +92,7 @@ class ProtocolMel(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.power = PowerMel(32, n_fft=2048, hop=512, f_min=0.0, f_max=SAMPLE_RATE / 2)
+        self.power = PowerMel(32, window=2048, n_fft=2048, hop=512, f_min=0.0, f_max=SAMPLE_RATE / 2)
 
     def forward(self, waveform: Tensor) -> Tensor:
         """Waveforms (B, 1, 16000) at 16 kHz as levels (B, 1, 32, 32), from -80 to 0 dB."""
@@ -100,17 +102,20 @@ class ProtocolMel(nn.Module):
 class RelativeMel(nn.Module):
     """The small classifier's input: fine in time, blind to level, and to all that a telephone leaves out.
 
-    Bands end at 3.8 kHz: the recordings that teach most digits have nothing above 4 kHz, so anything up there would
-    tell the data set apart instead of the word, and clips of 8 kHz systems would not be heard as those of 16 kHz.
-
-    Args:
-        bands: mel bands.
+    32 bands of windows of 25 ms, every 10 ms, as :class:`.SpeechEmbedding` wants them, with the loudest of the clip
+    where the loudest of speech lies. They end at 3.8 kHz: the recordings that teach most digits have nothing above
+    4 kHz, so anything up there would tell the data set apart instead of the word, and clips of 8 kHz systems would not
+    be heard as those of 16 kHz.
     """
 
-    def __init__(self, bands: int) -> None:
+    peak = 11.0
+    floor = 5.0  # 60 dB below the loudest
+
+    def __init__(self) -> None:
         super().__init__()
-        self.power = PowerMel(bands, n_fft=512, hop=160, f_min=60.0, f_max=3800.0)
+        self.power = PowerMel(32, window=400, n_fft=512, hop=160, f_min=60.0, f_max=3800.0)
 
     def forward(self, waveform: Tensor) -> Tensor:
-        """Waveforms (B, 1, L) at 16 kHz as levels (B, 1, bands, 1 + L // 160) from -2 to 2, which is 60 dB."""
-        return 2 + decibels_below_peak(self.power(waveform), smallest=1e-12, floor=-60.0)[:, None] / 15
+        """Waveforms (B, 1, L) at 16 kHz as levels (B, 1, 32, 1 + L // 160) from ``floor`` to ``peak``, 1 for 10 dB."""
+        depth = 10 * (self.floor - self.peak)
+        return self.peak + decibels_below_peak(self.power(waveform), smallest=1e-12, floor=depth)[:, None] / 10

@@ -11,7 +11,7 @@ class ClassifierOutput(BaseOutput):
     """What a classifier makes of waveforms.
 
     Args:
-        features: shape (B, D), what the last linear layer is given.
+        features: shape (B, D), what distances between sets of clips are measured in.
         logits: shape (B, classes).
     """
 

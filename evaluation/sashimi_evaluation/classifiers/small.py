@@ -1,4 +1,4 @@
-"""A digit classifier for a CPU: a small residual network on mels of telephone bandwidth."""
+"""A digit classifier for a CPU: a small head that listens to speech embeddings."""
 
 from collections.abc import Sequence
 
@@ -10,72 +10,63 @@ from torch.nn import functional as F
 
 from sashimi_evaluation.classifiers.mel import RelativeMel
 from sashimi_evaluation.classifiers.output import ClassifierOutput
-
-
-class ResidualBlock(nn.Module):
-    """Two 3 x 3 convolutions beside a shortcut (arXiv 1512.03385).
-
-    Args:
-        in_channels: of the input.
-        out_channels: of the output.
-        stride: of the first convolution, in frequency and time.
-    """
-
-    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
-        super().__init__()
-        self.first = nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False)
-        self.first_norm = nn.BatchNorm2d(out_channels)
-        self.second = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
-        self.second_norm = nn.BatchNorm2d(out_channels)
-        self.shortcut = nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
-        self.shortcut_norm = nn.BatchNorm2d(out_channels)
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        """(B, in_channels, bands, frames) to (B, out_channels, bands / stride, frames / stride), rounded up."""
-        hidden = F.relu(self.first_norm(self.first(inputs)))
-        hidden = self.second_norm(self.second(hidden))
-        return F.relu(self.shortcut_norm(self.shortcut(inputs)) + hidden)
+from sashimi_evaluation.classifiers.speech_embedding import WINDOW, SpeechEmbedding
 
 
 class SmallClassifier(ModelMixin, ConfigMixin):
-    """Residual network on 40 mel bands up to 3.8 kHz; the level of the audio makes no difference.
+    """A speech embedding of every 80 ms, and what the embeddings of a word say; the level of the audio does not matter.
 
-    With the default arguments it has 360,786 parameters and features of 192 dimensions: the mean and the maximum over
-    time of 96 channels. The mean alone would weigh a short word by the silence around it.
+    With the default arguments it has 358,090 parameters, of which 328,224 are the embedding's. Its features are the
+    mean and the maximum over time of the 96 numbers of the embeddings, each number normalized over the training: what
+    is known of speech, not only what tells digits apart, so that noise is far from any word.
 
     Args:
         num_classes: digits.
-        bands: of the mel; a multiple of 8.
-        channels: of the stem and the three blocks.
+        channels: of the :class:`.SpeechEmbedding`.
+        dropout: share of the embeddings' and the features' numbers that are left out while training.
 
     Raises:
-        ValueError: ``bands`` is no multiple of 8, or there are not four ``channels``.
+        ValueError: there are not four ``channels``, or ``dropout`` is no share.
     """
 
     @register_to_config
-    def __init__(self, num_classes: int = 10, bands: int = 40, channels: Sequence[int] = (24, 32, 64, 96)) -> None:
+    def __init__(self, num_classes: int = 10, channels: Sequence[int] = (24, 48, 72, 96), dropout: float = 0.3) -> None:
         super().__init__()
-        if bands % 8 or bands < 8:
-            raise ValueError(f"bands is {bands}: it must be a multiple of 8")
-        if len(channels) != 4:
-            raise ValueError(f"channels is {list(channels)}: it must be four numbers")
-        stem, first, second, third = channels
-        self.mel = RelativeMel(bands)
-        self.stem = nn.Conv2d(1, stem, 5, stride=2, padding=2, bias=False)
-        self.stem_norm = nn.BatchNorm2d(stem)
-        self.blocks = nn.Sequential(
-            ResidualBlock(stem, first, stride=2),
-            ResidualBlock(first, second, stride=2),
-            ResidualBlock(second, third, stride=1),
-        )
-        # All bands that are left at once: what a pattern means depends on where in frequency it is.
-        self.head = nn.Conv2d(third, third, (bands // 8, 3), padding=(0, 1), bias=False)
-        self.head_norm = nn.BatchNorm2d(third)
-        self.classifier = nn.Linear(2 * third, num_classes)
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout is {dropout}: it must be at least 0 and below 1")
+        self.mel = RelativeMel()
+        self.embedding = SpeechEmbedding(channels)
+        width = channels[-1]
+        self.norm = nn.BatchNorm1d(width)
+        self.head = nn.Conv1d(width, width, 3, padding=1)
+        self.classifier = nn.Linear(2 * width, num_classes)
+
+    @classmethod
+    def on(cls, embedding: SpeechEmbedding, **arguments: int | float) -> "SmallClassifier":
+        """An untrained head on a copy of ``embedding`` that will not be trained.
+
+        Args:
+            embedding: what is known of speech.
+            arguments: of the constructor, but for the channels.
+        """
+        classifier = cls(channels=embedding.config.channels, **arguments)
+        classifier.embedding.load_state_dict(embedding.state_dict())
+        classifier.embedding.requires_grad_(False)
+        return classifier
 
     def forward(self, waveform: Tensor) -> ClassifierOutput:
         """Hear waveforms (B, 1, L) at 16 kHz."""
-        hidden = F.relu(self.stem_norm(self.stem(self.mel(waveform))))
-        hidden = F.relu(self.head_norm(self.head(self.blocks(hidden))))[:, :, 0]  # (B, C, frames)
-        features = torch.cat([hidden.mean(dim=-1), hidden.amax(dim=-1)], dim=1)
-        return ClassifierOutput(features=features, logits=self.classifier(features))
+        # Silence around the clip: the first and the last sound are heard in the middle of a window, too.
+        levels = F.pad(self.mel(waveform), (WINDOW // 2, WINDOW // 2), value=self.mel.floor)
+        embeddings = self.norm(self.embedding(levels))  # (B, C, frames)
+        hidden = F.relu(self.head(self._drop_out(embeddings)))
+        logits = self.classifier(self._drop_out(_mean_and_maximum(hidden)))
+        return ClassifierOutput(features=_mean_and_maximum(embeddings), logits=logits)
+
+    def _drop_out(self, numbers: Tensor) -> Tensor:
+        return F.dropout(numbers, self.config.dropout, self.training)
+
+
+def _mean_and_maximum(channels: Tensor) -> Tensor:
+    # Over time, (B, C, frames) to (B, 2 C): the mean alone would weigh a short word by the silence around it.
+    return torch.cat([channels.mean(dim=-1), channels.amax(dim=-1)], dim=1)
