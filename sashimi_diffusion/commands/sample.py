@@ -40,7 +40,7 @@ WINDOW_HELP = (
 EXAMPLES = """examples:
   sashimi-sample --steps 200                                    ten digits with the bundled pipeline, into samples/
   sashimi-sample --label 7 --num-samples 4 --seed 1
-  sashimi-sample --scheduler dpmsolver++-karras --steps 20      ten times fewer steps
+  sashimi-sample --scheduler dpmsolver++-sde-karras --steps 20  ten times fewer steps
   sashimi-sample --pipeline runs/mine/pipeline --seconds 4 --out four-seconds
   sashimi-sample --pipeline runs/piano/pipeline --prefix start.wav --seconds 8 --top-p 0.95
   sashimi-sample --pipeline runs/piano/pipeline --stream endless.wav --seconds 600

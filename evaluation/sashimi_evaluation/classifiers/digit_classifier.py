@@ -13,7 +13,7 @@ from sashimi_diffusion.data.speech_commands import DIGITS
 from sashimi_diffusion.errors import UserError
 from sashimi_evaluation.classifiers.mel import SAMPLE_RATE
 
-FEATURES_VERSION = 1  # raise it whenever the same weights give other features
+FEATURES_VERSION = 2  # raise it whenever the same weights give other features
 _BATCH = 64
 _FILTER_SECONDS = 0.1  # more than resampling looks ahead
 
