@@ -50,7 +50,7 @@ def test_the_command_by_label(tmp_path: Path) -> None:
 def test_its_digits_are_understood(pipe: SashimiPipeline) -> None:
     """Sixty clips, every digit by every speaker, in twenty steps."""
     fast = SashimiPipeline(
-        pipe.model, create_scheduler("unipc-karras", pipe.scheduler.config), pipe.config.guidance_scale
+        pipe.model, create_scheduler("dpmsolver++-sde-karras", pipe.scheduler.config), pipe.config.guidance_scale
     )
     fast.set_progress_bar_config(disable=True)
     digits = [index % 10 for index in range(60)]
