@@ -44,8 +44,8 @@ class Bottleneck(nn.Module):
 class ResNeXtClassifier(ModelMixin, ConfigMixin):
     """ResNeXt-29, 8x64d (arXiv 1611.05431), on 32 x 32 mels: the classifier behind the published SC09 figures.
 
-    With the default arguments it has 34,425,546 parameters and features of 1024 dimensions, what its
-    last layer is given.
+    With the default arguments it has 34,425,546 parameters and features of 1024 dimensions, what its last layer
+    is given.
 
     Args:
         num_classes: digits.
