@@ -135,11 +135,11 @@ def evaluate(heard: Heard) -> Evaluation:
     Raises:
         UserError: the protocol needs a package that is not installed.
     """
-    reference, held_out, settings = heard.reference, heard.held_out, heard.settings
-    sets = [_score(measured, reference, held_out, settings) for measured in heard.sets]
-    if held_out is not None:
-        sets.append(_score(held_out, reference, None, settings, real=True))
-    return Evaluation(sets, heard)
+    reference, settings = heard.reference, heard.settings
+    held_out = [] if heard.held_out is None else [_score(heard.held_out, reference, None, settings, real=True)]
+    usual = held_out[0].neighbours[1] if held_out else None
+    sets = [_score(measured, reference, usual, settings) for measured in heard.sets]
+    return Evaluation(sets + held_out, heard)
 
 
 def _measure(
@@ -176,10 +176,12 @@ def _windowed(measured: Measured, window: tuple[float, float] | None) -> Measure
 
 
 def _score(
-    measured: Measured, reference: Measured, held_out: Measured | None, settings: Settings, real: bool = False
+    measured: Measured, reference: Measured, usual: np.ndarray | None, settings: Settings, real: bool = False
 ) -> Scored:
+    """The figures of a set; ``usual`` is how far held-out recordings are from the reference, (m,), if there are any."""
     features, probabilities = measured.outputs[FEATURES], measured.outputs[PROBABILITIES]
     labelled, resampling = measured.clips.labelled, settings.resampling
+    neighbours = nearest_neighbours(features, reference.outputs[FEATURES])
     if settings.protocol == "sashimi-icml22":
         figures = official_figures(reference, measured)
     else:
@@ -187,9 +189,7 @@ def _score(
             *distance_figures(reference.outputs[FEATURES], features, resampling),
             *classifier_figures(reference.outputs[PROBABILITIES], probabilities, resampling),
             *(label_figures(probabilities, measured.clips.labels, resampling) if labelled else []),
-            *memorization_figures(
-                features, reference.outputs[FEATURES], held_out and held_out.outputs[FEATURES], resampling
-            ),
+            *memorization_figures(neighbours[1], usual, resampling),
             *signal_figures(measured.facts, resampling),
             *likelihood_figures(measured.clips.bits_per_sample, resampling),
         ]
@@ -198,7 +198,7 @@ def _score(
         figures=figures,
         histogram=class_histogram(probabilities),
         accuracy=label_accuracy(probabilities, measured.clips.labels) if labelled else None,
-        neighbours=nearest_neighbours(features, reference.outputs[FEATURES]),
+        neighbours=neighbours,
         notes=_notes(measured, reference, settings),
         real=real,
     )

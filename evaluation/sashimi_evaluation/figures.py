@@ -11,7 +11,7 @@ from sashimi_evaluation.frechet import frechet_distance, frechet_extrapolation
 from sashimi_evaluation.intervals import Interval, bootstrap, interval_about
 from sashimi_evaluation.kernel import kernel_distance_with_interval
 from sashimi_evaluation.labels import label_accuracy, wilson_interval
-from sashimi_evaluation.manifold import memorization, precision_recall_density_coverage_per_item
+from sashimi_evaluation.manifold import memorization_of_distances, precision_recall_density_coverage_per_item
 from sashimi_evaluation.scores import am_score, inception_score, modified_classifier_score
 from sashimi_evaluation.signals import SILENT_DB
 
@@ -87,8 +87,21 @@ def _frechet_figures(reference: np.ndarray, features: np.ndarray, resampling: Re
     if sizes:
         line = frechet_extrapolation(reference, features, sizes, seed=resampling.seed)
         values = ", ".join(f"{value:.3f} at {size}" for size, value in zip(line.sizes, line.values, strict=True))
-        figures.append(Figure("fid_infinity", "FID extrapolated to N = ∞", line.limit, better="lower", note=values))
+        interval = _limit_interval(reference, features, sizes, line.limit, resampling)
+        figures.append(Figure("fid_infinity", "FID extrapolated to N = ∞", line.limit, interval, "lower", values))
     return figures
+
+
+def _limit_interval(
+    reference: np.ndarray, features: np.ndarray, sizes: list[int], limit: float, resampling: Resampling
+) -> Interval:
+    """Of the line through the ends of ``sizes`` only, about the ``limit`` of all: affordable, and rather too wide."""
+
+    def end_to_end(reference: np.ndarray, features: np.ndarray) -> float:
+        return frechet_extrapolation(reference, features, [sizes[0], sizes[-1]], resampling.seed, draws=1).limit
+
+    interval, moved = resampling.interval(end_to_end, reference, features), limit - end_to_end(reference, features)
+    return Interval(interval.low + moved, interval.high + moved)
 
 
 def _extrapolation_sizes(clips: int, width: int) -> list[int]:
@@ -219,25 +232,31 @@ def label_figures(probabilities: np.ndarray, labels: np.ndarray, resampling: Res
     ]
 
 
-def memorization_figures(
-    features: np.ndarray, reference: np.ndarray, held_out: np.ndarray | None, resampling: Resampling
-) -> list[Figure]:
-    """Whether the clips lie nearer to the reference than recordings do that are not part of it."""
-    if held_out is None:
+def memorization_figures(distances: np.ndarray, usual: np.ndarray | None, resampling: Resampling) -> list[Figure]:
+    """Whether the clips lie nearer to the reference than recordings do that are not part of it.
+
+    Args:
+        distances: of the clips to their nearest reference clips, (n,).
+        usual: of held-out recordings to theirs, (m,), or None: no figures.
+        resampling: of the intervals.
+    """
+    if usual is None:
         return []
-    result = memorization(features, reference, held_out)
+    result, count = memorization_of_distances(distances, usual), len(distances)
     return [
         Figure(
             "copies",
             "Copies",
             result.share_below_first,
-            better="lower",
-            note="share nearer to a reference clip than 99 % of held-out clips are: 0.01 where nothing is memorized",
+            wilson_interval(round(result.share_below_first * count), count),
+            "lower",
+            "share nearer to a reference clip than 99 % of held-out clips are: 0.01 where nothing is memorized",
         ),
         Figure(
             "neighbour_ratio",
             "Neighbour distance ratio",
             result.median_ratio,
+            resampling.interval(lambda near, far: float(np.median(near) / np.median(far)), distances, usual, least=0),
             note="median distance to the nearest reference clip, over that of held-out clips: far below 1 are copies",
         ),
     ]

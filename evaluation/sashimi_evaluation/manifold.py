@@ -110,6 +110,15 @@ def memorization(samples: ArrayLike, train: ArrayLike, held_out: ArrayLike) -> M
     """
     _, usual = nearest_neighbours(held_out, train)
     _, distances = nearest_neighbours(samples, train)
+    return memorization_of_distances(distances, usual)
+
+
+def memorization_of_distances(distances: np.ndarray, usual: np.ndarray) -> Memorization:
+    """The same of distances to the nearest training clip: of the samples (n,), and of the held-out clips (m,).
+
+    Raises:
+        UserError: half of the held-out clips are in the training set.
+    """
     first, fifth, median = np.percentile(usual, [1, 5, 50])
     if median == 0:
         raise UserError("at least half of the held-out clips are training clips: give real clips not trained on")

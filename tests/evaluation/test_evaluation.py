@@ -5,7 +5,7 @@ from sashimi_diffusion.errors import UserError
 from sashimi_evaluation.classifiers import load_classifier
 from sashimi_evaluation.clips import open_clips
 from sashimi_evaluation.evaluation import Settings, evaluate, hear
-from sashimi_evaluation.figures import Resampling
+from sashimi_evaluation.figures import Resampling, distance_figures
 from sashimi_evaluation.report import record, table
 
 FEW_DRAWS = Settings(resampling=Resampling(resamples=20))
@@ -43,18 +43,43 @@ def test_every_figure_is_there_with_its_interval(folders, classifier):
     heard = hear([folders["samples"]], folders["reference"], folders["held out"], classifier, settings=FEW_DRAWS)
     samples, held_out = evaluate(heard).sets
     figures = figures_of(samples)
-    with_interval = ["fid", "kid", "kad", "precision", "recall", "density", "coverage", "ndb", "jsd", "is", "mcs", "am"]
-    with_interval += ["accuracy", "confidence", "silent", "clipped", "level", "noise_floor", "inner_floor"]
-    for key in ("precision", "recall", "coverage", "ndb", "jsd", "accuracy", "confidence", "silent", "clipped"):
+    everywhere = [
+        "fid",
+        "fid_infinity",
+        "kid",
+        "kad",
+        "precision",
+        "recall",
+        "density",
+        "coverage",
+        "ndb",
+        "jsd",
+        "is",
+        "mcs",
+        "am",
+    ]
+    everywhere += ["accuracy", "confidence", "silent", "clipped", "level", "noise_floor", "inner_floor"]
+    for key in (
+        "precision",
+        "recall",
+        "coverage",
+        "ndb",
+        "jsd",
+        "accuracy",
+        "confidence",
+        "silent",
+        "clipped",
+        "copies",
+    ):
         assert figures[key].interval.low >= 0, key
         assert figures[key].interval.high <= 1, key
     assert figures["silent"].interval.low == 0
     assert min(figures[key].interval.low for key in ("fid", "density", "am")) >= 0
     assert min(figures[key].interval.low for key in ("is", "mcs")) >= 1
-    assert set(figures) == {*with_interval, "fid_infinity", "copies", "neighbour_ratio"}
-    for key in with_interval:
+    assert set(figures) == {*everywhere, "copies", "neighbour_ratio"}
+    for key in figures:
         assert figures[key].interval.low <= figures[key].value <= figures[key].interval.high, key
-    assert set(figures_of(held_out)) == {*with_interval, "fid_infinity"}  # nothing to compare the held-out clips with
+    assert set(figures_of(held_out)) == set(everywhere)  # nothing to compare the held-out clips with
     assert held_out.real
     assert samples.histogram.sum() == 60
     assert samples.accuracy.confusion.sum() == 60
@@ -69,6 +94,17 @@ def test_the_distance_is_extrapolated_where_that_means_something(folders, classi
         assert figure.value < 0.01
     few = hear([many.chosen(range(40))], folders["reference"], None, classifier, settings=FEW_DRAWS)
     assert "fid_infinity" not in figures_of(evaluate(few).sets[0])  # 32 dimensions: too few clips to grow from
+
+
+def test_the_interval_of_the_limit_is_as_wide_as_other_clips_would_scatter():
+    random = np.random.default_rng(0)
+    limits, widths = [], []
+    for _ in range(16):
+        reference, features = random.standard_normal((300, 8)), random.standard_normal((300, 8)) + 0.3
+        figures = {figure.key: figure for figure in distance_figures(reference, features, Resampling(resamples=50))}
+        limits.append(figures["fid_infinity"].value)
+        widths.append(figures["fid_infinity"].interval.high - figures["fid_infinity"].interval.low)
+    assert 0.7 < np.mean(widths) / (2 * 1.96 * np.std(limits)) < 2
 
 
 def test_one_distribution_scores_better_than_another(folders, classifier, tmp_path, write_digits):
