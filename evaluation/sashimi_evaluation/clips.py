@@ -102,7 +102,7 @@ def open_clips(
     if lists:
         for file, own in fields.items():
             own[SPLIT] = listed_split(file, lists)
-    kept = select(fields, where or {}, sorted({key for own in fields.values() for key in own}), "--where")
+    kept = select(fields, where or {}, sorted({key for own in fields.values() for key in own}), "the choice of clips")
     if not kept:
         raise UserError(f"no clip of {root} is left: the fields asked for exclude each other")
     labels = [_label(record.get(file.relative_to(root).as_posix()), fields[file]) for file in kept]
