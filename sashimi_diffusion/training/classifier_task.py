@@ -49,9 +49,10 @@ class TrainedClassifier:
 
 
 def _network(config: ClassifierModelConfig) -> ModelMixin:
+    embedding = None if config.embedding is None else load_speech_embedding(config.embedding)
     try:
-        if config.embedding is not None:
-            return SmallClassifier.on(load_speech_embedding(config.embedding), **config.arguments)
+        if embedding is not None:
+            return SmallClassifier.on(embedding, **config.arguments)
         return model_class(config.head, config.name)(**config.arguments)
     except ValueError as error:
         raise UserError(f"the network cannot be built as `model` says: {error}") from error

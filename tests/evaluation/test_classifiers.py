@@ -186,6 +186,11 @@ def test_a_saved_classifier_is_loaded(small: SmallClassifier, clips: np.ndarray,
     assert load_classifier(str(folder)).accuracy == {"there": {"accuracy": 0.5}}
 
 
+def test_a_device_that_is_not_here_is_one_line() -> None:
+    with pytest.raises(UserError, match=r"digits-small cannot be loaded: .*nowhere"):
+        load_classifier(device="nowhere")
+
+
 def test_the_fingerprint_tells_weights_and_configurations_apart(small: SmallClassifier) -> None:
     other = SmallClassifier.from_config(small.config)
     other.load_state_dict(small.state_dict())

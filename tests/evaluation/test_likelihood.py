@@ -22,6 +22,8 @@ def test_the_official_window():
     assert likelihood_window(scores).tolist() == [2, 4, 6, 7, 8]
     assert likelihood_window(scores, 0, 0).tolist() == list(range(10))
     assert likelihood_window(scores, 0.85, 0.1).tolist() == [2]
+    assert likelihood_window([5, 1, 4, 2, 3, 9, 8, 7, 6, 0], 0.3, 0.1).tolist() == [0, 2, 4, 6, 7, 8]
+    assert likelihood_window(np.arange(5120)).tolist() == list(range(2048, 4864))  # the published number of clips
     # int(0.29 * 100) is 28 in binary
     assert likelihood_window(np.arange(100), 0.29, 0.3).tolist() == list(range(29, 70))
 

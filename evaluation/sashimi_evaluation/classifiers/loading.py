@@ -24,10 +24,10 @@ def load_classifier(name_or_folder: str | Path = "digits-small", device: str = "
         device: where it runs.
 
     Raises:
-        UserError: there is no such classifier, or its files are damaged or of another kind.
+        UserError: there is no such classifier, its files are damaged or of another kind, or ``device`` is not here.
     """
     folder = _folder(name_or_folder)
-    model = _load(name_or_folder, "digit classifier", [ResNeXtClassifier, SmallClassifier]).to(device)
+    model = _load(name_or_folder, "digit classifier", [ResNeXtClassifier, SmallClassifier], device)
     accuracy = folder / "accuracy.json"
     known = _read_json(accuracy) if accuracy.is_file() else None
     return DigitClassifier(model, folder.resolve().name, known)
@@ -51,7 +51,7 @@ def _folder(name_or_folder: str | Path) -> Path:
     return bundled if is_plain_name and bundled.is_dir() else Path(name_or_folder)
 
 
-def _load(asked: str | Path, what: str, kinds: list[type[ModelMixin]]) -> ModelMixin:
+def _load(asked: str | Path, what: str, kinds: list[type[ModelMixin]], device: str = "cpu") -> ModelMixin:
     folder = _folder(asked)
     if not (folder / "config.json").is_file():
         raise UserError(
@@ -63,7 +63,7 @@ def _load(asked: str | Path, what: str, kinds: list[type[ModelMixin]]) -> ModelM
     if kind is None:
         raise UserError(f"{folder} holds a {name}, not a {what}: expected {' or '.join(k.__name__ for k in kinds)}")
     try:
-        return kind.from_pretrained(folder, torch_dtype=torch.float32)
+        return kind.from_pretrained(folder, torch_dtype=torch.float32).to(device)
     except (OSError, ValueError, RuntimeError, AssertionError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(f"the {what} in {folder} cannot be loaded: {reason}") from error
