@@ -10,8 +10,8 @@ computer without a GPU.
 import sys
 from pathlib import Path
 
-from sashimi_diffusion.training.autoregressive_config import AutoregressiveConfig
-from sashimi_diffusion.training.autoregressive_task import AutoregressiveTask
+from sashimi_diffusion.training.autoregressive.config import AutoregressiveConfig
+from sashimi_diffusion.training.autoregressive.task import AutoregressiveTask
 from sashimi_diffusion.training.command import run_recipe
 
 DEFAULT = Path(__file__).parent / "configs" / "autoregressive" / "digits-ar-small.yaml"

@@ -11,8 +11,8 @@ import sys
 from pathlib import Path
 
 from sashimi_diffusion.training.command import run_recipe
-from sashimi_diffusion.training.diffusion_config import DiffusionConfig
-from sashimi_diffusion.training.diffusion_task import DiffusionTask
+from sashimi_diffusion.training.diffusion.config import DiffusionConfig
+from sashimi_diffusion.training.diffusion.task import DiffusionTask
 
 DEFAULT = Path(__file__).parent / "configs" / "digits-small.yaml"
 

@@ -13,9 +13,9 @@ The folder `pipeline` of the run is what load_classifier and sashimi-evaluate ta
 import sys
 from pathlib import Path
 
-from sashimi_diffusion.training.classifier_config import ClassifierConfig
-from sashimi_diffusion.training.classifier_task import ClassifierTask
 from sashimi_diffusion.training.command import run_recipe
+from sashimi_evaluation.classifiers.training.config import ClassifierConfig
+from sashimi_evaluation.classifiers.training.task import ClassifierTask
 
 DEFAULT = Path(__file__).parent / "configs" / "classifiers" / "digits-small.yaml"
 

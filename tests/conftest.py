@@ -1,6 +1,12 @@
 """Fixtures every test may use."""
 
+import json
 import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -35,3 +41,78 @@ def shared_golden() -> Path:
 def shared_data() -> Path:
     """Real recordings, or a skip that says they are absent."""
     return _shared("data")
+
+
+class RecipeScript:
+    """A script of recipes/ as people run it, without a network and without what another launcher has set."""
+
+    def __init__(self, name: str) -> None:
+        self.path = Path(__file__).resolve().parents[1] / "recipes" / name
+
+    def start(self, *arguments: object, launch: Sequence[str] | None = None) -> subprocess.Popen:
+        """By Python or, if ``launch`` gives its options, by ``accelerate launch``."""
+        kept = {key: value for key, value in os.environ.items() if not key.startswith(("ACCELERATE", "LOCAL_", "RANK"))}
+        environment = kept | {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+        launcher = [] if launch is None else ["-m", "accelerate.commands.launch", "--cpu", *launch]
+        command = [sys.executable, *launcher, str(self.path), *map(str, arguments)]
+        return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def run(self, *arguments: object, launch: Sequence[str] | None = None) -> tuple[int, str, str]:
+        """Exit code, stdout and stderr."""
+        process = self.start(*arguments, launch=launch)
+        out, err = process.communicate(timeout=240)
+        return process.returncode, out, err
+
+    def kill(self, run: Path, lines: int, *arguments: object, pause: float = 0.0) -> tuple[int, str]:
+        """Start, and kill without warning ``pause`` seconds after the run folder has ``lines`` more figures.
+
+        Returns:
+            exit code, which is -SIGKILL if the process was still at work, and stderr.
+        """
+        enough = count_lines(run / "metrics.jsonl") + lines
+        process = self.start(*arguments)
+        deadline = time.monotonic() + 120
+        while process.poll() is None and time.monotonic() < deadline:
+            if (run / "config.yaml").exists() and count_lines(run / "metrics.jsonl") >= enough:
+                break
+            time.sleep(0.002)
+        time.sleep(pause)
+        process.send_signal(signal.SIGKILL)
+        _, err = process.communicate()
+        return process.returncode, err
+
+
+def count_lines(path: Path) -> int:
+    return path.read_text().count("\n") if path.exists() else 0
+
+
+@pytest.fixture
+def recipe_script() -> type[RecipeScript]:
+    """A recipe by the name of its file."""
+    return RecipeScript
+
+
+@pytest.fixture
+def figures() -> Callable[[Path], list[dict]]:
+    """A function of a run folder: everything of metrics.jsonl but the times."""
+
+    def read(run: Path) -> list[dict]:
+        lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        return [{key: value for key, value in line.items() if not key.startswith("seconds")} for line in lines]
+
+    return read
+
+
+@pytest.fixture
+def assert_same_run(figures: Callable[[Path], list[dict]]) -> Callable[[Path, Path], None]:
+    """A function of two run folders: they have the same figures and end with the same weights."""
+
+    def check(run: Path, other: Path) -> None:
+        from sashimi_diffusion.training.checkpoints import list_checkpoints
+
+        assert figures(run) == figures(other)
+        last = list_checkpoints(other)[-1].relative_to(other)
+        for name in ("model.safetensors", "ema.safetensors"):
+            assert (run / last / name).read_bytes() == (other / last / name).read_bytes()
+
+    return check

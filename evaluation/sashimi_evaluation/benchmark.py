@@ -15,15 +15,15 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file
 
-from sashimi_evaluation.bins import ndb
-from sashimi_evaluation.frechet import frechet_distance
-from sashimi_evaluation.official import (
+from sashimi_evaluation.metrics.frechet import frechet_distance
+from sashimi_evaluation.metrics.inception import am_score, inception_score, modified_classifier_score
+from sashimi_evaluation.metrics.ndb import ndb
+from sashimi_evaluation.metrics.official import (
     official_frechet_distance,
     official_inception_score,
     official_modified_inception_score,
     official_ndb,
 )
-from sashimi_evaluation.scores import am_score, inception_score, modified_classifier_score
 
 CLASSES = 10
 

@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 
 from sashimi_diffusion.errors import UserError
+from sashimi_diffusion.generation.likelihood import likelihood_window
 from sashimi_evaluation.classifiers import DigitClassifier
 from sashimi_evaluation.clips import ClipFolder
-from sashimi_evaluation.distances import nearest_neighbours
 from sashimi_evaluation.extractors import FeatureExtractor
-from sashimi_evaluation.figures import (
+from sashimi_evaluation.feature_extraction import FEATURES, PROBABILITIES, Listener, Measured, measure
+from sashimi_evaluation.metrics.distances import nearest_neighbours
+from sashimi_evaluation.metrics.figures import (
     Figure,
     Resampling,
     classifier_figures,
@@ -22,9 +24,7 @@ from sashimi_evaluation.figures import (
     memorization_figures,
     signal_figures,
 )
-from sashimi_evaluation.labels import Accuracy, class_histogram, label_accuracy
-from sashimi_evaluation.likelihood import likelihood_window
-from sashimi_evaluation.measuring import FEATURES, PROBABILITIES, Listener, Measured, measure
+from sashimi_evaluation.metrics.label_accuracy import Accuracy, class_histogram, label_accuracy
 from sashimi_evaluation.protocols import official_figures
 
 PROTOCOLS = ("default", "sashimi-icml22")

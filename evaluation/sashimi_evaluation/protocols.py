@@ -2,9 +2,10 @@
 
 import numpy as np
 
-from sashimi_evaluation.figures import Figure
-from sashimi_evaluation.measuring import FEATURES, PROBABILITIES, Measured
-from sashimi_evaluation.official import (
+from sashimi_evaluation.feature_extraction import FEATURES, PROBABILITIES, Measured
+from sashimi_evaluation.metrics.figures import Figure
+from sashimi_evaluation.metrics.inception import am_score
+from sashimi_evaluation.metrics.official import (
     official_frechet_distance,
     official_inception_score,
     official_modified_inception_score,
@@ -12,7 +13,6 @@ from sashimi_evaluation.official import (
     official_threshold_search,
     state_after_modified_inception_score,
 )
-from sashimi_evaluation.scores import am_score
 
 BINS = 50
 FEWEST_FOR_SEARCH = 20

@@ -17,7 +17,7 @@
 Every state space is kept as half of its conjugate pairs: complex tensors of N states stand for 2N.
 """
 
-from sashimi_kernels.backends import BackendUnavailableError, available_backends, backend_name
+from sashimi_kernels.backends import available_backends, backend_name
 from sashimi_kernels.channelwise import gated_residual, layer_norm, scalar_norm
 from sashimi_kernels.convolution import chunked_convolution
 from sashimi_kernels.discretization import (
@@ -26,6 +26,7 @@ from sashimi_kernels.discretization import (
     discretize_diagonal,
     discretize_nplr,
 )
+from sashimi_kernels.errors import BackendUnavailableError
 from sashimi_kernels.fourier import fft_length, kernel_lags, lags_spectrum, long_convolution, spectrum_convolution
 from sashimi_kernels.generation import diagonal_kernel, diagonal_state, nplr_kernel, nplr_state
 from sashimi_kernels.recurrence import diagonal_step, nplr_step

@@ -13,14 +13,12 @@ from types import ModuleType
 
 import torch
 
+from sashimi_kernels.errors import BackendUnavailableError
+
 ENVIRONMENT_VARIABLE = "SASHIMI_KERNELS"
 _NAMES = ("reference", "torch", "triton")
 _TRITON_INSTALLED = importlib.util.find_spec("triton") is not None
 _DOUBLE = (torch.float64, torch.complex128)
-
-
-class BackendUnavailableError(RuntimeError):
-    """A kernel backend was asked for by name and cannot run here."""
 
 
 def available_backends() -> tuple[str, ...]:

@@ -23,9 +23,10 @@ from typing import NamedTuple
 import torch
 
 import sashimi_kernels
-from sashimi_kernels.backends import BackendUnavailableError, available_backends, select_backend
+from sashimi_kernels.backends import available_backends, select_backend
 from sashimi_kernels.choices import CANDIDATES, LENGTHS, choice_key, choices_file, nearest_length, save_choices
 from sashimi_kernels.commands import Parser, UnusableError, positive, run
+from sashimi_kernels.errors import BackendUnavailableError
 from sashimi_kernels.measuring import conditions, gemm_peak, interleaved_medians, peak_memory
 from sashimi_kernels.workloads import OPERATIONS, Sizes, Workload, workloads
 

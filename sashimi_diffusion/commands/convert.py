@@ -1,9 +1,10 @@
 """``sashimi-convert``: make a pipeline folder of an official checkpoint, diffusion, autoregressive or classifier."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
+from typing import Protocol
 
 from torch import Tensor
 
@@ -16,12 +17,20 @@ from sashimi_diffusion.interop.autoregressive import (
     convert_autoregressive,
     is_autoregressive_checkpoint,
 )
-from sashimi_diffusion.interop.classifier import convert_classifier, is_classifier_checkpoint
 from sashimi_diffusion.interop.diffwave import Conversion, ConversionOptions, convert_diffwave, nodes_distance
 from sashimi_diffusion.interop.pickled_network import read_tensors
 from sashimi_diffusion.models import SashimiAutoregressive, WaveNetDenoiser
 from sashimi_diffusion.pipelines import SashimiAutoregressivePipeline, SashimiPipeline
-from sashimi_evaluation.classifiers import ResNeXtClassifier
+
+
+class Saveable(Protocol):
+    """A pipeline or a network."""
+
+    def save_pretrained(self, folder: Path) -> None:
+        """Write all files into ``folder``."""
+
+
+Convert = Callable[[dict[str, Tensor], argparse.Namespace], tuple[Saveable, dict[str, str]]]
 
 EXAMPLES = """examples:
   sashimi-convert checkpoints/800000.pkl sc09-d128
@@ -89,21 +98,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return run(lambda: convert(build_parser().parse_args(arguments)))
 
 
-def convert(options: argparse.Namespace) -> None:
-    """Read, convert and write what the options name, and print what was found.
+def convert(options: argparse.Namespace, convert_tensors: Convert | None = None) -> None:
+    """Read, convert and write what the options name, and print a summary.
+
+    Args:
+        options: the parsed command line.
+        convert_tensors: turns the tensors of the checkpoint into what is saved and the lines of the summary;
+            :func:`convert_pipeline` if it is not given.
 
     Raises:
-        UserError: the checkpoint is not one, does not fit, or the folder is not empty or cannot be written.
+        UserError: the checkpoint cannot be read or does not fit, or the folder is not empty or cannot be written.
     """
     if options.out.exists() and (not options.out.is_dir() or any(options.out.iterdir())):
         raise UserError(f"{options.out} is there already and not empty: choose another folder, or remove it")
-    tensors = read_tensors(options.checkpoint)
-    if is_classifier_checkpoint(tensors):
-        pipeline, notes = _classifier(tensors, options)
-    elif is_autoregressive_checkpoint(tensors):
-        pipeline, notes = _autoregressive(tensors, options)
-    else:
-        pipeline, notes = _diffusion(tensors, options)
+    pipeline, notes = (convert_tensors or convert_pipeline)(read_tensors(options.checkpoint), options)
     with writing_to(options.out):
         pipeline.save_pretrained(options.out)
     width = max(map(len, notes))
@@ -111,8 +119,13 @@ def convert(options: argparse.Namespace) -> None:
     print(f"wrote {options.out}")
 
 
+def convert_pipeline(tensors: dict[str, Tensor], options: argparse.Namespace) -> tuple[Saveable, dict[str, str]]:
+    """Convert a diffusion or an autoregressive checkpoint: the pipeline and the lines of the summary."""
+    return _autoregressive(tensors, options) if is_autoregressive_checkpoint(tensors) else _diffusion(tensors, options)
+
+
 def _diffusion(tensors: dict[str, Tensor], options: argparse.Namespace) -> tuple[SashimiPipeline, dict[str, str]]:
-    _refuse(options, ("quantization", "dt_transform"), "a diffusion model")
+    refuse_options(options, ("quantization", "dt_transform"), "a diffusion model")
     names = [field.name for field in fields(ConversionOptions)]
     conversion = convert_diffwave(tensors, ConversionOptions(**{name: getattr(options, name) for name in names}))
     notes = describe(conversion)
@@ -127,26 +140,15 @@ def _diffusion(tensors: dict[str, Tensor], options: argparse.Namespace) -> tuple
 def _autoregressive(
     tensors: dict[str, Tensor], options: argparse.Namespace
 ) -> tuple[SashimiAutoregressivePipeline, dict[str, str]]:
-    _refuse(options, ("timesteps", "beta_end", "dilation_cycle"), "an autoregressive model")
+    refuse_options(options, ("timesteps", "beta_end", "dilation_cycle"), "an autoregressive model")
     given = {name: getattr(options, name) for name in ("sample_rate", "length", "quantization", "dt_transform")}
     chosen = AutoregressiveOptions(**{name: value for name, value in given.items() if value is not None})
     model, layout = convert_autoregressive(tensors, chosen)
     return SashimiAutoregressivePipeline(model), describe_autoregressive(model, layout)
 
 
-def _classifier(tensors: dict[str, Tensor], options: argparse.Namespace) -> tuple[ResNeXtClassifier, dict[str, str]]:
-    other = ("sample_rate", "length", "timesteps", "beta_end", "dilation_cycle", "quantization", "dt_transform")
-    _refuse(options, other, "a classifier")
-    model = convert_classifier(tensors)
-    config = model.config
-    return model, {
-        "layout": f"ResNeXt-{config.depth} {config.cardinality}x{config.base_width}d, widen {config.widen_factor}",
-        "parameters": f"{sum(parameter.numel() for parameter in model.parameters()):,}",
-        "classes": f"{config.num_classes}",
-    }
-
-
-def _refuse(options: argparse.Namespace, names: Sequence[str], kind: str) -> None:
+def refuse_options(options: argparse.Namespace, names: Sequence[str], kind: str) -> None:
+    """Raise UserError if one of the options called ``names`` was given: it does not apply to this checkpoint."""
     for name in names:
         if getattr(options, name) is not None:
             raise UserError(f"--{name.replace('_', '-')} does not apply: the checkpoint is of {kind}; leave it out")

@@ -2,15 +2,14 @@
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import psutil
 import torch
 
 from sashimi_diffusion.errors import UserError
+from sashimi_diffusion.memory import available_memory
 
-_CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 _ADVICE = "ask for fewer --seconds or a smaller --batch-size"
 _EXHAUSTED = ("out of memory", "can't allocate memory", "not enough memory")
 
@@ -31,17 +30,6 @@ def sampling_memory(config: Mapping[str, Any], batch_size: int, length: int) -> 
     layers = config["n_layers"] if config.get("d_model") else 0
     layers = layers if isinstance(layers, int) else max(layers)
     return int(4 * features * length * (13 + 8 * layers + (9 + 3.5 * layers) * batch_size))
-
-
-def available_memory(device: torch.device) -> int | None:
-    """Bytes left on the CPU (within the container's limit) or a CUDA device; ``None`` where that is unknown."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    if device.type != "cpu":
-        return None
-    available = psutil.virtual_memory().available
-    limit = _CGROUP_LIMIT.read_text().strip() if _CGROUP_LIMIT.is_file() else "max"
-    return available if limit == "max" else min(available, int(limit) - psutil.Process().memory_info().rss)
 
 
 def require_memory(needed: int, device: torch.device) -> None:

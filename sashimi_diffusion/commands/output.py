@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import platform
 import shutil
 import tempfile
@@ -16,6 +15,7 @@ from accelerate import PartialState
 
 from sashimi_diffusion.commands.cli import writing_to
 from sashimi_diffusion.errors import UserError
+from sashimi_diffusion.files import write_file
 
 SHEET_CLIPS = 60
 """The contact sheet shows the first so many samples."""
@@ -47,7 +47,5 @@ def write_record(out: Path, record: dict[str, Any]) -> None:
         "torch": torch.__version__,
         **{name: version(name) for name in ("sashimi-diffusion", "diffusers", "accelerate")},
     }
-    # Written beside and renamed: the record is whole, or it is the old one.
-    beside = out / "samples.json.part"
-    beside.write_text(json.dumps({**record, "versions": versions}, indent=2, default=list) + "\n", encoding="utf-8")
-    os.replace(beside, out / "samples.json")
+    text = json.dumps({**record, "versions": versions}, indent=2, default=list) + "\n"
+    write_file(out / "samples.json", text.encode())

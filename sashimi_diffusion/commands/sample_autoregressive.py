@@ -24,9 +24,9 @@ from sashimi_diffusion.commands.memory import explained_exhaustion, peak_memory
 from sashimi_diffusion.commands.output import SHEET_CLIPS, prepare_folder, share_of_batches, write_record
 from sashimi_diffusion.data.audio import read_audio, resample, write_audio
 from sashimi_diffusion.data.pictures import contact_sheet
+from sashimi_diffusion.generation.likelihood import likelihood_window
 from sashimi_diffusion.generation.runaway import runaway_second
 from sashimi_diffusion.pipelines import SashimiAutoregressivePipeline, hash_pipeline, sample_seeds
-from sashimi_evaluation.likelihood import likelihood_window
 
 
 @dataclass

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from sashimi_diffusion.data.audio import AudioFileError, read_audio
 from sashimi_diffusion.errors import UserError
+from sashimi_diffusion.files import write_file
 
 _FORMAT = 1  # of the entries; raise it when decoding or resampling changes
 _SAMPLE_BYTES = np.dtype("<f4").itemsize
@@ -187,9 +188,7 @@ def file_fingerprints(files: Sequence[Path], cache: Path) -> list[str]:
     progress = tqdm(files, desc="Checking audio files", unit="file", delay=2)
     entries = [_fingerprint(path, before) for path, before in zip(progress, known, strict=True)]
     if entries != memo:
-        unfinished = memo_path.with_name(f"{memo_path.name}.{uuid.uuid4().hex}")
-        unfinished.write_text(json.dumps(entries))
-        unfinished.replace(memo_path)
+        write_file(memo_path, json.dumps(entries).encode())
     return [entry[2] for entry in entries]
 
 

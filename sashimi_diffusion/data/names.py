@@ -1,12 +1,12 @@
 """What file names say: fields read by a pattern such as ``{label}_{speaker}_{index}``, and files chosen by them."""
 
-import difflib
 import re
 import string
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from sashimi_diffusion.errors import UserError
+from sashimi_diffusion.suggestions import did_you_mean
 
 FOLDER = "folder"  # the field every pattern has: the first sub-folder a file lies in
 
@@ -78,10 +78,9 @@ def require(value: str, known: Sequence[str], complaint: str, introduction: str)
     """Raise UserError, naming the nearest of ``known``, if ``value`` is none of them."""
     if value in known:
         return
-    near = difflib.get_close_matches(value, known, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    hint = did_you_mean(value, known)
     shown = ", ".join(known[:20]) + (", ..." if len(known) > 20 else "")
-    raise UserError(f"{complaint} {value!r}, but {introduction} {shown or 'none'}{hint}")
+    raise UserError(f"{complaint} {value!r}{hint} ({introduction} {shown or 'none'})")
 
 
 def _compile(pattern: str) -> re.Pattern:

@@ -3,12 +3,12 @@
 import math
 from typing import Any
 
-import psutil
 import torch
 from torch import Tensor
 
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.generation.prefix import PIECE
+from sashimi_diffusion.memory import available_memory
 
 # Per sample of a clip: token, log-probability, entropy, random number; twice, when the blocks are joined.
 _BYTES_PER_SAMPLE = 2 * (8 + 4 + 4) + 8
@@ -28,8 +28,8 @@ def check_memory(model: Any, batch_size: int, length: int, prefix_length: int) -
         + min(prefix_length, PIECE) * (_LOGITS * model.config.num_tokens + int(_FEATURES * math.sqrt(parameters)))
     )
     device = torch.device(model.device)
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
-    if needed > free:
+    free = available_memory(device)
+    if free is not None and needed > free:
         raise UserError(
             f"{batch_size} clips of {length} samples need about {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free: "
             "make fewer at once, or shorter ones"

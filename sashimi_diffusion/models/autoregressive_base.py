@@ -1,14 +1,10 @@
 """What every autoregressive model is: tokens in, scores of the next token out, in parallel or one at a time."""
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from diffusers import ConfigMixin, ModelMixin
 from torch import Tensor
-
-if TYPE_CHECKING:
-    from sashimi_diffusion.generation import Generation
 
 
 class AutoregressiveModel(ModelMixin, ConfigMixin):
@@ -60,39 +56,6 @@ class AutoregressiveModel(ModelMixin, ConfigMixin):
         """Log-probability in nats of each of ``tokens`` (B, L) given those before it: float32 (B, L)."""
         logits, _ = self.prefill(self.inputs(tokens))
         return logits.float().log_softmax(dim=1).gather(1, tokens.unsqueeze(1)).squeeze(1)
-
-    def generate(
-        self,
-        length: int,
-        batch_size: int = 1,
-        prefix: Tensor | None = None,
-        temperature: float = 1.0,
-        top_k: int | None = None,
-        top_p: float = 1.0,
-        generator: torch.Generator | Sequence[torch.Generator] | None = None,
-        engine: str = "auto",
-    ) -> "Generation":
-        """Draw clips of ``length`` samples, see :func:`sashimi_diffusion.generation.generate`."""
-        from sashimi_diffusion.generation import generate
-
-        return generate(self, length, batch_size, prefix, temperature, top_k, top_p, generator, engine)
-
-    def stream(
-        self,
-        length: int | None = None,
-        block: int = 1600,
-        batch_size: int = 1,
-        prefix: Tensor | None = None,
-        temperature: float = 1.0,
-        top_k: int | None = None,
-        top_p: float = 1.0,
-        generator: torch.Generator | Sequence[torch.Generator] | None = None,
-        engine: str = "auto",
-    ) -> Iterator["Generation"]:
-        """Draw clips block by block, see :func:`sashimi_diffusion.generation.stream`."""
-        from sashimi_diffusion.generation import stream
-
-        return stream(self, length, block, batch_size, prefix, temperature, top_k, top_p, generator, engine)
 
 
 def detached(state: Any) -> Any:

@@ -16,7 +16,7 @@ from torch import Tensor
 from sashimi_diffusion.data.audio import resample
 from sashimi_diffusion.data.quantization import decode, encode, normalize
 from sashimi_diffusion.errors import UserError
-from sashimi_diffusion.generation import Generation
+from sashimi_diffusion.generation import Generation, generate, stream
 from sashimi_diffusion.models import AutoregressiveModel
 from sashimi_diffusion.pipelines.loading import load_model, resolve_pipeline
 from sashimi_diffusion.pipelines.remote_code import write_remote_code
@@ -126,7 +126,7 @@ class SashimiAutoregressivePipeline(DiffusionPipeline):
         tokens = None if prefix is None else self.prefix_tokens(prefix, prefix_rate)
         generators = sample_generators(generator, batch_size)
         length = self.length_in_samples(audio_length_in_s)
-        made = self.model.generate(length, batch_size, tokens, temperature, top_k, top_p, generators, engine)
+        made = generate(self.model, length, batch_size, tokens, temperature, top_k, top_p, generators, engine)
         parts = (self.waveform(made), made.log_likelihood, made.log_probabilities, made.entropies)
         if output_type == "np":
             parts = tuple(part.cpu().numpy() for part in parts)
@@ -154,8 +154,8 @@ class SashimiAutoregressivePipeline(DiffusionPipeline):
         tokens = None if prefix is None else self.prefix_tokens(prefix, prefix_rate)
         generators = sample_generators(generator, batch_size)
         length = None if audio_length_in_s is None else self.length_in_samples(audio_length_in_s)
-        blocks = self.model.stream(
-            length, block, batch_size, tokens, temperature, top_k, top_p, generators, engine
+        blocks = stream(
+            self.model, length, block, batch_size, tokens, temperature, top_k, top_p, generators, engine
         )  # made now, so that what is wrong shows now
         return ((self.waveform(made), made) for made in blocks)
 

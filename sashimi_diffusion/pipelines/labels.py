@@ -1,6 +1,5 @@
 """Labels as people give them: indices or names, one for all waveforms or one for each, or left to take turns."""
 
-import difflib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 
 from sashimi_diffusion.errors import UserError
+from sashimi_diffusion.suggestions import did_you_mean
 
 Labels = int | str | Sequence[int | str] | Tensor
 """A label for all waveforms, or one for each; a name, an index, or the index after the last, which is "none"."""
@@ -50,8 +50,7 @@ class KnownLabels:
             return self.names.index(text)
         if text.isdecimal() and int(text) < self.count:
             return int(text)
-        near = difflib.get_close_matches(text, self.names, n=1)
-        hint = f", did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(text, self.names)
         known = f"0 to {self.count - 1}" + (f" or {', '.join(self.names)}" if self.names else "")
         raise UserError(f"no {self.kind} {text!r}{hint} (this model knows {known})")
 

@@ -5,7 +5,6 @@ level twice when all steps are asked for (0/0 in the multistep solvers), ``leadi
 ``clip_sample`` cuts everything beyond [-1, 1], and a last alpha below one leaves hiss.
 """
 
-import difflib
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +14,7 @@ from diffusers import SchedulerMixin
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.schedulers.diffwave import FAST_BETAS_50, FAST_BETAS_200, DiffWaveScheduler
 from sashimi_diffusion.schedulers.linear_multistep import LinearMultistepScheduler
+from sashimi_diffusion.suggestions import did_you_mean
 
 _TRAILING = {"timestep_spacing": "trailing"}
 _KARRAS = {"use_karras_sigmas": True}
@@ -61,8 +61,7 @@ def create_scheduler(name: str, config: Mapping[str, Any]) -> SchedulerMixin:
         UserError: for an unknown name, or a scheduler that needs a package that is not installed.
     """
     if name not in SCHEDULERS:
-        near = difflib.get_close_matches(name.lower(), SCHEDULERS, n=1)
-        hint = f", did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(name, SCHEDULERS)
         raise UserError(f"unknown scheduler {name!r}{hint} (known: {', '.join(SCHEDULERS)})")
     class_name, settings = SCHEDULERS[name]
     schedule = {key: config[key] for key in _SCHEDULE_KEYS if key in config}

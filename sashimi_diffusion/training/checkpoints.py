@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 from sashimi_diffusion.errors import UserError
+from sashimi_diffusion.files import folder_written_beside, sync_folder, write_file
 from sashimi_diffusion.training.ema import Ema
-from sashimi_diffusion.training.files import folder_written_beside, sync_folder, write_file
 
 MANIFEST = "manifest.json"
 _NAME = re.compile(r"step-(\d{6,})")

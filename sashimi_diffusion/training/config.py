@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
+from diffusers import ModelMixin
+
 from sashimi_diffusion.errors import UserError
-from sashimi_diffusion.training.networks import model_class
 from sashimi_diffusion.training.typed_yaml import apply_overrides, build, check_arguments, read_yaml_file
 
 Config = TypeVar("Config", bound="RunConfig")
@@ -30,7 +31,7 @@ class ModelConfig:
     # Arguments of the constructors that the data decide, and those that may be null though the constructor has no null.
     from_data: ClassVar[tuple[str, ...]] = ("sample_rate", "sample_size")
     measured: ClassVar[tuple[str, ...]] = ()
-    head: ClassVar[str]
+    networks: ClassVar[Mapping[str, type[ModelMixin]]]
 
     name: str = "sashimi"
     arguments: dict[str, Any] = field(default_factory=dict)
@@ -42,9 +43,14 @@ class ModelConfig:
         names = {entry.name for entry in dataclasses.fields(cls)} - {"arguments"}
         config = build(cls, {key: tree.pop(key) for key in names & tree.keys()}, prefix)
         given = {key: value for key, value in tree.items() if not (key in cls.measured and value is None)}
-        check_arguments(model_class(cls.head, config.name).__init__, given, prefix, cls.from_data)
+        check_arguments(config.network_class.__init__, given, prefix, cls.from_data)
         config.arguments = tree
         return config
+
+    @property
+    def network_class(self) -> type[ModelMixin]:
+        """The class that ``name`` stands for."""
+        return self.networks[self.name]
 
     def to_tree(self) -> dict:
         """As it stands in YAML."""

@@ -13,11 +13,11 @@ from accelerate.utils import set_seed
 from tqdm.auto import tqdm
 
 from sashimi_diffusion.errors import UserError
+from sashimi_diffusion.files import writing
 from sashimi_diffusion.training import checkpoints
 from sashimi_diffusion.training.checkpoints import Counters
 from sashimi_diffusion.training.config import RunConfig, to_tree
 from sashimi_diffusion.training.ema import Ema
-from sashimi_diffusion.training.files import writing
 from sashimi_diffusion.training.metrics import MetricsFile
 from sashimi_diffusion.training.optimizer import (
     create_optimizer,

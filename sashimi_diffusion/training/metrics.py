@@ -4,7 +4,7 @@ import json
 import os
 from pathlib import Path
 
-from sashimi_diffusion.training.files import write_file
+from sashimi_diffusion.files import write_file
 
 
 class MetricsFile:

@@ -4,9 +4,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from sashimi_diffusion.errors import UserError
+from sashimi_diffusion.files import write_file
 from sashimi_diffusion.training.checkpoints import list_checkpoints
 from sashimi_diffusion.training.config import Config, RunConfig, check_same_run, from_tree, load_config, to_tree
-from sashimi_diffusion.training.files import write_file
 from sashimi_diffusion.training.typed_yaml import apply_overrides, read_yaml_file, write_yaml
 
 CONFIG = "config.yaml"

@@ -6,7 +6,6 @@ is silently ignored costs its author days.
 
 import collections.abc
 import dataclasses
-import difflib
 import inspect
 import re
 import types
@@ -18,6 +17,7 @@ from typing import Any, Literal, TypeVar, Union
 import yaml
 
 from sashimi_diffusion.errors import UserError
+from sashimi_diffusion.suggestions import nearest_name
 
 T = TypeVar("T")
 
@@ -103,8 +103,8 @@ def _copy(tree: Any) -> Any:
 def unknown_key(key: str, valid: Iterable[str], prefix: str = "") -> UserError:
     """The error for a key that does not exist: names the nearest one that does."""
     valid = sorted(valid)
-    near = difflib.get_close_matches(str(key), valid, n=1, cutoff=0.5)
-    advice = f"did you mean {prefix}{near[0]}?" if near else f"the keys here are {', '.join(valid)}"
+    near = nearest_name(str(key), valid)
+    advice = f"did you mean {prefix}{near}?" if near else f"the keys here are {', '.join(valid)}"
     return UserError(f"unknown config key {prefix}{key}: {advice}")
 
 

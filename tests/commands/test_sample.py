@@ -12,6 +12,7 @@ import soundfile
 import torch
 from PIL import Image
 
+from sashimi_diffusion import memory as system_memory
 from sashimi_diffusion.commands import memory, output, sample, sample_diffusion
 from sashimi_diffusion.models import WaveNetDenoiser
 from sashimi_diffusion.pipelines import SashimiPipeline, hash_pipeline
@@ -327,13 +328,13 @@ def test_other_runtime_errors_are_not_taken_for_memory() -> None:
 
 def test_the_container_limit_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cpu = torch.device("cpu")
-    monkeypatch.setattr(memory, "_CGROUP_LIMIT", tmp_path / "memory.max")
-    free = memory.available_memory(cpu)
+    monkeypatch.setattr(system_memory, "_CGROUP_LIMIT", tmp_path / "memory.max")
+    free = system_memory.available_memory(cpu)
     assert free > 2**24
     (tmp_path / "memory.max").write_text("max\n")
-    assert memory.available_memory(cpu) > free / 2
+    assert system_memory.available_memory(cpu) > free / 2
     (tmp_path / "memory.max").write_text(f"{2**20}\n")
-    assert memory.available_memory(cpu) < 2**20
+    assert system_memory.available_memory(cpu) < 2**20
 
 
 def test_an_interrupt_ends_quietly(class_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ import pytest
 import soundfile
 
 from sashimi_evaluation.listening_test import score_listening_test, write_listening_test
-from sashimi_evaluation.report_page import Classifier, Clip, Method, Metric, Neighbour, ReportData, write_report
+from sashimi_evaluation.report import Classifier, Clip, Method, Metric, Neighbour, ReportData, write_report
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chromium-browser"))), None)
 pytestmark = pytest.mark.skipif(

@@ -5,8 +5,8 @@ from sashimi_diffusion.errors import UserError
 from sashimi_evaluation.classifiers import load_classifier
 from sashimi_evaluation.clips import open_clips
 from sashimi_evaluation.evaluation import Settings, evaluate, hear
-from sashimi_evaluation.figures import Resampling, distance_figures
-from sashimi_evaluation.report import record, table
+from sashimi_evaluation.metrics.figures import Resampling, distance_figures
+from sashimi_evaluation.report.record import record, table
 
 FEW_DRAWS = Settings(resampling=Resampling(resamples=20))
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from sashimi_diffusion.errors import UserError
+from sashimi_diffusion.generation import generate, stream
 from sashimi_diffusion.generation.memory import check_memory, state_bytes
 from sashimi_diffusion.generation.prefix import PIECE, absorb
 from sashimi_diffusion.models import AutoregressiveModel, SampleRNN, SashimiAutoregressive, WaveNetAutoregressive
@@ -88,7 +89,7 @@ def test_what_is_no_tensor_takes_nothing() -> None:
 def test_estimates_are_in_the_range_of_the_real_sizes(name: str, estimate: Callable[..., int]) -> None:
     model = small_model(name)
     state = sum(storages(model.prefill(torch.full((2, 50), 7))[1]).values())
-    made = sum(storages(tuple(model.generate(1000, 2, engine="eager"))[:3]).values())
+    made = sum(storages(tuple(generate(model, 1000, 2, engine="eager"))[:3]).values())
     at_rest = estimate(model, 2, 0, 0)
     assert 2 * state <= at_rest <= 4 * state  # there are two at once: the one before a step and the one after
     assert made <= estimate(model, 2, 1000, 0) - at_rest <= 4 * made
@@ -124,9 +125,9 @@ def test_estimates_grow_with_batch_length_and_prefix(estimate: Callable[..., int
 
 def test_clips_that_do_not_fit_are_refused_before_the_first_sample() -> None:
     model = small_model("sashimi")
-    for call in (model.generate, model.stream):
+    for call in (generate, stream):
         with pytest.raises(UserError) as caught:
-            call(10**13, batch_size=3, engine="eager")
+            call(model, 10**13, batch_size=3, engine="eager")
         # Unlike "$", "\Z" is no end before a last line break.
         expected = r"3 clips of 10{13} samples need about [\d.]+ GB, [\d.]+ GB are free: [^\n]*shorter ones\Z"
         assert re.match(expected, str(caught.value))
@@ -136,9 +137,9 @@ def test_states_that_do_not_fit_are_refused_whatever_the_length(monkeypatch: pyt
     model = small_model("sashimi")
     needed = 4 * state_bytes(model.initial_state(1))
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=100 * needed))
-    next(model.stream(None, 10, batch_size=100, engine="eager"))
+    next(stream(model, None, 10, batch_size=100, engine="eager"))
     with pytest.raises(UserError, match=r"^101 clips"):
-        model.stream(None, 10, batch_size=101, engine="eager")
+        stream(model, None, 10, batch_size=101, engine="eager")
 
 
 def test_on_a_gpu_its_own_memory_counts(monkeypatch: pytest.MonkeyPatch) -> None:

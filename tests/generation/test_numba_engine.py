@@ -5,7 +5,7 @@ import os
 import pytest
 import torch
 
-from sashimi_diffusion.generation import Sampling
+from sashimi_diffusion.generation import Sampling, generate
 from sashimi_diffusion.generation.eager import EagerEngine
 from sashimi_diffusion.models import SashimiAutoregressive
 
@@ -83,7 +83,7 @@ def test_clips_are_those_of_the_eager_engine() -> None:
     model = small_model(unet=True)
 
     def clip(engine: str) -> torch.Tensor:
-        return model.generate(200, 2, generator=torch.Generator().manual_seed(3), engine=engine).tokens
+        return generate(model, 200, 2, generator=torch.Generator().manual_seed(3), engine=engine).tokens
 
     assert torch.equal(clip("numba"), clip("eager"))
 

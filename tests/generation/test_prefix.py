@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from sashimi_diffusion.generation import generate
 from sashimi_diffusion.generation.prefix import PIECE, absorb
 from sashimi_diffusion.models import AutoregressiveModel, SampleRNN, SashimiAutoregressive, WaveNetAutoregressive
 
@@ -57,7 +58,7 @@ def test_a_clip_goes_on_after_pieces_as_after_one_pass(
     prefix = torch.randint(32, (2, 53))
 
     def clip() -> Any:
-        return model.generate(90, 2, prefix, generator=torch.Generator().manual_seed(0), engine=engine)
+        return generate(model, 90, 2, prefix, generator=torch.Generator().manual_seed(0), engine=engine)
 
     whole = clip()
     module = importlib.import_module("sashimi_diffusion.generation.generate")  # the package has a function of that name

@@ -11,7 +11,8 @@ from torch import Tensor
 
 import sashimi_kernels as kernels
 from sashimi_kernels import backends, choices
-from sashimi_kernels.backends import BackendUnavailableError, select_backend
+from sashimi_kernels.backends import select_backend
+from sashimi_kernels.errors import BackendUnavailableError
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 OPERATION = "diagonal_kernel"

@@ -12,7 +12,7 @@ from sashimi_diffusion.commands.sample import main
 from sashimi_diffusion.pipelines.loading import BUNDLED
 from sashimi_diffusion.schedulers import create_scheduler
 from sashimi_evaluation import load_classifier
-from sashimi_evaluation.signals import describe
+from sashimi_evaluation.metrics.signal import describe
 
 SPEAKERS = ["george", "jackson", "lucas", "nicolas", "theo", "yweweler"]
 

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from sashimi_diffusion import files
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.models.denoiser import SashimiDenoiser
-from sashimi_diffusion.training import checkpoints, files
+from sashimi_diffusion.training import checkpoints
 from sashimi_diffusion.training.checkpoints import Counters
 from sashimi_diffusion.training.config import OptimizerConfig
 from sashimi_diffusion.training.ema import Ema

@@ -6,8 +6,8 @@ import pytest
 
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.training.config import check_same_run, from_tree, load_config, to_tree
-from sashimi_diffusion.training.diffusion_components import create_model
-from sashimi_diffusion.training.diffusion_config import DiffusionConfig
+from sashimi_diffusion.training.diffusion.components import create_model
+from sashimi_diffusion.training.diffusion.config import DiffusionConfig
 from sashimi_diffusion.training.typed_yaml import apply_overrides, read_yaml, write_yaml
 
 CONFIGS = Path(__file__).resolve().parents[2] / "recipes" / "configs"

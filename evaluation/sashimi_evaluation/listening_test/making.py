@@ -11,7 +11,7 @@ import soundfile
 from sashimi_diffusion.data.audio import read_audio, write_audio
 from sashimi_diffusion.errors import UserError
 from sashimi_evaluation.listening_test.ratings import CLIP_RATINGS, RATINGS
-from sashimi_evaluation.report_page.html import Markup, element, packaged
+from sashimi_evaluation.report.html import Markup, element, packaged
 
 
 def write_listening_test(

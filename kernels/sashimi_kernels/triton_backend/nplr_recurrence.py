@@ -18,8 +18,8 @@ import triton.language as tl
 from torch import Tensor
 
 from sashimi_kernels import torch_backend
-from sashimi_kernels.backends import BackendUnavailableError
 from sashimi_kernels.discretization import discretize_nplr
+from sashimi_kernels.errors import BackendUnavailableError
 from sashimi_kernels.triton_backend.arguments import FLOATS, stride_types, strides
 from sashimi_kernels.triton_backend.launch import Launch, launch
 

@@ -1,0 +1,142 @@
+"""Recordings of spoken digits from several places: which one is trained on when, as a function of (seed, position)."""
+
+import hashlib
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sashimi_diffusion.data import AudioFolder, SpeechCommandsDigits
+from sashimi_diffusion.data.recordings import Recordings
+from sashimi_diffusion.data.speech_commands import DIGITS
+from sashimi_diffusion.errors import UserError
+from sashimi_diffusion.training.examples import TRAINING, stream
+from sashimi_diffusion.training.splits import fingerprint
+from sashimi_evaluation.classifiers.digit_classifier import one_second
+from sashimi_evaluation.classifiers.training.augmentation import SAMPLE_RATE, augment
+from sashimi_evaluation.classifiers.training.config import ClassifierConfig, SourceConfig, SourcesConfig
+from sashimi_evaluation.clips import digit_index
+
+
+class DigitRecordings:
+    """One split of one source: whole recordings and the digits they say.
+
+    Args:
+        name: of the source.
+        recordings: with classes that are named "7" or "seven".
+
+    Attributes:
+        digits: int64, shape (recordings,).
+
+    Raises:
+        UserError: a class is no digit.
+    """
+
+    def __init__(self, name: str, recordings: Recordings) -> None:
+        self.name, self._recordings = name, recordings
+        digits = [digit_of(label, name) for label in recordings.class_names]
+        self._items = [item for item, (_, start) in enumerate(recordings.items) if start == 0]
+        self.digits = np.array([digits[recordings.labels[item]] for item in self._items], dtype=np.int64)
+        self.fingerprint = fingerprint(recordings)
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def waveform(self, index: int) -> np.ndarray:
+        """The recording at 16 kHz, float32, shape (length,)."""
+        return self._recordings.clip(self._items[index])
+
+    def batch(self, indices: list[int]) -> tuple[Tensor, Tensor]:
+        """Recordings as the metrics hear them (B, 1, 16000), unchanged, and their digits (B,)."""
+        heard = [one_second(self.waveform(index)[None], SAMPLE_RATE) for index in indices]
+        return torch.from_numpy(np.stack(heard)), torch.from_numpy(self.digits[indices])
+
+
+def digit_of(label: str, source: str) -> int:
+    """The digit that a class is named after, in figures or in English.
+
+    Raises:
+        UserError: it is none.
+    """
+    digit = digit_index(label)
+    if digit < 0:
+        raise UserError(
+            f"data.sources.{source} has recordings labelled {label!r}: expected a digit, 0 to 9 or zero to nine; set "
+            "its pattern so that {label} is the digit, or leave others out with its where"
+        )
+    return digit
+
+
+def open_sources(data: SourcesConfig, split: str, skip_bad_files: bool = False) -> list[DigitRecordings]:
+    """The recordings of a split ("train", "validation", or "figures": what each source names ``test``) of all sources.
+
+    Raises:
+        UserError: no source has a path, or one cannot be opened.
+    """
+    used = {name: source for name, source in data.sources.items() if source.path is not None}
+    if not used:
+        keys = " or ".join(f"data.sources.{name}.path" for name in data.sources) or "data.sources.NAME.path"
+        raise UserError(
+            f"there is nothing to train on: set {keys} to a folder of recordings, for instance `recordings` of "
+            "https://github.com/Jakobovski/free-spoken-digit-dataset or Speech Commands"
+        )
+    return [
+        DigitRecordings(name, _open(source, source.test if split == "figures" else split, skip_bad_files))
+        for name, source in used.items()
+    ]
+
+
+def _open(source: SourceConfig, split: str, skip_bad_files: bool) -> Recordings:
+    common = {"split": split, "cache_dir": source.cache_dir, "skip_bad_files": skip_bad_files}
+    if source.kind == "speech_commands":
+        return SpeechCommandsDigits(source.path, download=source.download, **common)
+    return AudioFolder(
+        source.path,
+        sample_rate=SAMPLE_RATE,
+        pattern=source.pattern,
+        labels="folder" if source.pattern is None else "label",
+        where=source.where,
+        holdout=source.holdout,
+        splits=tuple(source.splits),
+        **common,
+    )
+
+
+class BalancedBatches:
+    """Training examples, all digits equally often, each example with random changes of its own.
+
+    Args:
+        sources: the recordings.
+        config: of the run: seed, balance and augmentation are used.
+
+    Raises:
+        UserError: a digit that no source has.
+    """
+
+    def __init__(self, sources: list[DigitRecordings], config: ClassifierConfig) -> None:
+        self._sources, self._seed, self._augmentation = sources, config.seed, config.augmentation
+        self._recordings = [[np.flatnonzero(source.digits == digit) for source in sources] for digit in range(10)]
+        counts = np.array([[len(indices) for indices in of_digit] for of_digit in self._recordings])  # (10, sources)
+        missing = [word for word, total in zip(DIGITS, counts.sum(axis=1), strict=True) if total == 0]
+        if missing:
+            raise UserError(f"no training recording says {', '.join(missing)}: add a source that has all ten digits")
+        weights = np.where(counts > 0, np.maximum(counts, 1) ** (1 - config.data.balance), 0)
+        self._shares = weights / weights.sum(axis=1, keepdims=True)
+
+    def examples(self, numbers: list[int]) -> tuple[Tensor, Tensor]:
+        """The run's examples of these numbers: waveforms (B, 1, 16000) and digits (B,)."""
+        waveforms, digits = zip(*(self._example(number) for number in numbers), strict=True)
+        return torch.from_numpy(np.stack(waveforms))[:, None], torch.tensor(digits)
+
+    def _example(self, number: int) -> tuple[np.ndarray, int]:
+        random = stream(TRAINING, self._seed, number)
+        digit = int(random.integers(10))
+        source = int(random.choice(len(self._sources), p=self._shares[digit]))
+        index = int(random.choice(self._recordings[digit][source]))
+        return augment(self._sources[source].waveform(index), self._augmentation, random), digit
+
+
+def fingerprint_of(sources: list[DigitRecordings]) -> str:
+    """A hash of which recordings there are; see :func:`sashimi_diffusion.training.splits.fingerprint`."""
+    text = "\n".join(f"{source.name} {source.fingerprint}" for source in sources)
+    return hashlib.sha256(text.encode()).hexdigest()

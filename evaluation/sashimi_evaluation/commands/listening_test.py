@@ -1,0 +1,74 @@
+"""``sashimi-evaluate listening-test``: a page that people rate clips on, and what their answers add up to."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from sashimi_diffusion.commands.cli import Parser, writing_to
+from sashimi_evaluation.clips import open_sets
+from sashimi_evaluation.listening_test import ListeningResult, Score, score_listening_test, write_listening_test
+from sashimi_evaluation.report.record import aligned
+
+EXAMPLES = """examples:
+  sashimi-evaluate listening-test make real=recordings ours=samples --out test --clips 20
+  sashimi-evaluate listening-test score test.key.json answers/*.csv
+"""
+
+
+def build_parser() -> Parser:
+    """The command's arguments."""
+    parser = Parser(
+        prog="sashimi-evaluate listening-test",
+        description="Let people rate clips of several systems without knowing which is which.",
+        epilog=EXAMPLES,
+    )
+    actions = parser.add_subparsers(dest="action", required=True, metavar="make|score", parser_class=Parser)
+    make = actions.add_parser("make", help="write the page, its clips and the key", description="Write the page.")
+    make.add_argument("samples", nargs="+", metavar="[NAME=]DIR", help="folders of clips, one for each system")
+    make.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write, to give to the raters")
+    make.add_argument("--clips", type=int, default=20, metavar="N", help="clips of each system")
+    make.add_argument("--pattern", metavar="P", help="how the files are named, for their labels")
+    make.add_argument("--seed", type=int, default=0, help="of the choice and the order of the clips")
+    score = actions.add_parser("score", help="mean opinion scores from the raters' files", description="Score answers.")
+    score.add_argument("key", type=Path, help="the key that was written beside the page's folder")
+    score.add_argument("answers", type=Path, nargs="+", metavar="CSV", help="the files that the page saved")
+    return parser
+
+
+def listening_test(arguments: Sequence[str]) -> None:
+    """Run the command line.
+
+    Raises:
+        UserError: folders, files or options that cannot be used.
+    """
+    options = build_parser().parse_args(arguments)
+    if options.action == "make":
+        _make(options)
+    else:
+        print(describe(score_listening_test(options.key, options.answers)))
+
+
+def describe(result: ListeningResult) -> str:
+    """Scores of the systems as a table, and below it how far the raters agree."""
+    ratings = list(dict.fromkeys(rating for scores in result.scores.values() for rating in scores))
+    rows = [["", *ratings]]
+    rows += [[name, *(_cell(scores.get(rating)) for rating in ratings)] for name, scores in result.scores.items()]
+    kappas = ", ".join(f"{rating} {kappa:.2f}" for rating, kappa in result.agreement.items())
+    return "\n".join([f"test {result.test}, {result.raters} raters", *aligned(rows), f"agreement (kappa): {kappas}"])
+
+
+def _cell(score: Score | None) -> str:
+    if score is None:
+        return "-"
+    interval = "" if score.low is None else f" [{score.low:.2f}, {score.high:.2f}]"
+    return f"{score.mean:.2f}{interval} of {score.answers}"
+
+
+def _make(options: argparse.Namespace) -> None:
+    files, labels = {}, {}
+    for clips in open_sets(options.samples, options.pattern):
+        files[clips.name] = clips.files
+        labels |= {file: int(label) for file, label in zip(clips.files, clips.labels, strict=True) if label >= 0}
+    with writing_to(options.out):
+        key = write_listening_test(options.out, files, options.seed, options.clips, labels=labels)
+    print(f"{options.out / 'index.html'} is for the raters; {key} says which clip is whose: keep it from them")

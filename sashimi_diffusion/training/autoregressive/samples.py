@@ -1,0 +1,55 @@
+"""The samples of an autoregressive run while it goes on: wav files and one picture."""
+
+from pathlib import Path
+
+import torch
+
+from sashimi_diffusion.data.audio import write_audio
+from sashimi_diffusion.data.pictures import contact_sheet
+from sashimi_diffusion.errors import UserError
+from sashimi_diffusion.files import folder_written_beside
+from sashimi_diffusion.generation.engines import ENGINES
+from sashimi_diffusion.generation.runaway import runaway_second
+from sashimi_diffusion.generation.sampling import Sampling
+from sashimi_diffusion.models import AutoregressiveModel
+from sashimi_diffusion.pipelines import SashimiAutoregressivePipeline
+from sashimi_diffusion.training.autoregressive.config import GenerationConfig
+from sashimi_diffusion.training.checkpoints import checkpoint_name
+
+
+def save_samples(run: Path, step: int, model: AutoregressiveModel, config: GenerationConfig) -> str:
+    """Draw samples into ``run``/samples/step-000100: a wav file each, and contact-sheet.png of them all.
+
+    Sample i always starts from the same random numbers.
+
+    Returns:
+        str: which samples degenerate into noise; empty if none does.
+    """
+    audios = SashimiAutoregressivePipeline(model=model)(
+        batch_size=config.num_samples,
+        audio_length_in_s=config.seconds,
+        temperature=config.temperature,
+        top_p=config.top_p,
+        generator=[torch.Generator().manual_seed(config.seed + index) for index in range(config.num_samples)],
+        engine=config.engine,
+    ).audios[:, 0]  # (B, L)
+    rate = model.config.sample_rate
+    titles = [f"sample {index}" for index in range(config.num_samples)]
+    with folder_written_beside(run / "samples" / checkpoint_name(step)) as folder:
+        for index, audio in enumerate(audios):
+            write_audio(folder / f"{index:02d}.wav", audio, rate)
+        contact_sheet(list(audios), rate, titles=titles).save(folder / "contact-sheet.png")
+    noisy = [title for title, audio in zip(titles, audios, strict=True) if runaway_second(audio, rate) is not None]
+    return f"noise to the end: {', '.join(noisy)}" if noisy else ""
+
+
+def check_generation(config: GenerationConfig, model: AutoregressiveModel) -> None:
+    """Find out now what would stop the run at its first samples.
+
+    Raises:
+        UserError: settings that no sampling has, an unknown engine, or a length of no samples.
+    """
+    Sampling(config.temperature, None, config.top_p)
+    if config.engine not in ENGINES:
+        raise UserError(f"sampling.engine is {config.engine!r}: expected one of {', '.join(ENGINES)}")
+    SashimiAutoregressivePipeline(model=model).length_in_samples(config.seconds)

@@ -1,0 +1,95 @@
+"""The samples of a diffusion run while it goes on: wav files and one picture."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import ModelMixin
+
+from sashimi_diffusion.data.audio import write_audio
+from sashimi_diffusion.data.pictures import contact_sheet
+from sashimi_diffusion.errors import UserError
+from sashimi_diffusion.files import folder_written_beside
+from sashimi_diffusion.pipelines.labels import known_labels, labels_in_turn
+from sashimi_diffusion.pipelines.sashimi import SashimiPipeline
+from sashimi_diffusion.schedulers.compatible import create_scheduler
+from sashimi_diffusion.schedulers.diffwave import DiffWaveScheduler
+from sashimi_diffusion.training.checkpoints import checkpoint_name
+from sashimi_diffusion.training.diffusion.batches import BatchSource
+from sashimi_diffusion.training.diffusion.config import SamplingConfig
+
+
+def save_samples(
+    run: Path,
+    step: int,
+    model: ModelMixin,
+    scheduler: DiffWaveScheduler,
+    config: SamplingConfig,
+    recordings: BatchSource,
+) -> str:
+    """Draw samples into ``run``/samples/step-000100: a wav file each, and contact-sheet.png of them all.
+
+    Sample i always starts from the same noise. A vocoder re-synthesises ``recordings``.
+
+    Returns:
+        str: what is wrong with the samples (clipped to [-1, 1], silenced because not finite); empty if nothing is.
+    """
+    pipeline = SashimiPipeline(model=model, scheduler=_sampler(config, scheduler))
+    pipeline.set_progress_bar_config(desc="samples", leave=False, disable=not sys.stderr.isatty())
+    labels, speakers = labels_in_turn(model.config, config.num_samples)
+    audios = pipeline(
+        batch_size=config.num_samples,
+        num_inference_steps=config.steps,
+        generator=[torch.Generator().manual_seed(config.seed + index) for index in range(config.num_samples)],
+        class_labels=labels,
+        guidance_scale=config.guidance_scale,
+        mel=None if recordings.mel is None else _mels(recordings, config.num_samples),
+        speaker_labels=speakers,
+    ).audios  # (B, 1, L)
+    finite = np.isfinite(audios).all(axis=(1, 2))
+    audios = np.where(finite[:, None, None], audios, 0)
+    titles = _titles(model, {"class": labels, "speaker": speakers}, config.num_samples)
+    with folder_written_beside(run / "samples" / checkpoint_name(step)) as folder:
+        clipped = [
+            write_audio(folder / f"{index:02d}-{title}.wav", audio[0], model.config.sample_rate)
+            for index, (title, audio) in enumerate(zip(titles, audios, strict=True))
+        ]
+        sheet = contact_sheet([audio[0] for audio in audios], model.config.sample_rate, titles=titles)
+        sheet.save(folder / "contact-sheet.png")
+    complaints = [f"{sum(clipped) / len(clipped):.2%} of the samples' values were clipped"] if any(clipped) else []
+    if not finite.all():
+        complaints.append(f"{int((~finite).sum())} of {len(finite)} samples were not finite and are silent instead")
+    return "; ".join(complaints)
+
+
+def check_sampling(config: SamplingConfig, model: ModelMixin, scheduler: DiffWaveScheduler) -> None:
+    """Find out now what would stop the run at its first samples.
+
+    Raises:
+        UserError: an unknown scheduler, too many steps, or guidance without classes and speakers.
+    """
+    _sampler(config, scheduler)
+    if config.steps > len(scheduler):
+        raise UserError(
+            f"sampling.steps is {config.steps}: it can be at most schedule.num_train_timesteps={len(scheduler)}"
+        )
+    if config.guidance_scale != 1 and model.config.num_classes is None and model.config.num_speakers is None:
+        raise UserError(
+            f"sampling.guidance_scale is {config.guidance_scale}: without classes or speakers it can only be 1"
+        )
+
+
+def _sampler(config: SamplingConfig, scheduler: DiffWaveScheduler):
+    return scheduler if config.scheduler is None else create_scheduler(config.scheduler, scheduler.config)
+
+
+def _mels(recordings: BatchSource, count: int) -> torch.Tensor:
+    return recordings.validation_batch(index % len(recordings.dataset) for index in range(count)).mel
+
+
+def _titles(model: ModelMixin, labels: dict[str, list[int] | None], count: int) -> list[str]:
+    """The names of each sample's labels, of every kind the model knows, as file names may be."""
+    known = {kind: known_labels(model.config, kind) for kind, given in labels.items() if given is not None}
+    texts = ["-".join(known[kind].title(labels[kind][index]) for kind in known) for index in range(count)]
+    return ["".join(c if c.isalnum() else "-" for c in text) or "sample" for text in texts]

@@ -1,0 +1,17 @@
+"""The benchmark of the engines runs and says what it measured; how fast that was is not asserted."""
+
+import subprocess
+import sys
+
+import pytest
+
+
+@pytest.mark.parametrize("network", ["--unet", "--no-unet"])
+def test_it_prints_its_table(network: str) -> None:
+    pytest.importorskip("numba", reason="numba is not installed (pip install 'sashimi-diffusion[fast]')")
+    sizes = ["--d-model", "16", "--n-layers", "1", "--samples", "4", "--prefix", "64", "--streams", "1", "2"]
+    command = [sys.executable, "-m", "sashimi_diffusion.benchmarks.generation", network, *sizes]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for text in ("parameters", "GFLOP/s", "1 streams", "2 streams", "times", "prefix of 64 samples"):
+        assert text in done.stdout

@@ -1,0 +1,141 @@
+"""The official SC09 classifier in every form it may come in, and pickles that would run code."""
+
+import contextlib
+import json
+import os
+import sys
+import types
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from sashimi_diffusion.errors import UserError
+from sashimi_diffusion.interop.pickled_network import read_tensors
+from sashimi_evaluation.classifiers import ResNeXtClassifier, load_classifier
+from sashimi_evaluation.classifiers.official_checkpoint import convert_classifier, official_name
+from sashimi_evaluation.commands.convert import main
+
+
+@pytest.fixture
+def tensors() -> dict[str, Tensor]:
+    """The state dict of a small network, under the official names."""
+    torch.manual_seed(0)
+    model = ResNeXtClassifier(depth=11, cardinality=2, base_width=4, widen_factor=1)
+    return {
+        official_name(name): tensor.clone() if tensor.ndim == 0 else torch.rand_like(tensor)
+        for name, tensor in model.state_dict().items()
+    }
+
+
+def test_the_published_names_are_recognized(shared_golden: Path) -> None:
+    info = json.loads((shared_golden / "keys" / "sc09_classifier_resnext29_8x64.json").read_text())
+    state = {
+        f"module.{name}": torch.zeros(shape, dtype=getattr(torch, dtype))
+        for name, (shape, dtype, _) in info["state_dict"].items()
+    }
+    model = convert_classifier(state)
+    assert sum(parameter.numel() for parameter in model.parameters()) == info["n_params"]
+    assert dict(model.config)["depth"] == info["config"]["depth"]
+
+
+def test_the_official_answer(shared_golden: Path) -> None:
+    golden = load_file(shared_golden / "g_audio" / "quantise_mel_features.safetensors")
+    model = convert_classifier({n.removeprefix("clf.sd."): t for n, t in golden.items() if n.startswith("clf.sd.")})
+    assert not model.training
+    with torch.no_grad():
+        logits = model.from_mel(golden["out.clf_mel32"][None, None]).logits
+    assert (logits - golden["out.clf_logits"]).abs().max() < 1e-5 * logits.abs().max()
+
+
+def test_what_does_not_fit_is_listed(tensors: dict[str, Tensor]) -> None:
+    tensors["classifier.scale"] = tensors.pop("classifier.bias")
+    tensors["bn_1.weight"] = torch.zeros(3)
+    with pytest.raises(UserError, match=r"misshapen bn_1.weight.*missing classifier.bias.*unexpected classifier.scale"):
+        convert_classifier(tensors)
+
+
+def network_of(tensors: dict[str, Tensor], where: types.ModuleType) -> nn.Module:
+    """An ``nn.DataParallel`` around a network of classes of the module ``where``, with these tensors in it."""
+    where.Net = type("Net", (nn.Module,), {"__module__": where.__name__})
+    root = where.Net()
+    for name, tensor in tensors.items():
+        *parents, last = name.split(".")
+        module = root
+        for parent in parents:
+            if not hasattr(module, parent):
+                module.add_module(parent, nn.BatchNorm2d(1) if parent.startswith("bn") else where.Net())
+            module = getattr(module, parent)
+        if "running" in last or "num_batches" in last:
+            module.register_buffer(last, tensor)
+        else:
+            setattr(module, last, nn.Parameter(tensor))
+    return nn.DataParallel(root)
+
+
+@pytest.fixture
+def gone(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """A module ``official_code`` that can be imported, until the function is called."""
+    module = types.ModuleType("official_code")
+    monkeypatch.setitem(sys.modules, "official_code", module)
+    return lambda: monkeypatch.delitem(sys.modules, "official_code")
+
+
+@pytest.mark.parametrize("form", ["pickled network", "state dict", "checkpoint", "safetensors"])
+def test_every_form_is_converted(
+    tensors: dict[str, Tensor], gone: Callable, tmp_path: Path, capsys: pytest.CaptureFixture, form: str
+) -> None:
+    file = tmp_path / ("official.safetensors" if form == "safetensors" else "official.pth")
+    if form == "pickled network":
+        torch.save(network_of(tensors, sys.modules["official_code"]), file)
+    elif form == "safetensors":
+        save_file(tensors, file)
+    else:
+        torch.save({"state_dict": tensors} if form == "checkpoint" else tensors, file)
+    gone()
+    assert main([str(file), str(tmp_path / "out")]) == 0
+    assert "ResNeXt-11 2x4d, widen 1" in capsys.readouterr().out
+    loaded = load_classifier(tmp_path / "out").model.state_dict()
+    for name, tensor in loaded.items():
+        assert torch.equal(tensor, tensors[official_name(name)]), name
+
+
+def test_an_option_that_does_not_apply(
+    tensors: dict[str, Tensor], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    torch.save(tensors, tmp_path / "official.pth")
+    assert main([str(tmp_path / "official.pth"), str(tmp_path / "out"), "--length", "16000"]) == 2
+    assert "--length does not apply: the checkpoint is of a classifier" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+class Attack:
+    """Unpickled as it is meant, it makes a folder."""
+
+    def __init__(self, function: Callable, *arguments: object) -> None:
+        self.call = function, arguments
+
+    def __reduce__(self) -> tuple:
+        return self.call
+
+
+@pytest.mark.parametrize("function", [os.mkdir, os.makedirs, Path.mkdir, exec])
+def test_nothing_in_a_pickle_is_run(
+    tensors: dict[str, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: Callable
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    argument = {exec: "import os; os.mkdir('run')", Path.mkdir: Path("run")}.get(function, "run")
+    torch.save(Attack(function, argument), "attack.pth")
+    torch.load("attack.pth", weights_only=False)
+    Path("run").rmdir()  # the attack works
+    with pytest.raises(UserError, match=r"attack\.pth is refused: .* weights_only=False\) and then torch\.save"):
+        read_tensors("attack.pth")
+    network = nn.Linear(2, 2)
+    network.trap = Attack(function, argument)
+    torch.save(network, "attack.pth")
+    with contextlib.suppress(UserError):  # torch itself blocks some functions
+        assert read_tensors("attack.pth").keys() == {"weight", "bias"}
+    assert not Path("run").exists()

@@ -1,0 +1,76 @@
+"""Bins whose proportions are known, and the test that compares them."""
+
+import sys
+
+import numpy as np
+import pytest
+
+from sashimi_diffusion.errors import UserError
+from sashimi_evaluation.metrics.ndb import jensen_shannon_divergence, ndb, proportions_differ
+
+
+def clusters(*sizes: int, seed: int = 0) -> np.ndarray:
+    """Clips in well separated heaps of the given sizes."""
+    heaps = np.repeat(np.arange(len(sizes)), sizes)
+    return np.random.default_rng(seed).normal(size=(len(heaps), 2)) + 1000 * np.stack([heaps, heaps % 2], axis=1)
+
+
+@pytest.fixture
+def needs_scikit_learn() -> None:
+    pytest.importorskip("sklearn", reason="needs scikit-learn (the extra eval)")
+
+
+@pytest.mark.usefixtures("needs_scikit_learn")
+def test_heaps_that_are_filled_otherwise():
+    found = ndb(clusters(100, 100, 100, 100), clusters(0, 200, 100, 100, seed=1), bins=4)
+    assert sorted(found.proportions_reference) == [0.25] * 4
+    assert sorted(found.proportions) == [0, 0.25, 0.25, 0.5]
+    assert (found.different, found.share) == (2, 0.5)
+    # Against the mean distribution (1/8, 3/8, 1/4, 1/4), in bits.
+    first = 0.25 * np.log2(2) + 0.25 * np.log2(2 / 3)
+    second = 0.5 * np.log2(4 / 3)
+    assert found.divergence == pytest.approx((first + second) / 2, rel=1e-12)
+
+
+@pytest.mark.usefixtures("needs_scikit_learn")
+def test_the_reference_against_itself_and_its_half():
+    reference = clusters(60, 60, 60)
+    found = ndb(reference, reference[::-1], bins=20)
+    assert (found.different, found.share, found.divergence) == (0, 0, 0)
+    assert ndb(reference, reference[::2], bins=3).different == 0
+
+
+@pytest.mark.usefixtures("needs_scikit_learn")
+def test_sets_of_one_distribution_differ_in_about_alpha_of_the_bins():
+    random = np.random.default_rng(0)
+    shares = [ndb(random.normal(size=(400, 3)), random.normal(size=(400, 3)), bins=10).share for _ in range(40)]
+    assert 0.01 < np.mean(shares) < 0.15
+
+
+def test_the_z_test_by_hand():
+    # z = (0.5 - 0.4) / √(0.45 · 0.55 · 2 / n): 1.4213 for n = 100, 2.0101 for n = 200; the limit at 0.05 is 1.9600
+    assert not proportions_differ([0.5], 100, [0.4], 100).any()
+    assert proportions_differ([0.5], 200, [0.4], 200).all()
+    assert not proportions_differ([0.5], 200, [0.4], 200, alpha=0.04).any()
+    # Pooled: z = 0.2 / √(7/15 · 8/15 · (1/100 + 1/20)) = 1.6366, p = 0.102; each variance alone would give p = 0.079
+    assert not proportions_differ([0.5], 100, [0.3], 20, alpha=0.09).any()
+    assert proportions_differ([0.5], 100, [0.3], 20, alpha=0.11).all()
+    assert proportions_differ([0.0], 100, [0.04], 100).all()  # z = 2.0203
+    assert not proportions_differ([0.0, 1.0], 10, [0.0, 1.0], 20).any()  # empty or full in both
+
+
+def test_divergence_has_its_limits():
+    apart = np.array([1.0, 0.0]), np.array([0.0, 1.0])
+    assert jensen_shannon_divergence(*apart) == 1
+    assert jensen_shannon_divergence(apart[0], apart[0]) == 0
+
+
+def test_more_bins_than_clips():
+    with pytest.raises(UserError, match=r"number of reference clips \(3\), got 50"):
+        ndb(clusters(3), clusters(60))
+
+
+def test_without_scikit_learn(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn.cluster", None)
+    with pytest.raises(UserError, match=r"pip install \"sashimi-diffusion\[eval\]\""):
+        ndb(clusters(60), clusters(60))

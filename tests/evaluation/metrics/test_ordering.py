@@ -1,0 +1,58 @@
+"""Every figure puts real recordings, the same ones under more and more noise, and noise alone in this order."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sashimi_diffusion.data.audio import read_audio, write_audio
+from sashimi_evaluation.classifiers import load_classifier
+from sashimi_evaluation.clips import ClipFolder, open_clips
+from sashimi_evaluation.evaluation import Scored, Settings, evaluate, hear
+from sashimi_evaluation.metrics.figures import Resampling
+
+PATTERN = "{label}_{speaker}_{index}"
+RATE = 8000
+RATIOS = (20, 10, 0)  # signal to noise, in dB
+LOWER = ("fid", "kid", "kad", "am", "ndb", "jsd")
+HIGHER = ("density", "coverage", "is", "mcs", "accuracy", "confidence")
+
+
+def with_noise(clips: ClipFolder, folder: Path, ratio: float | None) -> ClipFolder:
+    """The clips under white noise, or white noise of their level alone."""
+    random = np.random.default_rng(0)
+    folder.mkdir()
+    for file in clips.files:
+        clip = read_audio(file)
+        level = np.sqrt(np.mean(np.square(clip)))
+        noise = level * random.standard_normal(len(clip))
+        write_audio(folder / f"{file.stem}.wav", noise if ratio is None else clip + noise * 10 ** (-ratio / 20), RATE)
+    return open_clips(folder, pattern=PATTERN)
+
+
+@pytest.fixture(scope="module")
+def scored(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Scored]:
+    """Real clips, then 20, 10 and 0 dB, then noise."""
+    folder = tmp_path_factory.mktemp("ordering")
+    real = open_clips(shared_data / "fsdd", "real", PATTERN, {"index": [str(i) for i in range(5)]})
+    reference = open_clips(shared_data / "fsdd", "reference", PATTERN, {"index": [str(i) for i in range(10, 20)]})
+    noisy = [with_noise(real, folder / f"{ratio} dB", ratio) for ratio in RATIOS]
+    sets = [real, *noisy, with_noise(real, folder / "noise", None)]
+    settings = Settings(resampling=Resampling(resamples=100), cache_dir=folder / "cache")
+    return evaluate(hear(sets, reference, None, load_classifier(), settings=settings)).sets
+
+
+@pytest.mark.parametrize("key", [*LOWER, *HIGHER])
+def test_more_noise_is_worse(scored: list[Scored], key: str) -> None:
+    figures = [next(figure for figure in each.figures if figure.key == key) for each in scored]
+    values = [figure.value for figure in figures]
+    worse = values if key in LOWER else values[::-1]
+    assert worse == sorted(worse), values
+    first, last = figures[0].interval, figures[-1].interval
+    assert first.high < last.low if key in LOWER else first.low > last.high
+
+
+def test_precision_and_recall_tell_noise_from_speech(scored: list[Scored]) -> None:
+    for key in ("precision", "recall"):
+        first, *_, last = (next(figure for figure in each.figures if figure.key == key) for each in scored)
+        assert first.interval.low > last.interval.high, key

@@ -1,0 +1,186 @@
+"""Autoregressive training: runs, bits per sample, states carried between chunks."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from sashimi_diffusion.errors import UserError
+from sashimi_diffusion.models import SampleRNN
+from sashimi_diffusion.pipelines import SashimiAutoregressivePipeline
+from sashimi_diffusion.training.autoregressive import task as autoregressive_task
+from sashimi_diffusion.training.autoregressive.config import AutoregressiveConfig
+from sashimi_diffusion.training.autoregressive.score import bits_per_sample
+from sashimi_diffusion.training.autoregressive.task import AutoregressiveTask
+from sashimi_diffusion.training.config import from_tree, load_config
+from sashimi_diffusion.training.loop import Trainer, train
+
+CONFIGS = Path(__file__).resolve().parents[3] / "recipes" / "configs" / "autoregressive"
+
+MODELS = {
+    "sashimi": {"d_model": 8, "n_layers": 1, "pool": [4], "n_state": 4},
+    "wavenet": {"residual_channels": 4, "dilation_channels": 4, "skip_channels": 8, "end_channels": 8, "n_cycles": 1},
+    "samplernn": {"dim": 8, "embedding_dim": 4},
+}
+
+
+@pytest.fixture
+def ar_config(recordings, tmp_path):
+    """A config of the tiny network called ``name``."""
+
+    def make(name: str = "sashimi", **data) -> AutoregressiveConfig:
+        tree = {
+            "output_dir": str(tmp_path / "run"),
+            "model": {"name": name, **MODELS[name]},
+            "data": {"path": str(recordings), "sample_rate": 8000, "length": 256, "splits": [0.6, 0.2, 0.2], **data},
+            "optimizer": {"lr": 4e-3},
+            "training": {"steps": 4, "batch_size": 2, "checkpoint_every": 2, "validate_every": 2, "log_every": 1}
+            | {"mixed_precision": "fp32", "cpu_threads": 1, "trackers": []},
+            "sampling": {"num_samples": 1, "seconds": 0.05, "engine": "eager"},
+        }
+        tree["data"]["cache_dir"] = str(recordings.parent / "cache")
+        return from_tree(AutoregressiveConfig, tree)
+
+    return make
+
+
+def lines(run) -> list[dict]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("carry_chunks", [1, 2])
+@pytest.mark.parametrize("name", MODELS)
+def test_a_run_folder(ar_config, name, carry_chunks):
+    run = train(AutoregressiveTask, ar_config(name, carry_chunks=carry_chunks))
+    last = lines(run)[-1]
+    assert 4 < last["test_bits"] < 12
+    assert 4 < last["test_bits_chunks"] < 12
+    validations = [line for line in lines(run) if "validation_bits" in line]
+    assert [line["step"] for line in validations] == [2, 4]
+    assert validations[0]["validation_loss"] == pytest.approx(validations[0]["validation_bits"] * math.log(2))
+    assert sorted(path.name for path in (run / "samples/step-000004").iterdir()) == ["00.wav", "contact-sheet.png"]
+    pipeline = SashimiAutoregressivePipeline.from_pretrained(run / "pipeline")
+    assert pipeline(audio_length_in_s=0.01, engine="eager").audios.shape == (1, 1, 80)
+
+
+@pytest.mark.parametrize("carry_chunks", [1, 2])
+def test_a_resumed_run_is_the_same_run(ar_config, tmp_path, carry_chunks):
+    whole = ar_config(carry_chunks=carry_chunks)
+    whole.output_dir = str(tmp_path / "whole")
+    expected = train(AutoregressiveTask, whole)
+    first = Trainer(AutoregressiveTask, ar_config(carry_chunks=carry_chunks), False, None, False)
+    original = first._step
+    first._step = lambda progress: (
+        original(progress) if first.counters.step < 3 else (_ for _ in ()).throw(InterruptedError)
+    )
+    with pytest.raises(InterruptedError):
+        first.run()
+    resumed = train(AutoregressiveTask, ar_config(carry_chunks=carry_chunks), resume=True)
+    for name in ("model.safetensors", "ema.safetensors"):
+        path = f"checkpoints/step-000004/{name}"
+        assert (resumed / path).read_bytes() == (expected / path).read_bytes()
+
+
+def test_bits_of_whole_recordings_do_not_depend_on_how_they_are_cut(ar_config):
+    trainer = Trainer(AutoregressiveTask, ar_config(), False, None, False)
+    torch.manual_seed(0)
+    model = SampleRNN(dim=8, embedding_dim=4).eval()
+    examples = [torch.randint(256, (length,)) for length in (40, 97, 64)]
+    expected = -sum(model.score(example[None]).sum().item() for example in examples) / (201 * math.log(2))
+    for batch_size, chunk in [(1, 200), (2, 32), (3, 13)]:
+        bits = bits_per_sample(trainer.accelerator, model, examples, batch_size, chunk)
+        assert bits == pytest.approx(expected, rel=1e-5)
+
+
+def test_checkpoints_lie_between_examples(ar_config):
+    with pytest.raises(UserError, match=r"checkpoint_every is 2: .* multiple of data\.carry_chunks=4"):
+        ar_config(carry_chunks=4)
+
+
+@pytest.mark.parametrize("file", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_published_configs_load_and_have_the_published_size(file):
+    config = load_config(AutoregressiveConfig, file, ["data.path=x"])
+    assert config.output_dir == f"runs/{file.stem}"
+    model = config.model.network_class(**config.model.arguments)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    if "official code" in file.read_text():
+        assert parameters == (6_820_512 if "unet" in file.stem else 4_751_072)
+        assert f"{parameters:,}" in file.read_text()
+    assert config.data.length % model.length_multiple == 0
+
+
+def test_recordings_that_end_early_leave_later_chunks_without_a_loss(ar_config):
+    config = ar_config(carry_chunks=2, length=512)  # the longest of the recordings has 620 samples
+    task = AutoregressiveTask(config, torch.device("cpu"), False)
+    window = next(window for window in range(20) if task.source.training_lengths(window, 1)[0] <= 512)
+    first, second = (task.loss(task.module, 2 * window + chunk, range(1), 1) for chunk in (0, 1))
+    assert first > 1
+    assert second == 0
+
+
+@pytest.mark.parametrize("random_shift", [None, 30])
+def test_lengths_of_examples_are_known_without_their_audio(ar_config, random_shift):
+    task = AutoregressiveTask(ar_config(length=256, random_shift=random_shift), torch.device("cpu"), False)
+    expected = [len(example) for window in (0, 1, 2) for example in task.source.training_examples(window, range(5), 5)]
+    assert [samples for window in (0, 1, 2) for samples in task.source.training_lengths(window, 5)] == expected
+    assert len(set(expected)) > 1
+
+
+def losses_and_gradient(config: AutoregressiveConfig) -> tuple[list[float], torch.Tensor]:
+    """Of four steps from the same parameters; the gradients are summed."""
+    trainer = Trainer(AutoregressiveTask, config, False, None, False)
+    trainer.optimizer.step = trainer.optimizer.zero_grad = lambda **_: None
+    losses = []
+    for step in range(4):
+        trainer.counters.step = step
+        losses.append(trainer._step(progress=0.5)[0])
+    gradients = [parameter.grad.flatten() for parameter in trainer.network.parameters() if parameter.grad is not None]
+    return losses, torch.cat(gradients)
+
+
+@pytest.mark.parametrize("carry_chunks", [1, 2])
+def test_samples_weigh_the_same_however_the_batch_is_divided(ar_config, tmp_path, carry_chunks):
+    """With recordings of unequal lengths; with two chunks, some parts of a batch have nothing left in the second."""
+    results = []
+    for batch_size in (4, 2, 1):
+        config = ar_config(carry_chunks=carry_chunks)
+        config.output_dir, config.optimizer.gradient_clip = str(tmp_path / f"by-{batch_size}"), None
+        config.training.batch_size, config.training.gradient_accumulation = batch_size, 4 // batch_size
+        results.append(losses_and_gradient(config))
+    (losses, gradient), *others = results
+    for other_losses, other_gradient in others:
+        assert other_losses == pytest.approx(losses, rel=1e-5)
+        torch.testing.assert_close(other_gradient, gradient, rtol=1e-3, atol=1e-5 * gradient.abs().max().item())
+
+
+def test_the_loss_is_the_mean_over_the_samples_of_the_batch(ar_config):
+    task = AutoregressiveTask(ar_config(), torch.device("cpu"), False)
+    examples = task.source.training_examples(0, range(4), 4)
+    assert len(set(map(len, examples))) > 1
+    expected = -sum(task.network.score(example[None]).sum() for example in examples) / sum(map(len, examples))
+    torch.testing.assert_close(task.loss(task.module, 0, range(4), 4).detach(), expected)
+
+
+@pytest.mark.parametrize(("length", "times"), [(640, 1), (256, 2)])  # the longest of the recordings has 620 samples
+def test_recordings_that_are_chunks_are_scored_once(ar_config, monkeypatch, length, times):
+    calls = []
+
+    def counted(*arguments):
+        calls.append(arguments)
+        return bits_per_sample(*arguments)
+
+    monkeypatch.setattr(autoregressive_task, "bits_per_sample", counted)
+    trainer = Trainer(
+        AutoregressiveTask, ar_config(length=length, order="name", splits=[0.4, 0.1, 0.5]), False, None, False
+    )
+    figures = trainer.task.conclude(trainer.accelerator, trainer.network)
+    assert len(calls) == times
+    assert (figures["test_bits_chunks"] == figures["test_bits"]) == (times == 1)
+
+
+def test_recordings_too_short_to_carry_a_state_are_refused_at_once(ar_config, tmp_path):
+    with pytest.raises(UserError, match=r"even the longest recording, \d+ samples, is too short for so many chunks"):
+        train(AutoregressiveTask, ar_config(carry_chunks=2, length=1024))
+    assert not (tmp_path / "run").exists()

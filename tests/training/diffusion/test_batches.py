@@ -1,0 +1,184 @@
+"""A batch depends on the run's seed and the step, and on nothing else."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from sashimi_diffusion.training.config import from_tree
+from sashimi_diffusion.training.diffusion.batches import Batch, BatchSource, measure_std
+from sashimi_diffusion.training.diffusion.config import DiffusionConfig
+
+LENGTH = 32
+
+
+class Clips:
+    """Recordings from arrays."""
+
+    def __init__(self, clips, items):
+        self.clips, self.items = [np.asarray(clip, dtype=np.float32) for clip in clips], items
+        self.labels = np.arange(len(items)) % 3
+        self.speakers = np.arange(len(items)) % 5
+
+    def __len__(self):
+        return len(self.items)
+
+    def clip(self, index):
+        return self.clips[self.items[index][0]]
+
+    def clip_length(self, index):
+        return len(self.clip(index))
+
+    def part(self, index, start, stop):
+        return self.clip(index)[start:stop]
+
+
+def make_source(
+    clips,
+    num_classes=None,
+    mel=None,
+    waveform_std=1.0,
+    items=None,
+    label_dropout=0.1,
+    seed=0,
+    num_speakers=None,
+    **data,
+):
+    dataset = Clips(clips, items or [(i, 0) for i in range(len(clips))])
+    config = from_tree(
+        DiffusionConfig,
+        {"seed": seed, "data": {"length": LENGTH, **data}, "objective": {"label_dropout": label_dropout}},
+    )
+    return BatchSource(dataset, config, waveform_std, num_classes, mel, num_speakers=num_speakers)
+
+
+def tones(count=10, length=LENGTH):
+    return [np.full(length, i + 1.0) for i in range(count)]
+
+
+def equal(a: Batch, b: Batch) -> bool:
+    pairs = [(getattr(a, field.name), getattr(b, field.name)) for field in dataclasses.fields(Batch)]
+    return all(x is y or torch.equal(x, y) for x, y in pairs)
+
+
+def test_a_step_is_the_same_however_it_is_reached():
+    forward, jumping = make_source(tones(), 3, random_shift=4), make_source(tones(), 3, random_shift=4)
+    batches = [forward.training_batch(step, range(8), 8) for step in range(6)]
+    for step in (5, 0, 3):
+        assert equal(batches[step], jumping.training_batch(step, range(8), 8))
+    assert not equal(batches[0], batches[1])
+    assert not equal(batches[0], make_source(tones(), 3, random_shift=4, seed=1).training_batch(0, range(8), 8))
+
+
+def test_a_global_batch_is_the_same_however_it_is_split():
+    source = make_source(tones(), 3, num_speakers=5, random_shift=4, gain_db=6.0)
+    whole = source.training_batch(2, range(8), 8)
+    parts = [source.training_batch(2, range(start, start + 2), 8) for start in range(0, 8, 2)]
+    for field in ("waveform", "noise", "timesteps", "labels", "speakers"):
+        assert torch.equal(getattr(whole, field), torch.cat([getattr(part, field) for part in parts]))
+
+
+def test_each_epoch_sees_every_recording_once_in_another_order():
+    source = make_source(tones(7))
+    seen = torch.cat([source.training_batch(step, range(4), 4).waveform[:, 0, 0] for step in range(7)]).reshape(4, 7)
+    for epoch in seen:
+        assert sorted(epoch.tolist()) == [1, 2, 3, 4, 5, 6, 7]
+    assert len({tuple(epoch.tolist()) for epoch in seen}) == 4
+
+
+def test_noise_and_timesteps_are_what_they_should_be():
+    source = make_source(tones(), label_dropout=0.25, num_classes=3)
+    batches = [source.training_batch(step, range(16), 16) for step in range(200)]
+    noise = torch.cat([batch.noise for batch in batches])
+    assert abs(noise.mean()) < 0.01
+    assert abs(noise.std() - 1) < 0.01
+    timesteps = torch.stack([batch.timesteps for batch in batches])
+    assert timesteps.min() == 0
+    assert timesteps.max() == 199
+    assert (torch.bincount(timesteps.flatten(), minlength=200) > 3).all()
+    # Spread evenly: each sixteenth of the steps has one example of every batch, give or take one at its borders.
+    assert (torch.stack([torch.bincount(row * 16 // 200, minlength=16) for row in timesteps]) <= 2).all()
+    hidden = torch.cat([batch.labels for batch in batches]) == 3
+    assert abs(hidden.float().mean() - 0.25) < 0.03
+
+
+def test_labels_and_speakers_are_right_and_hidden_together():
+    source = make_source(tones(), num_classes=3, num_speakers=5, label_dropout=0.25)
+    batches = [source.training_batch(step, range(16), 16) for step in range(50)]
+    items = torch.cat([batch.waveform[:, 0, 0] for batch in batches]).long() - 1
+    labels, speakers = (torch.cat([getattr(batch, name) for batch in batches]) for name in ("labels", "speakers"))
+    hidden = labels == 3
+    assert torch.equal(hidden, speakers == 5)
+    assert 0.15 < hidden.float().mean() < 0.35
+    assert torch.equal(labels[~hidden], items[~hidden] % 3)
+    assert torch.equal(speakers[~hidden], items[~hidden] % 5)
+
+
+def test_being_told_the_speaker_changes_nothing_else():
+    told = make_source(tones(), 3, num_speakers=5, random_shift=4).training_batch(7, range(8), 8)
+    untold = make_source(tones(), 3, random_shift=4).training_batch(7, range(8), 8)
+    assert untold.speakers is None
+    assert equal(dataclasses.replace(told, speakers=None), untold)
+
+
+def test_validation_never_changes_and_hides_no_label():
+    source = make_source(tones(12), 3, num_speakers=5, label_dropout=0.9, random_shift=4)
+    first = source.validation_batch(range(12))
+    source.training_batch(3, range(4), 4)
+    assert equal(first, source.validation_batch(range(12)))
+    assert first.labels.tolist() == [0, 1, 2] * 4
+    assert first.speakers.tolist() == [index % 5 for index in range(12)]
+    assert torch.equal(first.noise[5:7], source.validation_batch([5, 6]).noise)
+    assert first.timesteps.tolist() == sorted(first.timesteps.tolist())
+
+
+def windows(source, count=200):
+    steps = range(count // 4)
+    return torch.cat([source.training_batch(step, range(4), 4).waveform[:, 0] for step in steps]).numpy()
+
+
+def test_short_recordings_are_delayed_and_never_cut():
+    clip = np.arange(1, 21)
+    for most, expected in ((0, {0}), (3, set(range(4))), (None, set(range(LENGTH - 20 + 1))), (99, set(range(13)))):
+        starts = set()
+        for window in windows(make_source([clip], random_shift=most)):
+            start = int(np.argmax(window > 0))
+            assert np.array_equal(window[start : start + 20], clip)
+            assert np.count_nonzero(window) == 20
+            starts.add(start)
+        assert starts == expected
+
+
+def test_long_recordings_are_cut_near_their_start_or_anywhere():
+    clip = np.arange(100)
+    for most, expected in ((0, {0}), (3, set(range(4))), (None, set(range(100 - LENGTH + 1)))):
+        found = windows(make_source([clip], random_shift=most), 800)
+        assert all(np.array_equal(window, clip[int(window[0]) :][:LENGTH]) for window in found)
+        assert {int(window[0]) for window in found} == expected
+
+
+def test_chunks_of_a_recording_start_where_they_are():
+    found = windows(make_source([np.arange(100)], items=[(0, 0), (0, 32), (0, 64)], random_shift=2))
+    assert {int(window[0]) for window in found} == {0, 1, 2, 32, 33, 34, 64, 65, 66}
+
+
+def test_gain_and_waveform_std():
+    found = windows(make_source([np.ones(LENGTH)], gain_db=6.0, waveform_std=0.5), 400)[:, 0]
+    decibels = 20 * np.log10(found * 0.5)
+    assert abs(decibels).max() <= 6
+    assert decibels.min() < -5.5
+    assert decibels.max() > 5.5
+
+
+def test_mel_is_of_the_waveform_before_it_is_divided():
+    source = make_source([np.full(LENGTH, 3.0)], mel=lambda waveform: waveform.mean(-1, keepdim=True), waveform_std=0.5)
+    batch = source.training_batch(0, range(2), 2)
+    assert batch.mel.flatten().tolist() == [3, 3]
+    assert batch.waveform.unique().tolist() == [6]
+
+
+def test_measured_std_is_the_rms_of_windows():
+    source = make_source([np.full(LENGTH, 3.0), np.full(LENGTH // 2, 4.0)])
+    config = from_tree(DiffusionConfig, {"data": {"length": LENGTH}})
+    assert measure_std(source.dataset, config) == pytest.approx(np.sqrt((9 + 8) / 2))

@@ -1,0 +1,169 @@
+"""The recipe as people run it: through accelerate, on two processes, killed and resumed."""
+
+import importlib.util
+import random
+import signal
+import sys
+
+import numpy as np
+import pytest
+
+from sashimi_diffusion.pipelines.sashimi import SashimiPipeline
+from sashimi_diffusion.training.diffusion.task import DiffusionTask
+from sashimi_diffusion.training.loop import train
+from sashimi_diffusion.training.processes import processes_asked_for
+
+
+@pytest.fixture
+def script(recipe_script):
+    return recipe_script("train_diffwave_sashimi.py")
+
+
+def test_accelerate_launch_with_two_processes(script, figures, tiny_file, tiny_config, tmp_path):
+    """Two processes with half the batch each give the losses of one with the whole."""
+    folder = tmp_path / "two"
+    arguments = ["--config", tiny_file, f"output_dir={folder}", "training.batch_size=2"]
+    code, out, err = script.run(*arguments, launch=["--num_processes=2"])
+    assert code == 0, err
+    assert "4 examples per step on 2 x cpu" in out
+    assert out.count("done: 8 steps") == 1
+    assert SashimiPipeline.from_pretrained(folder / "pipeline").model.config.num_classes == 2
+    assert (folder / "samples/step-000008/contact-sheet.png").exists()
+
+    for one, two in zip(figures(train(DiffusionTask, tiny_config())), figures(folder), strict=True):
+        assert one.keys() == two.keys()
+        assert np.allclose(list(one.values())[:2], list(two.values())[:2], rtol=1e-4)  # step and loss
+
+
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        ("/v/bin/python /v/bin/accelerate launch --num_processes 2 --cpu recipe.py --num_processes 7", 2),
+        ("python -m accelerate.commands.launch --cpu --num_processes=3 recipe.py a.b=c", 3),
+        ("python /v/accelerate/commands/launch.py --num-processes 4 recipe.py", 4),
+        ("accelerate-launch --num_processes 5 recipe.py", 5),
+        ("accelerate launch recipe.py --resume", 1),
+        ("python /v/other/launch.py --num_processes 4 recipe.py", 1),
+        ("bash", 1),
+        ("", 1),
+    ],
+)
+def test_the_number_of_processes_asked_for(command, expected):
+    assert processes_asked_for(command.split()) == expected
+
+
+def test_the_number_of_processes_in_a_config_file(tmp_path):
+    file = tmp_path / "accelerate.yaml"
+    file.write_text(
+        "compute_environment: LOCAL_MACHINE\ndistributed_type: MULTI_CPU\nnum_processes: 3\nuse_cpu: true\n"
+    )
+    assert processes_asked_for(["accelerate", "launch", "--config_file", str(file), "recipe.py"]) == 3
+
+
+@pytest.mark.parametrize("kills", [2, pytest.param(10, marks=pytest.mark.slow)])
+def test_kill_9_and_resume_gives_the_uninterrupted_run(
+    script, assert_same_run, tiny_file, tiny_config, tmp_path, kills
+):
+    settings = ["training.steps=60", "training.checkpoint_every=5", "training.validate_every=20"]
+    if kills > 2:
+        settings = ["training.steps=300", "training.checkpoint_every=7", "training.validate_every=50"]
+    whole, killed = train(DiffusionTask, tiny_config(*settings)), tmp_path / "killed"
+    arguments = ["--config", tiny_file, "--resume", *settings, f"output_dir={killed}"]
+    moments, codes = random.Random(kills), []
+    for kill in range(kills):  # the first time perhaps before the first step, then after a step at least
+        code, _ = script.kill(killed, min(kill, 1), *arguments, pause=moments.uniform(0, 1.0))
+        codes.append(code)
+        if (killed / "pipeline").exists():
+            SashimiPipeline.from_pretrained(killed / "pipeline")
+    assert -signal.SIGKILL in codes
+    code, _, err = script.run(*arguments)
+    assert code == 0, err
+    assert_same_run(killed, whole)
+
+
+@pytest.fixture
+def recipe(script, monkeypatch, capsys):
+    """The recipe in this process: a function of its arguments that returns exit code, stdout and stderr."""
+    spec = importlib.util.spec_from_file_location("recipe", script.path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+
+    def call(*arguments) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", [str(script.path), *map(str, arguments)])
+        code = module.main()
+        return code, *capsys.readouterr()
+
+    return call
+
+
+def test_errors_are_one_line_and_exit_code_2(recipe, tiny_file, tmp_path):
+    text = tmp_path / "text"
+    text.mkdir()
+    (text / "0_a_1.wav").write_text("no audio")
+    (tmp_path / "file").touch()
+    for arguments, expected in [
+        (["training.stepz=3"], "unknown config key training.stepz: did you mean training.steps?"),
+        ([f"data.path={tmp_path / 'missing'}"], "missing does not exist"),
+        ([f"data.path={text}"], "0_a_1.wav"),
+        ([f"output_dir={tmp_path / 'file'}"], "is a file: name a folder"),
+        ([f"output_dir={tmp_path / 'file' / 'run'}"], "cannot write the run folder"),
+        (["--config", tmp_path / "none.yaml"], "cannot read the config file"),
+        (["--resume-from", "step-000007"], "there is no checkpoint step-000007"),
+    ]:
+        code, out, err = recipe("--config", tiny_file, *arguments)
+        assert code == 2
+        assert out == ""
+        assert expected in err
+        assert err.startswith("error: ")
+        assert err.count("\n") == 1
+    assert not (tmp_path / "run" / "config.yaml").exists()
+
+
+@pytest.mark.slow
+def test_a_process_ends_with_exit_code_2(script, tiny_file):
+    code, out, err = script.run("--config", tiny_file, "training.stepz=3")
+    assert (code, out) == (2, "")
+    assert err == "error: unknown config key training.stepz: did you mean training.steps?\n"
+
+
+def test_without_arguments_it_says_what_to_download(recipe, tmp_path):
+    code, _, err = recipe(f"output_dir={tmp_path / 'run'}")
+    assert code == 2
+    assert "data.path is not set" in err
+    assert "free-spoken-digit-dataset" in err
+
+
+def test_overrides_may_stand_anywhere(recipe, tiny_file, tmp_path):
+    code, out, _ = recipe("training.steps=1", "--config", tiny_file, f"output_dir={tmp_path / 'other'}")
+    assert code == 0
+    assert "done: 1 steps" in out
+    assert (tmp_path / "other" / "pipeline").is_dir()
+
+
+def test_the_speaker_is_told_beside_the_label(recipe, tiny_file, tmp_path):
+    told = f"output_dir={tmp_path / 'told'}"
+    code, _, err = recipe("--config", tiny_file, told, "data.speakers=speaker", "training.steps=2")
+    assert code == 0, err
+    code, out, err = recipe("--resume", told, "training.steps=3")
+    assert code == 0, err
+    assert "done: 3 steps" in out
+    config = SashimiPipeline.from_pretrained(tmp_path / "told" / "pipeline").model.config
+    assert (config.class_names, config.speaker_names) == (["0", "1"], ["a", "b"])
+    code, _, err = recipe("--config", tiny_file, "data.speakers=speeker")
+    assert code == 2
+    assert "did you mean 'speaker'?" in err
+
+
+def test_bad_files_can_be_skipped(recipe, tiny_file, recordings, tmp_path):
+    folder = tmp_path / "recordings"
+    folder.mkdir()
+    for path in recordings.glob("*.wav"):
+        (folder / path.name).symlink_to(path)
+    (folder / "1_b_9.wav").write_text("no audio")
+    arguments = ["--config", tiny_file, f"data.path={folder}", "training.steps=2"]
+    code, _, err = recipe(*arguments)
+    assert code == 2
+    assert "--skip-bad-files" in err
+    with pytest.warns(UserWarning, match=r"1_b_9\.wav"):
+        code, _, err = recipe(*arguments, "--skip-bad-files")
+    assert code == 0, err
