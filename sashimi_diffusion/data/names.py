@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from sashimi_diffusion.errors import UserError
-from sashimi_diffusion.suggestions import did_you_mean
+from sashimi_diffusion.suggestions import nearest_name
 
 FOLDER = "folder"  # the field every pattern has: the first sub-folder a file lies in
 
@@ -78,9 +78,10 @@ def require(value: str, known: Sequence[str], complaint: str, introduction: str)
     """Raise UserError, naming the nearest of ``known``, if ``value`` is none of them."""
     if value in known:
         return
-    hint = did_you_mean(value, known)
+    near = nearest_name(value, known)
+    hint = "" if near is None else f"; did you mean {near!r}?"
     shown = ", ".join(known[:20]) + (", ..." if len(known) > 20 else "")
-    raise UserError(f"{complaint} {value!r}{hint} ({introduction} {shown or 'none'})")
+    raise UserError(f"{complaint} {value!r}, but {introduction} {shown or 'none'}{hint}")
 
 
 def _compile(pattern: str) -> re.Pattern:

@@ -261,7 +261,7 @@ def test_the_pipeline_loads_while_it_is_replaced(tiny_config, monkeypatch):
         ("data.path=/nowhere/at/all", "/nowhere/at/all does not exist"),
         ("data.length=254", "multiples of 4 samples .*: 256 is the next"),
         ("data.pattern=null", "recordings have no labels"),
-        ("data.speakers=speeker", "speakers names the field 'speeker', did you mean 'speaker'"),
+        ("data.speakers=speeker", "speakers names the field 'speeker', .*; did you mean 'speaker'"),
         ("sampling.scheduler=dim", "unknown scheduler 'dim', did you mean 'ddim'"),
         ("sampling.steps=500", "sampling.steps is 500: it can be at most"),
         ("training.trackers=[tensorbord]", "did you mean training.trackers tensorboard"),

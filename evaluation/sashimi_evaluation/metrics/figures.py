@@ -11,6 +11,7 @@ from sashimi_evaluation.metrics.inception import am_score, inception_score, modi
 from sashimi_evaluation.metrics.intervals import Interval, bootstrap, interval_about
 from sashimi_evaluation.metrics.kid import kernel_distance_with_interval
 from sashimi_evaluation.metrics.label_accuracy import label_accuracy, wilson_interval
+from sashimi_evaluation.metrics.metric import Metric as Figure
 from sashimi_evaluation.metrics.ndb import BinComparison, jensen_shannon_divergence, ndb, proportions_differ
 from sashimi_evaluation.metrics.precision_recall import (
     memorization_of_distances,
@@ -20,27 +21,6 @@ from sashimi_evaluation.metrics.signal import SILENT_DB
 
 FEW = 1000
 """Below so many clips the scores that estimate a distribution are marked; the papers use 2,048 and more."""
-
-
-@dataclass(frozen=True)
-class Figure:
-    """One number of a report.
-
-    Args:
-        key: how the JSON report calls it.
-        title: how people do.
-        value: None where it cannot be computed; ``note`` says why.
-        interval: 95 % confidence interval, or None where there is none.
-        better: "lower", "higher" or "".
-        note: what to keep in mind, or "".
-    """
-
-    key: str
-    title: str
-    value: float | None
-    interval: Interval | None = None
-    better: str = ""
-    note: str = ""
 
 
 @dataclass(frozen=True)
