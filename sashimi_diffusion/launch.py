@@ -12,8 +12,8 @@ _RANK_VARIABLES = ("RANK", "LOCAL_RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV
 def require_all_processes() -> None:
     """Stop if ``accelerate launch`` was asked for several processes but started only this one.
 
-    On a CPU without MPI, ``accelerate launch --num_processes N`` sets the address of a process group and then starts one
-    process (issue 2741 of accelerate), which would train with an N-th of the intended batch.
+    On a CPU without MPI, ``accelerate launch --num_processes N`` sets the address of a process group and then starts
+    one process (issue 2741 of accelerate), which would train with an N-th of the intended batch.
 
     Raises:
         UserError: that is the case; the message names the command that starts all processes.
