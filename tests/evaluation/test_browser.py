@@ -1,4 +1,4 @@
-"""The pages in a real browser: players play, filters filter, a listening test ends in a file that can be scored.
+"""The pages in a real browser: players, filters, and a listening test up to the file of answers.
 
 Chromium is driven through the DevTools protocol over a pair of pipes, which needs nothing but the standard library.
 """

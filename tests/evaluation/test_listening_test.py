@@ -1,4 +1,4 @@
-"""Listening tests: blind folders, careful reading of what comes back, and figures that can be computed by hand."""
+"""Listening tests: neutral names, validation of the answers, and scores that can be computed by hand."""
 
 import csv
 import itertools

@@ -1,15 +1,15 @@
 """Published SC09 results, grouped by the classifier they were computed with.
 
-FID, IS, mIS and AM depend on the classifier, and nearly every group used a different one. Results can be compared within
-a group, but not between groups, and not with results from the classifier of this package.
+FID, IS, mIS and AM depend on the classifier, and nearly every group used a different one. Results can be compared
+within a group, but not between groups, and not with results from the classifier of this package.
 """
 
 from dataclasses import dataclass
 
 WARNING = (
-    "Results can be compared within a group. Groups differ in the classifier, or in who trained the models and generated "
-    "the samples: do not compare results with those of another group, or with results from any other classifier, such "
-    "as the one bundled with this package."
+    "Results can be compared within a group. Groups differ in the classifier, or in who trained the models and "
+    "generated the samples: do not compare results with those of another group, or with results from any other "
+    "classifier, such as the one bundled with this package."
 )
 
 

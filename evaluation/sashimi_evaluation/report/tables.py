@@ -162,6 +162,7 @@ def _as_printed(values: Sequence[float | None]) -> list[str]:
 
 def confusion_table(method: Method, classes: Sequence[str]) -> Table:
     """Return the counts of label against prediction; the method must have labels."""
+    assert method.labels is not None
     counts = np.zeros((len(classes), len(classes)), dtype=np.int64)  # (labels, predictions)
     np.add.at(counts, (method.labels, method.predictions), 1)
     rows = []

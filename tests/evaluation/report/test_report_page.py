@@ -1,4 +1,4 @@
-"""The report as HTML: what stands in it, that all of it can be reached, and that nothing leaves it."""
+"""The report as HTML: its content, its accessibility, and that it loads nothing."""
 
 import base64
 import io
@@ -118,7 +118,7 @@ def written(tmp_path: Path):
     return write
 
 
-def test_the_header_says_what_was_scored_and_how(written, report: ReportData):
+def test_the_header_says_what_was_evaluated_and_how(written, report: ReportData):
     header = Page(written(report)).all("header")[0][1]
     for said in (
         "Report of a test", "real: 3 clips", "ours: 4 clips", "digits, accuracy 97.3 % (held-out speakers)", "0123abcd",
@@ -131,7 +131,7 @@ def test_metrics_with_intervals_and_notes(written, report: ReportData):
     page = Page(written(report))
     table = page.all("div", **{"aria-label": "Metrics"})[0][1]
     assert re.search(r"FID↓ \(lower is better\)1\.50011\.250 to 1\.7502\.50012\.250 to 2\.750", table)
-    assert "mCS\N{EN DASH}\N{EN DASH}2" in table  # no figure for one, an undefined one with its note for the other
+    assert "mCS\N{EN DASH}\N{EN DASH}2" in table  # no metric for one, an undefined value with its note for the other
     assert [text for _, text in page.all("ol")] == ["too few samplesno labels"]
     best = {text for _, text in page.all("b")}
     assert "1.500" in best
