@@ -23,6 +23,10 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
+def interrupt_after(_: object) -> None:
+    raise KeyboardInterrupt
+
+
 def test_a_file_is_replaced_when_the_block_ends(tmp_path: Path) -> None:
     path = tmp_path / "record.json"
     write_file(path, b"old")
@@ -37,8 +41,7 @@ def test_a_failure_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "record.json"
     write_file(path, b"old")
     with pytest.raises(KeyboardInterrupt), file_written_beside(path) as file:
-        file.write(b"half")
-        raise KeyboardInterrupt
+        interrupt_after(file.write(b"half"))
     assert path.read_bytes() == b"old"
     assert names(tmp_path) == ["record.json"]
 
@@ -67,8 +70,7 @@ def test_a_failure_leaves_the_old_folder(tmp_path: Path) -> None:
     with folder_written_beside(path) as folder:
         (folder / "old").touch()
     with pytest.raises(KeyboardInterrupt), folder_written_beside(path) as folder:
-        (folder / "new").touch()
-        raise KeyboardInterrupt
+        interrupt_after((folder / "new").touch())
     assert names(path) == ["old"]
     assert names(tmp_path) == ["checkpoint"]
 
@@ -116,7 +118,7 @@ def test_many_writers_at_once_leave_one_complete_folder(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_renamed_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "entry").touch()
-    with pytest.raises(OSError), folder_written_once(tmp_path / "entry"):
+    with pytest.raises(NotADirectoryError), folder_written_once(tmp_path / "entry"):
         pass
     assert names(tmp_path) == ["entry"]
     assert (tmp_path / "entry").is_file()
@@ -145,7 +147,8 @@ def test_a_full_disk_is_named(number: int) -> None:
 
 def test_the_path_is_said_once(tmp_path: Path) -> None:
     path = tmp_path / "none" / "file"
-    with pytest.raises(UserError, match=f"^cannot write to {path}: No such file or directory; free"), writing(f"to {path}"):
+    expected = f"^cannot write to {path}: No such file or directory; free"
+    with pytest.raises(UserError, match=expected), writing(f"to {path}"):
         path.touch()
     expected = rf"^cannot write the record: No such file or directory \({path}\); ask$"
     with pytest.raises(UserError, match=expected), writing("the record", "ask"):

@@ -62,8 +62,8 @@ def select(fields: Fields, wanted: Mapping[str, object], names: Sequence[str], p
     choices = {}
     for name, values in wanted.items():
         require(name, names, f"{purpose} names the field", "the fields are")
-        several = isinstance(values, Iterable) and not isinstance(values, str)
-        choices[name] = {str(value) for value in values} if several else {str(values)}
+        several = values if isinstance(values, Iterable) and not isinstance(values, str) else [values]
+        choices[name] = {str(value) for value in several}
         present = {own[name] for own in fields.values() if name in own}
         for value in choices[name]:
             require(value, sorted(present), f"{purpose} asks for {name}", "there are")

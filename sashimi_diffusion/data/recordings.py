@@ -18,10 +18,10 @@ _LISTED = 20  # number of bad files that a message lists
 class Recordings(Dataset):
     """Data set of fixed-length items cut from cached recordings.
 
-    Item i is ``{"waveform": float32 tensor (1, length), "label": int}``. Its waveform is ``length`` samples of recording
-    ``items[i][0]`` from sample ``items[i][1]`` on, padded with zeros on the right if the recording ends earlier. Its
-    label is an index into ``class_names``, or -1 if there are no labels. If there are speakers, the item also has
-    ``"speaker"``, an index into ``speaker_names``.
+    Item i is ``{"waveform": float32 tensor (1, length), "label": int}``. Its waveform is ``length`` samples of the
+    recording ``items[i][0]`` from sample ``items[i][1]`` on, padded with zeros on the right if the recording ends
+    earlier. Its label is an index into ``class_names``, or -1 if there are no labels. If there are speakers, the item
+    also has ``"speaker"``, an index into ``speaker_names``.
 
     Args:
         files: path of each recording of this split.
