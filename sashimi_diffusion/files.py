@@ -23,15 +23,15 @@ def file_written_beside(path: Path) -> Iterator[BinaryIO]:
 
     Several processes may write the same path at once: readers see one complete version.
     """
-    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
-        with beside.open("wb") as file:
+        with temporary.open("wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(beside, path)
+        os.replace(temporary, path)
     except BaseException:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 
@@ -47,18 +47,18 @@ def folder_written_beside(path: Path) -> Iterator[Path]:
 
     Only one process may write ``path`` at a time; see :func:`folder_written_once`.
     """
-    beside = path.with_name(f".{path.name}.tmp")
-    with _removed_on_failure(beside):
-        yield beside
-        sync_folder(beside)
+    temporary = path.with_name(f".{path.name}.tmp")
+    with _removed_on_failure(temporary):
+        yield temporary
+        sync_folder(temporary)
         if path.exists():
             old = path.with_name(f".{path.name}.old.tmp")
             shutil.rmtree(old, ignore_errors=True)
             path.rename(old)
-            beside.rename(path)
+            temporary.rename(path)
             shutil.rmtree(old)
         else:
-            beside.rename(path)
+            temporary.rename(path)
         sync_folder(path.parent)
 
 
@@ -69,28 +69,28 @@ def folder_written_once(path: Path) -> Iterator[Path]:
     Several processes may write the same content to ``path`` at once: the first to finish wins, the others discard
     their folders. A folder that exists is never replaced, so readers may keep its files open.
     """
-    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    with _removed_on_failure(beside):
-        yield beside
-        sync_folder(beside)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    with _removed_on_failure(temporary):
+        yield temporary
+        sync_folder(temporary)
         try:
-            beside.rename(path)
+            temporary.rename(path)
         except OSError:
             if not path.is_dir():
                 raise
-            shutil.rmtree(beside)
+            shutil.rmtree(temporary)
         sync_folder(path.parent)
 
 
 @contextlib.contextmanager
-def _removed_on_failure(beside: Path) -> Iterator[None]:
-    """Create ``beside`` as an empty folder, and remove it if the block fails."""
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
+def _removed_on_failure(temporary: Path) -> Iterator[None]:
+    """Create ``temporary`` as an empty folder, and remove it if the block fails."""
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
     try:
         yield
     except BaseException:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
         raise
 
 

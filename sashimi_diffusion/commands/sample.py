@@ -31,7 +31,7 @@ STEPS_HELP = (
 )
 GUIDANCE_HELP = "scale of classifier-free guidance; 1 is no guidance (default: that of the pipeline, if it has labels)"
 LABEL_HELP = "class name or index; several, repeated or separated by commas, alternate (default: all classes)"
-SPEAKER_HELP = "speaker name or index; several change after each round of classes (default: all speakers)"
+SPEAKER_HELP = "speaker name or index; several alternate, one for each round of classes (default: all speakers)"
 
 WINDOW_HELP = (
     "discard these fractions of the least likely and the most likely clips; 0.4 0.05 is the protocol of the SaShiMi "

@@ -107,7 +107,7 @@ def load_pipeline(folder: Path, options: argparse.Namespace, dtype: torch.dtype)
 def plan_samples(options: argparse.Namespace, config: Mapping[str, Any]) -> list[Sample]:
     """Return all waveforms of all processes, each with its own seed, so that the division does not change the audio.
 
-    Classes alternate, and speakers change after each round of classes.
+    Classes alternate, and speakers alternate after each round of classes.
 
     Raises:
         UserError: a label does not exist.

@@ -38,7 +38,8 @@ class AudioFolder(Recordings):
         pattern: pattern of the file names without endings. ``"{label}_{speaker}_{index}"`` reads three fields from
             ``7_jackson_32.wav``. A pattern with slashes also reads folders: ``"{speaker}/{label}_{index}"``. A file
             with another name is a bad file. The field ``folder`` is always the first sub-folder.
-        labels: field of the class. Default: ``label`` if ``pattern`` has it, otherwise there are no classes.
+        labels: field of the class, for example ``"folder"``. Default: ``label`` if ``pattern`` has it, otherwise there
+            are no classes.
         where: keep only files whose fields have one of these values: ``{"speaker": ["jackson", "nicolas"]}``.
         holdout: instead of ``splits``: files whose fields have one of these values are the validation split, all others
             the training split: ``{"index": ["0", "1", "2", "3", "4"]}``. There is no test split.
@@ -105,8 +106,8 @@ class AudioFolder(Recordings):
             raise UserError(_empty_split(root, split, len(usable), bool(holdout)))
 
         labels_of, class_names = _numbered(classes, chosen) if label_field else ([-1] * len(chosen), None)
-        voices = {file: own[speakers] for file, own in usable.items()} if speakers else {}
-        speakers_of, speaker_names = _numbered(voices, chosen) if speakers else (None, None)
+        speaker_name_of = {file: own[speakers] for file, own in usable.items()} if speakers else {}
+        speakers_of, speaker_names = _numbered(speaker_name_of, chosen) if speakers else (None, None)
         position_of = {file: position for position, file in enumerate(kept)}
         positions = [position_of[file] for file in chosen]
         lengths = clips.lengths()[positions]

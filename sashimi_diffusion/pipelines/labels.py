@@ -140,7 +140,7 @@ def labels_in_turn(
     classes: Sequence[int] | None = None,
     speakers: Sequence[int] | None = None,
 ) -> tuple[list[int] | None, list[int] | None]:
-    """Return labels for ``count`` waveforms: classes alternate, and speakers change after each round of classes.
+    """Return labels for ``count`` waveforms: classes alternate, and speakers alternate after each round of classes.
 
     So the first (number of classes times number of speakers) waveforms contain every class by every speaker.
 
