@@ -6,6 +6,8 @@ pipeline = SashimiPipeline.from_pretrained("sashimi-digits")
 audio = pipeline(batch_size=4, num_inference_steps=200).audios  # (4, 1, length)
 """
 
+from importlib.metadata import version
+
 from sashimi_diffusion.models import (
     AutoregressiveModel,
     SashimiAutoregressive,
@@ -26,4 +28,4 @@ __all__ = [
     "SashimiPipeline",
     "WaveNetDenoiser",
 ]
-__version__ = "0.1.0"
+__version__ = version("sashimi-diffusion")

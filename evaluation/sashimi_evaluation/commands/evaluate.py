@@ -9,8 +9,9 @@ from pathlib import Path
 
 from accelerate import PartialState
 
-from sashimi_diffusion.commands.cli import Parser, run, select_device, writing_to
+from sashimi_diffusion.commands.cli import Parser, run, select_device
 from sashimi_diffusion.errors import UserError
+from sashimi_diffusion.files import writing
 from sashimi_diffusion.training.processes import all_processes
 from sashimi_evaluation.classifiers import load_classifier
 from sashimi_evaluation.clips import ClipFolder, divide, open_clips, open_sets
@@ -99,7 +100,7 @@ def score(options: argparse.Namespace, command: str) -> None:
     sets = open_sets(options.samples, options.sample_pattern, options.skip_bad_files)
     reference, held_out = open_reference(options)
     extractor = None if options.features is None else load_extractor(options.features)
-    with writing_to(options.json):
+    with writing(f"to {options.json}"):
         _require_writable(options.json, options.html)
     classifier = load_classifier(options.classifier, device)
     heard = hear(sets, reference, held_out, classifier, extractor, settings_of(options))
@@ -141,11 +142,11 @@ def settings_of(options: argparse.Namespace) -> Settings:
 def report(evaluation: Evaluation, options: argparse.Namespace, command: str) -> None:
     """Print the table and write the files that were asked for."""
     print(table(evaluation))
-    with writing_to(options.json):
+    with writing(f"to {options.json}"):
         write_record(options.json, record(evaluation, command))
     written = [options.json]
     if options.html is not None:
-        with writing_to(options.html):
+        with writing(f"to {options.html}"):
             write_page(options.html, evaluation, command)
         written.append(options.html)
     print(f"\n-> {', '.join(map(str, written))}")

@@ -4,7 +4,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from sashimi_diffusion.commands.cli import Parser, writing_to
+from sashimi_diffusion.commands.cli import Parser
+from sashimi_diffusion.files import writing
 from sashimi_evaluation.clips import open_sets
 from sashimi_evaluation.listening_test import ListeningResult, Score, score_listening_test, write_listening_test
 from sashimi_evaluation.report.record import aligned
@@ -78,6 +79,6 @@ def _make(options: argparse.Namespace) -> None:
     for clips in open_sets(options.samples, options.pattern):
         files[clips.name] = clips.files
         labels |= {file: int(label) for file, label in zip(clips.files, clips.labels, strict=True) if label >= 0}
-    with writing_to(options.out):
+    with writing(f"to {options.out}"):
         key = write_listening_test(options.out, files, options.seed, options.clips, labels=labels)
     print(f"{options.out / 'index.html'} is for the raters; {key} identifies the clips: do not give it to them")
