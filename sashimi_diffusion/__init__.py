@@ -6,17 +6,20 @@ pipeline = SashimiPipeline.from_pretrained("sashimi-digits")
 audio = pipeline(batch_size=4, num_inference_steps=200).audios  # (4, 1, length)
 """
 
+from importlib import import_module
 from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
 
-from sashimi_diffusion.models import (
-    AutoregressiveModel,
-    SashimiAutoregressive,
-    SashimiBackbone,
-    SashimiDenoiser,
-    WaveNetDenoiser,
-)
-from sashimi_diffusion.pipelines import SashimiAutoregressivePipeline, SashimiPipeline
-from sashimi_diffusion.schedulers import DiffWaveScheduler
+if TYPE_CHECKING:
+    from sashimi_diffusion.models import (
+        AutoregressiveModel,
+        SashimiAutoregressive,
+        SashimiBackbone,
+        SashimiDenoiser,
+        WaveNetDenoiser,
+    )
+    from sashimi_diffusion.pipelines import SashimiAutoregressivePipeline, SashimiPipeline
+    from sashimi_diffusion.schedulers import DiffWaveScheduler
 
 __all__ = [
     "AutoregressiveModel",
@@ -29,3 +32,13 @@ __all__ = [
     "WaveNetDenoiser",
 ]
 __version__ = version("sashimi-diffusion")
+
+
+def __getattr__(name: str) -> Any:
+    # Imported at first use: reading audio or evaluating clips must not load diffusers' pipelines.
+    if name in __all__:
+        for package in ("models", "schedulers", "pipelines"):
+            module = import_module(f"{__name__}.{package}")
+            if hasattr(module, name):
+                return getattr(module, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -118,5 +118,7 @@ def test_files_have_a_readable_size(package: str) -> None:
         lines = len(path.read_text(encoding="utf-8").splitlines())
         readers = [other for other, imported in IMPORTS.items() if module in imported and other != module]
         assert lines <= 350, f"{path} has {lines} lines: split it by idea"
-        folded = lines >= 50 or len(readers) != 1 or MODULES[readers[0]].name == "__init__.py"  # a re-export has many readers
+        folded = (
+            lines >= 50 or len(readers) != 1 or MODULES[readers[0]].name == "__init__.py"
+        )  # a re-export has many readers
         assert folded, f"{path} has {lines} lines and one reader: fold it into {readers[0]}"

@@ -137,7 +137,9 @@ def test_extras_exist() -> None:
         assert re.search(rf"^{extra} = \[", project, flags=re.MULTILINE), extra
 
 
-@pytest.mark.parametrize("page", [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "docs" / "index.md"], ids=lambda page: page.stem)
+@pytest.mark.parametrize(
+    "page", [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "docs" / "index.md"], ids=lambda page: page.stem
+)
 def test_links_lead_somewhere(page: Path) -> None:
     targets = [target.partition("#")[0] for target in re.findall(r"\]\((?!http|#)([^)]+)\)", page.read_text())]
     assert [target for target in targets if not (page.parent / target).exists()] == []
