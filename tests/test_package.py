@@ -29,7 +29,8 @@ def test_evaluation_loads_no_pipeline() -> None:
     """Neither importing the package nor its command loads a pipeline of diffusers or of this project."""
     code = (
         "import sys, sashimi_evaluation, sashimi_evaluation.commands.evaluate\n"
-        "print([name for name in sys.modules if name.startswith(('sashimi_diffusion.pipelines', 'diffusers.pipelines.'))])"
+        "pipelines = ('sashimi_diffusion.pipelines', 'diffusers.pipelines.')\n"
+        "print([name for name in sys.modules if name.startswith(pipelines)])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

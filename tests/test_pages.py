@@ -1,4 +1,4 @@
-"""Every block of code in the README and the guides runs, cut short where a reader would wait, and every link leads somewhere."""
+"""Every block of code in the README and the guides runs, shortened to seconds, and every link leads somewhere."""
 
 import os
 import re
