@@ -1,4 +1,4 @@
-"""Evaluation of generated audio: the SC09 metrics, classifiers, reports and listening tests, for clips of any system."""
+"""Evaluation of generated audio of any system: the SC09 metrics, classifiers, reports and listening tests."""
 
 from sashimi_diffusion.generation.likelihood import likelihood_window
 from sashimi_evaluation.classifiers import DigitClassifier, load_classifier
@@ -17,9 +17,9 @@ from sashimi_evaluation.metrics.intervals import Interval, bootstrap
 from sashimi_evaluation.metrics.kid import kernel_distance
 from sashimi_evaluation.metrics.label_accuracy import class_histogram, label_accuracy
 from sashimi_evaluation.metrics.likelihood import bits_per_sample
+from sashimi_evaluation.metrics.memorization import memorization
 from sashimi_evaluation.metrics.ndb import ndb
 from sashimi_evaluation.metrics.precision_recall import precision_recall_density_coverage
-from sashimi_evaluation.metrics.memorization import memorization
 
 mis = modified_classifier_score
 """Name of the modified classifier score (mCS) in the papers on audio generation."""

@@ -51,7 +51,7 @@ def read_arrays(path: Path) -> Arrays:
 
 
 def compared_functions(arrays: Arrays) -> list[tuple[str, Callable[[], float], Callable[[], float] | None]]:
-    """Return the name, the function of this package and the official algorithm of each metric; None if it is the same."""
+    """Return the name, our function and the official algorithm of each metric; None if they are the same."""
     data, samples = arrays["feat_data"], arrays["feat_gen"]
     real, generated = arrays["probs_data"], arrays["probs_gen"]
     return [

@@ -168,8 +168,8 @@ def _read_record(root: Path) -> dict[str, dict[str, Any]]:
         return {sample["file"]: sample for sample in samples if sample["file"] is not None}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"{path} is not a record of sashimi-sample ({type(error).__name__}: {error}): generate the samples again, or "
-            "remove it to evaluate the clips without labels and likelihoods"
+            f"{path} is not a record of sashimi-sample ({type(error).__name__}: {error}): generate the samples again, "
+            "or remove it to evaluate the clips without labels and likelihoods"
         ) from error
 
 

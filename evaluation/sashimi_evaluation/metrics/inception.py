@@ -86,9 +86,7 @@ def am_score(probs_reference: ArrayLike, probs: ArrayLike) -> float:
     Raises:
         UserError: the arrays are invalid.
     """
-    return compute_am_score(
-        *probability_pair(probs_reference, probs, ("the reference probabilities", "probabilities"))
-    )
+    return compute_am_score(*probability_pair(probs_reference, probs, ("the reference probabilities", "probabilities")))
 
 
 def compute_am_score(reference: np.ndarray, probabilities: np.ndarray) -> float:

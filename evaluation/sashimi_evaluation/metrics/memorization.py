@@ -98,6 +98,6 @@ def memorization_metrics(
             "Neighbor distance ratio",
             result.median_ratio,
             resampling.interval(median_ratio, distances, held_out_distances, low=0),
-            note="median distance to the nearest reference clip, divided by that of held-out clips: copies if far below 1",
+            note="median distance to the nearest reference clip, divided by that of held-out clips; near 0 for copies",
         ),
     ]

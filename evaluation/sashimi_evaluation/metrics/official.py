@@ -102,8 +102,8 @@ def official_ndb(features_reference: ArrayLike, features: ArrayLike) -> float:
 def official_frechet_distance(features_a: ArrayLike, features_b: ArrayLike) -> float:
     """Return the official FID, with SciPy's square root of the product of the covariances.
 
-    It equals ``.frechet.frechet_distance`` if both covariances have full rank. With fewer clips than columns the product
-    is singular and its square root is ill-conditioned: the result is inaccurate (by 1e-6 for 100 clips with 128
+    It equals ``.frechet.frechet_distance`` if both covariances have full rank. With fewer clips than columns the
+    product is singular and its square root is ill-conditioned: the result is inaccurate (by 1e-6 for 100 clips with 128
     features). The official code then returns a complex number; its real part is returned here. If the root is not
     finite, 1e-4 is added to both diagonals.
 

@@ -60,7 +60,9 @@ def table(evaluation: Evaluation) -> str:
     """Return a table with one column per set, followed by the notes."""
     sets = evaluation.sets
     rows = [["", *(each.name for each in sets)], ["clips", *(str(len(each.clip_features)) for each in sets)]]
-    rows += [[_heading(first), *(_cell(_find(each, key)) for each in sets)] for key, first in _first_metrics(sets).items()]
+    rows += [
+        [_heading(first), *(_cell(_find(each, key)) for each in sets)] for key, first in _first_metrics(sets).items()
+    ]
     return "\n".join([*aligned(rows), *_notes(evaluation)])
 
 

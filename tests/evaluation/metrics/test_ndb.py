@@ -47,6 +47,7 @@ def test_sets_of_one_distribution_differ_in_about_alpha_of_the_bins():
     assert 0.01 < np.mean(shares) < 0.15
 
 
+@pytest.mark.usefixtures("needs_scikit_learn")
 def test_the_z_test_by_hand():
     # z = (0.5 - 0.4) / √(0.45 · 0.55 · 2 / n): 1.4213 for n = 100, 2.0101 for n = 200; the limit at 0.05 is 1.9600
     assert not proportions_differ([0.5], 100, [0.4], 100).any()
@@ -59,6 +60,7 @@ def test_the_z_test_by_hand():
     assert not proportions_differ([0.0, 1.0], 10, [0.0, 1.0], 20).any()  # empty or full in both
 
 
+@pytest.mark.usefixtures("needs_scikit_learn")
 def test_divergence_has_its_limits():
     apart = np.array([1.0, 0.0]), np.array([0.0, 1.0])
     assert jensen_shannon_divergence(*apart) == 1
