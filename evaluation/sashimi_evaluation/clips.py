@@ -127,8 +127,10 @@ def open_sets(places: Sequence[str], pattern: str | None = None, skip_bad_files:
     sets = []
     for text in places:
         name, separator, path = text.partition("=")
-        name, path = (name, path) if separator and not Path(text).exists() else (None, text)
-        sets.append(open_clips(path, name, pattern, None, skip_bad_files))
+        if separator and not Path(text).exists():
+            sets.append(open_clips(path, name, pattern, None, skip_bad_files))
+        else:
+            sets.append(open_clips(text, None, pattern, None, skip_bad_files))
     names = [clips.name for clips in sets]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:

@@ -11,6 +11,7 @@ import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -201,10 +202,11 @@ def _read_clip(path: Path, network: ClipNetwork) -> tuple[np.ndarray, dict[str, 
 
 
 def _write_shard(path: Path, shard: _Shard) -> None:
-    arrays = {f"outputs.{name}": values for name, values in shard.outputs.items()}
+    arrays: dict[str, Any] = {"bad": np.asarray(json.dumps(shard.bad))}
+    arrays |= {f"outputs.{name}": values for name, values in shard.outputs.items()}
     arrays |= {f"facts.{name}": values for name, values in shard.properties.items()}
     with file_written_beside(path) as file:
-        np.savez(file, bad=np.asarray(json.dumps(shard.bad)), **arrays)
+        np.savez(file, **arrays)
 
 
 def _read_shard(path: Path) -> _Shard | None:

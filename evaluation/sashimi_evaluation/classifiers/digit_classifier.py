@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import ModelMixin
+from diffusers import ConfigMixin, ModelMixin
 from diffusers.utils import BaseOutput
 from torch import Tensor
 
@@ -35,6 +35,12 @@ class ClassifierOutput(BaseOutput):
     logits: Tensor
 
 
+class ClassifierNetwork(ModelMixin, ConfigMixin):
+    """Base class of the networks: they map waveforms (B, 1, L) at 16 kHz to :class:`ClassifierOutput`."""
+
+    config: Any
+
+
 class DigitClassifier:
     """A classifier network with its name, its accuracy and a NumPy interface.
 
@@ -57,7 +63,7 @@ class DigitClassifier:
     sample_rate = SAMPLE_RATE
     seconds = 1.0
 
-    def __init__(self, model: ModelMixin, name: str, accuracy: dict[str, Any] | None = None) -> None:
+    def __init__(self, model: ClassifierNetwork, name: str, accuracy: dict[str, Any] | None = None) -> None:
         self.model = model.eval().requires_grad_(False)
         self.name = name
         self.accuracy = accuracy or {}
@@ -111,7 +117,7 @@ def one_second(audio: np.ndarray, rate: int) -> np.ndarray:
     return np.pad(resampled, ((0, 0), (0, SAMPLE_RATE - resampled.shape[1])))
 
 
-def _fingerprint(model: ModelMixin) -> str:
+def _fingerprint(model: ClassifierNetwork) -> str:
     config = {key: value for key, value in model.config.items() if not key.startswith("_")}
     description = {"class": type(model).__name__, "version": FEATURES_VERSION, "config": config}
     digest = hashlib.sha256(json.dumps(description, sort_keys=True).encode())

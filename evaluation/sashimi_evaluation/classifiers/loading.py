@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import ModelMixin
 
 from sashimi_diffusion.errors import UserError
 from sashimi_evaluation.classifiers.digit_classifier import DigitClassifier
@@ -30,7 +29,7 @@ def load_classifier(name_or_folder: str | Path = "digits-small", device: str | t
             available.
     """
     folder = _folder(name_or_folder)
-    model = _load(name_or_folder, "digit classifier", [ResNeXtClassifier, SmallClassifier], device)
+    model = _load(name_or_folder, "digit classifier", (ResNeXtClassifier, SmallClassifier), device)
     accuracy = folder / "accuracy.json"
     return DigitClassifier(model, folder.resolve().name, _read_json(accuracy) if accuracy.is_file() else None)
 
@@ -44,7 +43,7 @@ def load_speech_embedding(name_or_folder: str | Path = "speech-embedding") -> Sp
     Raises:
         UserError: there is no such embedding, or its files are damaged or of another kind.
     """
-    return _load(name_or_folder, "speech embedding", [SpeechEmbedding])
+    return _load(name_or_folder, "speech embedding", (SpeechEmbedding,))
 
 
 def _folder(name_or_folder: str | Path) -> Path:
@@ -54,8 +53,8 @@ def _folder(name_or_folder: str | Path) -> Path:
 
 
 def _load(
-    name_or_folder: str | Path, what: str, kinds: list[type[ModelMixin]], device: str | torch.device = "cpu"
-) -> ModelMixin:
+    name_or_folder: str | Path, what: str, kinds: tuple[type, ...], device: str | torch.device = "cpu"
+) -> Any:
     folder = _folder(name_or_folder)
     if not (folder / "config.json").is_file():
         raise UserError(
@@ -63,7 +62,7 @@ def _load(
             f"({', '.join(_bundled(kinds))})"
         )
     name = _read_json(folder / "config.json").get("_class_name")
-    kind = {kind.__name__: kind for kind in kinds}.get(name)
+    kind: Any = next((kind for kind in kinds if kind.__name__ == name), None)
     if kind is None:
         raise UserError(f"{folder} holds a {name}, not a {what}: expected {' or '.join(k.__name__ for k in kinds)}")
     try:
@@ -73,7 +72,7 @@ def _load(
         raise UserError(f"the {what} in {folder} cannot be loaded: {reason}") from error
 
 
-def _bundled(kinds: list[type[ModelMixin]]) -> list[str]:
+def _bundled(kinds: tuple[type, ...]) -> list[str]:
     names = {kind.__name__ for kind in kinds}
     configs = sorted(PRETRAINED.glob("*/config.json"))
     return [path.parent.name for path in configs if _read_json(path).get("_class_name") in names]

@@ -53,6 +53,9 @@ class PowerMel(nn.Module):
         f_max: upper edge of the last band in Hz.
     """
 
+    bands: Tensor
+    window: Tensor
+
     def __init__(self, count: int, window: int, n_fft: int, hop: int, f_min: float, f_max: float) -> None:
         super().__init__()
         self.n_fft, self.hop = n_fft, hop

@@ -1,11 +1,10 @@
 """The classifier of the SC09 protocol, a ResNeXt on mel spectrograms."""
 
-from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sashimi_evaluation.classifiers.digit_classifier import ClassifierOutput
+from sashimi_evaluation.classifiers.digit_classifier import ClassifierNetwork, ClassifierOutput
 from sashimi_evaluation.classifiers.mel import ProtocolMel
 
 
@@ -41,7 +40,7 @@ class Bottleneck(nn.Module):
         return F.relu(residual + hidden)
 
 
-class ResNeXtClassifier(ModelMixin, ConfigMixin):
+class ResNeXtClassifier(ClassifierNetwork):
     """ResNeXt-29, 8x64d (arXiv 1611.05431), on 32 x 32 mel spectrograms: the classifier of the published SC09 results.
 
     With the default arguments it has 34,425,546 parameters. Its features are the 1024 inputs of the last layer.

@@ -3,17 +3,16 @@
 from collections.abc import Sequence
 
 import torch
-from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sashimi_evaluation.classifiers.digit_classifier import ClassifierOutput
+from sashimi_evaluation.classifiers.digit_classifier import ClassifierNetwork, ClassifierOutput
 from sashimi_evaluation.classifiers.mel import RelativeMel
 from sashimi_evaluation.classifiers.speech_embedding import WINDOW, SpeechEmbedding
 
 
-class SmallClassifier(ModelMixin, ConfigMixin):
+class SmallClassifier(ClassifierNetwork):
     """A convolutional head on the speech embeddings of every 80 ms; the level of the audio does not matter.
 
     With the default arguments it has 358,090 parameters, 328,224 of them in the embedding. Its features are the mean

@@ -1,6 +1,7 @@
 """Speech embedding: a network that maps 0.76 seconds of speech to 96 numbers."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from diffusers import ConfigMixin, ModelMixin
@@ -34,6 +35,8 @@ class SpeechEmbedding(ModelMixin, ConfigMixin):
         ValueError: ``channels`` are not four numbers.
     """
 
+    config: Any
+
     @register_to_config
     def __init__(self, channels: Sequence[int] = (24, 48, 72, 96)) -> None:
         super().__init__()
@@ -59,7 +62,7 @@ class SpeechEmbedding(ModelMixin, ConfigMixin):
             nn.Conv2d(fourth, fourth, (1, 3)),
         )
         for layer in self.modules():
-            if isinstance(layer, nn.Conv2d):
+            if isinstance(layer, nn.Conv2d) and layer.bias is not None:
                 # With PyTorch's default initialization the outputs hardly depend on the inputs after twenty layers
                 # (arXiv 1502.01852).
                 nn.init.kaiming_normal_(layer.weight, a=0.2)
