@@ -5,6 +5,7 @@ from sashimi_diffusion.errors import UserError
 from sashimi_evaluation.classifiers import load_classifier
 from sashimi_evaluation.clips import open_clips
 from sashimi_evaluation.evaluation import Settings, evaluate, extract_features
+from sashimi_evaluation.metrics import arrays
 from sashimi_evaluation.metrics.frechet import frechet_metrics
 from sashimi_evaluation.metrics.intervals import Resampling
 from sashimi_evaluation.report.record import record, table
@@ -183,3 +184,41 @@ def test_the_clips_may_come_in_any_order(folders, classifier):
     ).sets
     for key in ("fid", "kid", "kad", "precision", "recall", "coverage", "is", "mcs", "am", "accuracy"):
         assert metrics_of(first)[key].value == pytest.approx(metrics_of(second)[key].value, rel=1e-6), key
+
+
+def test_arrays_are_validated_once(folders, classifier, monkeypatch):
+    validated, matrix = [], arrays._matrix
+
+    def counting(values, name, *rest, **options):
+        validated.append(name)
+        return matrix(values, name, *rest, **options)
+
+    monkeypatch.setattr(arrays, "_matrix", counting)
+    extraction = extract_features([folders["samples"]], folders["reference"], None, classifier, settings=FEW_DRAWS)
+    names = [
+        f"{what} of {name}" for name in ("reference", "samples") for what in ("the features", "the class probabilities")
+    ]
+    assert validated == names
+    evaluate(extraction)
+    assert validated == names
+
+
+def test_networks_that_return_invalid_arrays_are_named(folders, classifier):
+    class Growing(Mean):
+        calls = 0
+
+        def features(self, audio, rate):
+            self.calls += 1
+            return np.ones((len(audio), 2 if self.calls <= 3 else 4))  # three batches of the reference
+
+    with pytest.raises(UserError, match="reference and those of samples have 2 and 4 columns: the extractor must"):
+        extract_features([folders["samples"]], folders["reference"], None, classifier, Growing(), FEW_DRAWS)
+
+    class Broken(Mean):
+        fingerprint = "broken"
+
+        def features(self, audio, rate):
+            return np.full((len(audio), 2), np.nan)
+
+    with pytest.raises(UserError, match="the features of reference must be finite, but row 0 holds NaN"):
+        extract_features([folders["samples"]], folders["reference"], None, classifier, Broken(), FEW_DRAWS)

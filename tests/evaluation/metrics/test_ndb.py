@@ -67,6 +67,20 @@ def test_divergence_has_its_limits():
     assert jensen_shannon_divergence(apart[0], apart[0]) == 0
 
 
+@pytest.mark.usefixtures("needs_scikit_learn")
+def test_many_histograms_at_once():
+    from scipy.spatial.distance import jensenshannon
+
+    random = np.random.default_rng(0)
+    first, second = random.multinomial(60, np.full(5, 0.2), size=(2, 30)) / 60
+    differ, divergence = proportions_differ(first, 60, second, 40), jensen_shannon_divergence(first, second)
+    assert differ.shape == (30, 5)
+    assert 0 < differ.sum() < differ.size
+    for row, (a, b) in enumerate(zip(first, second, strict=True)):
+        np.testing.assert_array_equal(differ[row], proportions_differ(a, 60, b, 40))
+    np.testing.assert_allclose(divergence, jensenshannon(first, second, base=2, axis=1) ** 2, rtol=0, atol=1e-12)
+
+
 def test_more_bins_than_clips():
     with pytest.raises(UserError, match=r"number of reference clips \(3\), got 50"):
         ndb(clusters(3), clusters(60))
