@@ -44,24 +44,13 @@ def build_parser() -> Parser:
     )
     add = parser.add_argument
     add("samples", nargs="+", metavar="[NAME=]DIR", help="folders of clips, one column of the table each")
-    add(
-        "--reference",
-        type=Path,
-        required=True,
-        metavar="DIR",
-        help="real clips; the papers take the training set",
-    )
+    add("--reference", type=Path, required=True, metavar="DIR", help="real clips; the papers take the training set")
     add("--pattern", metavar="P", help=PATTERN_HELP)
     add("--where", action="append", metavar="FIELD=A,B", help="use only recordings with these values (default: all)")
     add("--hold-out", action="append", metavar="FIELD=A,B", help="evaluate these recordings; the reference is the rest")
     add("--held-out", type=Path, metavar="DIR", help="evaluate the recordings of this folder")
     add("--sample-pattern", metavar="P", help="pattern of the samples' names if there is no samples.json")
-    add(
-        "--classifier",
-        default="digits-small",
-        metavar="C",
-        help="bundled classifier, or folder of a classifier",
-    )
+    add("--classifier", default="digits-small", metavar="C", help="bundled classifier, or folder of a classifier")
     add("--features", metavar="MODULE:FUNCTION", help="feature extractor for the distances (default: the classifier)")
     add(
         "--protocol",
@@ -81,7 +70,7 @@ def build_parser() -> Parser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit code."""
+    """Run the command and return the exit code."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
 
     def command() -> None:
