@@ -6,8 +6,8 @@ import numpy as np
 
 from sashimi_diffusion.data.audio import read_audio
 from sashimi_evaluation.classifiers import DigitClassifier
-from sashimi_evaluation.evaluation import Evaluation, Scored
-from sashimi_evaluation.feature_extraction import PROBABILITIES, Measured
+from sashimi_evaluation.evaluation import EvaluatedSet, Evaluation
+from sashimi_evaluation.feature_extraction import PROBABILITIES, ClipFeatures
 from sashimi_evaluation.report.data import Classifier, Clip, Method, Neighbor, ReportData
 from sashimi_evaluation.report.page import write_report
 from sashimi_evaluation.report.record import versions
@@ -32,7 +32,7 @@ def write_page(path: Path, evaluation: Evaluation, command: str) -> None:
 
 def report_data(evaluation: Evaluation, command: str) -> ReportData:
     """Return the content of the page."""
-    extraction = evaluation.heard
+    extraction = evaluation.extraction
     classifier, reference, settings = extraction.classifier, extraction.reference, extraction.settings
     resampling = settings.resampling
     details = {
@@ -65,17 +65,17 @@ def _classifier(classifier: DigitClassifier) -> Classifier:
     return Classifier(classifier.name, classifier.fingerprint, accuracy, note)
 
 
-def _method(evaluated: Scored, reference: Measured, classes: int) -> Method:
-    features = evaluated.measured
+def _method(evaluated: EvaluatedSet, reference: ClipFeatures, classes: int) -> Method:
+    features = evaluated.clip_features
     predictions = features.outputs[PROBABILITIES].argmax(axis=1)
-    labels = features.clips.labels if features.clips.labelled else None
+    labels = features.clips.labels if features.clips.labeled else None
     likelihoods = features.clips.log_likelihoods
     by_class = predictions if labels is None else labels
     shown = [int(i) for index in range(classes) for i in np.flatnonzero(by_class == index)[:CLIPS_PER_CLASS]]
     return Method(
         name=evaluated.name,
         clips=[_clip(evaluated, reference, index) for index in shown],
-        metrics=evaluated.figures,
+        metrics=evaluated.metrics,
         predictions=predictions,
         labels=labels,
         log_likelihoods=likelihoods if np.isfinite(likelihoods).all() else None,
@@ -83,8 +83,8 @@ def _method(evaluated: Scored, reference: Measured, classes: int) -> Method:
     )
 
 
-def _clip(evaluated: Scored, reference: Measured, index: int) -> Clip:
-    features = evaluated.measured
+def _clip(evaluated: EvaluatedSet, reference: ClipFeatures, index: int) -> Clip:
+    features = evaluated.clip_features
     probabilities = features.outputs[PROBABILITIES][index]
     predicted = int(probabilities.argmax())
     likelihood = float(features.clips.log_likelihoods[index])
@@ -95,24 +95,24 @@ def _clip(evaluated: Scored, reference: Measured, index: int) -> Clip:
         sample_rate=sample_rate,
         predicted=predicted,
         probability=float(probabilities[predicted]),
-        label=int(features.clips.labels[index]) if features.clips.labelled else None,
+        label=int(features.clips.labels[index]) if features.clips.labeled else None,
         neighbor=_neighbor(evaluated, reference, index),
         log_likelihood=likelihood if np.isfinite(likelihood) else None,
     )
 
 
-def _neighbor(evaluated: Scored, reference: Measured, index: int) -> Neighbor:
+def _neighbor(evaluated: EvaluatedSet, reference: ClipFeatures, index: int) -> Neighbor:
     indices, distances = evaluated.neighbours
     nearest = int(indices[index])
     waveform, sample_rate = _evaluated_audio(reference, nearest)
     return Neighbor(_title(reference, nearest), waveform, sample_rate, float(distances[index]))
 
 
-def _title(features: Measured, index: int) -> str:
+def _title(features: ClipFeatures, index: int) -> str:
     return features.clips.files[index].relative_to(features.clips.root).as_posix()
 
 
-def _evaluated_audio(features: Measured, index: int) -> tuple[np.ndarray, int]:
+def _evaluated_audio(features: ClipFeatures, index: int) -> tuple[np.ndarray, int]:
     """Return the second of a clip that was evaluated, at the sample rate of its file in Hz."""
-    sample_rate = int(features.facts["rate"][index])
+    sample_rate = int(features.properties["rate"][index])
     return read_audio(features.clips.files[index])[: round(SECONDS * sample_rate)], sample_rate
