@@ -67,7 +67,7 @@ class AutoregressiveModel(WaveformModel):
         """Return the inputs (B, L) that predict ``tokens`` (B, L): ``first`` (B,) or the start token, then all but the last."""
         if first is None:
             first = tokens.new_full(tokens.shape[:1], self.start_token)
-        return torch.cat([first.unsqueeze(1), tokens[:, :-1]], dim=1)
+        return torch.cat([first.unsqueeze(1), tokens], dim=1)[:, :-1]
 
     @torch.no_grad()
     def score(self, tokens: Tensor) -> Tensor:

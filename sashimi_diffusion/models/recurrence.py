@@ -32,7 +32,12 @@ class BackboneState(NamedTuple):
 
 
 def initial_state(backbone: SashimiBackbone, batch_size: int) -> BackboneState:
-    """Return the state before the first sample."""
+    """Return the state before the first sample.
+
+    Raises:
+        RuntimeError: the backbone is not causal.
+    """
+    _require_causal(backbone)
     like = backbone.down_pools[0].linear.bias if backbone.down_pools else next(backbone.parameters())
     widths = [up_pool.linear.out_channels // up_pool.pool for up_pool in backbone.up_pools]
     sizes = [(batch_size, width, pool.pool) for width, pool in zip(widths, backbone.up_pools, strict=True)]
@@ -80,7 +85,7 @@ def prefill(backbone: SashimiBackbone, x: Tensor, state: BackboneState | None) -
     multiple = backbone.length_multiple
     if state is None:
         state = initial_state(backbone, batch_size)
-        if length >= multiple:  # a convolution from rest need not add the response to a state
+        if length >= multiple and batch_size:  # a convolution from rest need not add the response to a state
             state = state._replace(layers=(None,) * len(state.layers))
     recurrence = _Recurrence(backbone, state)
     if batch_size == 0:

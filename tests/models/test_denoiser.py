@@ -231,6 +231,22 @@ def test_it_compiles_without_a_graph_break(parameterization: str) -> None:
         torch.testing.assert_close(parameter.grad, gradient, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("labels", [{"num_classes": 3}, {"num_speakers": 2}, {"num_classes": 3, "num_speakers": 2}])
+def test_conditional_models_compile_without_a_graph_break(labels: dict) -> None:
+    """Checking the range of the labels would break the graph: in compiled code it is left to the caller."""
+    torch.compiler.reset()
+    model = make(n_layers=[0, 1], pool=[4], n_state=4, **labels)
+    given = {f"{kind}_labels": torch.tensor([0, 1]) for kind in ("class", "speaker")}
+    given = {
+        name: given[name]
+        for name, kind in (("class_labels", "num_classes"), ("speaker_labels", "num_speakers"))
+        if kind in labels
+    }
+    sample, timestep = noise(length=16), torch.tensor([3.0, 7.0])
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(sample, timestep, **given).sample, model(sample, timestep, **given).sample)
+
+
 @pytest.mark.parametrize(("parameterization", "norm"), [("nplr", "scalar"), ("diag", "layer")])
 def test_fast_paths_are_the_definition(monkeypatch: pytest.MonkeyPatch, parameterization: str, norm: str) -> None:
     """Through every backend, in training and in evaluation mode (Triton in its interpreter)."""

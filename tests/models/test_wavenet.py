@@ -134,6 +134,15 @@ def test_every_trainable_parameter_gets_a_gradient() -> None:
     }
 
 
+def test_a_conditional_model_compiles_without_a_graph_break() -> None:
+    torch.compiler.reset()
+    model = make(n_layers=2, num_classes=3, num_speakers=2, **MEL)
+    sample, labels, mel = noise(), torch.tensor([0, 1]), torch.randn(2, 5, 4)
+    arguments = (sample, torch.tensor([3.0, 7.0]), labels, mel, labels)
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(*arguments).sample, model(*arguments).sample)
+
+
 @torch.no_grad()
 def test_saved_and_loaded_it_is_the_same(tmp_path: Path) -> None:
     speakers = {"num_speakers": 2, "speaker_names": ["ann", "bob"]}
