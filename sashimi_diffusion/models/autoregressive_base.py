@@ -64,7 +64,12 @@ class AutoregressiveModel(WaveformModel):
         raise NotImplementedError
 
     def inputs(self, tokens: Tensor, first: Tensor | None = None) -> Tensor:
-        """Return the inputs (B, L) that predict ``tokens`` (B, L): ``first`` (B,) or the start token, then all but the last."""
+        """Return the inputs (B, L) that predict ``tokens`` (B, L).
+
+        Args:
+            tokens: tokens to predict, (B, L).
+            first: input that predicts the first of them, (B,); None is the start token.
+        """
         if first is None:
             first = tokens.new_full(tokens.shape[:1], self.start_token)
         return torch.cat([first.unsqueeze(1), tokens], dim=1)[:, :-1]

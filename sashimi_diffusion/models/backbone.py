@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from sashimi_diffusion.models.blocks import (
+    S4,
     Block,
     Conditioning,
     DownPool,
@@ -16,6 +17,7 @@ from sashimi_diffusion.models.blocks import (
     add,
     channel_norm,
 )
+from sashimi_diffusion.models.layers import module_list
 
 
 class SashimiBackbone(nn.Module):
@@ -43,6 +45,8 @@ class SashimiBackbone(nn.Module):
         embedding_dim: width of the step embedding that every S4 layer receives; None without one.
     """
 
+    _gradient_checkpointing_func: Callable[..., Tensor]  # set by diffusers, together with gradient_checkpointing
+
     def __init__(
         self,
         d_model: int,
@@ -50,7 +54,7 @@ class SashimiBackbone(nn.Module):
         pool: Sequence[int],
         expand: int,
         ff: int,
-        make_s4: Callable[[int, int], nn.Module],
+        make_s4: Callable[[int, int], S4],
         make_mel: Callable[[int, int], nn.Module] | None = None,
         unet: bool = True,
         causal_pools: bool = False,
@@ -64,12 +68,12 @@ class SashimiBackbone(nn.Module):
         super().__init__()
         self.unet, self.stage_skip, self.causal_pools = unet, stage_skip, causal_pools
         self.length_multiple = math.prod(pool)
-        self.gradient_checkpointing = False  # diffusers sets it and the attribute _gradient_checkpointing_func
+        self.gradient_checkpointing = False
         n_pools = len(pool)
         layers = layers_per_stage(n_layers, n_pools + 1)
         widths = [d_model * expand**stage for stage in range(n_pools + 1)]
 
-        def make_stage(stage: int) -> nn.ModuleList:
+        def make_stage(stage: int) -> Sequence[Block]:
             width = widths[stage]
             blocks: list[Block] = []
             for _ in range(layers[stage]):
@@ -79,18 +83,18 @@ class SashimiBackbone(nn.Module):
                 if ff:
                     block.append(ResidualFeedForward(channel_norm(norm, width), width, ff, ff_weight_norm))
                 blocks += [Block([layer]) for layer in block] if split_blocks else [Block(block)]
-            return nn.ModuleList(blocks)
+            return module_list(blocks)
 
-        self.down = nn.ModuleList(make_stage(stage) if unet else nn.ModuleList() for stage in range(n_pools))
-        self.down_pools = nn.ModuleList(
+        self.down = module_list(make_stage(stage) if unet else module_list([]) for stage in range(n_pools))
+        self.down_pools = module_list(
             DownPool(widths[stage], widths[stage + 1], pool[stage], pool_weight_norm) for stage in range(n_pools)
         )
         self.center = make_stage(n_pools)
-        self.up_pools = nn.ModuleList(
+        self.up_pools = module_list(
             UpPool(widths[stage + 1], widths[stage], pool[stage], pool_weight_norm, causal_pools)
             for stage in range(n_pools)
         )
-        self.up = nn.ModuleList(make_stage(stage) for stage in range(n_pools))
+        self.up = module_list(make_stage(stage) for stage in range(n_pools))
 
     def forward(self, x: Tensor, conditioning: Conditioning = Conditioning()) -> Tensor:  # noqa: B008 (immutable)
         """Map (B, d_model, L) to (B, d_model, L); L must be a multiple of ``length_multiple``."""
@@ -98,20 +102,20 @@ class SashimiBackbone(nn.Module):
             return x  # there is no Fourier transform of an empty batch
         skips = []
 
-        for blocks, pool in zip(self.down, self.down_pools, strict=True):
+        for blocks, down_pool in zip(self.down, self.down_pools, strict=True):
             for block in blocks:
                 skips.append(x)
                 x = self._run(block, x, conditioning)  # (B, H, L)
             skips.append(x)
-            x = pool(x)  # (B, expand · H, L / pool)
+            x = down_pool(x)  # (B, expand · H, L / pool)
 
         center = x  # (B, expand^stages · d_model, L / length_multiple)
         for block in self.center:
             x = self._run(block, x, conditioning)
         x = add(center, x)
 
-        for blocks, pool in zip(reversed(self.up), reversed(self.up_pools), strict=True):
-            x = stage_input = add(skips.pop(), pool(x))  # (B, H, L)
+        for blocks, up_pool in zip(reversed(self.up), reversed(self.up_pools), strict=True):
+            x = stage_input = add(skips.pop(), up_pool(x))  # (B, H, L)
             for block in blocks:
                 x = self._run(block, x, conditioning)
                 if self.unet:
@@ -126,7 +130,7 @@ class SashimiBackbone(nn.Module):
             return self._gradient_checkpointing_func(block, x, conditioning)
         return block(x, conditioning)
 
-    def s4_layers(self) -> list[nn.Module]:
+    def s4_layers(self) -> list[S4]:
         """Return the S4 layers: way down, center, way up, each from the raw rate on."""
         stages = [*self.down, self.center, *self.up]
         return [layer.s4 for blocks in stages for block in blocks for layer in block if isinstance(layer, ResidualS4)]

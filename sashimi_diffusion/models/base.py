@@ -13,7 +13,7 @@ class WaveformModel(ModelMixin, ConfigMixin):
     A subclass has the config entries ``sample_rate`` (Hz) and ``sample_size`` (samples).
     """
 
-    config_name = "config.json"
+    config_name = "config.json"  # type: ignore[assignment]  # diffusers annotates it as None
     config: Any
 
     @property

@@ -1,6 +1,6 @@
 """The layers of a SaShiMi backbone: norms, residual S4 and feed-forward layers, pooling."""
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
@@ -8,7 +8,11 @@ from torch.nn import functional as F
 
 import sashimi_kernels as kernels
 from sashimi_diffusion.models.layers import pointwise
+from sashimi_diffusion.ssm import S4Layer
+from sashimi_diffusion.ssm.legacy_s4 import LegacyS4
 from sashimi_diffusion.ssm.pointwise import gelu
+
+S4: TypeAlias = S4Layer | LegacyS4
 
 
 class Conditioning(NamedTuple):
@@ -85,7 +89,7 @@ class ResidualS4(nn.Module):
 
     def __init__(
         self,
-        s4: nn.Module,
+        s4: S4,
         norm: nn.Module,
         d_model: int,
         embedding_dim: int | None = None,
@@ -101,20 +105,20 @@ class ResidualS4(nn.Module):
         return self.s4(self.norm(x, bias), residual=residual)
 
     def advance(self, x: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Process (B, H, L) from ``state`` without conditioning: a recurrence step for one sample, convolutions for more.
+        """Process samples from a state, without conditioning: one sample by a recurrence step, more by convolutions.
 
         Args:
             x: features, (B, H, L).
-            state: state of the S4 layer, complex (B, H, N); None is the state at rest.
+            state: state of the S4 layer, which is causal, complex (B, H, N); None is the state at rest.
 
         Returns:
             output (B, H, L) and the state after it.
         """
-        u = self.norm(x)
+        s4, u = cast(S4Layer, self.s4), self.norm(x)
         if x.shape[-1] > 1 or state is None:
-            y, state = self.s4.prefill(u, state)
+            y, state = s4.prefill(u, state)
         else:
-            y, state = self.s4.step(u.squeeze(-1), state)
+            y, state = s4.step(u.squeeze(-1), state)
             y = y.unsqueeze(-1)
         return add(x, y), state
 
@@ -182,7 +186,7 @@ class UpPool(nn.Module):
         """Map (B, H, L) to (B, out_channels, L · pool) without the delay."""
         weight, bias = (
             parameter.unflatten(0, (-1, self.pool)).transpose(0, 1).flatten(0, 1)
-            for parameter in (self.linear.weight.squeeze(-1), self.linear.bias)
+            for parameter in (self.linear.weight.squeeze(-1), cast(Tensor, self.linear.bias))
         )
         frames = F.linear(x.transpose(1, 2), weight, bias)  # (B, L, pool · out_channels)
         return frames.unflatten(-1, (self.pool, -1)).flatten(1, 2).transpose(1, 2)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sashimi_diffusion.errors import UserError
-from sashimi_diffusion.models.layers import WeightNormConvTranspose2d, pointwise
+from sashimi_diffusion.models.layers import WeightNormConvTranspose2d, module_list, pointwise
 
 
 class StepEmbedding(nn.Module):
@@ -53,7 +53,7 @@ class LabelEmbedding(nn.Embedding):
         self.null_label = count
         nn.init.zeros_(self.weight)
 
-    def forward(self, labels: Tensor | None, batch_size: int) -> Tensor:
+    def forward(self, labels: Tensor | None, batch_size: int) -> Tensor:  # type: ignore[override]  # None is a label
         """Embed ``labels`` (B,), or the null label for all if None: (B, dim)."""
         if labels is None:
             labels = torch.full((batch_size,), self.null_label, device=self.weight.device)
@@ -73,7 +73,7 @@ class MelUpsampler(nn.Module):
     def __init__(self, mel_upsample: Sequence[int], mel_channels: int, out_channels: int, stride: int = 1) -> None:
         super().__init__()
         self.stride = stride
-        self.upsample = nn.ModuleList(
+        self.upsample = module_list(
             WeightNormConvTranspose2d(1, 1, (3, 2 * factor), stride=(1, factor), padding=(1, factor // 2))
             for factor in mel_upsample
         )
@@ -81,7 +81,7 @@ class MelUpsampler(nn.Module):
 
     def forward(self, mel: Tensor, length: int) -> Tensor:
         """Upsample (B, mel_channels, frames) to (B, out_channels, length); the end of a longer mel is cut off."""
-        x = mel.to(self.projection.bias.dtype).unsqueeze(1)
+        x = mel.to(next(self.parameters()).dtype).unsqueeze(1)  # (B, 1, mel_channels, frames)
         for layer in self.upsample:
             x = F.leaky_relu(layer(x), 0.4)
         x = x.squeeze(1)[..., : length * self.stride]  # (B, mel_channels, length · stride)

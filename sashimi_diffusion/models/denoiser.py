@@ -8,7 +8,7 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
 from sashimi_diffusion.models.backbone import SashimiBackbone
-from sashimi_diffusion.models.blocks import Conditioning, channel_norm
+from sashimi_diffusion.models.blocks import S4, Conditioning, channel_norm
 from sashimi_diffusion.models.conditioning import MelUpsampler
 from sashimi_diffusion.models.denoiser_base import Denoiser, output_head
 from sashimi_diffusion.ssm import S4Layer
@@ -96,7 +96,7 @@ class SashimiDenoiser(Denoiser):
             weight_norm,
         )
 
-        def make_s4(width: int, stage: int) -> nn.Module:
+        def make_s4(width: int, stage: int) -> S4:
             if parameterization == "legacy":
                 return LegacyS4(width, length=sample_size // math.prod(pool[:stage]), n_state=n_state)
             return S4Layer(

@@ -102,6 +102,6 @@ class Denoiser(WaveformModel):
 def output_head(channels: int, out_channels: int, weight_norm: bool = True) -> nn.Sequential:
     """Return the last layers of a denoiser: a linear map, ReLU and a linear map that is initialized to zero."""
     last = pointwise(channels, out_channels, weight_norm=False)
-    nn.init.zeros_(last.weight)
-    nn.init.zeros_(last.bias)
+    for parameter in last.parameters():
+        nn.init.zeros_(parameter)
     return nn.Sequential(pointwise(channels, channels, weight_norm), nn.ReLU(), last)

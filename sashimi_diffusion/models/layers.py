@@ -1,15 +1,18 @@
-"""Convolutions with or without weight normalization (Salimans and Kingma, arXiv 1602.07868)."""
+"""Layers that all networks share: convolutions with weight normalization, and typed lists of modules."""
 
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from sashimi_diffusion.ssm.pointwise import Pointwise
 
+T = TypeVar("T")
+
 
 class NormalizedWeight(nn.Module):
-    """A weight as magnitude and direction, g · v / ‖v‖ for every index of the first axis (equation 2).
+    """A weight as magnitude and direction, g · v / ‖v‖ per index of the first axis (arXiv 1602.07868, equation 2).
 
     The parameters have the names that ``torch.nn.utils.parametrizations.weight_norm`` gives them, so state dicts of
     either fit the other. That function makes a new class for every layer, which can neither be pickled nor be compiled
@@ -37,18 +40,18 @@ class WeightNorm(nn.Module):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        # The convolution has initialized an ordinary parameter, which the property hides.
-        weight = self._parameters.pop("weight")
+        # The convolution has registered an ordinary parameter, which the property would hide.
+        weight = cast(nn.Parameter, self._parameters.pop("weight"))
         self.parametrizations = nn.ModuleDict({"weight": NormalizedWeight(weight)})
 
     @property
     def weight(self) -> Tensor:
         """The normalized weight; assigning to it sets magnitude and direction."""
-        return self.parametrizations["weight"]()
+        return cast(NormalizedWeight, self.parametrizations["weight"])()
 
     @weight.setter
     def weight(self, value: Tensor) -> None:
-        self.parametrizations["weight"].assign(value)
+        cast(NormalizedWeight, self.parametrizations["weight"]).assign(value)
 
 
 class WeightNormPointwise(WeightNorm, Pointwise):
@@ -66,3 +69,8 @@ class WeightNormConvTranspose2d(WeightNorm, nn.ConvTranspose2d):
 def pointwise(in_channels: int, out_channels: int, weight_norm: bool = True) -> Pointwise:
     """Return a linear map of the channels of (B, in_channels, L), the same at every position."""
     return WeightNormPointwise(in_channels, out_channels) if weight_norm else Pointwise(in_channels, out_channels)
+
+
+def module_list(modules: Iterable[T]) -> Sequence[T]:
+    """Return an ``nn.ModuleList``, typed by its elements."""
+    return cast(Sequence[T], nn.ModuleList(cast(Iterable[nn.Module], modules)))

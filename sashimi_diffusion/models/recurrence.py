@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from sashimi_diffusion.models.backbone import SashimiBackbone
 from sashimi_diffusion.models.blocks import Block, ResidualS4, add
+from sashimi_diffusion.ssm import S4Layer
 
 
 class BackboneState(NamedTuple):
@@ -37,11 +38,11 @@ def initial_state(backbone: SashimiBackbone, batch_size: int) -> BackboneState:
     Raises:
         RuntimeError: the backbone is not causal.
     """
-    _require_causal(backbone)
-    like = backbone.down_pools[0].linear.bias if backbone.down_pools else next(backbone.parameters())
+    layers = tuple(layer.initial_state(batch_size) for layer in _causal_layers(backbone))
+    # The state spaces may have another dtype than the pools.
+    like = next(backbone.down_pools[0].parameters() if backbone.down_pools else backbone.parameters())
     widths = [up_pool.linear.out_channels // up_pool.pool for up_pool in backbone.up_pools]
     sizes = [(batch_size, width, pool.pool) for width, pool in zip(widths, backbone.up_pools, strict=True)]
-    layers = tuple(layer.initial_state(batch_size) for layer in backbone.s4_layers())
     frames, upsampled = (tuple(like.new_zeros(size) for size in sizes) for _ in range(2))
     return BackboneState(0, layers, frames, upsampled)
 
@@ -97,21 +98,24 @@ def prefill(backbone: SashimiBackbone, x: Tensor, state: BackboneState | None) -
     return torch.cat(outputs, dim=-1), recurrence.state()
 
 
-def _require_causal(backbone: SashimiBackbone) -> None:
-    if not backbone.causal_pools or any(getattr(layer.ssm, "bidirectional", True) for layer in backbone.s4_layers()):
+def _causal_layers(backbone: SashimiBackbone) -> list[S4Layer]:
+    """Return the S4 layers of a causal backbone."""
+    layers = backbone.s4_layers()
+    causal = [layer for layer in layers if isinstance(layer, S4Layer) and not layer.ssm.bidirectional]
+    if not backbone.causal_pools or len(causal) < len(layers):
         raise RuntimeError(
             "this backbone has no recurrence: its pools or S4 layers look ahead; use forward, or make it with "
             "causal_pools=True and unidirectional S4 layers"
         )
+    return causal
 
 
 class _Recurrence:
     """A causal backbone and its current state."""
 
     def __init__(self, backbone: SashimiBackbone, state: BackboneState) -> None:
-        _require_causal(backbone)
         self.backbone, self.position = backbone, state.position
-        self.layers: dict[nn.Module, Tensor | None] = dict(zip(backbone.s4_layers(), state.layers, strict=True))
+        self.layers: dict[nn.Module, Tensor | None] = dict(zip(_causal_layers(backbone), state.layers, strict=True))
         self.frames, self.upsampled = list(state.frames), list(state.upsampled)
 
     def state(self) -> BackboneState:
@@ -174,14 +178,14 @@ class _Recurrence:
     def _pool_up(self, stage: int, low: Tensor | None, length: int) -> Tensor:
         """Return the delayed output (B, H, length) of the next stage, and keep what belongs to the next frame."""
         up_pool, upsampled = self.backbone.up_pools[stage], self.upsampled[stage]
-        following = None if low is None else up_pool.unfold_channels(low)
+        following = [] if low is None else [up_pool.unfold_channels(low)]  # samples of the next frames
         if length > 1:
-            delayed = torch.cat([upsampled, following], dim=-1)
+            delayed = torch.cat([upsampled, *following], dim=-1)
             self.upsampled[stage] = delayed[..., -up_pool.pool :].clone()  # a slice would keep all of it alive
             return delayed[..., : -up_pool.pool]
         slot = self._slot(stage)
-        if following is not None:
-            self.upsampled[stage] = following
+        if following:
+            self.upsampled[stage] = following[0]
         return upsampled[..., slot : slot + 1].clone()
 
     def _slot(self, stage: int) -> int:

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.models.autoregressive_base import AutoregressiveModel
+from sashimi_diffusion.models.layers import module_list
 
 
 class SampleRNNState(NamedTuple):
@@ -100,7 +101,7 @@ class SampleRNN(AutoregressiveModel):
         if not frame_sizes or min(frame_sizes) < 1:
             raise UserError(f"frame_sizes must be numbers of at least 1, one per tier, got {list(frame_sizes)}")
         frames = [math.prod(frame_sizes[: tier + 1]) for tier in range(len(frame_sizes))]
-        self.tiers = nn.ModuleList(
+        self.tiers = module_list(
             FrameTier(frame, ratio, dim, n_rnn) for frame, ratio in zip(frames, frame_sizes, strict=True)
         )
         self.embedding = nn.Embedding(num_tokens, embedding_dim)
@@ -155,7 +156,7 @@ class SampleRNN(AutoregressiveModel):
         inputs = torch.cat([state.tokens, tokens], dim=1)  # (B, longest - 1 + length)
         amplitudes = 2 * (inputs.to(self.output.weight.dtype) / self.start_token - 1)
         hidden, conditioning = list(state.hidden), list(state.conditioning)
-        above = None
+        above: Tensor | None = None
         for index in reversed(range(len(self.tiers))):
             tier = self.tiers[index]
             if state.position % tier.frame == 0:
@@ -167,12 +168,18 @@ class SampleRNN(AutoregressiveModel):
             if length == 1:
                 slot = state.position % tier.frame * tier.ratio // tier.frame
                 above = conditioning[index][:, slot : slot + 1]
+        assert above is not None  # the highest tier runs at position 0; its output is kept in the state
         logits = self._sample_level(inputs[:, longest - self.tiers[0].frame :], above)
         position = (state.position + length) % longest
         return logits, SampleRNNState(position, inputs[:, length:].clone(), tuple(hidden), tuple(conditioning))
 
     def _sample_level(self, inputs: Tensor, above: Tensor) -> Tensor:
-        """Return logits (B, num_tokens, L) for inputs (B, frame - 1 + L) and conditioning of the finest tier (B, L, dim)."""
+        """Return the logits (B, num_tokens, L).
+
+        Args:
+            inputs: latest inputs, (B, frame - 1 + L) with the frame of the finest tier.
+            above: conditioning from the finest tier, (B, L, dim).
+        """
         x = self.samples(self.embedding(inputs).transpose(1, 2)).transpose(1, 2)  # (B, L, dim)
         x = F.relu(self.hidden(F.relu(x + above)))
         return self.output(x).transpose(1, 2)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from sashimi_diffusion.models.conditioning import MelUpsampler
 from sashimi_diffusion.models.denoiser_base import Denoiser, output_head
-from sashimi_diffusion.models.layers import WeightNormConv1d, pointwise
+from sashimi_diffusion.models.layers import WeightNormConv1d, module_list, pointwise
 
 
 class WaveNetBlock(nn.Module):
@@ -108,8 +108,8 @@ class WaveNetDenoiser(Denoiser):
             num_classes,
             num_speakers,
         )
-        self.gradient_checkpointing = False  # diffusers sets it and the attribute _gradient_checkpointing_func
-        self.blocks = nn.ModuleList(
+        self.gradient_checkpointing = False  # diffusers sets it, together with _gradient_checkpointing_func
+        self.blocks = module_list(
             WaveNetBlock(
                 residual_channels,
                 skip_channels,
@@ -126,7 +126,7 @@ class WaveNetDenoiser(Denoiser):
 
     def predict(self, x: Tensor, embedding: Tensor, mel: Tensor | None) -> Tensor:
         """Return the prediction (B, out_channels, L), see :class:`Denoiser`."""
-        skips: Tensor | float = 0.0
+        skips = x.new_zeros(())
         for block in self.blocks:
             x, skip = self._run(block, x, embedding, mel)  # (B, R, L), (B, S, L)
             skips = skips + skip

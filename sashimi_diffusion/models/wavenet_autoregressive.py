@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.models.autoregressive_base import AutoregressiveModel
+from sashimi_diffusion.models.layers import module_list
 from sashimi_diffusion.ssm.pointwise import Pointwise
 
 
@@ -77,7 +78,7 @@ class WaveNetAutoregressive(AutoregressiveModel):
             if value < 1:
                 raise UserError(f"{name} must be at least 1, got {value}")
         self.embedding = nn.Embedding(num_tokens, residual_channels)
-        self.layers = nn.ModuleList(
+        self.layers = module_list(
             WaveNetLayer(residual_channels, dilation_channels, skip_channels, 2**layer)
             for _ in range(n_cycles)
             for layer in range(n_layers)
@@ -109,8 +110,7 @@ class WaveNetAutoregressive(AutoregressiveModel):
         """Process many inputs: logits (B, num_tokens, L) and the next state, see :class:`AutoregressiveModel`."""
         self.require_length(tokens.shape[-1])
         x = self.embedding(tokens).transpose(1, 2)  # (B, residual_channels, L)
-        skips: Tensor | float = 0.0
-        next_state = []
+        skips, next_state = x.new_zeros(()), []
         for layer, past in zip(self.layers, state or self.initial_state(tokens.shape[0]), strict=True):
             x, skip, present = layer(x, past)
             skips = skips + skip
