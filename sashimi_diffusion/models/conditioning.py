@@ -117,7 +117,7 @@ def validate_conditioning(
         _validate_labels("class", class_labels, config.num_classes, sample.shape[0])
     if speaker_labels is not None:
         if config.num_speakers is None:
-            raise UserError("speaker labels were given to a model that knows no speakers: leave them out")
+            raise UserError("speaker labels were given to a model without speaker conditioning: leave them out")
         _validate_labels("speaker", speaker_labels, config.num_speakers, sample.shape[0])
     if (mel is None) != (config.mel_channels is None):
         raise UserError(

@@ -190,5 +190,5 @@ class _Recurrence:
 
     def _slot(self, stage: int) -> int:
         """Return the place of the current sample in the frame of ``stage``."""
-        pools = [pool.pool for pool in self.backbone.down_pools[: stage + 1]]
-        return self.position // math.prod(pools[:-1]) % pools[-1]
+        pools = [down_pool.pool for down_pool in self.backbone.down_pools]
+        return self.position // math.prod(pools[:stage]) % pools[stage]

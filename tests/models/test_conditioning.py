@@ -99,7 +99,7 @@ def test_a_slower_stage_sees_the_mel_of_its_own_time() -> None:
         ({"num_classes": 3}, {"class_labels": torch.tensor([0])}, "one class label per example"),
         ({"num_classes": 3}, {"class_labels": torch.tensor([0, 4])}, "from 0 to 2"),
         ({"num_classes": 3}, {"class_labels": torch.tensor([-1, 0])}, "from 0 to 2"),
-        ({"num_classes": 3}, {"speaker_labels": torch.tensor([0, 0])}, "knows no speakers"),
+        ({"num_classes": 3}, {"speaker_labels": torch.tensor([0, 0])}, "without speaker conditioning"),
         ({"num_speakers": 3}, {"class_labels": torch.tensor([0, 0])}, "unconditional model"),
         ({"num_speakers": 3}, {"speaker_labels": torch.tensor([[0, 0]])}, "one speaker label per example"),
         (

@@ -140,7 +140,7 @@ def test_every_stage_hears_the_mel_at_its_own_time() -> None:
         ({"num_classes": 3}, {"class_labels": torch.tensor([0, 4])}, "from 0 to 2"),
         ({"num_classes": 3}, {"class_labels": torch.tensor([-1, 0])}, "from 0 to 2"),
         ({"num_classes": 3}, {"class_labels": torch.tensor([0])}, "one class label per example"),
-        ({"num_classes": 3}, {"speaker_labels": torch.tensor([0, 1])}, "knows no speakers"),
+        ({"num_classes": 3}, {"speaker_labels": torch.tensor([0, 1])}, "without speaker conditioning"),
         ({"num_speakers": 3}, {"speaker_labels": torch.tensor([0, 4])}, "speaker labels must be from 0 to 2"),
         ({}, {"mel": torch.zeros(2, 5, 4)}, "without mel conditioning"),
         (MEL, {}, "vocoder"),

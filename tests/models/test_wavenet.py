@@ -117,7 +117,7 @@ def test_timestep_class_mel_and_speaker_matter_to_their_own_example_only() -> No
 def test_conditioning_that_does_not_fit_is_refused() -> None:
     with pytest.raises(UserError, match="unconditional"):
         make()(noise(), 5, class_labels=torch.tensor([0, 0]))
-    with pytest.raises(UserError, match="knows no speakers"):
+    with pytest.raises(UserError, match="without speaker conditioning"):
         make(num_classes=3)(noise(), 5, speaker_labels=torch.tensor([0, 0]))
     with pytest.raises(UserError, match="vocoder"):
         make(**MEL)(noise(), 5)
