@@ -1,7 +1,7 @@
 """Second derivatives of operations that have a hand-written backward pass.
 
-Inside a backward pass gradients are enabled exactly if the caller passes ``create_graph=True``, which asks for gradients
-that can be differentiated again.
+Inside a backward pass, gradients are enabled if and only if the caller passes ``create_graph=True``. The backward pass
+must then be differentiable itself.
 """
 
 from collections.abc import Callable, Sequence

@@ -15,7 +15,10 @@ def chunked_convolution(
     shift: int,
     state: Tensor | None,
 ) -> tuple[Tensor, Tensor | None]:
-    """Compute x[t] = Ā x[t-1] + B̄ u[t], z[t] = Ā z[t+1] + B̄ u[t], y[t] = 2 Re(C x[t]) + 2 Re(C' z[t+shift]) + D u[t]."""
+    """Run the recurrences from the left and from the right.
+
+    x[t] = Ā x[t-1] + B̄ u[t], z[t] = Ā z[t+1] + B̄ u[t], y[t] = 2 Re(C x[t]) + 2 Re(C' z[t+shift]) + D u[t].
+    """
     a, b = torch.exp(system.log_a), system.b
     rest = torch.zeros(u.shape[0], *a.shape, dtype=a.dtype, device=u.device)
     x, outputs = rest if state is None else state.to(a.dtype), []

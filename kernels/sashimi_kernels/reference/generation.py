@@ -41,7 +41,7 @@ def truncated_output(dt: Tensor, a: Tensor, p: Tensor, q: Tensor, b: Tensor, c: 
 
 
 def cauchy_kernel(dt: Tensor, a: Tensor, p: Tensor, q: Tensor, b: Tensor, c_truncated: Tensor, length: int) -> Tensor:
-    """Return the kernel of length L from C (I - Ā^L): evaluate its spectrum at the L-th roots of unity and invert it."""
+    """Return the kernel from C (I - Ā^L): evaluate its spectrum at the L-th roots of unity and invert it."""
     z, weight = (x.to(a.dtype) for x in bilinear_nodes(length, a.device))
 
     def cauchy(x: Tensor, y: Tensor) -> Tensor:

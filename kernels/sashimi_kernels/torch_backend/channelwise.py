@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sashimi_kernels.reference.channelwise import scalar_norm as reference_scalar_norm
 from sashimi_kernels.derivatives import gradients_of
+from sashimi_kernels.reference.channelwise import scalar_norm as reference_scalar_norm
 
 
 def scalar_norm(x: Tensor, gain: Tensor, shift: Tensor, bias: Tensor | None, epsilon: float) -> Tensor:

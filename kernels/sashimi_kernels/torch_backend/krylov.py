@@ -1,7 +1,7 @@
 """Powers of a diagonal-plus-rank-one matrix, and their products with vectors, from few matrix products.
 
-One recurrence step is x ↦ D x - u w with the scalar w = v · x (over both halves of the pairs), so the first T steps need no dense
-matrix. With S[t, s] = v · D^(t-1-s) u below the diagonal,
+One recurrence step is x ↦ D x - u w with the scalar w = v · x (over both halves of the pairs), so the
+first T steps need no dense matrix. With S[t, s] = v · D^(t-1-s) u below the diagonal,
 
     (I + S) w = [v · D^t x₀]    and    x[t] = D^t x₀ - Σ_{s<t} D^(t-1-s) u w[s].
 
