@@ -77,9 +77,8 @@ def fastest(rows: list[Row]) -> dict[str, str]:
     for row in rows:
         seconds = {name: row.seconds[name] for name in CANDIDATES if name in row.seconds}
         if len(seconds) == len(CANDIDATES) and hasattr(sashimi_kernels, row.operation):
-            choices[choice_key(row.operation, row.dtype, nearest_length(row.length))] = min(
-                seconds, key=lambda name: seconds[name]
-            )
+            key = choice_key(row.operation, row.dtype, nearest_length(row.length))
+            choices[key] = min(CANDIDATES, key=seconds.__getitem__)
     return choices
 
 

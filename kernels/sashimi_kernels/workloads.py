@@ -61,7 +61,7 @@ class Workload(NamedTuple):
 
 
 def workloads(sizes: Sizes, dtype: torch.dtype, device: torch.device | str) -> list[Workload]:
-    """Return the workloads of all ``OPERATIONS`` for float32 signals, and for other dtypes of those that support them."""
+    """Return the workloads of all ``OPERATIONS`` for float32 signals, otherwise of those that support the dtype."""
     torch.manual_seed(0)
     system = _System(sizes, device)
     layer = _Layer(sizes, dtype, device)

@@ -26,9 +26,9 @@ def nplr_kernel(
 ) -> tuple[Tensor, Tensor | None]:
     """Evaluate the generating function at the roots of unity by Cauchy sums (S4, arXiv 2111.00396, algorithm 1)."""
     c_truncated = truncated_output(dt, a, p, q, b, c, length)
-    system = (x.to(c.dtype) for x in (a, p, q, b))
-    kernel = cauchy_kernel(dt.to(c.real.dtype), *system, c_truncated, length=length)
-    return kernel, None if state is None else _free_response(dt, a, p, q, b, c, length, state)
+    response = None if state is None else _free_response(dt, a, p, q, b, c, length, state)
+    a, p, q, b = (x.to(c.dtype) for x in (a, p, q, b))
+    return cauchy_kernel(dt.to(c.real.dtype), a, p, q, b, c_truncated, length), response
 
 
 def truncated_output(dt: Tensor, a: Tensor, p: Tensor, q: Tensor, b: Tensor, c: Tensor, length: int) -> Tensor:

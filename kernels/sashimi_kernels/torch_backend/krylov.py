@@ -82,10 +82,10 @@ class _Repeat(torch.autograd.Function):
 def _adjoint_powers(gradient: Tensor, matrix: Tensor) -> Tensor:
     """Return g[i] + a[i+1] Mᵀ for the gradients g (count, H, m, n), from the last to the first: (count, H, m, n)."""
     if torch.is_grad_enabled():  # in-place operations are not differentiable
-        adjoint = [gradient[-1]]
+        later = [gradient[-1]]
         for earlier in reversed(gradient[:-1].unbind()):
-            adjoint.append(torch.baddbmm(earlier, adjoint[-1], matrix.mT))
-        return torch.stack(adjoint[::-1])
+            later.append(torch.baddbmm(earlier, later[-1], matrix.mT))
+        return torch.stack(later[::-1])
     adjoint = gradient.clone(memory_format=torch.contiguous_format)
     for index in range(len(adjoint) - 1, 0, -1):
         torch.baddbmm(adjoint[index - 1], adjoint[index], matrix.mT, out=adjoint[index - 1])

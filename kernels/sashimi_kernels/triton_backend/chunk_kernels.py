@@ -101,11 +101,11 @@ def launches() -> Iterator[Launch]:
     for dtype in FLOATS:
         precision = {"PRECISION": matrix_precision(dtype)}
         tensors = pointers(signal=dtype, write=f32, decay=f32, start=f32, added=f32, states=f32, final=f32)
-        integers = ("length", "width", "forward_width", "adjoint")
-        yield matrix_form(chunk_states_kernel, tensors, integers + _SIGNAL_STRIDES, {**_STATES, **precision})
+        integers: tuple[str, ...] = ("length", "width", "forward_width", "adjoint", *_SIGNAL_STRIDES)
+        yield matrix_form(chunk_states_kernel, tensors, integers, {**_STATES, **precision})
         tensors = pointers(signal=dtype, lags=f32, read=f32, states=f32, y=dtype)
-        integers = ("length", "width", "n_rows")
-        yield matrix_form(chunk_outputs_kernel, tensors, integers + _SIGNAL_STRIDES, {**_OUTPUTS, **precision}, **LARGE)
+        integers = ("length", "width", "n_rows", *_SIGNAL_STRIDES)
+        yield matrix_form(chunk_outputs_kernel, tensors, integers, {**_OUTPUTS, **precision}, **LARGE)
 
 
 @triton.jit
