@@ -13,7 +13,8 @@ from torch import Tensor
 from sashimi_kernels.derivatives import no_second_derivative
 from sashimi_kernels.discretization import DiscreteDiagonal
 from sashimi_kernels.torch_backend.convolution import CHUNK, chunk_operators
-from sashimi_kernels.triton_backend import chunk_gradients, chunk_kernels
+from sashimi_kernels.triton_backend.chunk_gradients import decay_gradient, lag_gradient, operator_gradient
+from sashimi_kernels.triton_backend.chunk_kernels import BLOCK_STATE, chunk_outputs, chunk_states
 
 
 def chunked_convolution(
@@ -50,7 +51,7 @@ def _chunked_convolution(
     """
     u = _along_length(u)
     states = _states(u, write, decay, state)
-    y = chunk_kernels.chunk_outputs(u, lags.contiguous(), read.contiguous(), states)
+    y = chunk_outputs(u, lags.contiguous(), read.contiguous(), states)
     return y, states[:, :, -1, : state.shape[-1]].clone()
 
 
@@ -59,13 +60,13 @@ def _adjoint_states(dy: Tensor, dlast: Tensor, read: Tensor, decay: Tensor) -> t
     """Return the gradients of the contributions of every chunk to the states, and of the first state."""
     dy, dlast, start = _along_length(dy), dlast.contiguous(), torch.zeros_like(dlast)
     conjugate = torch.view_as_real(_complex(decay).conj().resolve_conj()).flatten(-2)
-    return chunk_kernels.chunk_states(dy, read.contiguous(), conjugate, start, dlast, adjoint=True)
+    return chunk_states(dy, read.contiguous(), conjugate, start, dlast, adjoint=True)
 
 
 @torch.library.custom_op("sashimi_kernels::chunk_signal_gradient", mutates_args=())
 def _signal_gradient(dy: Tensor, lags: Tensor, write: Tensor, adjoint_states: Tensor) -> Tensor:
     """Return the gradient of u."""
-    return chunk_kernels.chunk_outputs(_along_length(dy), lags.flip(-1), write.contiguous(), adjoint_states)
+    return chunk_outputs(_along_length(dy), lags.flip(-1), write.contiguous(), adjoint_states)
 
 
 @torch.library.custom_op("sashimi_kernels::chunk_operator_gradients", mutates_args=())
@@ -76,10 +77,10 @@ def _operator_gradients(
     u, dy = _along_length(u), _along_length(dy)
     states = _states(u, write, decay, state)
     return (
-        chunk_gradients.lag_gradient(dy, u),
-        chunk_gradients.operator_gradient(u, adjoint_states),
-        chunk_gradients.operator_gradient(dy, states),
-        chunk_gradients.decay_gradient(states, adjoint_states),
+        lag_gradient(dy, u),
+        operator_gradient(u, adjoint_states),
+        operator_gradient(dy, states),
+        decay_gradient(states, adjoint_states),
     )
 
 
@@ -128,7 +129,7 @@ for _backward in (_adjoint_states, _signal_gradient, _operator_gradients):
 def _states(u: Tensor, write: Tensor, decay: Tensor, state: Tensor) -> Tensor:
     state = state.contiguous()
     added = torch.zeros_like(state)
-    return chunk_kernels.chunk_states(u, write.contiguous(), decay.contiguous(), state, added, adjoint=False)[0]
+    return chunk_states(u, write.contiguous(), decay.contiguous(), state, added, adjoint=False)[0]
 
 
 def _along_length(u: Tensor) -> Tensor:
@@ -139,7 +140,7 @@ def _along_length(u: Tensor) -> Tensor:
 def _columns(x: Tensor) -> Tensor:
     """Return complex (..., D, N) as pairs of float32, with N padded to a multiple of the block size, (..., K)."""
     n_states = x.shape[-1]
-    block = chunk_kernels.BLOCK_STATE // 2
+    block = BLOCK_STATE // 2
     padded = torch.nn.functional.pad(x.to(torch.complex64), (0, -n_states % block))
     return torch.view_as_real(padded.resolve_conj()).flatten(-3)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sashimi_kernels.derivatives import no_second_derivative
 from sashimi_kernels.discretization import DiscreteDiagonal
-from sashimi_kernels.triton_backend import vandermonde
+from sashimi_kernels.triton_backend.vandermonde import evaluate, project
 
 
 def diagonal_kernel(log_a: Tensor, coefficients: Tensor, length: int) -> Tensor:
@@ -30,16 +30,16 @@ def diagonal_state(system: DiscreteDiagonal, u: Tensor, state: Tensor | None = N
 
 @torch.library.custom_op("sashimi_kernels::vandermonde_evaluate", mutates_args=())
 def vandermonde_evaluate(coefficients: Tensor, log_a: Tensor, length: int, reverse: bool, dtype: torch.dtype) -> Tensor:
-    """Return the result of :func:`vandermonde.evaluate` in a new tensor, (M, H, L)."""
+    """Return the result of :func:`evaluate` in a new tensor, (M, H, L)."""
     out = coefficients.new_empty((*coefficients.shape[:2], length), dtype=dtype)
-    vandermonde.evaluate(coefficients, log_a, out, reverse)
+    evaluate(coefficients, log_a, out, reverse)
     return out
 
 
 @torch.library.custom_op("sashimi_kernels::vandermonde_project", mutates_args=())
 def vandermonde_project(signal: Tensor, log_a: Tensor, reverse: bool, slopes: bool) -> Tensor:
-    """Return the result of :func:`vandermonde.project`, (1 or 2, M, H, N, 2)."""
-    return vandermonde.project(signal, log_a, reverse, slopes)
+    """Return the result of :func:`project`, (1 or 2, M, H, N, 2)."""
+    return project(signal, log_a, reverse, slopes)
 
 
 @vandermonde_evaluate.register_fake

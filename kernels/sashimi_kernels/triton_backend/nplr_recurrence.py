@@ -19,7 +19,7 @@ from torch import Tensor
 from sashimi_kernels.derivatives import gradients_of
 from sashimi_kernels.discretization import discretize_nplr
 from sashimi_kernels.errors import BackendUnavailableError
-from sashimi_kernels.torch_backend import generation
+from sashimi_kernels.torch_backend.generation import nplr_state as nplr_state_in_blocks
 from sashimi_kernels.triton_backend.arguments import FLOATS, stride_types, strides
 from sashimi_kernels.triton_backend.launch import Launch, launch
 
@@ -117,7 +117,7 @@ def _matrix_form(u: Tensor, dt: Tensor, a: Tensor, p: Tensor, q: Tensor, b: Tens
     """Compute :func:`nplr_state_recurrence` by the torch backend."""
     a, p, q, b = (torch.view_as_complex(x.contiguous()) for x in (a, p, q, b))
     start = None if state is None else torch.view_as_complex(state.contiguous())
-    return torch.view_as_real(generation.nplr_state(dt, a, p, q, b, u, start))
+    return torch.view_as_real(nplr_state_in_blocks(dt, a, p, q, b, u, start))
 
 
 nplr_state_recurrence.register_autograd(_backward, setup_context=_keep)
