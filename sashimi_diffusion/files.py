@@ -95,7 +95,10 @@ def _removed_on_failure(temporary: Path) -> Iterator[None]:
 
 
 def remove_abandoned(folder: Path) -> None:
-    """Delete temporary files and folders that killed processes left in ``folder``, if unchanged for six hours."""
+    """Delete temporary files and folders in ``folder`` that nobody has changed for six hours.
+
+    Processes that were killed leave them behind.
+    """
     for path in folder.glob(".*.tmp"):
         try:
             newest = max(entry.stat().st_mtime for entry in [path, *path.rglob("*")])
@@ -124,7 +127,7 @@ def writing(what: str, advice: str = "free some space or choose another place") 
     """Turn a failure to write into a UserError of one line.
 
     Args:
-        what: the object of the message, for example "the checkpoint" or "to samples".
+        what: completes the message "cannot write …", for example "the checkpoint" or "to samples".
         advice: what the user can do about it.
 
     Raises:
@@ -141,5 +144,5 @@ def _reason(error: OSError | SafetensorError, what: str) -> str:
         return "the disk is full"
     if not isinstance(error, OSError) or error.strerror is None:
         return str(error)
-    named = error.filename is None or str(error.filename) in what
-    return error.strerror if named else f"{error.strerror} ({error.filename})"
+    already_named = error.filename is None or str(error.filename) in what
+    return error.strerror if already_named else f"{error.strerror} ({error.filename})"

@@ -11,7 +11,8 @@ _CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 def available_memory(device: torch.device) -> int | None:
     """Return the free bytes of a CUDA device or of main memory; None for other kinds of devices.
 
-    In a container (cgroup v2), main memory is limited to what its limit leaves to this process.
+    In a container (cgroup v2), the result for main memory is not more than the memory limit of the container minus the
+    memory that this process uses.
     """
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]

@@ -1,4 +1,4 @@
-"""Shared parts of all commands: help that shows defaults, errors in one line, exit codes, the device."""
+"""Shared parts of all commands: help with defaults, errors in one line, exit codes, the choice of the device."""
 
 import argparse
 import sys

@@ -1,4 +1,4 @@
-"""Memory of sampling: estimate it, check it, explain its exhaustion, and measure it."""
+"""Memory of sampling: an estimate, a check before sampling, an error message, and a measurement."""
 
 import contextlib
 from collections.abc import Iterator, Mapping
@@ -17,14 +17,14 @@ _EXHAUSTED = ("out of memory", "can't allocate memory", "not enough memory")
 def sampling_memory(config: Mapping[str, Any], batch_size: int, length: int) -> int:
     """Estimate the bytes that a batch needs in addition to the weights.
 
-    With H features and n layers per stage, it counts (13 + 8 n) float32 arrays (H, L) for the cached kernels, and
-    (9 + 3.5 n) for each waveform. This was fitted to measurements of SaShiMi (H 64 and 128, n 2 and 6, L 16,000 and
-    64,000, batches of 1 to 4) and is accurate to a fifth. A WaveNet counts as n = 0 with its residual channels,
-    accurate to a third.
+    For H features and n layers per stage, the estimate is (13 + 8 n) float32 arrays of shape (H, L) for the cached
+    kernels, and (9 + 3.5 n) for each waveform. The numbers were fitted to measurements of SaShiMi (H 64 and 128, n 2
+    and 6, L 16,000 and 64,000, batches of 1 to 4); the error is less than 20 %. For a WaveNet, n is 0 and H is the
+    number of residual channels; the error is less than 33 %.
 
     Args:
         config: config of the model.
-        batch_size: waveforms in one forward (with guidance, twice the batch size).
+        batch_size: waveforms in one forward pass; with guidance, twice the batch size of the pipeline.
         length: samples per waveform L.
     """
     features = config.get("d_model") or config.get("residual_channels", 0)
@@ -44,8 +44,8 @@ def require_memory(needed: int, device: torch.device) -> None:
 
 
 @contextlib.contextmanager
-def explained_exhaustion() -> Iterator[None]:
-    """Turn errors of exhausted memory into a UserError."""
+def report_out_of_memory() -> Iterator[None]:
+    """Turn an out-of-memory error in the block into a UserError."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
@@ -55,7 +55,7 @@ def explained_exhaustion() -> Iterator[None]:
 
 
 def peak_memory(device: torch.device) -> int | None:
-    """Return the peak memory of this process in bytes, on the CUDA device or in main memory; None if unknown."""
+    """Return the peak memory of this process in bytes: on a CUDA device, or else in main memory; None if unknown."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     try:

@@ -23,14 +23,14 @@ Clip = TypeVar("Clip")
 
 
 def share_of_batches(clips: Sequence[Clip], batch_size: int, state: PartialState) -> list[Sequence[Clip]]:
-    """Return the batches of this process; batches are smaller if a process would have none otherwise."""
+    """Return the batches of this process; they are smaller than ``batch_size`` if a process would have no batch."""
     size = min(batch_size, math.ceil(len(clips) / state.num_processes))
     batches = [clips[start : start + size] for start in range(0, len(clips), size)]
     return batches[state.process_index :: state.num_processes]
 
 
 def prepare_folder(out: Path, needed: int) -> None:
-    """Create the folder, and check before generation that ``needed`` bytes can be written to it.
+    """Create the output folder, and check before generation that the disk has space for ``needed`` bytes.
 
     Raises:
         UserError: the folder cannot be written, or the disk has less free space.

@@ -30,8 +30,14 @@ STEPS_HELP = (
     "diffwave-fast, 50 with other samplers)"
 )
 GUIDANCE_HELP = "scale of classifier-free guidance; 1 is no guidance (default: that of the pipeline, if it has labels)"
-LABEL_HELP = "class name or index; several, repeated or separated by commas, alternate (default: all classes)"
-SPEAKER_HELP = "speaker name or index; several alternate, one for each round of classes (default: all speakers)"
+LABEL_HELP = (
+    "name or index of a class; repeat the option or separate by commas for several, which alternate (default: all "
+    "classes)"
+)
+SPEAKER_HELP = (
+    "name or index of a speaker, or several like --label, which alternate after each round of classes (default: all "
+    "speakers)"
+)
 
 WINDOW_HELP = (
     "discard these fractions of the least likely and the most likely clips; 0.4 0.05 is the protocol of the SaShiMi "
@@ -59,7 +65,7 @@ def build_parser() -> Parser:
     add = parser.add_argument
     add("--pipeline", default="sashimi-digits", help="folder, name of a bundled pipeline, or hub id (owner/name)")
     add("--num-samples", type=int, default=10, metavar="N", help="number of waveforms")
-    add("--batch-size", type=int, default=10, metavar="B", help="waveforms per batch; does not change the audio")
+    add("--batch-size", type=int, default=10, metavar="B", help="waveforms in a batch; does not change the audio")
     add("--seconds", type=float, metavar="S", help="length of each waveform in seconds (default: the training length)")
     add("--seed", type=int, default=0, help="random seed; the same seed gives the same audio")
     add("--device", default="auto", help="auto (CUDA if available), cpu, cuda, cuda:1, ...")
@@ -72,12 +78,12 @@ def build_parser() -> Parser:
     add("--speaker", action="append", metavar="NAME", help=SPEAKER_HELP)
     add("--guidance-scale", type=float, metavar="G", help=GUIDANCE_HELP)
     add = parser.add_argument_group("autoregressive pipelines").add_argument
-    add("--prefix", type=Path, metavar="FILE", help="recording at the beginning of every clip")
+    add("--prefix", type=Path, metavar="FILE", help="recording that every clip continues")
     add("--temperature", type=float, metavar="T", help="sampling temperature; 0 is greedy (default: 1)")
-    add("--top-p", type=float, metavar="P", help="probability of nucleus sampling (default: 1, all tokens)")
+    add("--top-p", type=float, metavar="P", help="total probability of nucleus sampling (default: 1, all tokens)")
     add("--top-k", type=int, metavar="K", help="sample from the K most likely tokens (default: all tokens)")
     add("--engine", choices=ENGINES, help="engine that runs the recurrence (default: auto, the fastest available)")
-    add("--stream", type=Path, metavar="FILE", help="write one clip to this wav file during generation; no folder")
+    add("--stream", type=Path, metavar="FILE", help="write one clip block by block to this wav file, not to --out")
     add("--sort-by-likelihood", action="store_true", help="number the files in ascending order of likelihood")
     add("--likelihood-window", type=float, nargs=2, metavar=("LOW", "HIGH"), help=WINDOW_HELP)
     return parser
@@ -116,7 +122,8 @@ def sample(options: argparse.Namespace) -> None:
     for name in other:
         if getattr(options, name) not in (None, False):
             flag = f"--{name.replace('_', '-')}"
-            raise UserError(f"{flag} does not apply: {options.pipeline} is of the {kind} kind; leave it out")
+            article = "an" if autoregressive else "a"
+            raise UserError(f"{flag} does not apply: {options.pipeline} is {article} {kind} pipeline; leave it out")
     run_pipeline = sample_autoregressive if autoregressive else sample_diffusion
     run_pipeline(options, folder, device, DTYPES[options.dtype], state)
 

@@ -19,7 +19,7 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from tqdm import tqdm
 
-from sashimi_diffusion.commands.memory import explained_exhaustion, peak_memory
+from sashimi_diffusion.commands.memory import peak_memory, report_out_of_memory
 from sashimi_diffusion.commands.output import SHEET_CLIPS, prepare_folder, share_of_batches, write_record
 from sashimi_diffusion.data.audio import read_audio, resample, write_audio
 from sashimi_diffusion.data.pictures import contact_sheet
@@ -39,7 +39,7 @@ class Clip:
         file: name of the wav file; None if the clip is not kept.
         log_likelihood: log-likelihood of the generated samples, without the prefix, in nats.
         bits_per_sample: negative log-likelihood per generated sample in bits.
-        runaway_second: time in seconds at which the clip turns into noise, or None.
+        runaway_second: time in seconds at which the clip degenerates into noise, or None if it does not.
     """
 
     index: int
@@ -106,8 +106,8 @@ def read_prefix(path: Path, pipe: SashimiAutoregressivePipeline) -> np.ndarray:
 def generate(
     pipe: SashimiAutoregressivePipeline, options: argparse.Namespace, prefix: np.ndarray | None, batch: Sequence[Clip]
 ) -> list[np.ndarray]:
-    """Generate the waveforms (L,) of a batch, and set the likelihoods of its clips."""
-    with explained_exhaustion():
+    """Generate the waveforms (L,) of a batch, and set the likelihood and ``runaway_second`` of its clips."""
+    with report_out_of_memory():
         output = pipe(
             batch_size=len(batch),
             audio_length_in_s=options.seconds,
@@ -139,15 +139,15 @@ def select_clips(
     """Return the clips to keep, in the order of their files."""
     kept = generated
     if options.likelihood_window is not None:
-        scores = [clip.log_likelihood for clip, _ in kept]
-        kept = [kept[index] for index in likelihood_window(scores, *options.likelihood_window)]
+        log_likelihoods = [clip.log_likelihood for clip, _ in kept]
+        kept = [kept[index] for index in likelihood_window(log_likelihoods, *options.likelihood_window)]
     if options.sort_by_likelihood:
         kept = sorted(kept, key=lambda pair: pair[0].log_likelihood)
     return kept
 
 
 def write_clips(out: Path, kept: list[tuple[Clip, np.ndarray]], sample_rate: int) -> None:
-    """Write a wav file for each clip, and a contact sheet of the first clips."""
+    """Write a wav file for each clip and set its name in the clip; write a contact sheet of the first clips."""
     for number, (clip, waveform) in enumerate(kept):
         clip.file = f"{number:04d}.wav"
         write_audio(out / clip.file, waveform, sample_rate)
@@ -197,18 +197,18 @@ def summary(
     clips, samples = [clip for clip, _ in generated], len(generated) * length
     runaways = sum(clip.runaway_second is not None for clip in clips)
     selected = f", {len(kept)} kept" if len(kept) < len(generated) else ""
-    noise = f", {runaways} ran away into noise (see samples.json)" if runaways else ""
+    noise = f", {runaways} degenerated into noise (see runaway_second in samples.json)" if runaways else ""
     memory = "unknown" if peak is None else f"{peak / 1e6:.0f} MB"
     factor = elapsed / samples * sample_rate
     return (
-        f"{len(generated)} samples{selected}, {samples / sample_rate:.1f} s of audio in {elapsed:.1f} s: "
+        f"{len(generated)} clips{selected}, {samples / sample_rate:.1f} s of audio in {elapsed:.1f} s: "
         f"{samples / elapsed:.0f} samples/s, real-time factor {factor:.2f} (computing / audio), "
         f"{np.mean([clip.bits_per_sample for clip in clips]):.3f} bits per sample, peak memory {memory}{noise} -> {out}"
     )
 
 
 def stream(options: argparse.Namespace, pipe: SashimiAutoregressivePipeline, prefix: np.ndarray | None) -> None:
-    """Write one clip to a wav file during generation; the file is valid after every block, also if interrupted."""
+    """Write one clip to a wav file during generation; the file is valid after every block, also after an interrupt."""
     seed = sample_seeds(torch.Generator().manual_seed(options.seed), 1)[0]
     rate, length = pipe.model.config.sample_rate, pipe.length_in_samples(options.seconds)
     blocks = pipe.stream(

@@ -15,7 +15,7 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 
-from sashimi_diffusion.commands.memory import explained_exhaustion, peak_memory, require_memory, sampling_memory
+from sashimi_diffusion.commands.memory import peak_memory, report_out_of_memory, require_memory, sampling_memory
 from sashimi_diffusion.commands.output import SHEET_CLIPS, prepare_folder, share_of_batches, write_record
 from sashimi_diffusion.data.audio import write_audio
 from sashimi_diffusion.data.pictures import contact_sheet
@@ -27,18 +27,18 @@ from sashimi_diffusion.schedulers import create_scheduler
 
 
 @dataclass
-class Sample:
-    """A waveform to generate: its file, its seed and its labels.
+class Clip:
+    """A clip to generate: its file, its seed and its labels.
 
     Args:
-        index: position among all waveforms.
+        index: position among all clips.
         file: name of the wav file.
         seed: seed of its generator.
-        label: class, or None.
+        label: index of the class, or None.
         class_name: name of the class, or None.
-        speaker: speaker, or None.
+        speaker: index of the speaker, or None.
         speaker_name: name of the speaker, or None.
-        clip_ratio: fraction of its samples outside [-1, 1], which are clipped in the file.
+        clip_ratio: fraction of audio samples outside [-1, 1], which are clipped in the file.
     """
 
     index: int
@@ -54,7 +54,7 @@ class Sample:
 def sample_diffusion(
     options: argparse.Namespace, folder: Path, device: torch.device, dtype: torch.dtype, state: PartialState
 ) -> None:
-    """Generate waveforms, divided among the processes of ``accelerate launch``.
+    """Generate clips, divided among the processes of ``accelerate launch``.
 
     Raises:
         UserError: the options do not fit the pipeline or the machine (checked before generation), or memory or disk
@@ -62,27 +62,27 @@ def sample_diffusion(
     """
     pipe = load_pipeline(folder, options, dtype).to(device)
     length, rate = pipe.length_in_samples(options.seconds), pipe.model.config.sample_rate
-    samples = plan_samples(options, pipe.model.config)
-    forward_size = min(options.batch_size, len(samples)) * (1 if guidance_scale(options, pipe, samples) == 1 else 2)
+    clips = plan_clips(options, pipe.model.config)
+    forward_size = min(options.batch_size, len(clips)) * (1 if guidance_scale(options, pipe, clips) == 1 else 2)
     require_memory(sampling_memory(pipe.model.config, forward_size, length), device)
-    prepare_folder(options.out, 2 * length * len(samples))
+    prepare_folder(options.out, 2 * length * len(clips))
 
-    own_batches = share_of_batches(samples, options.batch_size, state)
+    own_batches = share_of_batches(clips, options.batch_size, state)
     started = time.perf_counter()
     own_pictures: list[tuple[int, np.ndarray]] = []
     for number, batch in enumerate(own_batches, start=1):
         pipe.set_progress_bar_config(desc=f"batch {number}/{len(own_batches)}", disable=not state.is_main_process)
-        for sample, waveform in zip(batch, generate(pipe, options, batch), strict=True):
-            sample.clip_ratio = write_audio(options.out / sample.file, waveform, rate)
-            if sample.index < SHEET_CLIPS:
-                own_pictures.append((sample.index, waveform.mean(axis=0)))
-    generated = sorted(gather_object([sample for batch in own_batches for sample in batch]), key=lambda one: one.index)
+        for clip, waveform in zip(batch, generate(pipe, options, batch), strict=True):
+            clip.clip_ratio = write_audio(options.out / clip.file, waveform, rate)
+            if clip.index < SHEET_CLIPS:
+                own_pictures.append((clip.index, waveform.mean(axis=0)))
+    generated = sorted(gather_object([clip for batch in own_batches for clip in batch]), key=lambda clip: clip.index)
     pictures = [waveform for _, waveform in sorted(gather_object(own_pictures), key=lambda pair: pair[0])]
     elapsed = time.perf_counter() - started
 
     if state.is_main_process:
         with writing(f"to {options.out}"):
-            titles = [Path(sample.file).stem for sample in generated[: len(pictures)]]
+            titles = [Path(clip.file).stem for clip in generated[: len(pictures)]]
             contact_sheet(pictures, rate, titles).save(options.out / "contact_sheet.png")
             write_record(options.out, make_record(options, folder, pipe, generated))
         print(summary(options.out, generated, elapsed, length / rate, peak_memory(device)))
@@ -104,10 +104,11 @@ def load_pipeline(folder: Path, options: argparse.Namespace, dtype: torch.dtype)
     return pipe
 
 
-def plan_samples(options: argparse.Namespace, config: Mapping[str, Any]) -> list[Sample]:
-    """Return all waveforms of all processes, each with its own seed, so that the division does not change the audio.
+def plan_clips(options: argparse.Namespace, config: Mapping[str, Any]) -> list[Clip]:
+    """Return the clips of all processes.
 
-    Classes alternate, and speakers alternate after each round of classes.
+    Each has its own seed, so the division among processes and batches does not change the audio. Classes alternate, and
+    speakers alternate after each round of classes.
 
     Raises:
         UserError: a label does not exist.
@@ -116,27 +117,27 @@ def plan_samples(options: argparse.Namespace, config: Mapping[str, Any]) -> list
     chosen = parse_labels("--label", options.label, "class", classes)
     chosen_speakers = parse_labels("--speaker", options.speaker, "speaker", speakers)
     class_labels, speaker_labels = labels_in_turn(config, options.num_samples, chosen, chosen_speakers)
-    samples = []
+    clips = []
     for index, seed in enumerate(sample_seeds(torch.Generator().manual_seed(options.seed), options.num_samples)):
-        sample = Sample(index, f"{index:04d}", seed)
+        clip = Clip(index, f"{index:04d}", seed)
         if classes is not None and class_labels is not None:
-            sample.label, sample.class_name = class_labels[index], classes.name(class_labels[index])
-            sample.file += file_tag(classes.title(class_labels[index]))
+            clip.label, clip.class_name = class_labels[index], classes.name(class_labels[index])
+            clip.file += file_tag(classes.title(class_labels[index]))
         if speakers is not None and speaker_labels is not None:
-            sample.speaker, sample.speaker_name = speaker_labels[index], speakers.name(speaker_labels[index])
-            sample.file += file_tag(speakers.title(speaker_labels[index]))
-        sample.file += ".wav"
-        samples.append(sample)
-    return samples
+            clip.speaker, clip.speaker_name = speaker_labels[index], speakers.name(speaker_labels[index])
+            clip.file += file_tag(speakers.title(speaker_labels[index]))
+        clip.file += ".wav"
+        clips.append(clip)
+    return clips
 
 
 def file_tag(title: str) -> str:
-    """Return the part of a file name that names a label."""
+    """Return the part of a file name that contains a label."""
     return f"-{re.sub(r'[^A-Za-z0-9_.]+', '_', title)}"
 
 
 def parse_labels(flag: str, texts: Sequence[str] | None, kind: str, known: KnownLabels | None) -> list[int] | None:
-    """Return the labels of an option that is repeatable and takes commas; None if it was not given.
+    """Return the labels of an option that may be repeated and may contain commas; None if it was not given.
 
     Raises:
         UserError: the model has no such label, or no labels of this kind.
@@ -144,32 +145,32 @@ def parse_labels(flag: str, texts: Sequence[str] | None, kind: str, known: Known
     if not texts:
         return None
     if known is None:
-        raise UserError(f"{flag} was given, but this model knows no {PLURALS[kind]}: leave it out")
+        raise UserError(f"{flag} was given, but this model has no {PLURALS[kind]}: leave it out")
     return [known.index(part.strip()) for text in texts for part in text.split(",")]
 
 
-def generate(pipe: SashimiPipeline, options: argparse.Namespace, batch: Sequence[Sample]) -> np.ndarray:
+def generate(pipe: SashimiPipeline, options: argparse.Namespace, batch: Sequence[Clip]) -> np.ndarray:
     """Generate the waveforms of one batch, shape (B, C, L)."""
-    with explained_exhaustion():
+    with report_out_of_memory():
         return pipe(
             batch_size=len(batch),
             num_inference_steps=options.steps,
-            generator=[torch.Generator().manual_seed(sample.seed) for sample in batch],
+            generator=[torch.Generator().manual_seed(clip.seed) for clip in batch],
             audio_length_in_s=options.seconds,
-            class_labels=[sample.label for sample in batch if sample.label is not None] or None,
+            class_labels=[clip.label for clip in batch if clip.label is not None] or None,
             guidance_scale=options.guidance_scale,
-            speaker_labels=[sample.speaker for sample in batch if sample.speaker is not None] or None,
+            speaker_labels=[clip.speaker for clip in batch if clip.speaker is not None] or None,
         ).audios
 
 
-def guidance_scale(options: argparse.Namespace, pipe: SashimiPipeline, samples: Sequence[Sample]) -> float:
+def guidance_scale(options: argparse.Namespace, pipe: SashimiPipeline, clips: Sequence[Clip]) -> float:
     """Return the scale of classifier-free guidance that the pipeline will use; 1 is no guidance."""
-    has_labels = samples[0].label is not None or samples[0].speaker is not None
+    has_labels = clips[0].label is not None or clips[0].speaker is not None
     return pipe.resolve_guidance_scale(options.guidance_scale, has_labels)
 
 
 def make_record(
-    options: argparse.Namespace, folder: Path, pipe: SashimiPipeline, samples: Sequence[Sample]
+    options: argparse.Namespace, folder: Path, pipe: SashimiPipeline, clips: Sequence[Clip]
 ) -> dict[str, Any]:
     """Return the content of ``samples.json``, which is sufficient to generate the same audio again."""
     schedule = {key: value for key, value in pipe.scheduler.config.items() if not key.startswith("_")}
@@ -182,27 +183,27 @@ def make_record(
             "steps": pipe.scheduler.num_inference_steps,
             "config": schedule,
         },
-        "guidance_scale": guidance_scale(options, pipe, samples),
+        "guidance_scale": guidance_scale(options, pipe, clips),
         "dtype": options.dtype,
         "device": pipe.device.type,
         "sample_rate": pipe.model.config.sample_rate,
         "samples_per_clip": pipe.length_in_samples(options.seconds),
-        "clip_ratio": mean_clip_ratio(samples),
-        "samples": [asdict(sample) for sample in samples],
+        "clip_ratio": mean_clip_ratio(clips),
+        "samples": [asdict(clip) for clip in clips],
     }
 
 
-def summary(out: Path, samples: Sequence[Sample], elapsed: float, seconds_each: float, peak: int | None) -> str:
+def summary(out: Path, clips: Sequence[Clip], elapsed: float, seconds_each: float, peak: int | None) -> str:
     """Return one line about the generated audio, the time and the memory."""
-    seconds = seconds_each * len(samples)
+    seconds = seconds_each * len(clips)
     memory = "unknown" if peak is None else f"{peak / 1e6:.0f} MB"
     return (
-        f"{len(samples)} samples, {seconds:.1f} s of audio in {elapsed:.1f} s: "
+        f"{len(clips)} clips, {seconds:.1f} s of audio in {elapsed:.1f} s: "
         f"real-time factor {elapsed / seconds:.2f} (computing / audio), peak memory {memory}, "
-        f"clipped {100 * mean_clip_ratio(samples):.3f} % -> {out}"
+        f"clipped {100 * mean_clip_ratio(clips):.3f} % -> {out}"
     )
 
 
-def mean_clip_ratio(samples: Sequence[Sample]) -> float:
-    """Return the fraction of all samples of all waveforms that were clipped to [-1, 1] in the files."""
-    return sum(sample.clip_ratio for sample in samples) / len(samples)
+def mean_clip_ratio(clips: Sequence[Clip]) -> float:
+    """Return the fraction of all audio samples of all clips that were clipped to [-1, 1] in the files."""
+    return sum(clip.clip_ratio for clip in clips) / len(clips)

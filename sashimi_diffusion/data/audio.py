@@ -28,15 +28,15 @@ class AudioFileError(UserError):
 
 
 def read_audio(path: Path | str, sample_rate: int | None = None, source_rate: int | None = None) -> np.ndarray:
-    """Read a file that soundfile can decode as one channel, the mean of its channels.
+    """Read an audio file and return the mean of its channels.
 
     Args:
-        path: a wav, flac, ogg or mp3 file.
-        sample_rate: resample to this rate in Hz; None keeps the file's own rate.
-        source_rate: if given, a file at any other rate in Hz raises an error.
+        path: a wav, flac, ogg or mp3 file, or any other that soundfile can decode.
+        sample_rate: resample to this rate in Hz; None keeps the rate of the file.
+        source_rate: required rate of the file in Hz; None accepts every rate.
 
     Returns:
-        float32, shape (length,). Integer formats are divided by their full scale, so values lie in [-1, 1).
+        float32, shape (length,). Integer formats are divided by their full scale, so values are in [-1, 1).
 
     Raises:
         AudioFileError: the file is unreadable, not audio, empty, at the wrong rate, or has non-finite samples.
@@ -72,7 +72,7 @@ def resample(waveform: np.ndarray, from_rate: int, to_rate: int) -> np.ndarray:
 
     Args:
         waveform: float32, shape (..., length).
-        from_rate: its rate in Hz.
+        from_rate: rate of ``waveform`` in Hz.
         to_rate: rate of the result in Hz.
 
     Returns:
@@ -126,13 +126,15 @@ def write_audio(path: Path | str, waveform: np.ndarray | torch.Tensor, sample_ra
     encoded = io.BytesIO()
     soundfile.write(encoded, pcm.T, sample_rate, subtype="PCM_16", format="WAV")
     with writing(str(path)):
-        # Not by soundfile: libsndfile reports no error if the disk is full.
+        # soundfile does not write the file itself, because libsndfile reports no error if the disk is full.
         Path(path).write_bytes(encoded.getvalue())
     return clip_ratio
 
 
 def import_torchaudio(purpose: str, alternative: str) -> ModuleType:
-    """Import torchaudio; only at its use, because its published builds cannot be imported with a CPU-only torch.
+    """Import torchaudio and return it.
+
+    The package imports it only where it is used, because its published builds cannot be imported with a CPU-only torch.
 
     Args:
         purpose: what needs torchaudio, for the error message.

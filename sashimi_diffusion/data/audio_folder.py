@@ -1,4 +1,4 @@
-"""A folder of recordings as a data set: chunks of equal length, labels from names, splits of whole files."""
+"""A folder of recordings as a data set: chunks of equal length, labels from file names, splits of whole files."""
 
 import hashlib
 import os
@@ -19,16 +19,16 @@ ORDERS = ("shuffled", "name")
 class AudioFolder(Recordings):
     """Data set of chunks of equal length of all wav, flac, ogg and mp3 files in a folder and its sub-folders.
 
-    Hidden files are ignored. A recording is cut into consecutive chunks of ``length`` samples. The rest at its end is
-    not an item, but :meth:`clip` returns it. A recording that is shorter than one chunk is padded with zeros on the
-    right; longer recordings are never padded.
+    Hidden files are ignored. A recording is cut into consecutive chunks of ``length`` samples, which are the items. The
+    remainder at its end is in no item, only in :meth:`clip`. A recording that is shorter than one chunk is padded with
+    zeros on the right; longer recordings are never padded.
 
     A split consists of whole files. With ``order="shuffled"``, the files of each class are ordered by a hash of
     ``seed`` and their paths: the first are the validation split, the next the test split, the rest the training split.
     With ``order="name"``, all files are in the natural order of their paths: the first are the training split, the next
     the validation split, the last the test split, like the music data sets of the SaShiMi paper. A split with a ratio
-    above zero has at least one file (of each class, if shuffled), as long as there are enough files; the training split
-    comes first, then the validation split.
+    above zero has at least one file (of each class, if shuffled). If there are too few files for that, the training
+    split gets the first file, and the validation split the second.
 
     Args:
         path: the folder.
@@ -40,16 +40,18 @@ class AudioFolder(Recordings):
             with another name is a bad file. The field ``folder`` is always the first sub-folder.
         labels: field of the class, for example ``"folder"``. Default: ``label`` if ``pattern`` has it, otherwise there
             are no classes.
-        where: keep only files whose fields have one of these values: ``{"speaker": ["jackson", "nicolas"]}``.
-        holdout: instead of ``splits``: files whose fields have one of these values are the validation split, all others
-            the training split: ``{"index": ["0", "1", "2", "3", "4"]}``. There is no test split.
+        where: use only the files in which every field of this mapping has one of the given values, for example
+            ``{"speaker": ["jackson", "nicolas"]}``.
+        holdout: replaces ``splits``. The files in which every field of this mapping has one of the given values are the
+            validation split, all others the training split, for example ``{"index": ["0", "1"]}``. There is no test
+            split.
         splits: ratios of training, validation and test files.
         order: "shuffled" or "name", see above.
         seed: seed of the shuffled order.
         normalize_rms: scale every recording to this root mean square (1.0 is full scale); None does not scale.
         cache_dir: folder for decoded audio; default :func:`sashimi_diffusion.data.cache.default_cache_dir`.
         skip_bad_files: skip files that cannot be used, with a warning.
-        speakers: field of the speaker. Default: items have no speaker.
+        speakers: field of the speaker, for example ``"speaker"``. Default: items have no speaker.
 
     Raises:
         UserError: the folder does not exist or has no audio, the split is empty, a field or value does not exist, or
@@ -154,7 +156,13 @@ def _chunk_starts(samples: int, length: int) -> range:
 
 
 def _without_folder(files: Sequence[Path], fields: Fields, wanted: Mapping[str, str | None]) -> dict[Path, str]:
-    """Return the files that are in no sub-folder, with a reason, if an entry of ``wanted`` is the field ``folder``."""
+    """Return the files that are in no sub-folder, with a reason, if ``wanted`` reads the field ``folder``.
+
+    Args:
+        files: the files to check.
+        fields: fields of all files.
+        wanted: "label" and "speaker" -> the field that gives it, or None.
+    """
     missing = " and no ".join(what for what, field in wanted.items() if field == FOLDER)
     if not missing:
         return {}
@@ -168,6 +176,7 @@ def _numbered(values: Mapping[Path, str], chosen: Sequence[Path]) -> tuple[list[
 
 
 def _held_out(usable: Fields, holdout: Mapping[str, object], names: Sequence[str]) -> dict[Path, str]:
+    """Return the split of each file by the values of its fields."""
     chosen = set(select(usable, holdout, names, "holdout"))
     return {file: "validation" if file in chosen else "train" for file in usable}
 
@@ -201,7 +210,10 @@ def _by_name(files: Sequence[Path], root: Path, splits: Sequence[float]) -> dict
 
 
 def _held_out_counts(files: int, splits: Sequence[float]) -> tuple[int, int]:
-    """Return the numbers of validation and test files: their ratios, but at least one each, and one for training."""
+    """Return the numbers of validation and test files by their ratios, rounded.
+
+    A ratio above zero gives at least one file. If there are too few files, one for training comes first.
+    """
     train, validation, test = splits
     available = files - (train > 0)
     wanted = max(1, round(validation * files)) if validation > 0 else 0
@@ -218,11 +230,14 @@ def _check_numbers(splits: Sequence[float], normalize_rms: float | None) -> None
 
 
 def _empty_split(root: Path, split: str, files: int, held_out: bool) -> str:
-    if held_out:
+    if held_out and split == "test":
         return (
             f"the {split} split of {root} is empty: holdout divides its {files} files into train and validation only; "
             "set data.test=false to train without test data"
         )
+    if held_out:
+        matching = "all" if split == "train" else "none"
+        return f"the {split} split of {root} is empty: holdout matches {matching} of its {files} files; change holdout"
     return (
         f"the {split} split of {root} is empty: it has {files} usable files, and splits are made of whole files. "
         "Add files, cut them into shorter ones, or change splits"

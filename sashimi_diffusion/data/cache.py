@@ -20,15 +20,16 @@ from tqdm import tqdm
 from sashimi_diffusion.data.audio import AudioFileError, read_audio
 from sashimi_diffusion.files import file_written_beside, folder_written_once, remove_abandoned, write_file, writing
 
-_FORMAT = 1  # of the entries; raise it when decoding or resampling changes
+_FORMAT = 1  # version of the entries; increase it when decoding or resampling changes
 _SAMPLE_BYTES = np.dtype("<f4").itemsize
-_SETTLED_NS = 2 * 10**9  # a file that changed more recently may change again within the same time stamp
+_SETTLED_NS = 2 * 10**9  # a file that was changed more recently may change again without a new time stamp
 
 
 def default_cache_dir() -> Path:
-    """Return ``$SASHIMI_CACHE``, ``$XDG_CACHE_HOME/sashimi-diffusion`` or ``~/.cache/sashimi-diffusion``.
+    """Return the folder of the cache.
 
-    The first whose variable is set is used.
+    It is ``$SASHIMI_CACHE`` if this variable is set, otherwise ``$XDG_CACHE_HOME/sashimi-diffusion`` if that variable
+    is set, otherwise ``~/.cache/sashimi-diffusion``.
     """
     user_cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(os.environ.get("SASHIMI_CACHE") or Path(user_cache, "sashimi-diffusion")).expanduser()
@@ -45,6 +46,9 @@ class CachedRecordings:
     Attributes:
         bad: position -> reason, for the files that cannot be used.
         rms: root mean square of each recording, float64, shape (files,).
+
+    Raises:
+        OSError, ValueError, KeyError: the entry is incomplete or damaged.
     """
 
     def __init__(self, entry: Path):
@@ -89,12 +93,12 @@ class CachedRecordings:
 def cached_recordings(
     files: Sequence[Path], sample_rate: int, source_rate: int | None = None, cache_dir: Path | str | None = None
 ) -> CachedRecordings:
-    """Return the decoded ``files`` from the cache; decode them first if they are not there.
+    """Return decoded recordings from the cache; decode the files first if the cache does not have them.
 
     Args:
         files: audio files; the result has one recording for each, in this order.
         sample_rate: rate of the result in Hz.
-        source_rate: if given, files at any other rate in Hz are bad.
+        source_rate: required rate of the files in Hz; files at other rates are bad. None accepts every rate.
         cache_dir: folder of all entries; default :func:`default_cache_dir`.
 
     Raises:
@@ -154,7 +158,7 @@ def file_fingerprints(files: Sequence[Path], cache: Path) -> list[str]:
     """Return a hash of the content of each file, in the order of ``files``.
 
     The hashes are stored in ``cache``. A file is read again only if its size or its time stamp has changed. For a file
-    that cannot be read, the result is a text that says so.
+    that cannot be read, the result is the reason instead of a hash.
 
     Args:
         files: the files.
@@ -175,7 +179,15 @@ def file_fingerprints(files: Sequence[Path], cache: Path) -> list[str]:
 
 
 def _fingerprint(path: Path, before: list[Any] | None) -> list[Any]:
-    """Return [size, time stamp, hash]; the time stamp is 0 if the file is too recent to rely on it."""
+    """Return [size, time stamp, hash] of a file.
+
+    The time stamp is 0, which matches no file, if the file was changed so recently that it may change again without a
+    new time stamp.
+
+    Args:
+        path: the file.
+        before: an earlier result, or None.
+    """
     try:
         status = path.stat()
         settled = time.time_ns() - status.st_mtime_ns > _SETTLED_NS

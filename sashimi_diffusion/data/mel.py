@@ -59,10 +59,10 @@ class LogMel(nn.Module):
         """Compute the log-mel spectrogram.
 
         Args:
-            waveform: shape (B, L) or (B, 1, L), with L greater than ``n_fft // 2``.
+            waveform: float32, shape (B, L) or (B, 1, L), with L greater than ``n_fft // 2``.
 
         Returns:
-            shape (B, n_mels, 1 + L // hop).
+            float32, shape (B, n_mels, 1 + L // hop).
 
         Raises:
             UserError: the waveform has another shape or is too short.

@@ -1,4 +1,4 @@
-"""File names: read fields by a pattern such as ``{label}_{speaker}_{index}``, and select files by their fields."""
+"""Read fields from file names by a pattern such as ``{label}_{speaker}_{index}``, and select files by their fields."""
 
 import re
 import string
@@ -16,7 +16,7 @@ Fields = dict[Path, dict[str, str]]
 
 
 def field_names(pattern: str | None) -> list[str]:
-    """Return the fields of a pattern in their order, with ``folder`` first.
+    """Return the names of the fields of a pattern in their order, with ``folder`` first.
 
     Raises:
         UserError: the pattern is malformed, has no field, has a field twice, or has a field called ``folder``.
@@ -25,7 +25,15 @@ def field_names(pattern: str | None) -> list[str]:
 
 
 def read_fields(files: Sequence[Path], root: Path, pattern: str | None) -> tuple[Fields, dict[Path, str]]:
-    """Read the fields of file names, without their endings, and of as many folders as the pattern has slashes.
+    """Read the fields of file names.
+
+    The pattern is compared with the file name without its ending, and with as many folders above it as the pattern has
+    slashes.
+
+    Args:
+        files: files in ``root`` and its sub-folders.
+        root: folder of the data set.
+        pattern: pattern of the names; None reads only the field ``folder``.
 
     Returns:
         The fields of the files that match ``pattern``, and a reason for each file that does not.
@@ -77,7 +85,17 @@ def natural_order(text: str) -> list[tuple[bool, int, str]]:
 
 
 def require(value: str, known: Sequence[str], complaint: str, introduction: str) -> None:
-    """Raise UserError with the most similar entry of ``known`` if ``value`` is not in ``known``."""
+    """Check that ``value`` is in ``known``.
+
+    Args:
+        value: the text to check.
+        known: the valid texts.
+        complaint: beginning of the error message, before the value.
+        introduction: text of the error message before the list of ``known``.
+
+    Raises:
+        UserError: it is not; the message suggests the most similar entry.
+    """
     if value in known:
         return
     shown = ", ".join(known[:20]) + (", ..." if len(known) > 20 else "")

@@ -16,7 +16,7 @@ _LEFT, _RIGHT, _TOP, _BOTTOM, _GAP = 30, 8, 22, 18, 5
 _MARGIN = 10
 _FONT_SIZE, _TITLE_SIZE = 10, 12
 
-_PAPER, _INK, _FAINT, _WAVE, _ALARM = "#ffffff", "#30343b", "#c9cdd4", "#3b5b92", "#d1342f"
+_BACKGROUND, _TEXT, _ZERO_LINE, _WAVE, _CLIPPED = "#ffffff", "#30343b", "#c9cdd4", "#3b5b92", "#d1342f"
 _FLOOR_DB = -80.0
 _SILENCE = 1e-5  # a spectrogram of smaller magnitudes is drawn dark instead of showing rounding noise
 _WINDOW_SECONDS = 0.025
@@ -38,6 +38,9 @@ def contact_sheet(
         titles: one for each clip; default: their numbers from 0.
         columns: tiles in a row; default: the number that makes the sheet about square, up to 5.
 
+    Returns:
+        An RGB image.
+
     Raises:
         UserError: there are no clips, a clip is empty, or the number of titles is not the number of clips.
     """
@@ -48,7 +51,7 @@ def contact_sheet(
     height = _TOP + _WAVE_HEIGHT + _GAP + _SPECTROGRAM_HEIGHT + _BOTTOM
 
     size = ((2 * _MARGIN + columns * width) * _ZOOM, (2 * _MARGIN + rows * height) * _ZOOM)
-    sheet = Image.new("RGB", size, _PAPER)
+    sheet = Image.new("RGB", size, _BACKGROUND)
     samples = max(len(clip) for clip in clips)
     peak = max(0.1, *(float(np.abs(clip).max()) for clip in clips))
     for number, (clip, name) in enumerate(zip(clips, names, strict=True)):
@@ -60,7 +63,7 @@ def contact_sheet(
         size = (max(1, round(_TILE_WIDTH * fraction * _ZOOM)), _SPECTROGRAM_HEIGHT * _ZOOM)
         sheet.paste(_colored(spectrum, size), (left * _ZOOM, (top + _WAVE_HEIGHT + _GAP) * _ZOOM))
         _draw_axes(sheet, left, top, samples / sample_rate, sample_rate / 2000)
-        _text(sheet, (left, top - 5), name, _INK, _TITLE_SIZE, "ls")
+        _text(sheet, (left, top - 5), name, _TEXT, _TITLE_SIZE, "ls")
     return sheet.reduce(_ZOOM)
 
 
@@ -75,6 +78,9 @@ def spectrogram_image(waveform: np.ndarray, sample_rate: int, width: int, height
         sample_rate: in Hz.
         width: width of the picture in pixels.
         height: height of the picture in pixels.
+
+    Returns:
+        An RGB image.
 
     Raises:
         UserError: the waveform is empty or has another shape.
@@ -126,11 +132,11 @@ def _draw_wave(sheet: Image.Image, clip: np.ndarray, left: int, top: int, fracti
     draw = ImageDraw.Draw(sheet)
     width = max(1, round(_TILE_WIDTH * fraction * _ZOOM))
     middle, scale = (top + _WAVE_HEIGHT / 2) * _ZOOM, (_WAVE_HEIGHT / 2 - 1) * _ZOOM / peak
-    draw.line([left * _ZOOM, middle, (left + _TILE_WIDTH) * _ZOOM, middle], fill=_FAINT, width=_ZOOM)
+    draw.line([left * _ZOOM, middle, (left + _TILE_WIDTH) * _ZOOM, middle], fill=_ZERO_LINE, width=_ZOOM)
     edges = np.linspace(0, len(clip), width + 1).astype(int)
     for column, (start, stop) in enumerate(itertools.pairwise(edges)):
         piece = clip[start : max(stop, start + 1)]
-        color = _ALARM if np.abs(piece).max() > 1 else _WAVE
+        color = _CLIPPED if np.abs(piece).max() > 1 else _WAVE
         x = left * _ZOOM + column
         draw.line([x, middle - piece.max() * scale - 1, x, middle - piece.min() * scale + 1], fill=color)
 
@@ -140,12 +146,12 @@ def _draw_axes(sheet: Image.Image, left: int, top: int, seconds: float, kilohert
     floor = top + _WAVE_HEIGHT + _GAP + _SPECTROGRAM_HEIGHT
     for tick, label in _ticks(seconds, 5, "s"):
         x = left + _TILE_WIDTH * tick / seconds
-        draw.line([x * _ZOOM, floor * _ZOOM, x * _ZOOM, (floor + 3) * _ZOOM], fill=_INK, width=_ZOOM)
-        _text(sheet, (x, floor + 5), label, _INK, _FONT_SIZE, "mt")
+        draw.line([x * _ZOOM, floor * _ZOOM, x * _ZOOM, (floor + 3) * _ZOOM], fill=_TEXT, width=_ZOOM)
+        _text(sheet, (x, floor + 5), label, _TEXT, _FONT_SIZE, "mt")
     for tick, label in _ticks(kilohertz, 4, "k"):
         y = floor - _SPECTROGRAM_HEIGHT * tick / kilohertz
-        draw.line([(left - 3) * _ZOOM, y * _ZOOM, left * _ZOOM - 1, y * _ZOOM], fill=_INK, width=_ZOOM)
-        _text(sheet, (left - 5, y), label, _INK, _FONT_SIZE, "rm")
+        draw.line([(left - 3) * _ZOOM, y * _ZOOM, left * _ZOOM - 1, y * _ZOOM], fill=_TEXT, width=_ZOOM)
+        _text(sheet, (left - 5, y), label, _TEXT, _FONT_SIZE, "rm")
 
 
 def _ticks(span: float, about: int, unit: str) -> list[tuple[float, str]]:

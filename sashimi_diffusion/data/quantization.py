@@ -1,7 +1,8 @@
 """Quantize audio for autoregressive models, exactly as the official code does.
 
-A waveform is scaled to its own range (:func:`normalize`), then quantized (:func:`encode`). :func:`decode` returns the
-lower edge of each interval, so the middle level is exact silence.
+:func:`normalize` scales a waveform from its minimum and maximum to the range of the quantization. :func:`encode`
+returns its tokens, the indices of quantization levels. :func:`decode` returns the lower edge of the interval of each
+level, so the middle token, ``num_tokens / 2``, is exact silence.
 """
 
 import math
@@ -21,13 +22,13 @@ def check_quantization(quantization: str) -> None:
 
 
 def bits_of(num_tokens: int) -> int:
-    """Return the number of bits of a quantization with ``num_tokens`` levels.
+    """Return the number of bits of a token of a quantization with ``num_tokens`` levels.
 
     Raises:
         UserError: ``num_tokens`` is not a power of two.
     """
     if num_tokens < 2 or num_tokens & (num_tokens - 1):
-        raise UserError(f"num_tokens is {num_tokens}: audio is quantized to a power of two of levels")
+        raise UserError(f"num_tokens is {num_tokens}, expected a power of two, at least 2")
     return num_tokens.bit_length() - 1
 
 
@@ -42,9 +43,16 @@ def normalize(waveform: Tensor, quantization: str, limits: tuple[Tensor, Tensor]
     The range is [-1, 1] for "mu-law" and [0, 1] for "linear". A constant waveform is mapped to the lower end.
 
     Args:
-        waveform: shape (..., L).
+        waveform: float, shape (..., L).
         quantization: one of QUANTIZATIONS.
-        limits: :func:`extremes` of the whole recording, if ``waveform`` is a part that must be scaled like the whole.
+        limits: smallest and largest sample (:func:`extremes`) of the whole recording, if ``waveform`` is a part of it
+            that must be scaled like the whole. None: those of ``waveform``.
+
+    Returns:
+        the scaled waveform, shape (..., L).
+
+    Raises:
+        UserError: ``quantization`` is unknown.
     """
     check_quantization(quantization)
     low, high = (-1.0, 1.0) if quantization == "mu-law" else (0.0, 1.0)
@@ -53,10 +61,10 @@ def normalize(waveform: Tensor, quantization: str, limits: tuple[Tensor, Tensor]
 
 
 def encode(waveform: Tensor, quantization: str, bits: int = 8) -> Tensor:
-    """Return the levels, int64 in [0, 2^bits), of a waveform scaled by :func:`normalize`.
+    """Return the tokens of a waveform that :func:`normalize` has scaled, int64 in [0, 2^bits), of the same shape.
 
-    mu-law: sign(x) log(1 + mu |x|) / log(1 + mu) with mu = 2^bits - 1, in equal intervals (ITU-T G.711; WaveNet, arXiv
-    1609.03499, section 2.2).
+    "linear" divides the range into 2^bits equal intervals. "mu-law" first maps x to sign(x) log(1 + mu |x|) /
+    log(1 + mu) with mu = 2^bits - 1 (ITU-T G.711; WaveNet, arXiv 1609.03499, section 2.2).
     """
     check_quantization(quantization)
     if quantization == "linear":
@@ -67,7 +75,10 @@ def encode(waveform: Tensor, quantization: str, bits: int = 8) -> Tensor:
 
 
 def decode(tokens: Tensor, quantization: str, bits: int = 8) -> Tensor:
-    """Return the waveform, float32 in [-1, 1), of levels; ``2^(bits - 1)`` is exactly 0 in both quantizations."""
+    """Return the waveform of tokens, float32 in [-1, 1), of the same shape.
+
+    The token ``2^(bits - 1)`` is exactly 0 in both quantizations.
+    """
     check_quantization(quantization)
     y = tokens.float() / 2 ** (bits - 1) - 1
     if quantization == "linear":
@@ -77,6 +88,6 @@ def decode(tokens: Tensor, quantization: str, bits: int = 8) -> Tensor:
 
 
 def _level(fraction: Tensor, bits: int) -> Tensor:
-    """Return the index of the interval, of 2^bits equal ones, that contains ``fraction`` in [0, 1]."""
-    # Shifted and scaled by a hundredth of an interval, so that 0 and 1 are not on an edge.
+    """Divide [0, 1] into 2^bits equal intervals, and return the index of the interval that contains ``fraction``."""
+    # Shift and scale by a hundredth of an interval, so that 0 and 1 are not on an edge.
     return torch.floor(fraction * (2**bits - 0.01) + 0.005).long()

@@ -18,16 +18,16 @@ _LISTED = 20  # number of bad files that a message lists
 class Recordings(Dataset):
     """Data set of fixed-length items cut from cached recordings.
 
-    Item i is ``{"waveform": float32 tensor (1, length), "label": int}``. Its waveform is ``length`` samples of the
-    recording ``items[i][0]`` from sample ``items[i][1]`` on, padded with zeros on the right if the recording ends
-    earlier. Its label is an index into ``class_names``, or -1 if there are no labels. If there are speakers, the item
-    also has ``"speaker"``, an index into ``speaker_names``.
+    Item i is ``{"waveform": float32 tensor (1, length), "label": int}``. With ``recording, start = items[i]``, its
+    waveform consists of ``length`` samples of that recording, from sample ``start`` on, padded with zeros on the right
+    if the recording ends earlier. Its label is an index into ``class_names``, or -1 if there are no labels. If there
+    are speakers, the item also has ``"speaker"``, an index into ``speaker_names``.
 
     Args:
         files: path of each recording of this split.
         clips: the cached recordings, which may contain more files.
         positions: index of each of ``files`` in ``clips``.
-        items: (recording, first sample) of each item.
+        items: (index into ``files``, first sample) of each item.
         labels: label of each of ``files``.
         class_names: names of the classes, or None.
         sample_rate: in Hz.
@@ -108,7 +108,7 @@ class Recordings(Dataset):
         return samples * np.float32(self.normalize_rms / rms)
 
     def rms(self) -> float:
-        """Return the root mean square over all items, including zero padding and scaling."""
+        """Return the root mean square over all items, scaled by ``normalize_rms`` and padded with zeros."""
         energy = sum(
             float(np.square(self._scaled(recording, slice(start, start + self.length)), dtype=np.float64).sum())
             for recording, start in self.items
@@ -117,7 +117,17 @@ class Recordings(Dataset):
 
 
 def check_request(sample_rate: int, length: int, split: str, allowed_splits: Sequence[str]) -> None:
-    """Raise UserError if the split does not exist, or if the sample rate or the length is not a positive integer."""
+    """Check the arguments that all data sets have.
+
+    Args:
+        sample_rate: in Hz.
+        length: samples in an item.
+        split: name of a split.
+        allowed_splits: the splits of the data set.
+
+    Raises:
+        UserError: the split does not exist, or the sample rate or the length is not a positive integer.
+    """
     if split not in allowed_splits:
         raise UserError(f"unknown split {split!r}: expected one of {', '.join(allowed_splits)}")
     for name, value in {"sample_rate": sample_rate, "length": length}.items():
@@ -143,7 +153,7 @@ def require_folder(path: Path | str, what: str) -> Path:
 
 
 def report_bad_files(bad: Mapping[Path, str], total: int, root: Path, skip_bad_files: bool) -> None:
-    """List all files that cannot be used, with their reasons, in one error, or in one warning if they are skipped.
+    """Report all files that cannot be used in one error, or in one warning if they are skipped.
 
     Args:
         bad: path -> reason.

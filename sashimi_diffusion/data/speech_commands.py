@@ -36,8 +36,8 @@ class SpeechCommandsDigits(Recordings):
         skip_bad_files: skip files that cannot be used, with a warning.
 
     Raises:
-        UserError: the data do not exist, the split is empty, or files are unreadable, empty, not finite or not at
-            16 kHz.
+        UserError: the folder has no Speech Commands, the download fails, the split is empty, or files are unreadable,
+            empty, not finite or not at 16 kHz.
     """
 
     def __init__(
@@ -76,9 +76,9 @@ class SpeechCommandsDigits(Recordings):
 def hashed_split(file_name: str, validation_percentage: float = 10.0, testing_percentage: float = 10.0) -> str:
     """Return the split of a recording by the rule in the README of the data set.
 
-    The SHA-1 hash of the name up to ``_nohash_``, which is the speaker, is taken modulo 2^27 and scaled to percent.
-    Values smaller than ``validation_percentage`` are validation, the next ``testing_percentage`` are test, and the rest
-    is train. So all recordings of a speaker are in one split, and adding files does not move others.
+    The part of the name before ``_nohash_`` identifies the speaker. Its SHA-1 hash is taken modulo 2^27 and scaled to
+    percent. Values smaller than ``validation_percentage`` are validation, the next ``testing_percentage`` are test, and
+    the rest is train. So all recordings of a speaker are in one split, and adding files does not move others.
 
     Args:
         file_name: name of the file, without folders.
@@ -97,7 +97,12 @@ def hashed_split(file_name: str, validation_percentage: float = 10.0, testing_pe
 
 
 def listed_split(file: Path, lists: dict[str, set[str]]) -> str:
-    """Return the split of a recording by :func:`read_split_lists`, or by :func:`hashed_split` if a list is missing."""
+    """Return the split of a recording: "train", "validation" or "test".
+
+    Args:
+        file: path of the recording, in the folder of its word.
+        lists: result of :func:`read_split_lists`; :func:`hashed_split` replaces a missing list.
+    """
     name = f"{file.parent.name}/{file.stem}"
     for split in _LISTS:
         belongs = name in lists[split] if split in lists else hashed_split(file.name) == split
@@ -141,7 +146,7 @@ def _find_or_download(path: Path, download: bool) -> Path:
         missing = [digit for digit in DIGITS if not (path / digit).is_dir()]
         raise UserError(f"{path} has no folder named {', '.join(missing)}: expected {advice}")
     if not any(_audio_files(root / digit) for digit in DIGITS):
-        raise UserError(f"the folders of the digits in {root} hold no audio ({', '.join(EXTENSIONS)})")
+        raise UserError(f"the folders of the digits in {root} hold no audio: expected {', '.join(EXTENSIONS)} files")
     return root
 
 

@@ -24,11 +24,14 @@ class SashimiAutoregressive(AutoregressiveModel):
         sample_rate: rate of the waveforms in Hz.
         sample_size: number of samples the model was trained on, and the default length to generate.
         d_model, n_layers, pool, expand, ff, norm: see :class:`SashimiBackbone`.
-        unet: True is the official "sashimi-sc09-unet": blocks on the way down too, and skip connections around every
-            layer. False is the network of the paper: blocks on the way up only, a skip connection per stage, and weight
-            normalization of the pools.
+        unet: False builds the network of the paper: blocks only in the center and on the way up, a skip connection
+            around each stage, and weight normalization of the pools. True builds the official "sashimi-sc09-unet":
+            blocks on the way down, too, a skip connection around every layer, and no weight normalization.
         parameterization, n_state, n_ssm, initialization, discretization, dt_min, dt_max, stable: see
             :class:`StateSpace`.
+
+    Raises:
+        ValueError: an unknown name, or values that do not fit together.
     """
 
     _supports_gradient_checkpointing = True
@@ -94,7 +97,7 @@ class SashimiAutoregressive(AutoregressiveModel):
 
     @property
     def length_multiple(self) -> int:
-        """The product of the pooling factors; lengths in :meth:`forward` must be multiples of it."""
+        """The product of the pooling factors; the length in :meth:`forward` must be a multiple of it."""
         return self.backbone.length_multiple
 
     def forward(self, tokens: Tensor) -> Tensor:

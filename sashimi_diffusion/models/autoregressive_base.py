@@ -9,23 +9,26 @@ from sashimi_diffusion.models.base import WaveformModel
 
 
 class AutoregressiveModel(WaveformModel):
-    """p(x) = Π p(x_t | x_0 … x_{t-1}) over quantized samples.
+    """Base class of autoregressive models of quantized samples, p(x) = Π p(x_t | x_0 … x_{t-1}).
+
+    The token x_t is the quantized sample t. Its logits are computed from input t, which is the token before it
+    (:meth:`inputs`), and from all earlier inputs.
 
     A subclass has the config entries ``num_tokens``, ``quantization``, ``sample_rate`` and ``sample_size``, and
-    implements the four methods below that raise NotImplementedError. Its states are nested tuples of tensors and
-    numbers; no method changes the state that it receives. To generate waveforms, use
+    implements :meth:`forward`, :meth:`initial_state`, :meth:`step` and :meth:`prefill`. Its states are nested tuples of
+    tensors and numbers; no method changes the state that it receives. To generate waveforms, use
     :func:`sashimi_diffusion.generation.generate`.
     """
 
     @property
     def start_token(self) -> int:
-        """The input that predicts the first sample: silence."""
+        """The input for the first sample: the token of silence."""
         return self.config.num_tokens // 2
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Return the logits (B, num_tokens, L) for the inputs ``tokens`` (B, L), int64.
 
-        Column t holds the logits of the token after token t.
+        Column t has the logits of the token that follows input t.
 
         Raises:
             UserError: L is zero or not a multiple of ``length_multiple``.
@@ -41,7 +44,7 @@ class AutoregressiveModel(WaveformModel):
 
         Args:
             tokens: one input per waveform, (B,), int64.
-            state: state before it.
+            state: state before this input.
 
         Returns:
             logits (B, num_tokens) and the next state.
@@ -53,7 +56,7 @@ class AutoregressiveModel(WaveformModel):
 
         Args:
             tokens: inputs, (B, L), int64, any L of at least 1.
-            state: state before them; None is the state before the first input.
+            state: state before these inputs; None is the initial state.
 
         Returns:
             logits (B, num_tokens, L) and the next state.
@@ -64,11 +67,11 @@ class AutoregressiveModel(WaveformModel):
         raise NotImplementedError
 
     def inputs(self, tokens: Tensor, first: Tensor | None = None) -> Tensor:
-        """Return the inputs (B, L) that predict ``tokens`` (B, L).
+        """Return the inputs whose logits predict ``tokens``: the tokens shifted by one position, (B, L), int64.
 
         Args:
-            tokens: tokens to predict, (B, L).
-            first: input that predicts the first of them, (B,); None is the start token.
+            tokens: tokens to predict, (B, L), int64.
+            first: first input, (B,), int64: the token before ``tokens``. None is the start token.
         """
         if first is None:
             first = tokens.new_full(tokens.shape[:1], self.start_token)
@@ -76,7 +79,14 @@ class AutoregressiveModel(WaveformModel):
 
     @torch.no_grad()
     def score(self, tokens: Tensor) -> Tensor:
-        """Return the log-probability in nats of each of ``tokens`` (B, L) given those before it, float32 (B, L)."""
+        """Return the log-probability of each token given the tokens before it, in nats, float32 (B, L).
+
+        Args:
+            tokens: (B, L), int64, from the beginning of a waveform.
+
+        Raises:
+            UserError: L is zero.
+        """
         logits, _ = self.prefill(self.inputs(tokens))
         return logits.float().log_softmax(dim=1).gather(1, tokens.unsqueeze(1)).squeeze(1)
 

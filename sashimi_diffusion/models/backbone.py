@@ -21,28 +21,36 @@ from sashimi_diffusion.models.layers import module_list
 
 
 class SashimiBackbone(nn.Module):
-    """Blocks of S4 and feed-forward layers: down in rate, at the center, and up again, with skip connections.
+    """A U-shaped network of S4 and feed-forward layers, with skip connections.
+
+    A stage is a sequence of blocks at one rate. Down-pools lead from the raw rate (stage 0) to the lowest rate (the
+    center), up-pools lead back to the raw rate. A pool with factor p merges p neighboring samples, which form a frame.
 
     Both kinds of models use this class. A denoiser is bidirectional and conditioned. An autoregressive model is causal:
-    its S4 layers see the past only, and its up-pools are delayed by one frame.
+    its S4 layers are unidirectional, and its up-pools are delayed by one frame.
 
     Args:
         d_model: features at the raw rate; each pooling multiplies them by ``expand``.
-        n_layers: blocks per stage, one number for all or one per stage (the center last). A stage may have no blocks.
-        pool: pooling factor between each stage and the next.
-        expand: growth of the features at each pooling.
-        ff: growth of the features inside a feed-forward layer; 0 leaves these layers out.
-        make_s4: returns the S4 layer of a stage for (features, stage index).
-        make_mel: returns the mel upsampler of a stage for (features, stage index); None without a mel spectrogram.
-        unet: blocks on the way down too, and a skip connection around every block; otherwise the way down only pools.
-        causal_pools: delay the up-pools by one frame, as every autoregressive model needs it. With bidirectional S4
-            layers this is the bidirectional network of the official stand-alone file ``models/sashimi/sashimi.py``,
-            which is not causal and has no recurrence.
+        n_layers: blocks in a stage, one number for all stages or one for each (the raw rate first, the center last). A
+            stage may have no blocks.
+        pool: pooling factors, one between each stage and the next.
+        expand: factor by which each pooling multiplies the features.
+        ff: factor by which a feed-forward layer multiplies the features inside; 0 leaves these layers out.
+        make_s4: function of (features, stage index) that returns an S4 layer.
+        make_mel: function of (features, stage index) that returns a mel upsampler; None without a mel spectrogram.
+        unet: True has blocks on the way down, too, and a skip connection around every block. False only pools on the
+            way down.
+        causal_pools: delay the up-pools by one frame, which every autoregressive model needs. Delayed up-pools with
+            bidirectional S4 layers are the bidirectional network of the official stand-alone file
+            ``models/sashimi/sashimi.py``, which is not causal and has no recurrence.
         split_blocks: skip connections around S4 and feed-forward layers separately (the autoregressive U-net).
         stage_skip: add the input of a stage to its output on the way up (the autoregressive model without U-net).
         norm: "scalar" or "layer".
         ff_weight_norm, pool_weight_norm: weight normalization of the feed-forward layers and of the pools.
         embedding_dim: width of the step embedding that every S4 layer receives; None without one.
+
+    Raises:
+        ValueError: ``norm`` is unknown, or ``n_layers`` does not fit ``pool``.
     """
 
     _gradient_checkpointing_func: Callable[..., Tensor]  # set by diffusers, together with gradient_checkpointing
@@ -131,7 +139,7 @@ class SashimiBackbone(nn.Module):
         return block(x, conditioning)
 
     def s4_layers(self) -> list[S4]:
-        """Return the S4 layers: way down, center, way up, each from the raw rate on."""
+        """Return the S4 layers of the way down, the center and the way up; on both ways, the raw rate comes first."""
         stages = [*self.down, self.center, *self.up]
         return [layer.s4 for blocks in stages for block in blocks for layer in block if isinstance(layer, ResidualS4)]
 
@@ -140,7 +148,7 @@ def layers_per_stage(n_layers: int | Sequence[int], n_stages: int) -> list[int]:
     """Return ``n_layers`` as one number per stage, from the raw rate to the center.
 
     Raises:
-        ValueError: a list of another length, or a negative number.
+        ValueError: ``n_layers`` does not have ``n_stages`` numbers, or a number is negative.
     """
     layers = [n_layers] * n_stages if isinstance(n_layers, int) else list(n_layers)
     if len(layers) != n_stages or min(layers) < 0:

@@ -18,14 +18,14 @@ class WaveformModel(ModelMixin, ConfigMixin):
 
     @property
     def length_multiple(self) -> int:
-        """The number of samples that lengths in :meth:`forward` must be a multiple of."""
+        """Divisor of the lengths in :meth:`forward`, in samples."""
         return 1
 
     def require_length(self, length: int, multiple: int = 1) -> None:
         """Check a length in samples.
 
         Raises:
-            UserError: ``length`` is zero or not a multiple of ``multiple``.
+            UserError: ``length`` is zero, or not a multiple of ``multiple``.
         """
         if length == 0:
             raise UserError("the waveforms are empty: expected at least one sample")

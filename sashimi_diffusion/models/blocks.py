@@ -1,4 +1,4 @@
-"""The layers of a SaShiMi backbone: norms, residual S4 and feed-forward layers, pooling."""
+"""The layers of a SaShiMi backbone: norms, residual S4 and feed-forward layers, pools."""
 
 from typing import NamedTuple, TypeAlias, cast
 
@@ -16,7 +16,7 @@ S4: TypeAlias = S4Layer | LegacyS4
 
 
 class Conditioning(NamedTuple):
-    """Conditioning that every block of a denoiser receives; both None in an autoregressive model.
+    """Conditioning that every block of a denoiser receives; both fields are None in an autoregressive model.
 
     Args:
         embedding: diffusion step (and class) embedding, (B, embedding_dim).
@@ -28,7 +28,10 @@ class Conditioning(NamedTuple):
 
 
 def add(x: Tensor, y: Tensor) -> Tensor:
-    """Return x + y. Add in place if the dtypes are equal (under autocast they may differ); y must not be used after."""
+    """Return x + y; y must not be used afterwards.
+
+    The result is written over y if the dtypes are equal. Under autocast they may differ.
+    """
     return y.add_(x) if y.dtype == x.dtype else x + y
 
 
@@ -41,16 +44,16 @@ class ScalarNorm(nn.Module):
         self.shift = nn.Parameter(torch.zeros(1))
 
     def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        """Normalize ``x``, and add ``bias`` (B, H) to every position."""
+        """Return the normalized ``x``, (B, H, L), plus ``bias``, (B, H), at every position."""
         return kernels.scalar_norm(x, self.gain, self.shift, bias, scalar_norm_epsilon(x.dtype))
 
 
 def scalar_norm_epsilon(dtype: torch.dtype) -> float:
     """Return the number that :class:`ScalarNorm` adds to the variance of inputs of ``dtype``.
 
-    The official norm adds none, which gives NaN where all channels are equal. 1e-20 changes a feature with a standard
-    deviation of 1e-6 by 5e-9 of its value. Smaller numbers are not possible: the gradient contains epsilon to the power
-    of -3/2, which must be finite in float32. In float16, epsilon to the power of -1/2 must be below 65504.
+    The official norm adds nothing, which gives NaN where all channels are equal. 1e-20 changes the result by 5e-9 of
+    its value if the standard deviation of the channels is 1e-6. In float16, epsilon to the power of -1/2 must be less
+    than the largest number, 65504.
     """
     return 1e-8 if dtype == torch.float16 else 1e-20
 
@@ -59,15 +62,15 @@ class ChannelLayerNorm(nn.LayerNorm):
     """Layer norm over the channels of (B, H, L) with a gain and a shift per channel."""
 
     def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        """Normalize ``x``, and add ``bias`` (B, H) to every position."""
+        """Return the normalized ``x``, (B, H, L), plus ``bias``, (B, H), at every position."""
         return kernels.layer_norm(x, self.weight, self.bias, bias, self.eps)
 
 
 def channel_norm(name: str, d_model: int) -> nn.Module:
-    """Return the norm called ``name``: "scalar" (as in the official code) or "layer".
+    """Return the norm called ``name`` for (B, d_model, L): "scalar" (as in the official code) or "layer".
 
     Raises:
-        ValueError: any other name.
+        ValueError: the name is unknown.
     """
     if name == "scalar":
         return ScalarNorm()
@@ -77,14 +80,16 @@ def channel_norm(name: str, d_model: int) -> nn.Module:
 
 
 class ResidualS4(nn.Module):
-    """x + S4(norm(x) + step) + mel: SaShiMi's residual S4 layer with DiffWave's conditioning (2202.09729, section 5.2).
+    """SaShiMi's residual S4 layer with DiffWave's conditioning (arXiv 2202.09729, section 5.2).
+
+    x + mel + S4(norm(x) + e), where e is a linear map of the step embedding, and mel the upsampled mel spectrogram.
 
     Args:
-        s4: layer from (B, H, L) to (B, H, L) that adds its ``residual``.
+        s4: S4 layer, which adds the argument ``residual`` of its ``forward`` to its output.
         norm: norm over the channels.
         d_model: number of features H.
         embedding_dim: width of the step embedding, or None without one.
-        mel: layer that brings a mel spectrogram to (B, H, L), or None without one.
+        mel: layer that upsamples a mel spectrogram to (B, H, L), or None without one.
     """
 
     def __init__(
@@ -100,19 +105,20 @@ class ResidualS4(nn.Module):
         self.step_projection = None if embedding_dim is None else nn.Linear(embedding_dim, d_model)
 
     def forward(self, x: Tensor, conditioning: Conditioning) -> Tensor:
+        """Return the output (B, H, L) for ``x``, (B, H, L)."""
         bias = None if self.step_projection is None else self.step_projection(conditioning.embedding)  # (B, H)
         residual = x if self.mel is None else add(x, self.mel(conditioning.mel, x.shape[-1]))
         return self.s4(self.norm(x, bias), residual=residual)
 
     def advance(self, x: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Process samples from a state, without conditioning: one sample by a recurrence step, more by convolutions.
+        """Process one sample by a recurrence step, or several by convolutions; the layer is causal and unconditional.
 
         Args:
             x: features, (B, H, L).
-            state: state of the S4 layer, which is causal, complex (B, H, N); None is the state at rest.
+            state: state of the S4 layer before ``x``, complex (B, H, N); None is the zero state.
 
         Returns:
-            output (B, H, L) and the state after it.
+            output (B, H, L) and the state after ``x``.
         """
         s4, u = cast(S4Layer, self.s4), self.norm(x)
         if x.shape[-1] > 1 or state is None:
@@ -129,7 +135,7 @@ class ResidualFeedForward(nn.Module):
     Args:
         norm: norm over the channels.
         d_model: number of features H.
-        expand: growth of the features inside.
+        expand: factor between H and the number of features between the two linear maps.
         weight_norm: weight normalization of both linear maps.
     """
 
@@ -140,20 +146,25 @@ class ResidualFeedForward(nn.Module):
         self.output_linear = pointwise(expand * d_model, d_model, weight_norm)
 
     def forward(self, x: Tensor, conditioning: Conditioning | None) -> Tensor:
+        """Return the output (B, H, L) for ``x``, (B, H, L); ``conditioning`` is not used."""
         return add(x, self.output_linear(gelu(self.input_linear(self.norm(x)))))
 
 
 class Block(nn.ModuleList):
-    """A sequence of residual layers between two skip connections."""
+    """A sequence of residual layers; skip connections lead around whole blocks."""
 
     def forward(self, x: Tensor, conditioning: Conditioning) -> Tensor:
+        """Return the output (B, H, L) for ``x``, (B, H, L)."""
         for layer in self:
             x = layer(x, conditioning)
         return x
 
 
 class DownPool(nn.Module):
-    """Fold ``pool`` neighboring samples into the channels and mix: (B, H, L) to (B, out_channels, L / pool)."""
+    """Map each frame of ``pool`` neighboring samples to one: (B, H, L) to (B, out_channels, L / pool).
+
+    A linear map mixes the channels of all samples of a frame.
+    """
 
     def __init__(self, in_channels: int, out_channels: int, pool: int, weight_norm: bool) -> None:
         super().__init__()
@@ -162,15 +173,15 @@ class DownPool(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         frames = x.transpose(1, 2).unflatten(1, (-1, self.pool)).flatten(2)  # (B, L / pool, pool · H)
-        # The weights are permuted to the order of the samples in memory, because they are smaller.
+        # Permute the weights, not the samples, because the weights are smaller.
         weight = self.linear.weight.squeeze(-1).unflatten(1, (-1, self.pool)).transpose(1, 2).flatten(1)
         return F.linear(frames, weight, self.linear.bias).transpose(1, 2)
 
 
 class UpPool(nn.Module):
-    """Mix and unfold the channels into ``pool`` neighboring samples: (B, H, L) to (B, out_channels, L · pool).
+    """Map each sample to a frame of ``pool`` neighboring samples: (B, H, L) to (B, out_channels, L · pool).
 
-    A causal up-pool delays its output by one frame of ``pool`` samples, because a frame depends on all of its samples.
+    A causal up-pool delays its output by one frame, because its input is known only after the last sample of a frame.
     """
 
     def __init__(self, in_channels: int, out_channels: int, pool: int, weight_norm: bool, causal: bool) -> None:

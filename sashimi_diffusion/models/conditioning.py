@@ -16,7 +16,7 @@ class StepEmbedding(nn.Module):
     """DiffWave's embedding of the diffusion step (arXiv 2009.09761, section 3.1; frequencies as in the official code).
 
     Args:
-        sines: size of the sinusoidal table, even: sin and cos of timestep · 10000^(-k / (sines/2 - 1)).
+        sines: number of sinusoidal features, even: sin and cos of timestep · 10000^(-k / (sines/2 - 1)).
         hidden: width of the hidden layer.
         dim: width of the embedding.
     """
@@ -28,7 +28,7 @@ class StepEmbedding(nn.Module):
         self.output = nn.Linear(hidden, dim)
 
     def forward(self, timestep: Tensor | float, batch_size: int) -> Tensor:
-        """Embed ``timestep``, a number or (B,), which may be fractional: (B, dim)."""
+        """Return the embedding (B, dim) of ``timestep``, a number or (B,), which may be fractional."""
         weight = self.hidden.weight
         timestep = torch.as_tensor(timestep, device=weight.device, dtype=torch.float32).reshape(-1).expand(batch_size)
         half = self.sines // 2
@@ -39,9 +39,9 @@ class StepEmbedding(nn.Module):
 
 
 class LabelEmbedding(nn.Embedding):
-    """One vector per label (a class or a speaker) and a last one for the null label, all initialized to zero.
+    """Embedding of labels (classes or speakers) and of the null label, initialized to zero.
 
-    It is added to the step embedding.
+    Denoisers add it to the step embedding.
 
     Args:
         count: number of labels; index ``count`` is the null label.
@@ -53,18 +53,18 @@ class LabelEmbedding(nn.Embedding):
         self.null_label = count
         nn.init.zeros_(self.weight)
 
-    def forward(self, labels: Tensor | None, batch_size: int) -> Tensor:  # type: ignore[override]  # None is a label
-        """Embed ``labels`` (B,), or the null label for all if None: (B, dim)."""
+    def forward(self, labels: Tensor | None, batch_size: int) -> Tensor:  # type: ignore[override]  # takes None, too
+        """Return the embedding (B, dim) of ``labels``, (B,), int64; None is the null label for all."""
         if labels is None:
             labels = torch.full((batch_size,), self.null_label, device=self.weight.device)
         return super().forward(labels.to(self.weight.device))
 
 
 class MelUpsampler(nn.Module):
-    """Bring a log-mel spectrogram to the rate and width of a stage (DiffWave, arXiv 2009.09761, section 5.1).
+    """Upsampler of a log-mel spectrogram to the rate and width of a stage (DiffWave, arXiv 2009.09761, section 5.1).
 
     Args:
-        mel_upsample: factors of the transposed convolutions; their product is the hop in samples.
+        mel_upsample: factors of the transposed convolutions; their product is the hop of the spectrogram in samples.
         mel_channels: number of mel bands.
         out_channels: width of the stage.
         stride: samples of the waveform per position of the stage; the upsampled mel is averaged over them.
@@ -99,8 +99,8 @@ def validate_conditioning(
 ) -> None:
     """Check the arguments of a denoiser's ``forward`` against its ``config``.
 
-    Label ranges are checked only for labels on the CPU and outside of ``torch.compile``: reading them would wait for
-    the device, or break the graph. The pipelines check the labels themselves.
+    Label ranges are checked only for labels on the CPU and outside of ``torch.compile``, because reading the values
+    would wait for the device or break the graph. The pipelines always check them.
 
     Raises:
         UserError: a sample of a wrong shape, labels or a mel that the model does not support, a missing or too short
@@ -123,7 +123,7 @@ def validate_conditioning(
         raise UserError(
             "a mel spectrogram was given to a model without mel conditioning: leave it out"
             if config.mel_channels is None
-            else f"this model is a vocoder: mel must be given, (batch, {config.mel_channels}, frames)"
+            else f"this model is a vocoder: it needs mel, a spectrogram of shape (batch, {config.mel_channels}, frames)"
         )
     if mel is not None:
         _validate_mel(config, sample, mel)

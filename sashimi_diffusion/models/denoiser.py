@@ -18,21 +18,21 @@ from sashimi_diffusion.ssm.legacy_s4 import LegacyS4
 class SashimiDenoiser(Denoiser):
     """DiffWave's denoiser with a SaShiMi backbone (arXiv 2202.09729, section 5.2; DiffWave, arXiv 2009.09761).
 
-    Every block is bidirectional and receives the embedded diffusion step. A class-conditional model adds a class
-    embedding to it, a speaker-conditional model a speaker embedding. A vocoder adds the mel spectrogram in every block.
+    Every block is bidirectional and receives the step embedding, to which a class-conditional model adds a class
+    embedding, and a speaker-conditional model a speaker embedding. A vocoder adds the mel spectrogram in every block.
 
     Args:
         in_channels, out_channels: audio channels in and out.
         sample_rate: rate of the waveforms in Hz.
         sample_size: number of samples the model was trained on, and the default length to generate.
-        waveform_std: recordings are divided by it before the diffusion, generated waveforms multiplied by it.
+        waveform_std: divisor of recordings before the diffusion, and factor of generated waveforms.
         d_model, n_layers, pool, expand, ff, unet, norm: see :class:`SashimiBackbone`.
         weight_norm: weight normalization of all pointwise maps except those of the S4 layers and the last one.
         parameterization: "nplr" or "diag" (:class:`StateSpace`), or "legacy" (:class:`LegacyS4`, the layer of the
-            published weights, whose kernels have the length ``sample_size`` for waveforms of any length).
+            published weights; its kernels always have the length ``sample_size``, divided by the pooling factors).
         n_state, n_ssm, initialization, discretization, reverse_shift, dt_min, dt_max: see :class:`StateSpace`.
-        kernel_length: longest kernel in samples of the waveform. The official code cuts kernels at the training length;
-            None does not cut them.
+        kernel_length: maximum length of the kernels in samples of the waveform. The official code truncates them to the
+            training length; None does not truncate them.
         embedding_sines, embedding_hidden, embedding_dim: sizes of the diffusion step embedding.
         num_classes: number of classes, or None for an unconditional model. Index ``num_classes`` is the null class.
         class_names: names of the classes, in order.
@@ -138,7 +138,7 @@ class SashimiDenoiser(Denoiser):
 
     @property
     def length_multiple(self) -> int:
-        """Waveform lengths must be multiples of this: the product of the pooling factors."""
+        """The product of the pooling factors; the length in :meth:`forward` must be a multiple of it."""
         return self.backbone.length_multiple
 
     def predict(self, x: Tensor, embedding: Tensor, mel: Tensor | None) -> Tensor:

@@ -22,16 +22,16 @@ class DenoiserOutput(BaseOutput):
 
 
 class Denoiser(WaveformModel):
-    """DiffWave's denoiser around any backbone (arXiv 2009.09761, section 3).
+    """Base class of denoisers: DiffWave's input, conditioning and output around any backbone (2009.09761, section 3).
 
-    A subclass makes the backbone and ``self.output``, and implements :meth:`predict`. Its config has the entries
+    A subclass creates the backbone and ``self.output``, and implements :meth:`predict`. Its config has the entries
     ``in_channels``, ``out_channels``, ``waveform_std``, ``num_classes``, ``class_names``, ``num_speakers``,
     ``speaker_names``, ``mel_channels`` and ``mel_upsample``.
 
     Args:
         in_channels: audio channels of the noisy waveforms.
         width: features of the backbone at the raw rate.
-        embedding_sizes: table, hidden layer and output of the diffusion step embedding.
+        embedding_sizes: (sines, hidden, dim) of :class:`StepEmbedding`.
         num_classes, num_speakers: numbers of labels, or None without labels of this kind.
         weight_norm: weight normalization of the first linear map.
     """

@@ -14,9 +14,9 @@ T = TypeVar("T")
 class NormalizedWeight(nn.Module):
     """A weight as magnitude and direction, g · v / ‖v‖ per index of the first axis (arXiv 1602.07868, equation 2).
 
-    The parameters have the names that ``torch.nn.utils.parametrizations.weight_norm`` gives them, so state dicts of
-    either fit the other. That function makes a new class for every layer, which can neither be pickled nor be compiled
-    once for all layers.
+    The parameters have the same names as those of ``torch.nn.utils.parametrizations.weight_norm``, so the state dicts
+    are interchangeable. That function is not used because it creates a new class for every layer: such layers cannot be
+    pickled, and ``torch.compile`` compiles each one separately.
     """
 
     def __init__(self, weight: Tensor) -> None:
@@ -25,7 +25,7 @@ class NormalizedWeight(nn.Module):
         self.original1 = nn.Parameter(weight)  # v
 
     def forward(self) -> Tensor:
-        """Return the weight."""
+        """Return the normalized weight."""
         return torch._weight_norm(self.original1, self.original0, 0)
 
     @torch.no_grad()
@@ -36,11 +36,11 @@ class NormalizedWeight(nn.Module):
 
 
 class WeightNorm(nn.Module):
-    """Weight normalization of the convolution that follows it in the list of base classes."""
+    """Mixin that normalizes the weight of the next base class, a convolution."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        # The convolution has registered an ordinary parameter, which the property would hide.
+        # Remove the parameter that the convolution has registered: the property would hide it.
         weight = cast(nn.Parameter, self._parameters.pop("weight"))
         self.parametrizations = nn.ModuleDict({"weight": NormalizedWeight(weight)})
 
@@ -67,10 +67,10 @@ class WeightNormConvTranspose2d(WeightNorm, nn.ConvTranspose2d):
 
 
 def pointwise(in_channels: int, out_channels: int, weight_norm: bool = True) -> Pointwise:
-    """Return a linear map of the channels of (B, in_channels, L), the same at every position."""
+    """Return a linear map from (B, in_channels, L) to (B, out_channels, L), the same at every position."""
     return WeightNormPointwise(in_channels, out_channels) if weight_norm else Pointwise(in_channels, out_channels)
 
 
 def module_list(modules: Iterable[T]) -> Sequence[T]:
-    """Return an ``nn.ModuleList``, typed by its elements."""
+    """Return an ``nn.ModuleList`` whose type names its elements, for type checkers."""
     return cast(Sequence[T], nn.ModuleList(cast(Iterable[nn.Module], modules)))

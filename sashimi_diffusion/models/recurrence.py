@@ -1,7 +1,7 @@
-"""A causal backbone as a recurrence: sample by sample, or many samples at once from a state.
+"""A causal backbone as a recurrence: one sample at a time, or many samples at once from a state.
 
-A pooled stage runs once per frame: at the last sample of the frame, for the samples of the next frame. Therefore a
-recurrence step goes down only as far as frames are complete.
+A stage below a pool runs once per frame of ``pool`` samples, when the last sample of the frame is known. Its output is
+used for the next frame. Therefore a recurrence step runs only the stages whose frame this sample completes.
 """
 
 import math
@@ -16,14 +16,15 @@ from sashimi_diffusion.ssm import S4Layer
 
 
 class BackboneState(NamedTuple):
-    """State of a causal backbone after some samples; the pools are in the order of their rates, the raw rate first.
+    """State of a causal backbone after some samples.
 
     Args:
         position: samples processed so far, modulo the backbone's ``length_multiple``.
-        layers: state of each S4 layer, complex (B, H, N), in the order of ``SashimiBackbone.s4_layers``; None for the
-            state at rest.
-        frames: frame that each down-pool is collecting, (B, H, pool).
-        upsampled: output of each up-pool for the current frame, (B, H, pool); zeros in the first frame.
+        layers: state of each S4 layer, complex (B, H, N), in the order of ``SashimiBackbone.s4_layers``; None is the
+            zero state.
+        frames: the incomplete frame of each down-pool, (B, H, pool), the raw rate first.
+        upsampled: output of each up-pool for the current frame, (B, H, pool), the raw rate first; zeros in the first
+            frame.
     """
 
     position: int
@@ -39,7 +40,7 @@ def initial_state(backbone: SashimiBackbone, batch_size: int) -> BackboneState:
         RuntimeError: the backbone is not causal.
     """
     layers = tuple(layer.initial_state(batch_size) for layer in _causal_layers(backbone))
-    # The state spaces may have another dtype than the pools.
+    # Frames have the dtype of the pools; the S4 layers may have another.
     like = next(backbone.down_pools[0].parameters() if backbone.down_pools else backbone.parameters())
     widths = [up_pool.linear.out_channels // up_pool.pool for up_pool in backbone.up_pools]
     sizes = [(batch_size, width, pool.pool) for width, pool in zip(widths, backbone.up_pools, strict=True)]
@@ -53,7 +54,7 @@ def step(backbone: SashimiBackbone, x: Tensor, state: BackboneState) -> tuple[Te
     Args:
         backbone: a causal backbone.
         x: one sample, (B, d_model).
-        state: state before it; it is not changed.
+        state: state before this sample; it is not changed.
 
     Returns:
         output (B, d_model) and the next state.
@@ -68,13 +69,13 @@ def step(backbone: SashimiBackbone, x: Tensor, state: BackboneState) -> tuple[Te
 def prefill(backbone: SashimiBackbone, x: Tensor, state: BackboneState | None) -> tuple[Tensor, BackboneState]:
     """Process many samples from a state; equal to as many recurrence steps, but parallel.
 
-    Whole frames of the slowest stage run at once, through convolutions. The samples before and after them, fewer than
-    ``2 · length_multiple``, run as recurrence steps.
+    All complete frames of ``length_multiple`` samples run at once, by convolutions. The samples before and after these
+    frames, fewer than ``2 · length_multiple``, run as recurrence steps.
 
     Args:
         backbone: a causal backbone.
         x: samples, (B, d_model, L), any L of at least 1.
-        state: state before them, which is not changed; None is the state before the first sample.
+        state: state before these samples, which is not changed; None is the initial state.
 
     Returns:
         output (B, d_model, L) and the next state.
@@ -86,32 +87,32 @@ def prefill(backbone: SashimiBackbone, x: Tensor, state: BackboneState | None) -
     multiple = backbone.length_multiple
     if state is None:
         state = initial_state(backbone, batch_size)
-        if length >= multiple and batch_size:  # a convolution from rest need not add the response to a state
+        if length >= multiple and batch_size:  # None is faster than zeros: no response to the state is computed
             state = state._replace(layers=(None,) * len(state.layers))
     recurrence = _Recurrence(backbone, state)
     if batch_size == 0:
         return x, state
     before = min(-state.position % multiple, length)
-    together = (length - before) // multiple * multiple
-    sizes = [1] * before + [together] * (together > 0) + [1] * (length - before - together)
+    whole = (length - before) // multiple * multiple
+    sizes = [1] * before + [whole] * (whole > 0) + [1] * (length - before - whole)
     outputs = [recurrence.run(part) for part in x.split(sizes, dim=-1)]
     return torch.cat(outputs, dim=-1), recurrence.state()
 
 
 def _causal_layers(backbone: SashimiBackbone) -> list[S4Layer]:
-    """Return the S4 layers of a causal backbone."""
+    """Return the S4 layers of a causal backbone; raise RuntimeError if it is not causal."""
     layers = backbone.s4_layers()
     causal = [layer for layer in layers if isinstance(layer, S4Layer) and not layer.ssm.bidirectional]
     if not backbone.causal_pools or len(causal) < len(layers):
         raise RuntimeError(
-            "this backbone has no recurrence: its pools or S4 layers look ahead; use forward, or make it with "
+            "this backbone has no recurrence: its pools or S4 layers look ahead; use forward, or create it with "
             "causal_pools=True and unidirectional S4 layers"
         )
     return causal
 
 
 class _Recurrence:
-    """A causal backbone and its current state."""
+    """A causal backbone with its current state."""
 
     def __init__(self, backbone: SashimiBackbone, state: BackboneState) -> None:
         self.backbone, self.position = backbone, state.position
@@ -129,7 +130,7 @@ class _Recurrence:
         """
         backbone, length = self.backbone, x.shape[-1]
         skips: list[Tensor] = []
-        low: Tensor | None = x  # input of a stage; None if the frame of the stage above is incomplete
+        low: Tensor | None = x  # features at the current stage; None where this sample completes no frame
         depth = 0
         while low is not None and depth < len(backbone.down_pools):
             for block in backbone.down[depth]:
@@ -165,7 +166,7 @@ class _Recurrence:
         return x
 
     def _pool_down(self, stage: int, x: Tensor) -> Tensor | None:
-        """Return the input of the next stage, or None if ``x`` (B, H, 1) does not complete a frame."""
+        """Return the input of the next lower stage; None if ``x`` is one sample that does not complete a frame."""
         down_pool = self.backbone.down_pools[stage]
         if x.shape[-1] > 1:
             return down_pool(x)
@@ -176,12 +177,18 @@ class _Recurrence:
         return down_pool(frame) if slot == down_pool.pool - 1 else None
 
     def _pool_up(self, stage: int, low: Tensor | None, length: int) -> Tensor:
-        """Return the delayed output (B, H, length) of the next stage, and keep what belongs to the next frame."""
+        """Return the output of an up-pool, delayed by one frame, (B, H, length); store its output for the next frame.
+
+        Args:
+            stage: index of the stage above the up-pool.
+            low: features of the stage below it; None if that stage did not run.
+            length: number of samples to return.
+        """
         up_pool, upsampled = self.backbone.up_pools[stage], self.upsampled[stage]
         following = [] if low is None else [up_pool.unfold_channels(low)]  # samples of the next frames
         if length > 1:
             delayed = torch.cat([upsampled, *following], dim=-1)
-            self.upsampled[stage] = delayed[..., -up_pool.pool :].clone()  # a slice would keep all of it alive
+            self.upsampled[stage] = delayed[..., -up_pool.pool :].clone()  # a slice would keep all samples in memory
             return delayed[..., : -up_pool.pool]
         slot = self._slot(stage)
         if following:
@@ -189,6 +196,6 @@ class _Recurrence:
         return upsampled[..., slot : slot + 1].clone()
 
     def _slot(self, stage: int) -> int:
-        """Return the place of the current sample in the frame of ``stage``."""
+        """Return the index of the current sample in its frame at ``stage``."""
         pools = [down_pool.pool for down_pool in self.backbone.down_pools]
         return self.position // math.prod(pools[:stage]) % pools[stage]

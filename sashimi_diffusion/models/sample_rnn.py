@@ -15,13 +15,13 @@ from sashimi_diffusion.models.layers import module_list
 
 
 class SampleRNNState(NamedTuple):
-    """State of a SampleRNN after some samples; the tiers are in their order, the finest first.
+    """State of a SampleRNN after some samples; the first tier has the shortest frames.
 
     Args:
         position: samples processed so far, modulo the longest frame.
-        tokens: latest inputs, one less than the longest frame: (B, frame - 1).
+        tokens: the latest inputs, (B, longest frame - 1), int64.
         hidden: hidden state of each tier's recurrent network, (n_rnn, B, dim).
-        conditioning: output of each tier for the tier below during its current frame, (B, ratio, dim).
+        conditioning: output of each tier for its current frame, which conditions the tier below, (B, ratio, dim).
     """
 
     position: int
@@ -35,9 +35,9 @@ class FrameTier(nn.Module):
 
     Args:
         frame: samples in a frame.
-        ratio: frames of the tier below (or samples) in a frame.
+        ratio: frames of the tier below in a frame; for the lowest tier, the samples.
         dim: width.
-        n_rnn: GRU layers.
+        n_rnn: number of GRU layers.
     """
 
     def __init__(self, frame: int, ratio: int, dim: int, n_rnn: int) -> None:
@@ -54,7 +54,7 @@ class FrameTier(nn.Module):
         Args:
             frames: amplitudes, (B, n, frame).
             above: conditioning from the tier above, (B, n, dim), or None for the highest tier.
-            hidden: hidden state before them, (n_rnn, B, dim).
+            hidden: hidden state before these frames, (n_rnn, B, dim).
 
         Returns:
             conditioning of the tier below, (B, n · ratio, dim), and the next hidden state.
@@ -65,21 +65,21 @@ class FrameTier(nn.Module):
 
 
 class SampleRNN(AutoregressiveModel):
-    """SampleRNN; the default has three tiers and the size of the SaShiMi paper (35.0M parameters).
+    """SampleRNN without conditioning; the default has three tiers and the size of the SaShiMi paper (35.0M parameters).
 
-    A tier with frames of n samples processes the n latest inputs every n samples. The finest level is a feed-forward
-    network that processes the latest samples at every sample. Unlike the official implementations, this one has no
-    weight normalization.
+    A tier with frames of n samples runs every n samples and processes the n latest inputs. Below the tiers, a
+    feed-forward network (the sample level) runs at every sample and processes the latest inputs, as many as a frame of
+    the lowest tier. Unlike the official implementations, this one has no weight normalization.
 
     Args:
         num_tokens: number of quantization levels.
         quantization: "mu-law" or "linear", see :mod:`sashimi_diffusion.data.quantization`.
         sample_rate: rate of the waveforms in Hz.
         sample_size: number of samples the model was trained on, and the default length to generate.
-        frame_sizes: samples per frame of the finest tier, then frames of each tier per frame of the next.
+        frame_sizes: samples in a frame of the lowest tier, then frames of each tier in a frame of the next.
         dim: width of all tiers.
-        n_rnn: GRU layers in each tier.
-        embedding_dim: width of a sample's embedding at the finest level.
+        n_rnn: number of GRU layers in each tier.
+        embedding_dim: width of the embedding of a token at the sample level.
 
     Raises:
         UserError: ``frame_sizes`` is empty or has a number less than 1.
@@ -111,7 +111,7 @@ class SampleRNN(AutoregressiveModel):
 
     @property
     def length_multiple(self) -> int:
-        """The longest frame; lengths in :meth:`forward` must be multiples of it."""
+        """The number of samples in the longest frame; the length in :meth:`forward` must be a multiple of it."""
         return self.tiers[-1].frame
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -151,7 +151,7 @@ class SampleRNN(AutoregressiveModel):
         return torch.cat(parts, dim=-1), state
 
     def _advance(self, tokens: Tensor, state: SampleRNNState) -> tuple[Tensor, SampleRNNState]:
-        """Process one sample, or a multiple of the longest frame at the beginning of one."""
+        """Process one sample, or, at the beginning of a longest frame, a multiple of its length."""
         length, longest = tokens.shape[1], self.length_multiple
         inputs = torch.cat([state.tokens, tokens], dim=1)  # (B, longest - 1 + length)
         amplitudes = 2 * (inputs.to(self.output.weight.dtype) / self.start_token - 1)
@@ -160,15 +160,16 @@ class SampleRNN(AutoregressiveModel):
         for index in reversed(range(len(self.tiers))):
             tier = self.tiers[index]
             if state.position % tier.frame == 0:
-                # A frame ends with the first of its inputs, the latest one known when its first sample is predicted.
+                # Input t is sample t - 1. So at the first sample t of a frame, input t is the latest known sample, and
+                # the tier processes the inputs that end with it.
                 count, first = max(1, length // tier.frame), longest - tier.frame
                 frames = amplitudes[:, first : first + count * tier.frame].unflatten(1, (count, tier.frame))
                 above, hidden[index] = tier(frames, above, hidden[index])
-                conditioning[index] = above[:, -tier.ratio :].clone()  # a slice would keep all of it alive
+                conditioning[index] = above[:, -tier.ratio :].clone()  # a slice would keep all frames in memory
             if length == 1:
                 slot = state.position % tier.frame * tier.ratio // tier.frame
                 above = conditioning[index][:, slot : slot + 1]
-        assert above is not None  # the highest tier runs at position 0; its output is kept in the state
+        assert above is not None  # the state has the output of the highest tier from position 0 on
         logits = self._sample_level(inputs[:, longest - self.tiers[0].frame :], above)
         position = (state.position + length) % longest
         return logits, SampleRNNState(position, inputs[:, length:].clone(), tuple(hidden), tuple(conditioning))
@@ -177,8 +178,8 @@ class SampleRNN(AutoregressiveModel):
         """Return the logits (B, num_tokens, L).
 
         Args:
-            inputs: latest inputs, (B, frame - 1 + L) with the frame of the finest tier.
-            above: conditioning from the finest tier, (B, L, dim).
+            inputs: latest inputs, (B, frame - 1 + L), where frame is that of the lowest tier.
+            above: conditioning from the lowest tier, (B, L, dim).
         """
         x = self.samples(self.embedding(inputs).transpose(1, 2)).transpose(1, 2)  # (B, L, dim)
         x = F.relu(self.hidden(F.relu(x + above)))

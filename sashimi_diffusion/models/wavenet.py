@@ -13,7 +13,7 @@ from sashimi_diffusion.models.layers import WeightNormConv1d, module_list, point
 
 
 class WaveNetBlock(nn.Module):
-    """A residual layer: dilated convolution of the conditioned input, gate, residual and skip output.
+    """A residual layer: dilated convolution of the conditioned input, gated activation, residual and skip output.
 
     Args:
         residual_channels: width of the residual path R.
@@ -21,7 +21,7 @@ class WaveNetBlock(nn.Module):
         dilation: dilation of the convolution, which has three taps.
         embedding_dim: width of the step embedding.
         step_on_residual: add the step embedding to the residual path too, not only to the convolution's input.
-        mel: layer that brings a mel spectrogram to (B, 2R, L), or None without one.
+        mel: layer that upsamples a mel spectrogram to (B, 2R, L), or None without one.
     """
 
     def __init__(
@@ -62,10 +62,10 @@ class WaveNetDenoiser(Denoiser):
         in_channels, out_channels: audio channels in and out.
         sample_rate: rate of the waveforms in Hz.
         sample_size: number of samples the model was trained on, and the default length to generate.
-        waveform_std: recordings are divided by it before the diffusion, generated waveforms multiplied by it.
+        waveform_std: divisor of recordings before the diffusion, and factor of generated waveforms.
         residual_channels, skip_channels: widths of the residual path and of the skip outputs.
         n_layers: number of residual layers.
-        dilation_cycle: the dilation of layer n is 2 to the power of n modulo this.
+        dilation_cycle: layer n has the dilation ``2 ** (n % dilation_cycle)``.
         step_on_residual: add the step embedding to the residual path too. The published weights need it, because an
             in-place addition in the official code had this effect during their training.
         embedding_sines, embedding_hidden, embedding_dim: sizes of the diffusion step embedding.
@@ -120,7 +120,8 @@ class WaveNetDenoiser(Denoiser):
             )
             for layer in range(n_layers)
         )
-        # No output depends on it: it exists for the official layout. Distributed training would wait for its gradient.
+        # Official checkpoints have this layer, but no output depends on it. Without requires_grad_(False), distributed
+        # training would wait for its gradient.
         self.blocks[-1].residual_output.requires_grad_(False)
         self.output = output_head(skip_channels, out_channels)
 

@@ -14,7 +14,7 @@ from sashimi_diffusion.ssm.pointwise import Pointwise
 class WaveNetLayer(nn.Module):
     """A gated convolution of two taps, ``dilation`` samples apart, with a residual and a skip output.
 
-    Its state holds its last ``dilation`` inputs, (B, residual_channels, dilation).
+    Its state is its last ``dilation`` inputs, (B, residual_channels, dilation).
     """
 
     def __init__(self, residual_channels: int, dilation_channels: int, skip_channels: int, dilation: int) -> None:
@@ -35,7 +35,7 @@ class WaveNetLayer(nn.Module):
         taps = torch.cat([inputs[..., : x.shape[-1]], x], dim=1)  # (B, 2R, L)
         content, gate = self.dilated(taps).chunk(2, dim=1)
         y = torch.tanh(content) * torch.sigmoid(gate)
-        # A copy: a slice would keep all of the inputs alive.
+        # A copy, because a slice would keep all inputs in memory.
         return x + self.residual_output(y), self.skip_output(y), inputs[..., -self.dilation :].clone()
 
 
@@ -83,14 +83,15 @@ class WaveNetAutoregressive(AutoregressiveModel):
             for _ in range(n_cycles)
             for layer in range(n_layers)
         )
-        # No output depends on it: it exists for the layout. Distributed training would wait for its gradient.
+        # No output depends on this layer. Without requires_grad_(False), distributed training would wait for its
+        # gradient.
         self.layers[-1].residual_output.requires_grad_(False)
         self.end = Pointwise(skip_channels, end_channels)
         self.output = Pointwise(end_channels, num_tokens)
 
     @property
     def receptive_field(self) -> int:
-        """Number of the latest inputs that a prediction depends on."""
+        """Number of inputs that a prediction depends on, the latest included."""
         return 1 + sum(layer.dilation for layer in self.layers)
 
     def forward(self, tokens: Tensor) -> Tensor:

@@ -22,13 +22,16 @@ from sashimi_diffusion.pipelines.loading import load_model, resolve_pipeline
 
 @dataclass
 class AutoregressivePipelineOutput(BaseOutput):
-    """Output of :class:`SashimiAutoregressivePipeline`; all fields are arrays or all are tensors.
+    """Output of :class:`SashimiAutoregressivePipeline`: numpy arrays, or tensors with ``output_type="pt"``.
+
+    L includes the prefix.
 
     Args:
         audios: waveforms in [-1, 1), float32 (B, 1, L).
-        log_likelihoods: log-likelihoods of the generated samples, without the prefix, in nats, (B,).
-        log_probabilities: log-probability of each sample given the samples before it, in nats, (B, L).
-        entropies: entropy of the distribution of each sample, in nats, (B, L).
+        log_likelihoods: log-likelihood of the generated samples of each waveform, without the prefix, in nats, float64
+            (B,).
+        log_probabilities: log-probability of each sample given the samples before it, in nats, float32 (B, L).
+        entropies: entropy of the model's distribution of each sample, in nats, float32 (B, L).
         prefix_length: number of samples of the prefix.
     """
 
@@ -40,7 +43,7 @@ class AutoregressivePipelineOutput(BaseOutput):
 
 
 class SashimiAutoregressivePipeline(AudioPipeline):
-    """Generates raw audio sample by sample with an autoregressive model of this package.
+    """Pipeline that generates raw audio sample by sample with an autoregressive model of this package.
 
     Args:
         model: ``SashimiAutoregressive``, ``WaveNetAutoregressive``, ``SampleRNN`` or another ``AutoregressiveModel``.
@@ -90,7 +93,7 @@ class SashimiAutoregressivePipeline(AudioPipeline):
         Args:
             batch_size: number of waveforms B.
             audio_length_in_s: length in seconds, including the prefix. Default: the training length.
-            prefix: waveform at the beginning of each clip, (L,), (1, L) or (B, L); see :meth:`prefix_tokens`.
+            prefix: waveform that the generated waveforms continue, (P,), (1, P) or (B, P); see :meth:`prefix_tokens`.
             prefix_rate: sample rate of the prefix in Hz; None is that of the model.
             temperature, top_k, top_p: see :class:`sashimi_diffusion.generation.Sampling`.
             generator: one generator, from which a seed per waveform is drawn, or a list of B generators.
@@ -141,8 +144,9 @@ class SashimiAutoregressivePipeline(AudioPipeline):
             batch_size, audio_length_in_s, ...: arguments of :meth:`__call__`.
 
         Returns:
-            pairs of audio, float32 (B, 1, n), and its tokens with their statistics. n is ``block``, except for the
-            prefix and the last block.
+            iterator over pairs of a block of audio, float32 (B, 1, n), and its
+            :class:`~sashimi_diffusion.generation.Generation` (tokens, log-probabilities, entropies). n is ``block``,
+            except in the first block, if there is a prefix, and in the last one.
 
         Raises:
             UserError: arguments that do not fit the model or each other, before the first block.
@@ -150,7 +154,7 @@ class SashimiAutoregressivePipeline(AudioPipeline):
         tokens = None if prefix is None else self.prefix_tokens(prefix, prefix_rate)
         generators = sample_generators(generator, batch_size)
         length = None if audio_length_in_s is None else self.length_in_samples(audio_length_in_s)
-        # Not inside the generator expression, so that errors are raised by this call.
+        # Outside of the generator expression, so that this call raises the errors.
         blocks = stream(self.model, length, block, batch_size, tokens, temperature, top_k, top_p, generators, engine)
         return ((self.waveform(result), result) for result in blocks)
 
@@ -165,28 +169,28 @@ class SashimiAutoregressivePipeline(AudioPipeline):
         return self.seconds_to_samples(audio_length_in_s)
 
     def waveform(self, generation: Generation) -> Tensor:
-        """Return the audio of tokens, float32 (B, 1, L), by the quantization of the model."""
+        """Return the audio of generated tokens, float32 (B, 1, L), decoded by the quantization of the model."""
         config = self.model.config
         return decode(generation.tokens, config.quantization, bits_of(config.num_tokens)).unsqueeze(1)
 
     def prefix_tokens(self, prefix: np.ndarray | Tensor, rate: int | None = None) -> Tensor:
-        """Return the tokens of a waveform, prepared like the training data: int64 (B, L).
+        """Return the tokens of a waveform, int64 (B, P), prepared like the training data.
 
-        The waveform is resampled to the sample rate of the model, with a warning, scaled to its own range and
-        quantized.
+        The waveform is resampled to the sample rate of the model, with a warning, scaled from its minimum and maximum
+        to the range of the quantization, and quantized.
 
         Args:
-            prefix: waveform, (L,) or (B, L).
+            prefix: mono waveform, (P,) or (B, P).
             rate: sample rate of the waveform in Hz; None is that of the model.
 
         Raises:
-            UserError: the waveform is not mono, empty, not finite, or constant, so that it has no range.
+            UserError: the waveform has another shape, is empty or not finite, or is constant and cannot be scaled.
         """
         config = self.model.config
         waveform = torch.as_tensor(np.asarray(prefix, dtype=np.float32))
         waveform = waveform.unsqueeze(0) if waveform.ndim == 1 else waveform
         if waveform.ndim != 2 or not waveform.numel():
-            raise UserError(f"the prefix must be a waveform of shape (L,) or (B, L), got {tuple(waveform.shape)}")
+            raise UserError(f"the prefix must be a waveform of shape (P,) or (B, P), got {tuple(waveform.shape)}")
         if not waveform.isfinite().all():
             raise UserError("the prefix has samples that are not finite (NaN or infinity)")
         _require_sound(waveform)

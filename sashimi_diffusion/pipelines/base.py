@@ -13,7 +13,7 @@ from sashimi_diffusion.pipelines.remote_code import write_remote_code
 
 
 class AudioPipeline(DiffusionPipeline):
-    """Base class of the pipelines that generate raw audio."""
+    """Base class of the pipelines of this package."""
 
     model: Any
     config: Any  # diffusers' FrozenDict, whose keys are also attributes
@@ -33,7 +33,10 @@ class AudioPipeline(DiffusionPipeline):
         super().save_pretrained(str(save_directory), *arguments, **options)
 
     def save_config(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **options: Any) -> None:
-        """Write ``model_index.json`` and the remote-code files, before diffusers uploads the folder."""
+        """Write ``model_index.json`` and the files of :mod:`sashimi_diffusion.pipelines.remote_code`.
+
+        ``save_pretrained`` of diffusers calls it before it uploads the folder.
+        """
         super().save_config(save_directory, push_to_hub=push_to_hub, **options)
         write_remote_code(Path(save_directory), type(self), self.components)
 
@@ -41,7 +44,7 @@ class AudioPipeline(DiffusionPipeline):
         """Return the number of samples in ``seconds`` of audio.
 
         Raises:
-            UserError: less than one sample, or not finite.
+            UserError: ``seconds`` is less than one sample or not finite.
         """
         rate = self.model.config.sample_rate
         if not (math.isfinite(seconds) and round(seconds * rate) >= 1):
@@ -50,7 +53,7 @@ class AudioPipeline(DiffusionPipeline):
 
 
 def check_request(batch_size: int, output_type: str = "np") -> None:
-    """Raise UserError if a call asks for no waveforms or for an unknown output type."""
+    """Raise UserError if ``batch_size`` is less than 1 or ``output_type`` is unknown."""
     if batch_size < 1:
         raise UserError(f"batch_size is {batch_size}, expected at least 1")
     if output_type not in ("np", "pt"):
@@ -73,7 +76,7 @@ def sample_generators(generator: torch.Generator | list[torch.Generator] | None,
 
 
 def sample_seeds(generator: torch.Generator | None, count: int) -> list[int]:
-    """Draw ``count`` seeds one after the other, so that the first n do not depend on ``count``.
+    """Return ``count`` random seeds; the first n do not depend on ``count``.
 
     Args:
         generator: source of the seeds; None is torch's global generator.

@@ -52,7 +52,7 @@ class KnownLabels:
             return int(text)
         hint = did_you_mean(text, self.names)
         known = f"0 to {self.count - 1}" + (f" or {', '.join(self.names)}" if self.names else "")
-        raise UserError(f"no {self.kind} {text!r}{hint} (this model knows {known})")
+        raise UserError(f"no {self.kind} {text!r}{hint} (this model has {known})")
 
     def indices(self, given: Labels, batch_size: int) -> Tensor:
         """Return the label of each waveform, int64 (B,).
@@ -92,8 +92,8 @@ def label_conditioning(
 ) -> dict[str, Tensor]:
     """Return the label arguments of a model's ``forward``.
 
-    Speakers that are not given alternate within each class (:func:`speakers_in_turn`). A model with classes and
-    speakers that is given no class gets no speaker either, because it was trained with both or with neither.
+    If no speakers are given, they alternate within each class (:func:`speakers_in_turn`). If a model has classes and
+    speakers, and no class is given, it gets no speaker either, because it was trained with both or with neither.
 
     Args:
         config: config of the model.
@@ -102,7 +102,7 @@ def label_conditioning(
         batch_size: number of waveforms B.
 
     Returns:
-        ``class_labels`` and ``speaker_labels``, int64 (B,), without those that the model does not get.
+        ``class_labels`` and ``speaker_labels``, int64 (B,); an entry that the model does not get is missing.
 
     Raises:
         UserError: the model has no labels of this kind, a speaker was given without a class, or an error of
@@ -112,7 +112,7 @@ def label_conditioning(
     if class_labels is not None and classes is None:
         raise UserError("class_labels were given, but this model is unconditional: leave them out")
     if speaker_labels is not None and speakers is None:
-        raise UserError("speaker_labels were given, but this model knows no speakers: leave them out")
+        raise UserError("speaker_labels were given, but this model has no speakers: leave them out")
     if classes is not None and class_labels is None:
         if speaker_labels is not None:
             raise UserError("speaker_labels were given without class_labels: this model needs both or neither")
@@ -129,7 +129,7 @@ def label_conditioning(
 
 
 def null_labels(config: Mapping[str, Any], labels: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the null label of each entry of ``labels``, which are those of :func:`label_conditioning`."""
+    """Return tensors like those of ``labels``, a result of :func:`label_conditioning`, with null labels only."""
     counts = {name: config[f"num_{PLURALS[name.removesuffix('_labels')]}"] for name in labels}
     return {name: torch.full_like(own, counts[name]) for name, own in labels.items()}
 
@@ -142,7 +142,7 @@ def labels_in_turn(
 ) -> tuple[list[int] | None, list[int] | None]:
     """Return labels for ``count`` waveforms: classes alternate, and speakers alternate after each round of classes.
 
-    So the first (number of classes times number of speakers) waveforms contain every class by every speaker.
+    So with c classes and s speakers, the first c · s waveforms contain every class by every speaker.
 
     Args:
         config: config of the model.

@@ -54,7 +54,7 @@ def resolve_pipeline(name: str | os.PathLike[str], **hub: Any) -> Path:
         return Path(snapshot_download(str(name), allow_patterns=[_INDEX, "*/*.json", "*/*.safetensors"], **hub))
     except (OSError, ValueError) as error:
         raise UserError(
-            f"no folder {str(name)!r} here, and no such pipeline from the hub ({_one_line(error)})"
+            f"there is no folder {str(name)!r}, and the hub did not return this pipeline ({_one_line(error)})"
         ) from error
 
 
@@ -65,8 +65,8 @@ def load_components(
 
     Args:
         folder: the pipeline folder.
-        model: used instead of the stored model, if given.
-        scheduler: used instead of the stored scheduler, if given.
+        model: replaces the stored model; None loads it.
+        scheduler: replaces the stored scheduler; None loads it.
         dtype: dtype of the weights; None is float32.
 
     Raises:
@@ -88,7 +88,7 @@ def _load_scheduler(folder: Path) -> SchedulerMixin:
 
 
 def stored_guidance_scale(folder: Path) -> float:
-    """Return the default guidance scale of a pipeline folder; 1, which is no guidance, if it has none.
+    """Return the default guidance scale of a pipeline folder; 1 (no guidance) if it has none.
 
     Raises:
         UserError: the stored scale is not a finite number.
@@ -140,7 +140,11 @@ def is_autoregressive(folder: Path) -> bool:
 
 
 def hash_pipeline(folder: Path) -> str:
-    """Return the SHA-256 of the configs and weights of a pipeline folder (names, sizes and bytes), hexadecimal."""
+    """Return the SHA-256 of the configs and weights of a pipeline folder (names, sizes and bytes), hexadecimal.
+
+    Raises:
+        UserError: the folder is not a complete pipeline folder.
+    """
     digest = hashlib.sha256()
     scheduler = [] if is_autoregressive(folder) else [folder / _SCHEDULER]
     for path in [folder / _INDEX, folder / _MODEL, *scheduler, *_weight_files(folder)]:
@@ -165,7 +169,7 @@ def _component_class(
     try:
         class_name = index[name][1]
     except (KeyError, IndexError, TypeError) as error:
-        raise UserError(f"{folder / _INDEX} names no {name}: this is not a pipeline of sashimi-diffusion") from error
+        raise UserError(f"{folder / _INDEX} has no {name}: this is not a pipeline of sashimi-diffusion") from error
     for module in modules:
         found = getattr(module, str(class_name), None)
         if isinstance(found, type) and issubclass(found, base):

@@ -1,4 +1,4 @@
-"""Write the files with which plain diffusers loads a pipeline folder of this package.
+"""Write the files that plain diffusers needs to load a pipeline folder of this package.
 
 ``DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)`` imports the pipeline class from ``pipeline.py``
 and each component class from a module in the folder of the component. These modules only import the installed package,
@@ -32,7 +32,7 @@ def write_remote_code(folder: Path, pipeline_class: type, components: dict[str, 
     index["_class_name"] = ["pipeline", pipeline_class.__name__]
     _write(folder / "pipeline.py", pipeline_class)
     for name, component in components.items():
-        # torch.compile wraps the model.
+        # A model that torch.compile has wrapped keeps the original in _orig_mod.
         component_class = type(getattr(component, "_orig_mod", component))
         if not component_class.__module__.startswith("diffusers."):
             # diffusers copies the modules of all components into one folder, so their names must differ.
@@ -44,7 +44,7 @@ def write_remote_code(folder: Path, pipeline_class: type, components: dict[str, 
 
 
 def _write(path: Path, imported: type) -> None:
-    """Write a module that imports a class, from a public package if it is there."""
+    """Write a module that imports a class, from the public package that exports it if there is one."""
     module = next(
         (package for package in _PUBLIC if getattr(import_module(package), imported.__name__, None) is imported),
         imported.__module__,
@@ -53,7 +53,7 @@ def _write(path: Path, imported: type) -> None:
 
 
 def _remove_origin(path: Path) -> None:
-    """Remove the path from which diffusers loaded a component, which is private and useless to others."""
+    """Remove the path from which diffusers loaded a component: it is private, and of no use on other machines."""
     config = json.loads(path.read_text(encoding="utf-8"))
     if config.pop("_name_or_path", None) is not None:
         path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")

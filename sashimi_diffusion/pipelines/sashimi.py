@@ -1,4 +1,4 @@
-"""The diffusion pipeline: waveforms from noise, by a scheduler with a discrete training schedule."""
+"""The diffusion pipeline: it denoises noise to waveforms with a scheduler that has a discrete training schedule."""
 
 import inspect
 import math
@@ -22,13 +22,13 @@ StepCallback = Callable[["SashimiPipeline", int, torch.Tensor, dict[str, Any]], 
 
 
 class SashimiPipeline(AudioPipeline):
-    """Generates raw audio with a denoiser of this package.
+    """Pipeline that generates raw audio with a denoiser of this package.
 
     Args:
         model: ``SashimiDenoiser``, ``WaveNetDenoiser`` or another diffusers model with the same ``forward``, ``config``
             and ``length_multiple``.
-        scheduler: ``DiffWaveScheduler``, or a diffusers scheduler for models trained with discrete noise levels
-            (``create_scheduler`` creates them with settings for audio).
+        scheduler: ``DiffWaveScheduler``, or a diffusers scheduler with a discrete training schedule
+            (:func:`~sashimi_diffusion.schedulers.create_scheduler` creates them with settings for audio).
         guidance_scale: default scale of classifier-free guidance for calls with labels; saved with the pipeline.
 
     Example:
@@ -55,7 +55,7 @@ class SashimiPipeline(AudioPipeline):
         dtype: torch.dtype | None = None,
         **hub: Any,
     ) -> "SashimiPipeline":
-        """Load a pipeline without running code of its folder and without reading pickles.
+        """Load a pipeline. Code in its folder is not run, and pickles are not read.
 
         Args:
             pretrained_model_name_or_path: a folder, the name of a bundled pipeline (``"sashimi-digits"``), or the id of
@@ -102,9 +102,9 @@ class SashimiPipeline(AudioPipeline):
                 the seeds from torch's global generator.
             audio_length_in_s: length in seconds. Default: the length of ``mel``, or the training length.
             class_labels: a class (index or name) for all waveforms, or a sequence of B classes. None: no class.
-            guidance_scale: scale of classifier-free guidance (arXiv 2207.12598) between the prediction without labels
-                (0) and the prediction with labels (1, no guidance), or beyond it. None: the default of the pipeline if
-                there are labels, otherwise 1.
+            guidance_scale: scale of classifier-free guidance (arXiv 2207.12598). 0 is the prediction without labels, 1
+                the prediction with labels (no guidance); larger scales strengthen the labels. None: the default of the
+                pipeline if there are labels, otherwise 1.
             mel: log-mel spectrograms for a vocoder, shape (B, mel_channels, frames).
             speaker_labels: a speaker (index or name) for all waveforms, or a sequence of B speakers. None: the n-th
                 waveform of each class in the batch has the n-th speaker, modulo the number of speakers; if several
@@ -171,7 +171,7 @@ class SashimiPipeline(AudioPipeline):
         if mel is None:
             return requested or config.sample_size
         if config.mel_channels is None:
-            raise UserError("a mel was given, but this model is no vocoder: leave it out")
+            raise UserError("a mel was given, but this model is not a vocoder: leave it out")
         length = mel.shape[-1] * math.prod(config.mel_upsample)
         if requested not in (None, length):
             raise UserError(
@@ -190,7 +190,7 @@ class SashimiPipeline(AudioPipeline):
         """Return the prediction of the model, float32 (B, C, L), with classifier-free guidance."""
         guided = guidance_scale != 1
         if guided:
-            # One forward of 2B computes both predictions.
+            # One forward of a batch of 2B computes both predictions.
             null = null_labels(self.model.config, labels)
             sample, labels = torch.cat([sample, sample]), {name: torch.cat([labels[name], null[name]]) for name in null}
             mel = None if mel is None else torch.cat([mel, mel])
@@ -205,7 +205,7 @@ class SashimiPipeline(AudioPipeline):
     def _timesteps(self, steps: int | None) -> torch.Tensor:
         """Set the timesteps of the scheduler and return them."""
         scheduler = self.scheduler
-        # Schedulers in continuous time pass times that the model was not trained with; the result is noise.
+        # The times of a scheduler in continuous time are not those that the model was trained with: it returns noise.
         if not hasattr(scheduler, "alphas_cumprod"):
             raise UserError(
                 f"{type(scheduler).__name__} has no discrete training schedule and does not fit this model: "

@@ -1,8 +1,8 @@
 """Create samplers by name, with settings for raw audio and the training schedule of another scheduler.
 
-The defaults of diffusers do not suit audio of unit variance and a schedule of 200 steps: ``linspace`` spacing visits
-one level twice with all steps (0/0 in the multistep solvers), ``leading`` spacing skips the noisiest level,
-``clip_sample`` clips to [-1, 1], and a last alpha smaller than one leaves hiss.
+The defaults of diffusers fail for audio of unit variance and a schedule of 200 steps: ``linspace`` spacing with 200
+sampling steps visits one level twice (0/0 in the multistep solvers), ``leading`` spacing skips the noisiest level,
+``clip_sample`` clips to [-1, 1], and a final alpha smaller than one leaves noise in the audio.
 """
 
 from collections.abc import Mapping
@@ -33,7 +33,7 @@ SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
     "dpmsolver++-3m-karras": ("DPMSolverMultistepScheduler", {**_DPM, **_KARRAS, "solver_order": 3}),
     "dpmsolver++-sde": ("DPMSolverMultistepScheduler", {**_DPM, "algorithm_type": "sde-dpmsolver++"}),
     "dpmsolver++-sde-karras": ("DPMSolverMultistepScheduler", {**_DPM, **_KARRAS, "algorithm_type": "sde-dpmsolver++"}),
-    # This class has no trailing spacing; Karras levels never coincide.
+    # This class has no trailing spacing. Karras levels avoid the spacing "linspace", which visits one level twice.
     "dpmsolver++-singlestep": ("DPMSolverSinglestepScheduler", {**_KARRAS, "lower_order_final": True}),
     "deis": ("DEISMultistepScheduler", _TRAILING),
     "unipc": ("UniPCMultistepScheduler", _DPM),
@@ -45,7 +45,7 @@ SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
     "kdpm2": ("KDPM2DiscreteScheduler", _TRAILING),
     "lms": ("LMSDiscreteScheduler", _TRAILING),
 }
-"""Name -> (name of the class, settings)."""
+"""Name of the sampler -> (name of its class, settings of the class)."""
 
 _SCHEDULE_KEYS = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "prediction_type")
 
@@ -56,6 +56,9 @@ def create_scheduler(name: str, config: Mapping[str, Any]) -> SchedulerMixin:
     Args:
         name: one of ``SCHEDULERS``.
         config: config of the scheduler that belongs to the model (``pipe.scheduler.config``).
+
+    Returns:
+        a scheduler of this package or of diffusers.
 
     Raises:
         UserError: the name is unknown, or the scheduler needs a package that is not installed.
@@ -76,7 +79,7 @@ def create_scheduler(name: str, config: Mapping[str, Any]) -> SchedulerMixin:
 
 
 def _fast_betas(trained: DiffWaveScheduler) -> tuple[float, ...]:
-    """Return the fast betas whose noisiest level is within the training schedule of the model."""
+    """Return FAST_BETAS_200 if its noisiest level is in the training schedule, otherwise FAST_BETAS_50."""
     remaining = 1.0
     for beta in FAST_BETAS_200:
         remaining *= 1 - beta

@@ -31,7 +31,9 @@ Generators = torch.Generator | list[torch.Generator] | None
 
 
 class DiffWaveScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # the mixins disagree about config_name
-    """Ancestral sampling with DiffWave's schedule; a new scheduler visits all its noise levels.
+    """Scheduler of ancestral sampling with DiffWave's noise schedule.
+
+    A new scheduler visits all noise levels; :meth:`set_timesteps` selects fewer.
 
     Args:
         num_train_timesteps: T, the number of noise levels the model was trained with.
@@ -41,15 +43,15 @@ class DiffWaveScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # t
         trained_betas: T betas that replace the schedule.
         prediction_type: what the model predicts, ``"epsilon"`` or ``"v_prediction"`` (arXiv 2202.00512).
         inference_betas: betas of DiffWave's fast sampling (appendix B), least noisy first. The timestep of each is the
-            fractional training step with the same noise level; levels outside the training schedule get its nearest
-            end.
-        timestep_spacing: ``"trailing"``, the only value: the noisiest level is always visited. It is in the config,
-            like ``clip_sample``, for diffusers schedulers that are created from this config, because their defaults
-            skip the noisiest level or clip to [-1, 1].
-        clip_sample: ``False``, the only value.
+            fractional training step with the same noise level; levels outside the training schedule are clamped to its
+            nearest end.
+        timestep_spacing: always ``"trailing"``: the noisiest level is visited for every number of steps. The argument
+            exists, like ``clip_sample``, for diffusers schedulers that are created from this config, because their
+            defaults skip the noisiest level or clip to [-1, 1].
+        clip_sample: always ``False``.
 
     Raises:
-        UserError: a value is not one of these.
+        UserError: a value is not supported, a beta is not between 0 and 1, or ``trained_betas`` does not have T values.
     """
 
     _compatibles = [scheduler.name for scheduler in KarrasDiffusionSchedulers]  # noqa: RUF012  # as in diffusers
@@ -100,14 +102,14 @@ class DiffWaveScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # t
         return self.config.num_train_timesteps
 
     def set_timesteps(self, num_inference_steps: int | None = None, device: str | torch.device | None = None) -> None:
-        """Set the noise levels to visit.
+        """Set the noise levels that sampling visits.
 
         Args:
             num_inference_steps: number of sampling steps, 1 to T. None: T, or the number of ``inference_betas``.
             device: device of ``timesteps``.
 
         Raises:
-            UserError: the number of steps is impossible.
+            UserError: the number of steps is not from 1 to T, or not the number of ``inference_betas``.
         """
         fast = self.config.inference_betas
         total = self.config.num_train_timesteps
@@ -139,9 +141,9 @@ class DiffWaveScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # t
         self.timesteps = timesteps.flip(0).to(device)
 
     def align(self, alphas_cumprod: torch.Tensor) -> torch.Tensor:
-        """Return the fractional training steps with these noise levels (DiffWave, appendix B).
+        """Return the fractional training steps that have the given noise levels (DiffWave, appendix B).
 
-        Steps are interpolated linearly in sqrt(abar).
+        Between training steps, sqrt(abar) is interpolated linearly.
 
         Args:
             alphas_cumprod: abar of each level, decreasing, shape (S,).

@@ -46,7 +46,11 @@ class LinearMultistepScheduler(IPNDMScheduler):
         self.set_timesteps(num_train_timesteps)
 
     def set_timesteps(self, num_inference_steps: int, device: str | torch.device | None = None) -> None:
-        """Set the noise levels to visit: ``num_inference_steps`` of the training schedule, then the clean sample."""
+        """Set the noise levels that sampling visits: ``num_inference_steps`` of the training schedule.
+
+        Raises:
+            UserError: the number of steps is not from 1 to T.
+        """
         self._trained.set_timesteps(num_inference_steps)
         self.num_inference_steps = num_inference_steps
         self.timesteps = self._trained.timesteps.to(device)
@@ -65,7 +69,17 @@ class LinearMultistepScheduler(IPNDMScheduler):
         sample: torch.Tensor,
         return_dict: bool = True,
     ) -> SchedulerOutput | tuple[torch.Tensor]:
-        """Run one step of the solver with the predicted epsilon or v (B, C, L) at ``timestep``."""
+        """Run one step of the solver, from the noise level of ``timestep`` to the next lower level.
+
+        Args:
+            model_output: epsilon or v, shape (B, C, L).
+            timestep: one of ``timesteps``.
+            sample: x_t, shape (B, C, L).
+            return_dict: return a ``SchedulerOutput`` instead of a tuple.
+
+        Returns:
+            ``prev_sample``, the sample at the next lower level; after the last step, the generated x_0.
+        """
         velocity = model_output
         if self.config.prediction_type == "epsilon":
             if self.step_index is None:

@@ -88,7 +88,7 @@ def test_all_files_are_there(class_folder: Path, tmp_path: Path, capsys: pytest.
         assert (info.samplerate, info.frames, info.subtype, info.channels) == (1000, 200, "PCM_16", 1)
     Image.open(out / "contact_sheet.png").verify()
     captured = capsys.readouterr()
-    assert "4 samples, 0.8 s of audio in" in captured.out
+    assert "4 clips, 0.8 s of audio in" in captured.out
     for part in ("real-time factor", "peak memory", "MB", "clipped"):
         assert part in captured.out
     assert "batch 2/2: 100%" in captured.err
@@ -208,11 +208,11 @@ def test_scheduler_steps_seconds_and_dtype(plain_folder: Path, tmp_path: Path) -
         (["--steps", "11"], "cannot sample in 11 steps"),
         (["--steps", "many"], "argument --steps: invalid int value: 'many'"),
         (["--scheduler", "diffwave-fast", "--steps", "5"], "has 6 steps"),
-        (["--label", "3"], "no class '3' (this model knows 0 to 2 or zero, one, two)"),
+        (["--label", "3"], "no class '3' (this model has 0 to 2 or zero, one, two)"),
         (["--label", "zeros"], "did you mean 'zero'?"),
         (["--label", "-1"], "no class '-1'"),
         (["--label", "0,"], "no class ''"),
-        (["--speaker", "ann"], "--speaker was given, but this model knows no speakers: leave it out"),
+        (["--speaker", "ann"], "--speaker was given, but this model has no speakers: leave it out"),
         (["--guidance-scale", "nan"], "guidance_scale is nan"),
         (["--seconds", "1e9"], "ask for fewer --seconds"),
         (["--seconds", "0"], "cannot generate 0 seconds"),
@@ -253,7 +253,7 @@ def only_error(capsys: pytest.CaptureFixture) -> str:
 
 def test_labels_need_classes(plain_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert run(plain_folder, tmp_path, "--label", "1") == 2
-    assert "knows no classes" in only_error(capsys)
+    assert "has no classes" in only_error(capsys)
     assert run(plain_folder, tmp_path, "--guidance-scale", "2") == 2
     assert "no class_labels" in only_error(capsys)
 
@@ -321,7 +321,7 @@ def test_running_out_of_memory_is_told(
 
 
 def test_other_runtime_errors_are_not_taken_for_memory() -> None:
-    with pytest.raises(RuntimeError, match="something else"), memory.explained_exhaustion():
+    with pytest.raises(RuntimeError, match="something else"), memory.report_out_of_memory():
         raise RuntimeError("something else")
 
 

@@ -184,4 +184,4 @@ def test_a_prefix_as_long_as_the_clip_is_refused(
 
 def test_a_diffusion_pipeline_takes_no_prefix(tmp_path: Path, prefix: Path, capsys: pytest.CaptureFixture) -> None:
     assert sample.main(["--prefix", str(prefix), "--out", str(tmp_path / "out")]) == 2
-    assert "--prefix does not apply: sashimi-digits is of the diffusion kind" in capsys.readouterr().err
+    assert "--prefix does not apply: sashimi-digits is a diffusion pipeline; leave it out" in capsys.readouterr().err

@@ -5,15 +5,15 @@ from collections import Counter
 import pytest
 
 from sashimi_diffusion.commands.sample import build_parser
-from sashimi_diffusion.commands.sample_diffusion import Sample, plan_samples
+from sashimi_diffusion.commands.sample_diffusion import Clip, plan_clips
 from sashimi_diffusion.errors import UserError
 
 CLASSES = {"num_classes": 3, "class_names": ["zero", "one", "two"]}
 SPEAKERS = {"num_speakers": 2, "speaker_names": ["ann", "bob b."]}
 
 
-def plan(config: dict, *arguments: str) -> list[Sample]:
-    return plan_samples(build_parser().parse_args(arguments), config)
+def plan(config: dict, *arguments: str) -> list[Clip]:
+    return plan_clips(build_parser().parse_args(arguments), config)
 
 
 def files(config: dict, *arguments: str) -> list[str]:
@@ -62,7 +62,7 @@ def test_models_that_know_less_have_shorter_names() -> None:
 @pytest.mark.parametrize(
     ("speaker", "message"),
     [
-        ("an", r"no speaker 'an', did you mean 'ann'\? .this model knows 0 to 1 or ann, bob b\."),
+        ("an", r"no speaker 'an', did you mean 'ann'\? .this model has 0 to 1 or ann, bob b\."),
         ("2", "no speaker '2'"),
         ("ann,", "no speaker ''"),
     ],

@@ -145,8 +145,18 @@ def test_holdout_makes_the_validation_split(words: Path):
     train = AudioFolder(words, "train", **options)
     assert {path.stem.split("_")[2] for path in validation.files} == {"0", "1"}
     assert (len(train), len(validation)) == (32, 8)
-    with pytest.raises(UserError, match=r"the test split .* is empty: holdout"):
+    with pytest.raises(UserError, match=r"the test split .* is empty: holdout divides .* data.test=false"):
         AudioFolder(words, "test", **options)
+
+
+def test_a_holdout_of_all_or_no_files_is_an_error(words: Path):
+    options = dict(length=60, pattern=PATTERN)
+    with pytest.raises(UserError, match=r"the train split .* is empty: holdout matches all of its 4 files"):
+        AudioFolder(words, "train", where={"index": 0}, holdout={"index": 0}, **options)
+    for word in ("ja", "no"):
+        (words / f"{word}_ann_0.wav").unlink()
+    with pytest.raises(UserError, match=r"the validation split .* is empty: holdout matches none of its 38 files"):
+        AudioFolder(words, "validation", holdout={"index": 0, "speaker": "ann"}, **options)
 
 
 def test_splits_are_disjoint_complete_stratified_and_repeatable(words: Path):

@@ -255,7 +255,7 @@ def test_guidance_leaves_the_null_class_and_the_null_speaker(speaker_pipe: Sashi
     ("speakers", "message"),
     [
         ("an", "no speaker 'an', did you mean 'ann'"),
-        (["ann", "zoe"], "no speaker 'zoe' .this model knows 0 to 1 or ann, bob"),
+        (["ann", "zoe"], "no speaker 'zoe' .this model has 0 to 1 or ann, bob"),
         (3, r"speaker_labels must be from 0 to 1 \(2 for none\), got 3"),
         (-1, "speaker_labels must be from 0 to 1"),
         ([0, 1, 0], "expected one index or name, or 2 of them"),
@@ -270,7 +270,7 @@ def test_speakers_that_do_not_fit_are_refused(speakers: object, message: str, sp
 
 
 def test_speakers_need_a_model_that_knows_them(class_pipe: SashimiPipeline) -> None:
-    with pytest.raises(UserError, match="speaker_labels were given, but this model knows no speakers"):
+    with pytest.raises(UserError, match="speaker_labels were given, but this model has no speakers"):
         class_pipe(class_labels=0, speaker_labels=0)
 
 
