@@ -47,6 +47,7 @@ class SashimiDenoiser(ModelMixin, ConfigMixin):
         mel_upsample: factors whose product is the hop of the spectrogram in samples.
         mel_alignment: "stage" gives every stage the mel at its own rate; "official" gives the pooled stages the
             beginning of the full-rate mel, as the official code does and its vocoder weights need.
+        stored_nodes: see :class:`LegacyS4`; for "legacy" only.
     """
 
     config_name = "config.json"
@@ -88,12 +89,13 @@ class SashimiDenoiser(ModelMixin, ConfigMixin):
         mel_channels: int | None = None,
         mel_upsample: Sequence[int] = (16, 16),
         mel_alignment: str = "stage",
+        stored_nodes: bool = False,
     ) -> None:
         super().__init__()
 
         def make_s4(width: int, stage: int) -> nn.Module:
             if parameterization == "legacy":
-                return LegacyS4(width, length=sample_size // math.prod(pool[:stage]), n_state=n_state)
+                return LegacyS4(width, sample_size // math.prod(pool[:stage]), n_state, stored_nodes)
             return S4Layer(
                 width,
                 n_state=n_state,

@@ -71,7 +71,7 @@ def layer_from_official(config: dict, tensors: dict[str, Tensor], dtype: torch.d
         discretization=config.get("disc", "zoh") if diagonal else "bilinear",
         bidirectional=bidirectional,
         n_ssm=kernel["B"].shape[1],
-        channels=config.get("channels", 1),
+        outputs_per_feature=config.get("channels", 1),
         backend=backend,
     ).to(dtype)
     dt = kernel["inv_dt"].squeeze(-1)

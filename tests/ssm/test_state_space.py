@@ -14,7 +14,7 @@ VARIANTS = {
     "legs zoh": {"parameterization": "diag", "initialization": "legs", "discretization": "zoh"},
     "lin bilinear": {"parameterization": "diag", "initialization": "lin", "discretization": "bilinear"},
     "inv zoh tied": {"parameterization": "diag", "initialization": "inv", "discretization": "zoh", "n_ssm": 2},
-    "two channels": {"parameterization": "nplr", "channels": 2},
+    "two outputs": {"parameterization": "nplr", "outputs_per_feature": 2},
 }
 
 
@@ -145,9 +145,9 @@ class TestKeptSpectrum:
         self.made = 0
         kernel = layer.ssm.kernel
 
-        def counted(length: int) -> Tensor:
+        def counted(length: int, rate: float = 1.0) -> Tensor:
             self.made += 1
-            return kernel(length)
+            return kernel(length, rate)
 
         monkeypatch.setattr(layer.ssm, "kernel", counted)
         return layer
