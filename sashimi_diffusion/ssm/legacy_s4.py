@@ -116,7 +116,9 @@ class LegacyStateSpace(KeepFloat32):
                 y = long_convolution(signal, self._lags(u.shape[-1]))  # (B, 2, H, L)
             else:
                 y = spectrum_convolution(signal, self._spectrum(u.shape[-1]))
-        return refuse_second_derivatives(y.flatten(1, 2).to(u.dtype), "a legacy state space is differentiable once only")
+        return refuse_second_derivatives(
+            y.flatten(1, 2).to(u.dtype), "a legacy state space is differentiable once only"
+        )
 
     def kernel(self) -> Tensor:
         """Return the two kernels without D, real (directions, H, length)."""
