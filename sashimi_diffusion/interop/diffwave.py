@@ -29,7 +29,7 @@ Network = TypeVar("Network", SashimiDenoiser, WaveNetDenoiser)
 
 @dataclass(frozen=True)
 class ConversionOptions:
-    """Properties of a network that its checkpoint does not contain. None is the published value for this kind of network.
+    """Properties of a network that its checkpoint does not contain; None is the published value for this kind.
 
     Args:
         sample_rate: sampling rate in Hz; 16,000 by default, 22,050 for a vocoder.
@@ -104,7 +104,7 @@ def _build(network: Callable[..., Network], **config: Any) -> Network:
 def output_distance(
     model: SashimiDenoiser | WaveNetDenoiser, other: SashimiDenoiser | WaveNetDenoiser, progress: bool = False
 ) -> float:
-    """Return the largest difference between the outputs of two denoisers on white noise, relative to the largest output.
+    """Return the largest difference between the outputs of two denoisers on white noise, relative to the maximum.
 
     Args:
         model: a denoiser.

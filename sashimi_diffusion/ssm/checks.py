@@ -17,6 +17,12 @@ def require_length(length: int) -> None:
         raise ValueError(f"expected a length of at least 1 sample, got {length}")
 
 
+def require_rate(rate: float) -> None:
+    """Raise ValueError unless ``rate``, a factor of the step sizes, is positive."""
+    if not rate > 0:
+        raise ValueError(f"rate must be positive, got {rate}")
+
+
 def refuse_second_derivatives(y: Tensor, advice: str) -> Tensor:
     """Return ``y``, whose gradient raises a RuntimeError if it is itself to be differentiated.
 

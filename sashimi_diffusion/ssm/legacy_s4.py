@@ -1,7 +1,7 @@
 """The S4 layer of the oldest official code, which the published DiffWave-SaShiMi weights use.
 
-It differs from :class:`S4Layer` in its trained parameters (only the output vector and the second low-rank vector), in its
-kernel (for one length only, without the correction for truncating it there) and in how it combines the directions.
+It differs from :class:`S4Layer` in its trained parameters (only the output vector and the second low-rank vector), in
+its kernel (for one length only, without the correction for truncating it there) and in how it combines the directions.
 """
 
 import math
@@ -56,18 +56,18 @@ class LegacyS4(nn.Module):
 class LegacyStateSpace(KeepFloat32):
     """Two kernels per feature, y₁[t] = D u[t] + Σ k₁[j] u[t-j] and y₂[t] = D u[t] + Σ k₂[j] u[t+j], j from 0 in both.
 
-    A = Λ - p qᵀ, where Λ, p, B and the step sizes keep their initial values (buffers) and q, C, D are trained. The kernel
-    is S4's generating function on the roots of unity (arXiv 2111.00396, algorithm 1) with C in the place of
-    C (I - Ā^L). It therefore depends on its ``length``; for longer signals it is zero beyond that length. All tensors are
-    real float32 (a trailing axis of 2 for complex values) and stay float32 under ``.to(dtype)`` and autocast.
+    A = Λ - p qᵀ, where Λ, p, B and the step sizes keep their initial values (buffers) and q, C, D are trained. The
+    kernel is S4's generating function on the roots of unity (arXiv 2111.00396, algorithm 1) with C in the place of
+    C (I - Ā^L). It therefore depends on its ``length``; for longer signals it is zero beyond that length. All tensors
+    are real float32 (a trailing axis of 2 for complex values) and stay float32 under ``.to(dtype)`` and autocast.
 
     Args:
         d_model: number of features H.
         length: length of the kernels, and of the training signals; even.
         n_state: state size, even; N = n_state / 2.
-        stored_nodes: evaluate the generating function at nodes saved with the model (buffers ``omega`` and ``z``) instead
-            of the exact ones. The official code computes its nodes in single precision and saves them; its results are
-            reproduced with the same nodes.
+        stored_nodes: evaluate the generating function at nodes saved with the model (buffers ``omega`` and ``z``)
+            instead of the exact ones. The official code computes its nodes in single precision and saves them; the same
+            nodes reproduce its results.
 
     Raises:
         ValueError: an odd length or state size.
@@ -127,7 +127,7 @@ class LegacyStateSpace(KeepFloat32):
         return torch.fft.irfft(torch.stack(spectra), n=self.length).to(self.D.dtype)
 
     def nodes(self) -> Nodes:
-        """Return the nodes of the kernels in double precision: those in the buffers if there are any, else exact ones."""
+        """Return the nodes of the kernels in double precision: stored ones if there are any, else exact ones."""
         if self.omega is None or self.z is None:
             return exact_nodes(self.length, self.D.device)
         omega, z = _complex(self.omega), _complex(self.z)
@@ -191,8 +191,9 @@ def _woodbury(dt: Tensor, poles: Tensor, vectors: Tensor, nodes: Nodes) -> Tenso
     """Return the generating function of a diagonal plus rank-one system, (H, K) (arXiv 2111.00396, lemma C.2).
 
     ``vectors`` (H, N, 4) holds the products b c, b q, p q and p c. Each is summed over x / (z - pole) together with its
-    conjugate, 2 (z Re x - Re(x pole*)) / (z² - 2 z Re pole + |pole|²). These are matrix products of real numbers, several
-    times faster than complex divisions. The denominator cancels where z is close to a pole, so float64 is needed.
+    conjugate, 2 (z Re x - Re(x pole*)) / (z² - 2 z Re pole + |pole|²). These are matrix products of real numbers,
+    several times faster than complex divisions. The denominator cancels where z is close to a pole, so float64 is
+    needed.
     """
     z, one, zero = nodes.z, torch.ones_like(nodes.z.real), torch.zeros_like(nodes.z.real)
     powers = torch.stack([(z * z).real, z.real, one, (z * z).imag, z.imag, zero], dim=-1).unflatten(-1, (2, 3))

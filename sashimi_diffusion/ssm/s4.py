@@ -11,7 +11,9 @@ from sashimi_kernels import gated_residual
 
 
 class S4Layer(nn.Module):
-    """GLU(W · dropout(GELU(state space(u))) + b), as in S4 (arXiv 2111.00396) and SaShiMi (arXiv 2202.09729, section 3).
+    """GLU(W · dropout(GELU(state space(u))) + b).
+
+    S4 (arXiv 2111.00396) and SaShiMi (arXiv 2202.09729, section 3).
 
     Args:
         d_model: number of features H.

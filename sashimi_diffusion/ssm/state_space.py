@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 import sashimi_kernels as kernels
 from sashimi_diffusion.ssm.cache import ParameterCache
-from sashimi_diffusion.ssm.checks import refuse_second_derivatives, require_length, require_sequence
+from sashimi_diffusion.ssm.checks import refuse_second_derivatives, require_length, require_rate, require_sequence
 from sashimi_diffusion.ssm.precision import without_autocast
 from sashimi_diffusion.ssm.system import ContinuousSystem, LinearSystem
 
@@ -39,8 +39,8 @@ class StateSpace(LinearSystem):
         dt_min, dt_max: initial step sizes are log-uniform in this range.
         stable: constrain A as above. False trains Re Λ without a constraint and, in A = Λ - p q*, q independently of p,
             as S4 did before SaShiMi. Such a state space can become unstable; it exists for comparisons.
-        bandlimit: drop the states of "diag" whose frequency |Im A| dt / 2π is at least half of this value, in cycles per
-            sample at rate 1 (S4ND, arXiv 2210.06583); None keeps all.
+        bandlimit: drop the states of "diag" whose frequency |Im A| dt / 2π, in cycles per sample at rate 1, is at least
+            half of this value (S4ND, arXiv 2210.06583); None keeps all.
         backend: kernel backend, see :mod:`sashimi_kernels`.
 
     Raises:
@@ -170,7 +170,8 @@ class StateSpace(LinearSystem):
     def kernel(self, length: int, rate: float = 1.0) -> Tensor:
         """Return the convolution kernels without D, real (outputs · directions, H, length), causal ones first."""
         require_length(length)
-        limit = length if self.max_length is None else round(self.max_length / rate)
+        require_rate(rate)
+        limit = length if self.max_length is None else max(1, round(self.max_length / rate))
         kernel, _ = self._kernel_and_response(min(length, limit), None, rate)
         return F.pad(kernel, (0, length - kernel.shape[-1]))
 

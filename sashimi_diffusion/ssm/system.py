@@ -6,11 +6,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from sashimi_diffusion.ssm.checks import require_rate
 from sashimi_diffusion.ssm.initialization import INITIALIZATIONS, initial_system
 from sashimi_diffusion.ssm.precision import KeepFloat32
 
-# Trained step sizes stay inside of these bounds, and kernels outside of them are useless. The clamp prevents a diverging
-# log_dt from turning the whole kernel into NaN.
+# Trained step sizes stay inside of these bounds, and kernels outside of them are useless. The clamp prevents a
+# diverging log_dt from turning the whole kernel into NaN.
 DT_BOUNDS = (1e-6, 10.0)
 
 
@@ -77,8 +78,7 @@ class LinearSystem(KeepFloat32):
         Args:
             rate: factor of the step sizes.
         """
-        if not rate > 0:
-            raise ValueError(f"rate must be positive, got {rate}")
+        require_rate(rate)
         low, high = (math.log(bound) for bound in DT_BOUNDS)
         dt = rate * torch.exp(self.log_dt.double().clamp(low, high)).unsqueeze(-1)  # (H, 1)
         a = self._repeat(torch.complex(self._real_part(), self.imag.double()))
