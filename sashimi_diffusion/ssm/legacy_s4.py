@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from sashimi_diffusion.ssm.cache import ParameterCache
-from sashimi_diffusion.ssm.checks import refuse_second_derivatives, require_sequence
+from sashimi_diffusion.ssm.checks import require_sequence
 from sashimi_diffusion.ssm.initialization import initial_system
 from sashimi_diffusion.ssm.pointwise import gelu
 from sashimi_diffusion.ssm.precision import KeepFloat32, without_autocast
@@ -110,15 +110,11 @@ class LegacyStateSpace(KeepFloat32):
         signal = u.to(self.D.dtype).unsqueeze(1)  # (B, 1, H, L)
         # Half precision has no FFT for these sizes, so autocast must not reach the transforms.
         with without_autocast(u.device):
-            if u.shape[0] == 0:
-                y = (signal * self.D.unsqueeze(-1)).expand(-1, 2, -1, -1)
-            elif self.training or torch.is_grad_enabled():
+            if self.training or torch.is_grad_enabled():
                 y = long_convolution(signal, self._lags(u.shape[-1]))  # (B, 2, H, L)
             else:
                 y = spectrum_convolution(signal, self._spectrum(u.shape[-1]))
-        return refuse_second_derivatives(
-            y.flatten(1, 2).to(u.dtype), "a legacy state space is differentiable once only"
-        )
+        return y.flatten(1, 2).to(u.dtype)
 
     def kernel(self) -> Tensor:
         """Return the two kernels without D, real (directions, H, length)."""

@@ -11,9 +11,9 @@ from sashimi_kernels import gated_residual
 
 
 class S4Layer(nn.Module):
-    """GLU(W · dropout(GELU(state space(u))) + b).
+    """GLU(W · dropout(GELU(state space(u))) + b), the layer of S4 and SaShiMi.
 
-    S4 (arXiv 2111.00396) and SaShiMi (arXiv 2202.09729, section 3).
+    See arXiv 2111.00396, and arXiv 2202.09729, section 3.
 
     Args:
         d_model: number of features H.

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 import sashimi_kernels as kernels
 from sashimi_diffusion.ssm.cache import ParameterCache
-from sashimi_diffusion.ssm.checks import refuse_second_derivatives, require_length, require_rate, require_sequence
+from sashimi_diffusion.ssm.checks import require_rate, require_sequence
 from sashimi_diffusion.ssm.precision import without_autocast
 from sashimi_diffusion.ssm.system import ContinuousSystem, LinearSystem
 
@@ -21,8 +21,6 @@ class StateSpace(LinearSystem):
 
     Parameters are real float32 (complex ones have a trailing axis of 2) and stay float32 under ``.to(dtype)`` and
     autocast. Systems are discretized in float64 and convolved in float32 (in float64 after ``.double()``).
-
-    Second derivatives need ``backend="reference"``; other backends raise a RuntimeError.
 
     Args:
         d_model: number of features H.
@@ -104,13 +102,9 @@ class StateSpace(LinearSystem):
         if state is not None:
             self._require_causal()
         with without_autocast(u.device):
-            if u.shape[0] == 0:
-                return self._empty_batch(u)
             if self._in_chunks(u):
-                y, _ = self._convolve_in_chunks(u, state, rate)
-            else:
-                y = self._convolve(u, state, rate)
-        return self._differentiable(y)
+                return self._convolve_in_chunks(u, state, rate)[0]
+            return self._convolve(u, state, rate)
 
     def prefill(self, u: Tensor, state: Tensor | None = None, rate: float = 1.0) -> tuple[Tensor, Tensor]:
         """Return the output of :meth:`forward` and the state after the last sample.
@@ -123,14 +117,11 @@ class StateSpace(LinearSystem):
         self._require_causal()
         require_sequence(u, self.d_model)
         with without_autocast(u.device):
-            if u.shape[0] == 0:
-                return self._empty_batch(u), self.initial_state(0)
             if self._in_chunks(u):
                 y, final = self._convolve_in_chunks(u, state, rate)
                 assert final is not None  # as the state space is causal
-            else:
-                y, final = self._convolve(u, state, rate), self._final_state(u, state, rate)
-        return self._differentiable(y), self._differentiable(final)
+                return y, final
+            return self._convolve(u, state, rate), self._final_state(u, state, rate)
 
     def step(self, u: Tensor, state: Tensor, gelu: bool = False, rate: float = 1.0) -> tuple[Tensor, Tensor]:
         """Compute one recurrence step.
@@ -169,7 +160,6 @@ class StateSpace(LinearSystem):
 
     def kernel(self, length: int, rate: float = 1.0) -> Tensor:
         """Return the convolution kernels without D, real (outputs · directions, H, length), causal ones first."""
-        require_length(length)
         require_rate(rate)
         limit = length if self.max_length is None else max(1, round(self.max_length / rate))
         kernel, _ = self._kernel_and_response(min(length, limit), None, rate)
@@ -205,20 +195,12 @@ class StateSpace(LinearSystem):
         if state is None and not self.training and not torch.is_grad_enabled():
             y = kernels.spectrum_convolution(signal, self._spectrum(length, rate))  # (B, outputs, H, L)
         elif state is None:
-            y = self._convolve_with(signal, self.kernel(length, rate))
+            y = kernels.long_convolution(signal, self._lags(self.kernel(length, rate)))
         else:
             kernel, response = self._kernel_and_response(length, state, rate)
-            y = self._convolve_with(signal, kernel)
+            y = kernels.long_convolution(signal, self._lags(kernel))
             y = y if response is None else y + response
         return y.flatten(1, 2).to(u.dtype)
-
-    def _convolve_with(self, signal: Tensor, kernel: Tensor) -> Tensor:
-        lags = self._lags(kernel)
-        if self.backend != "reference":
-            return kernels.long_convolution(signal, lags)
-        size = lags.shape[-1]  # plain operations, which can be differentiated twice
-        y = torch.fft.irfft(torch.fft.rfft(signal, n=size) * torch.fft.rfft(lags), n=size)
-        return y[..., : signal.shape[-1]]
 
     def _spectrum(self, length: int, rate: float) -> Tensor:
         """Return the spectrum of the kernels, cached while the parameters are unchanged."""
@@ -279,14 +261,6 @@ class StateSpace(LinearSystem):
 
     def _discretize_diagonal(self, system: ContinuousSystem) -> kernels.DiscreteDiagonal:
         return kernels.discretize_diagonal(system.dt, system.a, system.b, self.discretization)
-
-    def _empty_batch(self, u: Tensor) -> Tensor:
-        """Return an output without elements: (0, outputs · H, L)."""
-        return (u.unsqueeze(1) * self.D.to(u.dtype).unsqueeze(-1)).flatten(1, 2)
-
-    def _differentiable(self, y: Tensor) -> Tensor:
-        advice = 'construct the state space with backend="reference"'
-        return y if self.backend == "reference" else refuse_second_derivatives(y, advice)
 
     def _require_causal(self) -> None:
         if self.bidirectional:
