@@ -18,10 +18,10 @@ def layers_by_list(backbone: SashimiBackbone) -> dict[str, list[nn.Module]]:
     down: list[nn.Module] = []
     up: list[nn.Module] = []
     for blocks, pool in zip(backbone.down, backbone.down_pools, strict=True):
-        down += [*blocks.children(), pool]
+        down += [*blocks, pool]
     for blocks, pool in zip(reversed(backbone.up), reversed(backbone.up_pools), strict=True):
-        up += [pool, *blocks.children()]
-    return {"d_layers": down, "c_layers": list(backbone.center.children()), "u_layers": up}
+        up += [pool, *blocks]
+    return {"d_layers": down, "c_layers": list(backbone.center), "u_layers": up}
 
 
 def load_linear(checkpoint: Checkpoint, name: str, layer: nn.Module) -> None:
