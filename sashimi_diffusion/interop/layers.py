@@ -17,10 +17,10 @@ def layers_by_list(backbone: SashimiBackbone) -> dict[str, list[nn.Module]]:
     """Return the blocks and pools of ``backbone`` in the order of execution, under the names of the official lists."""
     down: list[nn.Module] = []
     up: list[nn.Module] = []
-    for blocks, pool in zip(backbone.down, backbone.down_pools, strict=True):
-        down += [*blocks, pool]
-    for blocks, pool in zip(reversed(backbone.up), reversed(backbone.up_pools), strict=True):
-        up += [pool, *blocks]
+    for blocks, down_pool in zip(backbone.down, backbone.down_pools, strict=True):
+        down += [*blocks, down_pool]
+    for blocks, up_pool in zip(reversed(backbone.up), reversed(backbone.up_pools), strict=True):
+        up += [up_pool, *blocks]
     return {"d_layers": down, "c_layers": list(backbone.center), "u_layers": up}
 
 
