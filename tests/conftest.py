@@ -1,5 +1,6 @@
 """Fixtures every test may use."""
 
+import gzip
 import json
 import os
 import signal
@@ -12,6 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 from hypothesis import settings
+from safetensors.torch import load_file
+from torch import Tensor
 
 # Triton decides when it is imported whether kernels are compiled, or interpreted on CPU tensors.
 if not torch.cuda.is_available():
@@ -22,6 +25,7 @@ settings.register_profile("project", deadline=None)
 settings.load_profile("project")
 
 ROOT = Path(__file__).resolve().parent.parent
+COMMITTED_GOLDEN = Path(__file__).resolve().parent / "golden"
 
 
 def _shared(name: str) -> Path:
@@ -31,9 +35,37 @@ def _shared(name: str) -> Path:
     return path
 
 
+class Golden:
+    """Tensors and configurations computed with the official code, by file name without its ending.
+
+    The files are those in tests/golden. Files that are not there are read from the larger set in ../shared/golden; the
+    test is skipped if that folder does not exist.
+    """
+
+    def tensors(self, name: str, full: bool = False) -> dict[str, Tensor]:
+        """Return the tensors of a file; ``full`` reads all tensors of the larger set."""
+        return load_file(self._path(f"{name}.safetensors", full))
+
+    def info(self, name: str) -> dict:
+        """Return the configuration of a file, or a list of the tensors of a published network ("keys/…")."""
+        packed = COMMITTED_GOLDEN / f"{name}.json.gz"
+        text = gzip.decompress(packed.read_bytes()) if packed.is_file() else self._path(f"{name}.json").read_text()
+        return json.loads(text)
+
+    def _path(self, name: str, full: bool = False) -> Path:
+        committed = COMMITTED_GOLDEN / name
+        return _shared("golden") / name if full or not committed.is_file() else committed
+
+
+@pytest.fixture(scope="session")
+def golden() -> Golden:
+    """Tensors computed with the official code: a small set in tests/golden, and optionally a larger one."""
+    return Golden()
+
+
 @pytest.fixture(scope="session")
 def shared_golden() -> Path:
-    """Tensors computed with the official code, or a skip that says they are absent."""
+    """Return the folder of the larger set of tensors computed with the official code, or skip if it is absent."""
     return _shared("golden")
 
 
