@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from sashimi_diffusion.benchmarks.dense_step import step_densely
-from sashimi_diffusion.generation.eager import EagerEngine
+from sashimi_diffusion.generation.engines import EagerEngine
 from sashimi_diffusion.generation.sampling import Sampling
 from sashimi_diffusion.models import SashimiAutoregressive
 from sashimi_kernels.allocation import keep_freed_memory
