@@ -1,9 +1,8 @@
 """The loop over samples and over the operations of a program: everything that runs between two calls from Python."""
 
 import zlib
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit
@@ -254,7 +253,7 @@ def _shared_linear(
     sum_partials(partials, target.values, target.first, n_out, added)
 
 
-def _cached(sources: int) -> Callable[[Program, Memory, Block, int, int, Team], int]:
+def _cached(sources: int) -> Any:
     """Return :func:`_run` compiled; numba caches the machine code on disk.
 
     numba detects changes of this file only. The variable of the closure, which is part of numba's cache key, detects
