@@ -52,8 +52,8 @@ FLOORS = {
         {PACKAGE},
     ],
     "sashimi_evaluation": [
-        {"metrics"},
-        {"classifiers", "clips", "extractors"},
+        {"metrics", "clips", "extractors"},
+        {"classifiers"},
         {"feature_extraction"},
         {"evaluation"},
         {"report", "listening_test"},
