@@ -61,6 +61,30 @@ def folder_written_beside(path: Path) -> Iterator[Path]:
         raise
 
 
+@contextlib.contextmanager
+def files_written_beside(path: Path) -> Iterator[Path]:
+    """Yield an empty folder; when the block ends, each of its files replaces the one of the same name in ``path``.
+
+    Each file is replaced in one operation, and the other files of ``path`` stay. If the block fails, ``path`` is
+    unchanged.
+    """
+    beside = path.with_name(f".{path.name}.tmp")
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir(parents=True)
+    try:
+        yield beside
+        files = [file for file in beside.rglob("*") if file.is_file()]
+        for file in files:
+            with file.open("rb+") as written:
+                os.fsync(written.fileno())
+        for file in files:
+            target = path / file.relative_to(beside)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(file, target)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
 def sync_folder(path: Path) -> None:
     """Wait until renames inside the folder ``path`` are on the disk, where the system supports it."""
     if os.name == "posix":

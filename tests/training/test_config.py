@@ -6,9 +6,9 @@ import pytest
 
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.training.config import check_same_run, from_tree, load_config, to_tree
-from sashimi_diffusion.training.diffusion.components import create_model
 from sashimi_diffusion.training.diffusion.config import DiffusionConfig
-from sashimi_diffusion.training.typed_yaml import apply_overrides, read_yaml, write_yaml
+from sashimi_diffusion.training.diffusion.task import create_model
+from sashimi_diffusion.training.yaml_files import apply_overrides, read_yaml, write_yaml
 
 CONFIGS = Path(__file__).resolve().parents[2] / "recipes" / "configs"
 
@@ -30,13 +30,13 @@ CONFIGS = Path(__file__).resolve().parents[2] / "recipes" / "configs"
         ("training.steps=true", "training.steps must be a whole number"),
         ("training.steps=0", "training.steps is 0: it must be at least 1"),
         ("optimizer.lr=fast", "optimizer.lr must be a number, not 'fast'"),
-        ("optimizer.lr=-1", "optimizer.lr is -1.0: it must be above 0"),
+        ("optimizer.lr=-1", "optimizer.lr is -1: it must be above 0"),
         ("optimizer.decay=cosin", "optimizer.decay must be 'constant' or 'cosine'"),
         ("optimizer.betas=[0.9, x]", "optimizer.betas must be a list whose items are a number"),
         ("data.where.speaker=theo", "data.where must be a group of keys"),
         ("data.mel.n_fft=x", "data.mel.n_fft must be a whole number"),
         ("data=3", "data must be a group of keys"),
-        ("objective.label_dropout=1", "objective.label_dropout is 1.0: it must be at least 0 and below 1"),
+        ("objective.label_dropout=1", "objective.label_dropout is 1: it must be at least 0 and below 1"),
         ("training.steps", "is not an override"),
         ("model.name.x=1", "model.name.x: name is a value, not a group of keys"),
         ("training.steps=[1", "is not valid YAML"),

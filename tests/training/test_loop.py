@@ -8,14 +8,15 @@ import pytest
 import soundfile
 import torch
 
+from sashimi_diffusion import files
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.pipelines.sashimi import SashimiPipeline
-from sashimi_diffusion.training import checkpoints, saved_pipeline
+from sashimi_diffusion.training import checkpoints
 from sashimi_diffusion.training.config import from_tree
 from sashimi_diffusion.training.diffusion.config import DiffusionConfig
 from sashimi_diffusion.training.diffusion.task import DiffusionTask
 from sashimi_diffusion.training.loop import Trainer, train
-from sashimi_diffusion.training.run_folder import config_of_command
+from sashimi_diffusion.training.run_folder import config_of_command, save_pipeline
 from sashimi_diffusion.training.splits import fingerprint, open_split
 
 
@@ -169,7 +170,7 @@ def test_the_command_of_a_resumed_run(tiny_config, tiny_file, tmp_path):
     overrides = [f"output_dir={run}", "training.steps=20"]
     config = config_of_command(DiffusionConfig, None, tiny_file, overrides, resume=True)
     assert config.training.steps == 20
-    assert config.model.arguments["waveform_std"] > 0
+    assert config.model.arguments["waveform_std"] is None
     assert config_of_command(DiffusionConfig, tiny_file, "", overrides, resume=True) == config
     with pytest.raises(UserError, match="seed is 5, but the run"):
         config_of_command(DiffusionConfig, tiny_file, "", [*overrides, "seed=5"], resume=True)
@@ -240,15 +241,15 @@ def test_the_pipeline_loads_while_it_is_replaced(tiny_config, monkeypatch):
     with torch.no_grad():
         for parameter in trainer.ema.model.parameters():
             parameter.add_(1)
-    loads, original = [], saved_pipeline.os.replace
+    loads, original = [], files.os.replace
 
     def replace(source, target):
         original(source, target)
         if "pipeline" in str(target):
             loads.append(SashimiPipeline.from_pretrained(trainer.folder / "pipeline"))
 
-    monkeypatch.setattr(saved_pipeline.os, "replace", replace)
-    saved_pipeline.save_pipeline(trainer.folder, trainer.task.pipeline(trainer.ema.model))
+    monkeypatch.setattr(files.os, "replace", replace)
+    save_pipeline(trainer.folder, trainer.task.pipeline(trainer.ema.model))
     assert len(loads) >= 3
     mine, theirs = next(trainer.ema.model.parameters()), next(loads[-1].model.parameters())
     assert torch.equal(mine, theirs)

@@ -2,7 +2,7 @@
 
 import json
 
-from sashimi_diffusion.training.metrics import MetricsFile
+from sashimi_diffusion.training.run_folder import MetricsFile
 
 
 def read(path):

@@ -11,7 +11,7 @@ from accelerate import PartialState
 
 from sashimi_diffusion.commands.cli import Parser, run, select_device, writing_to
 from sashimi_diffusion.errors import UserError
-from sashimi_diffusion.training.processes import all_processes
+from sashimi_diffusion.launch import require_all_processes
 from sashimi_evaluation.classifiers import load_classifier
 from sashimi_evaluation.clips import ClipFolder, divide, open_clips, open_sets
 from sashimi_evaluation.commands.listening_test import listening_test
@@ -78,8 +78,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             listening_test(arguments[1:])
             return
         options = build_parser().parse_args(arguments)
-        with all_processes():
-            score(options, shlex.join(["sashimi-evaluate", *arguments]))
+        require_all_processes()
+        score(options, shlex.join(["sashimi-evaluate", *arguments]))
 
     return run(command)
 

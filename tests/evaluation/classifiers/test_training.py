@@ -19,7 +19,7 @@ from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.training import checkpoints
 from sashimi_diffusion.training.config import check_same_run, from_tree, load_config
 from sashimi_diffusion.training.loop import train
-from sashimi_diffusion.training.typed_yaml import apply_overrides, write_yaml
+from sashimi_diffusion.training.yaml_files import apply_overrides, write_yaml
 from sashimi_evaluation.classifiers import SpeechEmbedding, load_classifier
 from sashimi_evaluation.classifiers.training.augmentation import at_speed, augment, loud_part, placed
 from sashimi_evaluation.classifiers.training.batches import BalancedBatches, digit_of, open_sources
@@ -203,7 +203,7 @@ def test_labels_are_digits() -> None:
         (["data.sources.folder.pattern='{digit}_{speaker}_{index}'"], "labels names the field 'label'"),
         (["data.sources.folder.path=/nowhere"], "does not exist"),
         (["data.sources.commands.test=test"], "no recordings of the test split"),
-        (["model.dropout=1.0"], "the network cannot be built"),
+        (["model.dropout=1.0"], "cannot build the network of `model`"),
         (["model.embedding=/nowhere"], "there is no speech embedding /nowhere: .* \\(speech-embedding\\)"),
         (["model.embedding=digits-small"], "holds a SmallClassifier, not a speech embedding"),
     ],
