@@ -23,6 +23,7 @@ def create_accelerator(config: RunConfig) -> Accelerator:
             support.
     """
     accelerator = Accelerator(
+        cpu=not _has_accelerator(),  # processes of torchrun join a group on a CPU only if Accelerate is told to use it
         mixed_precision=_PRECISIONS[config.training.mixed_precision],
         log_with=_installed(config.training.trackers) or None,
         project_config=ProjectConfiguration(project_dir=config.output_dir, logging_dir=config.output_dir),
@@ -33,6 +34,13 @@ def create_accelerator(config: RunConfig) -> Accelerator:
     if accelerator.mixed_precision not in ("no", "bf16"):
         raise UserError(f"mixed precision {accelerator.mixed_precision} is not supported: use bf16 or no")
     return accelerator
+
+
+def _has_accelerator() -> bool:
+    """Return whether there is a device other than the CPU."""
+    if hasattr(torch, "accelerator"):  # since torch 2.6
+        return torch.accelerator.is_available()
+    return torch.cuda.is_available() or torch.backends.mps.is_available()
 
 
 def set_threads(accelerator: Accelerator, threads: int | None) -> None:

@@ -165,8 +165,8 @@ class RunConfig(Settings):
     seed: int = Field(default=0, ge=0, description="of all random numbers of the run")
     output_dir: str = Field(default="runs/run", description="the run folder")
     model: ModelConfig
-    optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig, description=str(OptimizerConfig.__doc__))
-    training: TrainingConfig = Field(default_factory=TrainingConfig, description=str(TrainingConfig.__doc__))
+    optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig)
+    training: TrainingConfig = Field(default_factory=TrainingConfig)
 
     @model_validator(mode="after")
     def _check_plateau(self) -> "RunConfig":

@@ -4,8 +4,9 @@ Kept instead of diffusers' EMAModel: the average is a second network, so validat
 swapping weights.
 """
 
+from typing import Any
+
 import torch
-from diffusers.models.modeling_utils import ModelMixin
 from torch import nn
 
 
@@ -16,7 +17,7 @@ class Ema:
     has a useful average.
 
     Args:
-        model: the network to average; it is not changed.
+        model: the diffusers model to average; it is not changed.
         decay: the largest decay.
 
     Attributes:
@@ -24,10 +25,10 @@ class Ema:
         updates: number of updates so far.
     """
 
-    def __init__(self, model: ModelMixin, decay: float) -> None:
+    def __init__(self, model: Any, decay: float) -> None:
         self.decay = decay
         self.updates = 0
-        self.model = type(model).from_config(model.config).to(model.device).eval().requires_grad_(False)
+        self.model: Any = type(model).from_config(model.config).to(model.device).eval().requires_grad_(False)
         self.model.load_state_dict(model.state_dict())
 
     @torch.no_grad()

@@ -69,4 +69,5 @@ class ModelConfig(Settings):
     @classmethod
     def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         """Return a schema with one alternative per network."""
-        return {"anyOf": [cls._form(name).model_json_schema() for name in cls.networks]}
+        forms = [cls._form(name).model_json_schema() for name in cls.networks]
+        return {"description": inspect.getdoc(cls), "anyOf": forms}

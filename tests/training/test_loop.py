@@ -10,6 +10,7 @@ import torch
 
 from sashimi_diffusion import files
 from sashimi_diffusion.errors import UserError
+from sashimi_diffusion.models import SashimiDenoiser
 from sashimi_diffusion.pipelines.sashimi import SashimiPipeline
 from sashimi_diffusion.training import checkpoints
 from sashimi_diffusion.training.config import from_tree
@@ -314,3 +315,19 @@ def test_minutes_end_a_run(tiny_config):
     assert [line["step"] for line in lines(run) if "validation_loss" in line] == [1]
     longer = train(DiffusionTask, tiny_config("training.steps=3"), resume=True)
     assert lines(longer)[-1]["step"] == 3
+
+
+def test_gradient_checkpointing_gives_the_same_run(tiny_config, tmp_path):
+    stored = train(DiffusionTask, tiny_config(f"output_dir={tmp_path / 'stored'}"))
+    trainer = Trainer(DiffusionTask, tiny_config("training.gradient_checkpointing=true"), False, None, False)
+    assert trainer.network.is_gradient_checkpointing
+    trainer.run()
+    for one, other in zip(losses(trainer.folder), losses(stored), strict=True):
+        assert one[:2] == pytest.approx(other[:2], rel=1e-4)
+
+
+def test_a_network_without_gradient_checkpointing_is_refused(tiny_config, monkeypatch, tmp_path):
+    monkeypatch.setattr(SashimiDenoiser, "_supports_gradient_checkpointing", False)
+    with pytest.raises(UserError, match=r"gradient_checkpointing is true, but SashimiDenoiser does not support it"):
+        train(DiffusionTask, tiny_config("training.gradient_checkpointing=true"))
+    assert not (tmp_path / "run").exists()

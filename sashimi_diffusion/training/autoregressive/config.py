@@ -58,11 +58,9 @@ class AutoregressiveConfig(RunConfig):
     """Configuration of autoregressive training."""
 
     output_dir: str = Field(default="runs/autoregressive", description="the run folder")
-    model: AutoregressiveModelConfig = Field(
-        default_factory=AutoregressiveModelConfig, description=str(AutoregressiveModelConfig.__doc__)
-    )
-    data: TokenDataConfig = Field(default_factory=TokenDataConfig, description=str(TokenDataConfig.__doc__))
-    sampling: GenerationConfig = Field(default_factory=GenerationConfig, description=str(GenerationConfig.__doc__))
+    model: AutoregressiveModelConfig = Field(default_factory=AutoregressiveModelConfig)
+    data: TokenDataConfig = Field(default_factory=TokenDataConfig)
+    sampling: GenerationConfig = Field(default_factory=GenerationConfig)
 
     @model_validator(mode="after")
     def _check_multiples_of_chunks(self) -> "AutoregressiveConfig":

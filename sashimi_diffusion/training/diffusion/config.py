@@ -51,7 +51,7 @@ class WaveformDataConfig(DataConfig):
         description="scale each recording as a whole to this root mean square; null: no scaling",
     )
     gain_db: float = Field(default=0.0, ge=0, description="random gain, uniform in plus or minus this many decibels")
-    mel: MelConfig = Field(default_factory=MelConfig, description=str(MelConfig.__doc__))
+    mel: MelConfig = Field(default_factory=MelConfig)
 
 
 class ScheduleConfig(Settings):
@@ -109,8 +109,8 @@ class DiffusionConfig(RunConfig):
     fixed: ClassVar = ("seed", "model", "data", "schedule", "objective")
 
     output_dir: str = Field(default="runs/diffwave", description="the run folder")
-    model: DenoiserConfig = Field(default_factory=DenoiserConfig, description=str(DenoiserConfig.__doc__))
-    data: WaveformDataConfig = Field(default_factory=WaveformDataConfig, description=str(WaveformDataConfig.__doc__))
-    schedule: ScheduleConfig = Field(default_factory=ScheduleConfig, description=str(ScheduleConfig.__doc__))
-    objective: ObjectiveConfig = Field(default_factory=ObjectiveConfig, description=str(ObjectiveConfig.__doc__))
-    sampling: SamplingConfig = Field(default_factory=SamplingConfig, description=str(SamplingConfig.__doc__))
+    model: DenoiserConfig = Field(default_factory=DenoiserConfig)
+    data: WaveformDataConfig = Field(default_factory=WaveformDataConfig)
+    schedule: ScheduleConfig = Field(default_factory=ScheduleConfig)
+    objective: ObjectiveConfig = Field(default_factory=ObjectiveConfig)
+    sampling: SamplingConfig = Field(default_factory=SamplingConfig)

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import SchedulerMixin
-from diffusers.models.modeling_utils import ModelMixin
 
 from sashimi_diffusion.data.audio import write_audio
 from sashimi_diffusion.data.pictures import contact_sheet
@@ -25,7 +24,7 @@ from sashimi_diffusion.training.diffusion.config import SamplingConfig
 def save_samples(
     run: Path,
     step: int,
-    model: ModelMixin,
+    model: Any,
     scheduler: DiffWaveScheduler,
     config: SamplingConfig,
     recordings: BatchSource,
@@ -65,7 +64,7 @@ def save_samples(
     return "; ".join(defects)
 
 
-def check_sampling(config: SamplingConfig, model: ModelMixin, scheduler: DiffWaveScheduler) -> None:
+def check_sampling(config: SamplingConfig, model: Any, scheduler: DiffWaveScheduler) -> None:
     """Check the settings of the samples before training.
 
     Raises:
@@ -90,7 +89,7 @@ def _mels(recordings: BatchSource, count: int) -> torch.Tensor | None:
     return recordings.validation_batch(index % len(recordings.dataset) for index in range(count)).mel
 
 
-def _titles(model: ModelMixin, labels: dict[str, list[int] | None], count: int) -> list[str]:
+def _titles(model: Any, labels: dict[str, list[int] | None], count: int) -> list[str]:
     """Return the labels of each sample as a part of a file name, for example "7-theo"."""
     names: list[list[str]] = [[] for _ in range(count)]
     for kind, indices in labels.items():

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
@@ -165,7 +165,7 @@ def diffusion_losses(
     noisy = scheduler.add_noise(batch.waveform, batch.noise, batch.timesteps)  # (B, 1, L)
     conditioning = {"class_labels": batch.labels, "mel": batch.mel, "speaker_labels": batch.speakers}
     prediction = model(noisy, batch.timesteps, **conditioning, return_dict=False)[0]
-    velocity = scheduler.config.prediction_type == "v_prediction"
+    velocity = cast(Any, scheduler.config).prediction_type == "v_prediction"
     target = scheduler.get_velocity(batch.waveform, batch.noise, batch.timesteps) if velocity else batch.noise
     losses = (prediction.float() - target).square().mean(dim=(1, 2))  # (B,)
     if min_snr_gamma is None:

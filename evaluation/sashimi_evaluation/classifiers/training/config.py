@@ -121,16 +121,10 @@ class ClassifierConfig(RunConfig):
     fixed: ClassVar = ("seed", "model", "data", "augmentation", "objective")
 
     output_dir: str = Field(default="runs/digit-classifier", description="the run folder")
-    model: ClassifierModelConfig = Field(
-        default_factory=ClassifierModelConfig, description=str(ClassifierModelConfig.__doc__)
-    )
-    data: SourcesConfig = Field(default_factory=SourcesConfig, description=str(SourcesConfig.__doc__))
-    augmentation: AugmentationConfig = Field(
-        default_factory=AugmentationConfig, description="random changes to each training recording"
-    )
-    objective: ClassificationConfig = Field(
-        default_factory=ClassificationConfig, description=str(ClassificationConfig.__doc__)
-    )
+    model: ClassifierModelConfig = Field(default_factory=ClassifierModelConfig)
+    data: SourcesConfig = Field(default_factory=SourcesConfig)
+    augmentation: AugmentationConfig = Field(default_factory=AugmentationConfig)
+    objective: ClassificationConfig = Field(default_factory=ClassificationConfig)
 
     @model_validator(mode="after")
     def _check_embedding(self) -> "ClassifierConfig":
