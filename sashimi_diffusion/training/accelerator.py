@@ -23,7 +23,7 @@ def create_accelerator(config: RunConfig) -> Accelerator:
             support.
     """
     accelerator = Accelerator(
-        cpu=not _has_accelerator(),  # processes of torchrun join a group on a CPU only if Accelerate is told to use it
+        cpu=not _has_accelerator(),  # else Accelerate ignores the processes of torchrun on a CPU
         mixed_precision=_PRECISIONS[config.training.mixed_precision],
         log_with=_installed(config.training.trackers) or None,
         project_config=ProjectConfiguration(project_dir=config.output_dir, logging_dir=config.output_dir),

@@ -1,4 +1,4 @@
-"""Groups of settings whose keys, types and ranges are checked, with errors that name the key in full."""
+"""Base class of all settings: keys, types and ranges are checked, and errors name the key in full."""
 
 import collections.abc
 import types
@@ -51,6 +51,8 @@ def first_problem(error: ValidationError, kind: type[BaseModel], tree: Any, pref
     location = problem["loc"]
     if location[-1:] == ("[key]",):
         return UserError(f"the keys of {prefix}{_dotted(location[:-2])} must be text, not {location[-2]!r}")
+    if problem["type"] == "missing":
+        return UserError(f"the config key {prefix}{_dotted(location)} is missing")
 
     # Descend to the last group of settings on the way to the problem, and there to one of its fields.
     annotation, value, field, path = kind, tree, FieldInfo(), []  # type: Any, Any, FieldInfo, list[str | int]

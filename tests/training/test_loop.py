@@ -265,7 +265,7 @@ def test_the_pipeline_loads_while_it_is_replaced(tiny_config, monkeypatch):
         ("data.pattern=null", "recordings have no labels"),
         ("data.speakers=speeker", "speakers names the field 'speeker', .*; did you mean 'speaker'"),
         ("sampling.scheduler=dim", "unknown scheduler 'dim', did you mean 'ddim'"),
-        ("sampling.steps=500", "sampling.steps is 500: it can be at most"),
+        ("sampling.steps=500", "sampling.steps is 500: it must not exceed schedule.num_train_timesteps=200"),
         ("training.trackers=[tensorbord]", "did you mean training.trackers tensorboard"),
         ("model.parameterization=full", "parameterization"),
     ],

@@ -182,10 +182,14 @@ def test_replacing_files_one_by_one(tmp_path):
         "old": "newer",
         "new": "new",
     }
-    with files.files_written_beside(folder) as beside:
-        (beside / "empty").mkdir()
-    with pytest.raises(FileNotFoundError), files.files_written_beside(folder) as beside:
-        (beside / "missing").unlink()
+
+    def write_and_fail() -> None:
+        with files.files_written_beside(folder) as beside:
+            (beside / "old").write_text("damaged")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        write_and_fail()
     assert (folder / "old").read_text() == "newer"
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
 

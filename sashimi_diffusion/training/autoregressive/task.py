@@ -126,7 +126,7 @@ class AutoregressiveTask:
         if longest <= length * (self.chunks - 1):
             raise UserError(
                 f"data.carry_chunks is {self.chunks}, but even the longest recording, {longest} samples, is too "
-                f"short for so many chunks of {length}: lower it or data.length"
+                f"short for this number of chunks of {length}: lower it or data.length"
             )
 
     def _bits(self, accelerator: Accelerator, network: Any, examples: list[Tensor]) -> float:

@@ -73,7 +73,7 @@ def check_sampling(config: SamplingConfig, model: Any, scheduler: DiffWaveSchedu
     _sampler(config, scheduler)
     if config.steps > len(scheduler):
         raise UserError(
-            f"sampling.steps is {config.steps}: it can be at most schedule.num_train_timesteps={len(scheduler)}"
+            f"sampling.steps is {config.steps}: it must not exceed schedule.num_train_timesteps={len(scheduler)}"
         )
     if config.guidance_scale != 1 and model.config.num_classes is None and model.config.num_speakers is None:
         raise UserError(
