@@ -22,5 +22,5 @@ def require_all_processes() -> None:
     if several_requested and not any(name in os.environ for name in _RANK_VARIABLES):
         raise UserError(
             "accelerate launch was asked for several processes but started one, because on a CPU it needs MPI: use "
-            f"torchrun --nproc-per-node N {sys.argv[0]} ... instead, or --num_processes 1 without MASTER_ADDR in the environment"
+            f"torchrun --nproc-per-node N {sys.argv[0]} ... instead, or --num_processes 1 with MASTER_ADDR unset"
         )
