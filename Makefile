@@ -1,10 +1,11 @@
-# `make sample` installs the project into .venv and generates audio with the bundled pipeline; `make test` runs the tests.
+# `make sample` generates audio with the bundled pipeline, `make test` runs checks and tests, `make docs` builds the site.
+# Each installs the project into .venv first.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: sample test test-slow lint clean
+.PHONY: sample test test-slow lint docs clean
 
 sample: $(VENV)/.installed
 	$(BIN)/sashimi-sample --steps 200 --out samples
@@ -18,6 +19,10 @@ test-slow: $(VENV)/.installed-test
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy sashimi_diffusion kernels/sashimi_kernels evaluation/sashimi_evaluation
+
+docs: $(VENV)/.installed-test
+	$(BIN)/sphinx-build --fail-on-warning --builder html docs docs/_build/html
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -31,4 +36,4 @@ $(VENV)/.installed-test: $(VENV)/.installed
 	touch $@
 
 clean:
-	rm -rf $(VENV) samples
+	rm -rf $(VENV) samples docs/_build

@@ -1,5 +1,8 @@
-"""The one exception that means "the user can fix this": commands print its text as a single line and exit with 2."""
+"""The exception for errors that the user can fix."""
 
 
 class UserError(ValueError):
-    """Something the user asked for cannot be done: the text says what was wrong, what was expected and what to do."""
+    """An error that the user can fix.
+
+    The text says in one line what was wrong, what was expected and what to do. Commands print it and exit with 2.
+    """

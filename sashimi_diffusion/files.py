@@ -4,6 +4,7 @@ import contextlib
 import errno
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,8 @@ from safetensors import SafetensorError
 
 from sashimi_diffusion.errors import UserError
 
+_ABANDONED_SECONDS = 6 * 3600
+
 
 @contextlib.contextmanager
 def file_written_beside(path: Path) -> Iterator[BinaryIO]:
@@ -20,15 +23,15 @@ def file_written_beside(path: Path) -> Iterator[BinaryIO]:
 
     Several processes may write the same path at once: readers see one complete version.
     """
-    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
-        with beside.open("wb") as file:
+        with temporary.open("wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(beside, path)
+        os.replace(temporary, path)
     except BaseException:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 
@@ -40,25 +43,43 @@ def write_file(path: Path, content: bytes) -> None:
 
 @contextlib.contextmanager
 def folder_written_beside(path: Path) -> Iterator[Path]:
-    """Yield an empty folder that replaces ``path`` when the block ends; if the block fails, ``path`` is unchanged."""
-    beside = path.with_name(f".{path.name}.tmp")
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
-    try:
-        yield beside
-        sync_folder(beside)
+    """Yield an empty folder that replaces ``path`` when the block ends; if the block fails, ``path`` is unchanged.
+
+    Only one process may write ``path`` at a time; see :func:`folder_written_once`.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    with _removed_on_failure(temporary):
+        yield temporary
+        sync_folder(temporary)
         if path.exists():
             old = path.with_name(f".{path.name}.old.tmp")
             shutil.rmtree(old, ignore_errors=True)
             path.rename(old)
-            beside.rename(path)
+            temporary.rename(path)
             shutil.rmtree(old)
         else:
-            beside.rename(path)
+            temporary.rename(path)
         sync_folder(path.parent)
-    except BaseException:
-        shutil.rmtree(beside, ignore_errors=True)
-        raise
+
+
+@contextlib.contextmanager
+def folder_written_once(path: Path) -> Iterator[Path]:
+    """Yield an empty folder that becomes ``path`` when the block ends, unless another process created it first.
+
+    Several processes may write the same content to ``path`` at once: the first to finish wins, the others discard
+    their folders. A folder that exists is never replaced, so readers may keep its files open.
+    """
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    with _removed_on_failure(temporary):
+        yield temporary
+        sync_folder(temporary)
+        try:
+            temporary.rename(path)
+        except OSError:
+            if not path.is_dir():
+                raise
+            shutil.rmtree(temporary)
+        sync_folder(path.parent)
 
 
 @contextlib.contextmanager
@@ -66,23 +87,47 @@ def files_written_beside(path: Path) -> Iterator[Path]:
     """Yield an empty folder; when the block ends, each of its files replaces the one of the same name in ``path``.
 
     Each file is replaced in one operation, and the other files of ``path`` stay. If the block fails, ``path`` is
-    unchanged.
+    unchanged. Only one process may write ``path`` at a time.
     """
-    beside = path.with_name(f".{path.name}.tmp")
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
-    try:
-        yield beside
-        files = [file for file in beside.rglob("*") if file.is_file()]
+    temporary = path.with_name(f".{path.name}.tmp")
+    with _removed_on_failure(temporary):
+        yield temporary
+        files = [file for file in temporary.rglob("*") if file.is_file()]
         for file in files:
             with file.open("rb+") as written:
                 os.fsync(written.fileno())
         for file in files:
-            target = path / file.relative_to(beside)
+            target = path / file.relative_to(temporary)
             target.parent.mkdir(parents=True, exist_ok=True)
             os.replace(file, target)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(temporary)
+
+
+@contextlib.contextmanager
+def _removed_on_failure(temporary: Path) -> Iterator[None]:
+    """Create ``temporary`` as an empty folder, and remove it if the block fails."""
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def remove_abandoned(folder: Path) -> None:
+    """Delete temporary files and folders that killed processes left in ``folder``, if unchanged for six hours."""
+    for path in folder.glob(".*.tmp"):
+        try:
+            newest = max(entry.stat().st_mtime for entry in [path, *path.rglob("*")])
+        except FileNotFoundError:  # the process that writes it has just finished
+            continue
+        if time.time() - newest < _ABANDONED_SECONDS:
+            continue
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def sync_folder(path: Path) -> None:
@@ -96,22 +141,26 @@ def sync_folder(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def writing(what: str, advice: str) -> Iterator[None]:
+def writing(what: str, advice: str = "free some space or choose another place") -> Iterator[None]:
     """Turn a failure to write into a UserError of one line.
 
     Args:
-        what: the subject of the message, for example "the checkpoint" or "to samples".
+        what: the object of the message, for example "the checkpoint" or "to samples".
         advice: what the user can do about it.
 
     Raises:
-        UserError: the disk is full, the folder is read-only or missing.
+        UserError: the disk is full, or the place does not exist or is read-only.
     """
     try:
         yield
     except (OSError, SafetensorError) as error:
-        raise UserError(f"cannot write {what}: {_reason(error)}; {advice}") from error
+        raise UserError(f"cannot write {what}: {_reason(error, what)}; {advice}") from error
 
 
-def _reason(error: OSError | SafetensorError) -> str:
-    full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
-    return "the disk is full" if full else str(error)
+def _reason(error: OSError | SafetensorError, what: str) -> str:
+    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error):
+        return "the disk is full"
+    if not isinstance(error, OSError) or error.strerror is None:
+        return str(error)
+    named = error.filename is None or str(error.filename) in what
+    return error.strerror if named else f"{error.strerror} ({error.filename})"

@@ -1,4 +1,4 @@
-"""Read how much memory is free, within the limit of a container."""
+"""Measure how much memory is free, within the limit of a container."""
 
 from pathlib import Path
 
@@ -9,9 +9,9 @@ _CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 
 def available_memory(device: torch.device) -> int | None:
-    """Return the free bytes of a CUDA device or of main memory; None for another kind of device.
+    """Return the free bytes of a CUDA device or of main memory; None for other kinds of devices.
 
-    Main memory is what the system or the container (cgroup v2) has left, whichever is less.
+    In a container (cgroup v2), main memory is limited to what its limit leaves to this process.
     """
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]

@@ -1,4 +1,4 @@
-"""Suggest the name a user probably meant."""
+"""Suggest the name that a user probably meant."""
 
 import difflib
 from collections.abc import Iterable
@@ -11,7 +11,7 @@ def nearest_name(name: str, valid: Iterable[str]) -> str | None:
     return by_lower_case[near[0]] if near else None
 
 
-def did_you_mean(name: str, valid: Iterable[str]) -> str:
-    """Return ", did you mean 'NAME'?" for the most similar entry of ``valid``, or an empty string."""
+def did_you_mean(name: str, valid: Iterable[str], separator: str = ", ") -> str:
+    """Return ", did you mean 'NAME'?" for the most similar entry of ``valid``; an empty string if none is similar."""
     near = nearest_name(name, valid)
-    return "" if near is None else f", did you mean {near!r}?"
+    return "" if near is None else f"{separator}did you mean {near!r}?"

@@ -1,9 +1,9 @@
-"""Scores of generated audio: the SC09 metrics, classifiers, reports and listening tests, for clips of any system."""
+"""Evaluation of generated audio of any system: the SC09 metrics, classifiers, reports and listening tests."""
 
 from sashimi_diffusion.generation.likelihood import likelihood_window
 from sashimi_evaluation.classifiers import DigitClassifier, load_classifier
 from sashimi_evaluation.clips import ClipFolder, open_clips
-from sashimi_evaluation.evaluation import Settings, evaluate, hear
+from sashimi_evaluation.evaluation import Settings, evaluate, extract_features
 from sashimi_evaluation.extractors import FeatureExtractor
 from sashimi_evaluation.metrics.distances import nearest_neighbours
 from sashimi_evaluation.metrics.frechet import frechet_distance, frechet_extrapolation
@@ -17,11 +17,12 @@ from sashimi_evaluation.metrics.intervals import Interval, bootstrap
 from sashimi_evaluation.metrics.kid import kernel_distance
 from sashimi_evaluation.metrics.label_accuracy import class_histogram, label_accuracy
 from sashimi_evaluation.metrics.likelihood import bits_per_sample
+from sashimi_evaluation.metrics.memorization import memorization
 from sashimi_evaluation.metrics.ndb import ndb
-from sashimi_evaluation.metrics.precision_recall import memorization, precision_recall_density_coverage
+from sashimi_evaluation.metrics.precision_recall import precision_recall_density_coverage
 
 mis = modified_classifier_score
-"""The name the audio generation papers use for the modified classifier score (mCS)."""
+"""Name of the modified classifier score (mCS) in the papers on audio generation."""
 
 __all__ = [
     "ClipFolder",
@@ -34,9 +35,9 @@ __all__ = [
     "bootstrap",
     "class_histogram",
     "evaluate",
+    "extract_features",
     "frechet_distance",
     "frechet_extrapolation",
-    "hear",
     "inception_score",
     "kernel_distance",
     "label_accuracy",

@@ -1,9 +1,9 @@
-"""Time and memory of the metrics beside the official algorithms, on the same arrays.
+"""Measure time and memory of the metrics and of the official algorithms on the same arrays.
 
     python -m sashimi_evaluation.benchmark
     python -m sashimi_evaluation.benchmark --arrays metrics.safetensors
 
-Without ``--arrays`` they are drawn by seed, in the protocol's sizes: 2,048 clips of 1,024 features, 10 classes.
+Without ``--arrays`` the arrays are random, with the sizes of the protocol: 2,048 clips, 1,024 features, 10 classes.
 """
 
 import argparse
@@ -30,8 +30,8 @@ CLASSES = 10
 Arrays = dict[str, np.ndarray]
 
 
-def drawn_arrays(clips: int, width: int, seed: int = 0) -> Arrays:
-    """Features (clips, width) and probabilities (clips, 10) of two sets of clips."""
+def random_arrays(clips: int, width: int, seed: int = 0) -> Arrays:
+    """Return random features (clips, width) and probabilities (clips, 10) of two sets of clips."""
     random = np.random.default_rng(seed)
     mixing = random.standard_normal((width, width)) / width**0.5
     features = {
@@ -46,16 +46,16 @@ def drawn_arrays(clips: int, width: int, seed: int = 0) -> Arrays:
 
 
 def read_arrays(path: Path) -> Arrays:
-    """``feat_data``, ``feat_gen``, ``probs_data`` and ``probs_gen`` of a file, whose names may begin with ``in.``."""
+    """Load ``feat_data``, ``feat_gen``, ``probs_data`` and ``probs_gen``; their names may start with ``in.``."""
     return {name.removeprefix("in."): values for name, values in load_file(path).items()}
 
 
-def rows(arrays: Arrays) -> list[tuple[str, Callable[[], float], Callable[[], float] | None]]:
-    """Name, this package's function and the official algorithm of each metric, None where they are the same."""
-    data, made = arrays["feat_data"], arrays["feat_gen"]
+def compared_functions(arrays: Arrays) -> list[tuple[str, Callable[[], float], Callable[[], float] | None]]:
+    """Return the name, our function and the official algorithm of each metric; None if they are the same."""
+    data, samples = arrays["feat_data"], arrays["feat_gen"]
     real, generated = arrays["probs_data"], arrays["probs_gen"]
     return [
-        ("FID", lambda: frechet_distance(data, made), lambda: official_frechet_distance(data, made)),
+        ("FID", lambda: frechet_distance(data, samples), lambda: official_frechet_distance(data, samples)),
         ("IS", lambda: inception_score(generated, splits=1)[0], lambda: official_inception_score(generated)),
         (
             "mCS (mIS)",
@@ -63,12 +63,12 @@ def rows(arrays: Arrays) -> list[tuple[str, Callable[[], float], Callable[[], fl
             lambda: official_modified_inception_score(generated),
         ),
         ("AM", lambda: am_score(real, generated), None),
-        ("NDB/K", lambda: ndb(data, made).share, lambda: official_ndb(data, made)),
+        ("NDB/K", lambda: ndb(data, samples).share, lambda: official_ndb(data, samples)),
     ]
 
 
-def measured(function: Callable[[], float]) -> tuple[float, float, float]:
-    """Value, seconds and megabytes: the time is that of the second call, the memory what the first one adds at most."""
+def measure(function: Callable[[], float]) -> tuple[float, float, float]:
+    """Return the value, the seconds of the second call and the peak memory of the first call in megabytes."""
     tracemalloc.start()
     value = function()
     peak = tracemalloc.get_traced_memory()[1]
@@ -82,15 +82,15 @@ def main() -> None:
     """Print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--arrays", type=Path, metavar="FILE", help="safetensors with the arrays")
-    parser.add_argument("--clips", type=int, default=2048, help="in each set that is drawn (default: 2048)")
-    parser.add_argument("--width", type=int, default=1024, help="of the features that are drawn (default: 1024)")
+    parser.add_argument("--clips", type=int, default=2048, help="clips in each random set (default: 2048)")
+    parser.add_argument("--width", type=int, default=1024, help="number of random features (default: 1024)")
     options = parser.parse_args()
-    arrays = read_arrays(options.arrays) if options.arrays else drawn_arrays(options.clips, options.width)
+    arrays = read_arrays(options.arrays) if options.arrays else random_arrays(options.clips, options.width)
     print("| metric | here | | | official algorithm | | |\n|---|---|---|---|---|---|---|")
-    for name, ours, official in rows(arrays):
+    for name, ours, official in compared_functions(arrays):
         cells = [
             f"{value:.7g} | {seconds * 1000:.1f} ms | {megabytes:.1f} MB"
-            for value, seconds, megabytes in [measured(ours), *([measured(official)] if official else [])]
+            for value, seconds, megabytes in [measure(ours), *([measure(official)] if official else [])]
         ]
         print(f"| {name} | {' | '.join(cells)} |" + ("" if official else " the same | | |"))
 

@@ -1,4 +1,4 @@
-"""Folders of clips to score: which files belong to one set, and what is known of each before it is heard."""
+"""Folders of clips: the files of a set with their labels and likelihoods."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -20,14 +20,14 @@ SPLIT = "split"
 
 @dataclass(frozen=True)
 class ClipFolder:
-    """Audio files that are scored as one set.
+    """Audio files that are evaluated as one set.
 
     Args:
-        name: what reports call it.
+        name: name of the set in reports.
         root: the folder.
         files: the audio files, sorted by path.
-        labels: the digit each clip is meant to say, int64 (n,), -1 where unknown.
-        log_likelihoods: of each clip in nats under the model that made it, float64 (n,), NaN where unknown.
+        labels: the digit of each clip, int64 (n,), -1 where unknown.
+        log_likelihoods: of each clip in nats under the model that generated it, float64 (n,), NaN where unknown.
         bits_per_sample: of each clip, float64 (n,), NaN where unknown.
     """
 
@@ -41,8 +41,8 @@ class ClipFolder:
     def __len__(self) -> int:
         return len(self.files)
 
-    def chosen(self, indices: Sequence[int] | np.ndarray) -> "ClipFolder":
-        """The same set with only the clips at ``indices``, in that order."""
+    def select(self, indices: Sequence[int] | np.ndarray) -> "ClipFolder":
+        """Return the same set with only the clips at ``indices``, in that order."""
         indices = np.asarray(indices, dtype=np.int64)
         return replace(
             self,
@@ -53,13 +53,13 @@ class ClipFolder:
         )
 
     @property
-    def labelled(self) -> bool:
-        """Whether every clip's label is known."""
+    def labeled(self) -> bool:
+        """Whether the labels of all clips are known."""
         return bool((self.labels >= 0).all())
 
 
 def digit_index(text: str) -> int:
-    """0 to 9 for "0" to "9" or "zero" to "nine" in any case, and -1 for any other text."""
+    """Return 0 to 9 for "0" to "9" or "zero" to "nine" in any case, and -1 for any other text."""
     word = text.strip().lower()
     if word in DIGITS:
         return DIGITS.index(word)
@@ -73,29 +73,30 @@ def open_clips(
     where: Mapping[str, object] | None = None,
     skip_bad_files: bool = False,
 ) -> ClipFolder:
-    """The clips of a folder and its sub-folders.
+    """Find the clips of a folder and its subfolders.
 
-    Labels come from the ``samples.json`` that sashimi-sample writes; else from the field ``label`` of ``pattern``; else
-    from the first sub-folder a file lies in, where that is called like a digit ("seven" or "7").
+    Labels come from the ``samples.json`` that sashimi-sample writes; otherwise from the field ``label`` of ``pattern``;
+    otherwise from the first subfolder of the path of a file if its name is a digit ("seven" or "7").
 
     Args:
         path: the folder.
-        name: of the set; default: the folder's own.
-        pattern: how files are named that ``samples.json`` does not name, see
+        name: of the set; default: the name of the folder.
+        pattern: pattern of the names of files that ``samples.json`` does not list, see
             :class:`sashimi_diffusion.data.AudioFolder`.
         where: keep only files whose fields have one of the given values. A folder with the lists of Speech Commands
-            (``validation_list.txt``, ``testing_list.txt``) has the field ``split`` too.
-        skip_bad_files: warn of files that are not named like ``pattern`` and go on without them.
+            (``validation_list.txt``, ``testing_list.txt``) also has the field ``split``.
+        skip_bad_files: warn of files whose names do not match ``pattern`` and continue without them.
 
     Raises:
-        UserError: no folder, no audio, misnamed files, an unknown field or value, or a damaged ``samples.json``.
+        UserError: no folder, no audio, names that do not match, an unknown field or value, or a damaged
+            ``samples.json``.
     """
     root = require_folder(path, "a folder with clips (wav, flac, ogg or mp3)")
     files = find_audio(root)
     record = _read_record(root)
     fields, misnamed = read_fields(files, root, pattern)
-    described = [file for file in misnamed if file.relative_to(root).as_posix() in record]
-    fields = dict(sorted((fields | read_fields(described, root, None)[0]).items()))
+    recorded = [file for file in misnamed if file.relative_to(root).as_posix() in record]
+    fields = dict(sorted((fields | read_fields(recorded, root, None)[0]).items()))
     misnamed = {file: reason for file, reason in misnamed.items() if file not in fields}
     report_bad_files(misnamed, len(files), root, skip_bad_files)
     lists = read_split_lists(root)
@@ -104,7 +105,7 @@ def open_clips(
             own[SPLIT] = listed_split(file, lists)
     kept = select(fields, where or {}, sorted({key for own in fields.values() for key in own}), "the choice of clips")
     if not kept:
-        raise UserError(f"no clip of {root} is left: the fields asked for exclude each other")
+        raise UserError(f"no clip of {root} has all the requested fields: request other values")
     labels = [_label(record.get(file.relative_to(root).as_posix()), fields[file]) for file in kept]
     clips = ClipFolder(
         name=name or root.resolve().name,
@@ -114,11 +115,11 @@ def open_clips(
         log_likelihoods=_recorded(record, kept, root, "log_likelihood"),
         bits_per_sample=_recorded(record, kept, root, "bits_per_sample"),
     )
-    return clips if clips.labelled else replace(clips, labels=np.full(len(clips), -1))
+    return clips if clips.labeled else replace(clips, labels=np.full(len(clips), -1))
 
 
 def open_sets(places: Sequence[str], pattern: str | None = None, skip_bad_files: bool = False) -> list[ClipFolder]:
-    """Several folders, each given as ``DIR`` or ``NAME=DIR`` and known by a name of its own; see :func:`open_clips`.
+    """Open several folders, each given as ``DIR`` or ``NAME=DIR``, with different names; see :func:`open_clips`.
 
     Raises:
         UserError: a folder cannot be used, or two have the same name.
@@ -126,8 +127,10 @@ def open_sets(places: Sequence[str], pattern: str | None = None, skip_bad_files:
     sets = []
     for text in places:
         name, separator, path = text.partition("=")
-        name, path = (name, path) if separator and not Path(text).exists() else (None, text)
-        sets.append(open_clips(path, name, pattern, None, skip_bad_files))
+        if separator and not Path(text).exists():
+            sets.append(open_clips(path, name, pattern, None, skip_bad_files))
+        else:
+            sets.append(open_clips(text, None, pattern, None, skip_bad_files))
     names = [clips.name for clips in sets]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
@@ -135,30 +138,30 @@ def open_sets(places: Sequence[str], pattern: str | None = None, skip_bad_files:
     return sets
 
 
-def divide(
+def split_held_out(
     path: Path | str,
     pattern: str | None,
     where: Mapping[str, object] | None,
     hold_out: Mapping[str, object],
-    skip: bool,
+    skip_bad_files: bool,
 ) -> tuple[ClipFolder, ClipFolder]:
-    """A folder of real clips as the reference, and those of its clips that ``hold_out`` describes as held out.
+    """Split a folder of real clips into the reference and the held-out clips, whose fields match ``hold_out``.
 
     Raises:
-        UserError: as :func:`open_clips`; or one of the two sets is empty.
+        UserError: as :func:`open_clips`, or one of the two sets is empty.
     """
-    everything = open_clips(path, None, pattern, where, skip)
-    described = set(open_clips(path, None, pattern, hold_out, skip).files)
-    aside = [i for i, file in enumerate(everything.files) if file in described]
-    rest = [i for i, file in enumerate(everything.files) if file not in described]
-    for indices, what in ((aside, "none"), (rest, "all")):
+    clips = open_clips(path, None, pattern, where, skip_bad_files)
+    matching = set(open_clips(path, None, pattern, hold_out, skip_bad_files).files)
+    held_out = [i for i, file in enumerate(clips.files) if file in matching]
+    rest = [i for i, file in enumerate(clips.files) if file not in matching]
+    for indices, what in ((held_out, "none"), (rest, "all")):
         if not indices:
-            raise UserError(f"--hold-out takes {what} of the {len(everything)} clips of {path}: both parts need some")
-    return everything.chosen(rest), replace(everything.chosen(aside), name="held-out recordings")
+            raise UserError(f"--hold-out takes {what} of the {len(clips)} clips of {path}: both parts need clips")
+    return clips.select(rest), replace(clips.select(held_out), name="held-out recordings")
 
 
 def _read_record(root: Path) -> dict[str, dict[str, Any]]:
-    """What ``samples.json`` says of each file it names, by name; empty where there is none."""
+    """Return the entries of ``samples.json`` by file name; none if there is no such file."""
     path = root / RECORD
     if not path.is_file():
         return {}
@@ -167,8 +170,8 @@ def _read_record(root: Path) -> dict[str, dict[str, Any]]:
         return {sample["file"]: sample for sample in samples if sample["file"] is not None}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"{path} is not a record of sashimi-sample ({type(error).__name__}: {error}): make the samples again, or "
-            "remove it to score the clips without labels and likelihoods"
+            f"{path} is not a record of sashimi-sample ({type(error).__name__}: {error}): generate the samples again, "
+            "or remove it to evaluate the clips without labels and likelihoods"
         ) from error
 
 

@@ -1,8 +1,8 @@
-"""Scoring folders of clips against real recordings: everything `sashimi-evaluate` reports, as plain data."""
+"""Evaluation of folders of clips against real recordings: extract features, then compute all metrics."""
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,34 +12,46 @@ from sashimi_diffusion.generation.likelihood import likelihood_window
 from sashimi_evaluation.classifiers import DigitClassifier
 from sashimi_evaluation.clips import ClipFolder
 from sashimi_evaluation.extractors import FeatureExtractor
-from sashimi_evaluation.feature_extraction import FEATURES, PROBABILITIES, Listener, Measured, measure
-from sashimi_evaluation.metrics.distances import nearest_neighbours
-from sashimi_evaluation.metrics.figures import (
-    Figure,
-    Resampling,
-    classifier_figures,
-    distance_figures,
-    label_figures,
-    likelihood_figures,
-    memorization_figures,
-    signal_figures,
+from sashimi_evaluation.feature_extraction import (
+    FEATURES,
+    PROBABILITIES,
+    ClipFeatures,
+    ClipNetwork,
+    extract_clip_features,
 )
-from sashimi_evaluation.metrics.label_accuracy import Accuracy, class_histogram, label_accuracy
-from sashimi_evaluation.protocols import official_figures
+from sashimi_evaluation.metrics.arrays import check_same_width, feature_matrix, probability_matrix
+from sashimi_evaluation.metrics.distances import compute_nearest_neighbours
+from sashimi_evaluation.metrics.frechet import frechet_metrics
+from sashimi_evaluation.metrics.inception import inception_metrics
+from sashimi_evaluation.metrics.intervals import Resampling
+from sashimi_evaluation.metrics.kid import kernel_metrics
+from sashimi_evaluation.metrics.label_accuracy import (
+    Accuracy,
+    compute_class_histogram,
+    compute_label_accuracy,
+    label_accuracy_metrics,
+)
+from sashimi_evaluation.metrics.likelihood import likelihood_metrics
+from sashimi_evaluation.metrics.memorization import memorization_metrics
+from sashimi_evaluation.metrics.metric import Metric
+from sashimi_evaluation.metrics.ndb import ndb_metrics
+from sashimi_evaluation.metrics.official import official_metrics
+from sashimi_evaluation.metrics.precision_recall import precision_recall_metrics
+from sashimi_evaluation.metrics.signal import signal_metrics
 
 PROTOCOLS = ("default", "sashimi-icml22")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How sets are scored.
+    """Settings of an evaluation.
 
     Args:
-        protocol: "default", or "sashimi-icml22": the official code's figures, its bugs included.
-        resampling: of the intervals.
-        window: shares of the least and the most likely clips that are left out first, or None.
-        cache_dir: where what was heard is kept; None: the default place.
-        skip_bad_files: warn of files that cannot be used and go on without them.
+        protocol: "default", or "sashimi-icml22": the metrics of the official code, including its errors.
+        resampling: settings of the confidence intervals.
+        window: fractions of the least and the most likely clips to leave out, or None.
+        cache_dir: folder of the feature cache; None: the default folder.
+        skip_bad_files: warn of unusable files and continue without them.
     """
 
     protocol: str = "default"
@@ -50,21 +62,45 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Scored:
-    """One set of clips with its figures.
+class Extraction:
+    """The features of all clips, and the networks that computed them.
+
+    The outputs of every set are validated float64 arrays: FEATURES (n, d) and PROBABILITIES (n, classes).
 
     Args:
-        measured: the clips and what was heard of them.
-        figures: in the order of the report.
-        histogram: clips that the classifier hears as each class, int64 (classes,).
-        accuracy: of the labels, or None where they are not all known.
-        neighbours: of each clip the nearest reference clip, int64 (n,), and its distance (n,).
-        notes: what must be known beside the figures.
-        real: whether these are recordings rather than samples.
+        sets: the clips to evaluate.
+        reference: real clips that distances are measured to; the papers take the training set.
+        held_out: other real clips, or None. They are evaluated like a set, and their distances to the reference are
+            those of clips without memorization.
+        classifier: computed the probabilities, and the features if there is no ``extractor``.
+        extractor: computed the features, or None.
+        settings: see :class:`Settings`.
     """
 
-    measured: Measured
-    figures: list[Figure]
+    sets: list[ClipFeatures]
+    reference: ClipFeatures
+    held_out: ClipFeatures | None
+    classifier: DigitClassifier
+    extractor: FeatureExtractor | None
+    settings: Settings
+
+
+@dataclass(frozen=True)
+class EvaluatedSet:
+    """One set of clips with its metrics.
+
+    Args:
+        clip_features: the clips and their features.
+        metrics: in the order of the report.
+        histogram: number of clips of each predicted class, int64 (classes,).
+        accuracy: of the labels, or None if they are not all known.
+        neighbours: the index of the nearest reference clip of each clip, int64 (n,), and its distance (n,).
+        notes: limitations of the metrics.
+        real: whether these are recordings instead of samples.
+    """
+
+    clip_features: ClipFeatures
+    metrics: list[Metric]
     histogram: np.ndarray
     accuracy: Accuracy | None
     neighbours: tuple[np.ndarray, np.ndarray]
@@ -73,170 +109,187 @@ class Scored:
 
     @property
     def name(self) -> str:
-        """What reports call the set."""
-        return self.measured.clips.name
-
-
-@dataclass(frozen=True)
-class Heard:
-    """All clips after they were heard, and what heard them.
-
-    Args:
-        sets: the clips to score.
-        reference: the real clips that distances are measured to; the papers take the training set.
-        held_out: other real clips, or None: they are scored like a set, and show what is normal for one that memorized
-            nothing.
-        classifier: gave the probabilities, and the features where there is no ``extractor``.
-        extractor: gave the features, or None.
-        settings: see :class:`Settings`.
-    """
-
-    sets: list[Measured]
-    reference: Measured
-    held_out: Measured | None
-    classifier: DigitClassifier
-    extractor: FeatureExtractor | None
-    settings: Settings
+        """Name of the set in reports."""
+        return self.clip_features.clips.name
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """All sets with their figures, the held-out recordings last, and what the figures were computed from."""
+    """All sets with their metrics, the held-out recordings last, and the features that they were computed from."""
 
-    sets: list[Scored]
-    heard: Heard
+    sets: list[EvaluatedSet]
+    extraction: Extraction
 
 
-def hear(
+def extract_features(
     sets: Sequence[ClipFolder],
     reference: ClipFolder,
     held_out: ClipFolder | None,
     classifier: DigitClassifier,
     extractor: FeatureExtractor | None = None,
     settings: Settings | None = None,
-) -> Heard:
-    """Listen to all clips; with ``accelerate launch`` the processes share the work, and each has all results.
+) -> Extraction:
+    """Extract the features of all clips.
+
+    With ``accelerate launch`` the processes divide the work, and each returns all results.
 
     Raises:
-        UserError: files that cannot be used, or a likelihood window where likelihoods are not known.
+        UserError: unusable files, invalid outputs of a network, or a likelihood window without likelihoods.
     """
     settings = settings or Settings()
-    measured = [
-        None if clips is None else _measure(clips, classifier, extractor, settings)
-        for clips in (reference, held_out, *sets)
-    ]
-    windowed = [_windowed(each, settings.window) for each in measured[2:]]
-    return Heard(windowed, measured[0], measured[1], classifier, extractor, settings)
+    of_reference = _extract(reference, classifier, extractor, settings)
+    of_held_out = None if held_out is None else _extract(held_out, classifier, extractor, settings)
+    of_sets = [_likely_clips(_extract(clips, classifier, extractor, settings), settings.window) for clips in sets]
+    for other in [*of_sets, *([] if of_held_out is None else [of_held_out])]:
+        check_same_width(
+            (of_reference.outputs[FEATURES], other.outputs[FEATURES]),
+            ("the features of the reference", f"those of {other.clips.name}"),
+            "the extractor must return the same number for all clips",
+        )
+    return Extraction(of_sets, of_reference, of_held_out, classifier, extractor, settings)
 
 
-def evaluate(heard: Heard) -> Evaluation:
-    """Score every set by itself against the reference.
+def evaluate(extraction: Extraction) -> Evaluation:
+    """Compute the metrics of every set against the reference.
 
     Raises:
-        UserError: the protocol needs a package that is not installed.
+        UserError: the protocol needs a package that is not installed, or a reference of equal clips.
     """
-    reference, settings = heard.reference, heard.settings
-    held_out = [] if heard.held_out is None else [_score(heard.held_out, reference, None, settings, real=True)]
-    usual = held_out[0].neighbours[1] if held_out else None
-    sets = [_score(measured, reference, usual, settings) for measured in heard.sets]
-    return Evaluation(sets + held_out, heard)
+    reference, settings = extraction.reference, extraction.settings
+    held_out, held_out_distances = [], None
+    if extraction.held_out is not None:
+        held_out = [_evaluate_set(extraction.held_out, reference, None, settings, real=True)]
+        held_out_distances = held_out[0].neighbours[1]
+    sets = [_evaluate_set(clips, reference, held_out_distances, settings) for clips in extraction.sets]
+    return Evaluation(sets + held_out, extraction)
 
 
-def _measure(
+def distance_metrics(reference: np.ndarray, features: np.ndarray, resampling: Resampling) -> list[Metric]:
+    """Return FID with its limit, KID, KAD, precision, recall, density, coverage, NDB and its divergence.
+
+    Args:
+        reference: features of the real clips, float64 (n, d).
+        features: of the clips to evaluate, float64 (m, d).
+        resampling: settings of the intervals.
+    """
+    if min(len(reference), len(features)) < 2:
+        return [Metric("fid", "FID", None, better="lower", note="needs at least two clips on either side")]
+    return [
+        *frechet_metrics(reference, features, resampling),
+        *kernel_metrics(reference, features, resampling),
+        *precision_recall_metrics(reference, features, resampling),
+        *ndb_metrics(reference, features, resampling),
+    ]
+
+
+def _extract(
     clips: ClipFolder, classifier: DigitClassifier, extractor: FeatureExtractor | None, settings: Settings
-) -> Measured:
+) -> ClipFeatures:
     def classify(audio: np.ndarray) -> dict[str, np.ndarray]:
         features, probabilities = classifier.classify(audio, classifier.sample_rate)
         return {FEATURES: features, PROBABILITIES: probabilities}
 
-    listener = Listener(classify, classifier.fingerprint, classifier.sample_rate, classifier.seconds)
-    measured = measure(clips, listener, settings.cache_dir, settings.skip_bad_files)
-    if extractor is None:
-        return measured
+    network = ClipNetwork(classify, classifier.fingerprint, classifier.sample_rate, classifier.seconds)
+    extracted = extract_clip_features(clips, network, settings.cache_dir, settings.skip_bad_files)
+    features, probabilities = extracted.outputs[FEATURES], extracted.outputs[PROBABILITIES]
+    if extractor is not None:
+        features = _extractor_features(extracted.clips, extractor, classifier.seconds, settings.cache_dir)
+    outputs = {
+        FEATURES: feature_matrix(features, f"the features of {clips.name}"),
+        PROBABILITIES: probability_matrix(probabilities, f"the class probabilities of {clips.name}"),
+    }
+    return replace(extracted, outputs=outputs)
 
-    def extract(audio: np.ndarray) -> dict[str, np.ndarray]:
+
+def _extractor_features(
+    clips: ClipFolder, extractor: FeatureExtractor, seconds: float, cache_dir: Path | None
+) -> np.ndarray:
+    def compute(audio: np.ndarray) -> dict[str, np.ndarray]:
         return {FEATURES: np.asarray(extractor.features(audio, extractor.sample_rate))}
 
-    listener = Listener(extract, extractor.fingerprint, extractor.sample_rate, classifier.seconds)
-    other = measure(measured.clips, listener, settings.cache_dir)
-    measured.outputs[FEATURES] = other.outputs[FEATURES]
-    return measured
+    network = ClipNetwork(compute, extractor.fingerprint, extractor.sample_rate, seconds)
+    return extract_clip_features(clips, network, cache_dir).outputs[FEATURES]
 
 
-def _windowed(measured: Measured, window: tuple[float, float] | None) -> Measured:
+def _likely_clips(clips: ClipFeatures, window: tuple[float, float] | None) -> ClipFeatures:
     if window is None:
-        return measured
-    likelihoods = measured.clips.log_likelihoods
+        return clips
+    likelihoods = clips.clips.log_likelihoods
     if not np.isfinite(likelihoods).all():
         raise UserError(
-            f"--likelihood-window needs the log-likelihood of every clip of {measured.clips.root}: expected the "
+            f"--likelihood-window needs the log-likelihood of every clip of {clips.clips.root}: expected the "
             "samples.json that sashimi-sample writes for an autoregressive pipeline"
         )
-    return measured.chosen(likelihood_window(likelihoods, *window))
+    return clips.select(likelihood_window(likelihoods, *window))
 
 
-def _score(
-    measured: Measured, reference: Measured, usual: np.ndarray | None, settings: Settings, real: bool = False
-) -> Scored:
-    """The figures of a set; ``usual`` is how far held-out recordings are from the reference, (m,), if there are any."""
-    features, probabilities = measured.outputs[FEATURES], measured.outputs[PROBABILITIES]
-    labelled, resampling = measured.clips.labelled, settings.resampling
-    neighbours = nearest_neighbours(features, reference.outputs[FEATURES])
+def _evaluate_set(
+    clip_features: ClipFeatures,
+    reference: ClipFeatures,
+    held_out_distances: np.ndarray | None,
+    settings: Settings,
+    real: bool = False,
+) -> EvaluatedSet:
+    """Evaluate one set; ``held_out_distances`` (m,) are those of held-out recordings to the reference, if any."""
+    features, probabilities = clip_features.outputs[FEATURES], clip_features.outputs[PROBABILITIES]
+    known, resampling, clips = reference.outputs, settings.resampling, clip_features.clips
+    neighbours = compute_nearest_neighbours(features, known[FEATURES])
     if settings.protocol == "sashimi-icml22":
-        figures = official_figures(reference, measured)
+        metrics = official_metrics(
+            known[FEATURES], known[PROBABILITIES], features, probabilities, clips.log_likelihoods
+        )
     else:
-        figures = [
-            *distance_figures(reference.outputs[FEATURES], features, resampling),
-            *classifier_figures(reference.outputs[PROBABILITIES], probabilities, resampling),
-            *(label_figures(probabilities, measured.clips.labels, resampling) if labelled else []),
-            *memorization_figures(neighbours[1], usual, resampling),
-            *signal_figures(measured.facts, resampling),
-            *likelihood_figures(measured.clips.bits_per_sample, resampling),
+        metrics = [
+            *distance_metrics(known[FEATURES], features, resampling),
+            *inception_metrics(known[PROBABILITIES], probabilities, resampling),
+            *(label_accuracy_metrics(probabilities, clips.labels, resampling) if clips.labeled else []),
+            *memorization_metrics(neighbours[1], held_out_distances, resampling),
+            *signal_metrics(clip_features.properties, resampling),
+            *likelihood_metrics(clips.bits_per_sample, resampling),
         ]
-    return Scored(
-        measured=measured,
-        figures=figures,
-        histogram=class_histogram(probabilities),
-        accuracy=label_accuracy(probabilities, measured.clips.labels) if labelled else None,
+    return EvaluatedSet(
+        clip_features=clip_features,
+        metrics=metrics,
+        histogram=compute_class_histogram(probabilities),
+        accuracy=compute_label_accuracy(probabilities, clips.labels) if clips.labeled else None,
         neighbours=neighbours,
-        notes=_notes(measured, reference, settings),
+        notes=[
+            *_preprocessing_notes(clip_features),
+            *_overlap_notes(clip_features, reference),
+            *_window_notes(settings.window),
+        ],
         real=real,
     )
 
 
-def _notes(measured: Measured, reference: Measured, settings: Settings) -> list[str]:
-    """What was done to the clips of a set before they were heard, and what makes its figures doubtful."""
-    return [*_handling(measured), *_overlap(measured, reference), *_chosen(measured, settings)]
-
-
-def _handling(measured: Measured) -> list[str]:
-    notes, facts, count = [], measured.facts, len(measured)
-    rates = Counter(int(rate) for rate in facts["rate"])
+def _preprocessing_notes(clips: ClipFeatures) -> list[str]:
+    notes, properties, count = [], clips.properties, len(clips)
+    rates = Counter(int(rate) for rate in properties["rate"])
     if set(rates) != {16000}:
         listing = ", ".join(f"{number} of {count} at {rate} Hz" for rate, number in sorted(rates.items()))
         notes.append(f"resampled to 16000 Hz: {listing}")
-    mixed = int((facts["channels"] > 1).sum())
+    mixed = int((properties["channels"] > 1).sum())
     if mixed:
         notes.append(f"mean of the channels: {mixed} of {count} clips have more than one")
-    cut = int((facts["seconds"] > 1).sum())
-    if cut:
-        notes.append(f"only the first second is heard: {cut} of {count} clips are longer")
+    cropped = int((properties["seconds"] > 1).sum())
+    if cropped:
+        notes.append(f"only the first second is used: {cropped} of {count} clips are longer")
     return notes
 
 
-def _overlap(measured: Measured, reference: Measured) -> list[str]:
+def _overlap_notes(clips: ClipFeatures, reference: ClipFeatures) -> list[str]:
     known = set(reference.fingerprints)
-    same = sum(text in known for text in measured.fingerprints)
+    same = sum(text in known for text in clips.fingerprints)
     if not same:
         return []
     return [
-        f"{same} of {len(measured)} clips are files of the reference too: distances and neighbours flatter this set. "
-        "Give recordings that the samples were not taken from"
+        f"{same} of {len(clips)} clips are files of the reference too: distances and neighbors are too good for this "
+        "set. Choose a reference that does not contain the clips"
     ]
 
 
-def _chosen(measured: Measured, settings: Settings) -> list[str]:
-    if settings.window is None:
+def _window_notes(window: tuple[float, float] | None) -> list[str]:
+    if window is None:
         return []
-    low, high = settings.window
+    low, high = window
     return [f"likelihood window: the {low:.0%} least and the {high:.0%} most likely clips are left out"]

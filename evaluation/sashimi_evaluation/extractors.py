@@ -1,4 +1,4 @@
-"""Features of any kind: the small interface a network needs to take the classifier's place in the distances."""
+"""Feature extractors: the interface of a network whose features replace those of the classifier in the distances."""
 
 import importlib
 from typing import Protocol, runtime_checkable
@@ -10,12 +10,12 @@ from sashimi_diffusion.errors import UserError
 
 @runtime_checkable
 class FeatureExtractor(Protocol):
-    """Anything that turns audio into vectors: VGGish, CLAP, PANNs, ... with weights the user has on disk.
+    """A network that maps audio to vectors, for example VGGish, CLAP or PANNs with local weights.
 
     Attributes:
-        name: what reports call it.
-        sample_rate: the rate in Hz it wants its audio at.
-        fingerprint: changes whenever the features of the same audio do, such as a hash of the weights.
+        name: its name in reports.
+        sample_rate: of its input, in Hz.
+        fingerprint: changes whenever the features of the same audio change, for example a hash of the weights.
     """
 
     name: str
@@ -23,17 +23,17 @@ class FeatureExtractor(Protocol):
     fingerprint: str
 
     def features(self, audio: np.ndarray, rate: int) -> np.ndarray:
-        """Vectors (B, D) of waveforms (B, L), float32, at ``rate`` Hz, which is ``sample_rate``."""
+        """Return vectors (B, D) of waveforms (B, L), float32, at ``rate`` Hz, which is ``sample_rate``."""
 
 
 def load_extractor(place: str) -> FeatureExtractor:
-    """The extractor that a function of the user's returns.
+    """Load the extractor that a function returns.
 
     Args:
         place: ``package.module:function``; the module must be importable, the function takes no arguments.
 
     Raises:
-        UserError: there is no such module or function, or what it returns is no :class:`FeatureExtractor`.
+        UserError: there is no such module or function, or it does not return a :class:`FeatureExtractor`.
     """
     module_name, _, function_name = place.partition(":")
     if not module_name or not function_name:
@@ -42,7 +42,7 @@ def load_extractor(place: str) -> FeatureExtractor:
         function = getattr(importlib.import_module(module_name), function_name)
     except (ImportError, AttributeError) as error:
         raise UserError(
-            f"--features {place}: {error}. The module must be importable from here (PYTHONPATH) and have that function"
+            f"--features {place}: {error}. The module must be importable (PYTHONPATH) and contain that function"
         ) from error
     extractor = function()
     if not isinstance(extractor, FeatureExtractor):

@@ -1,7 +1,7 @@
-"""From files to arrays: clips are read, cut to the protocol's second and judged in a stream, and nothing twice.
+"""Feature extraction: read the clips of a folder, run a network on them, and cache the results.
 
-Results are kept on disk in shards of 256 clips, named after the content of the files and after what judged them. A run
-that was stopped goes on where it was, and with ``accelerate launch`` every process takes its share of the shards.
+Results are cached on disk in shards of 256 clips. The name of a shard depends on the content of the files and on the
+network. An interrupted run continues where it stopped, and with ``accelerate launch`` the processes divide the shards.
 """
 
 import hashlib
@@ -11,6 +11,7 @@ import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -24,31 +25,31 @@ from sashimi_diffusion.data.recordings import report_bad_files
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.files import file_written_beside
 from sashimi_evaluation.clips import ClipFolder
-from sashimi_evaluation.metrics.signal import describe
+from sashimi_evaluation.metrics.signal import signal_properties
 
-_FORMAT = 2  # of the shards; raise it when reading, cutting or what is measured changes
+_FORMAT = 2  # of the shards; increase it when reading, cropping or the properties change
 _SHARD = 256
 _BATCH = 32
+_FILTER_SECONDS = 0.1  # longer than the filter of the resampler
 
 FEATURES, PROBABILITIES = "features", "probabilities"
-"""Names of the arrays that scoring needs."""
+"""Names of the arrays that the metrics need."""
 
-Judge = Callable[[np.ndarray], Mapping[str, np.ndarray]]
-"""Takes waveforms (B, L), float32, and returns arrays with B rows, by name."""
+Arrays = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
-class Listener:
-    """What hears the clips.
+class ClipNetwork:
+    """A network that is run on clips.
 
     Args:
-        judge: the function.
-        fingerprint: changes whenever ``judge`` gives other results.
-        sample_rate: of the waveforms it takes, in Hz.
-        seconds: their length.
+        compute: takes waveforms (B, L), float32, and returns arrays with B rows, by name.
+        fingerprint: changes whenever ``compute`` gives other results.
+        sample_rate: of the waveforms, in Hz.
+        seconds: duration of the waveforms.
     """
 
-    judge: Judge
+    compute: Callable[[np.ndarray], Mapping[str, np.ndarray]]
     fingerprint: str
     sample_rate: int
     seconds: float = 1.0
@@ -60,155 +61,166 @@ class Listener:
 
 
 @dataclass(frozen=True)
-class Measured:
-    """Clips with what was measured of them.
+class ClipFeatures:
+    """Clips with the outputs of a network and the properties of their waveforms.
 
     Args:
-        clips: those that could be used.
-        outputs: what the judge said, arrays (n, ...) by name.
-        facts: arrays (n,) by name: ``rate`` in Hz and ``channels`` of the file, and the fields of
-            :class:`sashimi_evaluation.metrics.signal.Signal` at the file's own rate and whole length.
-        fingerprints: of the files' content.
+        clips: the usable clips.
+        outputs: of the network, arrays (n, ...) by name.
+        properties: arrays (n,) by name: ``rate`` in Hz and ``channels`` of the file, and the fields of
+            :class:`sashimi_evaluation.metrics.signal.SignalProperties` at the rate and the whole length of the file.
+        fingerprints: of the content of the files.
     """
 
     clips: ClipFolder
-    outputs: dict[str, np.ndarray]
-    facts: dict[str, np.ndarray]
+    outputs: Arrays
+    properties: Arrays
     fingerprints: tuple[str, ...]
 
     def __len__(self) -> int:
         return len(self.clips)
 
-    def chosen(self, indices: np.ndarray) -> "Measured":
-        """Only the clips at ``indices``, in that order."""
-        return Measured(
-            self.clips.chosen(indices),
+    def select(self, indices: np.ndarray) -> "ClipFeatures":
+        """Return only the clips at ``indices``, in that order."""
+        return ClipFeatures(
+            self.clips.select(indices),
             {name: values[indices] for name, values in self.outputs.items()},
-            {name: values[indices] for name, values in self.facts.items()},
+            {name: values[indices] for name, values in self.properties.items()},
             tuple(self.fingerprints[i] for i in indices),
         )
 
 
-def fit_length(waveform: np.ndarray, length: int) -> np.ndarray:
-    """The first ``length`` samples of a waveform (L,), with zeros on the right where it is shorter.
+@dataclass(frozen=True)
+class _Shard:
+    """The results of the usable files of one shard, and the reasons for the unusable ones by position."""
 
-    As the official code cuts and pads the clips it scores.
-    """
+    outputs: Arrays
+    properties: Arrays
+    bad: dict[int, str]
+
+
+def fit_length(waveform: np.ndarray, length: int) -> np.ndarray:
+    """Crop a waveform (L,) to ``length`` samples or pad it with zeros on the right, as the official code does."""
     fitted = np.zeros(length, dtype=np.float32)
     fitted[: min(length, len(waveform))] = waveform[:length]
     return fitted
 
 
-def measure(
-    clips: ClipFolder, listener: Listener, cache_dir: Path | str | None = None, skip_bad_files: bool = False
-) -> Measured:
-    """Everything ``listener`` says of the clips, from the cache where it is known already.
+def extract_clip_features(
+    clips: ClipFolder, network: ClipNetwork, cache_dir: Path | str | None = None, skip_bad_files: bool = False
+) -> ClipFeatures:
+    """Run a network on clips, or return its cached outputs.
 
     Args:
-        clips: read one batch at a time, so memory does not grow with their number but for the results.
-        listener: what hears them.
-        cache_dir: where results are kept; default: ``evaluation`` in `default_cache_dir`.
-        skip_bad_files: warn of files that cannot be used and go on without them.
+        clips: read in batches, so memory grows only with the size of the results.
+        network: the network.
+        cache_dir: folder of the cache; default: ``evaluation`` in `default_cache_dir`.
+        skip_bad_files: warn of unusable files and continue without them.
 
     Raises:
-        UserError: files that cannot be used, or a cache that cannot be written.
+        UserError: unusable files, or a cache that cannot be written.
     """
     cache = Path(cache_dir).expanduser() if cache_dir is not None else default_cache_dir() / "evaluation"
     starts = range(0, len(clips), _SHARD)
     shards = [clips.files[start : start + _SHARD] for start in starts]
     state = PartialState()
-    mine = range(state.process_index, len(shards), state.num_processes)
-    bar = tqdm(mine, desc=f"listening to {clips.name}", unit="shard", delay=2, disable=not state.is_main_process)
+    own = range(state.process_index, len(shards), state.num_processes)
+    bar = tqdm(own, desc=f"features of {clips.name}", unit="shard", delay=2, disable=not state.is_main_process)
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        results = gather_object([(number, _shard(shards[number], listener, cache)) for number in bar])
+        gathered = gather_object([(number, *_cached_shard(shards[number], network, cache)) for number in bar])
     except OSError as error:
         raise UserError(
             f"cannot write the cache {cache}: {error.strerror or error}. Free some space there, or choose another "
             "folder with --cache-dir or the environment variable SASHIMI_CACHE"
         ) from error
-    parts = [part for _, part in sorted(results, key=lambda result: result[0])]
+    results = sorted(gathered, key=lambda result: result[0])
     bad = {
         clips.files[starts[number] + position]: reason
-        for number, part in enumerate(parts)
-        for position, reason in part["bad"].items()
+        for number, shard, _ in results
+        for position, reason in shard.bad.items()
     }
     report_bad_files(bad, len(clips), clips.root, skip_bad_files)
     usable = np.asarray([i for i, file in enumerate(clips.files) if file not in bad])
-    return Measured(
-        clips.chosen(usable),
-        _joined([part["outputs"] for part in parts]),
-        _joined([part["facts"] for part in parts]),
-        tuple(text for part in parts for text in part["fingerprints"]),
+    return ClipFeatures(
+        clips.select(usable),
+        _concatenated([shard.outputs for _, shard, _ in results]),
+        _concatenated([shard.properties for _, shard, _ in results]),
+        tuple(text for _, _, fingerprints in results for text in fingerprints),
     )
 
 
-def _joined(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+def _concatenated(parts: Sequence[Mapping[str, np.ndarray]]) -> Arrays:
     filled = [part for part in parts if part]  # a shard without a usable file has no arrays
     return {name: np.concatenate([part[name] for part in filled]) for name in filled[0]} if filled else {}
 
 
-def _shard(files: Sequence[Path], listener: Listener, cache: Path) -> dict:
-    """The results of one shard: ``outputs``, ``facts``, ``fingerprints`` of its usable files, ``bad`` by position."""
+def _cached_shard(files: Sequence[Path], network: ClipNetwork, cache: Path) -> tuple[_Shard, list[str]]:
+    """Return one shard and the fingerprints of its usable files."""
     fingerprints = file_fingerprints(files, cache)
-    parts = [_FORMAT, soundfile.__libsndfile_version__, listener.fingerprint, listener.sample_rate, listener.seconds]
+    parts = [_FORMAT, soundfile.__libsndfile_version__, network.fingerprint, network.sample_rate, network.seconds]
     key = hashlib.sha256("\n".join(map(str, [*parts, *fingerprints])).encode()).hexdigest()[:32]
     path = cache / f"{key}.npz"
-    found = _read_shard(path)
-    if found is None:
-        found = _listen(files, listener)
-        _write_shard(path, found)
-    usable = [text for position, text in enumerate(fingerprints) if position not in found["bad"]]
-    return {**found, "fingerprints": usable}
+    shard = _read_shard(path)
+    if shard is None:
+        shard = _compute_shard(files, network)
+        _write_shard(path, shard)
+    return shard, [text for position, text in enumerate(fingerprints) if position not in shard.bad]
 
 
-def _listen(files: Sequence[Path], listener: Listener) -> dict:
-    outputs, facts, bad, batch = [], [], {}, []
+def _compute_shard(files: Sequence[Path], network: ClipNetwork) -> _Shard:
+    outputs: list[Mapping[str, np.ndarray]] = []
+    properties: list[dict[str, float]] = []
+    bad: dict[int, str] = {}
+    batch: list[np.ndarray] = []
     for position, path in enumerate(files):
         try:
-            waveform, fact = _read(path, listener)
+            waveform, own = _read_clip(path, network)
         except AudioFileError as error:
             bad[position] = error.reason
             continue
         batch.append(waveform)
-        facts.append(fact)
+        properties.append(own)
         if len(batch) == _BATCH:
-            outputs.append(listener.judge(np.stack(batch)))
+            outputs.append(network.compute(np.stack(batch)))
             batch = []
     if batch:
-        outputs.append(listener.judge(np.stack(batch)))
-    columns = {name: np.asarray([fact[name] for fact in facts]) for name in facts[0]} if facts else {}
-    return {"outputs": _joined(outputs), "facts": columns, "bad": bad}
+        outputs.append(network.compute(np.stack(batch)))
+    columns = {name: np.asarray([own[name] for own in properties]) for name in properties[0]} if properties else {}
+    return _Shard(_concatenated(outputs), columns, bad)
 
 
-def _read(path: Path, listener: Listener) -> tuple[np.ndarray, dict[str, float]]:
-    """A clip as the judge wants it, and its facts as it lies on disk."""
+def _read_clip(path: Path, network: ClipNetwork) -> tuple[np.ndarray, dict[str, float]]:
+    """Return the input of the network, and the properties of the whole file."""
     samples = read_audio(path)
     info = soundfile.info(path)
-    facts = {"rate": info.samplerate, "channels": info.channels, **asdict(describe(samples, info.samplerate))}
-    # Resampling a long recording whole, for one second of it, would cost its whole length in time and memory.
-    needed = samples[: round((listener.seconds + 0.1) * info.samplerate)]
-    return fit_length(resample(needed, info.samplerate, listener.sample_rate), listener.length), facts
+    signal = asdict(signal_properties(samples, info.samplerate))
+    properties = {"rate": info.samplerate, "channels": info.channels, **signal}
+    # Cropping before resampling keeps long recordings cheap.
+    cropped = samples[: round((network.seconds + _FILTER_SECONDS) * info.samplerate)]
+    return fit_length(resample(cropped, info.samplerate, network.sample_rate), network.length), properties
 
 
-def _write_shard(path: Path, found: dict) -> None:
-    arrays = {f"{group}.{name}": values for group in ("outputs", "facts") for name, values in found[group].items()}
+def _write_shard(path: Path, shard: _Shard) -> None:
+    arrays: dict[str, Any] = {"bad": np.asarray(json.dumps(shard.bad))}
+    arrays |= {f"outputs.{name}": values for name, values in shard.outputs.items()}
+    arrays |= {f"facts.{name}": values for name, values in shard.properties.items()}
     with file_written_beside(path) as file:
-        np.savez(file, bad=np.asarray(json.dumps(found["bad"])), **arrays)
+        np.savez(file, **arrays)
 
 
-def _read_shard(path: Path) -> dict | None:
-    """A shard as it was written, or None where there is none; a damaged one is said, and made again."""
+def _read_shard(path: Path) -> _Shard | None:
+    """Read a shard; return None if there is none or, with a note on stderr, if it is damaged."""
     if not path.is_file():
         return None
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            groups = {
-                group: {name.partition(".")[2]: arrays[name] for name in arrays if name.startswith(f"{group}.")}
-                for group in ("outputs", "facts")
-            }
+            outputs, properties = (
+                {name.removeprefix(prefix): arrays[name] for name in arrays if name.startswith(prefix)}
+                for prefix in ("outputs.", "facts.")
+            )
             bad = {int(position): reason for position, reason in json.loads(str(arrays["bad"])).items()}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        print(f"note: the cache file {path} is damaged ({error}): it is made again", file=sys.stderr)
+        print(f"note: the cache file {path} is damaged ({error}); its features are computed again", file=sys.stderr)
         return None
-    return {**groups, "bad": bad}
+    return _Shard(outputs, properties, bad)

@@ -1,20 +1,20 @@
-"""State-space convolution kernels: one interface, several backends.
+"""State-space kernels and long convolutions in PyTorch and Triton, with one function per operation.
 
 =======================  ==================================================================================
 ``diagonal_kernel``      convolution kernel of a diagonal state space (S4D)
 ``nplr_kernel``          convolution kernel of a normal-plus-low-rank state space (S4)
-``diagonal_state``       state of a diagonal state space after an input, without stepping through it
-``nplr_state``           the same for a normal-plus-low-rank one
-``diagonal_step``        one step of a diagonal state space, as a recurrence
-``nplr_step``            the same for a normal-plus-low-rank one
-``chunked_convolution``  convolution with a diagonal system by matrix products, from and to a state
-``long_convolution``     convolution with a kernel of any length (``kernel_lags``), one or both directions, by FFT
-``scalar_norm``          norm over the channels with one gain and one shift, and a bias
-``layer_norm``           norm over the channels with a weight and an offset for each, and a bias
+``diagonal_state``       state of a diagonal state space after an input
+``nplr_state``           the same for a normal-plus-low-rank state space
+``diagonal_step``        one recurrence step of a diagonal state space
+``nplr_step``            the same for a normal-plus-low-rank state space
+``chunked_convolution``  convolution with a diagonal state space by matrix products
+``long_convolution``     convolution with kernels of any length (``kernel_lags``) by FFT
+``scalar_norm``          norm over the channels with one gain and one shift, plus a bias
+``layer_norm``           norm over the channels with a weight and an offset per channel, plus a bias
 ``gated_residual``       gated linear unit added to a residual
 =======================  ==================================================================================
 
-Every state space is kept as half of its conjugate pairs: complex tensors of N states stand for 2N.
+State spaces are represented by half of their conjugate pairs: complex tensors of N states represent 2N states.
 """
 
 from sashimi_kernels.backends import available_backends, backend_name

@@ -1,4 +1,4 @@
-"""How the C library hands out the memory of large tensors on a CPU."""
+"""Memory allocation of large tensors by the C library."""
 
 import ctypes
 import platform
@@ -9,11 +9,11 @@ _NEVER = 2**31 - 1
 
 
 def keep_freed_memory() -> None:
-    """Make this process keep the memory of freed tensors of up to 32 MiB and use it again; for glibc, else nothing.
+    """Make the process keep and reuse the memory of freed tensors of up to 32 MiB. It has an effect with glibc only.
 
-    glibc gives large blocks back to the operating system, which clears every page before it hands it out anew: up
-    to a fifth of a denoiser's forward pass. It is a setting of the whole process, so commands make it and
-    importing never does.
+    By default glibc returns large blocks to the operating system, which clears every page before it allocates the page
+    again. This takes up to a fifth of a denoiser's forward pass. The setting affects the whole process, so commands
+    call this function and an import does not.
     """
     if platform.libc_ver()[0] != "glibc":
         return

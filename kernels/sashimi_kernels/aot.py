@@ -1,12 +1,12 @@
-"""Compile every Triton kernel for GPUs that need not be there, and print what each of them uses.
+"""Compile every Triton kernel for GPUs that may be absent, and print the resources that each kernel uses.
 
     python -m sashimi_kernels.aot
     python -m sashimi_kernels.aot --target cuda:90 --kernel _gated_residual_kernel
     python -m sashimi_kernels.aot --markdown
 
-Every form in which a kernel may be started (types, constants) is compiled twice, for ``any`` arguments and for
-``aligned`` ones (see :mod:`sashimi_kernels.compilation`). The exit code is 1 if a kernel does not compile, spills
-registers, takes more shared memory than a block may have, or leaves the matrix units idle that its design asks for.
+Every form of a kernel (types, constants) is compiled twice, for ``any`` arguments and for ``aligned`` ones (see
+:mod:`sashimi_kernels.compilation`). The exit code is 1 if a kernel does not compile, spills registers, exceeds the
+shared memory of a block, or does not use the matrix units that its design requires.
 """
 
 import functools
@@ -24,14 +24,14 @@ from tqdm import tqdm
 from sashimi_kernels.commands import Parser, UnusableError, positive, run
 from sashimi_kernels.hardware import HARDWARE, Resources
 
-if TYPE_CHECKING:  # needs Triton, whose absence the command reports
+if TYPE_CHECKING:  # needs Triton; the command reports if it is missing
     from sashimi_kernels.triton_backend.launch import Launch
 
 TARGETS = ("cuda:80", "cuda:90", "cuda:100", "hip:gfx942")
 
 
 class Task(NamedTuple):
-    """One thing to compile: the launch at this position of ``every_launch()``, for a target."""
+    """One compilation: the launch at this position of ``every_launch()`` for a target."""
 
     position: int
     target: str
@@ -39,7 +39,7 @@ class Task(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What became of a task. ``resources`` is None where it did not compile; ``problems`` has a line for each."""
+    """The result of a task. ``resources`` is None if it did not compile; ``problems`` has one line per problem."""
 
     task: Task
     resources: Resources | None
@@ -48,7 +48,7 @@ class Outcome(NamedTuple):
 
 @functools.cache
 def every_launch() -> tuple["Launch", ...]:
-    """All forms in which the modules of the Triton backend start kernels."""
+    """Return all forms in which the modules of the Triton backend launch kernels."""
     from sashimi_kernels import triton_backend
 
     names = [module.name for module in pkgutil.iter_modules(triton_backend.__path__, f"{triton_backend.__name__}.")]
@@ -57,31 +57,31 @@ def every_launch() -> tuple["Launch", ...]:
 
 
 def main() -> int:
-    """Run the command; returns the exit code."""
+    """Run the command and return the exit code."""
     return run(_compile_and_print)
 
 
 def compile_task(task: Task) -> Outcome:
-    """Compile and judge."""
+    """Compile one form for one target and check its resources."""
     from sashimi_kernels.compilation import compile_for
 
     launch = every_launch()[task.position]
     try:
         resources = compile_for(launch, task.target, task.aligned)
-    except Exception as error:  # Triton's passes and ptxas raise all kinds
+    except Exception as error:  # Triton's passes and ptxas raise various types
         reason = " ".join(str(error).split())[-300:] or type(error).__name__
         return Outcome(task, None, [f"{_name(task)} does not compile: {reason}"])
     return Outcome(task, resources, [f"{_name(task)} {problem}" for problem in problems_of(launch, task, resources)])
 
 
 def table(outcomes: Iterable[Outcome]) -> str:
-    """One line per form and target."""
+    """Return a table with one line per form and target."""
     header = f"{'kernel':<40} {'target':<11}{'registers':>10}{'spills':>8}{'shared':>8}{'warps':>7}  matrix    form"
     return "\n".join([header, *map(_row, outcomes)])
 
 
 def markdown(outcomes: list[Outcome]) -> str:
-    """One row per kernel and one cell per target, with the worst of all forms."""
+    """Return a Markdown table with one row per kernel and one cell per target, for the worst of all forms."""
     targets = list(dict.fromkeys(outcome.task.target for outcome in outcomes))
     lines = [f"| kernel | forms | {' | '.join(targets)} |", f"|---|---|{'---|' * len(targets)}"]
     for kernel in dict.fromkeys(_kernel(outcome.task) for outcome in outcomes):
@@ -93,14 +93,14 @@ def markdown(outcomes: list[Outcome]) -> str:
 
 
 def problems_of(launch: "Launch", task: Task, resources: Resources) -> Iterator[str]:
-    """What is wrong with a binary: spilled registers, too much shared memory, idle matrix units."""
+    """Yield the problems of a binary: spilled registers, too much shared memory, unused matrix units."""
     limit = HARDWARE[task.target].shared_block
     if resources.spills:
         yield f"spills {resources.spills} bytes of registers per lane"
     if resources.shared > limit:
-        yield f"takes {resources.shared} bytes of shared memory, of which a block may have {limit}"
+        yield f"takes {resources.shared} bytes of shared memory, but the limit of a block is {limit}"
     if launch.matrix and not resources.matrix:
-        yield "has no matrix instruction, and its design asks for one"
+        yield "has no matrix instruction, but its design requires one"
 
 
 def _compile_and_print() -> int:
@@ -125,18 +125,18 @@ def _tasks(targets: Iterable[str], kernel: str | None) -> list[Task]:
         if target not in HARDWARE:
             raise UnusableError(f"unknown target {target!r}: expected one of {', '.join(HARDWARE)}")
     if os.environ.get("TRITON_INTERPRET", "0") != "0":
-        raise UnusableError("TRITON_INTERPRET is set, so that Triton interprets kernels and compiles none: unset it")
+        raise UnusableError("TRITON_INTERPRET is set, so Triton interprets kernels instead of compiling them: unset it")
     try:
         import sashimi_kernels.compilation  # noqa: F401
 
         launches = every_launch()
     except ImportError as error:
         raise UnusableError(
-            f"compiling kernels takes a recent triton package (pip install -U triton): {error}"
+            f"compiling kernels requires a recent triton package (pip install -U triton): {error}"
         ) from error
     names = [launch.kernel.__name__ for launch in launches]
     if kernel is not None and kernel not in names:
-        raise UnusableError(f"there is no kernel {kernel!r}: expected one of {', '.join(dict.fromkeys(names))}")
+        raise UnusableError(f"unknown kernel {kernel!r}: expected one of {', '.join(dict.fromkeys(names))}")
     positions = [position for position, name in enumerate(names) if kernel in (None, name)]
     return [Task(*parts) for parts in itertools.product(positions, targets, (False, True))]
 
@@ -155,12 +155,12 @@ def _kernel(task: Task) -> str:
 
 
 def _form(task: Task) -> str:
-    """What tells the forms of one kernel apart: types of the tensors, constants, what is known of the arguments."""
+    """Return what distinguishes the forms of a kernel: tensor types, constants and assumptions on the arguments."""
     launch = every_launch()[task.position]
     types = [type.removeprefix("*") for type in launch.signature.values() if type.startswith("*")]
     constants = [f"{name}={value}" for name, value in launch.constants.items()]
-    known = "aligned" if task.aligned else "any"
-    return " ".join(["/".join(types), *constants, f"warps={launch.num_warps}", known])
+    assumption = "aligned" if task.aligned else "any"
+    return " ".join(["/".join(types), *constants, f"warps={launch.num_warps}", assumption])
 
 
 def _name(task: Task) -> str:
@@ -176,8 +176,9 @@ def _row(outcome: Outcome) -> str:
     return f"{columns}{used}  {'+'.join(resources.matrix) or '-':<9} {_form(task)}"
 
 
-def _cell(forms: list[Resources | None]) -> str:
-    if None in forms:
+def _cell(resources: list[Resources | None]) -> str:
+    forms = [one for one in resources if one is not None]
+    if len(forms) < len(resources):
         return "does not compile"
     spills = max(one.spills for one in forms)
     matrix = sorted({kind for one in forms for kind in one.matrix})

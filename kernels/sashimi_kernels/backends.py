@@ -1,10 +1,10 @@
-"""Which implementation runs: ``reference`` (the definition), ``torch`` (fast, any device), ``triton`` (CUDA and ROCm).
+"""Selection of the backend: ``reference`` (definitions), ``torch`` (any device) or ``triton`` (CUDA and ROCm).
 
-``backend="auto"`` takes the environment variable ``SASHIMI_KERNELS`` when it is set. Otherwise, on a CUDA or ROCm
-device it takes what ``python -m sashimi_kernels.benchmark --device cuda`` measured to be fastest there, and without a
-measurement ``triton`` if it can run; float64, and every other device, get ``torch``.
+``backend="auto"`` takes the environment variable ``SASHIMI_KERNELS`` if it is set. Otherwise float64 and all devices
+except CUDA and ROCm devices get ``torch``. A CUDA or ROCm device gets the fastest backend according to
+``python -m sashimi_kernels.benchmark --device cuda``, and without a measurement ``triton`` if it can run.
 
-A backend that is asked for and cannot run is an error, never a slower one in its place.
+If a requested backend cannot run, an error is raised. There is no silent fallback to a slower one.
 """
 
 import importlib.util
@@ -22,31 +22,31 @@ _DOUBLE = (torch.float64, torch.complex128)
 
 
 def available_backends() -> tuple[str, ...]:
-    """Names that ``backend=`` and ``SASHIMI_KERNELS`` accept, besides "auto"."""
+    """Return the names that ``backend=`` and ``SASHIMI_KERNELS`` accept, except "auto"."""
     return _NAMES
 
 
 def select_backend(
     backend: str, device: torch.device, operation: str, dtype: torch.dtype = torch.float32, length: int = 1
 ) -> ModuleType:
-    """The module that implements ``operation`` for this request; arguments and errors as of :func:`backend_name`."""
+    """Return the module that implements ``operation``. Arguments and errors are those of :func:`backend_name`."""
     return _module(backend_name(backend, device, operation, dtype, length))
 
 
 def backend_name(
     backend: str, device: torch.device, operation: str, dtype: torch.dtype = torch.float32, length: int = 1
 ) -> str:
-    """Which backend runs ``operation`` for this request. torch.compile traces through it.
+    """Return the name of the backend that runs ``operation``. torch.compile can trace this function.
 
     Args:
         backend: "auto" or one of ``available_backends()``.
-        device: where the tensors are.
+        device: device of the tensors.
         operation: name of the operation.
-        dtype: precision that the operation works in, or its complex counterpart.
-        length: number of samples, 1 where the operation has no such axis.
+        dtype: working precision of the operation, or its complex counterpart.
+        length: number of samples, 1 if the operation has no such axis.
 
     Raises:
-        BackendUnavailableError: the name is unknown, or that backend cannot run here.
+        BackendUnavailableError: the name is unknown, or this backend cannot run here.
     """
     name = backend
     if name == "auto":
@@ -61,15 +61,19 @@ def backend_name(
 
 
 def _module(name: str) -> ModuleType:
-    # Imported when asked for: the backends use this package themselves, and not every system has Triton. These are
-    # statements because torch.compile traces them, and not importlib.
+    # Imported on demand because Triton is not installed on every system. torch.compile traces import statements but not
+    # importlib.
     if name == "reference":
-        from sashimi_kernels import reference as module
-    elif name == "torch":
-        from sashimi_kernels import torch_backend as module
-    else:
-        from sashimi_kernels import triton_backend as module
-    return module
+        import sashimi_kernels.reference as reference
+
+        return reference
+    if name == "torch":
+        import sashimi_kernels.torch_backend as torch_backend
+
+        return torch_backend
+    import sashimi_kernels.triton_backend as triton_backend
+
+    return triton_backend
 
 
 def _fastest(device: torch.device, operation: str, dtype: torch.dtype, length: int) -> str:
@@ -81,7 +85,7 @@ def _fastest(device: torch.device, operation: str, dtype: torch.dtype, length: i
 
 
 def _triton_obstacle(device: torch.device, dtype: torch.dtype) -> str | None:
-    """Why Triton kernels cannot run, or None where they can."""
+    """Return why Triton kernels cannot run, or None if they can."""
     if not _TRITON_INSTALLED:
         return "the triton package is not installed (it comes with PyTorch on Linux: pip install triton)"
     if dtype in _DOUBLE:

@@ -1,14 +1,14 @@
-"""How fast each backend runs each operation, measured side by side.
+"""Time and memory of every operation, by backend.
 
     python -m sashimi_kernels.benchmark
     python -m sashimi_kernels.benchmark --features 64 --length 4000 --threads 1 --operation nplr_kernel
     python -m sashimi_kernels.benchmark --device cuda
 
-Each row has the medians of interleaved repeats, so that a busy moment of the computer hits all sides, and the most
-memory that the tensors of an operation take at once. ``fft_convolution`` is the kernels of a layer and the FFT.
+Each row has the medians of interleaved repeats, so other load on the computer affects all backends, and the peak memory
+of the tensors. ``fft_convolution`` is the generation of a layer's kernels plus the convolution by FFT.
 
-On a CUDA or ROCm device the faster of ``torch`` and ``triton`` is remembered for every operation, dtype and length, for
-``backend="auto"`` to take (see :mod:`sashimi_kernels.choices`).
+On a CUDA or ROCm device the faster of ``torch`` and ``triton`` is saved for every operation, dtype and length.
+``backend="auto"`` uses these choices (see :mod:`sashimi_kernels.choices`).
 """
 
 import argparse
@@ -18,7 +18,7 @@ import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -31,13 +31,11 @@ from sashimi_kernels.measuring import conditions, gemm_peak, interleaved_medians
 from sashimi_kernels.workloads import OPERATIONS, Sizes, Workload, workloads
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-_DEFAULTS = {
+_DEFAULTS: dict[str, dict[str, Any]] = {
     "cpu": {"length": [16000], "dtype": ["float32"], "batch_size": 1, "repeats": 3},
     "cuda": {"length": list(LENGTHS), "dtype": list(_DTYPES), "batch_size": 16, "repeats": 20},
 }
-
-
-_STEPWISE_LENGTH = 4000  # longer ones take a definition that goes from sample to sample minutes
+_STEPWISE_LENGTH = 4000  # a reference implementation that iterates over longer signals would take minutes
 
 
 class Row(NamedTuple):
@@ -52,14 +50,14 @@ class Row(NamedTuple):
 
 
 def main() -> int:
-    """Print the table, and on a GPU remember what was fastest; returns the exit code."""
+    """Print the table, save the faster backends on a GPU and return the exit code."""
     return run(lambda: _benchmark(_arguments()))
 
 
 def measure(
     workload: Workload, dtype: torch.dtype, backends: list[str], repeats: int, device: torch.device
 ) -> list[Row]:
-    """Rows of the forward pass and, where the workload has gradients, of forward and backward together."""
+    """Return rows of the forward pass and, if the workload has gradients, of forward plus backward pass."""
     passes = {"forward": workload.forward}
     if workload.inputs:
         passes["forward + backward"] = workload.backward
@@ -74,12 +72,13 @@ def measure(
 
 
 def fastest(rows: list[Row]) -> dict[str, str]:
-    """The choices to remember: by the last pass measured, which is the one with gradients where there are any."""
+    """Return the faster backends by ``choice_key``. A row with gradients replaces that of the forward pass."""
     choices = {}
     for row in rows:
         seconds = {name: row.seconds[name] for name in CANDIDATES if name in row.seconds}
         if len(seconds) == len(CANDIDATES) and hasattr(sashimi_kernels, row.operation):
-            choices[choice_key(row.operation, row.dtype, nearest_length(row.length))] = min(seconds, key=seconds.get)
+            key = choice_key(row.operation, row.dtype, nearest_length(row.length))
+            choices[key] = min(CANDIDATES, key=seconds.__getitem__)
     return choices
 
 
@@ -102,26 +101,26 @@ def _benchmark(arguments: argparse.Namespace) -> int:
                 rows.append(row)
     choices = fastest(rows)
     if device.type == "cuda" and choices:
-        print(f"backend='auto' takes the faster backend from now on: {_remembered(device, choices)}")
+        print(f"saved the faster backends for backend='auto': {_saved(device, choices)}")
     return 0
 
 
 def _workloads(sizes: Sizes, dtype: str, arguments: argparse.Namespace) -> Iterator[Workload]:
     for workload in workloads(sizes, _DTYPES[dtype], arguments.device):
         chosen = not arguments.operation or workload.operation in arguments.operation
-        # A step has no length, so that one row of it says everything.
+        # A recurrence step does not depend on the length, so one row is enough.
         if chosen and (workload.length > 1 or sizes.length == arguments.length[0]):
             yield workload
 
 
 def _arguments() -> argparse.Namespace:
     parser = Parser(__doc__)
-    parser.add_argument("--device", default="cpu", help="cpu or cuda, which is ROCm too (default: cpu)")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda, also for ROCm (default: cpu)")
     parser.add_argument("--features", type=positive, default=128, help="features H (default: 128)")
     parser.add_argument(
-        "--states", type=positive, default=64, help="states, both halves of the conjugate pairs (default: 64)"
+        "--states", type=positive, default=64, help="states, counting both halves of the conjugate pairs (default: 64)"
     )
-    parser.add_argument("--batch-size", type=positive, help="signals at once (default: 1, on a GPU 16)")
+    parser.add_argument("--batch-size", type=positive, help="batch size (default: 1, on a GPU 16)")
     parser.add_argument("--length", type=positive, nargs="+", help="samples L (default: 16000, on a GPU 1000 to 64000)")
     for option, names, what in (
         ("--dtype", tuple(_DTYPES), "float32, on a GPU all"),
@@ -130,8 +129,8 @@ def _arguments() -> argparse.Namespace:
     ):
         described = f"any of {', '.join(names)} (default: {what})"
         parser.add_argument(option, choices=names, nargs="+", metavar="NAME", help=described)
-    parser.add_argument("--repeats", type=positive, help="timed repeats of each side (default: 3, on a GPU 20)")
-    parser.add_argument("--threads", type=positive, help="CPU threads (default: as torch decides)")
+    parser.add_argument("--repeats", type=positive, help="timed repeats per backend (default: 3, on a GPU 20)")
+    parser.add_argument("--threads", type=positive, help="CPU threads (default: the setting of torch)")
     arguments = parser.parse_args()
     arguments.device = _device(arguments.device)
     for name, default in _DEFAULTS[arguments.device.type].items():
@@ -143,20 +142,21 @@ def _arguments() -> argparse.Namespace:
 
 
 def _device(name: str) -> torch.device:
+    expected = ", ".join(_DEFAULTS)
     try:
         device = torch.device(name)
-    except RuntimeError:
-        device = None
-    if device is None or device.type not in _DEFAULTS:
-        raise UnusableError(f"the device {name!r} is not one of {', '.join(_DEFAULTS)}")
+    except RuntimeError as error:
+        raise UnusableError(f"the device {name!r} is not one of {expected}") from error
+    if device.type not in _DEFAULTS:
+        raise UnusableError(f"the device {name!r} is not one of {expected}")
     if device.type == "cuda" and not (torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count()):
         raise UnusableError(f"this PyTorch finds no CUDA or ROCm device {name!r}: use --device cpu")
     return device
 
 
 def _backends(wanted: list[str] | None, device: torch.device) -> list[str]:
-    """Those asked for, which must be able to run, or all that can."""
-    # On a CPU, Triton runs in an interpreter that is for tests: it is thousands of times slower.
+    """Return the requested backends, which must be able to run, or all that can run."""
+    # On a CPU, Triton runs in an interpreter for tests, which is thousands of times slower.
     names = [name for name in available_backends() if name != "triton" or device.type == "cuda"]
     backends = []
     for name in wanted or names:
@@ -171,7 +171,7 @@ def _backends(wanted: list[str] | None, device: torch.device) -> list[str]:
     return backends
 
 
-def _remembered(device: torch.device, choices: dict[str, str]) -> Path:
+def _saved(device: torch.device, choices: dict[str, str]) -> Path:
     try:
         return save_choices(torch.cuda.get_device_name(device), choices)
     except OSError as error:

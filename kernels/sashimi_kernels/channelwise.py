@@ -1,34 +1,37 @@
-"""What surrounds the convolution in a block and costs memory traffic only. Each hands on to the selected backend."""
+"""Channel norms and the gated residual: operations around the convolution that are bound by memory traffic."""
 
 from torch import Tensor
 
 from sashimi_kernels.backends import select_backend
-from sashimi_kernels.shapes import require_shape
+from sashimi_kernels.shapes import require_samples, require_shape
 
 
 def scalar_norm(
     x: Tensor, gain: Tensor, shift: Tensor, bias: Tensor | None = None, epsilon: float = 1e-8, backend: str = "auto"
 ) -> Tensor:
-    """Normalize over the channels with one gain and one shift in all, then add a bias that is constant in time.
+    """Normalize over the channels with one gain and one shift for all of them, then add a bias per channel.
 
-    y = gain · (x - mean + shift) / √(variance + epsilon) + bias, with the biased variance: the norm of the official
-    SaShiMi code, and the diffusion-step bias that follows it.
+    y = gain · (x - mean + shift) / √(variance + epsilon) + bias, with the biased variance. This is the norm of the
+    official SaShiMi code, followed by the diffusion-step bias.
+
+    Outputs and gradients are finite for every ``epsilon`` down to 1e-30, also if all channels are equal. The gradient
+    of ``x`` is then as large as 1 / √epsilon.
 
     Args:
-        x: real (batch, H, L). Statistics are taken in float32 at least.
+        x: real (B, H, L). Statistics are computed in float32 or float64.
         gain, shift: real (1,).
-        bias: real (batch, H), or None.
+        bias: real (B, H), or None.
         epsilon: added to the variance.
         backend: "auto", "torch", "triton" or "reference".
 
     Returns:
-        real (batch, H, L) in the dtype of ``x``.
+        real (B, H, L) in the dtype of ``x``.
 
     Raises:
         BackendUnavailableError: the backend cannot run.
-        ValueError: the shapes do not fit each other.
+        ValueError: the shapes do not match, or L is 0.
     """
-    _require_bias(x, bias)
+    _require_signal(x, bias)
     require_shape("gain", gain, 1)
     require_shape("shift", shift, 1)
     module = select_backend(backend, x.device, "scalar_norm", x.dtype, x.shape[-1])
@@ -38,12 +41,25 @@ def scalar_norm(
 def layer_norm(
     x: Tensor, weight: Tensor, offset: Tensor, bias: Tensor | None = None, epsilon: float = 1e-5, backend: str = "auto"
 ) -> Tensor:
-    """Normalize over the channels with a weight and an offset for each, then add a bias that is constant in time.
+    """Normalize over the channels with a weight and an offset per channel, then add a bias per channel.
 
-    y = weight · (x - mean) / √(variance + epsilon) + offset + bias, with ``weight`` and ``offset`` real (H,).
-    Everything else is as in :func:`scalar_norm`.
+    y = weight · (x - mean) / √(variance + epsilon) + offset + bias, with the biased variance.
+
+    Args:
+        x: real (B, H, L). Statistics are computed in float32 or float64.
+        weight, offset: real (H,).
+        bias: real (B, H), or None.
+        epsilon: added to the variance.
+        backend: "auto", "torch", "triton" or "reference".
+
+    Returns:
+        real (B, H, L) in the dtype of ``x``.
+
+    Raises:
+        BackendUnavailableError: the backend cannot run.
+        ValueError: the shapes do not match, or L is 0.
     """
-    _require_bias(x, bias)
+    _require_signal(x, bias)
     require_shape("weight", weight, x.shape[1])
     require_shape("offset", offset, x.shape[1])
     module = select_backend(backend, x.device, "layer_norm", x.dtype, x.shape[-1])
@@ -51,27 +67,31 @@ def layer_norm(
 
 
 def gated_residual(x: Tensor, residual: Tensor, backend: str = "auto") -> Tensor:
-    """residual + a · sigmoid(b), where a and b are the first and second half of the channels of ``x`` (a GLU).
+    """Apply a gated linear unit and add the result to a residual: residual + a · sigmoid(b).
+
+    a and b are the first and second half of the channels of ``x``.
 
     Args:
-        x: real (batch, 2H, L).
-        residual: real (batch, H, L).
+        x: real (B, 2H, L).
+        residual: real (B, H, L).
         backend: "auto", "torch", "triton" or "reference".
 
     Returns:
-        real (batch, H, L) in the dtype of ``residual``.
+        real (B, H, L) in the dtype of ``residual``.
 
     Raises:
         BackendUnavailableError: the backend cannot run.
-        ValueError: the shapes do not fit each other.
+        ValueError: the shapes do not match, or L is 0.
     """
     batch, n_channels, length = residual.shape
     require_shape("x", x, batch, 2 * n_channels, length)
-    module = select_backend(backend, x.device, "gated_residual", x.dtype, x.shape[-1])
+    require_samples(length)
+    module = select_backend(backend, x.device, "gated_residual", x.dtype, length)
     return module.gated_residual(x, residual)
 
 
-def _require_bias(x: Tensor, bias: Tensor | None) -> None:
-    batch, n_channels, _ = x.shape
+def _require_signal(x: Tensor, bias: Tensor | None) -> None:
+    batch, n_channels, length = x.shape
+    require_samples(length)
     if bias is not None:
         require_shape("bias", bias, batch, n_channels)

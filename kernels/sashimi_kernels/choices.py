@@ -1,8 +1,8 @@
-"""What is known about this machine's GPUs: whether Triton runs on them, and which backend a benchmark found faster.
+"""Choice of the backend on this machine's GPUs: whether Triton can run, and the faster backend per operation.
 
-``python -m sashimi_kernels.benchmark --device cuda`` measures and writes ``kernel-choices.json`` in the folder
-``$SASHIMI_CACHE`` (if not set: ``$XDG_CACHE_HOME/sashimi-diffusion`` or ``~/.cache/sashimi-diffusion``), which
-``backend="auto"`` reads once per process. By device name it maps operation, dtype and length to a backend:
+``python -m sashimi_kernels.benchmark --device cuda`` writes ``kernel-choices.json`` in the folder ``$SASHIMI_CACHE``
+(default: ``$XDG_CACHE_HOME/sashimi-diffusion`` or ``~/.cache/sashimi-diffusion``). ``backend="auto"`` reads it once per
+process. For every device name it maps operation, dtype and length to a backend:
 
     {"NVIDIA H100 80GB HBM3": {"diagonal_kernel float32 16000": "triton"}}
 """
@@ -19,34 +19,34 @@ import torch
 
 LENGTHS = (1000, 4000, 16000, 64000)
 CANDIDATES = ("torch", "triton")
-# The first whose matrix products take float32 numbers apart into bfloat16 ones (input_precision bf16x3 and bf16x6).
+# The first version with matrix products of float32 numbers split into bfloat16 (input_precision bf16x3 and bf16x6).
 _OLDEST_TRITON = (3, 6)
-_OLDEST_CAPABILITY = (8, 0)  # what Triton supports, and what the ahead-of-time check covers
+_OLDEST_CAPABILITY = (8, 0)  # supported by Triton and covered by the ahead-of-time check
 
 
 def choices_file() -> Path:
-    """Where the measured choices are kept."""
+    """Return the path of the file of measured choices."""
     user_cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     folder = os.environ.get("SASHIMI_CACHE") or f"{user_cache}/sashimi-diffusion"
     return Path(folder).expanduser() / "kernel-choices.json"
 
 
 def nearest_length(length: int) -> int:
-    """The measured length whose choice holds for ``length`` samples: the nearest by ratio."""
+    """Return the measured length that is nearest to ``length`` by ratio."""
     for measured in LENGTHS[:-1]:
-        # Halfway to the next one, which is four times as long. Comparisons, so that torch.compile can guard them.
+        # The geometric mean with the next length. torch.compile can guard comparisons.
         if length <= 2 * measured:
             return measured
     return LENGTHS[-1]
 
 
 def choice_key(operation: str, dtype: torch.dtype, length: int) -> str:
-    """The name of a choice in the file; ``length`` is one of ``LENGTHS``, a complex dtype goes by that of its parts."""
+    """Return the key of a choice in the file: ``length`` is in ``LENGTHS``, a complex dtype counts as its real one."""
     return f"{operation} {torch.finfo(dtype).dtype} {length}"
 
 
 def load_choices() -> dict[str, dict[str, str]]:
-    """Backend by device name and ``choice_key``; nothing, with a warning of one line, where the file is damaged."""
+    """Return the backends by device name and ``choice_key``, or with a warning nothing if the file is damaged."""
     path = choices_file()
     try:
         choices = json.loads(path.read_text())
@@ -60,14 +60,14 @@ def load_choices() -> dict[str, dict[str, str]]:
 
 
 def save_choices(device_name: str, measured: dict[str, str]) -> Path:
-    """Add choices to the file, or replace older ones; it is written beside and renamed, so it is whole at any instant.
+    """Add choices to the file or replace older ones. The file is replaced atomically.
 
     Args:
-        device_name: what ``torch.cuda.get_device_name`` says.
+        device_name: result of ``torch.cuda.get_device_name``.
         measured: backend by ``choice_key``.
 
     Raises:
-        OSError: the folder cannot be written to.
+        OSError: the file cannot be written.
     """
     path, choices = choices_file(), load_choices()
     choices[device_name] = {**choices.get(device_name, {}), **measured}
@@ -86,16 +86,16 @@ def save_choices(device_name: str, measured: dict[str, str]) -> Path:
     return path
 
 
-# torch.compile asks the next two once, while it traces: neither a device nor its measured choices change afterwards.
+# torch.compile calls the next two functions once and treats their results as constants.
 @torch.compiler.assume_constant_result
 def measured_choice(device: torch.device, operation: str, dtype: torch.dtype, length: int) -> str | None:
-    """The backend that a benchmark found fastest here, or None where none was run."""
+    """Return the fastest backend according to a benchmark on this device, or None without a measurement."""
     return _measured_choice(device, operation, dtype, length)
 
 
 @torch.compiler.assume_constant_result
 def gpu_obstacle(device: torch.device) -> str | None:
-    """Why Triton cannot run on this CUDA or ROCm device, or None where it can."""
+    """Return why Triton cannot run on this CUDA or ROCm device, or None if it can."""
     return _gpu_obstacle(device)
 
 
@@ -131,6 +131,7 @@ def _is_valid(choices: object) -> bool:
 
 def _ignored(path: Path, reason: object) -> dict[str, dict[str, str]]:
     warnings.warn(
-        f"{path} is ignored ({reason}): python -m sashimi_kernels.benchmark --device cuda makes it anew", stacklevel=2
+        f"{path} is ignored ({reason}): python -m sashimi_kernels.benchmark --device cuda creates it again",
+        stacklevel=2,
     )
     return {}

@@ -1,4 +1,4 @@
-"""What the commands of this package share: errors are one line on stderr and exit code 2, never a traceback."""
+"""Argument parsing and errors of the commands: an error is one line on stderr and exit code 2, without a traceback."""
 
 import argparse
 import sys
@@ -7,11 +7,11 @@ from typing import NoReturn
 
 
 class UnusableError(Exception):
-    """A command cannot do what it was asked; the message is one line."""
+    """An error of usage or environment that ends a command. The message is one line."""
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser that shows ``description`` as it is and whose errors are ``UnusableError``."""
+    """An argument parser that shows ``description`` unchanged and raises ``UnusableError``."""
 
     def __init__(self, description: str) -> None:
         super().__init__(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -21,7 +21,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def positive(text: str) -> int:
-    """The type of options that count something."""
+    """Convert an option to a positive integer."""
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"expected a number above 0, got {value}")
@@ -29,7 +29,7 @@ def positive(text: str) -> int:
 
 
 def run(command: Callable[[], int]) -> int:
-    """The exit code of ``command``, or 2 after an ``UnusableError``."""
+    """Run ``command`` and return its exit code. Print an ``UnusableError`` and return 2."""
     try:
         return command()
     except UnusableError as error:

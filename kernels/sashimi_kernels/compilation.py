@@ -1,8 +1,9 @@
-"""Compile one form of a Triton kernel for a GPU that need not be there, and read off the binary what it uses.
+"""Ahead-of-time compilation of Triton kernels for GPUs that may be absent, and the resources of the binaries.
 
-Triton compiles a kernel anew for what it notices about the arguments: whether addresses and integers are multiples of
-16, which integers are 1, and on AMD whether tensors are below 2 GB. A form is therefore looked at twice: for ``any``
-arguments (odd sizes, strided tensors), and ``aligned``, where all of that holds and ``…position_stride`` is 1.
+Triton specializes a kernel for properties of its arguments: whether addresses and integers are multiples of 16, which
+integers are 1, and on AMD whether tensors are smaller than 2 GB. Every form is therefore compiled twice: for ``any``
+arguments (odd sizes, strided tensors) and for ``aligned`` ones, which have these properties and a ``…position_stride``
+of 1.
 """
 
 import contextlib
@@ -27,7 +28,7 @@ def compile_for(launch: Launch, target: str, aligned: bool) -> Resources:
     """Compile this form for a target of :data:`sashimi_kernels.hardware.HARDWARE`.
 
     Raises:
-        Exception: Triton's passes and ptxas raise all kinds.
+        Exception: Triton's passes and ptxas raise various types.
     """
     backend, arch = target.split(":")
     gpu = GPUTarget(backend, int(arch) if backend == "cuda" else arch, HARDWARE[target].warp_size)
@@ -35,7 +36,7 @@ def compile_for(launch: Launch, target: str, aligned: bool) -> Resources:
     source = ASTSource(fn=launch.kernel, signature=signature, constexprs=constants, attrs=attributes)
     options = {"num_warps": launch.num_warps, "num_stages": launch.num_stages}
     log = io.StringIO()
-    with _compiling_anew(), contextlib.redirect_stdout(log):
+    with _without_cache(), contextlib.redirect_stdout(log):
         compiled = triton.compile(source, target=gpu, options=options)
     shared, assembly = compiled.metadata.shared, compiled.asm["ptx" if backend == "cuda" else "amdgcn"]
     registers, spills = _from_ptxas(log.getvalue()) if backend == "cuda" else _from_amdgcn(assembly)
@@ -47,22 +48,22 @@ def compile_for(launch: Launch, target: str, aligned: bool) -> Resources:
 def _specialized(
     launch: Launch, target: GPUTarget, aligned: bool
 ) -> tuple[dict[str, str], dict[str, object], dict[tuple[int], list]]:
-    """Signature, constants and attributes as Triton's launcher would derive them from the arguments."""
+    """Return signature, constants and attributes as Triton's launcher would derive them from the arguments."""
     constants = dict(launch.constants)
     if aligned:
         constants |= {name: 1 for name in launch.signature if name.endswith(_UNIT_STRIDE)}
     names = launch.kernel.arg_names
     signature = {name: "constexpr" if name in constants else launch.signature[name] for name in names}
     parse = make_backend(target).parse_attr
-    # Triton's letters: divisible by 16, and small (less than 2 GB, which AMD's backend makes use of).
+    # Triton's letters: D for divisible by 16, S for smaller than 2 GB (used by the AMD backend).
     known = {"*": parse("DS"), "i": parse("D")} if aligned else {}
     attributes = {(position,): known.get(signature[name][0]) for position, name in enumerate(names)}
     return signature, constants, {position: value for position, value in attributes.items() if value}
 
 
 @contextlib.contextmanager
-def _compiling_anew() -> Iterator[None]:
-    """Triton's cache is neither read nor kept: ptxas counts registers only when it runs, in a log Triton can print."""
+def _without_cache() -> Iterator[None]:
+    """Disable Triton's cache and print the log of ptxas, which is where the register counts are."""
     with (
         tempfile.TemporaryDirectory() as folder,
         knobs.cache.scope(),
@@ -74,6 +75,7 @@ def _compiling_anew() -> Iterator[None]:
 
 
 def _from_ptxas(log: str) -> tuple[int, int]:
+    """Return registers per lane and spilled bytes per lane."""
     registers, *spills = (
         max(map(int, re.findall(pattern, log)))
         for pattern in (r"Used (\d+) registers", r"(\d+) bytes spill stores", r"(\d+) bytes spill loads")
@@ -82,8 +84,9 @@ def _from_ptxas(log: str) -> tuple[int, int]:
 
 
 def _from_amdgcn(assembly: str) -> tuple[int, int]:
-    # Spilled scalar registers do not count: they go to lanes of vector registers, which do.
+    """Return registers per lane and spilled bytes per lane."""
+    # Spilled scalar registers are not counted: they move to vector registers, which are.
     registers, spilled = (
-        int(re.search(rf"\.{field}:\s+(\d+)", assembly)[1]) for field in ("vgpr_count", "vgpr_spill_count")
+        int(re.findall(rf"\.{field}:\s+(\d+)", assembly)[0]) for field in ("vgpr_count", "vgpr_spill_count")
     )
     return registers, 4 * spilled

@@ -1,7 +1,7 @@
-"""From continuous to discrete time, in closed form.
+"""Discretization of continuous state spaces, in closed form.
 
-Notation: x' = A x + B u, y = 2 Re(C x) over half of the conjugate pairs; dt is the step in the units of A. One step of
-the discrete system is x[t] = Ā x[t-1] + B̄ u[t], y[t] = 2 Re(C x[t]).
+Notation: x' = A x + B u and y = 2 Re(C x) over half of the conjugate pairs; dt is the step size in the time units of A.
+The discrete system is x[t] = Ā x[t-1] + B̄ u[t] and y[t] = 2 Re(C x[t]).
 """
 
 from typing import NamedTuple
@@ -27,16 +27,16 @@ class DiscreteNPLR(NamedTuple):
 
 
 def discretize_diagonal(dt: Tensor, a: Tensor, b: Tensor, method: str) -> DiscreteDiagonal:
-    """Discretize a diagonal system ("zoh" or "bilinear"; S4D, arXiv 2206.11893, section 3.1).
+    """Discretize a diagonal system (S4D, arXiv 2206.11893, section 3.1).
 
     Args:
-        dt: steps, real (H, 1).
+        dt: step sizes, real (H, 1).
         a: eigenvalues, complex (H, N), non-zero.
         b: input vector, complex (H, N).
-        method: "zoh" (input held over the step) or "bilinear" (Tustin).
+        method: "zoh" (zero-order hold) or "bilinear" (Tustin).
 
     Raises:
-        ValueError: the method is neither of the two.
+        ValueError: the method is unknown.
     """
     dt_a = dt * a
     if method == "zoh":
@@ -50,11 +50,11 @@ def discretize_diagonal(dt: Tensor, a: Tensor, b: Tensor, method: str) -> Discre
 def discretize_nplr(dt: Tensor, a: Tensor, p: Tensor, q: Tensor, b: Tensor) -> DiscreteNPLR:
     """Discretize A = diag(a) - p qᵀ by the bilinear rule (S4, arXiv 2111.00396, appendix C.2).
 
-    The inverse of I - dt/2 A is diagonal plus rank one by the Sherman-Morrison identity, so Ā keeps that form and a
-    step costs O(N). The inner products run over both halves of the conjugate pairs, hence the 2 Re.
+    The inverse of I - dt/2 A is diagonal plus rank one by the Sherman-Morrison identity. Therefore Ā has that form too
+    and a recurrence step costs O(N). Inner products are over both halves of the conjugate pairs, hence the 2 Re.
 
     Args:
-        dt: steps, real (H, 1).
+        dt: step sizes, real (H, 1).
         a, p, q, b: diagonal, low-rank pair and input vector, complex (H, N).
     """
     d = 1 / (1 - dt * a / 2)
@@ -65,19 +65,19 @@ def discretize_nplr(dt: Tensor, a: Tensor, p: Tensor, q: Tensor, b: Tensor) -> D
 
 
 def real_vector(x: Tensor) -> Tensor:
-    """Complex (..., N) as real (..., 2N): real parts, then imaginary parts."""
+    """Return complex (..., N) as real (..., 2N): real parts, then imaginary parts."""
     return torch.cat([x.real, x.imag], dim=-1)
 
 
 def real_output(c: Tensor) -> Tensor:
-    """The real row (..., 2N) whose product with ``real_vector(x)`` is 2 Re(c · x)."""
+    """Return the real row (..., 2N) that has the product 2 Re(c · x) with ``real_vector(x)``."""
     return torch.cat([2 * c.real, -2 * c.imag], dim=-1)
 
 
 def real_matrix(system: DiscreteNPLR) -> Tensor:
-    """Ā as a dense real matrix (H, 2N, 2N) acting on ``real_vector(x)``.
+    """Return Ā as a dense real matrix (H, 2N, 2N) that acts on ``real_vector(x)``.
 
-    In this basis Λ - p p* is a contraction, which is what keeps its powers accurate in float32.
+    Λ - p p* is a contraction in this basis, so its powers stay accurate in float32.
     """
     rank_one = real_vector(system.u).unsqueeze(-1) * real_output(system.v).unsqueeze(-2)  # (H, 2N, 2N)
     re, im = torch.diag_embed(system.a.real), torch.diag_embed(system.a.imag)

@@ -1,5 +1,5 @@
-"""The error of a kernel backend that cannot run."""
+"""The error of an unavailable kernel backend."""
 
 
 class BackendUnavailableError(RuntimeError):
-    """A kernel backend was requested by name and cannot run here."""
+    """The requested kernel backend cannot run here."""

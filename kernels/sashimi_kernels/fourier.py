@@ -1,15 +1,22 @@
-"""Long convolutions through the FFT."""
+"""Long convolutions by FFT."""
 
 from typing import Any
 
 import torch
 from torch import Tensor
 
-_PIECE = 2**17  # numbers, half a megabyte of float32
+from sashimi_kernels.shapes import require_samples
+
+_PIECE_ELEMENTS = 2**17  # half a megabyte of float32
 
 
 def fft_length(length: int) -> int:
-    """Smallest 5-smooth FFT size that convolves two signals of ``length`` samples without wrapping round."""
+    """Return the smallest 5-smooth FFT size that convolves two signals of ``length`` samples without wrapping around.
+
+    Raises:
+        ValueError: the length is 0.
+    """
+    require_samples(length)
     size = 2 * length
     while True:
         rest = size
@@ -22,19 +29,22 @@ def fft_length(length: int) -> int:
 
 
 def kernel_lags(kernel: Tensor, skip: Tensor | None = None, reverse: Tensor | None = None, shift: int = 1) -> Tensor:
-    """A convolution kernel laid out for the FFT, with the other direction and the skip connection folded in.
+    """Arrange convolution kernels for the FFT, including the reverse direction and the skip connection.
 
-    It stands for y[t] = skip · u[t] + Σ_j kernel[j] u[t-j] + Σ_j reverse[j] u[t+shift+j].
+    The result represents y[t] = skip · u[t] + Σ_j kernel[j] u[t-j] + Σ_j reverse[j] u[t+shift+j].
 
     Args:
         kernel: causal kernel, real (..., L).
         skip: D of the state space, real (...), added at lag zero.
         reverse: kernel of the reverse direction, real (..., L).
-        shift: 1 when the reverse direction starts at the next sample (newer official code), 0 when both directions
-            include the present one (older official code).
+        shift: 1 if the reverse direction starts at the next sample (newer official code), 0 if both directions include
+            the current sample (older official code).
 
     Returns:
         real (..., fft_length(L)): the lags 0, 1, … and, from the end backwards, -1, -2, …
+
+    Raises:
+        ValueError: the kernel has no samples.
     """
     length = kernel.shape[-1]
     present = kernel[..., :1]
@@ -48,79 +58,117 @@ def kernel_lags(kernel: Tensor, skip: Tensor | None = None, reverse: Tensor | No
 
 
 def long_convolution(u: Tensor, lags: Tensor) -> Tensor:
-    """Convolve real ``u`` (batch, 1, H, L) with ``lags``, real (channels, H, size) from :func:`kernel_lags`.
+    """Convolve a signal with kernels that may be as long as the signal.
 
-    Its backward pass is three real transforms, where PyTorch's own has complex ones of twice the work.
+    The backward pass takes three real transforms. That of PyTorch's FFT takes complex transforms of twice the work.
+
+    Args:
+        u: signal, real (B, 1, H, L).
+        lags: kernels arranged by :func:`kernel_lags`, real (M, H, size).
 
     Returns:
-        real (batch, channels, H, L).
+        real (B, M, H, L).
+
+    Raises:
+        ValueError: the signal has no samples.
     """
-    return _LongConvolution.apply(u, lags)
+    require_samples(u.shape[-1])
+    return _LongConvolution.apply(u, lags)[0]
 
 
 def spectrum_convolution(u: Tensor, spectrum: Tensor) -> Tensor:
-    """:func:`long_convolution` for a ``spectrum`` of :func:`lags_spectrum` that is kept; without gradients.
+    """Convolve a signal with kernels given by their spectrum, for inference with a cached spectrum.
 
     Args:
-        u: real (batch, 1, H, L).
-        spectrum: complex (channels, H, fft_length(L) // 2 + 1).
+        u: signal, real (B, 1, H, L).
+        spectrum: result of :func:`lags_spectrum`, complex (M, H, fft_length(L) // 2 + 1).
+
+    Returns:
+        real (B, M, H, L).
+
+    Raises:
+        ValueError: the signal has no samples.
     """
     length = u.shape[-1]
     size = fft_length(length)
-    y = torch.fft.irfft(_multiply(_transformed(u, size), spectrum), n=size, norm="forward")
-    return y[..., :length]
+    return _inverse_transform(_multiply(_transform(u, size), spectrum), size, "forward")[..., :length]
 
 
 def lags_spectrum(lags: Tensor) -> Tensor:
-    """The spectrum of ``lags``, real (..., size), divided by ``size``, so that the way back need not be: complex."""
+    """Return the spectrum of ``lags`` (..., size) divided by ``size``, complex (..., size // 2 + 1).
+
+    With this scale the inverse transform needs no division.
+    """
     return torch.fft.rfft(lags, norm="forward")
 
 
 class _LongConvolution(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, u: Tensor, lags: Tensor) -> Tensor:
-        ctx.size = lags.shape[-1]
-        spectrum = lags_spectrum(lags)
-        y = torch.fft.irfft(_multiply(_transformed(u, ctx.size), spectrum), n=ctx.size, norm="forward")
-        ctx.save_for_backward(u, spectrum.conj_physical_())
-        # A slice would keep twice its memory alive for as long as the graph.
-        return y[..., : u.shape[-1]].contiguous()
+    """The convolution, and the conjugate spectrum of the lags.
+
+    The spectrum is saved for the backward pass. As an output it stays connected to the lags, so second derivatives are
+    correct.
+    """
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """Convolutions turn into correlations: conjugate spectra."""
+    def forward(ctx: Any, u: Tensor, lags: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.size = lags.shape[-1]
+        ctx.set_materialize_grads(False)
+        spectrum = lags_spectrum(lags)
+        y = _inverse_transform(_multiply(_transform(u, ctx.size), spectrum), ctx.size, "forward")
+        conjugate = spectrum.conj_physical_()
+        ctx.save_for_backward(u, conjugate)
+        # A slice would keep twice its memory alive as long as the graph.
+        return y[..., : u.shape[-1]].contiguous(), conjugate
+
+    @staticmethod
+    def backward(ctx: Any, by_y: Tensor | None, by_conjugate: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+        """Correlate with the gradient: multiply by conjugate spectra."""
         u, conjugate = ctx.saved_tensors
-        transformed = _transformed(gradient, ctx.size)  # (batch, channels, H, F)
         du = dlags = None
-        if ctx.needs_input_grad[1]:
-            by_lag = _multiply(_transformed(u, ctx.size).conj_physical_(), transformed)
-            dlags = torch.fft.irfft(_sum(by_lag, 0), n=ctx.size)
-        if ctx.needs_input_grad[0]:
-            by_sample = _sum(_multiply(transformed, conjugate), 1).unsqueeze(1)
-            du = torch.fft.irfft(by_sample, n=ctx.size, norm="forward")[..., : u.shape[-1]]
+        if by_y is not None:
+            transformed = _transform(by_y, ctx.size)  # (B, M, H, F)
+            if ctx.needs_input_grad[1]:
+                by_lag = _multiply(_transform(u, ctx.size).conj_physical_(), transformed)
+                dlags = _inverse_transform(_sum(by_lag, 0), ctx.size, "backward")
+            if ctx.needs_input_grad[0]:
+                by_sample = _sum(_multiply(transformed, conjugate), 1).unsqueeze(1)
+                du = _inverse_transform(by_sample, ctx.size, "forward")[..., : u.shape[-1]]
+        if by_conjugate is not None and ctx.needs_input_grad[1]:  # in a second derivative
+            by_spectrum = torch.fft.ifft(by_conjugate.conj(), n=ctx.size).real
+            dlags = by_spectrum if dlags is None else dlags + by_spectrum
         return du, dlags
 
 
-def _transformed(u: Tensor, size: int) -> Tensor:
-    """The spectrum of ``u`` (..., H, L) followed by zeros.
+def _transform(u: Tensor, size: int) -> Tensor:
+    """Return the spectrum of ``u`` (..., H, L), padded with zeros to ``size`` samples.
 
-    Signals whose channels lie side by side are brought in order a piece at a time: a whole one would leave the caches
-    between the reading of one channel and the next.
+    Signals with adjacent channels are copied in pieces that fit the caches. Copying the whole signal at once would load
+    every cache line again for every channel.
     """
+    if u.numel() == 0:  # MKL refuses an empty batch
+        return u.new_empty(*u.shape[:-1], size // 2 + 1, dtype=u.dtype.to_complex())
     length = u.shape[-1]
     if u.device.type != "cpu" or u.stride(-1) == 1:
         return torch.fft.rfft(u, n=size)
     padded = u.new_empty(*u.shape[:-1], size)
     padded[..., length:] = 0
-    piece = max(1, _PIECE // u.shape[-2])
+    piece = max(1, _PIECE_ELEMENTS // u.shape[-2])
     for begin in range(0, length, piece):
         padded[..., begin : min(begin + piece, length)] = u[..., begin : begin + piece]
     return torch.fft.rfft(padded)
 
 
+def _inverse_transform(spectrum: Tensor, size: int, norm: str) -> Tensor:
+    """Return ``size`` real samples from their spectrum; "forward" multiplies by nothing, "backward" by 1 / size."""
+    if spectrum.numel() == 0:
+        return spectrum.new_empty(*spectrum.shape[:-1], size, dtype=spectrum.dtype.to_real())
+    return torch.fft.irfft(spectrum, n=size, norm=norm)
+
+
 def _multiply(x: Tensor, y: Tensor) -> Tensor:
-    """x · y, written over ``x`` where it has room: these are the largest tensors of a layer."""
-    return x.mul_(y) if torch.broadcast_shapes(x.shape, y.shape) == x.shape else x * y
+    """Return x · y, in ``x`` if possible: these are the largest tensors of a layer. Gradients need ``x`` unchanged."""
+    in_place = not torch.is_grad_enabled() and torch.broadcast_shapes(x.shape, y.shape) == x.shape
+    return x.mul_(y) if in_place else x * y
 
 
 def _sum(x: Tensor, axis: int) -> Tensor:

@@ -1,8 +1,8 @@
-"""What a kernel may use of a GPU, and the share of its warp slots that can then be at work (theoretical occupancy).
+"""Resource limits of GPUs and the theoretical occupancy of kernels.
 
 Sources: "Technical Specifications per Compute Capability" in NVIDIA's CUDA C++ Programming Guide; for gfx90a and gfx942
 LLVM's AMDGPU backend (registers, LDS and waves of ``GCNSubtarget``). A multiprocessor of NVIDIA and a compute unit of
-AMD both have four partitions with 512 registers for each lane of a warp (AMD: wave), given out eight at a time.
+AMD both have four partitions with 512 registers for each lane of a warp (AMD: wave), allocated in multiples of eight.
 """
 
 from typing import NamedTuple
@@ -13,14 +13,14 @@ _REGISTER_GRANULARITY = 8
 
 
 class Resources(NamedTuple):
-    """What the binary of a kernel uses.
+    """Resources that a compiled kernel uses.
 
     Args:
-        registers: per lane.
-        spills: bytes per lane that registers did not suffice for.
+        registers: registers per lane.
+        spills: bytes per lane spilled from registers to memory.
         shared: bytes of shared memory per block.
         matrix: kinds of matrix instructions, "mma.sync", "wgmma", "tcgen05" or "mfma".
-        occupancy: share of the warp slots of a multiprocessor that registers and shared memory let it fill.
+        occupancy: fraction of the warp slots of a multiprocessor that registers and shared memory allow to fill.
     """
 
     registers: int
@@ -34,13 +34,13 @@ class Hardware(NamedTuple):
     """Limits of one multiprocessor.
 
     Args:
-        warp_size: lanes of a warp.
-        max_warps: warps that one partition can hold.
-        max_blocks: blocks that a multiprocessor can hold.
-        shared_block: bytes of shared memory that one block may have.
-        shared_total: bytes of shared memory of a multiprocessor.
-        shared_granularity: shared memory is given out in multiples of this.
-        shared_reserved: bytes that every block takes besides its own.
+        warp_size: lanes per warp.
+        max_warps: warps per partition.
+        max_blocks: blocks per multiprocessor.
+        shared_block: largest shared memory of a block in bytes.
+        shared_total: shared memory of a multiprocessor in bytes.
+        shared_granularity: shared memory is allocated in multiples of this number of bytes.
+        shared_reserved: bytes reserved per block in addition to its own.
     """
 
     warp_size: int
@@ -52,7 +52,7 @@ class Hardware(NamedTuple):
     shared_reserved: int
 
     def occupancy(self, registers: int, shared: int, warps: int) -> float:
-        """Share of the warp slots that blocks of this many warps can fill.
+        """Return the fraction of the warp slots that can be filled.
 
         Args:
             registers: registers per lane.

@@ -1,11 +1,11 @@
-"""Time, memory and the machine's own peak: what the benchmarks share."""
+"""Measurement of time, memory and peak performance for the benchmarks."""
 
 import math
 import os
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 
@@ -14,12 +14,12 @@ _GEMM_REPEATS = 5
 
 
 def interleaved_medians(
-    functions: dict[str, Callable[[], object]], repeats: int, device: torch.device | str = "cpu"
+    functions: Mapping[str, Callable[[], object]], repeats: int, device: torch.device | str = "cpu"
 ) -> dict[str, float]:
-    """Median seconds of each function over ``repeats`` rounds, after one round that does not count.
+    """Return the median seconds of each function over ``repeats`` rounds, after one warm-up round.
 
-    The rounds are interleaved, so that a busy moment of the computer hits all of them. A function that runs out of
-    memory takes infinitely long.
+    The rounds are interleaved, so other load on the computer affects all functions. A function that runs out of memory
+    has infinite seconds.
     """
     seconds: dict[str, list[float]] = {name: [] for name in functions}
     for repeat in range(repeats + 1):
@@ -31,7 +31,7 @@ def interleaved_medians(
 
 
 def peak_memory(function: Callable[[], object], device: torch.device | str = "cpu") -> int:
-    """Most bytes that tensors made inside ``function`` take at once, its result included."""
+    """Return the peak memory in bytes of the tensors that ``function`` allocates, including its result."""
     device = torch.device(device)
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -39,7 +39,7 @@ def peak_memory(function: Callable[[], object], device: torch.device | str = "cp
         before = torch.cuda.memory_allocated(device)
         function()
         return torch.cuda.max_memory_allocated(device) - before
-    # Without this the profiler reports its own start and stop on stderr.
+    # Otherwise the profiler prints its own start and stop on stderr.
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         function()
@@ -52,25 +52,25 @@ def peak_memory(function: Callable[[], object], device: torch.device | str = "cp
 
 
 def gemm_peak(device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> float:
-    """GFLOP/s of a large square matrix product: what this machine reaches at best, with the threads torch has now."""
+    """Return the GFLOP/s of a large square matrix product with the current number of threads."""
     x = torch.randn(_GEMM_SIZE, _GEMM_SIZE, device=device).to(dtype)
     best = min(seconds_of(lambda: x @ x, device) for _ in range(_GEMM_REPEATS + 1))
     return 2 * _GEMM_SIZE**3 / best / 1e9
 
 
 def conditions(device: torch.device | str = "cpu") -> str:
-    """One line about what the numbers were measured on."""
+    """Return one line that describes the software and hardware of a measurement."""
     if torch.device(device).type == "cuda":
         return f"torch {torch.__version__}, {torch.cuda.get_device_name(device)}"
     return f"torch {torch.__version__}, {torch.get_num_threads()} threads, {platform.machine()}"
 
 
 def seconds_of(function: Callable[[], object], device: torch.device | str = "cpu") -> float:
-    """Seconds that one run of ``function`` takes; infinite where a GPU's memory does not suffice."""
+    """Return the seconds of one call of ``function``, infinite if it runs out of GPU memory."""
     if torch.device(device).type != "cuda":
-        start = time.perf_counter()
+        begin = time.perf_counter()
         function()
-        return time.perf_counter() - start
+        return time.perf_counter() - begin
     with torch.cuda.device(device):
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         start.record()

@@ -1,4 +1,4 @@
-"""One step of a state space: the operations that generate sample by sample. Each hands on to the selected backend."""
+"""Recurrence steps of state spaces, for generation sample by sample."""
 
 from torch import Tensor
 
@@ -17,23 +17,25 @@ def diagonal_step(
     gelu: bool = False,
     backend: str = "auto",
 ) -> tuple[Tensor, Tensor]:
-    """One step of a diagonal system: x = a state + b u and y = 2 Re Σ_n c x + skip u (S4D, arXiv 2206.11893).
+    """Run one recurrence step of a diagonal system (S4D, arXiv 2206.11893).
+
+    x = a state + b u and y = 2 Re Σ_n c x + skip u.
 
     Args:
-        u: input samples, real (batch, H), float32, float16 or bfloat16 (float64 too unless by "triton").
-        state: states before the step, complex (batch, H, N).
+        u: input sample per feature, real (B, H): float32, float16 or bfloat16, except on "triton" also float64.
+        state: state before the sample, complex (B, H, N).
         a, b: discrete eigenvalues Ā and input vector B̄, complex (H, N).
         c: output vectors, complex (M, H, N).
         skip: D, real (M, H).
-        gelu: y = GELU(y), the exact one.
+        gelu: apply the exact GELU to y.
         backend: "auto", "torch", "triton" or "reference".
 
     Returns:
-        y, real (batch, M, H) in the dtype of ``u``, and the states x after the step, complex (batch, H, N).
+        y, real (B, M, H) in the dtype of ``u``, and the state x after the sample, complex (B, H, N).
 
     Raises:
         BackendUnavailableError: the backend cannot run.
-        ValueError: the shapes do not fit each other.
+        ValueError: the shapes do not match.
     """
     _require_shapes(u, state, c, skip, {"a": a, "b": b})
     module = select_backend(backend, u.device, "diagonal_step", u.dtype)
@@ -49,9 +51,10 @@ def nplr_step(
     gelu: bool = False,
     backend: str = "auto",
 ) -> tuple[Tensor, Tensor]:
-    """One step of a diagonal-plus-rank-one system, O(N) per feature: x = a state - system.u · 2 Re(v · state) + b u.
+    """Run one recurrence step of a diagonal-plus-rank-one system, O(N) per feature.
 
-    Everything else is as in :func:`diagonal_step`.
+    x = a state - system.u · 2 Re Σ_n v state + b u, with a, v and b of ``system``, complex (H, N). The other arguments,
+    the results and the errors are those of :func:`diagonal_step`.
     """
     _require_shapes(u, state, c, skip, system._asdict())
     module = select_backend(backend, u.device, "nplr_step", u.dtype)

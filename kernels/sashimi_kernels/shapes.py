@@ -1,13 +1,15 @@
-"""The check that keeps kernels inside their tensors."""
+"""Checks of argument shapes. The Triton kernels do not check bounds themselves."""
 
 from torch import Tensor
 
 
 def require_shape(name: str, x: Tensor, *shape: int) -> None:
-    """Refuse an argument of another shape: the Triton kernels trust the sizes they are given.
-
-    Raises:
-        ValueError: says which argument, and both shapes.
-    """
+    """Raise ``ValueError`` with both shapes if the argument ``name`` does not have this shape."""
     if x.shape != shape:
         raise ValueError(f"expected {name} of shape {shape}, got {tuple(x.shape)}")
+
+
+def require_samples(length: int) -> None:
+    """Raise ``ValueError`` if a signal or kernel of this length has no samples. An empty batch is allowed."""
+    if length < 1:
+        raise ValueError(f"expected a length of at least one sample, got {length}")

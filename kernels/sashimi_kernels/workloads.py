@@ -1,4 +1,4 @@
-"""Every operation on inputs of a given size, as the benchmark runs them."""
+"""The operations of the benchmark on inputs of a given size."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -36,11 +36,11 @@ class Workload(NamedTuple):
     """One row of the benchmark.
 
     Args:
-        operation: what ``backend="auto"`` looks up, or a name of its own for several operations in a row.
-        length: number of samples, 1 for a step.
-        run: the operation, given the name of a backend; its result is what a gradient comes back to.
-        inputs: what gradients are taken by; none where only the forward pass is of use.
-        stepwise: the definition of the operation goes from sample to sample.
+        operation: name that ``backend="auto"`` looks up, or a separate name for a sequence of operations.
+        length: number of samples, 1 for a recurrence step.
+        run: runs the operation with the backend of this name and returns a differentiable result.
+        inputs: tensors that receive gradients; empty if only the forward pass is timed.
+        stepwise: the reference implementation iterates over the samples.
     """
 
     operation: str
@@ -50,18 +50,18 @@ class Workload(NamedTuple):
     stepwise: bool = False
 
     def forward(self, backend: str) -> None:
-        """One evaluation, nothing kept for gradients."""
+        """Run the operation without gradients."""
         with torch.no_grad():
             self.run(backend)
 
     def backward(self, backend: str) -> None:
-        """One evaluation and its gradients."""
+        """Run the operation and compute its gradients."""
         y = self.run(backend)
         torch.autograd.grad(y, self.inputs, torch.ones_like(y))
 
 
 def workloads(sizes: Sizes, dtype: torch.dtype, device: torch.device | str) -> list[Workload]:
-    """All of ``OPERATIONS`` on signals of this dtype, or those that are not for float32 alone."""
+    """Return the workloads of all ``OPERATIONS`` for float32 signals, otherwise of those that support the dtype."""
     torch.manual_seed(0)
     system = _System(sizes, device)
     layer = _Layer(sizes, dtype, device)
@@ -71,13 +71,12 @@ def workloads(sizes: Sizes, dtype: torch.dtype, device: torch.device | str) -> l
 
 
 class _System:
-    """A state space with the step sizes of a SaShiMi layer: dt from 0.001 to 0.1, eigenvalues -1/2 + πi n."""
+    """A state space with the parameters of a SaShiMi layer: dt from 0.001 to 0.1, eigenvalues -1/2 + πi n."""
 
     def __init__(self, sizes: Sizes, device: torch.device | str) -> None:
         shape = (sizes.features, sizes.states)
-        real = {"dtype": torch.float64, "device": device}
-        self.dt = torch.logspace(-3, -1, sizes.features, **real).unsqueeze(-1)
-        imag = torch.pi * torch.arange(sizes.states, **real).expand(shape)
+        self.dt = torch.logspace(-3, -1, sizes.features, dtype=torch.float64, device=device).unsqueeze(-1)
+        imag = torch.pi * torch.arange(sizes.states, dtype=torch.float64, device=device).expand(shape)
         self.a = torch.complex(torch.full_like(imag, -0.5), imag).requires_grad_()
         self.p, self.b = torch.randn(2, *shape, dtype=torch.complex128, device=device)
         self.c, self.reverse = (
@@ -91,7 +90,7 @@ class _System:
 
 
 class _Layer:
-    """What goes through a layer: signals, one sample of each, states."""
+    """Inputs of a layer: signals, gates, biases and states."""
 
     def __init__(self, sizes: Sizes, dtype: torch.dtype, device: torch.device | str) -> None:
         batch, features, states, length = sizes
@@ -110,7 +109,7 @@ def _generation(length: int, system: _System) -> list[Workload]:
 
     def diagonal(backend: str) -> Tensor:
         log_a, b = system.diagonal()
-        # The reference makes H · N · L exponentials: in single precision, to be fair to it.
+        # The reference computes H · N · L exponentials, in single precision for a fair comparison.
         log_a = log_a.to(torch.complex64) if backend == "reference" else log_a
         return kernels.diagonal_kernel(log_a, c * b.to(c.dtype), length, backend)
 

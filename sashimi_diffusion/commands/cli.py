@@ -1,12 +1,9 @@
-"""What all commands share: help that shows the defaults, one-line errors, exit codes."""
+"""Shared parts of all commands: help that shows defaults, errors in one line, exit codes, the device."""
 
 import argparse
-import contextlib
-import errno
 import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import NoReturn
+from collections.abc import Callable
+from typing import Any, NoReturn
 
 import torch
 
@@ -14,24 +11,25 @@ from sashimi_diffusion.errors import UserError
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Shows every default but ``None``, whose meaning the help text explains, and leaves examples as they are."""
+    """Help that shows every default except None, which the help text of the argument explains."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         return action.help if action.default is None else super()._get_help_string(action)
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are ``UserError``s, for ``run`` to print in one line."""
+    """An argument parser that raises ``UserError``, which :func:`run` prints in one line."""
 
-    def __init__(self, **options: object) -> None:
+    def __init__(self, **options: Any) -> None:
         super().__init__(formatter_class=HelpFormatter, **options)
 
     def error(self, message: str) -> NoReturn:
+        """Raise a UserError that names the help option."""
         raise UserError(f"{message} (see {self.prog} --help)")
 
 
 def run(command: Callable[[], None]) -> int:
-    """Run a command; what the user can change is told as one line on stderr, never as a traceback.
+    """Run a command and print a ``UserError`` as one line on stderr, without a traceback.
 
     Returns:
         The exit code: 0, 2 after a ``UserError``, 130 after an interrupt.
@@ -47,27 +45,13 @@ def run(command: Callable[[], None]) -> int:
     return 0
 
 
-@contextlib.contextmanager
-def writing_to(path: Path) -> Iterator[None]:
-    """Turns what the operating system says about a full, read-only or absent place into a ``UserError``."""
-    try:
-        yield
-    except OSError as error:
-        advice = (
-            "free some space or choose another place"
-            if error.errno in (errno.ENOSPC, errno.EDQUOT)
-            else ("choose another place")
-        )
-        raise UserError(f"cannot write to {path} ({error.strerror or error}): {advice}") from error
-
-
 def select_device(name: str) -> torch.device:
-    """The device of that name; ``auto`` is CUDA (or ROCm), else the CPU.
+    """Return the device called ``name``; ``auto`` is CUDA (or ROCm) if available, otherwise the CPU.
 
-    Apple's GPUs have no float64, in which state spaces are discretized, so they are never chosen by themselves.
+    ``auto`` never selects Apple's GPUs: they have no float64, which the discretization of state spaces needs.
 
     Raises:
-        UserError: torch does not know it, or it is not there.
+        UserError: torch has no such device, or it is not available.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -8,9 +8,10 @@ from typing import Protocol
 
 from torch import Tensor
 
-from sashimi_diffusion.commands.cli import Parser, run, writing_to
+from sashimi_diffusion.commands.cli import Parser, run
 from sashimi_diffusion.data.quantization import QUANTIZATIONS
 from sashimi_diffusion.errors import UserError
+from sashimi_diffusion.files import writing
 from sashimi_diffusion.interop.autoregressive import (
     DT_TRANSFORMS,
     AutoregressiveOptions,
@@ -112,7 +113,7 @@ def convert(options: argparse.Namespace, convert_tensors: Convert | None = None)
     if options.out.exists() and (not options.out.is_dir() or any(options.out.iterdir())):
         raise UserError(f"{options.out} is there already and not empty: choose another folder, or remove it")
     pipeline, notes = (convert_tensors or convert_pipeline)(read_tensors(options.checkpoint), options)
-    with writing_to(options.out):
+    with writing(f"to {options.out}"):
         pipeline.save_pretrained(options.out)
     width = max(map(len, notes))
     print("\n".join(f"{name:<{width}}  {note}" for name, note in notes.items()))

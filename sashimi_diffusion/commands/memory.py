@@ -1,4 +1,4 @@
-"""How much memory sampling takes, how much there is, and what to say when it ran out."""
+"""Memory of sampling: estimate it, check it, explain its exhaustion, and measure it."""
 
 import contextlib
 from collections.abc import Iterator, Mapping
@@ -15,15 +15,16 @@ _EXHAUSTED = ("out of memory", "can't allocate memory", "not enough memory")
 
 
 def sampling_memory(config: Mapping[str, Any], batch_size: int, length: int) -> int:
-    """Estimate the bytes that generating a batch takes beyond the weights, from two numbers of the model.
+    """Estimate the bytes that a batch needs in addition to the weights.
 
-    With H features and n layers per stage, (13 + 8 n) copies of a float32 (H, L) for the kernels that are kept, and
-    (9 + 3.5 n) for each waveform of the batch: fitted to measurements of SaShiMi (H 64 and 128, n 2 and 6, L 16,000 and
-    64,000, batches of 1 to 4), within a fifth. A WaveNet counts as n = 0 with its residual channels, within a third.
+    With H features and n layers per stage, it counts (13 + 8 n) float32 arrays (H, L) for the cached kernels, and
+    (9 + 3.5 n) for each waveform. This was fitted to measurements of SaShiMi (H 64 and 128, n 2 and 6, L 16,000 and
+    64,000, batches of 1 to 4) and is accurate to a fifth. A WaveNet counts as n = 0 with its residual channels,
+    accurate to a third.
 
     Args:
-        config: the model's config.
-        batch_size: waveforms per forward (twice as many with guidance).
+        config: config of the model.
+        batch_size: waveforms in one forward (with guidance, twice the batch size).
         length: samples per waveform L.
     """
     features = config.get("d_model") or config.get("residual_channels", 0)
@@ -33,7 +34,7 @@ def sampling_memory(config: Mapping[str, Any], batch_size: int, length: int) -> 
 
 
 def require_memory(needed: int, device: torch.device) -> None:
-    """Raises ``UserError`` where the device has less than ``needed`` bytes left."""
+    """Raise UserError if the device has fewer than ``needed`` bytes of free memory."""
     available = available_memory(device)
     if available is not None and needed > available:
         raise UserError(
@@ -44,7 +45,7 @@ def require_memory(needed: int, device: torch.device) -> None:
 
 @contextlib.contextmanager
 def explained_exhaustion() -> Iterator[None]:
-    """Turns running out of memory into a ``UserError``."""
+    """Turn errors of exhausted memory into a UserError."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
@@ -54,12 +55,12 @@ def explained_exhaustion() -> Iterator[None]:
 
 
 def peak_memory(device: torch.device) -> int | None:
-    """The most bytes this process has held: on the CUDA device if it is one, else in main memory; ``None``: unknown."""
+    """Return the peak memory of this process in bytes, on the CUDA device or in main memory; None if unknown."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     try:
         import resource
-    except ImportError:  # Windows has no such module.
+    except ImportError:  # on Windows
         return None
     # Linux counts in KiB, macOS in bytes.
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if psutil.MACOS else 1024)

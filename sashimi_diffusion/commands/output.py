@@ -1,4 +1,4 @@
-"""What sampling commands share: who makes which clips, the folder they write to, the record of it."""
+"""Output of sampling commands: the batches of each process, the folder, and the record in samples.json."""
 
 import json
 import math
@@ -13,35 +13,41 @@ from typing import Any, TypeVar
 import torch
 from accelerate import PartialState
 
-from sashimi_diffusion.commands.cli import writing_to
 from sashimi_diffusion.errors import UserError
-from sashimi_diffusion.files import write_file
+from sashimi_diffusion.files import write_file, writing
 
 SHEET_CLIPS = 60
-"""The contact sheet shows the first so many samples."""
+"""Maximum number of clips on the contact sheet."""
 
 Clip = TypeVar("Clip")
 
 
 def share_of_batches(clips: Sequence[Clip], batch_size: int, state: PartialState) -> list[Sequence[Clip]]:
-    """The batches that this process makes: small enough that every process has some, where there are enough clips."""
+    """Return the batches of this process; batches are smaller if a process would have none otherwise."""
     size = min(batch_size, math.ceil(len(clips) / state.num_processes))
     batches = [clips[start : start + size] for start in range(0, len(clips), size)]
     return batches[state.process_index :: state.num_processes]
 
 
 def prepare_folder(out: Path, needed: int) -> None:
-    """Make the folder, and make sure that ``needed`` bytes can be written to it, before hours of computing are lost."""
-    with writing_to(out):
+    """Create the folder, and check before generation that ``needed`` bytes can be written to it.
+
+    Raises:
+        UserError: the folder cannot be written, or the disk has less free space.
+    """
+    with writing(f"to {out}"):
         out.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=out):
             free = shutil.disk_usage(out).free
     if needed > free:
-        raise UserError(f"{out} needs {needed / 1e6:.0f} MB and the disk has {free / 1e6:.0f} MB left")
+        raise UserError(
+            f"{out} needs {needed / 1e6:.0f} MB and the disk has {free / 1e6:.0f} MB left: free some space or choose "
+            "another place"
+        )
 
 
 def write_record(out: Path, record: dict[str, Any]) -> None:
-    """Write ``samples.json``, with the versions of what made it."""
+    """Write ``samples.json``: ``record`` and the versions of Python and the packages."""
     versions = {
         "python": platform.python_version(),
         "torch": torch.__version__,

@@ -1,4 +1,4 @@
-"""``sashimi-sample``: generate audio with a pipeline, as wav files, a contact sheet and a record of how it was made."""
+"""``sashimi-sample``: generate wav files with a pipeline, with a contact sheet and a record of all settings."""
 
 import argparse
 import sys
@@ -26,19 +26,20 @@ AUTOREGRESSIVE_ONLY = (
 )
 
 STEPS_HELP = (
-    "sampling steps (default: all that the model was trained with; 6 with diffwave-fast, 50 with other samplers)"
+    "number of sampling steps (default: all steps of the training schedule with DiffWave's sampler, 6 with "
+    "diffwave-fast, 50 with other samplers)"
 )
-GUIDANCE_HELP = "classifier-free guidance; 1 is none (default: the pipeline's own where there are labels)"
-LABEL_HELP = "class name or index; several (repeated, or with commas) take turns (default: all classes take turns)"
-SPEAKER_HELP = "speaker's name or index; several take turns after each round of classes (default: all speakers)"
+GUIDANCE_HELP = "scale of classifier-free guidance; 1 is no guidance (default: that of the pipeline, if it has labels)"
+LABEL_HELP = "class name or index; several, repeated or separated by commas, alternate (default: all classes)"
+SPEAKER_HELP = "speaker name or index; several alternate, one for each round of classes (default: all speakers)"
 
 WINDOW_HELP = (
-    "leave out these shares of the clips, the least and the most likely ones; 0.4 0.05 is the SaShiMi paper's protocol "
-    "(default: keep all)"
+    "discard these fractions of the least likely and the most likely clips; 0.4 0.05 is the protocol of the SaShiMi "
+    "paper (default: keep all clips)"
 )
 
 EXAMPLES = """examples:
-  sashimi-sample --steps 200                                    ten digits with the bundled pipeline, into samples/
+  sashimi-sample --steps 200                                    ten digits with the bundled pipeline, in samples/
   sashimi-sample --label 7 --num-samples 4 --seed 1
   sashimi-sample --scheduler dpmsolver++-sde-karras --steps 20  ten times fewer steps
   sashimi-sample --pipeline runs/mine/pipeline --seconds 4 --out four-seconds
@@ -49,41 +50,41 @@ EXAMPLES = """examples:
 
 
 def build_parser() -> Parser:
-    """The command's arguments."""
+    """Return the argument parser of the command."""
     parser = Parser(
         prog="sashimi-sample",
         description="Generate audio: wav files, contact_sheet.png and samples.json in one folder.",
         epilog=EXAMPLES,
     )
     add = parser.add_argument
-    add("--pipeline", default="sashimi-digits", help="a pipeline folder, a bundled pipeline or a hub id (owner/name)")
-    add("--num-samples", type=int, default=10, metavar="N", help="how many waveforms")
-    add("--batch-size", type=int, default=10, metavar="B", help="waveforms at a time; does not change the audio")
-    add("--seconds", type=float, metavar="S", help="length of each (default: the length the model was trained on)")
-    add("--seed", type=int, default=0, help="the same seed gives the same audio")
-    add("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
-    add("--dtype", choices=list(DTYPES), default="float32", help="precision of the network")
-    add("--out", type=Path, default=Path("samples"), metavar="DIR", help="folder to write to")
+    add("--pipeline", default="sashimi-digits", help="folder, name of a bundled pipeline, or hub id (owner/name)")
+    add("--num-samples", type=int, default=10, metavar="N", help="number of waveforms")
+    add("--batch-size", type=int, default=10, metavar="B", help="waveforms per batch; does not change the audio")
+    add("--seconds", type=float, metavar="S", help="length of each waveform in seconds (default: the training length)")
+    add("--seed", type=int, default=0, help="random seed; the same seed gives the same audio")
+    add("--device", default="auto", help="auto (CUDA if available), cpu, cuda, cuda:1, ...")
+    add("--dtype", choices=list(DTYPES), default="float32", help="precision of the model")
+    add("--out", type=Path, default=Path("samples"), metavar="DIR", help="output folder")
     add = parser.add_argument_group("diffusion pipelines").add_argument
     add("--steps", type=int, help=STEPS_HELP)
-    add("--scheduler", metavar="NAME", help=f"sampler (default: the pipeline's own): {', '.join(SCHEDULERS)}")
+    add("--scheduler", metavar="NAME", help=f"sampler (default: that of the pipeline): {', '.join(SCHEDULERS)}")
     add("--label", action="append", metavar="CLASS", help=LABEL_HELP)
     add("--speaker", action="append", metavar="NAME", help=SPEAKER_HELP)
     add("--guidance-scale", type=float, metavar="G", help=GUIDANCE_HELP)
     add = parser.add_argument_group("autoregressive pipelines").add_argument
-    add("--prefix", type=Path, metavar="FILE", help="recording that every clip begins with")
-    add("--temperature", type=float, metavar="T", help="of the sampling; 0 is greedy (default: 1)")
-    add("--top-p", type=float, metavar="P", help="nucleus sampling (default: 1, all tokens)")
-    add("--top-k", type=int, metavar="K", help="only the K most likely tokens (default: all)")
-    add("--engine", choices=ENGINES, help="what runs the recurrence (default: auto, the fastest that can)")
-    add("--stream", type=Path, metavar="FILE", help="write one clip to this wav file while it is made, and no folder")
-    add("--sort-by-likelihood", action="store_true", help="number the files from the least likely clip to the most")
+    add("--prefix", type=Path, metavar="FILE", help="recording at the beginning of every clip")
+    add("--temperature", type=float, metavar="T", help="sampling temperature; 0 is greedy (default: 1)")
+    add("--top-p", type=float, metavar="P", help="probability of nucleus sampling (default: 1, all tokens)")
+    add("--top-k", type=int, metavar="K", help="sample from the K most likely tokens (default: all tokens)")
+    add("--engine", choices=ENGINES, help="engine that runs the recurrence (default: auto, the fastest available)")
+    add("--stream", type=Path, metavar="FILE", help="write one clip to this wav file during generation; no folder")
+    add("--sort-by-likelihood", action="store_true", help="number the files in ascending order of likelihood")
     add("--likelihood-window", type=float, nargs=2, metavar=("LOW", "HIGH"), help=WINDOW_HELP)
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit code."""
+    """Run the command and return its exit code."""
 
     def command() -> None:
         options = build_parser().parse_args(arguments)
@@ -95,10 +96,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def sample(options: argparse.Namespace) -> None:
-    """Generate what the options ask for with the kind of pipeline they name.
+    """Generate audio with the pipeline that the options name.
 
     Raises:
-        UserError: the options do not fit the pipeline or the machine, or memory or disk space run out.
+        UserError: the options do not fit the pipeline or the machine, or memory or disk space is exhausted.
     """
     for flag, number in (("--num-samples", options.num_samples), ("--batch-size", options.batch_size)):
         if number < 1:

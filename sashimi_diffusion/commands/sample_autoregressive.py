@@ -1,4 +1,4 @@
-"""What ``sashimi-sample`` does with an autoregressive pipeline."""
+"""``sashimi-sample`` with an autoregressive pipeline."""
 
 import argparse
 import hashlib
@@ -19,11 +19,11 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from tqdm import tqdm
 
-from sashimi_diffusion.commands.cli import writing_to
 from sashimi_diffusion.commands.memory import explained_exhaustion, peak_memory
 from sashimi_diffusion.commands.output import SHEET_CLIPS, prepare_folder, share_of_batches, write_record
 from sashimi_diffusion.data.audio import read_audio, resample, write_audio
 from sashimi_diffusion.data.pictures import contact_sheet
+from sashimi_diffusion.files import writing
 from sashimi_diffusion.generation.likelihood import likelihood_window
 from sashimi_diffusion.generation.runaway import runaway_second
 from sashimi_diffusion.pipelines import SashimiAutoregressivePipeline, hash_pipeline, sample_seeds
@@ -31,7 +31,16 @@ from sashimi_diffusion.pipelines import SashimiAutoregressivePipeline, hash_pipe
 
 @dataclass
 class Clip:
-    """One clip to make, and what became of it; likelihoods are of the samples that were made, not of the prefix."""
+    """A clip to generate, and its likelihood.
+
+    Args:
+        index: position among all clips.
+        seed: seed of its generator.
+        file: name of the wav file; None if the clip is not kept.
+        log_likelihood: log-likelihood of the generated samples, without the prefix, in nats.
+        bits_per_sample: negative log-likelihood per generated sample in bits.
+        runaway_second: time in seconds at which the clip turns into noise, or None.
+    """
 
     index: int
     seed: int
@@ -44,49 +53,49 @@ class Clip:
 def sample_autoregressive(
     options: argparse.Namespace, folder: Path, device: torch.device, dtype: torch.dtype, state: PartialState
 ) -> None:
-    """Generate what the options ask for, split over the processes of ``accelerate launch``.
+    """Generate clips, divided among the processes of ``accelerate launch``, or stream one clip.
 
     Raises:
-        UserError: the options do not fit the pipeline or the machine, or memory or disk space run out.
+        UserError: the options do not fit the pipeline or the machine, or memory or disk space is exhausted.
     """
     pipe = SashimiAutoregressivePipeline.from_pretrained(folder, torch_dtype=dtype).to(device)
     prefix = None if options.prefix is None else read_prefix(options.prefix, pipe)
     if options.stream is not None:
         stream(options, pipe, prefix)
         return
-    length = pipe.length_in_samples(options.seconds)
+    length, rate = pipe.length_in_samples(options.seconds), pipe.model.config.sample_rate
     seeds = sample_seeds(torch.Generator().manual_seed(options.seed), options.num_samples)
     clips = [Clip(index, seed) for index, seed in enumerate(seeds)]
     if options.likelihood_window is not None:
-        likelihood_window(np.zeros(len(clips)), *options.likelihood_window)  # refused now, not after hours
+        likelihood_window(np.zeros(len(clips)), *options.likelihood_window)  # raises its errors before generation
     prepare_folder(options.out, 2 * length * len(clips))
 
-    mine = share_of_batches(clips, options.batch_size, state)
+    own_batches = share_of_batches(clips, options.batch_size, state)
     started = time.perf_counter()
-    made = []
-    for batch in tqdm(mine, desc="batches", disable=not state.is_main_process or len(mine) < 2):
-        made += zip(batch, generate(pipe, options, prefix, batch), strict=True)
-    made = sorted(gather_object(made), key=lambda pair: pair[0].index)
+    own: list[tuple[Clip, np.ndarray]] = []
+    for batch in tqdm(own_batches, desc="batches", disable=not state.is_main_process or len(own_batches) < 2):
+        own += zip(batch, generate(pipe, options, prefix, batch), strict=True)
+    generated = sorted(gather_object(own), key=lambda pair: pair[0].index)
     elapsed = time.perf_counter() - started
     if state.is_main_process:
-        kept = choose(options, made)
-        with writing_to(options.out):
-            write_clips(options.out, kept, pipe.model.config.sample_rate)
-            record = make_record(options, folder, pipe, [clip for clip, _ in made], elapsed, length)
+        kept = select_clips(options, generated)
+        with writing(f"to {options.out}"):
+            write_clips(options.out, kept, rate)
+            record = make_record(options, folder, pipe, [clip for clip, _ in generated], elapsed, length)
             write_record(options.out, record)
-        print(summary(options.out, made, kept, elapsed, length, pipe.model.config.sample_rate, peak_memory(device)))
+        print(summary(options.out, generated, kept, elapsed, length, rate, peak_memory(device)))
     if state.num_processes > 1:
         state.destroy_process_group()
 
 
 def read_prefix(path: Path, pipe: SashimiAutoregressivePipeline) -> np.ndarray:
-    """A recording at the pipeline's rate, (L,); says so when it had another.
+    """Read a recording at the sample rate of the pipeline, (L,); print a note if it is resampled.
 
     Raises:
-        UserError: it cannot be used as audio, or has no sound.
+        UserError: the file is not audio, or has no sound.
     """
     waveform = read_audio(path)
-    pipe.prefix_tokens(waveform)  # refused now, and before resampling makes ripples at the ends of a constant
+    pipe.prefix_tokens(waveform)  # raises its errors before resampling, which adds ripples to a constant waveform
     recorded, rate = soundfile.info(path).samplerate, pipe.model.config.sample_rate
     if recorded == rate:
         return waveform
@@ -97,7 +106,7 @@ def read_prefix(path: Path, pipe: SashimiAutoregressivePipeline) -> np.ndarray:
 def generate(
     pipe: SashimiAutoregressivePipeline, options: argparse.Namespace, prefix: np.ndarray | None, batch: Sequence[Clip]
 ) -> list[np.ndarray]:
-    """The waveforms (L,) of a batch; fills in what its clips say of them."""
+    """Generate the waveforms (L,) of a batch, and set the likelihoods of its clips."""
     with explained_exhaustion():
         output = pipe(
             batch_size=len(batch),
@@ -106,16 +115,16 @@ def generate(
             generator=[torch.Generator().manual_seed(clip.seed) for clip in batch],
             **sampling_arguments(options),
         )
-    made = output.audios.shape[-1] - output.prefix_length
+    generated = output.audios.shape[-1] - output.prefix_length
     for clip, waveform, log_likelihood in zip(batch, output.audios[:, 0], output.log_likelihoods, strict=True):
         clip.log_likelihood = float(log_likelihood)
-        clip.bits_per_sample = -clip.log_likelihood / made / math.log(2)
+        clip.bits_per_sample = -clip.log_likelihood / generated / math.log(2)
         clip.runaway_second = runaway_second(waveform, pipe.model.config.sample_rate)
     return list(output.audios[:, 0])
 
 
 def sampling_arguments(options: argparse.Namespace) -> dict[str, Any]:
-    """What the pipeline is told of how to draw."""
+    """Return the arguments of the pipeline that determine how samples are drawn."""
     return {
         "temperature": 1.0 if options.temperature is None else options.temperature,
         "top_k": options.top_k,
@@ -124,19 +133,21 @@ def sampling_arguments(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def choose(options: argparse.Namespace, made: list[tuple[Clip, np.ndarray]]) -> list[tuple[Clip, np.ndarray]]:
-    """The clips to keep, in the order of their files."""
-    kept = made
+def select_clips(
+    options: argparse.Namespace, generated: list[tuple[Clip, np.ndarray]]
+) -> list[tuple[Clip, np.ndarray]]:
+    """Return the clips to keep, in the order of their files."""
+    kept = generated
     if options.likelihood_window is not None:
         scores = [clip.log_likelihood for clip, _ in kept]
         kept = [kept[index] for index in likelihood_window(scores, *options.likelihood_window)]
     if options.sort_by_likelihood:
-        kept = sorted(kept, key=lambda made: made[0].log_likelihood)
+        kept = sorted(kept, key=lambda pair: pair[0].log_likelihood)
     return kept
 
 
 def write_clips(out: Path, kept: list[tuple[Clip, np.ndarray]], sample_rate: int) -> None:
-    """A wav file for each clip, and a picture of the first ones."""
+    """Write a wav file for each clip, and a contact sheet of the first clips."""
     for number, (clip, waveform) in enumerate(kept):
         clip.file = f"{number:04d}.wav"
         write_audio(out / clip.file, waveform, sample_rate)
@@ -152,7 +163,7 @@ def make_record(
     elapsed: float,
     length: int,
 ) -> dict[str, Any]:
-    """What ``samples.json`` says: all that is needed to make the same clips again; those left out have no file."""
+    """Return the content of ``samples.json``, which is sufficient to generate the same clips again."""
     prefix = None
     if options.prefix is not None:
         prefix = {"file": str(options.prefix), "sha256": hashlib.sha256(options.prefix.read_bytes()).hexdigest()}
@@ -175,29 +186,29 @@ def make_record(
 
 def summary(
     out: Path,
-    made: list[tuple[Clip, np.ndarray]],
+    generated: list[tuple[Clip, np.ndarray]],
     kept: list[tuple[Clip, np.ndarray]],
     elapsed: float,
     length: int,
     sample_rate: int,
     peak: int | None,
 ) -> str:
-    """One line about what was made and what it took."""
-    clips, samples = [clip for clip, _ in made], len(made) * length
+    """Return one line about the generated audio, the time and the memory."""
+    clips, samples = [clip for clip, _ in generated], len(generated) * length
     runaways = sum(clip.runaway_second is not None for clip in clips)
-    chosen = f", {len(kept)} kept" if len(kept) < len(made) else ""
+    selected = f", {len(kept)} kept" if len(kept) < len(generated) else ""
     noise = f", {runaways} ran away into noise (see samples.json)" if runaways else ""
     memory = "unknown" if peak is None else f"{peak / 1e6:.0f} MB"
     factor = elapsed / samples * sample_rate
     return (
-        f"{len(made)} samples{chosen}, {samples / sample_rate:.1f} s of audio in {elapsed:.1f} s: "
+        f"{len(generated)} samples{selected}, {samples / sample_rate:.1f} s of audio in {elapsed:.1f} s: "
         f"{samples / elapsed:.0f} samples/s, real-time factor {factor:.2f} (computing / audio), "
         f"{np.mean([clip.bits_per_sample for clip in clips]):.3f} bits per sample, peak memory {memory}{noise} -> {out}"
     )
 
 
 def stream(options: argparse.Namespace, pipe: SashimiAutoregressivePipeline, prefix: np.ndarray | None) -> None:
-    """Write one clip to a wav file while it is made; the file is whole after every block, whenever that ends."""
+    """Write one clip to a wav file during generation; the file is valid after every block, also if interrupted."""
     seed = sample_seeds(torch.Generator().manual_seed(options.seed), 1)[0]
     rate, length = pipe.model.config.sample_rate, pipe.length_in_samples(options.seconds)
     blocks = pipe.stream(
@@ -207,12 +218,12 @@ def stream(options: argparse.Namespace, pipe: SashimiAutoregressivePipeline, pre
         generator=[torch.Generator().manual_seed(seed)],
         **sampling_arguments(options),
     )
-    with writing_to(options.stream), options.stream.open("wb") as raw, wave.open(raw) as file:
+    with writing(f"to {options.stream}"), options.stream.open("wb") as raw, wave.open(raw) as file:
         file.setnchannels(1)
         file.setsampwidth(2)
         file.setframerate(rate)
         for audio, _ in tqdm(blocks, desc="blocks of 0.1 s", total=math.ceil(length / max(1, rate // 10))):
             pcm = (audio[0, 0].cpu().numpy().astype(np.float64) * 2**15).round().astype("<i2")
-            file.writeframes(pcm.tobytes())  # brings the header up to date too
+            file.writeframes(pcm.tobytes())  # also updates the header
             raw.flush()
     print(f"{length / rate:.1f} s of audio -> {options.stream}")

@@ -1,4 +1,4 @@
-"""What ``sashimi-sample`` does with a diffusion pipeline."""
+"""``sashimi-sample`` with a diffusion pipeline."""
 
 import argparse
 import re
@@ -15,12 +15,12 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 
-from sashimi_diffusion.commands.cli import writing_to
 from sashimi_diffusion.commands.memory import explained_exhaustion, peak_memory, require_memory, sampling_memory
 from sashimi_diffusion.commands.output import SHEET_CLIPS, prepare_folder, share_of_batches, write_record
 from sashimi_diffusion.data.audio import write_audio
 from sashimi_diffusion.data.pictures import contact_sheet
 from sashimi_diffusion.errors import UserError
+from sashimi_diffusion.files import writing
 from sashimi_diffusion.pipelines import SashimiPipeline, hash_pipeline, sample_seeds
 from sashimi_diffusion.pipelines.labels import PLURALS, KnownLabels, known_labels, labels_in_turn
 from sashimi_diffusion.schedulers import create_scheduler
@@ -28,7 +28,18 @@ from sashimi_diffusion.schedulers import create_scheduler
 
 @dataclass
 class Sample:
-    """One waveform to generate: where it goes, what makes it, and afterwards how much of it was clipped."""
+    """A waveform to generate: its file, its seed and its labels.
+
+    Args:
+        index: position among all waveforms.
+        file: name of the wav file.
+        seed: seed of its generator.
+        label: class, or None.
+        class_name: name of the class, or None.
+        speaker: speaker, or None.
+        speaker_name: name of the speaker, or None.
+        clip_ratio: fraction of its samples outside [-1, 1], which are clipped in the file.
+    """
 
     index: int
     file: str
@@ -43,44 +54,48 @@ class Sample:
 def sample_diffusion(
     options: argparse.Namespace, folder: Path, device: torch.device, dtype: torch.dtype, state: PartialState
 ) -> None:
-    """Generate what the options ask for, split over the processes of ``accelerate launch``.
+    """Generate waveforms, divided among the processes of ``accelerate launch``.
 
     Raises:
-        UserError: the options do not fit the pipeline or the machine (found before anything is generated), or memory or
-            disk space run out.
+        UserError: the options do not fit the pipeline or the machine (checked before generation), or memory or disk
+            space is exhausted.
     """
     pipe = load_pipeline(folder, options, dtype).to(device)
-    length = pipe.length_in_samples(options.seconds)
+    length, rate = pipe.length_in_samples(options.seconds), pipe.model.config.sample_rate
     samples = plan_samples(options, pipe.model.config)
     forward_size = min(options.batch_size, len(samples)) * (1 if guidance_scale(options, pipe, samples) == 1 else 2)
     require_memory(sampling_memory(pipe.model.config, forward_size, length), device)
     prepare_folder(options.out, 2 * length * len(samples))
 
-    mine = share_of_batches(samples, options.batch_size, state)
+    own_batches = share_of_batches(samples, options.batch_size, state)
     started = time.perf_counter()
-    pictured = []
-    for number, batch in enumerate(mine, start=1):
-        pipe.set_progress_bar_config(desc=f"batch {number}/{len(mine)}", disable=not state.is_main_process)
-        for one, waveform in zip(batch, generate(pipe, options, batch), strict=True):
-            one.clip_ratio = write_audio(options.out / one.file, waveform, pipe.model.config.sample_rate)
-            if one.index < SHEET_CLIPS:
-                pictured.append((one.index, waveform.mean(axis=0)))
-    made = sorted(gather_object([one for batch in mine for one in batch]), key=lambda one: one.index)
-    pictured = [waveform for _, waveform in sorted(gather_object(pictured), key=lambda pair: pair[0])]
+    own_pictures: list[tuple[int, np.ndarray]] = []
+    for number, batch in enumerate(own_batches, start=1):
+        pipe.set_progress_bar_config(desc=f"batch {number}/{len(own_batches)}", disable=not state.is_main_process)
+        for sample, waveform in zip(batch, generate(pipe, options, batch), strict=True):
+            sample.clip_ratio = write_audio(options.out / sample.file, waveform, rate)
+            if sample.index < SHEET_CLIPS:
+                own_pictures.append((sample.index, waveform.mean(axis=0)))
+    generated = sorted(gather_object([sample for batch in own_batches for sample in batch]), key=lambda one: one.index)
+    pictures = [waveform for _, waveform in sorted(gather_object(own_pictures), key=lambda pair: pair[0])]
     elapsed = time.perf_counter() - started
 
     if state.is_main_process:
-        with writing_to(options.out):
-            titles = [Path(one.file).stem for one in made[: len(pictured)]]
-            contact_sheet(pictured, pipe.model.config.sample_rate, titles).save(options.out / "contact_sheet.png")
-            write_record(options.out, make_record(options, folder, pipe, made))
-        print(summary(options.out, made, elapsed, length / pipe.model.config.sample_rate, peak_memory(device)))
+        with writing(f"to {options.out}"):
+            titles = [Path(sample.file).stem for sample in generated[: len(pictures)]]
+            contact_sheet(pictures, rate, titles).save(options.out / "contact_sheet.png")
+            write_record(options.out, make_record(options, folder, pipe, generated))
+        print(summary(options.out, generated, elapsed, length / rate, peak_memory(device)))
     if state.num_processes > 1:
         state.destroy_process_group()
 
 
 def load_pipeline(folder: Path, options: argparse.Namespace, dtype: torch.dtype) -> SashimiPipeline:
-    """The pipeline with the sampler that is asked for."""
+    """Load the pipeline and set the requested sampler.
+
+    Raises:
+        UserError: the pipeline is a vocoder, or the sampler does not exist.
+    """
     pipe = SashimiPipeline.from_pretrained(folder, torch_dtype=dtype)
     if pipe.model.config.get("mel_channels") is not None:
         raise UserError("this pipeline is a vocoder: it needs mel spectrograms, so use it from Python (mel=...)")
@@ -90,38 +105,41 @@ def load_pipeline(folder: Path, options: argparse.Namespace, dtype: torch.dtype)
 
 
 def plan_samples(options: argparse.Namespace, config: Mapping[str, Any]) -> list[Sample]:
-    """All samples of all processes, so that no split of the work changes the audio.
+    """Return all waveforms of all processes, each with its own seed, so that the division does not change the audio.
 
-    Each has a seed of its own. Classes take turns, and speakers after each round of classes.
+    Classes alternate, and speakers alternate after each round of classes.
+
+    Raises:
+        UserError: a label does not exist.
     """
     classes, speakers = known_labels(config, "class"), known_labels(config, "speaker")
     chosen = parse_labels("--label", options.label, "class", classes)
     chosen_speakers = parse_labels("--speaker", options.speaker, "speaker", speakers)
-    labels, voices = labels_in_turn(config, options.num_samples, chosen, chosen_speakers)
+    class_labels, speaker_labels = labels_in_turn(config, options.num_samples, chosen, chosen_speakers)
     samples = []
     for index, seed in enumerate(sample_seeds(torch.Generator().manual_seed(options.seed), options.num_samples)):
         sample = Sample(index, f"{index:04d}", seed)
-        if labels is not None:
-            sample.label, sample.class_name = labels[index], classes.name(labels[index])
-            sample.file += file_tag(classes.title(sample.label))
-        if voices is not None:
-            sample.speaker, sample.speaker_name = voices[index], speakers.name(voices[index])
-            sample.file += file_tag(speakers.title(sample.speaker))
+        if classes is not None and class_labels is not None:
+            sample.label, sample.class_name = class_labels[index], classes.name(class_labels[index])
+            sample.file += file_tag(classes.title(class_labels[index]))
+        if speakers is not None and speaker_labels is not None:
+            sample.speaker, sample.speaker_name = speaker_labels[index], speakers.name(speaker_labels[index])
+            sample.file += file_tag(speakers.title(speaker_labels[index]))
         sample.file += ".wav"
         samples.append(sample)
     return samples
 
 
 def file_tag(title: str) -> str:
-    """What a file name says of a label."""
+    """Return the part of a file name that names a label."""
     return f"-{re.sub(r'[^A-Za-z0-9_.]+', '_', title)}"
 
 
 def parse_labels(flag: str, texts: Sequence[str] | None, kind: str, known: KnownLabels | None) -> list[int] | None:
-    """The labels of a repeatable option with commas; None where it was not given.
+    """Return the labels of an option that is repeatable and takes commas; None if it was not given.
 
     Raises:
-        UserError: a label that the model does not know, or a model that knows none of this kind.
+        UserError: the model has no such label, or no labels of this kind.
     """
     if not texts:
         return None
@@ -131,31 +149,29 @@ def parse_labels(flag: str, texts: Sequence[str] | None, kind: str, known: Known
 
 
 def generate(pipe: SashimiPipeline, options: argparse.Namespace, batch: Sequence[Sample]) -> np.ndarray:
-    """Waveforms of one batch, shape (B, C, L)."""
-    labels = None if batch[0].label is None else [one.label for one in batch]
-    speakers = None if batch[0].speaker is None else [one.speaker for one in batch]
+    """Generate the waveforms of one batch, shape (B, C, L)."""
     with explained_exhaustion():
         return pipe(
             batch_size=len(batch),
             num_inference_steps=options.steps,
-            generator=[torch.Generator().manual_seed(one.seed) for one in batch],
+            generator=[torch.Generator().manual_seed(sample.seed) for sample in batch],
             audio_length_in_s=options.seconds,
-            class_labels=labels,
+            class_labels=[sample.label for sample in batch if sample.label is not None] or None,
             guidance_scale=options.guidance_scale,
-            speaker_labels=speakers,
+            speaker_labels=[sample.speaker for sample in batch if sample.speaker is not None] or None,
         ).audios
 
 
 def guidance_scale(options: argparse.Namespace, pipe: SashimiPipeline, samples: Sequence[Sample]) -> float:
-    """Of classifier-free guidance, as the pipeline will choose it; 1 is none."""
-    told = samples[0].label is not None or samples[0].speaker is not None
-    return pipe.guidance(options.guidance_scale, told)
+    """Return the scale of classifier-free guidance that the pipeline will use; 1 is no guidance."""
+    has_labels = samples[0].label is not None or samples[0].speaker is not None
+    return pipe.resolve_guidance_scale(options.guidance_scale, has_labels)
 
 
 def make_record(
     options: argparse.Namespace, folder: Path, pipe: SashimiPipeline, samples: Sequence[Sample]
 ) -> dict[str, Any]:
-    """What ``samples.json`` says: all that is needed to generate the same audio again."""
+    """Return the content of ``samples.json``, which is sufficient to generate the same audio again."""
     schedule = {key: value for key, value in pipe.scheduler.config.items() if not key.startswith("_")}
     return {
         "command": shlex.join(["sashimi-sample", *sys.argv[1:]]),
@@ -172,12 +188,12 @@ def make_record(
         "sample_rate": pipe.model.config.sample_rate,
         "samples_per_clip": pipe.length_in_samples(options.seconds),
         "clip_ratio": mean_clip_ratio(samples),
-        "samples": [asdict(one) for one in samples],
+        "samples": [asdict(sample) for sample in samples],
     }
 
 
 def summary(out: Path, samples: Sequence[Sample], elapsed: float, seconds_each: float, peak: int | None) -> str:
-    """One line about what was made and what it took."""
+    """Return one line about the generated audio, the time and the memory."""
     seconds = seconds_each * len(samples)
     memory = "unknown" if peak is None else f"{peak / 1e6:.0f} MB"
     return (
@@ -188,5 +204,5 @@ def summary(out: Path, samples: Sequence[Sample], elapsed: float, seconds_each: 
 
 
 def mean_clip_ratio(samples: Sequence[Sample]) -> float:
-    """The ratio of all samples of all waveforms that lay beyond [-1, 1] and were clipped in the files."""
-    return sum(one.clip_ratio for one in samples) / len(samples)
+    """Return the fraction of all samples of all waveforms that were clipped to [-1, 1] in the files."""
+    return sum(sample.clip_ratio for sample in samples) / len(samples)

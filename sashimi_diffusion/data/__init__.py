@@ -1,4 +1,4 @@
-"""Audio files in, tensors out; and back: wav files, mels and pictures."""
+"""Data sets of recordings, audio files, mel spectrograms and pictures of audio."""
 
 from sashimi_diffusion.data.audio import read_audio, resample, write_audio
 from sashimi_diffusion.data.audio_folder import AudioFolder

@@ -1,4 +1,4 @@
-"""Audio files in and out: mono float32 arrays in [-1, 1) on one side, PCM16 wav files on the other."""
+"""Read audio files as mono float32 arrays, resample them, and write PCM16 wav files."""
 
 import io
 from pathlib import Path
@@ -9,28 +9,34 @@ import soundfile
 import torch
 
 from sashimi_diffusion.errors import UserError
+from sashimi_diffusion.files import writing
 
 EXTENSIONS = (".wav", ".flac", ".ogg", ".mp3")
 
 
 class AudioFileError(UserError):
-    """A file that cannot be used as audio; ``reason`` says why in a few words, without the path."""
+    """Error for a file that cannot be used as audio.
 
-    def __init__(self, path: Path | str, reason: str):
+    Args:
+        path: the file.
+        reason: why it cannot be used, in a few words, without the path.
+    """
+
+    def __init__(self, path: Path | str, reason: str) -> None:
         super().__init__(f"cannot use {path}: {reason}")
         self.reason = reason
 
 
 def read_audio(path: Path | str, sample_rate: int | None = None, source_rate: int | None = None) -> np.ndarray:
-    """Reads any file soundfile can decode, as one channel (the mean of its channels).
+    """Read a file that soundfile can decode as one channel, the mean of its channels.
 
     Args:
         path: a wav, flac, ogg or mp3 file.
         sample_rate: resample to this rate in Hz; None keeps the file's own rate.
-        source_rate: when given, a file recorded at any other rate in Hz is refused.
+        source_rate: if given, a file at any other rate in Hz raises an error.
 
     Returns:
-        float32, shape (length,); integer formats are divided by their full scale, so values lie in [-1, 1).
+        float32, shape (length,). Integer formats are divided by their full scale, so values lie in [-1, 1).
 
     Raises:
         AudioFileError: the file is unreadable, not audio, empty, at the wrong rate, or has non-finite samples.
@@ -62,12 +68,12 @@ def _decode(path: Path) -> tuple[np.ndarray, int]:
 
 
 def resample(waveform: np.ndarray, from_rate: int, to_rate: int) -> np.ndarray:
-    """Changes the sample rate (windowed-sinc interpolation with a Kaiser window, by torchaudio).
+    """Change the sample rate by windowed-sinc interpolation with a Kaiser window (torchaudio).
 
     Args:
         waveform: float32, shape (..., length).
         from_rate: its rate in Hz.
-        to_rate: the wanted rate in Hz.
+        to_rate: rate of the result in Hz.
 
     Returns:
         float32, shape (..., ceil(length * to_rate / from_rate)).
@@ -80,7 +86,8 @@ def resample(waveform: np.ndarray, from_rate: int, to_rate: int) -> np.ndarray:
     torchaudio = import_torchaudio(
         f"resampling from {from_rate} Hz to {to_rate} Hz", f"give recordings that are at {to_rate} Hz already"
     )
-    # A long filter with its cut-off close to Nyquist: what a model hears it will reproduce, and decoding happens once.
+    # A long filter with a cut-off close to Nyquist: the model reproduces artifacts of its training data, and each
+    # recording is resampled only once.
     resampled = torchaudio.functional.resample(
         torch.from_numpy(waveform),
         from_rate,
@@ -94,18 +101,18 @@ def resample(waveform: np.ndarray, from_rate: int, to_rate: int) -> np.ndarray:
 
 
 def write_audio(path: Path | str, waveform: np.ndarray | torch.Tensor, sample_rate: int) -> float:
-    """Writes a PCM16 wav file; samples outside [-1, 1] are clamped and counted.
+    """Write a PCM16 wav file; samples outside [-1, 1] are clamped and counted.
 
     Args:
-        path: the file to write; an existing one is replaced.
+        path: the file to write; an existing file is replaced.
         waveform: real, shape (length,) or (channels, length).
         sample_rate: in Hz.
 
     Returns:
-        The ratio of samples that had to be clamped, from 0 to 1.
+        The fraction of samples that were clamped, from 0 to 1.
 
     Raises:
-        UserError: the waveform is empty, misshapen or non-finite, or the file cannot be written.
+        UserError: the waveform is empty, has another shape or is not finite, or the file cannot be written.
     """
     if isinstance(waveform, torch.Tensor):
         waveform = waveform.detach().float().cpu().numpy()
@@ -118,26 +125,28 @@ def write_audio(path: Path | str, waveform: np.ndarray | torch.Tensor, sample_ra
     pcm = np.clip(np.round(samples * 2**15), -(2**15), 2**15 - 1).astype(np.int16)
     encoded = io.BytesIO()
     soundfile.write(encoded, pcm.T, sample_rate, subtype="PCM_16", format="WAV")
-    try:
-        # libsndfile says nothing when the disk is full while it writes; the operating system does.
+    with writing(str(path)):
+        # Not by soundfile: libsndfile reports no error if the disk is full.
         Path(path).write_bytes(encoded.getvalue())
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from error
     return clip_ratio
 
 
 def import_torchaudio(purpose: str, alternative: str) -> ModuleType:
-    """torchaudio, imported only where it is used: its published builds fail to import beside a CPU-only torch.
+    """Import torchaudio; only at its use, because its published builds cannot be imported with a CPU-only torch.
+
+    Args:
+        purpose: what needs torchaudio, for the error message.
+        alternative: what the user can do without torchaudio, for the error message.
 
     Raises:
-        UserError: it cannot be imported; the text names ``purpose`` and offers ``alternative``.
+        UserError: torchaudio cannot be imported.
     """
     try:
         import torchaudio
     except (ImportError, OSError) as error:
         raise UserError(
-            f"{purpose} needs torchaudio, which cannot be imported beside torch {torch.__version__} "
-            f"({type(error).__name__}: {str(error).partition(chr(10))[0]}). Install a torchaudio built like this torch "
+            f"{purpose} needs torchaudio, which cannot be imported with torch {torch.__version__} "
+            f"({type(error).__name__}: {str(error).partition(chr(10))[0]}). Install a torchaudio built for this torch "
             f"(for a CPU-only one: pip install torchaudio --index-url https://download.pytorch.org/whl/cpu), "
             f"or {alternative}."
         ) from error

@@ -1,4 +1,4 @@
-"""Any folder of recordings as a data set: chunks of equal length, labels from names, splits that never share a file."""
+"""A folder of recordings as a data set: chunks of equal length, labels from names, splits of whole files."""
 
 import hashlib
 import os
@@ -17,42 +17,43 @@ ORDERS = ("shuffled", "name")
 
 
 class AudioFolder(Recordings):
-    """Chunks of equal length of all wav, flac, ogg and mp3 files in a folder and its sub-folders, hidden ones left out.
+    """Data set of chunks of equal length of all wav, flac, ogg and mp3 files in a folder and its sub-folders.
 
-    A recording is cut into consecutive chunks of ``length`` samples from its beginning. What remains at its end, being
-    shorter than a chunk, is not an item (`clip` still has it); only a recording that is shorter than one chunk
-    altogether is padded, with zeros on the right. So no item of a long recording contains made-up silence.
+    Hidden files are ignored. A recording is cut into consecutive chunks of ``length`` samples. The rest at its end is
+    not an item, but :meth:`clip` returns it. A recording that is shorter than one chunk is padded with zeros on the
+    right; longer recordings are never padded.
 
-    Splits are made of whole files, class by class: the files of each class are put in an order that depends only on
-    ``seed`` and their names, the first go to validation, the next to test, the others to training. Each class has at
-    least one file in every split with a ratio above zero, as far as its files reach (training first, then validation).
+    A split consists of whole files. With ``order="shuffled"``, the files of each class are ordered by a hash of
+    ``seed`` and their paths: the first are the validation split, the next the test split, the rest the training split.
+    With ``order="name"``, all files are in the natural order of their paths: the first are the training split, the next
+    the validation split, the last the test split, like the music data sets of the SaShiMi paper. A split with a ratio
+    above zero has at least one file (of each class, if shuffled), as long as there are enough files; the training split
+    comes first, then the validation split.
 
     Args:
         path: the folder.
         split: "train", "validation", "test" or "all".
         sample_rate: in Hz; recordings at other rates are resampled.
         length: samples in an item.
-        pattern: how files are named, without their ending: ``"{label}_{speaker}_{index}"`` reads ``7_jackson_32.wav``
-            into three fields. With slashes, folders are read too: ``"{speaker}/{label}_{index}"``. A file that is named
-            otherwise is a bad file. The first sub-folder a file lies in is always the field ``folder``.
-        labels: the field that is the class; default ``label`` if ``pattern`` has it, else no classes. ``"folder"``
-            takes the names of the first sub-folders.
-        speakers: the field that says who speaks, for items with a ``"speaker"``; default: items have none.
-        where: keep only files whose fields have one of the given values: ``{"speaker": ["jackson", "nicolas"]}``.
-        holdout: make files whose fields have one of the given values the validation split and all others the training
-            split, instead of ``splits``: ``{"index": ["0", "1", "2", "3", "4"]}``. There is then no test split.
+        pattern: pattern of the file names without endings. ``"{label}_{speaker}_{index}"`` reads three fields from
+            ``7_jackson_32.wav``. A pattern with slashes also reads folders: ``"{speaker}/{label}_{index}"``. A file
+            with another name is a bad file. The field ``folder`` is always the first sub-folder.
+        labels: field of the class, for example ``"folder"``. Default: ``label`` if ``pattern`` has it, otherwise there
+            are no classes.
+        where: keep only files whose fields have one of these values: ``{"speaker": ["jackson", "nicolas"]}``.
+        holdout: instead of ``splits``: files whose fields have one of these values are the validation split, all others
+            the training split: ``{"index": ["0", "1", "2", "3", "4"]}``. There is no test split.
         splits: ratios of training, validation and test files.
-        order: which files ``splits`` gives to whom: "shuffled", as above; or "name": the first in the natural order of
-            their paths go to training, the next to validation, the last to test, as the music data sets of the SaShiMi
-            paper are split (at least one to each with a ratio above zero, training first).
-        seed: of the order of the files when they are shuffled.
-        normalize_rms: scale every recording to this root mean square (1.0 is full scale); default: as recorded.
-        cache_dir: where decoded audio is kept; default `default_cache_dir`.
-        skip_bad_files: warn of files that cannot be used and go on without them.
+        order: "shuffled" or "name", see above.
+        seed: seed of the shuffled order.
+        normalize_rms: scale every recording to this root mean square (1.0 is full scale); None does not scale.
+        cache_dir: folder for decoded audio; default :func:`sashimi_diffusion.data.cache.default_cache_dir`.
+        skip_bad_files: skip files that cannot be used, with a warning.
+        speakers: field of the speaker. Default: items have no speaker.
 
     Raises:
-        UserError: no folder, no audio, an empty split, an unknown field or value, or files that are unreadable, empty,
-            non-finite, or named otherwise than ``pattern``.
+        UserError: the folder does not exist or has no audio, the split is empty, a field or value does not exist, or
+            files are unreadable, empty, not finite or do not match ``pattern``.
     """
 
     def __init__(
@@ -72,7 +73,7 @@ class AudioFolder(Recordings):
         cache_dir: Path | str | None = None,
         skip_bad_files: bool = False,
         speakers: str | None = None,
-    ):
+    ) -> None:
         check_request(sample_rate, length, split, SPLITS)
         _check_numbers(splits, normalize_rms)
         if order not in ORDERS:
@@ -105,8 +106,8 @@ class AudioFolder(Recordings):
             raise UserError(_empty_split(root, split, len(usable), bool(holdout)))
 
         labels_of, class_names = _numbered(classes, chosen) if label_field else ([-1] * len(chosen), None)
-        voices = {file: own[speakers] for file, own in usable.items()} if speakers else {}
-        speakers_of, speaker_names = _numbered(voices, chosen) if speakers else (None, None)
+        speaker_name_of = {file: own[speakers] for file, own in usable.items()} if speakers else {}
+        speakers_of, speaker_names = _numbered(speaker_name_of, chosen) if speakers else (None, None)
         position_of = {file: position for position, file in enumerate(kept)}
         positions = [position_of[file] for file in chosen]
         lengths = clips.lengths()[positions]
@@ -126,12 +127,14 @@ class AudioFolder(Recordings):
 
 
 def find_audio(root: Path) -> list[Path]:
-    """All audio files below ``root`` (by their ending, hidden ones left out), in the order of their paths.
+    """Return all audio files in ``root`` and its sub-folders, by their endings, in the order of their paths.
+
+    Hidden files and folders are ignored.
 
     Raises:
-        UserError: there are none.
+        UserError: there are no audio files.
     """
-    found = []
+    found: list[Path] = []
     for folder, folders, names in os.walk(root, followlinks=True):
         folders[:] = [name for name in folders if not name.startswith(".")]
         found += [Path(folder, name) for name in names if _is_audio_name(name)]
@@ -151,7 +154,7 @@ def _chunk_starts(samples: int, length: int) -> range:
 
 
 def _without_folder(files: Sequence[Path], fields: Fields, wanted: Mapping[str, str | None]) -> dict[Path, str]:
-    """The files in no sub-folder, where ``wanted`` says that something is read from its name."""
+    """Return the files that are in no sub-folder, with a reason, if an entry of ``wanted`` is the field ``folder``."""
     missing = " and no ".join(what for what, field in wanted.items() if field == FOLDER)
     if not missing:
         return {}
@@ -159,7 +162,7 @@ def _without_folder(files: Sequence[Path], fields: Fields, wanted: Mapping[str, 
 
 
 def _numbered(values: Mapping[Path, str], chosen: Sequence[Path]) -> tuple[list[int], list[str]]:
-    """The value of each of the ``chosen`` files as an index, and the names of all values in natural order."""
+    """Return the value of each of the ``chosen`` files as an index, and the names of all values in natural order."""
     names = sorted(set(values.values()), key=natural_order)
     return [names.index(values[file]) for file in chosen], names
 
@@ -170,8 +173,8 @@ def _held_out(usable: Fields, holdout: Mapping[str, object], names: Sequence[str
 
 
 def _shuffled(classes: Mapping[Path, str], root: Path, splits: Sequence[float], seed: int) -> dict[Path, str]:
-    """The split of each file: the same on every machine, and hardly changed by files that are added later."""
-    members = defaultdict(list)
+    """Return the split of each file; a hash gives the same order on every machine, also if files are added."""
+    members: dict[str, list[tuple[bytes, Path]]] = defaultdict(list)
     for file, label in classes.items():
         order = hashlib.sha256(f"{seed}:{file.relative_to(root).as_posix()}".encode()).digest()
         members[label].append((order, file))
@@ -184,10 +187,10 @@ def _shuffled(classes: Mapping[Path, str], root: Path, splits: Sequence[float], 
 
 
 def _by_name(files: Sequence[Path], root: Path, splits: Sequence[float]) -> dict[Path, str]:
-    """The split of each file by its place in the natural order: boundaries at whole shares, rounded down."""
+    """Return the split of each file by its position in the natural order of paths; boundaries are rounded down."""
     ordered = sorted(files, key=lambda file: natural_order(file.relative_to(root).as_posix()))
     validation, test = _held_out_counts(len(files), splits)
-    # A share like 0.94 of 50 files is 47 of them, whatever 0.94 is in binary.
+    # 0.94 of 50 files is 47, although 0.94 has no exact binary representation.
     first = min(int(splits[0] * len(files) + 1e-9), len(files) - validation - test)
     second = min(int((splits[0] + splits[1]) * len(files) + 1e-9), len(files) - test)
     first, second = max(first, int(splits[0] > 0)), max(second, first + validation)
@@ -198,7 +201,7 @@ def _by_name(files: Sequence[Path], root: Path, splits: Sequence[float]) -> dict
 
 
 def _held_out_counts(files: int, splits: Sequence[float]) -> tuple[int, int]:
-    """How many files of a class validation and test get: their ratio, but at least one, and one left for training."""
+    """Return the numbers of validation and test files: their ratios, but at least one each, and one for training."""
     train, validation, test = splits
     available = files - (train > 0)
     wanted = max(1, round(validation * files)) if validation > 0 else 0
@@ -218,9 +221,9 @@ def _empty_split(root: Path, split: str, files: int, held_out: bool) -> str:
     if held_out:
         return (
             f"the {split} split of {root} is empty: holdout divides its {files} files into train and validation only; "
-            "a training without test data has data.test=false"
+            "set data.test=false to train without test data"
         )
     return (
         f"the {split} split of {root} is empty: it has {files} usable files, and splits are made of whole files. "
-        "Add files, cut them into several, or change splits"
+        "Add files, cut them into shorter ones, or change splits"
     )

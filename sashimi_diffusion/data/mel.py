@@ -1,4 +1,4 @@
-"""The log-mel spectrogram that DiffWave's vocoders are conditioned on."""
+"""The log-mel spectrogram that conditions DiffWave's vocoders."""
 
 import torch
 from torch import Tensor, nn
@@ -6,26 +6,30 @@ from torch import Tensor, nn
 from sashimi_diffusion.data.audio import import_torchaudio
 from sashimi_diffusion.errors import UserError
 
-_SMALLEST = 1e-5  # magnitudes below it count as silence
+_SMALLEST = 1e-5  # smaller magnitudes are clamped, so that the logarithm of silence is finite
 
 
 class LogMel(nn.Module):
     """Log-mel spectrogram, the input of the published LJSpeech vocoders (DiffWave, arXiv 2009.09761, section 5.1).
 
-    ``log(max(M |STFT(x)|, 1e-5))``, natural logarithm of magnitudes (not of power), with a periodic Hann window of
-    ``n_fft`` samples, reflection of ``n_fft // 2`` samples at both ends, and M the Slaney mel bands of unit area.
+    ``log(max(M |STFT(x)|, 1e-5))``: the natural logarithm of magnitudes, not of power. The window is a periodic Hann
+    window of ``n_fft`` samples, the signal is reflected by ``n_fft // 2`` samples at both ends, and M is the matrix of
+    Slaney mel bands of unit area.
 
     Args:
-        sample_rate: of the waveforms, in Hz.
-        n_fft: samples in a window.
-        hop: samples from one frame to the next.
-        n_mels: bands.
+        sample_rate: sample rate of the waveforms in Hz.
+        n_fft: window length in samples.
+        hop: samples between two frames.
+        n_mels: number of mel bands.
         f_min: lower edge of the first band in Hz.
         f_max: upper edge of the last band in Hz.
 
     Raises:
-        UserError: torchaudio, which computes the bands, cannot be imported.
+        UserError: torchaudio, which computes the bands, cannot be imported, or the band limits are impossible.
     """
+
+    bands: Tensor
+    window: Tensor
 
     def __init__(
         self,
@@ -35,7 +39,7 @@ class LogMel(nn.Module):
         n_mels: int = 80,
         f_min: float = 0.0,
         f_max: float = 8000.0,
-    ):
+    ) -> None:
         super().__init__()
         if not 0 <= f_min < f_max <= sample_rate / 2:
             raise UserError(
@@ -52,16 +56,16 @@ class LogMel(nn.Module):
         self.register_buffer("window", torch.hann_window(n_fft), persistent=False)  # (n_fft,)
 
     def forward(self, waveform: Tensor) -> Tensor:
-        """Computes the log-mel.
+        """Compute the log-mel spectrogram.
 
         Args:
-            waveform: shape (batch, length) or (batch, 1, length), more than ``n_fft // 2`` samples long.
+            waveform: shape (B, L) or (B, 1, L), with L greater than ``n_fft // 2``.
 
         Returns:
-            shape (batch, n_mels, 1 + length // hop), so frames * hop > length.
+            shape (B, n_mels, 1 + L // hop).
 
         Raises:
-            UserError: the waveform has another shape or is too short to be reflected.
+            UserError: the waveform has another shape or is too short.
         """
         if waveform.ndim == 3 and waveform.shape[1] == 1:
             waveform = waveform[:, 0]

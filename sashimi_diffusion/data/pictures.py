@@ -1,7 +1,4 @@
-"""Pictures of audio: spectrograms, and contact sheets with the waveform and the spectrogram of every clip.
-
-Pillow and NumPy only.
-"""
+"""Pictures of audio: spectrograms, and contact sheets with the waveform and the spectrogram of every clip."""
 
 import itertools
 import math
@@ -12,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from sashimi_diffusion.errors import UserError
 
-# All sizes in pixels of the finished picture, which is drawn larger and reduced so that edges are smooth.
+# All sizes are in pixels of the finished picture, which is drawn larger and then reduced to make edges smooth.
 _ZOOM = 2
 _TILE_WIDTH, _WAVE_HEIGHT, _SPECTROGRAM_HEIGHT = 300, 56, 132
 _LEFT, _RIGHT, _TOP, _BOTTOM, _GAP = 30, 8, 22, 18, 5
@@ -21,28 +18,28 @@ _FONT_SIZE, _TITLE_SIZE = 10, 12
 
 _PAPER, _INK, _FAINT, _WAVE, _ALARM = "#ffffff", "#30343b", "#c9cdd4", "#3b5b92", "#d1342f"
 _FLOOR_DB = -80.0
-_SILENCE = 1e-5  # a spectrogram with no stronger magnitude stays dark instead of showing rounding noise
+_SILENCE = 1e-5  # a spectrogram of smaller magnitudes is drawn dark instead of showing rounding noise
 _WINDOW_SECONDS = 0.025
 
 
 def contact_sheet(
     waveforms: Sequence[np.ndarray], sample_rate: int, titles: Sequence[str] | None = None, columns: int | None = None
 ) -> Image.Image:
-    """Draws each clip as a tile: its waveform above its spectrogram, both over the same time axis.
+    """Draw each clip as a tile: its waveform, and its spectrogram with the same time axis.
 
-    All tiles share the time axis of the longest clip, and their waveforms one scale, so that loudness can be compared:
-    the highest peak of the sheet (at least 0.1). Samples outside [-1, 1] are red. A spectrogram reaches from its own
-    strongest magnitude down to 80 dB below it, so that quiet clips can be read too. Non-finite samples are drawn as
-    zero and announced in the title.
+    All tiles have the time axis of the longest clip. All waveforms have the scale of the highest peak (at least 0.1),
+    so that their loudness can be compared. Samples outside [-1, 1] are red. The range of each spectrogram is 80 dB from
+    its largest magnitude, so that quiet clips are visible too. Non-finite samples are drawn as zero and reported in the
+    title.
 
     Args:
         waveforms: real arrays, shape (length,) each; lengths may differ.
         sample_rate: in Hz.
-        titles: one for each clip; default: their numbers from 0 on.
-        columns: tiles in a row; default: as many as make the sheet about square, at most 5.
+        titles: one for each clip; default: their numbers from 0.
+        columns: tiles in a row; default: the number that makes the sheet about square, up to 5.
 
     Raises:
-        UserError: no clips, an empty one, or not as many titles as clips.
+        UserError: there are no clips, a clip is empty, or the number of titles is not the number of clips.
     """
     clips, names = _checked(waveforms, titles)
     columns = min(columns or min(5, math.ceil(math.sqrt(len(clips)))), len(clips))
@@ -57,33 +54,33 @@ def contact_sheet(
     for number, (clip, name) in enumerate(zip(clips, names, strict=True)):
         left = _MARGIN + (number % columns) * width + _LEFT
         top = _MARGIN + (number // columns) * height + _TOP
-        share = len(clip) / samples
-        _draw_wave(sheet, clip, left, top, share, peak)
+        fraction = len(clip) / samples
+        _draw_wave(sheet, clip, left, top, fraction, peak)
         spectrum = _spectrum(clip, sample_rate, _TILE_WIDTH * _ZOOM, _SPECTROGRAM_HEIGHT * _ZOOM)
-        size = (max(1, round(_TILE_WIDTH * share * _ZOOM)), _SPECTROGRAM_HEIGHT * _ZOOM)
-        sheet.paste(_coloured(spectrum, size), (left * _ZOOM, (top + _WAVE_HEIGHT + _GAP) * _ZOOM))
+        size = (max(1, round(_TILE_WIDTH * fraction * _ZOOM)), _SPECTROGRAM_HEIGHT * _ZOOM)
+        sheet.paste(_colored(spectrum, size), (left * _ZOOM, (top + _WAVE_HEIGHT + _GAP) * _ZOOM))
         _draw_axes(sheet, left, top, samples / sample_rate, sample_rate / 2000)
         _text(sheet, (left, top - 5), name, _INK, _TITLE_SIZE, "ls")
     return sheet.reduce(_ZOOM)
 
 
 def spectrogram_image(waveform: np.ndarray, sample_rate: int, width: int, height: int) -> Image.Image:
-    """Draws the spectrogram of one clip and nothing else, in the colours of a contact sheet.
+    """Draw only the spectrogram of one clip, in the colors of a contact sheet.
 
-    It reaches from the clip's strongest magnitude down to 80 dB below it, and from 0 Hz at the bottom to half the
-    sample rate at the top. Non-finite samples are drawn as zero.
+    Its range is 80 dB from the largest magnitude, and from 0 Hz at the bottom to half the sample rate at the top.
+    Non-finite samples are drawn as zero.
 
     Args:
         waveform: real, shape (length,).
         sample_rate: in Hz.
-        width: of the picture, in pixels.
-        height: of the picture, in pixels.
+        width: width of the picture in pixels.
+        height: height of the picture in pixels.
 
     Raises:
         UserError: the waveform is empty or has another shape.
     """
     (clip,), _ = _checked([waveform], None)
-    return _coloured(_spectrum(clip, sample_rate, width, height), (width, height))
+    return _colored(_spectrum(clip, sample_rate, width, height), (width, height))
 
 
 def _checked(waveforms: Sequence[np.ndarray], titles: Sequence[str] | None) -> tuple[list[np.ndarray], list[str]]:
@@ -104,9 +101,9 @@ def _checked(waveforms: Sequence[np.ndarray], titles: Sequence[str] | None) -> t
 
 
 def _spectrum(clip: np.ndarray, sample_rate: int, columns: int, rows: int) -> np.ndarray:
-    """Magnitudes of a short-time Fourier transform, shape (frequencies, frames), frames centred on their samples.
+    """Return magnitudes of a short-time Fourier transform, shape (frequencies, frames), with centered frames.
 
-    There are at least as many frames and frequencies as the picture has columns and rows, if the clip is long enough.
+    There are at least ``columns`` frames, if the clip is long enough, and ``rows`` frequencies.
     """
     window = np.hanning(max(16, round(sample_rate * _WINDOW_SECONDS)) + 1)[:-1]
     hop = max(1, min(len(window) // 4, len(clip) // columns))
@@ -117,25 +114,25 @@ def _spectrum(clip: np.ndarray, sample_rate: int, columns: int, rows: int) -> np
     return np.abs(np.fft.rfft(frames * window, bins)).T / window.sum()
 
 
-def _coloured(spectrum: np.ndarray, size: tuple[int, int]) -> Image.Image:
+def _colored(spectrum: np.ndarray, size: tuple[int, int]) -> Image.Image:
     relative = spectrum / max(_SILENCE, spectrum.max())
     decibels = 20 * np.log10(np.maximum(relative, 10 ** (_FLOOR_DB / 20)))
     level = Image.fromarray((1 - decibels / _FLOOR_DB)[::-1].astype(np.float32))  # highest frequency on top
     resized = np.clip(np.asarray(level.resize(size, Image.Resampling.BICUBIC)), 0, 1)
-    return Image.fromarray(_COLOURS[np.round(resized * 255).astype(np.uint8)])
+    return Image.fromarray(_COLORS[np.round(resized * 255).astype(np.uint8)])
 
 
-def _draw_wave(sheet: Image.Image, clip: np.ndarray, left: int, top: int, share: float, peak: float) -> None:
+def _draw_wave(sheet: Image.Image, clip: np.ndarray, left: int, top: int, fraction: float, peak: float) -> None:
     draw = ImageDraw.Draw(sheet)
-    width = max(1, round(_TILE_WIDTH * share * _ZOOM))
+    width = max(1, round(_TILE_WIDTH * fraction * _ZOOM))
     middle, scale = (top + _WAVE_HEIGHT / 2) * _ZOOM, (_WAVE_HEIGHT / 2 - 1) * _ZOOM / peak
     draw.line([left * _ZOOM, middle, (left + _TILE_WIDTH) * _ZOOM, middle], fill=_FAINT, width=_ZOOM)
     edges = np.linspace(0, len(clip), width + 1).astype(int)
     for column, (start, stop) in enumerate(itertools.pairwise(edges)):
         piece = clip[start : max(stop, start + 1)]
-        colour = _ALARM if np.abs(piece).max() > 1 else _WAVE
+        color = _ALARM if np.abs(piece).max() > 1 else _WAVE
         x = left * _ZOOM + column
-        draw.line([x, middle - piece.max() * scale - 1, x, middle - piece.min() * scale + 1], fill=colour)
+        draw.line([x, middle - piece.max() * scale - 1, x, middle - piece.min() * scale + 1], fill=color)
 
 
 def _draw_axes(sheet: Image.Image, left: int, top: int, seconds: float, kilohertz: float) -> None:
@@ -152,23 +149,23 @@ def _draw_axes(sheet: Image.Image, left: int, top: int, seconds: float, kilohert
 
 
 def _ticks(span: float, about: int, unit: str) -> list[tuple[float, str]]:
-    """Round values from 0 to ``span``, at most ``about`` steps, and how to write them; the last one names the unit."""
+    """Return round values from 0 to ``span``, up to ``about`` intervals, and their labels; the last has the unit."""
     magnitude = 10 ** math.floor(math.log10(span / about))
-    step = next(m * magnitude for m in (1, 2, 5, 10) if m * magnitude * about >= span * 0.999)
-    ticks = [i * step for i in range(math.floor(span / step * 1.0001) + 1)]
+    interval = next(m * magnitude for m in (1, 2, 5, 10) if m * magnitude * about >= span * 0.999)
+    ticks = [i * interval for i in range(math.floor(span / interval * 1.0001) + 1)]
     return [(tick, f"{tick:.6g} {unit}" if tick == ticks[-1] else f"{tick:.6g}") for tick in ticks]
 
 
-def _text(sheet: Image.Image, place: tuple[float, float], text: str, colour: str, size: int, anchor: str) -> None:
+def _text(sheet: Image.Image, place: tuple[float, float], text: str, color: str, size: int, anchor: str) -> None:
     font = ImageFont.load_default(size * _ZOOM)
     where = (place[0] * _ZOOM, place[1] * _ZOOM)
-    ImageDraw.Draw(sheet).text(where, text, fill=colour, font=font, anchor=anchor)
+    ImageDraw.Draw(sheet).text(where, text, fill=color, font=font, anchor=anchor)
 
 
-def _colour_table() -> np.ndarray:
-    """256 colours from near black over violet, red and orange to cream, shape (256, 3), uint8.
+def _color_table() -> np.ndarray:
+    """Return 256 colors from black over violet, red and orange to cream, shape (256, 3), uint8.
 
-    Perceptually uniform by construction: a path in CIELAB whose lightness grows in equal steps.
+    The lightness in CIELAB increases by equal amounts, so the scale is perceptually uniform.
     """
     level = np.linspace(0, 1, 256)
     lightness = 3 + 94 * level
@@ -178,7 +175,7 @@ def _colour_table() -> np.ndarray:
 
 
 def _lab_to_rgb(lightness: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """CIELAB (white point D65) to sRGB, uint8 of shape (..., 3); colours outside sRGB are clipped."""
+    """Convert CIELAB (white point D65) to sRGB, uint8, shape (..., 3); colors outside sRGB are clipped."""
     f = np.stack([(lightness + 16) / 116 + a / 500, (lightness + 16) / 116, (lightness + 16) / 116 - b / 200], axis=-1)
     xyz = np.where(f > 6 / 29, f**3, 3 * (6 / 29) ** 2 * (f - 4 / 29)) * [0.95047, 1.0, 1.08883]
     matrix = np.array([[3.2406, -1.5372, -0.4986], [-0.9689, 1.8758, 0.0415], [0.0557, -0.2040, 1.0570]])
@@ -187,4 +184,4 @@ def _lab_to_rgb(lightness: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarr
     return np.round(encoded * 255).astype(np.uint8)
 
 
-_COLOURS = _colour_table()
+_COLORS = _color_table()

@@ -1,7 +1,7 @@
-"""8-bit samples as autoregressive models see them, exactly as the official code makes them.
+"""Quantize audio for autoregressive models, exactly as the official code does.
 
-A waveform is first scaled over itself (:func:`normalize`), then quantized (:func:`encode`); :func:`decode` gives the
-left edge of a level's interval, so the middle level is exact silence.
+A waveform is scaled to its own range (:func:`normalize`), then quantized (:func:`encode`). :func:`decode` returns the
+lower edge of each interval, so the middle level is exact silence.
 """
 
 import math
@@ -15,21 +15,36 @@ QUANTIZATIONS = ("mu-law", "linear")
 
 
 def check_quantization(quantization: str) -> None:
-    """Raise UserError unless ``quantization`` is one of QUANTIZATIONS."""
+    """Raise UserError if ``quantization`` is not one of QUANTIZATIONS."""
     if quantization not in QUANTIZATIONS:
         raise UserError(f"unknown quantization {quantization!r}: expected one of {', '.join(QUANTIZATIONS)}")
 
 
+def bits_of(num_tokens: int) -> int:
+    """Return the number of bits of a quantization with ``num_tokens`` levels.
+
+    Raises:
+        UserError: ``num_tokens`` is not a power of two.
+    """
+    if num_tokens < 2 or num_tokens & (num_tokens - 1):
+        raise UserError(f"num_tokens is {num_tokens}: audio is quantized to a power of two of levels")
+    return num_tokens.bit_length() - 1
+
+
 def extremes(waveform: Tensor) -> tuple[Tensor, Tensor]:
-    """The smallest and the largest sample of each waveform (..., L), both (..., 1)."""
+    """Return the smallest and the largest sample of each waveform (..., L), both (..., 1)."""
     return waveform.amin(dim=-1, keepdim=True), waveform.amax(dim=-1, keepdim=True)
 
 
 def normalize(waveform: Tensor, quantization: str, limits: tuple[Tensor, Tensor] | None = None) -> Tensor:
-    """Scale each waveform (..., L) so that its smallest and largest sample reach the ends of what is quantized.
+    """Scale each waveform so that its smallest and largest samples are the ends of the quantized range.
 
-    [-1, 1] for "mu-law", [0, 1] for "linear". A constant waveform has no range and comes to lie at the lower end.
-    ``limits`` are the :func:`extremes` of the recording that a waveform is a part of, when that is scaled as a whole.
+    The range is [-1, 1] for "mu-law" and [0, 1] for "linear". A constant waveform is mapped to the lower end.
+
+    Args:
+        waveform: shape (..., L).
+        quantization: one of QUANTIZATIONS.
+        limits: :func:`extremes` of the whole recording, if ``waveform`` is a part that must be scaled like the whole.
     """
     check_quantization(quantization)
     low, high = (-1.0, 1.0) if quantization == "mu-law" else (0.0, 1.0)
@@ -38,9 +53,9 @@ def normalize(waveform: Tensor, quantization: str, limits: tuple[Tensor, Tensor]
 
 
 def encode(waveform: Tensor, quantization: str, bits: int = 8) -> Tensor:
-    """The levels, int64 in [0, 2^bits), of a waveform that :func:`normalize` has scaled.
+    """Return the levels, int64 in [0, 2^bits), of a waveform scaled by :func:`normalize`.
 
-    mu-law: sign(x) log(1 + mu |x|) / log(1 + mu) with mu = 2^bits - 1, in equal steps (ITU-T G.711; WaveNet, arXiv
+    mu-law: sign(x) log(1 + mu |x|) / log(1 + mu) with mu = 2^bits - 1, in equal intervals (ITU-T G.711; WaveNet, arXiv
     1609.03499, section 2.2).
     """
     check_quantization(quantization)
@@ -52,7 +67,7 @@ def encode(waveform: Tensor, quantization: str, bits: int = 8) -> Tensor:
 
 
 def decode(tokens: Tensor, quantization: str, bits: int = 8) -> Tensor:
-    """Waveform, float32 in [-1, 1), of levels; ``2^(bits - 1)`` is exactly 0 in both quantizations."""
+    """Return the waveform, float32 in [-1, 1), of levels; ``2^(bits - 1)`` is exactly 0 in both quantizations."""
     check_quantization(quantization)
     y = tokens.float() / 2 ** (bits - 1) - 1
     if quantization == "linear":
@@ -61,6 +76,7 @@ def decode(tokens: Tensor, quantization: str, bits: int = 8) -> Tensor:
     return torch.sign(y) * torch.expm1(y.abs() * math.log1p(mu)) / mu
 
 
-def _level(share: Tensor, bits: int) -> Tensor:
-    """Which of 2^bits equal intervals a number in [0, 1] lies in; both ends are a little inside."""
-    return torch.floor(share * (2**bits - 0.01) + 0.005).long()
+def _level(fraction: Tensor, bits: int) -> Tensor:
+    """Return the index of the interval, of 2^bits equal ones, that contains ``fraction`` in [0, 1]."""
+    # Shifted and scaled by a hundredth of an interval, so that 0 and 1 are not on an edge.
+    return torch.floor(fraction * (2**bits - 0.01) + 0.005).long()

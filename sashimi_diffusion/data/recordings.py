@@ -1,8 +1,9 @@
-"""What every data set of recordings is: cached clips, labels, fixed-length items, and one message for all bad files."""
+"""The base class of all data sets of recordings, and the checks that they share."""
 
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,27 +12,33 @@ from torch.utils.data import Dataset
 from sashimi_diffusion.data.cache import CachedRecordings
 from sashimi_diffusion.errors import UserError
 
-_LISTED = 20  # bad files named in a message
+_LISTED = 20  # number of bad files that a message lists
 
 
 class Recordings(Dataset):
-    """Fixed-length items cut from cached recordings.
+    """Data set of fixed-length items cut from cached recordings.
 
-    Item i is ``{"waveform": float32 tensor (1, length), "label": int}``: ``length`` samples of recording
-    ``items[i][0]`` from sample ``items[i][1]`` on, padded with zeros on the right where the recording ends earlier.
-    The label is an index into ``class_names``, or -1 where the data have no labels. Where the data say who speaks,
-    ``"speaker"`` is an index into ``speaker_names``.
+    Item i is ``{"waveform": float32 tensor (1, length), "label": int}``. Its waveform is ``length`` samples of the
+    recording ``items[i][0]`` from sample ``items[i][1]`` on, padded with zeros on the right if the recording ends
+    earlier. Its label is an index into ``class_names``, or -1 if there are no labels. If there are speakers, the item
+    also has ``"speaker"``, an index into ``speaker_names``.
 
-    Attributes:
-        files: path of each recording of this split, in the order of the recordings.
+    Args:
+        files: path of each recording of this split.
+        clips: the cached recordings, which may contain more files.
+        positions: index of each of ``files`` in ``clips``.
         items: (recording, first sample) of each item.
-        labels: label of each item, int64 array, shape (items,).
-        class_names: list of str, or None.
-        speakers: speaker of each item, int64 array, shape (items,), or None.
-        speaker_names: list of str, or None.
+        labels: label of each of ``files``.
+        class_names: names of the classes, or None.
         sample_rate: in Hz.
         length: samples in an item.
-        normalize_rms: the root mean square every recording is scaled to (1.0 is full scale), or None for as recorded.
+        normalize_rms: root mean square to which each recording is scaled (1.0 is full scale); None does not scale.
+        speakers: speaker of each of ``files``, or None.
+        speaker_names: names of the speakers, or None.
+
+    Attributes:
+        labels: label of each item, int64, shape (items,).
+        speakers: speaker of each item, int64, shape (items,), or None.
     """
 
     def __init__(
@@ -47,8 +54,7 @@ class Recordings(Dataset):
         normalize_rms: float | None = None,
         speakers: Sequence[int] | None = None,
         speaker_names: list[str] | None = None,
-    ):
-        """``positions``, ``labels``, ``speakers``: where in ``clips`` each of ``files`` is, its class, its speaker."""
+    ) -> None:
         self.files = list(files)
         self.items = list(items)
         self.class_names, self.speaker_names = class_names, speaker_names
@@ -64,25 +70,25 @@ class Recordings(Dataset):
         return len(self.items)
 
     def clip(self, index: int) -> np.ndarray:
-        """The whole recording that item ``index`` is cut from, as a random crop wants it.
+        """Return the whole recording that contains item ``index``.
 
         Returns:
             float32, shape (samples of the recording,): a read-only view of the memory-mapped cache, or, with
-            ``normalize_rms``, a scaled copy of it.
+            ``normalize_rms``, a scaled copy.
         """
         return self.part(index, 0, None)
 
     def part(self, index: int, start: int, stop: int | None) -> np.ndarray:
-        """``clip(index)[start:stop]``, without touching or scaling the rest of a long recording."""
+        """Return ``clip(index)[start:stop]`` without reading or scaling the rest of the recording."""
         recording, _ = self.items[index]
         return self._scaled(recording, slice(start, stop))
 
     def clip_length(self, index: int) -> int:
-        """Samples in ``clip(index)``, without touching the audio."""
+        """Return the number of samples in ``clip(index)`` without reading the audio."""
         recording, _ = self.items[index]
         return len(self._clips[self._positions[recording]])
 
-    def __getitem__(self, index: int) -> dict[str, torch.Tensor | int]:
+    def __getitem__(self, index: int) -> dict[str, Any]:
         recording, start = self.items[index]
         samples = self._scaled(recording, slice(start, start + self.length))
         waveform = torch.zeros(1, self.length)
@@ -97,12 +103,12 @@ class Recordings(Dataset):
         position = self._positions[recording]
         samples = self._clips[position][part]
         rms = self._clips.rms[position]
-        if self.normalize_rms is None or rms == 0:  # silence stays silence
+        if self.normalize_rms is None or rms == 0:  # silence cannot be scaled
             return samples
         return samples * np.float32(self.normalize_rms / rms)
 
     def rms(self) -> float:
-        """Root mean square over all items as they are delivered, zero padding included."""
+        """Return the root mean square over all items, including zero padding and scaling."""
         energy = sum(
             float(np.square(self._scaled(recording, slice(start, start + self.length)), dtype=np.float64).sum())
             for recording, start in self.items
@@ -111,11 +117,7 @@ class Recordings(Dataset):
 
 
 def check_request(sample_rate: int, length: int, split: str, allowed_splits: Sequence[str]) -> None:
-    """Refuses sizes and names of splits that cannot be meant.
-
-    Raises:
-        UserError: naming the value and what is allowed.
-    """
+    """Raise UserError if the split does not exist, or if the sample rate or the length is not a positive integer."""
     if split not in allowed_splits:
         raise UserError(f"unknown split {split!r}: expected one of {', '.join(allowed_splits)}")
     for name, value in {"sample_rate": sample_rate, "length": length}.items():
@@ -124,10 +126,14 @@ def check_request(sample_rate: int, length: int, split: str, allowed_splits: Seq
 
 
 def require_folder(path: Path | str, what: str) -> Path:
-    """``path`` with ``~`` expanded, if it is a folder.
+    """Return ``path`` with ``~`` expanded.
+
+    Args:
+        path: a folder.
+        what: what the folder should contain, for the error message.
 
     Raises:
-        UserError: it does not exist or is not a folder; the text says what was expected there.
+        UserError: the path does not exist or is not a folder.
     """
     folder = Path(path).expanduser()
     if not folder.is_dir():
@@ -137,16 +143,16 @@ def require_folder(path: Path | str, what: str) -> Path:
 
 
 def report_bad_files(bad: Mapping[Path, str], total: int, root: Path, skip_bad_files: bool) -> None:
-    """Names all files that cannot be used with their reasons: as an error, or as a warning if they may be skipped.
+    """List all files that cannot be used, with their reasons, in one error, or in one warning if they are skipped.
 
     Args:
-        bad: reason by path.
-        total: how many files there are, good and bad.
-        root: folder the paths are shown relative to.
-        skip_bad_files: warn instead of raising, unless no good file would be left.
+        bad: path -> reason.
+        total: number of files, good and bad.
+        root: folder to which the listed paths are relative.
+        skip_bad_files: warn instead of raising an error, unless all files are bad.
 
     Raises:
-        UserError: there are bad files and they may not be skipped, or all files are bad.
+        UserError: there are bad files and they are not skipped, or all files are bad.
     """
     if not bad:
         return
@@ -160,7 +166,7 @@ def report_bad_files(bad: Mapping[Path, str], total: int, root: Path, skip_bad_f
         raise UserError(f"{summary}{separator}no usable file is left")
     if not skip_bad_files:
         raise UserError(
-            f"{summary}{separator}repair or remove them, or go on without them with skip_bad_files=True "
+            f"{summary}{separator}repair or remove them, or skip them with skip_bad_files=True "
             "(--skip-bad-files on the command line)"
         )
     warnings.warn(f"{summary}{separator}going on without them", stacklevel=3)

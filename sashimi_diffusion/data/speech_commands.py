@@ -1,4 +1,4 @@
-"""The ten spoken digits of Google Speech Commands: the SC09 data set of the audio generation papers.
+"""SC09, the ten spoken digits of Google Speech Commands: the data set of many papers on audio generation.
 
 Pete Warden, "Speech Commands: A Dataset for Limited-Vocabulary Speech Recognition" (arXiv 1804.03209).
 """
@@ -19,23 +19,24 @@ _LISTS = {"validation": "validation_list.txt", "test": "testing_list.txt"}
 
 
 class SpeechCommandsDigits(Recordings):
-    """SC09: one spoken digit per recording, 16 kHz, padded with zeros on the right or cut to ``length`` samples.
+    """The SC09 data set: one spoken digit per recording, 16 kHz.
 
-    ``class_names`` are zero to nine in this order, so a label is the digit itself. The splits are the data set's own:
-    ``validation_list.txt`` and ``testing_list.txt`` where they are, `hashed_split` where not.
+    Recordings are padded with zeros on the right or cut to ``length`` samples. ``class_names`` are zero to nine in this
+    order, so a label is the digit itself. The splits are those of ``validation_list.txt`` and ``testing_list.txt``; if
+    a list is missing, :func:`hashed_split` computes its split.
 
     Args:
-        path: the folder with the words' folders, or the one above it as torchaudio lays it out
-            (``SpeechCommands/speech_commands_v0.02``); wav or flac files.
+        path: the folder that contains a folder for each word, or a folder above it in torchaudio's layout
+            (``SpeechCommands/speech_commands_v0.02``).
         split: "train", "validation" or "test".
-        sample_rate: in Hz; anything but 16,000 resamples.
+        sample_rate: in Hz; recordings are resampled if it is not 16,000.
         length: samples in an item.
-        download: fetch the data (2.3 GB) with torchaudio where they are not found.
-        cache_dir: where decoded audio is kept; default `default_cache_dir`.
-        skip_bad_files: warn of files that cannot be used and go on without them.
+        download: download the data (2.3 GB) with torchaudio if they are not found.
+        cache_dir: folder for decoded audio; default :func:`sashimi_diffusion.data.cache.default_cache_dir`.
+        skip_bad_files: skip files that cannot be used, with a warning.
 
     Raises:
-        UserError: the data are not there, the split is empty, or files are unreadable, empty, non-finite or not at
+        UserError: the data do not exist, the split is empty, or files are unreadable, empty, not finite or not at
             16 kHz.
     """
 
@@ -48,7 +49,7 @@ class SpeechCommandsDigits(Recordings):
         download: bool = False,
         cache_dir: Path | str | None = None,
         skip_bad_files: bool = False,
-    ):
+    ) -> None:
         check_request(sample_rate, length, split, SPLITS)
         root = _find_or_download(Path(path).expanduser(), download)
         files = [file for digit in DIGITS for file in _audio_files(root / digit)]
@@ -73,14 +74,16 @@ class SpeechCommandsDigits(Recordings):
 
 
 def hashed_split(file_name: str, validation_percentage: float = 10.0, testing_percentage: float = 10.0) -> str:
-    """The split of a recording by the rule of the data set's README: a hash of the speaker decides.
+    """Return the split of a recording by the rule in the README of the data set.
 
-    SHA-1 of the name up to ``_nohash_``, taken modulo 2^27 and scaled to percent: below ``validation_percentage`` is
-    validation, the next ``testing_percentage`` are test, the rest is train. So all recordings of a speaker are in one
-    split, and adding files never moves others.
+    The SHA-1 hash of the name up to ``_nohash_``, which is the speaker, is taken modulo 2^27 and scaled to percent.
+    Values smaller than ``validation_percentage`` are validation, the next ``testing_percentage`` are test, and the rest
+    is train. So all recordings of a speaker are in one split, and adding files does not move others.
 
     Args:
         file_name: name of the file, without folders.
+        validation_percentage: percentage of speakers in the validation split.
+        testing_percentage: percentage of speakers in the test split.
 
     Returns:
         "train", "validation" or "test".
@@ -94,7 +97,7 @@ def hashed_split(file_name: str, validation_percentage: float = 10.0, testing_pe
 
 
 def listed_split(file: Path, lists: dict[str, set[str]]) -> str:
-    """The split of a recording by the lists of :func:`read_split_lists`, by `hashed_split` where a list is absent."""
+    """Return the split of a recording by :func:`read_split_lists`, or by :func:`hashed_split` if a list is missing."""
     name = f"{file.parent.name}/{file.stem}"
     for split in _LISTS:
         belongs = name in lists[split] if split in lists else hashed_split(file.name) == split
@@ -104,9 +107,10 @@ def listed_split(file: Path, lists: dict[str, set[str]]) -> str:
 
 
 def read_split_lists(root: Path) -> dict[str, set[str]]:
-    """``word/stem`` of each listed file, by split: the lists say .wav whatever the files on disk are.
+    """Read the lists of the validation and test splits that exist in ``root``.
 
-    Empty where ``root`` has neither ``validation_list.txt`` nor ``testing_list.txt``.
+    Returns:
+        split -> ``word/stem`` of its files. Endings are removed because the lists say .wav even if the files are flac.
     """
     found = {split: root / name for split, name in _LISTS.items() if (root / name).is_file()}
     return {

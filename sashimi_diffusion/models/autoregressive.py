@@ -1,4 +1,4 @@
-"""The autoregressive head: a causal SaShiMi backbone that predicts the next 8-bit sample."""
+"""The autoregressive model of the paper: a causal SaShiMi backbone that predicts the next quantized sample."""
 
 from collections.abc import Sequence
 from typing import ClassVar
@@ -6,7 +6,7 @@ from typing import ClassVar
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
-from sashimi_diffusion.errors import UserError
+from sashimi_diffusion.models import recurrence
 from sashimi_diffusion.models.autoregressive_base import AutoregressiveModel
 from sashimi_diffusion.models.backbone import SashimiBackbone
 from sashimi_diffusion.models.blocks import ChannelLayerNorm
@@ -16,7 +16,7 @@ from sashimi_diffusion.ssm.pointwise import Pointwise
 
 
 class SashimiAutoregressive(AutoregressiveModel):
-    """SaShiMi as the paper trains it on quantized audio (arXiv 2202.09729, section 4 and appendix C).
+    """The autoregressive SaShiMi on quantized audio (arXiv 2202.09729, section 4 and appendix C).
 
     Args:
         num_tokens: number of quantization levels.
@@ -24,13 +24,15 @@ class SashimiAutoregressive(AutoregressiveModel):
         sample_rate: rate of the waveforms in Hz.
         sample_size: number of samples the model was trained on, and the default length to generate.
         d_model, n_layers, pool, expand, ff, norm: see :class:`SashimiBackbone`.
-        unet: blocks on the way down too and skip connections around every layer (the official "sashimi-sc09-unet"),
-            instead of blocks on the way up only, a skip connection per stage and weight norm in the pools.
+        unet: True is the official "sashimi-sc09-unet": blocks on the way down too, and skip connections around every
+            layer. False is the network of the paper: blocks on the way up only, a skip connection per stage, and weight
+            normalization of the pools.
         parameterization, n_state, n_ssm, initialization, discretization, dt_min, dt_max, stable: see
             :class:`StateSpace`.
     """
 
-    # Layers named so hold float32 parameters, whatever dtype a checkpoint is loaded in.
+    _supports_gradient_checkpointing = True
+    # Modules of this name keep float32 parameters when a checkpoint is loaded in another dtype.
     _keep_in_fp32_modules: ClassVar[list[str]] = ["ssm"]
 
     @register_to_config
@@ -80,7 +82,7 @@ class SashimiAutoregressive(AutoregressiveModel):
             ff,
             make_s4,
             unet=unet,
-            causal=True,
+            causal_pools=True,
             split_blocks=unet,
             stage_skip=not unet,
             norm=norm,
@@ -92,31 +94,27 @@ class SashimiAutoregressive(AutoregressiveModel):
 
     @property
     def length_multiple(self) -> int:
-        """Lengths in :meth:`forward` must be multiples of this: the product of the pooling factors."""
+        """The product of the pooling factors; lengths in :meth:`forward` must be multiples of it."""
         return self.backbone.length_multiple
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Logits (B, num_tokens, L) of inputs ``tokens`` (B, L), int64; column t scores the token after token t.
-
-        Raises:
-            UserError: L is not a multiple of ``length_multiple``.
-        """
-        if tokens.shape[-1] % self.length_multiple:
-            raise UserError(f"the length must be a multiple of {self.length_multiple}, got {tokens.shape[-1]} samples")
+        """Return the logits (B, num_tokens, L) for the inputs ``tokens`` (B, L), see :class:`AutoregressiveModel`."""
+        self.require_length(tokens.shape[-1], self.length_multiple)
         return self._logits(self.backbone(self._embedded(tokens)))
 
     def initial_state(self, batch_size: int) -> BackboneState:
-        """The state before the first input."""
-        return self.backbone.initial_state(batch_size)
+        """Return the state before the first input."""
+        return recurrence.initial_state(self.backbone, batch_size)
 
     def step(self, tokens: Tensor, state: BackboneState) -> tuple[Tensor, BackboneState]:
-        """One input ``tokens`` (B,) from ``state``: logits (B, num_tokens) and the next state."""
-        y, state = self.backbone.step(self.embedding(tokens), state)
+        """Run one recurrence step: logits (B, num_tokens) and the next state, see :class:`AutoregressiveModel`."""
+        y, state = recurrence.step(self.backbone, self.embedding(tokens), state)
         return self._logits(y.unsqueeze(-1)).squeeze(-1), state
 
     def prefill(self, tokens: Tensor, state: BackboneState | None = None) -> tuple[Tensor, BackboneState]:
-        """Inputs ``tokens`` (B, L), any L, from ``state``: logits (B, num_tokens, L) and the state after them."""
-        y, state = self.backbone.prefill(self._embedded(tokens), state)
+        """Process many inputs: logits (B, num_tokens, L) and the next state, see :class:`AutoregressiveModel`."""
+        self.require_length(tokens.shape[-1])
+        y, state = recurrence.prefill(self.backbone, self._embedded(tokens), state)
         return self._logits(y), state
 
     def _embedded(self, tokens: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
-"""The pieces a SaShiMi backbone is stacked from: norms, residual S4 and feed-forward layers, pooling."""
+"""The layers of a SaShiMi backbone: norms, residual S4 and feed-forward layers, pooling."""
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
@@ -8,11 +8,15 @@ from torch.nn import functional as F
 
 import sashimi_kernels as kernels
 from sashimi_diffusion.models.layers import pointwise
+from sashimi_diffusion.ssm import S4Layer
+from sashimi_diffusion.ssm.legacy_s4 import LegacyS4
 from sashimi_diffusion.ssm.pointwise import gelu
+
+S4: TypeAlias = S4Layer | LegacyS4
 
 
 class Conditioning(NamedTuple):
-    """What a denoiser tells every block; both None in an autoregressive model.
+    """Conditioning that every block of a denoiser receives; both None in an autoregressive model.
 
     Args:
         embedding: diffusion step (and class) embedding, (B, embedding_dim).
@@ -24,15 +28,12 @@ class Conditioning(NamedTuple):
 
 
 def add(x: Tensor, y: Tensor) -> Tensor:
-    """x + y, written over ``y``, which nothing else may need; half-precision ``y`` under autocast stays as it is."""
+    """Return x + y. Add in place if the dtypes are equal (under autocast they may differ); y must not be used after."""
     return y.add_(x) if y.dtype == x.dtype else x + y
 
 
 class ScalarNorm(nn.Module):
-    """Layer norm over the channels of (B, H, L) with one gain and one shift in all: gain / std · (x - mean + shift)."""
-
-    # The official norm has no epsilon and gives NaN where all channels are equal (a ReLU that is zero throughout).
-    EPSILON = 1e-8
+    """Layer norm over the channels of (B, H, L) with a single gain and shift: gain / std · (x - mean + shift)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -41,11 +42,21 @@ class ScalarNorm(nn.Module):
 
     def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """Normalize ``x``, and add ``bias`` (B, H) to every position."""
-        return kernels.scalar_norm(x, self.gain, self.shift, bias, self.EPSILON)
+        return kernels.scalar_norm(x, self.gain, self.shift, bias, scalar_norm_epsilon(x.dtype))
+
+
+def scalar_norm_epsilon(dtype: torch.dtype) -> float:
+    """Return the number that :class:`ScalarNorm` adds to the variance of inputs of ``dtype``.
+
+    The official norm adds none, which gives NaN where all channels are equal. 1e-20 changes a feature with a standard
+    deviation of 1e-6 by 5e-9 of its value. Smaller numbers are not possible: the gradient contains epsilon to the power
+    of -3/2, which must be finite in float32. In float16, epsilon to the power of -1/2 must be below 65504.
+    """
+    return 1e-8 if dtype == torch.float16 else 1e-20
 
 
 class ChannelLayerNorm(nn.LayerNorm):
-    """Layer norm over the channels of (B, H, L), a gain and a shift for each."""
+    """Layer norm over the channels of (B, H, L) with a gain and a shift per channel."""
 
     def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """Normalize ``x``, and add ``bias`` (B, H) to every position."""
@@ -53,7 +64,7 @@ class ChannelLayerNorm(nn.LayerNorm):
 
 
 def channel_norm(name: str, d_model: int) -> nn.Module:
-    """The norm called ``name``: "scalar" (the official code's) or "layer".
+    """Return the norm called ``name``: "scalar" (as in the official code) or "layer".
 
     Raises:
         ValueError: any other name.
@@ -78,7 +89,7 @@ class ResidualS4(nn.Module):
 
     def __init__(
         self,
-        s4: nn.Module,
+        s4: S4,
         norm: nn.Module,
         d_model: int,
         embedding_dim: int | None = None,
@@ -94,18 +105,33 @@ class ResidualS4(nn.Module):
         return self.s4(self.norm(x, bias), residual=residual)
 
     def advance(self, x: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
-        """(B, H, L) to (B, H, L) and the state after it, without conditioning: one sample by a step, more at once."""
-        u = self.norm(x)
+        """Process samples from a state, without conditioning: one sample by a recurrence step, more by convolutions.
+
+        Args:
+            x: features, (B, H, L).
+            state: state of the S4 layer, which is causal, complex (B, H, N); None is the state at rest.
+
+        Returns:
+            output (B, H, L) and the state after it.
+        """
+        s4, u = cast(S4Layer, self.s4), self.norm(x)
         if x.shape[-1] > 1 or state is None:
-            y, state = self.s4.prefill(u, state)
+            y, state = s4.prefill(u, state)
         else:
-            y, state = self.s4.step(u.squeeze(-1), state)
+            y, state = s4.step(u.squeeze(-1), state)
             y = y.unsqueeze(-1)
         return add(x, y), state
 
 
 class ResidualFeedForward(nn.Module):
-    """x + W₂ GELU(W₁ norm(x)), the same at every position."""
+    """x + W₂ GELU(W₁ norm(x)) at every position.
+
+    Args:
+        norm: norm over the channels.
+        d_model: number of features H.
+        expand: growth of the features inside.
+        weight_norm: weight normalization of both linear maps.
+    """
 
     def __init__(self, norm: nn.Module, d_model: int, expand: int, weight_norm: bool) -> None:
         super().__init__()
@@ -118,7 +144,7 @@ class ResidualFeedForward(nn.Module):
 
 
 class Block(nn.ModuleList):
-    """Residual layers one after the other, between two skip connections."""
+    """A sequence of residual layers between two skip connections."""
 
     def forward(self, x: Tensor, conditioning: Conditioning) -> Tensor:
         for layer in self:
@@ -127,10 +153,7 @@ class Block(nn.ModuleList):
 
 
 class DownPool(nn.Module):
-    """Fold ``pool`` neighbouring samples into the channels and mix: (B, H, L) to (B, out_channels, L / pool).
-
-    The weights are brought into the order in which samples lie beside each other, instead of the samples into theirs.
-    """
+    """Fold ``pool`` neighboring samples into the channels and mix: (B, H, L) to (B, out_channels, L / pool)."""
 
     def __init__(self, in_channels: int, out_channels: int, pool: int, weight_norm: bool) -> None:
         super().__init__()
@@ -139,14 +162,15 @@ class DownPool(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         frames = x.transpose(1, 2).unflatten(1, (-1, self.pool)).flatten(2)  # (B, L / pool, pool · H)
+        # The weights are permuted to the order of the samples in memory, because they are smaller.
         weight = self.linear.weight.squeeze(-1).unflatten(1, (-1, self.pool)).transpose(1, 2).flatten(1)
         return F.linear(frames, weight, self.linear.bias).transpose(1, 2)
 
 
 class UpPool(nn.Module):
-    """Mix and unfold the channels into ``pool`` neighbouring samples: (B, H, L) to (B, out_channels, L · pool).
+    """Mix and unfold the channels into ``pool`` neighboring samples: (B, H, L) to (B, out_channels, L · pool).
 
-    A causal one is delayed by one low-rate frame: the frame that a sample helped to make must not reach that sample.
+    A causal up-pool delays its output by one frame of ``pool`` samples, because a frame depends on all of its samples.
     """
 
     def __init__(self, in_channels: int, out_channels: int, pool: int, weight_norm: bool, causal: bool) -> None:
@@ -159,10 +183,10 @@ class UpPool(nn.Module):
         return F.pad(y[..., : -self.pool], (self.pool, 0)) if self.causal else y
 
     def unfold_channels(self, x: Tensor) -> Tensor:
-        """(B, H, L) to (B, out_channels, L · pool) without the delay."""
+        """Map (B, H, L) to (B, out_channels, L · pool) without the delay."""
         weight, bias = (
             parameter.unflatten(0, (-1, self.pool)).transpose(0, 1).flatten(0, 1)
-            for parameter in (self.linear.weight.squeeze(-1), self.linear.bias)
+            for parameter in (self.linear.weight.squeeze(-1), cast(Tensor, self.linear.bias))
         )
         frames = F.linear(x.transpose(1, 2), weight, bias)  # (B, L, pool · out_channels)
         return frames.unflatten(-1, (self.pool, -1)).flatten(1, 2).transpose(1, 2)

@@ -1,4 +1,4 @@
-"""What a denoiser is told besides the noisy waveform: the diffusion step, a class, a speaker, a mel spectrogram."""
+"""Conditioning of a denoiser: the diffusion step, a class, a speaker and a mel spectrogram."""
 
 import math
 from collections.abc import Sequence
@@ -7,10 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils.parametrizations import weight_norm
 
 from sashimi_diffusion.errors import UserError
-from sashimi_diffusion.models.layers import pointwise
+from sashimi_diffusion.models.layers import WeightNormConvTranspose2d, module_list, pointwise
 
 
 class StepEmbedding(nn.Module):
@@ -29,7 +28,7 @@ class StepEmbedding(nn.Module):
         self.output = nn.Linear(hidden, dim)
 
     def forward(self, timestep: Tensor | float, batch_size: int) -> Tensor:
-        """Embed ``timestep``, a number or (B,), fractional or not: (B, dim)."""
+        """Embed ``timestep``, a number or (B,), which may be fractional: (B, dim)."""
         weight = self.hidden.weight
         timestep = torch.as_tensor(timestep, device=weight.device, dtype=torch.float32).reshape(-1).expand(batch_size)
         half = self.sines // 2
@@ -40,9 +39,13 @@ class StepEmbedding(nn.Module):
 
 
 class LabelEmbedding(nn.Embedding):
-    """One vector per label (a class, or a speaker) and a last one for none, all zero at first.
+    """One vector per label (a class or a speaker) and a last one for the null label, all initialized to zero.
 
     It is added to the step embedding.
+
+    Args:
+        count: number of labels; index ``count`` is the null label.
+        dim: width of the embedding.
     """
 
     def __init__(self, count: int, dim: int) -> None:
@@ -50,8 +53,8 @@ class LabelEmbedding(nn.Embedding):
         self.null_label = count
         nn.init.zeros_(self.weight)
 
-    def forward(self, labels: Tensor | None, batch_size: int) -> Tensor:
-        """Embed ``labels`` (B,), or the null label for all: (B, dim)."""
+    def forward(self, labels: Tensor | None, batch_size: int) -> Tensor:  # type: ignore[override]  # None is a label
+        """Embed ``labels`` (B,), or the null label for all if None: (B, dim)."""
         if labels is None:
             labels = torch.full((batch_size,), self.null_label, device=self.weight.device)
         return super().forward(labels.to(self.weight.device))
@@ -61,24 +64,24 @@ class MelUpsampler(nn.Module):
     """Bring a log-mel spectrogram to the rate and width of a stage (DiffWave, arXiv 2009.09761, section 5.1).
 
     Args:
-        mel_upsample: factors of the transposed convolutions, their product the hop in samples.
+        mel_upsample: factors of the transposed convolutions; their product is the hop in samples.
         mel_channels: number of mel bands.
         out_channels: width of the stage.
-        stride: rate of the waveform over the rate of the stage: the upsampled mel is averaged over so many samples.
+        stride: samples of the waveform per position of the stage; the upsampled mel is averaged over them.
     """
 
     def __init__(self, mel_upsample: Sequence[int], mel_channels: int, out_channels: int, stride: int = 1) -> None:
         super().__init__()
         self.stride = stride
-        self.upsample = nn.ModuleList(
-            weight_norm(nn.ConvTranspose2d(1, 1, (3, 2 * factor), stride=(1, factor), padding=(1, factor // 2)))
+        self.upsample = module_list(
+            WeightNormConvTranspose2d(1, 1, (3, 2 * factor), stride=(1, factor), padding=(1, factor // 2))
             for factor in mel_upsample
         )
         self.projection = pointwise(mel_channels, out_channels)
 
     def forward(self, mel: Tensor, length: int) -> Tensor:
-        """(B, mel_channels, frames) to (B, out_channels, length); what is longer is cut at the end."""
-        x = mel.to(self.projection.bias.dtype).unsqueeze(1)
+        """Upsample (B, mel_channels, frames) to (B, out_channels, length); the end of a longer mel is cut off."""
+        x = mel.to(next(self.parameters()).dtype).unsqueeze(1)  # (B, 1, mel_channels, frames)
         for layer in self.upsample:
             x = F.leaky_relu(layer(x), 0.4)
         x = x.squeeze(1)[..., : length * self.stride]  # (B, mel_channels, length · stride)
@@ -94,24 +97,33 @@ def validate_conditioning(
     mel: Tensor | None,
     speaker_labels: Tensor | None = None,
 ) -> None:
-    """Check what a denoiser's ``forward`` was given against its ``config``.
+    """Check the arguments of a denoiser's ``forward`` against its ``config``.
+
+    Label ranges are checked only for labels on the CPU and outside of ``torch.compile``: reading them would wait for
+    the device, or break the graph. The pipelines check the labels themselves.
 
     Raises:
-        UserError: labels or a mel that the model does not take, a missing or too short mel, labels out of range.
+        UserError: a sample of a wrong shape, labels or a mel that the model does not support, a missing or too short
+            mel, labels out of range.
     """
+    if sample.ndim != 3 or sample.shape[1] != config.in_channels:
+        raise UserError(
+            f"expected waveforms of shape (batch, {config.in_channels}, length), got a tensor of shape "
+            f"{tuple(sample.shape)}"
+        )
     if class_labels is not None:
         if config.num_classes is None:
             raise UserError("class labels were given to an unconditional model: leave them out")
         _validate_labels("class", class_labels, config.num_classes, sample.shape[0])
     if speaker_labels is not None:
         if config.num_speakers is None:
-            raise UserError("speaker labels were given to a model that knows no speakers: leave them out")
+            raise UserError("speaker labels were given to a model without speaker conditioning: leave them out")
         _validate_labels("speaker", speaker_labels, config.num_speakers, sample.shape[0])
     if (mel is None) != (config.mel_channels is None):
         raise UserError(
             "a mel spectrogram was given to a model without mel conditioning: leave it out"
             if config.mel_channels is None
-            else f"this model is a vocoder: give it mel, (batch, {config.mel_channels}, frames)"
+            else f"this model is a vocoder: mel must be given, (batch, {config.mel_channels}, frames)"
         )
     if mel is not None:
         _validate_mel(config, sample, mel)
@@ -120,7 +132,9 @@ def validate_conditioning(
 def _validate_labels(kind: str, labels: Tensor, count: int, batch_size: int) -> None:
     if labels.shape != (batch_size,):
         raise UserError(f"expected one {kind} label per example ({batch_size}), got {tuple(labels.shape)}")
-    if labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) <= count:
+    if torch.compiler.is_compiling() or labels.device.type != "cpu" or not labels.numel():
+        return
+    if not 0 <= int(labels.min()) <= int(labels.max()) <= count:
         raise UserError(
             f"{kind} labels must be from 0 to {count - 1} ({count} for no {kind}), got {sorted(set(labels.tolist()))}"
         )

@@ -1,29 +1,25 @@
-"""The diffusion head: a SaShiMi backbone that predicts the noise in a waveform."""
+"""The diffusion model of the paper: a SaShiMi backbone that predicts the noise in a waveform."""
 
 import math
 from collections.abc import Sequence
 from typing import ClassVar
 
-from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
-from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.models.backbone import SashimiBackbone
-from sashimi_diffusion.models.blocks import Conditioning, channel_norm
-from sashimi_diffusion.models.conditioning import LabelEmbedding, MelUpsampler, StepEmbedding, validate_conditioning
-from sashimi_diffusion.models.layers import output_head, pointwise
-from sashimi_diffusion.models.output import DenoiserOutput
+from sashimi_diffusion.models.blocks import S4, Conditioning, channel_norm
+from sashimi_diffusion.models.conditioning import MelUpsampler
+from sashimi_diffusion.models.denoiser_base import Denoiser, output_head
 from sashimi_diffusion.ssm import S4Layer
 from sashimi_diffusion.ssm.legacy_s4 import LegacyS4
 
 
-class SashimiDenoiser(ModelMixin, ConfigMixin):
+class SashimiDenoiser(Denoiser):
     """DiffWave's denoiser with a SaShiMi backbone (arXiv 2202.09729, section 5.2; DiffWave, arXiv 2009.09761).
 
-    Every block is bidirectional and receives the embedded diffusion step; a class-conditional model adds a class
-    embedding to it, a model that is told who speaks a speaker embedding, a vocoder adds the mel spectrogram in every
-    block.
+    Every block is bidirectional and receives the embedded diffusion step. A class-conditional model adds a class
+    embedding to it, a speaker-conditional model a speaker embedding. A vocoder adds the mel spectrogram in every block.
 
     Args:
         in_channels, out_channels: audio channels in and out.
@@ -31,26 +27,28 @@ class SashimiDenoiser(ModelMixin, ConfigMixin):
         sample_size: number of samples the model was trained on, and the default length to generate.
         waveform_std: recordings are divided by it before the diffusion, generated waveforms multiplied by it.
         d_model, n_layers, pool, expand, ff, unet, norm: see :class:`SashimiBackbone`.
-        weight_norm: weight normalization of every pointwise map but the S4 layers' and the last.
+        weight_norm: weight normalization of all pointwise maps except those of the S4 layers and the last one.
         parameterization: "nplr" or "diag" (:class:`StateSpace`), or "legacy" (:class:`LegacyS4`, the layer of the
-            published weights, whose kernels have the length of ``sample_size`` whatever the waveform's).
+            published weights, whose kernels have the length ``sample_size`` for waveforms of any length).
         n_state, n_ssm, initialization, discretization, reverse_shift, dt_min, dt_max: see :class:`StateSpace`.
-        kernel_length: longest kernel in samples of the waveform, as the official code cuts them at its training length;
-            None never cuts.
+        kernel_length: longest kernel in samples of the waveform. The official code cuts kernels at the training length;
+            None does not cut them.
         embedding_sines, embedding_hidden, embedding_dim: sizes of the diffusion step embedding.
         num_classes: number of classes, or None for an unconditional model. Index ``num_classes`` is the null class.
         class_names: names of the classes, in order.
-        num_speakers: number of speakers, or None for a model that is not told who speaks. Index ``num_speakers`` is
+        num_speakers: number of speakers, or None for a model without speaker conditioning. Index ``num_speakers`` is
             the null speaker.
         speaker_names: names of the speakers, in order.
         mel_channels: mel bands of a vocoder's spectrogram, or None without one.
         mel_upsample: factors whose product is the hop of the spectrogram in samples.
         mel_alignment: "stage" gives every stage the mel at its own rate; "official" gives the pooled stages the
             beginning of the full-rate mel, as the official code does and its vocoder weights need.
+
+    Raises:
+        ValueError: a value that does not exist or does not fit the others.
     """
 
-    config_name = "config.json"
-    # Layers named so hold float32 parameters, whatever dtype a checkpoint is loaded in.
+    # Modules of this name keep float32 parameters when a checkpoint is loaded in another dtype.
     _keep_in_fp32_modules: ClassVar[list[str]] = ["ssm"]
 
     @register_to_config
@@ -89,9 +87,16 @@ class SashimiDenoiser(ModelMixin, ConfigMixin):
         mel_upsample: Sequence[int] = (16, 16),
         mel_alignment: str = "stage",
     ) -> None:
-        super().__init__()
+        super().__init__(
+            in_channels,
+            d_model,
+            (embedding_sines, embedding_hidden, embedding_dim),
+            num_classes,
+            num_speakers,
+            weight_norm,
+        )
 
-        def make_s4(width: int, stage: int) -> nn.Module:
+        def make_s4(width: int, stage: int) -> S4:
             if parameterization == "legacy":
                 return LegacyS4(width, length=sample_size // math.prod(pool[:stage]), n_state=n_state)
             return S4Layer(
@@ -110,14 +115,10 @@ class SashimiDenoiser(ModelMixin, ConfigMixin):
 
         def make_mel(width: int, stage: int) -> nn.Module:
             stride = 1 if mel_alignment == "official" else math.prod(pool[:stage])
-            return MelUpsampler(mel_upsample, mel_channels, width, stride=stride)
+            return MelUpsampler(mel_upsample, mel_channels or 0, width, stride=stride)
 
         if mel_alignment not in ("stage", "official"):
             raise ValueError(f"unknown mel_alignment {mel_alignment!r}: expected 'stage' or 'official'")
-        self.input = nn.Sequential(pointwise(in_channels, d_model, weight_norm), nn.ReLU())
-        self.step_embedding = StepEmbedding(embedding_sines, embedding_hidden, embedding_dim)
-        self.class_embedding = None if num_classes is None else LabelEmbedding(num_classes, embedding_dim)
-        self.speaker_embedding = None if num_speakers is None else LabelEmbedding(num_speakers, embedding_dim)
         self.backbone = SashimiBackbone(
             d_model,
             n_layers,
@@ -140,37 +141,7 @@ class SashimiDenoiser(ModelMixin, ConfigMixin):
         """Waveform lengths must be multiples of this: the product of the pooling factors."""
         return self.backbone.length_multiple
 
-    def forward(
-        self,
-        sample: Tensor,
-        timestep: Tensor | float,
-        class_labels: Tensor | None = None,
-        mel: Tensor | None = None,
-        speaker_labels: Tensor | None = None,
-        return_dict: bool = True,
-    ) -> DenoiserOutput | tuple[Tensor]:
-        """Predict the noise (or the velocity) in ``sample``.
-
-        Args:
-            sample: noisy waveforms, (B, in_channels, L), L a multiple of ``length_multiple``.
-            timestep: diffusion steps, a number or (B,); may be fractional.
-            class_labels: class indices, (B,); None is the null class for all.
-            mel: log-mel spectrograms, (B, mel_channels, frames) with frames · hop >= L.
-            speaker_labels: speaker indices, (B,); None is the null speaker for all.
-            return_dict: return a :class:`DenoiserOutput` instead of a tuple.
-
-        Raises:
-            UserError: conditioning that the model does not have or lacks, labels out of range, a length that does not
-                fit.
-        """
-        validate_conditioning(self.config, sample, class_labels, mel, speaker_labels)
-        if sample.shape[-1] % self.length_multiple:
-            raise UserError(f"the length must be a multiple of {self.length_multiple}, got {sample.shape[-1]} samples")
-        embedding = self.step_embedding(timestep, sample.shape[0])
-        if self.class_embedding is not None:
-            embedding = embedding + self.class_embedding(class_labels, sample.shape[0])
-        if self.speaker_embedding is not None:
-            embedding = embedding + self.speaker_embedding(speaker_labels, sample.shape[0])
-        x = self.backbone(self.input(sample), Conditioning(embedding, mel))
-        x = self.output(self.output_norm(x))
-        return DenoiserOutput(sample=x) if return_dict else (x,)
+    def predict(self, x: Tensor, embedding: Tensor, mel: Tensor | None) -> Tensor:
+        """Return the prediction (B, out_channels, L), see :class:`Denoiser`."""
+        x = self.backbone(x, Conditioning(embedding, mel))
+        return self.output(self.output_norm(x))

@@ -1,29 +1,76 @@
-"""Convolutions with the weight normalization of the official code, or without it."""
+"""Layers that all networks share: convolutions with weight normalization, and typed lists of modules."""
 
-from torch import nn
-from torch.nn.utils.parametrizations import weight_norm as add_weight_norm
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeVar, cast
+
+import torch
+from torch import Tensor, nn
 
 from sashimi_diffusion.ssm.pointwise import Pointwise
 
+T = TypeVar("T")
 
-def conv1d(
-    in_channels: int, out_channels: int, kernel_size: int, dilation: int = 1, weight_norm: bool = True
-) -> nn.Conv1d:
-    """A convolution over (B, in_channels, L) that keeps the length; odd ``kernel_size``."""
-    padding = dilation * (kernel_size - 1) // 2
-    layer = nn.Conv1d(in_channels, out_channels, kernel_size, dilation=dilation, padding=padding)
-    return add_weight_norm(layer) if weight_norm else layer
+
+class NormalizedWeight(nn.Module):
+    """A weight as magnitude and direction, g · v / ‖v‖ per index of the first axis (arXiv 1602.07868, equation 2).
+
+    The parameters have the names that ``torch.nn.utils.parametrizations.weight_norm`` gives them, so state dicts of
+    either fit the other. That function makes a new class for every layer, which can neither be pickled nor be compiled
+    once for all layers.
+    """
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.original0 = nn.Parameter(torch.norm_except_dim(weight, 2, 0))  # g
+        self.original1 = nn.Parameter(weight)  # v
+
+    def forward(self) -> Tensor:
+        """Return the weight."""
+        return torch._weight_norm(self.original1, self.original0, 0)
+
+    @torch.no_grad()
+    def assign(self, weight: Tensor) -> None:
+        """Set magnitude and direction to those of ``weight``."""
+        self.original0.copy_(torch.norm_except_dim(weight, 2, 0))
+        self.original1.copy_(weight)
+
+
+class WeightNorm(nn.Module):
+    """Weight normalization of the convolution that follows it in the list of base classes."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # The convolution has registered an ordinary parameter, which the property would hide.
+        weight = cast(nn.Parameter, self._parameters.pop("weight"))
+        self.parametrizations = nn.ModuleDict({"weight": NormalizedWeight(weight)})
+
+    @property
+    def weight(self) -> Tensor:
+        """The normalized weight; assigning to it sets magnitude and direction."""
+        return cast(NormalizedWeight, self.parametrizations["weight"])()
+
+    @weight.setter
+    def weight(self, value: Tensor) -> None:
+        cast(NormalizedWeight, self.parametrizations["weight"]).assign(value)
+
+
+class WeightNormPointwise(WeightNorm, Pointwise):
+    """:class:`Pointwise` with weight normalization."""
+
+
+class WeightNormConv1d(WeightNorm, nn.Conv1d):
+    """``nn.Conv1d`` with weight normalization."""
+
+
+class WeightNormConvTranspose2d(WeightNorm, nn.ConvTranspose2d):
+    """``nn.ConvTranspose2d`` with weight normalization over its first axis."""
 
 
 def pointwise(in_channels: int, out_channels: int, weight_norm: bool = True) -> Pointwise:
-    """A linear map of the channels of (B, in_channels, L), the same at every position."""
-    layer = Pointwise(in_channels, out_channels)
-    return add_weight_norm(layer) if weight_norm else layer
+    """Return a linear map of the channels of (B, in_channels, L), the same at every position."""
+    return WeightNormPointwise(in_channels, out_channels) if weight_norm else Pointwise(in_channels, out_channels)
 
 
-def output_head(channels: int, out_channels: int, weight_norm: bool = True) -> nn.Sequential:
-    """The end of a denoiser: a linear map, ReLU and a last linear map that is zero at first (DiffWave, 2009.09761)."""
-    last = pointwise(channels, out_channels, weight_norm=False)
-    nn.init.zeros_(last.weight)
-    nn.init.zeros_(last.bias)
-    return nn.Sequential(pointwise(channels, channels, weight_norm), nn.ReLU(), last)
+def module_list(modules: Iterable[T]) -> Sequence[T]:
+    """Return an ``nn.ModuleList``, typed by its elements."""
+    return cast(Sequence[T], nn.ModuleList(cast(Iterable[nn.Module], modules)))

@@ -11,16 +11,17 @@ from torch.nn import functional as F
 
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.models.autoregressive_base import AutoregressiveModel
+from sashimi_diffusion.models.layers import module_list
 
 
 class SampleRNNState(NamedTuple):
-    """All that a SampleRNN remembers; tiers in their order, the finest first.
+    """State of a SampleRNN after some samples; the tiers are in their order, the finest first.
 
     Args:
-        position: samples absorbed so far, modulo the longest frame.
-        tokens: the latest inputs, one less than the longest frame: (B, frame - 1).
-        hidden: of each tier's recurrent network, (n_rnn, B, dim).
-        conditioning: what each tier says about the frames below it during its present frame, (B, frames, dim).
+        position: samples processed so far, modulo the longest frame.
+        tokens: latest inputs, one less than the longest frame: (B, frame - 1).
+        hidden: hidden state of each tier's recurrent network, (n_rnn, B, dim).
+        conditioning: output of each tier for the tier below during its current frame, (B, ratio, dim).
     """
 
     position: int
@@ -30,7 +31,7 @@ class SampleRNNState(NamedTuple):
 
 
 class FrameTier(nn.Module):
-    """A recurrent network that hears one frame of samples at a time and conditions the tier below for the next frame.
+    """A recurrent network that processes one frame of samples at a time and conditions the tier below.
 
     Args:
         frame: samples in a frame.
@@ -48,10 +49,15 @@ class FrameTier(nn.Module):
         self.output = nn.Linear(dim, ratio * dim)
 
     def forward(self, frames: Tensor, above: Tensor | None, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """Frames (B, n, frame) and what the tier above says of them (B, n, dim), after ``hidden``.
+        """Process n frames.
+
+        Args:
+            frames: amplitudes, (B, n, frame).
+            above: conditioning from the tier above, (B, n, dim), or None for the highest tier.
+            hidden: hidden state before them, (n_rnn, B, dim).
 
         Returns:
-            what is said of the tier below, (B, n · ratio, dim), and the hidden state afterwards.
+            conditioning of the tier below, (B, n · ratio, dim), and the next hidden state.
         """
         x = self.input(frames)
         x, hidden = self.rnn(x if above is None else x + above, hidden.contiguous())
@@ -59,20 +65,24 @@ class FrameTier(nn.Module):
 
 
 class SampleRNN(AutoregressiveModel):
-    """SampleRNN with three tiers of frames, by default of the size that the SaShiMi paper compares with (35.0M).
+    """SampleRNN; the default has three tiers and the size of the SaShiMi paper (35.0M parameters).
 
-    A tier with frames of n samples hears the n latest inputs every n samples; the finest level is a feed-forward
-    network of the latest samples at every sample. The official implementations normalize weights; this one does not.
+    A tier with frames of n samples processes the n latest inputs every n samples. The finest level is a feed-forward
+    network that processes the latest samples at every sample. Unlike the official implementations, this one has no
+    weight normalization.
 
     Args:
         num_tokens: number of quantization levels.
         quantization: "mu-law" or "linear", see :mod:`sashimi_diffusion.data.quantization`.
         sample_rate: rate of the waveforms in Hz.
         sample_size: number of samples the model was trained on, and the default length to generate.
-        frame_sizes: samples in a frame of the finest tier, then how many of a tier's frames make one of the next.
+        frame_sizes: samples per frame of the finest tier, then frames of each tier per frame of the next.
         dim: width of all tiers.
         n_rnn: GRU layers in each tier.
         embedding_dim: width of a sample's embedding at the finest level.
+
+    Raises:
+        UserError: ``frame_sizes`` is empty or has a number less than 1.
     """
 
     @register_to_config
@@ -91,7 +101,7 @@ class SampleRNN(AutoregressiveModel):
         if not frame_sizes or min(frame_sizes) < 1:
             raise UserError(f"frame_sizes must be numbers of at least 1, one per tier, got {list(frame_sizes)}")
         frames = [math.prod(frame_sizes[: tier + 1]) for tier in range(len(frame_sizes))]
-        self.tiers = nn.ModuleList(
+        self.tiers = module_list(
             FrameTier(frame, ratio, dim, n_rnn) for frame, ratio in zip(frames, frame_sizes, strict=True)
         )
         self.embedding = nn.Embedding(num_tokens, embedding_dim)
@@ -101,21 +111,16 @@ class SampleRNN(AutoregressiveModel):
 
     @property
     def length_multiple(self) -> int:
-        """Lengths in :meth:`forward` must be multiples of this: the longest frame."""
+        """The longest frame; lengths in :meth:`forward` must be multiples of it."""
         return self.tiers[-1].frame
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Logits (B, num_tokens, L) of inputs ``tokens`` (B, L), int64; column t scores the token after token t.
-
-        Raises:
-            UserError: L is not a multiple of ``length_multiple``.
-        """
-        if tokens.shape[-1] % self.length_multiple:
-            raise UserError(f"the length must be a multiple of {self.length_multiple}, got {tokens.shape[-1]} samples")
+        """Return the logits (B, num_tokens, L) for the inputs ``tokens`` (B, L), see :class:`AutoregressiveModel`."""
+        self.require_length(tokens.shape[-1], self.length_multiple)
         return self._advance(tokens, self.initial_state(tokens.shape[0]))[0]
 
     def initial_state(self, batch_size: int) -> SampleRNNState:
-        """The state before the first input."""
+        """Return the state before the first input."""
         tokens = torch.full((batch_size, self.length_multiple - 1), self.start_token, device=self.device)
         hidden = tuple(tier.initial_hidden.unsqueeze(1).expand(-1, batch_size, -1) for tier in self.tiers)
         conditioning = tuple(
@@ -125,15 +130,16 @@ class SampleRNN(AutoregressiveModel):
         return SampleRNNState(0, tokens, hidden, conditioning)
 
     def step(self, tokens: Tensor, state: SampleRNNState) -> tuple[Tensor, SampleRNNState]:
-        """One input ``tokens`` (B,) from ``state``: logits (B, num_tokens) and the next state."""
+        """Run one recurrence step: logits (B, num_tokens) and the next state, see :class:`AutoregressiveModel`."""
         logits, state = self._advance(tokens.unsqueeze(1), state)
         return logits.squeeze(-1), state
 
     def prefill(self, tokens: Tensor, state: SampleRNNState | None = None) -> tuple[Tensor, SampleRNNState]:
-        """Inputs ``tokens`` (B, L), any L, from ``state``: logits (B, num_tokens, L) and the state after them.
+        """Process many inputs: logits (B, num_tokens, L) and the next state, see :class:`AutoregressiveModel`.
 
-        Sample by sample up to the next whole frame of the longest kind, then all whole ones at once, then the rest.
+        All whole frames of the highest tier run at once; the samples before and after them run as recurrence steps.
         """
+        self.require_length(tokens.shape[-1])
         state = self.initial_state(tokens.shape[0]) if state is None else state
         before = min(-state.position % self.length_multiple, tokens.shape[1])
         whole = (tokens.shape[1] - before) // self.length_multiple * self.length_multiple
@@ -145,29 +151,35 @@ class SampleRNN(AutoregressiveModel):
         return torch.cat(parts, dim=-1), state
 
     def _advance(self, tokens: Tensor, state: SampleRNNState) -> tuple[Tensor, SampleRNNState]:
-        """One sample at any position, or whole longest frames at the beginning of one."""
+        """Process one sample, or a multiple of the longest frame at the beginning of one."""
         length, longest = tokens.shape[1], self.length_multiple
-        heard = torch.cat([state.tokens, tokens], dim=1)  # (B, longest - 1 + length)
-        amplitudes = 2 * (heard.to(self.output.weight.dtype) / self.start_token - 1)
+        inputs = torch.cat([state.tokens, tokens], dim=1)  # (B, longest - 1 + length)
+        amplitudes = 2 * (inputs.to(self.output.weight.dtype) / self.start_token - 1)
         hidden, conditioning = list(state.hidden), list(state.conditioning)
-        said = None
+        above: Tensor | None = None
         for index in reversed(range(len(self.tiers))):
             tier = self.tiers[index]
             if state.position % tier.frame == 0:
-                # A frame ends with the first of its inputs: what is known when the first of its samples is predicted.
+                # A frame ends with the first of its inputs, the latest one known when its first sample is predicted.
                 count, first = max(1, length // tier.frame), longest - tier.frame
                 frames = amplitudes[:, first : first + count * tier.frame].unflatten(1, (count, tier.frame))
-                said, hidden[index] = tier(frames, said, hidden[index])
-                conditioning[index] = said[:, -tier.ratio :].clone()  # a slice would keep all of it alive
+                above, hidden[index] = tier(frames, above, hidden[index])
+                conditioning[index] = above[:, -tier.ratio :].clone()  # a slice would keep all of it alive
             if length == 1:
                 slot = state.position % tier.frame * tier.ratio // tier.frame
-                said = conditioning[index][:, slot : slot + 1]
-        logits = self._sample_level(heard[:, longest - self.tiers[0].frame :], said)
+                above = conditioning[index][:, slot : slot + 1]
+        assert above is not None  # the highest tier runs at position 0; its output is kept in the state
+        logits = self._sample_level(inputs[:, longest - self.tiers[0].frame :], above)
         position = (state.position + length) % longest
-        return logits, SampleRNNState(position, heard[:, length:].clone(), tuple(hidden), tuple(conditioning))
+        return logits, SampleRNNState(position, inputs[:, length:].clone(), tuple(hidden), tuple(conditioning))
 
-    def _sample_level(self, heard: Tensor, above: Tensor) -> Tensor:
-        """Logits (B, num_tokens, L) from inputs (B, frame - 1 + L) and what the finest tier says, (B, L, dim)."""
-        x = self.samples(self.embedding(heard).transpose(1, 2)).transpose(1, 2)  # (B, L, dim)
+    def _sample_level(self, inputs: Tensor, above: Tensor) -> Tensor:
+        """Return the logits (B, num_tokens, L).
+
+        Args:
+            inputs: latest inputs, (B, frame - 1 + L) with the frame of the finest tier.
+            above: conditioning from the finest tier, (B, L, dim).
+        """
+        x = self.samples(self.embedding(inputs).transpose(1, 2)).transpose(1, 2)  # (B, L, dim)
         x = F.relu(self.hidden(F.relu(x + above)))
         return self.output(x).transpose(1, 2)

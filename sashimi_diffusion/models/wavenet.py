@@ -1,25 +1,24 @@
-"""DiffWave's own backbone, which SaShiMi replaces: gated dilated convolutions (arXiv 2009.09761, section 3)."""
+"""DiffWave with its WaveNet backbone: gated dilated convolutions (arXiv 2009.09761, section 3)."""
 
 import math
 from collections.abc import Sequence
 
 import torch
-from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
-from sashimi_diffusion.models.conditioning import LabelEmbedding, MelUpsampler, StepEmbedding, validate_conditioning
-from sashimi_diffusion.models.layers import conv1d, output_head, pointwise
-from sashimi_diffusion.models.output import DenoiserOutput
+from sashimi_diffusion.models.conditioning import MelUpsampler
+from sashimi_diffusion.models.denoiser_base import Denoiser, output_head
+from sashimi_diffusion.models.layers import WeightNormConv1d, module_list, pointwise
 
 
 class WaveNetBlock(nn.Module):
-    """One residual layer: a dilated convolution of the step-conditioned input (plus the mel), a gate, two outputs.
+    """A residual layer: dilated convolution of the conditioned input, gate, residual and skip output.
 
     Args:
         residual_channels: width of the residual path R.
         skip_channels: width of the skip output S.
-        dilation: of the convolution with three taps.
+        dilation: dilation of the convolution, which has three taps.
         embedding_dim: width of the step embedding.
         step_on_residual: add the step embedding to the residual path too, not only to the convolution's input.
         mel: layer that brings a mel spectrogram to (B, 2R, L), or None without one.
@@ -37,13 +36,15 @@ class WaveNetBlock(nn.Module):
         super().__init__()
         self.step_on_residual = step_on_residual
         self.step_projection = nn.Linear(embedding_dim, residual_channels)
-        self.dilated = conv1d(residual_channels, 2 * residual_channels, 3, dilation)
+        self.dilated = WeightNormConv1d(
+            residual_channels, 2 * residual_channels, 3, dilation=dilation, padding=dilation
+        )
         self.mel = mel
         self.residual_output = pointwise(residual_channels, residual_channels)
         self.skip_output = pointwise(residual_channels, skip_channels)
 
     def forward(self, x: Tensor, embedding: Tensor, mel: Tensor | None) -> tuple[Tensor, Tensor]:
-        """``x`` (B, R, L) to the next ``x`` and the skip output (B, S, L)."""
+        """Return the next ``x`` (B, R, L) and the skip output (B, S, L)."""
         conditioned = x + self.step_projection(embedding).unsqueeze(-1)
         y = self.dilated(conditioned)
         if self.mel is not None:
@@ -54,8 +55,8 @@ class WaveNetBlock(nn.Module):
         return (residual + self.residual_output(y)) * math.sqrt(0.5), self.skip_output(y)
 
 
-class WaveNetDenoiser(ModelMixin, ConfigMixin):
-    """DiffWave with its WaveNet backbone: bidirectional dilated convolutions, interface as :class:`SashimiDenoiser`.
+class WaveNetDenoiser(Denoiser):
+    """DiffWave with its WaveNet backbone of bidirectional dilated convolutions; waveforms may have any length.
 
     Args:
         in_channels, out_channels: audio channels in and out.
@@ -64,22 +65,18 @@ class WaveNetDenoiser(ModelMixin, ConfigMixin):
         waveform_std: recordings are divided by it before the diffusion, generated waveforms multiplied by it.
         residual_channels, skip_channels: widths of the residual path and of the skip outputs.
         n_layers: number of residual layers.
-        dilation_cycle: layer n is dilated by 2 to the power of n modulo this.
-        step_on_residual: add the step embedding to the residual path too: a slip of the official code that the
-            published weights were trained with; without it they give noise.
+        dilation_cycle: the dilation of layer n is 2 to the power of n modulo this.
+        step_on_residual: add the step embedding to the residual path too. The published weights need it, because an
+            in-place addition in the official code had this effect during their training.
         embedding_sines, embedding_hidden, embedding_dim: sizes of the diffusion step embedding.
         num_classes: number of classes, or None for an unconditional model. Index ``num_classes`` is the null class.
         class_names: names of the classes, in order.
-        num_speakers: number of speakers, or None for a model that is not told who speaks. Index ``num_speakers`` is
+        num_speakers: number of speakers, or None for a model without speaker conditioning. Index ``num_speakers`` is
             the null speaker.
         speaker_names: names of the speakers, in order.
         mel_channels: mel bands of a vocoder's spectrogram, or None without one.
         mel_upsample: factors whose product is the hop of the spectrogram in samples.
     """
-
-    config_name = "config.json"
-    length_multiple = 1
-    """Waveforms of any length will do."""
 
     @register_to_config
     def __init__(
@@ -104,12 +101,15 @@ class WaveNetDenoiser(ModelMixin, ConfigMixin):
         mel_channels: int | None = None,
         mel_upsample: Sequence[int] = (16, 16),
     ) -> None:
-        super().__init__()
-        self.input = nn.Sequential(pointwise(in_channels, residual_channels), nn.ReLU())
-        self.step_embedding = StepEmbedding(embedding_sines, embedding_hidden, embedding_dim)
-        self.class_embedding = None if num_classes is None else LabelEmbedding(num_classes, embedding_dim)
-        self.speaker_embedding = None if num_speakers is None else LabelEmbedding(num_speakers, embedding_dim)
-        self.blocks = nn.ModuleList(
+        super().__init__(
+            in_channels,
+            residual_channels,
+            (embedding_sines, embedding_hidden, embedding_dim),
+            num_classes,
+            num_speakers,
+        )
+        self.gradient_checkpointing = False  # diffusers sets it, together with _gradient_checkpointing_func
+        self.blocks = module_list(
             WaveNetBlock(
                 residual_channels,
                 skip_channels,
@@ -120,41 +120,20 @@ class WaveNetDenoiser(ModelMixin, ConfigMixin):
             )
             for layer in range(n_layers)
         )
-        # It leads nowhere: there for the layout, but distributed training would wait for its gradient for ever.
+        # No output depends on it: it exists for the official layout. Distributed training would wait for its gradient.
         self.blocks[-1].residual_output.requires_grad_(False)
         self.output = output_head(skip_channels, out_channels)
 
-    def forward(
-        self,
-        sample: Tensor,
-        timestep: Tensor | float,
-        class_labels: Tensor | None = None,
-        mel: Tensor | None = None,
-        speaker_labels: Tensor | None = None,
-        return_dict: bool = True,
-    ) -> DenoiserOutput | tuple[Tensor]:
-        """Predict the noise (or the velocity) in ``sample``.
-
-        Args:
-            sample: noisy waveforms, (B, in_channels, L).
-            timestep: diffusion steps, a number or (B,); may be fractional.
-            class_labels: class indices, (B,); None is the null class for all.
-            mel: log-mel spectrograms, (B, mel_channels, frames) with frames · hop >= L.
-            speaker_labels: speaker indices, (B,); None is the null speaker for all.
-            return_dict: return a :class:`DenoiserOutput` instead of a tuple.
-
-        Raises:
-            UserError: conditioning that the model does not have or lacks, labels out of range.
-        """
-        validate_conditioning(self.config, sample, class_labels, mel, speaker_labels)
-        embedding = self.step_embedding(timestep, sample.shape[0])
-        if self.class_embedding is not None:
-            embedding = embedding + self.class_embedding(class_labels, sample.shape[0])
-        if self.speaker_embedding is not None:
-            embedding = embedding + self.speaker_embedding(speaker_labels, sample.shape[0])
-        x, skips = self.input(sample), 0
+    def predict(self, x: Tensor, embedding: Tensor, mel: Tensor | None) -> Tensor:
+        """Return the prediction (B, out_channels, L), see :class:`Denoiser`."""
+        skips = x.new_zeros(())
         for block in self.blocks:
-            x, skip = block(x, embedding, mel)
+            x, skip = self._run(block, x, embedding, mel)  # (B, R, L), (B, S, L)
             skips = skips + skip
-        x = self.output(skips * math.sqrt(1 / len(self.blocks)))
-        return DenoiserOutput(sample=x) if return_dict else (x,)
+        return self.output(skips * math.sqrt(1 / len(self.blocks)))
+
+    def _run(self, block: WaveNetBlock, *args: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Run a block, under gradient checkpointing if it is enabled."""
+        if self.gradient_checkpointing and torch.is_grad_enabled():
+            return self._gradient_checkpointing_func(block, *args)
+        return block(*args)

@@ -7,13 +7,14 @@ from torch.nn import functional as F
 
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.models.autoregressive_base import AutoregressiveModel
+from sashimi_diffusion.models.layers import module_list
 from sashimi_diffusion.ssm.pointwise import Pointwise
 
 
 class WaveNetLayer(nn.Module):
     """A gated convolution of two taps, ``dilation`` samples apart, with a residual and a skip output.
 
-    Its state is what the earlier tap will need: its last ``dilation`` inputs, (B, residual_channels, dilation).
+    Its state holds its last ``dilation`` inputs, (B, residual_channels, dilation).
     """
 
     def __init__(self, residual_channels: int, dilation_channels: int, skip_channels: int, dilation: int) -> None:
@@ -24,12 +25,12 @@ class WaveNetLayer(nn.Module):
         self.skip_output = Pointwise(dilation_channels, skip_channels)
 
     def initial_state(self, batch_size: int) -> Tensor:
-        """Silence before the first sample."""
+        """Return the state before the first sample: zeros."""
         weight = self.dilated.weight
         return weight.new_zeros(batch_size, weight.shape[1] // 2, self.dilation)
 
     def forward(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """``x`` (B, R, L) after ``state``: the next ``x``, the skip output (B, S, L) and the state after it."""
+        """Return the next ``x`` (B, R, L), the skip output (B, S, L) and the next state."""
         inputs = torch.cat([state, x], dim=-1)  # (B, R, dilation + L)
         taps = torch.cat([inputs[..., : x.shape[-1]], x], dim=1)  # (B, 2R, L)
         content, gate = self.dilated(taps).chunk(2, dim=1)
@@ -39,9 +40,9 @@ class WaveNetLayer(nn.Module):
 
 
 class WaveNetAutoregressive(AutoregressiveModel):
-    """WaveNet without conditioning, by default of the size that the SaShiMi paper compares with (4.2M).
+    """WaveNet without conditioning; the default size is that of the SaShiMi paper (4.2M parameters).
 
-    Generation keeps the past inputs of every layer, so a sample costs one column of each convolution, exactly.
+    The state holds the past inputs of every layer, so a recurrence step computes one column of each convolution.
 
     Args:
         num_tokens: number of quantization levels.
@@ -50,9 +51,12 @@ class WaveNetAutoregressive(AutoregressiveModel):
         sample_size: number of samples the model was trained on, and the default length to generate.
         residual_channels, dilation_channels, skip_channels: widths of the residual path, of the gated convolutions and
             of the skip outputs.
-        end_channels: width of the layer between the skip outputs' sum and the logits.
-        n_layers: layers in a cycle, dilated by 1, 2, 4, …, 2^(n_layers - 1).
-        n_cycles: cycles.
+        end_channels: width of the layer between the sum of the skip outputs and the logits.
+        n_layers: layers per cycle, with the dilations 1, 2, 4, …, 2^(n_layers - 1).
+        n_cycles: number of cycles.
+
+    Raises:
+        UserError: ``n_layers`` or ``n_cycles`` is less than 1.
     """
 
     @register_to_config
@@ -74,40 +78,41 @@ class WaveNetAutoregressive(AutoregressiveModel):
             if value < 1:
                 raise UserError(f"{name} must be at least 1, got {value}")
         self.embedding = nn.Embedding(num_tokens, residual_channels)
-        self.layers = nn.ModuleList(
+        self.layers = module_list(
             WaveNetLayer(residual_channels, dilation_channels, skip_channels, 2**layer)
             for _ in range(n_cycles)
             for layer in range(n_layers)
         )
-        # It leads nowhere: there for the layout, but distributed training would wait for its gradient for ever.
+        # No output depends on it: it exists for the layout. Distributed training would wait for its gradient.
         self.layers[-1].residual_output.requires_grad_(False)
         self.end = Pointwise(skip_channels, end_channels)
         self.output = Pointwise(end_channels, num_tokens)
 
     @property
     def receptive_field(self) -> int:
-        """How many of the latest inputs a prediction depends on."""
+        """Number of the latest inputs that a prediction depends on."""
         return 1 + sum(layer.dilation for layer in self.layers)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Logits (B, num_tokens, L) of inputs ``tokens`` (B, L), int64; column t scores the token after token t."""
+        """Return the logits (B, num_tokens, L) for the inputs ``tokens`` (B, L), see :class:`AutoregressiveModel`."""
         return self.prefill(tokens)[0]
 
     def initial_state(self, batch_size: int) -> tuple[Tensor, ...]:
-        """The state before the first input."""
+        """Return the state before the first input."""
         return tuple(layer.initial_state(batch_size) for layer in self.layers)
 
     def step(self, tokens: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """One input ``tokens`` (B,) from ``state``: logits (B, num_tokens) and the next state."""
+        """Run one recurrence step: logits (B, num_tokens) and the next state, see :class:`AutoregressiveModel`."""
         logits, state = self.prefill(tokens.unsqueeze(1), state)
         return logits.squeeze(-1), state
 
     def prefill(self, tokens: Tensor, state: tuple[Tensor, ...] | None = None) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Inputs ``tokens`` (B, L), any L, from ``state``: logits (B, num_tokens, L) and the state after them."""
+        """Process many inputs: logits (B, num_tokens, L) and the next state, see :class:`AutoregressiveModel`."""
+        self.require_length(tokens.shape[-1])
         x = self.embedding(tokens).transpose(1, 2)  # (B, residual_channels, L)
-        skips, following = 0, []
+        skips, next_state = x.new_zeros(()), []
         for layer, past in zip(self.layers, state or self.initial_state(tokens.shape[0]), strict=True):
-            x, skip, after = layer(x, past)
+            x, skip, present = layer(x, past)
             skips = skips + skip
-            following.append(after)
-        return self.output(F.relu(self.end(F.relu(skips)))), tuple(following)
+            next_state.append(present)
+        return self.output(F.relu(self.end(F.relu(skips)))), tuple(next_state)

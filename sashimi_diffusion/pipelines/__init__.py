@@ -1,8 +1,9 @@
-"""Pipelines: what loads a trained model and generates audio with it."""
+"""Pipelines: load a trained model and generate audio with it."""
 
 from sashimi_diffusion.pipelines.autoregressive import AutoregressivePipelineOutput, SashimiAutoregressivePipeline
+from sashimi_diffusion.pipelines.base import sample_generators, sample_seeds
 from sashimi_diffusion.pipelines.loading import hash_pipeline, is_autoregressive, resolve_pipeline
-from sashimi_diffusion.pipelines.sashimi import SashimiPipeline, sample_generators, sample_seeds
+from sashimi_diffusion.pipelines.sashimi import SashimiPipeline
 
 __all__ = [
     "AutoregressivePipelineOutput",

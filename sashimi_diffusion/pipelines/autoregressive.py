@@ -1,38 +1,35 @@
-"""The pipeline of the autoregressive models: a recording's beginning in, or nothing; waveforms and their odds out."""
+"""The autoregressive pipeline: waveforms sample by sample, with or without a prefix, and their likelihoods."""
 
-import math
+import os
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from diffusers import DiffusionPipeline
 from diffusers.utils import BaseOutput
 from torch import Tensor
 
 from sashimi_diffusion.data.audio import resample
-from sashimi_diffusion.data.quantization import decode, encode, normalize
+from sashimi_diffusion.data.quantization import bits_of, decode, encode, normalize
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.generation import Generation, generate, stream
 from sashimi_diffusion.models import AutoregressiveModel
+from sashimi_diffusion.pipelines.base import AudioPipeline, check_request, sample_generators
 from sashimi_diffusion.pipelines.loading import load_model, resolve_pipeline
-from sashimi_diffusion.pipelines.remote_code import write_remote_code
-from sashimi_diffusion.pipelines.sashimi import sample_generators
 
 
 @dataclass
 class AutoregressivePipelineOutput(BaseOutput):
-    """Clips of :class:`SashimiAutoregressivePipeline`, all arrays or all tensors.
+    """Output of :class:`SashimiAutoregressivePipeline`; all fields are arrays or all are tensors.
 
     Args:
         audios: waveforms in [-1, 1), float32 (B, 1, L).
-        log_likelihoods: of the samples that were made, in nats, (B,).
-        log_probabilities: of each sample given those before it, prefix included, in nats, (B, L).
-        entropies: of the distribution of each sample, in nats, (B, L).
-        prefix_length: how many of the L samples were given.
+        log_likelihoods: log-likelihoods of the generated samples, without the prefix, in nats, (B,).
+        log_probabilities: log-probability of each sample given the samples before it, in nats, (B, L).
+        entropies: entropy of the distribution of each sample, in nats, (B, L).
+        prefix_length: number of samples of the prefix.
     """
 
     audios: np.ndarray | Tensor
@@ -42,7 +39,7 @@ class AutoregressivePipelineOutput(BaseOutput):
     prefix_length: int
 
 
-class SashimiAutoregressivePipeline(DiffusionPipeline):
+class SashimiAutoregressivePipeline(AudioPipeline):
     """Generates raw audio sample by sample with an autoregressive model of this package.
 
     Args:
@@ -56,37 +53,22 @@ class SashimiAutoregressivePipeline(DiffusionPipeline):
     @classmethod
     def from_pretrained(
         cls,
-        pretrained_model_name_or_path: str | Path,
+        pretrained_model_name_or_path: str | os.PathLike[str],
         *,
         model: AutoregressiveModel | None = None,
         torch_dtype: torch.dtype | None = None,
         dtype: torch.dtype | None = None,
         **hub: Any,
     ) -> "SashimiAutoregressivePipeline":
-        """Load a pipeline as :meth:`SashimiPipeline.from_pretrained` does.
+        """Load a pipeline; the arguments are those of :meth:`SashimiPipeline.from_pretrained`.
 
         Raises:
-            UserError: nothing by that name, a missing or corrupt file, or a pipeline of another kind.
+            UserError: the pipeline does not exist or is not autoregressive, or a file is missing or corrupt.
         """
         folder = resolve_pipeline(pretrained_model_name_or_path, **hub)
         pipeline = cls(load_model(folder, AutoregressiveModel, dtype or torch_dtype) if model is None else model)
         pipeline.register_to_config(_name_or_path=str(folder))
         return pipeline
-
-    def save_pretrained(self, save_directory: str | Path, **options: Any) -> None:
-        """Write a folder that this class loads, and plain diffusers with ``trust_remote_code=True``.
-
-        Raises:
-            UserError: when pickled weights are asked for.
-        """
-        if not options.get("safe_serialization", True):
-            raise UserError("pipelines are saved as safetensors only: leave out safe_serialization=False")
-        super().save_pretrained(str(save_directory), **options)
-
-    def save_config(self, save_directory: str | Path, push_to_hub: bool = False, **options: Any) -> None:
-        """Write ``model_index.json`` and the remote-code files (diffusers calls this before it uploads a folder)."""
-        super().save_config(save_directory, push_to_hub=push_to_hub, **options)
-        write_remote_code(Path(save_directory), type(self), self.components)
 
     @torch.no_grad()
     def __call__(
@@ -102,35 +84,41 @@ class SashimiAutoregressivePipeline(DiffusionPipeline):
         engine: str = "auto",
         output_type: str = "np",
         return_dict: bool = True,
-    ) -> AutoregressivePipelineOutput | tuple[Any, ...]:
+    ) -> Any:
         """Generate waveforms.
 
         Args:
             batch_size: number of waveforms B.
-            audio_length_in_s: seconds, prefix included; by default the length the model was trained on.
-            prefix: a waveform that the clips begin with, (L,), (1, L) or (B, L); see :meth:`prefix_tokens`.
-            prefix_rate: its rate in Hz; None is the model's.
+            audio_length_in_s: length in seconds, including the prefix. Default: the training length.
+            prefix: waveform at the beginning of each clip, (L,), (1, L) or (B, L); see :meth:`prefix_tokens`.
+            prefix_rate: sample rate of the prefix in Hz; None is that of the model.
             temperature, top_k, top_p: see :class:`sashimi_diffusion.generation.Sampling`.
-            generator: one generator, from which a seed per waveform is drawn, or a list of B of them.
+            generator: one generator, from which a seed per waveform is drawn, or a list of B generators.
             engine: see :func:`sashimi_diffusion.generation.create_engine`.
             output_type: ``"np"`` for numpy arrays, ``"pt"`` for tensors.
-            return_dict: return an :class:`AutoregressivePipelineOutput`, otherwise a tuple.
+            return_dict: return an :class:`AutoregressivePipelineOutput` instead of a tuple.
+
+        Returns:
+            :class:`AutoregressivePipelineOutput`, or a tuple of its fields.
 
         Raises:
-            UserError: for arguments that do not fit the model or each other.
+            UserError: arguments that do not fit the model or each other.
         """
-        if output_type not in ("np", "pt"):
-            raise UserError(f"output_type is {output_type!r}, expected 'np' or 'pt'")
-        if batch_size < 1:
-            raise UserError(f"batch_size is {batch_size}, expected at least 1")
+        check_request(batch_size, output_type)
         tokens = None if prefix is None else self.prefix_tokens(prefix, prefix_rate)
         generators = sample_generators(generator, batch_size)
         length = self.length_in_samples(audio_length_in_s)
-        made = generate(self.model, length, batch_size, tokens, temperature, top_k, top_p, generators, engine)
-        parts = (self.waveform(made), made.log_likelihood, made.log_probabilities, made.entropies)
-        if output_type == "np":
-            parts = tuple(part.cpu().numpy() for part in parts)
-        output = AutoregressivePipelineOutput(*parts, prefix_length=made.prefix_length)
+        result = generate(self.model, length, batch_size, tokens, temperature, top_k, top_p, generators, engine)
+        tensors = {
+            "audios": self.waveform(result),
+            "log_likelihoods": result.log_likelihood,
+            "log_probabilities": result.log_probabilities,
+            "entropies": result.entropies,
+        }
+        fields: dict[str, Any] = {
+            name: tensor.cpu().numpy() if output_type == "np" else tensor for name, tensor in tensors.items()
+        }
+        output = AutoregressivePipelineOutput(**fields, prefix_length=result.prefix_length)
         return output if return_dict else output.to_tuple()
 
     def stream(
@@ -146,44 +134,53 @@ class SashimiAutoregressivePipeline(DiffusionPipeline):
         generator: torch.Generator | list[torch.Generator] | None = None,
         engine: str = "auto",
     ) -> Iterator[tuple[Tensor, Generation]]:
-        """Generate waveforms block by block, for ever unless ``audio_length_in_s`` says how long.
+        """Generate waveforms block by block, without end if ``audio_length_in_s`` is None.
+
+        Args:
+            block: samples in a block.
+            batch_size, audio_length_in_s, ...: arguments of :meth:`__call__`.
 
         Returns:
-            pairs of audio, float32 (B, 1, n), and what it was made of; n is ``block`` but for the prefix and the end.
+            pairs of audio, float32 (B, 1, n), and its tokens with their statistics. n is ``block``, except for the
+            prefix and the last block.
+
+        Raises:
+            UserError: arguments that do not fit the model or each other, before the first block.
         """
         tokens = None if prefix is None else self.prefix_tokens(prefix, prefix_rate)
         generators = sample_generators(generator, batch_size)
         length = None if audio_length_in_s is None else self.length_in_samples(audio_length_in_s)
-        blocks = stream(
-            self.model, length, block, batch_size, tokens, temperature, top_k, top_p, generators, engine
-        )  # made now, so that what is wrong shows now
-        return ((self.waveform(made), made) for made in blocks)
+        # Not inside the generator expression, so that errors are raised by this call.
+        blocks = stream(self.model, length, block, batch_size, tokens, temperature, top_k, top_p, generators, engine)
+        return ((self.waveform(result), result) for result in blocks)
 
     def length_in_samples(self, audio_length_in_s: float | None = None) -> int:
-        """Samples in so many seconds, at least 1; by default the length the model was trained on.
+        """Return the number of samples in ``audio_length_in_s``; the training length if it is None.
 
         Raises:
-            UserError: not a number above 0.
+            UserError: the length is not a number above 0.
         """
         if audio_length_in_s is None:
             return self.model.config.sample_size
-        rate = self.model.config.sample_rate
-        if not (math.isfinite(audio_length_in_s) and round(audio_length_in_s * rate) >= 1):
-            raise UserError(f"cannot generate {audio_length_in_s:g} seconds of audio: ask for a number above 0")
-        return round(audio_length_in_s * rate)
+        return self.seconds_to_samples(audio_length_in_s)
 
     def waveform(self, generation: Generation) -> Tensor:
-        """The audio of tokens by the model's own quantization: float32 (B, 1, L)."""
+        """Return the audio of tokens, float32 (B, 1, L), by the quantization of the model."""
         config = self.model.config
         return decode(generation.tokens, config.quantization, bits_of(config.num_tokens)).unsqueeze(1)
 
     def prefix_tokens(self, prefix: np.ndarray | Tensor, rate: int | None = None) -> Tensor:
-        """A waveform as the model was trained to hear it: at its rate, scaled over itself, quantized: int64 (B, L).
+        """Return the tokens of a waveform, prepared like the training data: int64 (B, L).
 
-        A resampling is said in a warning.
+        The waveform is resampled to the sample rate of the model, with a warning, scaled to its own range and
+        quantized.
+
+        Args:
+            prefix: waveform, (L,) or (B, L).
+            rate: sample rate of the waveform in Hz; None is that of the model.
 
         Raises:
-            UserError: not a mono waveform, empty, not finite, or constant, which gives no scale.
+            UserError: the waveform is not mono, empty, not finite, or constant, so that it has no range.
         """
         config = self.model.config
         waveform = torch.as_tensor(np.asarray(prefix, dtype=np.float32))
@@ -199,25 +196,14 @@ class SashimiAutoregressivePipeline(DiffusionPipeline):
             )
             waveform = torch.from_numpy(resample(waveform.numpy(), rate, config.sample_rate))
         tokens = encode(normalize(waveform, config.quantization), config.quantization, bits_of(config.num_tokens))
-        _require_sound(tokens)  # resampling or quantization may have left a single value
+        _require_sound(tokens)  # resampling or quantization can leave a single value
         return tokens.to(self.model.device)
 
 
 def _require_sound(prefix: Tensor) -> None:
-    """Raise UserError for a constant row of a waveform or of tokens (B, L)."""
+    """Raise UserError if a row of a waveform or of tokens (B, L) is constant."""
     if (prefix.amax(dim=-1) == prefix.amin(dim=-1)).any():
         raise UserError(
             f"the prefix has no sound (length {prefix.shape[-1]}, a single value throughout): expected at least two "
             "different samples; give a recording with sound, or leave the prefix out"
         )
-
-
-def bits_of(num_tokens: int) -> int:
-    """Bits of a quantization with so many levels.
-
-    Raises:
-        UserError: not a power of two.
-    """
-    if num_tokens < 2 or num_tokens & (num_tokens - 1):
-        raise UserError(f"num_tokens is {num_tokens}: audio is quantized to a power of two of levels")
-    return num_tokens.bit_length() - 1

@@ -1,4 +1,4 @@
-"""Labels as people give them: indices or names, one for all waveforms or one for each, or left to take turns."""
+"""Class and speaker labels: indices or names, one for all waveforms or one for each, with defaults that alternate."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -12,20 +12,20 @@ from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.suggestions import did_you_mean
 
 Labels = int | str | Sequence[int | str] | Tensor
-"""A label for all waveforms, or one for each; a name, an index, or the index after the last, which is "none"."""
+"""A label for all waveforms, or one for each: a name, an index, or the number of labels, which means "none"."""
 
 PLURALS = {"class": "classes", "speaker": "speakers"}
-"""The kinds of labels, and what several are called: ``num_classes`` and ``num_speakers`` in a model's config."""
+"""Kind of label -> plural, as in ``num_classes`` and ``num_speakers`` of a model's config."""
 
 
 @dataclass(frozen=True)
 class KnownLabels:
-    """What a model knows of one kind of labels.
+    """The labels of one kind that a model was trained with.
 
     Args:
         kind: "class" or "speaker".
-        count: how many there are.
-        names: of all of them, in order; empty where they have none.
+        count: number of labels.
+        names: name of each label, in order; empty if the labels have no names.
     """
 
     kind: str
@@ -33,18 +33,18 @@ class KnownLabels:
     names: tuple[str, ...]
 
     def name(self, label: int) -> str | None:
-        """The name of a label; None where labels have no names."""
+        """Return the name of a label; None if the labels have no names."""
         return self.names[label] if self.names else None
 
     def title(self, label: int) -> str:
-        """The name of a label, or else its number."""
+        """Return the name of a label, or its number if the labels have no names."""
         return self.names[label] if self.names else str(label)
 
     def index(self, text: str) -> int:
-        """The label that a text means: looked up among the names first, and then taken as an index.
+        """Return the label with the name ``text``, or else with the index ``text``.
 
         Raises:
-            UserError: neither; the nearest name is named.
+            UserError: there is no such label; the message suggests the most similar name.
         """
         if text in self.names:
             return self.names.index(text)
@@ -55,18 +55,19 @@ class KnownLabels:
         raise UserError(f"no {self.kind} {text!r}{hint} (this model knows {known})")
 
     def indices(self, given: Labels, batch_size: int) -> Tensor:
-        """The label of each waveform, (B,), int64.
+        """Return the label of each waveform, int64 (B,).
 
         Raises:
-            UserError: an unknown name, an index out of range, or not one label or ``batch_size`` of them.
+            UserError: an unknown name, an index out of range, or neither one label nor ``batch_size`` labels.
         """
         expected = f"{self.kind}_labels: expected one index or name, or {batch_size} of them, got {given}"
+        numbers: Any = given
         if isinstance(given, str):
-            given = self.index(given)
+            numbers = self.index(given)
         elif isinstance(given, list | tuple):
-            given = [self.index(label) if isinstance(label, str) else label for label in given]
+            numbers = [self.index(label) if isinstance(label, str) else label for label in given]
         try:
-            labels = torch.as_tensor(given)
+            labels = torch.as_tensor(numbers)
         except (TypeError, ValueError, RuntimeError) as error:
             raise UserError(expected) from error
         if labels.ndim == 0:
@@ -75,30 +76,36 @@ class KnownLabels:
             raise UserError(expected)
         if not 0 <= int(labels.min()) <= int(labels.max()) <= self.count:
             raise UserError(
-                f"{self.kind}_labels must be from 0 to {self.count - 1} ({self.count} for none), got {given}"
+                f"{self.kind}_labels must be from 0 to {self.count - 1} ({self.count} for none), got {numbers}"
             )
         return labels.long()
 
 
 def known_labels(config: Mapping[str, Any], kind: str) -> KnownLabels | None:
-    """What the model with this ``config`` knows of "class" or "speaker" labels; None: it is not told any."""
+    """Return the "class" or "speaker" labels of the model with this ``config``; None if it has none of this kind."""
     count, names = config.get(f"num_{PLURALS[kind]}"), config.get(f"{kind}_names")
     return None if count is None else KnownLabels(kind, count, tuple(map(str, names or ())))
 
 
-def chosen_labels(
+def label_conditioning(
     config: Mapping[str, Any], class_labels: Labels | None, speaker_labels: Labels | None, batch_size: int
 ) -> dict[str, Tensor]:
-    """What a model is told of each waveform, by the arguments of its ``forward``; what it is not told is left out.
+    """Return the label arguments of a model's ``forward``.
 
-    Speakers that are not given take turns, class by class (:func:`speakers_in_turn`). But a model of both that is given
-    no class is told no speaker either: it was trained with both or neither, and never with one of them.
+    Speakers that are not given alternate within each class (:func:`speakers_in_turn`). A model with classes and
+    speakers that is given no class gets no speaker either, because it was trained with both or with neither.
+
+    Args:
+        config: config of the model.
+        class_labels: class of each waveform, or None.
+        speaker_labels: speaker of each waveform, or None.
+        batch_size: number of waveforms B.
 
     Returns:
-        ``class_labels`` and ``speaker_labels``, (B,), int64, as far as the model is told them.
+        ``class_labels`` and ``speaker_labels``, int64 (B,), without those that the model does not get.
 
     Raises:
-        UserError: labels that the model does not know, a speaker without the class, or as
+        UserError: the model has no labels of this kind, a speaker was given without a class, or an error of
             :meth:`KnownLabels.indices`.
     """
     classes, speakers = known_labels(config, "class"), known_labels(config, "speaker")
@@ -106,24 +113,25 @@ def chosen_labels(
         raise UserError("class_labels were given, but this model is unconditional: leave them out")
     if speaker_labels is not None and speakers is None:
         raise UserError("speaker_labels were given, but this model knows no speakers: leave them out")
-    no_class = classes is not None and class_labels is None
-    if speaker_labels is not None and no_class:
-        raise UserError("speaker_labels were given without class_labels: this model learnt them together, so give both")
-    told = {}
-    if class_labels is not None:
-        told["class_labels"] = classes.indices(class_labels, batch_size)
-    if speaker_labels is not None:
-        told["speaker_labels"] = speakers.indices(speaker_labels, batch_size)
-    elif speakers is not None and not no_class:
-        labels = told["class_labels"].tolist() if classes is not None else [None] * batch_size
-        told["speaker_labels"] = torch.tensor(speakers_in_turn(labels, range(speakers.count)))
-    return told
+    if classes is not None and class_labels is None:
+        if speaker_labels is not None:
+            raise UserError("speaker_labels were given without class_labels: this model needs both or neither")
+        return {}
+    labels = {}
+    if classes is not None and class_labels is not None:
+        labels["class_labels"] = classes.indices(class_labels, batch_size)
+    if speakers is not None and speaker_labels is not None:
+        labels["speaker_labels"] = speakers.indices(speaker_labels, batch_size)
+    elif speakers is not None:
+        own = labels["class_labels"].tolist() if classes is not None else [None] * batch_size
+        labels["speaker_labels"] = torch.tensor(speakers_in_turn(own, range(speakers.count)))
+    return labels
 
 
-def null_labels(config: Mapping[str, Any], told: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """No class and no speaker, in place of what :func:`chosen_labels` has ``told``."""
-    counts = {name: known_labels(config, name.removesuffix("_labels")).count for name in told}
-    return {name: torch.full_like(labels, counts[name]) for name, labels in told.items()}
+def null_labels(config: Mapping[str, Any], labels: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the null label of each entry of ``labels``, which are those of :func:`label_conditioning`."""
+    counts = {name: config[f"num_{PLURALS[name.removesuffix('_labels')]}"] for name in labels}
+    return {name: torch.full_like(own, counts[name]) for name, own in labels.items()}
 
 
 def labels_in_turn(
@@ -132,17 +140,18 @@ def labels_in_turn(
     classes: Sequence[int] | None = None,
     speakers: Sequence[int] | None = None,
 ) -> tuple[list[int] | None, list[int] | None]:
-    """Labels for ``count`` waveforms: classes take turns, and speakers after each round of them.
+    """Return labels for ``count`` waveforms: classes alternate, and speakers alternate after each round of classes.
 
-    So the first classes x speakers waveforms are every class by every speaker.
+    So the first (number of classes times number of speakers) waveforms contain every class by every speaker.
 
     Args:
-        config: of the model.
+        config: config of the model.
         count: number of waveforms.
-        classes, speakers: those that take turns; None: all that the model knows.
+        classes: the classes that alternate; None means all classes of the model.
+        speakers: the speakers that alternate; None means all speakers of the model.
 
     Returns:
-        The class and the speaker of each waveform; None where the model is not told.
+        The class and the speaker of each waveform; None if the model has no such labels.
     """
     known_classes, known_speakers = known_labels(config, "class"), known_labels(config, "speaker")
     if classes is None and known_classes is not None:
@@ -154,8 +163,13 @@ def labels_in_turn(
 
 
 def speakers_in_turn(labels: Sequence[int | None], speakers: Sequence[int]) -> list[int]:
-    """A speaker for each waveform: the n-th waveform of every class is by the n-th speaker, and so on in turn."""
-    seen: Counter = Counter()
+    """Return a speaker for each waveform: the n-th waveform of every class has the n-th speaker, modulo their number.
+
+    Args:
+        labels: class of each waveform.
+        speakers: the speakers that alternate.
+    """
+    seen: Counter[int | None] = Counter()
     chosen = []
     for label in labels:
         chosen.append(speakers[seen[label] % len(speakers)])

@@ -1,8 +1,9 @@
-"""Pipeline folders: where a name leads, whether the files are whole, and what is in them."""
+"""Pipeline folders: find them by name, check their files, and load their components."""
 
 import hashlib
 import json
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -10,7 +11,8 @@ from typing import Any, TypeVar
 
 import diffusers
 import torch
-from diffusers import ModelMixin, SchedulerMixin
+from diffusers import ModelMixin
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from huggingface_hub import snapshot_download
 from safetensors import SafetensorError, safe_open
 
@@ -18,23 +20,24 @@ from sashimi_diffusion import models, schedulers
 from sashimi_diffusion.errors import UserError
 
 BUNDLED = Path(__file__).resolve().parent.parent / "pretrained"
-"""Where the pipelines lie that come with the package."""
+"""Folder of the pipelines that are part of the package."""
 
 _INDEX, _MODEL, _SCHEDULER = "model_index.json", "model/config.json", "scheduler/scheduler_config.json"
 _WEIGHTS = "model/diffusion_pytorch_model.safetensors"
-Loaded = TypeVar("Loaded")
+Model = TypeVar("Model", bound=ModelMixin)
+Component = TypeVar("Component")
 
 
-def resolve_pipeline(name: str | Path, **hub: Any) -> Path:
-    """The folder of a pipeline.
+def resolve_pipeline(name: str | os.PathLike[str], **hub: Any) -> Path:
+    """Return the folder of a pipeline.
 
     Args:
-        name: a folder, the name of a bundled pipeline, or a hub id ``owner/name``, which is downloaded once and then
-            found in the hub's cache.
+        name: a folder, the name of a bundled pipeline, or a hub id ``owner/name``, which is downloaded to the cache of
+            the hub.
         **hub: options of ``huggingface_hub.snapshot_download``.
 
     Raises:
-        UserError: nothing there.
+        UserError: the pipeline does not exist.
     """
     if Path(name).is_dir():
         return Path(name)
@@ -58,26 +61,37 @@ def resolve_pipeline(name: str | Path, **hub: Any) -> Path:
 def load_components(
     folder: Path, model: ModelMixin | None, scheduler: SchedulerMixin | None, dtype: torch.dtype | None
 ) -> tuple[ModelMixin, SchedulerMixin]:
-    """The model, in evaluation mode, and the scheduler of a pipeline folder, but for those that are given.
+    """Load the model, in evaluation mode, and the scheduler of a pipeline folder.
+
+    Args:
+        folder: the pipeline folder.
+        model: used instead of the stored model, if given.
+        scheduler: used instead of the stored scheduler, if given.
+        dtype: dtype of the weights; None is float32.
 
     Raises:
         UserError: a file is missing, corrupt or does not fit the others; the message names it.
     """
-    index = _read_json(folder / _INDEX)
     if scheduler is None:
-        _read_json(folder / _SCHEDULER)
-        scheduler_class = _component_class(folder, index, "scheduler", SchedulerMixin, (schedulers, diffusers))
-        scheduler = _naming(folder / _SCHEDULER, lambda: scheduler_class.from_pretrained(folder, subfolder="scheduler"))
+        scheduler = _load_scheduler(folder)
     if model is None:
         model = load_model(folder, ModelMixin, dtype)
     return model, scheduler
 
 
+def _load_scheduler(folder: Path) -> SchedulerMixin:
+    scheduler_class = _component_class(
+        folder, _read_json(folder / _INDEX), "scheduler", SchedulerMixin, (schedulers, diffusers)
+    )
+    _read_json(folder / _SCHEDULER)
+    return _load(folder / _SCHEDULER, lambda: scheduler_class.from_pretrained(folder, subfolder="scheduler"))
+
+
 def stored_guidance_scale(folder: Path) -> float:
-    """The guidance scale that a pipeline folder asks for: 1, which is none, where it names none.
+    """Return the default guidance scale of a pipeline folder; 1, which is no guidance, if it has none.
 
     Raises:
-        UserError: it is no finite number.
+        UserError: the stored scale is not a finite number.
     """
     scale = _read_json(folder / _INDEX).get("guidance_scale", 1.0)
     if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not math.isfinite(scale):
@@ -85,47 +99,27 @@ def stored_guidance_scale(folder: Path) -> float:
     return float(scale)
 
 
-def load_model(folder: Path, base: type[ModelMixin], dtype: torch.dtype | None) -> ModelMixin:
-    """The model of a pipeline folder, which must be a ``base``, in evaluation mode.
+def load_model(folder: Path, base: type[Model], dtype: torch.dtype | None) -> Model:
+    """Load the model of a pipeline folder in evaluation mode.
+
+    Args:
+        folder: the pipeline folder.
+        base: class of the model, or a base class of it.
+        dtype: dtype of the weights; None is float32.
 
     Raises:
-        UserError: as :func:`load_components` does.
+        UserError: the model is not a ``base``, or an error of :func:`load_components`.
     """
     model_class = _component_class(folder, _read_json(folder / _INDEX), "model", base, (models,))
     _read_json(folder / _MODEL)
-    return _load_model(folder, model_class, dtype)
-
-
-def is_autoregressive(folder: Path) -> bool:
-    """Whether the pipeline in ``folder`` makes audio sample by sample: it has a model and no scheduler.
-
-    Raises:
-        UserError: the folder holds no pipeline.
-    """
-    return "scheduler" not in _read_json(folder / _INDEX)
-
-
-def hash_pipeline(folder: Path) -> str:
-    """SHA-256 over the configs and weights of a pipeline folder (names, sizes and bytes), in hexadecimal digits."""
-    digest = hashlib.sha256()
-    scheduler = [] if is_autoregressive(folder) else [folder / _SCHEDULER]
-    for path in [folder / _INDEX, folder / _MODEL, *scheduler, *_weight_files(folder)]:
-        digest.update(f"{path.relative_to(folder).as_posix()} {path.stat().st_size}\n".encode())
-        with path.open("rb") as file:
-            while block := file.read(2**20):
-                digest.update(block)
-    return digest.hexdigest()
-
-
-def _load_model(folder: Path, model_class: type[ModelMixin], dtype: torch.dtype | None) -> ModelMixin:
     for path in _weight_files(folder):
         try:
             safe_open(path, framework="pt").__exit__(None, None, None)
         except (SafetensorError, OSError) as error:
             raise UserError(f"{path} is corrupt or cut short ({_one_line(error)}): get a fresh copy of it") from error
     options = {"torch_dtype": dtype, "use_safetensors": True, "output_loading_info": True}
-    model, report = _naming(folder / "model", lambda: model_class.from_pretrained(folder, subfolder="model", **options))
-    # diffusers only warns of these and goes on with random numbers.
+    model, report = _load(folder / "model", lambda: model_class.from_pretrained(folder, subfolder="model", **options))
+    # diffusers only warns and initializes these parameters randomly.
     for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if report[problem]:
             names = ", ".join(sorted(str(key) for key in report[problem])[:3])
@@ -136,6 +130,27 @@ def _load_model(folder: Path, model_class: type[ModelMixin], dtype: torch.dtype 
     return model.eval()
 
 
+def is_autoregressive(folder: Path) -> bool:
+    """Return whether the pipeline in ``folder`` is autoregressive: it has no scheduler.
+
+    Raises:
+        UserError: the folder is not a pipeline folder.
+    """
+    return "scheduler" not in _read_json(folder / _INDEX)
+
+
+def hash_pipeline(folder: Path) -> str:
+    """Return the SHA-256 of the configs and weights of a pipeline folder (names, sizes and bytes), hexadecimal."""
+    digest = hashlib.sha256()
+    scheduler = [] if is_autoregressive(folder) else [folder / _SCHEDULER]
+    for path in [folder / _INDEX, folder / _MODEL, *scheduler, *_weight_files(folder)]:
+        digest.update(f"{path.relative_to(folder).as_posix()} {path.stat().st_size}\n".encode())
+        with path.open("rb") as file:
+            while block := file.read(2**20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
 def _weight_files(folder: Path) -> list[Path]:
     files = sorted((folder / "model").glob("*.safetensors"))
     if not files:
@@ -143,13 +158,16 @@ def _weight_files(folder: Path) -> list[Path]:
     return files
 
 
-def _component_class(folder: Path, index: dict, name: str, base: type, places: tuple[ModuleType, ...]) -> type:
+def _component_class(
+    folder: Path, index: dict[str, Any], name: str, base: type[Component], modules: tuple[ModuleType, ...]
+) -> type[Component]:
+    """Return the class of a component, a subclass of ``base`` that is defined in one of ``modules``."""
     try:
         class_name = index[name][1]
     except (KeyError, IndexError, TypeError) as error:
         raise UserError(f"{folder / _INDEX} names no {name}: this is not a pipeline of sashimi-diffusion") from error
-    for place in places:
-        found = getattr(place, str(class_name), None)
+    for module in modules:
+        found = getattr(module, str(class_name), None)
         if isinstance(found, type) and issubclass(found, base):
             return found
     raise UserError(
@@ -158,7 +176,7 @@ def _component_class(folder: Path, index: dict, name: str, base: type, places: t
     )
 
 
-def _read_json(path: Path) -> dict:
+def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -170,8 +188,8 @@ def _read_json(path: Path) -> dict:
     return content
 
 
-def _naming(path: Path, load: Callable[[], Loaded]) -> Loaded:
-    """Runs ``load``; what a wrong file makes it raise is told with the name of the file."""
+def _load(path: Path, load: Callable[[], Any]) -> Any:
+    """Run ``load``; turn the errors of a wrong file into a UserError that names ``path``."""
     try:
         return load()
     except (OSError, ValueError, TypeError, RuntimeError) as error:

@@ -1,40 +1,43 @@
-"""The pipeline: noise in, waveforms out, by any epsilon- or v-prediction scheduler with a training schedule."""
+"""The diffusion pipeline: waveforms from noise, by a scheduler with a discrete training schedule."""
 
 import inspect
 import math
+import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AudioPipelineOutput, DiffusionPipeline, ModelMixin, SchedulerMixin
+from diffusers import ModelMixin
+from diffusers.pipelines.pipeline_utils import AudioPipelineOutput
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils.torch_utils import randn_tensor
 
 from sashimi_diffusion.errors import UserError
-from sashimi_diffusion.pipelines.labels import Labels, chosen_labels, null_labels
+from sashimi_diffusion.pipelines.base import AudioPipeline, check_request, sample_generators
+from sashimi_diffusion.pipelines.labels import Labels, label_conditioning, null_labels
 from sashimi_diffusion.pipelines.loading import load_components, resolve_pipeline, stored_guidance_scale
-from sashimi_diffusion.pipelines.remote_code import write_remote_code
 from sashimi_diffusion.schedulers import DiffWaveScheduler
 
 StepCallback = Callable[["SashimiPipeline", int, torch.Tensor, dict[str, Any]], dict[str, Any] | None]
 
 
-class SashimiPipeline(DiffusionPipeline):
+class SashimiPipeline(AudioPipeline):
     """Generates raw audio with a denoiser of this package.
 
     Args:
-        model: ``SashimiDenoiser``, ``WaveNetDenoiser`` or any diffusers model with their ``forward``, ``config`` and
-            ``length_multiple``.
-        scheduler: ``DiffWaveScheduler``, or a diffusers scheduler for models trained on discrete noise levels
-            (``create_scheduler`` builds them with settings that suit audio).
-        guidance_scale: of classifier-free guidance where a call names none; saved with the pipeline.
+        model: ``SashimiDenoiser``, ``WaveNetDenoiser`` or another diffusers model with the same ``forward``, ``config``
+            and ``length_multiple``.
+        scheduler: ``DiffWaveScheduler``, or a diffusers scheduler for models trained with discrete noise levels
+            (``create_scheduler`` creates them with settings for audio).
+        guidance_scale: default scale of classifier-free guidance for calls with labels; saved with the pipeline.
 
     Example:
         >>> pipe = SashimiPipeline.from_pretrained("sashimi-digits")
         >>> audios = pipe(batch_size=2, class_labels=[7, 3], generator=torch.Generator().manual_seed(0)).audios
     """
 
-    model_cpu_offload_seq = "model"
+    scheduler: Any
+    model_cpu_offload_seq: Any = "model"
 
     def __init__(self, model: ModelMixin, scheduler: SchedulerMixin, guidance_scale: float = 1.0) -> None:
         super().__init__()
@@ -44,7 +47,7 @@ class SashimiPipeline(DiffusionPipeline):
     @classmethod
     def from_pretrained(
         cls,
-        pretrained_model_name_or_path: str | Path,
+        pretrained_model_name_or_path: str | os.PathLike[str],
         *,
         model: ModelMixin | None = None,
         scheduler: SchedulerMixin | None = None,
@@ -52,44 +55,26 @@ class SashimiPipeline(DiffusionPipeline):
         dtype: torch.dtype | None = None,
         **hub: Any,
     ) -> "SashimiPipeline":
-        """Load a pipeline; runs no code of the folder, reads no pickles.
+        """Load a pipeline without running code of its folder and without reading pickles.
 
         Args:
-            pretrained_model_name_or_path: a folder, a bundled pipeline's name (``"sashimi-digits"``), or the id of a
-                repository on the Hugging Face hub.
-            model: takes the place of the stored model; needed when its class is not one of this package.
-            scheduler: takes the place of the stored scheduler.
+            pretrained_model_name_or_path: a folder, the name of a bundled pipeline (``"sashimi-digits"``), or the id of
+                a repository on the Hugging Face hub.
+            model: replaces the stored model; required if its class is not in this package.
+            scheduler: replaces the stored scheduler.
             torch_dtype: dtype of the weights, float32 by default; parameters of state-space layers stay float32.
-            dtype: diffusers' newer name of ``torch_dtype``.
-            **hub: for a repository: ``revision``, ``cache_dir``, ``token``, ``force_download``, ``local_files_only``.
+            dtype: newer name of ``torch_dtype`` in diffusers.
+            **hub: options for a repository: ``revision``, ``cache_dir``, ``token``, ``force_download``,
+                ``local_files_only``.
 
         Raises:
-            UserError: nothing by that name, or a missing or corrupt file, which it names.
+            UserError: the pipeline does not exist, or one of its files is missing or corrupt.
         """
         folder = resolve_pipeline(pretrained_model_name_or_path, **hub)
         model, scheduler = load_components(folder, model, scheduler, dtype or torch_dtype)
         pipeline = cls(model, scheduler, stored_guidance_scale(folder))
         pipeline.register_to_config(_name_or_path=str(folder))
         return pipeline
-
-    def save_pretrained(self, save_directory: str | Path, **options: Any) -> None:
-        """Write a folder that this class loads, and plain diffusers with ``trust_remote_code=True``.
-
-        Args:
-            save_directory: the folder, made where missing.
-            **options: as in diffusers (``push_to_hub``, ``repo_id``, ``max_shard_size``, ...).
-
-        Raises:
-            UserError: when pickled weights are asked for.
-        """
-        if not options.get("safe_serialization", True):
-            raise UserError("pipelines are saved as safetensors only: leave out safe_serialization=False")
-        super().save_pretrained(str(save_directory), **options)
-
-    def save_config(self, save_directory: str | Path, push_to_hub: bool = False, **options: Any) -> None:
-        """Write ``model_index.json`` and the remote-code files (diffusers calls this before it uploads a folder)."""
-        super().save_config(save_directory, push_to_hub=push_to_hub, **options)
-        write_remote_code(Path(save_directory), type(self), self.components)
 
     @torch.no_grad()
     def __call__(
@@ -105,53 +90,50 @@ class SashimiPipeline(DiffusionPipeline):
         output_type: str = "np",
         return_dict: bool = True,
         callback_on_step_end: StepCallback | None = None,
-    ) -> AudioPipelineOutput | tuple[Any]:
+    ) -> Any:
         """Generate waveforms.
 
         Args:
             batch_size: number of waveforms B.
-            num_inference_steps: by default all steps of a ``DiffWaveScheduler``, and of other schedulers 50 (or as many
-                as the model was trained with, where these are fewer).
-            generator: one generator, from which one seed per waveform is drawn in order, so that the audio does not
-                depend on how the waveforms are split into batches; or a list of B generators, used as they are;
-                ``None`` draws the seeds from torch's global one.
-            audio_length_in_s: seconds; by default the length the model was trained on, or the length of ``mel``.
-            class_labels: a class (index or name) for all, or B of them; ``None`` is no class.
-            guidance_scale: classifier-free guidance (arXiv 2207.12598) towards class and speaker, away from neither of
-                them: 1 is none, 0 ignores the labels. ``None``: the pipeline's own where there are labels.
-            mel: log-mel spectrograms, shape (B, mel_channels, frames), of a vocoder.
-            speaker_labels: a speaker (index or name) for all, or B of them. ``None``: speakers take turns within each
-                class of ``class_labels``, in the order of the batch. The first waveform of every class is by the first
-                speaker, the second by the second: ten classes in turn, six times over, are every class by every
-                speaker. Batches that are parts of a whole must be told theirs. A model of classes and speakers that is
-                given no class is told no speaker either.
-            output_type: ``"np"`` for a numpy array, ``"pt"`` for a tensor on the pipeline's device.
-            return_dict: return an ``AudioPipelineOutput``, otherwise a tuple.
-            callback_on_step_end: called as ``callback(pipe, i, t, {"latents": latents})`` after step i at timestep t; a
-                ``"latents"`` (B, C, L) in the dict it returns takes the place of the current ones.
+            num_inference_steps: number of sampling steps. Default: all steps of a ``DiffWaveScheduler``; 50 steps of
+                other schedulers, or all steps of the training schedule if it has fewer.
+            generator: one generator, from which a seed per waveform is drawn in order, so that the audio does not
+                depend on how waveforms are split into batches; or a list of B generators, one per waveform. None draws
+                the seeds from torch's global generator.
+            audio_length_in_s: length in seconds. Default: the length of ``mel``, or the training length.
+            class_labels: a class (index or name) for all waveforms, or a sequence of B classes. None: no class.
+            guidance_scale: scale of classifier-free guidance (arXiv 2207.12598) between the prediction without labels
+                (0) and the prediction with labels (1, no guidance), or beyond it. None: the default of the pipeline if
+                there are labels, otherwise 1.
+            mel: log-mel spectrograms for a vocoder, shape (B, mel_channels, frames).
+            speaker_labels: a speaker (index or name) for all waveforms, or a sequence of B speakers. None: the n-th
+                waveform of each class in the batch has the n-th speaker, modulo the number of speakers; if several
+                batches form one set, give ``speaker_labels`` explicitly. A model with classes and speakers that is
+                given no class gets no speaker either.
+            output_type: ``"np"`` for a numpy array, ``"pt"`` for a tensor on the device of the pipeline.
+            return_dict: return an ``AudioPipelineOutput`` instead of a tuple.
+            callback_on_step_end: called as ``callback(pipe, i, t, {"latents": latents})`` after step i at timestep t.
+                If it returns a dict with ``"latents"`` (B, C, L), these replace the current ones.
 
         Returns:
-            ``audios``, float32, shape (B, C, L), in the amplitude of the training recordings: mostly within [-1, 1],
-            and not clipped.
+            ``AudioPipelineOutput`` or a tuple, with ``audios``, float32, shape (B, C, L). Their amplitude is that of
+            the training recordings, mostly within [-1, 1]; they are not clipped.
 
         Raises:
-            UserError: for arguments that do not fit the model, the scheduler or each other.
+            UserError: arguments that do not fit the model, the scheduler or each other.
         """
+        check_request(batch_size, output_type)
         config, device = self.model.config, self._execution_device
-        if batch_size < 1:
-            raise UserError(f"batch_size is {batch_size}, expected at least 1")
-        if output_type not in ("np", "pt"):
-            raise UserError(f"output_type is {output_type!r}, expected 'np' or 'pt'")
         labels = self._labels(class_labels, speaker_labels, batch_size, guidance_scale)
-        guidance_scale = self.guidance(guidance_scale, bool(labels))
+        guidance_scale = self.resolve_guidance_scale(guidance_scale, bool(labels))
         length = self.length_in_samples(audio_length_in_s, mel)
         padded = math.ceil(length / self.model.length_multiple) * self.model.length_multiple
         if mel is not None:
-            mel = self._fitted_mel(mel, batch_size, padded)
+            mel = self._padded_mel(mel, batch_size, padded)
         timesteps = self._timesteps(num_inference_steps)
 
         generators = sample_generators(generator, batch_size)
-        # The noise and the scheduler's arithmetic are float32 whatever the model's dtype.
+        # The noise and the arithmetic of the scheduler are float32 for every dtype of the model.
         noise = randn_tensor((batch_size, config.in_channels, padded), generators, device, torch.float32)
         latents = noise * self.scheduler.init_noise_sigma  # (B, C, L)
 
@@ -172,35 +154,30 @@ class SashimiPipeline(DiffusionPipeline):
         self.maybe_free_model_hooks()
         return AudioPipelineOutput(audios=audios) if return_dict else (audios,)
 
-    def guidance(self, asked: float | None, told: bool) -> float:
-        """The guidance scale of a call that asks for one or (None) not, and tells labels or not; 1 is none."""
-        if asked is not None:
-            return asked
-        return self.config.guidance_scale if told else 1.0
+    def resolve_guidance_scale(self, guidance_scale: float | None, has_labels: bool) -> float:
+        """Return the guidance scale of a call: ``guidance_scale``, or the default if it is None; 1 is no guidance."""
+        if guidance_scale is not None:
+            return guidance_scale
+        return self.config.guidance_scale if has_labels else 1.0
 
     def length_in_samples(self, audio_length_in_s: float | None = None, mel: torch.Tensor | None = None) -> int:
-        """How many samples a call with these arguments generates.
+        """Return the number of samples that a call with these arguments generates.
 
         Raises:
-            UserError: they contradict each other or the model.
+            UserError: the arguments contradict each other, or do not fit the model.
         """
         config = self.model.config
-        asked = None
-        if audio_length_in_s is not None:
-            # One sample is the least; infinity cannot be rounded.
-            if not (math.isfinite(audio_length_in_s) and round(audio_length_in_s * config.sample_rate) >= 1):
-                raise UserError(f"cannot generate {audio_length_in_s:g} seconds of audio: ask for a number above 0")
-            asked = round(audio_length_in_s * config.sample_rate)
+        requested = None if audio_length_in_s is None else self.seconds_to_samples(audio_length_in_s)
         if mel is None:
-            return asked or config.sample_size
+            return requested or config.sample_size
         if config.mel_channels is None:
             raise UserError("a mel was given, but this model is no vocoder: leave it out")
-        given = mel.shape[-1] * math.prod(config.mel_upsample)
-        if asked not in (None, given):
+        length = mel.shape[-1] * math.prod(config.mel_upsample)
+        if requested not in (None, length):
             raise UserError(
-                f"audio_length_in_s asks for {asked} samples, the mel for {given}: leave audio_length_in_s out"
+                f"audio_length_in_s asks for {requested} samples, the mel for {length}: leave audio_length_in_s out"
             )
-        return given
+        return length
 
     def _predict(
         self,
@@ -210,9 +187,10 @@ class SashimiPipeline(DiffusionPipeline):
         mel: torch.Tensor | None,
         guidance_scale: float,
     ) -> torch.Tensor:
+        """Return the prediction of the model, float32 (B, C, L), with classifier-free guidance."""
         guided = guidance_scale != 1
         if guided:
-            # Both predictions in one forward of 2B.
+            # One forward of 2B computes both predictions.
             null = null_labels(self.model.config, labels)
             sample, labels = torch.cat([sample, sample]), {name: torch.cat([labels[name], null[name]]) for name in null}
             mel = None if mel is None else torch.cat([mel, mel])
@@ -225,8 +203,9 @@ class SashimiPipeline(DiffusionPipeline):
         return unconditional + guidance_scale * (conditional - unconditional)
 
     def _timesteps(self, steps: int | None) -> torch.Tensor:
+        """Set the timesteps of the scheduler and return them."""
         scheduler = self.scheduler
-        # Schedulers in continuous time tell the network a time that it was not trained on, and sound like noise.
+        # Schedulers in continuous time pass times that the model was not trained with; the result is noise.
         if not hasattr(scheduler, "alphas_cumprod"):
             raise UserError(
                 f"{type(scheduler).__name__} has no discrete training schedule and does not fit this model: "
@@ -240,12 +219,12 @@ class SashimiPipeline(DiffusionPipeline):
                 f"cannot sample in {steps} steps: the model was trained with {total}, so ask for 1 to {total}"
             )
         scheduler.set_timesteps(steps, device=self._execution_device)
-        # With trailing spacing, rounding makes diffusers add a step at -1 for some numbers of steps (29 of 200).
+        # With trailing spacing, diffusers rounds some numbers of steps (29 of 200) to an extra step at -1.
         if scheduler.timesteps.min() < 0:
             raise UserError(
                 f"{type(scheduler).__name__} cannot divide {total} into {steps} steps: ask for another number"
             )
-        # Without it diffusers starts at the second step wherever rounding made the first two timesteps equal.
+        # Otherwise diffusers starts at the second step if rounding made the first two timesteps equal.
         if hasattr(scheduler, "set_begin_index"):
             scheduler.set_begin_index(0)
         return scheduler.timesteps
@@ -253,40 +232,20 @@ class SashimiPipeline(DiffusionPipeline):
     def _labels(
         self, class_labels: Labels | None, speaker_labels: Labels | None, batch_size: int, guidance_scale: float | None
     ) -> dict[str, torch.Tensor]:
-        labels = chosen_labels(self.model.config, class_labels, speaker_labels, batch_size)
+        """Return the label arguments of the model on its device; check the guidance scale."""
+        labels = label_conditioning(self.model.config, class_labels, speaker_labels, batch_size)
         if not labels and guidance_scale not in (None, 1):
             raise UserError(f"guidance_scale is {guidance_scale:g}, but there are no class_labels to guide towards")
         if guidance_scale is not None and not math.isfinite(guidance_scale):
             raise UserError(f"guidance_scale is {guidance_scale}, expected a number")
         return {name: own.to(self._execution_device) for name, own in labels.items()}
 
-    def _fitted_mel(self, mel: torch.Tensor, batch_size: int, length: int) -> torch.Tensor:
+    def _padded_mel(self, mel: torch.Tensor, batch_size: int, length: int) -> torch.Tensor:
+        """Return ``mel`` on the device, with enough frames for ``length`` samples."""
         mel_channels = self.model.config.mel_channels
         if mel.ndim != 3 or mel.shape[:2] != (batch_size, mel_channels):
             raise UserError(f"mel has shape {tuple(mel.shape)}, expected ({batch_size}, {mel_channels}, frames)")
+        # Frames are missing only if the length was rounded up to the multiple of the model.
         missing = math.ceil(length / math.prod(self.model.config.mel_upsample)) - mel.shape[-1]
-        # Only the rounding up of the length to the model's multiple can ask for more frames than given.
         mel = torch.nn.functional.pad(mel, (0, max(missing, 0)), mode="replicate")
         return mel.to(self._execution_device, self.model.dtype)
-
-
-def sample_generators(generator: torch.Generator | list[torch.Generator] | None, count: int) -> list[torch.Generator]:
-    """One generator per sample: a given list as it is, otherwise new ones on the CPU from ``sample_seeds``.
-
-    Raises:
-        UserError: for a list of another length than ``count``.
-    """
-    if isinstance(generator, list):
-        if len(generator) != count:
-            raise UserError(
-                f"got {len(generator)} generators for a batch of {count}: give one for each, or a single one"
-            )
-        return generator
-    return [torch.Generator().manual_seed(seed) for seed in sample_seeds(generator, count)]
-
-
-def sample_seeds(generator: torch.Generator | None, count: int) -> list[int]:
-    """One seed after the other, so that the first n do not depend on ``count``; ``None``: torch's global generator."""
-    device = "cpu" if generator is None else generator.device
-    draw = {"generator": generator, "device": device, "dtype": torch.int64}
-    return [int(torch.randint(2**63 - 1, (1,), **draw)) for _ in range(count)]

@@ -1,4 +1,4 @@
-"""Noise schedules and samplers: DiffWave's own, and diffusers' set up for audio."""
+"""Noise schedules and samplers: DiffWave's, and those of diffusers with settings for audio."""
 
 from sashimi_diffusion.schedulers.compatible import SCHEDULERS, create_scheduler
 from sashimi_diffusion.schedulers.diffwave import FAST_BETAS_50, FAST_BETAS_200, DiffWaveScheduler

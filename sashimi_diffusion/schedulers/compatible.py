@@ -1,15 +1,15 @@
-"""Samplers by name, set up for raw audio, from the training schedule in any scheduler's config.
+"""Create samplers by name, with settings for raw audio and the training schedule of another scheduler.
 
-diffusers' own defaults do not suit audio of unit variance and a schedule of 200 steps: ``linspace`` spacing visits one
-level twice when all steps are asked for (0/0 in the multistep solvers), ``leading`` spacing skips the noisiest level,
-``clip_sample`` cuts everything beyond [-1, 1], and a last alpha below one leaves hiss.
+The defaults of diffusers do not suit audio of unit variance and a schedule of 200 steps: ``linspace`` spacing visits
+one level twice with all steps (0/0 in the multistep solvers), ``leading`` spacing skips the noisiest level,
+``clip_sample`` clips to [-1, 1], and a last alpha smaller than one leaves hiss.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
 import diffusers
-from diffusers import SchedulerMixin
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.schedulers.diffwave import FAST_BETAS_50, FAST_BETAS_200, DiffWaveScheduler
@@ -33,7 +33,7 @@ SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
     "dpmsolver++-3m-karras": ("DPMSolverMultistepScheduler", {**_DPM, **_KARRAS, "solver_order": 3}),
     "dpmsolver++-sde": ("DPMSolverMultistepScheduler", {**_DPM, "algorithm_type": "sde-dpmsolver++"}),
     "dpmsolver++-sde-karras": ("DPMSolverMultistepScheduler", {**_DPM, **_KARRAS, "algorithm_type": "sde-dpmsolver++"}),
-    # This class knows no trailing spacing; Karras levels never coincide.
+    # This class has no trailing spacing; Karras levels never coincide.
     "dpmsolver++-singlestep": ("DPMSolverSinglestepScheduler", {**_KARRAS, "lower_order_final": True}),
     "deis": ("DEISMultistepScheduler", _TRAILING),
     "unipc": ("UniPCMultistepScheduler", _DPM),
@@ -45,20 +45,20 @@ SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
     "kdpm2": ("KDPM2DiscreteScheduler", _TRAILING),
     "lms": ("LMSDiscreteScheduler", _TRAILING),
 }
-"""Name -> (class, settings)."""
+"""Name -> (name of the class, settings)."""
 
 _SCHEDULE_KEYS = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "prediction_type")
 
 
 def create_scheduler(name: str, config: Mapping[str, Any]) -> SchedulerMixin:
-    """A scheduler by name, for a model trained with the schedule that another scheduler's config describes.
+    """Create a scheduler with the training schedule of another scheduler.
 
     Args:
         name: one of ``SCHEDULERS``.
-        config: the config of the scheduler the model came with (``pipe.scheduler.config``).
+        config: config of the scheduler that belongs to the model (``pipe.scheduler.config``).
 
     Raises:
-        UserError: for an unknown name, or a scheduler that needs a package that is not installed.
+        UserError: the name is unknown, or the scheduler needs a package that is not installed.
     """
     if name not in SCHEDULERS:
         hint = did_you_mean(name, SCHEDULERS)
@@ -76,7 +76,7 @@ def create_scheduler(name: str, config: Mapping[str, Any]) -> SchedulerMixin:
 
 
 def _fast_betas(trained: DiffWaveScheduler) -> tuple[float, ...]:
-    """The list whose noisiest level is one that the model knows: the short schedules never get as noisy."""
+    """Return the fast betas whose noisiest level is within the training schedule of the model."""
     remaining = 1.0
     for beta in FAST_BETAS_200:
         remaining *= 1 - beta

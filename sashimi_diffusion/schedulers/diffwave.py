@@ -1,23 +1,22 @@
-"""DiffWave's reverse process (arXiv 2009.09761) on diffusers' scheduler interface.
+"""DiffWave's reverse process (arXiv 2009.09761) with the scheduler interface of diffusers.
 
-Noise levels, with beta_t the T training betas: alpha_t = 1 - beta_t, abar_t = alpha_0 ... alpha_t, and the diffused
-sample at step t is x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps. One reverse step (algorithm 2 of the paper) is
+With the T training betas beta_t, alpha_t = 1 - beta_t and abar_t = alpha_0 ... alpha_t. The noisy sample at diffusion
+step t is x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps. One reverse step (algorithm 2 of the paper) is
 
     x_{t-1} = (x_t - (1 - alpha_t) / sqrt(1 - abar_t) eps) / sqrt(alpha_t) + sigma_t z
     sigma_t^2 = beta_t (1 - abar_{t-1}) / (1 - abar_t),    z ~ N(0, I), and no noise after the last step.
 
-Nothing is clipped. Fewer steps than T run the same update on a sub-sequence of the noise levels.
+Samples are not clipped. With fewer sampling steps than T, the same update runs on a subsequence of the noise levels.
 """
 
 import math
 from itertools import accumulate
 from operator import mul
-from typing import ClassVar
+from typing import Any
 
 import torch
-from diffusers import ConfigMixin, SchedulerMixin
-from diffusers.configuration_utils import register_to_config
-from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers, SchedulerOutput
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers, SchedulerMixin, SchedulerOutput
 from diffusers.utils.torch_utils import randn_tensor
 
 from sashimi_diffusion.errors import UserError
@@ -31,8 +30,8 @@ FAST_BETAS_50 = (1e-4, 1e-3, 0.01, 0.05, 0.2, 0.5)
 Generators = torch.Generator | list[torch.Generator] | None
 
 
-class DiffWaveScheduler(SchedulerMixin, ConfigMixin):
-    """Ancestral sampling with DiffWave's schedule; works from the moment it is built, with all its steps.
+class DiffWaveScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # the mixins disagree about config_name
+    """Ancestral sampling with DiffWave's schedule; a new scheduler visits all its noise levels.
 
     Args:
         num_train_timesteps: T, the number of noise levels the model was trained with.
@@ -41,21 +40,22 @@ class DiffWaveScheduler(SchedulerMixin, ConfigMixin):
         beta_schedule: ``"linear"``, or ``"squaredcos_cap_v2"`` (the cosine schedule of arXiv 2102.09672, eq. 17).
         trained_betas: T betas that replace the schedule.
         prediction_type: what the model predicts, ``"epsilon"`` or ``"v_prediction"`` (arXiv 2202.00512).
-        inference_betas: DiffWave's fast sampling (appendix B): these betas, least noisy first, make the reverse
-            process, and the model is told the fractional training step at which the noise level is the same.
-            Levels beyond the training schedule are told as its nearest end.
-        timestep_spacing: ``"trailing"``, the only spacing: the noisiest level is always among the steps. Kept in the
-            config, with ``clip_sample``, for the diffusers schedulers that people build from it: their own defaults
-            skip the noisiest level, or clip to [-1, 1].
+        inference_betas: betas of DiffWave's fast sampling (appendix B), least noisy first. The timestep of each is the
+            fractional training step with the same noise level; levels outside the training schedule get its nearest
+            end.
+        timestep_spacing: ``"trailing"``, the only value: the noisiest level is always visited. It is in the config,
+            like ``clip_sample``, for diffusers schedulers that are created from this config, because their defaults
+            skip the noisiest level or clip to [-1, 1].
         clip_sample: ``False``, the only value.
 
     Raises:
-        UserError: for a value outside of the above.
+        UserError: a value is not one of these.
     """
 
-    _compatibles: ClassVar[list[str]] = [scheduler.name for scheduler in KarrasDiffusionSchedulers]
+    _compatibles = [scheduler.name for scheduler in KarrasDiffusionSchedulers]  # noqa: RUF012  # as in diffusers
     order = 1
     init_noise_sigma = 1.0
+    config: Any  # diffusers' FrozenDict, whose keys are also attributes
 
     @register_to_config
     def __init__(
@@ -70,8 +70,8 @@ class DiffWaveScheduler(SchedulerMixin, ConfigMixin):
         timestep_spacing: str = "trailing",
         clip_sample: bool = False,
     ) -> None:
-        # diffusers drops values that were left at their default when another class is built from this config, and
-        # the other class's own default (1000 steps, clipping) would take their place.
+        # When another class is created from this config, diffusers drops values that are defaults here, and the
+        # defaults of the other class (1000 steps, clipping) would replace them.
         self.register_to_config(_use_default_values=[])
         _require("prediction_type", prediction_type, ("epsilon", "v_prediction"))
         _require("timestep_spacing", timestep_spacing, ("trailing",))
@@ -100,20 +100,20 @@ class DiffWaveScheduler(SchedulerMixin, ConfigMixin):
         return self.config.num_train_timesteps
 
     def set_timesteps(self, num_inference_steps: int | None = None, device: str | torch.device | None = None) -> None:
-        """Choose the noise levels to visit.
+        """Set the noise levels to visit.
 
         Args:
-            num_inference_steps: 1 to T; ``None`` means all of them (with ``inference_betas``: as many as these).
-            device: where ``timesteps`` goes.
+            num_inference_steps: number of sampling steps, 1 to T. None: T, or the number of ``inference_betas``.
+            device: device of ``timesteps``.
 
         Raises:
-            UserError: for a number of steps outside of these.
+            UserError: the number of steps is impossible.
         """
         fast = self.config.inference_betas
         total = self.config.num_train_timesteps
         steps = num_inference_steps if num_inference_steps is not None else len(fast or self.betas)
         if fast is not None and steps != len(fast):
-            raise UserError(f"this fast schedule has {len(fast)} steps and takes no other number, not {steps}")
+            raise UserError(f"this fast schedule has {len(fast)} steps, not {steps}: leave the number of steps out")
         if not 1 <= steps <= total:
             raise UserError(
                 f"cannot sample in {steps} steps: the model was trained with {total}, so ask for 1 to {total}"
@@ -124,7 +124,7 @@ class DiffWaveScheduler(SchedulerMixin, ConfigMixin):
             cumulative = _running_product(alphas)
             timesteps = self.align(cumulative)
         else:
-            # Trailing: T, T - T/S, ..., T/S, rounded, and counted from 0.
+            # Trailing: T, T - T/S, ..., T/S, rounded; then indices from 0.
             indices = torch.tensor([round(total - i * total / steps) - 1 for i in reversed(range(steps))])
             alphas = torch.stack([segment.prod() for segment in self.alphas.tensor_split(indices[:-1] + 1)])
             cumulative = self.alphas_cumprod[indices]
@@ -139,10 +139,12 @@ class DiffWaveScheduler(SchedulerMixin, ConfigMixin):
         self.timesteps = timesteps.flip(0).to(device)
 
     def align(self, alphas_cumprod: torch.Tensor) -> torch.Tensor:
-        """Fractional training steps with these noise levels: linear interpolation in sqrt(abar) (DiffWave, appendix B).
+        """Return the fractional training steps with these noise levels (DiffWave, appendix B).
+
+        Steps are interpolated linearly in sqrt(abar).
 
         Args:
-            alphas_cumprod: abar of each wanted level, decreasing, shape (S,).
+            alphas_cumprod: abar of each level, decreasing, shape (S,).
 
         Returns:
             Steps in [0, T - 1], float32, shape (S,).
@@ -154,7 +156,7 @@ class DiffWaveScheduler(SchedulerMixin, ConfigMixin):
         return above - 1 + fraction
 
     def scale_model_input(self, sample: torch.Tensor, timestep: float | torch.Tensor | None = None) -> torch.Tensor:
-        """The sample itself: the model takes it unscaled."""
+        """Return ``sample``; the model input is not scaled."""
         return sample
 
     def step(
@@ -165,17 +167,20 @@ class DiffWaveScheduler(SchedulerMixin, ConfigMixin):
         generator: Generators = None,
         return_dict: bool = True,
     ) -> SchedulerOutput | tuple[torch.Tensor]:
-        """One reverse step, from the noise level of ``timestep`` to the next lower one of ``timesteps``.
+        """Run one reverse step, from the noise level of ``timestep`` to the next lower level.
 
         Args:
             model_output: epsilon or v, shape (B, C, L).
             timestep: one of ``timesteps``.
             sample: x_t, shape (B, C, L).
-            generator: source of the noise z: one, or one per sample.
-            return_dict: return a ``SchedulerOutput``, otherwise a tuple.
+            generator: source of the noise z: one generator, or one per sample.
+            return_dict: return a ``SchedulerOutput`` instead of a tuple.
 
         Returns:
-            The sample at the next level in ``prev_sample``; after the last step, the generated x_0.
+            ``prev_sample``, the sample at the next lower level; after the last step, the generated x_0.
+
+        Raises:
+            ValueError: ``timestep`` is not one of ``timesteps``.
         """
         index = self._index(timestep)
         alpha, cumulative, sigma = self._alphas[index], self._cumulative[index], self._sigmas[index]
@@ -188,16 +193,16 @@ class DiffWaveScheduler(SchedulerMixin, ConfigMixin):
         return SchedulerOutput(prev_sample=previous) if return_dict else (previous,)
 
     def add_noise(self, original_samples: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
-        """x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps, for x_0 and eps (B, C, L) and integer t (B,)."""
-        signal, deviation = self._levels(original_samples, timesteps)
+        """Return x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps for x_0 and eps (B, C, L) and integer t (B,)."""
+        signal, deviation = self._signal_and_noise(original_samples, timesteps)
         return signal * original_samples + deviation * noise
 
     def get_velocity(self, sample: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
-        """v_t = sqrt(abar_t) eps - sqrt(1 - abar_t) x_0, for x_0 and eps (B, C, L) and integer t (B,)."""
-        signal, deviation = self._levels(sample, timesteps)
+        """Return v_t = sqrt(abar_t) eps - sqrt(1 - abar_t) x_0 for x_0 and eps (B, C, L) and integer t (B,)."""
+        signal, deviation = self._signal_and_noise(sample, timesteps)
         return signal * noise - deviation * sample
 
-    def _levels(self, sample: torch.Tensor, timesteps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def _signal_and_noise(self, sample: torch.Tensor, timesteps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         cumulative = self.alphas_cumprod.to(sample.device)[timesteps.to(sample.device)].to(sample.dtype)
         cumulative = cumulative.reshape(-1, *[1] * (sample.ndim - 1))  # (B, 1, 1)
         return cumulative.sqrt(), (1 - cumulative).sqrt()
@@ -211,14 +216,14 @@ class DiffWaveScheduler(SchedulerMixin, ConfigMixin):
 
 
 def cosine_betas(steps: int) -> torch.Tensor:
-    """The cosine schedule (arXiv 2102.09672, eq. 17 with s = 0.008), at most 0.999 each, float32, shape (steps,)."""
+    """Return the cosine schedule (arXiv 2102.09672, eq. 17 with s = 0.008), clamped to 0.999, float32, (steps,)."""
     times = torch.arange(steps + 1, dtype=torch.float64) / steps
     cumulative = torch.cos((times + 0.008) / 1.008 * math.pi / 2) ** 2
     return (1 - cumulative[1:] / cumulative[:-1]).clamp(max=0.999).float()
 
 
 def _running_product(values: torch.Tensor) -> torch.Tensor:
-    # One factor after the other in float32, as the published models were trained: torch.cumprod accumulates in float64.
+    # float32 products, like those with which the published models were trained; torch.cumprod accumulates in float64.
     return torch.stack(list(accumulate(values, mul)))
 
 
@@ -229,6 +234,6 @@ def _checked_betas(name: str, betas: torch.Tensor | list[float]) -> torch.Tensor
     return betas
 
 
-def _require(name: str, value: object, allowed: tuple) -> None:
+def _require(name: str, value: object, allowed: tuple[object, ...]) -> None:
     if value not in allowed:
         raise UserError(f"{name} is {value!r}, expected {' or '.join(map(repr, allowed))}")

@@ -1,14 +1,16 @@
-"""The fourth-order linear multistep sampler (diffusers' IPNDM) on a discrete training schedule.
+"""The fourth-order linear multistep sampler (IPNDM of diffusers) with a discrete training schedule.
 
-diffusers' own class knows nothing of a training schedule: it runs on a continuous time in [0, 1] and expects a network
-that predicts v. Here its noise levels are those of the trained steps, the network is told the trained step, and its
-epsilon is turned into v; the update itself stays diffusers'.
+The class of diffusers has no training schedule: it uses a continuous time in [0, 1] and expects a network that predicts
+v. Here the noise levels and timesteps are those of the training schedule, and epsilon is converted to v. The update is
+that of diffusers.
 """
 
+from typing import Any
+
 import torch
-from diffusers import ConfigMixin, IPNDMScheduler, SchedulerMixin
-from diffusers.configuration_utils import register_to_config
-from diffusers.schedulers.scheduling_utils import SchedulerOutput
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.schedulers.scheduling_ipndm import IPNDMScheduler
+from diffusers.schedulers.scheduling_utils import SchedulerMixin, SchedulerOutput
 
 from sashimi_diffusion.schedulers.diffwave import DiffWaveScheduler
 
@@ -19,9 +21,11 @@ class LinearMultistepScheduler(IPNDMScheduler):
     """IPNDM (arXiv 2202.09778, eq. 9, 12 and 13) at the noise levels of a model trained with T discrete steps.
 
     Args:
-        num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas, prediction_type: the training schedule,
-            as in ``DiffWaveScheduler``.
+        num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas, prediction_type: the training schedule;
+            see ``DiffWaveScheduler``.
     """
+
+    config: Any  # diffusers' FrozenDict, whose keys are also attributes
 
     @register_to_config
     def __init__(
@@ -42,12 +46,12 @@ class LinearMultistepScheduler(IPNDMScheduler):
         self.set_timesteps(num_train_timesteps)
 
     def set_timesteps(self, num_inference_steps: int, device: str | torch.device | None = None) -> None:
-        """Visit this many of the trained noise levels, the noisiest one first, then none at all."""
+        """Set the noise levels to visit: ``num_inference_steps`` of the training schedule, then the clean sample."""
         self._trained.set_timesteps(num_inference_steps)
         self.num_inference_steps = num_inference_steps
         self.timesteps = self._trained.timesteps.to(device)
         signal = torch.cat([self.alphas_cumprod[self._trained.timesteps], torch.ones(1)])
-        # The parent's names: x = alphas * x_0 + betas * eps, one entry per visited level and one for the clean end.
+        # Names of the base class: x = alphas * x_0 + betas * eps; one entry per level and one for the clean sample.
         self.alphas = signal.sqrt()
         self.betas = (1 - signal).sqrt()
         self.ets = []
@@ -61,7 +65,7 @@ class LinearMultistepScheduler(IPNDMScheduler):
         sample: torch.Tensor,
         return_dict: bool = True,
     ) -> SchedulerOutput | tuple[torch.Tensor]:
-        """One step of the solver, from epsilon or v (B, C, L) at ``timestep``."""
+        """Run one step of the solver with the predicted epsilon or v (B, C, L) at ``timestep``."""
         velocity = model_output
         if self.config.prediction_type == "epsilon":
             if self.step_index is None:

@@ -12,7 +12,6 @@ import soundfile
 import torch
 from PIL import Image
 
-from sashimi_diffusion import memory as system_memory
 from sashimi_diffusion.commands import memory, output, sample, sample_diffusion
 from sashimi_diffusion.models import WaveNetDenoiser
 from sashimi_diffusion.pipelines import SashimiPipeline, hash_pipeline
@@ -294,7 +293,7 @@ def test_a_disk_that_fills_up_later_keeps_the_old_record(
 
     monkeypatch.setattr(Image.Image, "save", full)
     assert run(class_folder, tmp_path, "--num-samples", "2") == 2
-    assert "No space left on device" in only_error(capsys)
+    assert "the disk is full" in only_error(capsys)
     assert (tmp_path / "samples.json").read_text() == before
 
 
@@ -324,17 +323,6 @@ def test_running_out_of_memory_is_told(
 def test_other_runtime_errors_are_not_taken_for_memory() -> None:
     with pytest.raises(RuntimeError, match="something else"), memory.explained_exhaustion():
         raise RuntimeError("something else")
-
-
-def test_the_container_limit_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cpu = torch.device("cpu")
-    monkeypatch.setattr(system_memory, "_CGROUP_LIMIT", tmp_path / "memory.max")
-    free = system_memory.available_memory(cpu)
-    assert free > 2**24
-    (tmp_path / "memory.max").write_text("max\n")
-    assert system_memory.available_memory(cpu) > free / 2
-    (tmp_path / "memory.max").write_text(f"{2**20}\n")
-    assert system_memory.available_memory(cpu) < 2**20
 
 
 def test_an_interrupt_ends_quietly(class_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -169,13 +169,14 @@ def test_a_failure_leaves_nothing_half_written(files: list[Path], cache_dir: Pat
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(cache_module, "read_audio", fail)
-    with pytest.raises(UserError, match=r"No space left on device.*SASHIMI_CACHE"):
+    with pytest.raises(UserError, match=r"cannot write the audio cache .*: the disk is full; .*SASHIMI_CACHE"):
         cached_recordings(files, 16000)
     assert entries(cache_dir) == []
 
 
 def test_what_killed_processes_left_is_removed_later(files: list[Path], cache_dir: Path):
-    abandoned, active = cache_dir / "old.1.part", cache_dir / "new.2.part"
+    abandoned, active = cache_dir / ".old.1.tmp", cache_dir / ".new.2.tmp"
+    abandoned_file, other = cache_dir / ".old.json.3.tmp", cache_dir / "old.json"
     for folder in (abandoned, active):
         folder.mkdir(parents=True)
         (folder / "audio.f32").touch()
@@ -183,9 +184,14 @@ def test_what_killed_processes_left_is_removed_later(files: list[Path], cache_di
     os.utime(abandoned / "audio.f32", (long_ago, long_ago))
     os.utime(abandoned, (long_ago, long_ago))
     os.utime(active, (long_ago, long_ago))
+    for file in (abandoned_file, other):
+        file.touch()
+        os.utime(file, (long_ago, long_ago))
     cached_recordings(files, 16000)
     assert not abandoned.exists()
+    assert not abandoned_file.exists()
     assert active.exists()
+    assert other.exists()
 
 
 def test_a_cache_that_cannot_be_written(files: list[Path], tmp_path: Path):

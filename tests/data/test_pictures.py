@@ -102,7 +102,7 @@ def test_titles_are_drawn():
 
 
 def test_the_colours_grow_lighter_evenly():
-    linear = (pictures._COLOURS / 255.0) ** 2.2
+    linear = (pictures._COLORS / 255.0) ** 2.2
     luminance = linear @ [0.2126, 0.7152, 0.0722]
     lightness = 116 * np.cbrt(luminance)
     assert (np.diff(lightness[20:]) > -0.1).all()

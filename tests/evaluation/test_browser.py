@@ -1,4 +1,4 @@
-"""The pages in a real browser: players play, filters filter, a listening test ends in a file that can be scored.
+"""The pages in a real browser: players, filters, and a listening test up to the file of answers.
 
 Chromium is driven through the DevTools protocol over a pair of pipes, which needs nothing but the standard library.
 """
@@ -19,7 +19,9 @@ import pytest
 import soundfile
 
 from sashimi_evaluation.listening_test import score_listening_test, write_listening_test
-from sashimi_evaluation.report import Classifier, Clip, Method, Metric, Neighbour, ReportData, write_report
+from sashimi_evaluation.metrics.intervals import Interval
+from sashimi_evaluation.metrics.metric import Metric
+from sashimi_evaluation.report import Classifier, Clip, Method, Neighbor, ReportData, write_report
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chromium-browser"))), None)
 pytestmark = pytest.mark.skipif(
@@ -155,14 +157,14 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 f"{label}.wav",
                 tone(300 + 100 * label),
                 RATE,
-                heard,
+                prediction,
                 0.9,
                 label,
-                None if is_reference else Neighbour(f"train-{label}.wav", tone(500), RATE, 1.5),
+                None if is_reference else Neighbor(f"train-{label}.wav", tone(500), RATE, 1.5),
             )
-            for label, heard in enumerate(predicted)
+            for label, prediction in enumerate(predicted)
         ]
-        metrics = [] if is_reference else [Metric("FID", 1.25, 1.0, 1.5, "lower")]
+        metrics = [] if is_reference else [Metric("fid", "FID", 1.25, Interval(1.0, 1.5), "lower")]
         return Method(name, clips, metrics, np.array(predicted), np.arange(3), is_reference=is_reference)
 
     path = tmp_path_factory.mktemp("report") / "report.html"
@@ -183,7 +185,7 @@ def choose(browser: Browser, control: str, value: str) -> None:
 def test_players_of_a_report_play(browser: Browser, report: Path):
     browser.open(report)
     assert browser.run("document.querySelectorAll('audio').length") == 9 + 6
-    for number in (0, 4):  # a sample and a neighbour
+    for number in (0, 4):  # a sample and a neighbor
         player = f"document.querySelectorAll('audio')[{number}]"
         browser.run(f"{player}.play()")
         browser.until(f"{player}.currentTime > 0.1")
@@ -210,7 +212,7 @@ def test_filters_of_a_report(browser: Browser, report: Path):
                        ".filter(r => r.checkVisibility()).length") == 1  # fmt: skip
     choose(browser, "method", "0")
     assert browser.run(SHOWN) == 0
-    assert browser.run("document.getElementById('count').textContent") == "No clip of 9 fits these filters."
+    assert browser.run("document.getElementById('count').textContent") == "No clip of 9 matches these filters."
     assert browser.errors == []
 
 

@@ -5,7 +5,7 @@ import pytest
 import soundfile
 
 from sashimi_diffusion.errors import UserError
-from sashimi_evaluation.clips import digit_index, divide, open_clips
+from sashimi_evaluation.clips import digit_index, open_clips, split_held_out
 
 
 def write_clips(root, names):
@@ -28,7 +28,7 @@ def test_labels_from_folders(tmp_path):
     clips = open_clips(write_clips(tmp_path, ["seven/a.wav", "3/b.wav"]))
     assert names_of(clips) == ["3/b.wav", "seven/a.wav"]
     assert clips.labels.tolist() == [3, 7]
-    assert clips.labelled
+    assert clips.labeled
 
 
 def test_labels_from_a_pattern(tmp_path):
@@ -72,7 +72,7 @@ def test_class_names_go_before_class_numbers(tmp_path):
 
 def test_one_unknown_label_makes_the_set_unlabelled(tmp_path):
     clips = open_clips(write_clips(tmp_path, ["seven/a.wav", "b.wav"]))
-    assert not clips.labelled
+    assert not clips.labeled
     assert clips.labels.tolist() == [-1, -1]
     assert np.isnan(clips.log_likelihoods).all()
 
@@ -89,7 +89,9 @@ def test_hold_out_divides_a_folder(tmp_path):
     names = [f"{digit}_{speaker}_{i}.wav" for digit in (1, 2) for speaker in ("jackson", "theo") for i in range(3)]
     write_clips(tmp_path, names)
     pattern = "{label}_{speaker}_{index}"
-    reference, held_out = divide(tmp_path, pattern, {"speaker": ["theo"]}, {"index": ["0"]}, skip=False)
+    reference, held_out = split_held_out(
+        tmp_path, pattern, {"speaker": ["theo"]}, {"index": ["0"]}, skip_bad_files=False
+    )
     assert names_of(held_out) == ["1_theo_0.wav", "2_theo_0.wav"]
     assert names_of(reference) == ["1_theo_1.wav", "1_theo_2.wav", "2_theo_1.wav", "2_theo_2.wav"]
     assert reference.labels.tolist() == [1, 1, 2, 2]
@@ -99,7 +101,7 @@ def test_the_lists_of_speech_commands_are_a_field(tmp_path):
     write_clips(tmp_path, ["one/a_nohash_0.wav", "one/b_nohash_0.wav", "two/c_nohash_0.wav"])
     (tmp_path / "validation_list.txt").write_text("one/b_nohash_0.wav\n")
     (tmp_path / "testing_list.txt").write_text("")
-    reference, held_out = divide(tmp_path, None, None, {"split": ["validation"]}, skip=False)
+    reference, held_out = split_held_out(tmp_path, None, None, {"split": ["validation"]}, skip_bad_files=False)
     assert names_of(held_out) == ["one/b_nohash_0.wav"]
     assert names_of(reference) == ["one/a_nohash_0.wav", "two/c_nohash_0.wav"]
 
@@ -115,4 +117,4 @@ def test_wrong_requests_are_named(tmp_path):
     with pytest.raises(UserError, match="did you mean 'speaker'"):
         open_clips(tmp_path, pattern="{label}_{speaker}_{index}", where={"speakers": ["theo"]})
     with pytest.raises(UserError, match="takes all of the 1 clips"):
-        divide(tmp_path, "{label}_{speaker}_{index}", None, {"index": ["0"]}, skip=False)
+        split_held_out(tmp_path, "{label}_{speaker}_{index}", None, {"index": ["0"]}, skip_bad_files=False)

@@ -4,8 +4,10 @@ import pytest
 from sashimi_diffusion.errors import UserError
 from sashimi_evaluation.classifiers import load_classifier
 from sashimi_evaluation.clips import open_clips
-from sashimi_evaluation.evaluation import Settings, evaluate, hear
-from sashimi_evaluation.metrics.figures import Resampling, distance_figures
+from sashimi_evaluation.evaluation import Settings, evaluate, extract_features
+from sashimi_evaluation.metrics import arrays
+from sashimi_evaluation.metrics.frechet import frechet_metrics
+from sashimi_evaluation.metrics.intervals import Resampling
 from sashimi_evaluation.report.record import record, table
 
 FEW_DRAWS = Settings(resampling=Resampling(resamples=20))
@@ -35,27 +37,29 @@ def folders(tmp_path, write_digits):
     }
 
 
-def figures_of(scored):
-    return {figure.key: figure for figure in scored.figures}
+def metrics_of(evaluated):
+    return {metric.key: metric for metric in evaluated.metrics}
 
 
 def test_every_figure_is_there_with_its_interval(folders, classifier):
-    heard = hear([folders["samples"]], folders["reference"], folders["held out"], classifier, settings=FEW_DRAWS)
-    samples, held_out = evaluate(heard).sets
-    figures = figures_of(samples)
+    extraction = extract_features(
+        [folders["samples"]], folders["reference"], folders["held out"], classifier, settings=FEW_DRAWS
+    )
+    samples, held_out = evaluate(extraction).sets
+    metrics = metrics_of(samples)
     shares = ["precision", "recall", "coverage", "ndb", "jsd", "accuracy", "confidence", "silent", "clipped"]
     everywhere = [*shares, "fid", "fid_infinity", "kid", "kad", "density", "is", "mcs", "am"]
     everywhere += ["level", "noise_floor", "inner_floor"]
     for key in (*shares, "copies"):
-        assert figures[key].interval.low >= 0, key
-        assert figures[key].interval.high <= 1, key
-    assert figures["silent"].interval.low == 0
-    assert min(figures[key].interval.low for key in ("fid", "density", "am")) >= 0
-    assert min(figures[key].interval.low for key in ("is", "mcs")) >= 1
-    assert set(figures) == {*everywhere, "copies", "neighbour_ratio"}
-    for key in figures:
-        assert figures[key].interval.low <= figures[key].value <= figures[key].interval.high, key
-    assert set(figures_of(held_out)) == set(everywhere)  # nothing to compare the held-out clips with
+        assert metrics[key].interval.low >= 0, key
+        assert metrics[key].interval.high <= 1, key
+    assert metrics["silent"].interval.low == 0
+    assert min(metrics[key].interval.low for key in ("fid", "density", "am")) >= 0
+    assert min(metrics[key].interval.low for key in ("is", "mcs")) >= 1
+    assert set(metrics) == {*everywhere, "copies", "neighbour_ratio"}
+    for key in metrics:
+        assert metrics[key].interval.low <= metrics[key].value <= metrics[key].interval.high, key
+    assert set(metrics_of(held_out)) == set(everywhere)  # nothing to compare the held-out clips with
     assert held_out.real
     assert samples.histogram.sum() == 60
     assert samples.accuracy.confusion.sum() == 60
@@ -63,13 +67,13 @@ def test_every_figure_is_there_with_its_interval(folders, classifier):
 
 def test_the_distance_is_extrapolated_where_that_means_something(folders, classifier, tmp_path, write_digits):
     many = open_clips(write_digits(tmp_path / "many", 12, 4), "many")
-    heard = hear([many, folders["samples"]], folders["reference"], None, classifier, Mean(), FEW_DRAWS)
-    both = [figures_of(scored)["fid_infinity"] for scored in evaluate(heard).sets]
-    for figure, clips in zip(both, (120, 60), strict=True):
-        assert f" at {clips}" in figure.note
-        assert figure.value < 0.01
-    few = hear([many.chosen(range(40))], folders["reference"], None, classifier, settings=FEW_DRAWS)
-    assert "fid_infinity" not in figures_of(evaluate(few).sets[0])  # 32 dimensions: too few clips to grow from
+    extraction = extract_features([many, folders["samples"]], folders["reference"], None, classifier, Mean(), FEW_DRAWS)
+    both = [metrics_of(evaluated)["fid_infinity"] for evaluated in evaluate(extraction).sets]
+    for metric, clips in zip(both, (120, 60), strict=True):
+        assert f" at {clips}" in metric.note
+        assert metric.value < 0.01
+    few = extract_features([many.select(range(40))], folders["reference"], None, classifier, settings=FEW_DRAWS)
+    assert "fid_infinity" not in metrics_of(evaluate(few).sets[0])  # 32 dimensions: too few clips to grow from
 
 
 def test_the_interval_of_the_limit_is_as_wide_as_other_clips_would_scatter():
@@ -77,16 +81,18 @@ def test_the_interval_of_the_limit_is_as_wide_as_other_clips_would_scatter():
     limits, widths = [], []
     for _ in range(16):
         reference, features = random.standard_normal((300, 8)), random.standard_normal((300, 8)) + 0.3
-        figures = {figure.key: figure for figure in distance_figures(reference, features, Resampling(resamples=50))}
-        limits.append(figures["fid_infinity"].value)
-        widths.append(figures["fid_infinity"].interval.high - figures["fid_infinity"].interval.low)
+        metrics = {metric.key: metric for metric in frechet_metrics(reference, features, Resampling(resamples=50))}
+        limits.append(metrics["fid_infinity"].value)
+        widths.append(metrics["fid_infinity"].interval.high - metrics["fid_infinity"].interval.low)
     assert 0.7 < np.mean(widths) / (2 * 1.96 * np.std(limits)) < 2
 
 
 def test_one_distribution_scores_better_than_another(folders, classifier, tmp_path, write_digits):
     noise = open_clips(write_digits(tmp_path / "noise", 6, 3, noise=1.0), "noise")
-    heard = hear([folders["samples"], noise], folders["reference"], None, classifier, settings=FEW_DRAWS)
-    near, far = (figures_of(scored) for scored in evaluate(heard).sets)
+    extraction = extract_features(
+        [folders["samples"], noise], folders["reference"], None, classifier, settings=FEW_DRAWS
+    )
+    near, far = (metrics_of(evaluated) for evaluated in evaluate(extraction).sets)
     assert near["fid"].value < far["fid"].value / 2
     assert near["kid"].value < far["kid"].value
     assert near["kad"].value < far["kad"].value
@@ -96,63 +102,69 @@ def test_one_distribution_scores_better_than_another(folders, classifier, tmp_pa
 
 def test_the_reference_against_itself(folders, classifier):
     reference = folders["reference"]
-    (scored,) = evaluate(hear([reference], reference, None, classifier, settings=FEW_DRAWS)).sets
-    figures = figures_of(scored)
-    assert figures["fid"].value == pytest.approx(0, abs=1e-9)
-    assert figures["ndb"].value == 0
-    assert figures["precision"].value == figures["recall"].value == figures["coverage"].value == 1
-    assert "80 of 80 clips are files of the reference too" in " ".join(scored.notes)
-    assert np.array_equal(scored.neighbours[0], np.arange(80))
+    (evaluated,) = evaluate(extract_features([reference], reference, None, classifier, settings=FEW_DRAWS)).sets
+    metrics = metrics_of(evaluated)
+    assert metrics["fid"].value == pytest.approx(0, abs=1e-9)
+    assert metrics["ndb"].value == 0
+    assert metrics["precision"].value == metrics["recall"].value == metrics["coverage"].value == 1
+    assert "80 of 80 clips are files of the reference too" in " ".join(evaluated.notes)
+    assert np.array_equal(evaluated.neighbours[0], np.arange(80))
 
 
 def test_an_extractor_measures_the_distances_only(folders, classifier):
-    heard = hear([folders["samples"]], folders["reference"], None, classifier, Mean(), FEW_DRAWS)
-    (scored,) = evaluate(heard).sets
-    assert scored.measured.outputs["features"].shape == (60, 2)
-    plain = evaluate(hear([folders["samples"]], folders["reference"], None, classifier, settings=FEW_DRAWS)).sets[0]
-    assert figures_of(scored)["mcs"] == figures_of(plain)["mcs"]
-    assert figures_of(scored)["fid"].value != figures_of(plain)["fid"].value
-    content = record(evaluate(heard), "command")
+    extraction = extract_features([folders["samples"]], folders["reference"], None, classifier, Mean(), FEW_DRAWS)
+    (evaluated,) = evaluate(extraction).sets
+    assert evaluated.clip_features.outputs["features"].shape == (60, 2)
+    plain = evaluate(
+        extract_features([folders["samples"]], folders["reference"], None, classifier, settings=FEW_DRAWS)
+    ).sets[0]
+    assert metrics_of(evaluated)["mcs"] == metrics_of(plain)["mcs"]
+    assert metrics_of(evaluated)["fid"].value != metrics_of(plain)["fid"].value
+    content = record(evaluate(extraction), "command")
     assert content["features"] == {"name": "mean", "fingerprint": "mean-1", "dimensions": 2}
 
 
 def test_the_official_protocol_has_the_official_figures(folders, classifier):
     settings = Settings(protocol="sashimi-icml22")
-    (scored,) = evaluate(hear([folders["samples"]], folders["reference"], None, classifier, settings=settings)).sets
-    assert list(figures_of(scored)) == ["official_fid", "official_is", "official_mis", "official_am", "official_ndb"]
+    (evaluated,) = evaluate(
+        extract_features([folders["samples"]], folders["reference"], None, classifier, settings=settings)
+    ).sets
+    assert list(metrics_of(evaluated)) == ["official_fid", "official_is", "official_mis", "official_am", "official_ndb"]
 
 
 def test_the_likelihood_window_leaves_clips_out(folders, classifier):
     samples = folders["samples"]
     with pytest.raises(UserError, match=r"needs the log-likelihood of every clip"):
-        hear([samples], folders["reference"], None, classifier, settings=Settings(window=(0.4, 0.05)))
+        extract_features([samples], folders["reference"], None, classifier, settings=Settings(window=(0.4, 0.05)))
     samples.log_likelihoods[:] = np.arange(60)
     settings = Settings(window=(0.4, 0.05), resampling=Resampling(resamples=20))
-    (scored,) = evaluate(hear([samples], folders["reference"], None, classifier, settings=settings)).sets
-    assert scored.measured.clips.log_likelihoods.tolist() == list(range(24, 57))
-    assert any("likelihood window" in note for note in scored.notes)
+    (evaluated,) = evaluate(extract_features([samples], folders["reference"], None, classifier, settings=settings)).sets
+    assert evaluated.clip_features.clips.log_likelihoods.tolist() == list(range(24, 57))
+    assert any("likelihood window" in note for note in evaluated.notes)
 
 
 def test_one_clip_has_the_figures_that_one_clip_can_have(folders, classifier):
-    one = folders["samples"].chosen([0])
-    (scored,) = evaluate(hear([one], folders["reference"], None, classifier, settings=FEW_DRAWS)).sets
-    figures = figures_of(scored)
-    assert figures["fid"].value is None
-    assert "at least two clips" in figures["fid"].note
-    assert figures["is"].value == pytest.approx(1)
-    assert figures["accuracy"].value in (0, 1)
+    one = folders["samples"].select([0])
+    (evaluated,) = evaluate(extract_features([one], folders["reference"], None, classifier, settings=FEW_DRAWS)).sets
+    metrics = metrics_of(evaluated)
+    assert metrics["fid"].value is None
+    assert "at least two clips" in metrics["fid"].note
+    assert metrics["is"].value == pytest.approx(1)
+    assert metrics["accuracy"].value in (0, 1)
 
 
 def test_fewer_clips_than_dimensions_are_marked(folders, classifier):
-    few = folders["samples"].chosen(range(20))
-    (scored,) = evaluate(hear([few], folders["reference"], None, classifier, settings=FEW_DRAWS)).sets
-    assert figures_of(scored)["fid"].note == "unreliable: 20 clips for 32 feature dimensions"
-    assert figures_of(scored)["ndb"].value is None
+    few = folders["samples"].select(range(20))
+    (evaluated,) = evaluate(extract_features([few], folders["reference"], None, classifier, settings=FEW_DRAWS)).sets
+    assert metrics_of(evaluated)["fid"].note == "unreliable: 20 clips for 32 feature dimensions"
+    assert metrics_of(evaluated)["ndb"].value is None
 
 
 def test_table_and_record_tell_the_same(folders, classifier):
-    heard = hear([folders["samples"]], folders["reference"], folders["held out"], classifier, settings=FEW_DRAWS)
-    evaluation = evaluate(heard)
+    extraction = extract_features(
+        [folders["samples"]], folders["reference"], folders["held out"], classifier, settings=FEW_DRAWS
+    )
+    evaluation = evaluate(extraction)
     text, content = table(evaluation), record(evaluation, "the command")
     first = content["sets"][0]
     assert f"{first['figures']['mcs']['value']:.4g}" in text
@@ -166,7 +178,47 @@ def test_table_and_record_tell_the_same(folders, classifier):
 
 def test_the_clips_may_come_in_any_order(folders, classifier):
     samples = folders["samples"]
-    shuffled = samples.chosen(np.random.default_rng(0).permutation(60))
-    first, second = evaluate(hear([samples, shuffled], folders["reference"], None, classifier, settings=FEW_DRAWS)).sets
+    shuffled = samples.select(np.random.default_rng(0).permutation(60))
+    first, second = evaluate(
+        extract_features([samples, shuffled], folders["reference"], None, classifier, settings=FEW_DRAWS)
+    ).sets
     for key in ("fid", "kid", "kad", "precision", "recall", "coverage", "is", "mcs", "am", "accuracy"):
-        assert figures_of(first)[key].value == pytest.approx(figures_of(second)[key].value, rel=1e-6), key
+        assert metrics_of(first)[key].value == pytest.approx(metrics_of(second)[key].value, rel=1e-6), key
+
+
+def test_arrays_are_validated_once(folders, classifier, monkeypatch):
+    validated, matrix = [], arrays._matrix
+
+    def counting(values, name, *rest, **options):
+        validated.append(name)
+        return matrix(values, name, *rest, **options)
+
+    monkeypatch.setattr(arrays, "_matrix", counting)
+    extraction = extract_features([folders["samples"]], folders["reference"], None, classifier, settings=FEW_DRAWS)
+    names = [
+        f"{what} of {name}" for name in ("reference", "samples") for what in ("the features", "the class probabilities")
+    ]
+    assert validated == names
+    evaluate(extraction)
+    assert validated == names
+
+
+def test_networks_that_return_invalid_arrays_are_named(folders, classifier):
+    class Growing(Mean):
+        calls = 0
+
+        def features(self, audio, rate):
+            self.calls += 1
+            return np.ones((len(audio), 2 if self.calls <= 3 else 4))  # three batches of the reference
+
+    with pytest.raises(UserError, match="reference and those of samples have 2 and 4 columns: the extractor must"):
+        extract_features([folders["samples"]], folders["reference"], None, classifier, Growing(), FEW_DRAWS)
+
+    class Broken(Mean):
+        fingerprint = "broken"
+
+        def features(self, audio, rate):
+            return np.full((len(audio), 2), np.nan)
+
+    with pytest.raises(UserError, match="the features of reference must be finite, but row 0 holds NaN"):
+        extract_features([folders["samples"]], folders["reference"], None, classifier, Broken(), FEW_DRAWS)

@@ -5,34 +5,34 @@ import pytest
 import soundfile
 
 from sashimi_diffusion.errors import UserError
-from sashimi_evaluation import feature_extraction as measuring
+from sashimi_evaluation import feature_extraction
 from sashimi_evaluation.clips import open_clips
-from sashimi_evaluation.feature_extraction import Listener, fit_length, measure
+from sashimi_evaluation.feature_extraction import ClipNetwork, extract_clip_features, fit_length
 
 RATE = 16000
 
 
-class Ear:
-    """A judge that says the sums of what it hears, and counts the clips."""
+class Network:
+    """Sums the samples, and counts the clips."""
 
     def __init__(self):
-        self.heard = 0
+        self.clips = 0
 
     def __call__(self, audio):
         assert audio.dtype == np.float32
         assert audio.shape[1] == RATE
-        self.heard += len(audio)
+        self.clips += len(audio)
         return {"sum": audio.sum(axis=1), "first": audio[:, 0]}
 
 
 @pytest.fixture
-def ear():
-    return Ear()
+def network():
+    return Network()
 
 
 @pytest.fixture
-def listener(ear):
-    return Listener(ear, "ear", RATE)
+def clip_network(network):
+    return ClipNetwork(network, "network", RATE)
 
 
 def write(path, samples=RATE, rate=RATE, channels=1, value=0.25):
@@ -52,102 +52,102 @@ def test_clips_are_cut_after_the_second_and_filled_up_on_the_right():
     assert fit_length(np.arange(1.0, 3.0), 4).tolist() == [1, 2, 0, 0]
 
 
-def test_what_is_heard_is_the_file(tmp_path, folder, listener):
-    measured = measure(open_clips(folder), listener, tmp_path / "cache")
-    np.testing.assert_allclose(measured.outputs["first"], np.arange(1, 6) / 8)
-    np.testing.assert_allclose(measured.outputs["sum"], np.arange(1, 6) / 8 * RATE, rtol=1e-5)
-    assert measured.facts["rate"].tolist() == [RATE] * 5
-    np.testing.assert_allclose(measured.facts["level"], 20 * np.log10(np.arange(1, 6) / 8), atol=1e-4)
+def test_what_is_heard_is_the_file(tmp_path, folder, clip_network):
+    extracted = extract_clip_features(open_clips(folder), clip_network, tmp_path / "cache")
+    np.testing.assert_allclose(extracted.outputs["first"], np.arange(1, 6) / 8)
+    np.testing.assert_allclose(extracted.outputs["sum"], np.arange(1, 6) / 8 * RATE, rtol=1e-5)
+    assert extracted.properties["rate"].tolist() == [RATE] * 5
+    np.testing.assert_allclose(extracted.properties["level"], 20 * np.log10(np.arange(1, 6) / 8), atol=1e-4)
 
 
-def test_nothing_is_heard_twice(tmp_path, folder, listener, ear):
-    first = measure(open_clips(folder), listener, tmp_path / "cache")
-    again = measure(open_clips(folder), listener, tmp_path / "cache")
-    assert ear.heard == 5
+def test_nothing_is_heard_twice(tmp_path, folder, clip_network, network):
+    first = extract_clip_features(open_clips(folder), clip_network, tmp_path / "cache")
+    again = extract_clip_features(open_clips(folder), clip_network, tmp_path / "cache")
+    assert network.clips == 5
     np.testing.assert_array_equal(first.outputs["sum"], again.outputs["sum"])
     (folder / "0.wav").rename(folder / "0-renamed.wav")  # the content counts, not the name
-    measure(open_clips(folder), listener, tmp_path / "cache")
-    assert ear.heard == 5
+    extract_clip_features(open_clips(folder), clip_network, tmp_path / "cache")
+    assert network.clips == 5
     write(folder / "2.wav", value=0.9)
-    measure(open_clips(folder), listener, tmp_path / "cache")
-    assert ear.heard == 10
-    measure(open_clips(folder), replace(listener, fingerprint="another ear"), tmp_path / "cache")
-    assert ear.heard == 15
+    extract_clip_features(open_clips(folder), clip_network, tmp_path / "cache")
+    assert network.clips == 10
+    extract_clip_features(open_clips(folder), replace(clip_network, fingerprint="another network"), tmp_path / "cache")
+    assert network.clips == 15
 
 
-def test_a_stopped_run_goes_on_where_it_was(tmp_path, folder, listener, ear, monkeypatch):
-    monkeypatch.setattr(measuring, "_SHARD", 2)
+def test_a_stopped_run_goes_on_where_it_was(tmp_path, folder, clip_network, network, monkeypatch):
+    monkeypatch.setattr(feature_extraction, "_SHARD", 2)
 
     def tired(audio):
-        if ear.heard == 4:
+        if network.clips == 4:
             raise KeyboardInterrupt
-        return ear(audio)
+        return network(audio)
 
     with pytest.raises(KeyboardInterrupt):
-        measure(open_clips(folder), replace(listener, judge=tired), tmp_path / "cache")
-    measured = measure(open_clips(folder), listener, tmp_path / "cache")
-    assert ear.heard == 5
-    np.testing.assert_allclose(measured.outputs["first"], np.arange(1, 6) / 8)
+        extract_clip_features(open_clips(folder), replace(clip_network, compute=tired), tmp_path / "cache")
+    extracted = extract_clip_features(open_clips(folder), clip_network, tmp_path / "cache")
+    assert network.clips == 5
+    np.testing.assert_allclose(extracted.outputs["first"], np.arange(1, 6) / 8)
 
 
-def test_batches_do_not_change_the_result(tmp_path, folder, listener, monkeypatch):
-    whole = measure(open_clips(folder), listener, tmp_path / "a")
-    monkeypatch.setattr(measuring, "_SHARD", 2)
-    monkeypatch.setattr(measuring, "_BATCH", 1)
-    parts = measure(open_clips(folder), listener, tmp_path / "b")
+def test_batches_do_not_change_the_result(tmp_path, folder, clip_network, monkeypatch):
+    whole = extract_clip_features(open_clips(folder), clip_network, tmp_path / "a")
+    monkeypatch.setattr(feature_extraction, "_SHARD", 2)
+    monkeypatch.setattr(feature_extraction, "_BATCH", 1)
+    parts = extract_clip_features(open_clips(folder), clip_network, tmp_path / "b")
     np.testing.assert_array_equal(whole.outputs["sum"], parts.outputs["sum"])
     assert whole.fingerprints == parts.fingerprints
 
 
 @pytest.mark.parametrize("damage", [b"", b"nonsense", None])
-def test_a_damaged_cache_is_made_again_and_said(tmp_path, folder, listener, ear, capsys, damage):
-    first = measure(open_clips(folder), listener, tmp_path / "cache")
+def test_a_damaged_cache_is_made_again_and_said(tmp_path, folder, clip_network, network, capsys, damage):
+    first = extract_clip_features(open_clips(folder), clip_network, tmp_path / "cache")
     (shard,) = (tmp_path / "cache").glob("*.npz")
     content = shard.read_bytes()
     if damage is None:  # one byte of an array
         place = content.index(first.outputs["sum"].tobytes())
         damage = content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
     shard.write_bytes(damage)
-    again = measure(open_clips(folder), listener, tmp_path / "cache")
-    assert ear.heard == 10
+    again = extract_clip_features(open_clips(folder), clip_network, tmp_path / "cache")
+    assert network.clips == 10
     assert "is damaged" in capsys.readouterr().err
     np.testing.assert_array_equal(first.outputs["sum"], again.outputs["sum"])
 
 
-def test_other_rates_channels_and_lengths(tmp_path, listener):
+def test_other_rates_channels_and_lengths(tmp_path, clip_network):
     folder = tmp_path / "clips"
     write(folder / "long.wav", samples=3 * RATE)
     write(folder / "short.wav", samples=400)
     write(folder / "slow.wav", samples=8000, rate=8000)
     write(folder / "stereo.wav", channels=2)
-    measured = measure(open_clips(folder), listener, tmp_path / "cache")
-    np.testing.assert_allclose(measured.outputs["sum"], [4000, 100, 4000, 4000], rtol=2e-3)
-    assert measured.facts["seconds"].tolist() == [3, 400 / RATE, 1, 1]
-    assert measured.facts["rate"].tolist() == [RATE, RATE, 8000, RATE]
-    assert measured.facts["channels"].tolist() == [1, 1, 1, 2]
+    extracted = extract_clip_features(open_clips(folder), clip_network, tmp_path / "cache")
+    np.testing.assert_allclose(extracted.outputs["sum"], [4000, 100, 4000, 4000], rtol=2e-3)
+    assert extracted.properties["seconds"].tolist() == [3, 400 / RATE, 1, 1]
+    assert extracted.properties["rate"].tolist() == [RATE, RATE, 8000, RATE]
+    assert extracted.properties["channels"].tolist() == [1, 1, 1, 2]
 
 
-def test_bad_files_are_named_or_left_out(tmp_path, folder, listener):
+def test_bad_files_are_named_or_left_out(tmp_path, folder, clip_network):
     write(folder / "1.wav", value=np.nan)
     (folder / "3.wav").write_bytes(b"not audio")
     with pytest.raises(UserError, match=r"2 of 5 audio files(.|\n)*1\.wav: non-finite(.|\n)*3\.wav: not audio"):
-        measure(open_clips(folder), listener, tmp_path / "cache")
+        extract_clip_features(open_clips(folder), clip_network, tmp_path / "cache")
     with pytest.warns(UserWarning, match="going on without them"):
-        measured = measure(open_clips(folder), listener, tmp_path / "cache", skip_bad_files=True)
-    assert [file.name for file in measured.clips.files] == ["0.wav", "2.wav", "4.wav"]
-    np.testing.assert_allclose(measured.outputs["first"], [1 / 8, 3 / 8, 5 / 8])
-    assert len(measured.fingerprints) == 3
+        extracted = extract_clip_features(open_clips(folder), clip_network, tmp_path / "cache", skip_bad_files=True)
+    assert [file.name for file in extracted.clips.files] == ["0.wav", "2.wav", "4.wav"]
+    np.testing.assert_allclose(extracted.outputs["first"], [1 / 8, 3 / 8, 5 / 8])
+    assert len(extracted.fingerprints) == 3
 
 
-def test_a_cache_that_cannot_be_written_is_named(tmp_path, folder, listener):
+def test_a_cache_that_cannot_be_written_is_named(tmp_path, folder, clip_network):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write the cache"):
-        measure(open_clips(folder), listener, tmp_path / "file" / "cache")
+        extract_clip_features(open_clips(folder), clip_network, tmp_path / "file" / "cache")
 
 
-def test_chosen_clips_keep_what_belongs_to_them(tmp_path, folder, listener):
-    measured = measure(open_clips(folder), listener, tmp_path / "cache")
-    chosen = measured.chosen(np.asarray([3, 1]))
+def test_chosen_clips_keep_what_belongs_to_them(tmp_path, folder, clip_network):
+    extracted = extract_clip_features(open_clips(folder), clip_network, tmp_path / "cache")
+    chosen = extracted.select(np.asarray([3, 1]))
     assert [file.name for file in chosen.clips.files] == ["3.wav", "1.wav"]
     np.testing.assert_allclose(chosen.outputs["first"], [4 / 8, 2 / 8])
-    assert chosen.fingerprints == (measured.fingerprints[3], measured.fingerprints[1])
+    assert chosen.fingerprints == (extracted.fingerprints[3], extracted.fingerprints[1])

@@ -130,8 +130,8 @@ def test_what_is_wrong_is_found(run_toys: Callable) -> None:
     problems = [line for line in done.stderr.splitlines() if line.startswith("problem: ")]
     expected = [
         r"spilling \(fp32/fp32 BLOCK=8192 warps=1 any\) for cuda:90 spills \d+ bytes of registers per lane",
-        r"product \(.*\) for cuda:90 takes \d+ bytes of shared memory, of which a block may have 232448",
-        r"copy \(.*\) for cuda:90 has no matrix instruction, and its design asks for one",
+        r"product \(.*\) for cuda:90 takes \d+ bytes of shared memory, but the limit of a block is 232448",
+        r"copy \(.*\) for cuda:90 has no matrix instruction, but its design requires one",
         r"wrong \(.*\) for cuda:90 does not compile: .*missing.*",
     ]
     for pattern in expected:
@@ -151,7 +151,7 @@ def test_idle_matrix_units_are_found_on_amd(run_toys: Callable) -> None:
         (("--target", "cuda:7"), "error: unknown target 'cuda:7': expected one of cuda:80, "),
         (("--target", "cuda:80", "--target", "gfx942"), "error: unknown target 'gfx942': expected one of cuda:80, "),
         (("--jobs", "0"), "error: argument --jobs: expected a number above 0"),
-        (("--kernel", "nothing"), "error: there is no kernel 'nothing': expected one of "),
+        (("--kernel", "nothing"), "error: unknown kernel 'nothing': expected one of "),
     ],
 )
 def test_unusable_requests_are_one_line(
@@ -165,14 +165,14 @@ def test_an_interpreting_triton_compiles_nothing(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.setenv("TRITON_INTERPRET", "1")
-    assert_refused(monkeypatch, capsys, "error: TRITON_INTERPRET is set, so that Triton interprets kernels")
+    assert_refused(monkeypatch, capsys, "error: TRITON_INTERPRET is set, so Triton interprets kernels")
 
 
 def test_a_system_without_triton_is_told_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     monkeypatch.delitem(sys.modules, "sashimi_kernels.compilation", raising=False)
     monkeypatch.setitem(sys.modules, "triton", None)
-    assert_refused(monkeypatch, capsys, "error: compiling kernels takes a recent triton package")
+    assert_refused(monkeypatch, capsys, "error: compiling kernels requires a recent triton package")
 
 
 def assert_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, message: str, *options: str) -> None:

@@ -191,7 +191,7 @@ def test_choices_are_added_to_the_file(empty_cache: Path) -> None:
 def test_a_damaged_file_is_reported_and_made_anew(empty_cache: Path, gpu: None, content: str) -> None:
     empty_cache.mkdir()
     choices.choices_file().write_bytes(content.encode("latin-1"))
-    with pytest.warns(UserWarning, match=r"kernel-choices\.json is ignored \(.*makes it anew") as caught:
+    with pytest.warns(UserWarning, match=r"kernel-choices\.json is ignored \(.*creates it again") as caught:
         names = [chosen("auto", CUDA, length=length) for length in (1000, 4000)]
     assert names == ["triton_backend", "triton_backend"]
     assert len(caught) == 1

@@ -143,7 +143,7 @@ def test_choices_of_a_gpu_are_remembered(run, capsys: pytest.CaptureFixture, mon
     assert re.search(r"nplr_state +16000 float32  forward +- +2,000\.0 ms", printed), (
         "its definition would take minutes"
     )
-    assert f"from now on: {choices.choices_file()}" in printed
+    assert f"for backend='auto': {choices.choices_file()}" in printed
     names = {f"layer_norm {dtype} {length}" for dtype in benchmark._DTYPES for length in choices.LENGTHS}
     names |= {f"nplr_state float32 {length}" for length in choices.LENGTHS}
     assert choices.load_choices() == {"NVIDIA H100": dict.fromkeys(names, "triton")}

@@ -1,5 +1,6 @@
 """Norms over the channels and the gated residual: every backend and every gradient against float64."""
 
+import functools
 from collections.abc import Callable
 
 import pytest
@@ -159,6 +160,42 @@ def test_equal_channels_give_no_nan(norm: str, backend: str) -> None:
     y.sum().backward()
     assert torch.isfinite(y).all()
     assert torch.isfinite(x.grad).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
+@pytest.mark.parametrize("value", [0.0, 0.3, -7.123, 1e-20])
+@pytest.mark.parametrize("n_channels", [1, 3, 64, 130])
+@pytest.mark.parametrize("backend", ["reference", "torch", "triton"])
+def test_a_tiny_epsilon_gives_no_nan(backend: str, n_channels: int, value: float, dtype: torch.dtype) -> None:
+    """Equal channels have a scale of up to 1 / √ε = 10¹⁵, the third power of which float32 cannot hold."""
+    if backend == "triton" and dtype == torch.float64:
+        pytest.skip("the triton backend has no float64")
+    _, gain, shift, bias = norm_inputs("scalar_norm", 2, n_channels, 5, bias=True)
+    x = torch.full((2, n_channels, 5), value, dtype=dtype)
+    inputs = [x, *((parameter.double() if dtype == torch.float64 else parameter) for parameter in (gain, shift, bias))]
+    results = output_and_gradients(
+        lambda *inputs, backend: kernels.scalar_norm(*inputs, epsilon=1e-30, backend=backend),
+        inputs,
+        backend,
+        randn(2, n_channels, 5, seed=9),
+    )
+    for result in results:
+        assert torch.isfinite(result).all()
+
+
+@pytest.mark.parametrize("n_channels", [3, 130])
+@pytest.mark.parametrize("backend", ["reference", "torch", "triton"])
+def test_a_tiny_epsilon_has_the_exact_gradient(assert_close: Callable, backend: str, n_channels: int) -> None:
+    """The gradient for equal channels, and for quiet features that ε = 1e-8 would not normalize."""
+    _, gain, shift, bias = norm_inputs("scalar_norm", 2, n_channels, 5, bias=True)
+    operation = functools.partial(kernels.scalar_norm, epsilon=1e-30)
+    cotangent = randn(2, n_channels, 5, seed=9)
+    for x in (torch.zeros(2, n_channels, 5), 1e-7 * randn(2, n_channels, 5)):
+        actual = output_and_gradients(operation, [x, gain, shift, bias], backend, cotangent)
+        exact = [parameter.double() for parameter in (x, gain, shift, bias)]
+        expected = output_and_gradients(operation, exact, "reference", cotangent)
+        for index, (got, wanted) in enumerate(zip(actual, expected, strict=True)):
+            assert_close(str(index), got, wanted, 1e-5, 1e-5)
 
 
 @pytest.mark.parametrize("n_channels", [60, 200])

@@ -239,7 +239,7 @@ def test_float64_is_refused(stable_system: Callable, operation: Operation) -> No
 
 
 def test_too_many_states_are_refused(stable_system: Callable) -> None:
-    with pytest.raises(kernels.BackendUnavailableError, match="at most 512 states per feature in registers, got 513"):
+    with pytest.raises(kernels.BackendUnavailableError, match="up to 512 states per feature in registers, got 513"):
         kernels.nplr_state(**stable_system(1, 513), u=torch.zeros(1, 1, 1), backend="triton")
 
 

@@ -1,6 +1,7 @@
 """The backbone against the official autoregressive ones, its causality, and the arguments it refuses."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sashimi_diffusion.models import SashimiBackbone
+from sashimi_diffusion.models import SashimiBackbone, recurrence
+from sashimi_diffusion.models.recurrence import BackboneState
 from sashimi_diffusion.ssm import S4Layer
+from sashimi_diffusion.ssm.legacy_s4 import LegacyS4
 
 AUTOREGRESSIVE = {
     "b_sashimi/standalone_snet": {"unet": False, "stage_skip": True, "norm": "layer", "pool_weight_norm": False},
@@ -25,11 +28,15 @@ AUTOREGRESSIVE = {
 }
 
 
-def autoregressive_backbone(n_ssm: int | None = None, **options) -> SashimiBackbone:
-    def make_s4(width: int, stage: int) -> nn.Module:
-        return S4Layer(width, n_state=64, n_ssm=n_ssm)
+# The official stand-alone network with bidirectional S4 layers, whose pools are delayed all the same.
+BIDIRECTIONAL = {"b_sashimi/standalone_snet_bi": AUTOREGRESSIVE["b_sashimi/standalone_snet"]}
 
-    return SashimiBackbone(16, 2, [4, 4], 2, 2, make_s4, causal=True, ff_weight_norm=False, **options)
+
+def autoregressive_backbone(n_ssm: int | None = None, bidirectional: bool = False, **options) -> SashimiBackbone:
+    def make_s4(width: int, stage: int) -> nn.Module:
+        return S4Layer(width, n_state=64, n_ssm=n_ssm, bidirectional=bidirectional)
+
+    return SashimiBackbone(16, 2, [4, 4], 2, 2, make_s4, causal_pools=True, ff_weight_norm=False, **options)
 
 
 def layers_in_order(backbone: SashimiBackbone) -> dict[str, list[nn.Module]]:
@@ -95,7 +102,7 @@ def fill(layer: nn.Module, official: dict[str, Tensor], softplus: bool) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
-@pytest.mark.parametrize("name", AUTOREGRESSIVE)
+@pytest.mark.parametrize("name", [*AUTOREGRESSIVE, *BIDIRECTIONAL])
 def test_autoregressive_backbones_match(shared_golden: Path, name: str, dtype: torch.dtype) -> None:
     tensors = load_file(shared_golden / f"{name}.safetensors")
     config = json.loads((shared_golden / f"{name}.json").read_text())["config"]
@@ -104,7 +111,8 @@ def test_autoregressive_backbones_match(shared_golden: Path, name: str, dtype: t
     s4 = config["model"]["layer"] if framework else {}
     softplus = s4.get("dt_transform") == "softplus"
     # In float64 before it is filled, so that log(softplus(·)) is not rounded.
-    backbone = autoregressive_backbone(s4.get("n_ssm"), **AUTOREGRESSIVE[name]).to(dtype).eval()
+    options = {"bidirectional": name in BIDIRECTIONAL, **{**AUTOREGRESSIVE, **BIDIRECTIONAL}[name]}
+    backbone = autoregressive_backbone(s4.get("n_ssm"), **options).to(dtype).eval()
     for group, ours in layers_in_order(backbone).items():
         for layer, official in zip(ours, official_layers(state, group), strict=True):
             fill(layer, official, softplus)
@@ -116,8 +124,7 @@ def test_autoregressive_backbones_match(shared_golden: Path, name: str, dtype: t
         if framework:
             y = F.linear(y, state["decoder.0.output_transform.weight"], state["decoder.0.output_transform.bias"])
     expected = tensors["out64.logits" if framework else "out64.y"]
-    # The scalar norm has a small epsilon that the official one lacks.
-    tolerance = 1e-5 if dtype == torch.float32 or framework else 1e-9
+    tolerance = 1e-5 if dtype == torch.float32 else 1e-9
     assert (y - expected).abs().max() < tolerance * expected.abs().max()
 
 
@@ -132,6 +139,46 @@ def test_a_causal_backbone_does_not_look_ahead(name: str) -> None:
         before, after = backbone(x), backbone(changed)
     torch.testing.assert_close(after[..., :37], before[..., :37], rtol=0, atol=1e-9)
     assert (after[..., 37] - before[..., 37]).abs().max() > 1e-3
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("unet", [True, False])
+def test_causal_pools_with_bidirectional_layers(unet: bool) -> None:
+    """The official stand-alone U-net: the outputs of the pools are delayed by a frame, the S4 layers look ahead."""
+    options = {"unet": unet, "split_blocks": unet, "stage_skip": not unet}
+    torch.manual_seed(0)
+    backbone = autoregressive_backbone(bidirectional=True, **options).double().eval()
+    x = torch.randn(2, 16, 64, dtype=torch.float64)
+    assert backbone(x).shape == (2, 16, 64)
+    changed = x.clone()
+    changed[..., 37:] += 1
+    assert (backbone(changed)[..., :37] - backbone(x)[..., :37]).abs().max() > 1e-3
+    without = SashimiBackbone(
+        16, 0, [4, 4], 2, 2, lambda width, stage: nn.Identity(), causal_pools=True, ff_weight_norm=False, **options
+    ).double()
+    difference = (without(changed) - without(x)).abs().amax((0, 1))  # through the pools alone
+    assert difference[:37].max() == 0
+    pooled = difference[48:].amin()  # from the first whole frame of the slowest stage on
+    assert pooled > 0
+
+
+@pytest.mark.parametrize(
+    "backbone",
+    [
+        lambda: autoregressive_backbone(bidirectional=True),
+        lambda: SashimiBackbone(4, 1, [2], 2, 0, lambda width, stage: S4Layer(width, n_state=4)),
+        lambda: SashimiBackbone(4, 1, [2], 2, 0, lambda width, stage: LegacyS4(width, 8), causal_pools=True),
+    ],
+    ids=["bidirectional", "pools", "legacy"],
+)
+def test_what_looks_ahead_has_no_recurrence(backbone: Callable[[], SashimiBackbone]) -> None:
+    backbone = backbone()
+    width = backbone.up_pools[0].linear.out_channels // backbone.up_pools[0].pool
+    state = BackboneState(0, (None,) * len(backbone.s4_layers()), (), ())
+    with pytest.raises(RuntimeError, match="has no recurrence: its pools or S4 layers look ahead; use forward"):
+        recurrence.step(backbone, torch.zeros(1, width), state)
+    with pytest.raises(RuntimeError, match="has no recurrence"):
+        recurrence.prefill(backbone, torch.zeros(1, width, 16), None)
 
 
 @pytest.mark.parametrize("unet", [True, False])

@@ -99,7 +99,7 @@ def test_a_slower_stage_sees_the_mel_of_its_own_time() -> None:
         ({"num_classes": 3}, {"class_labels": torch.tensor([0])}, "one class label per example"),
         ({"num_classes": 3}, {"class_labels": torch.tensor([0, 4])}, "from 0 to 2"),
         ({"num_classes": 3}, {"class_labels": torch.tensor([-1, 0])}, "from 0 to 2"),
-        ({"num_classes": 3}, {"speaker_labels": torch.tensor([0, 0])}, "knows no speakers"),
+        ({"num_classes": 3}, {"speaker_labels": torch.tensor([0, 0])}, "without speaker conditioning"),
         ({"num_speakers": 3}, {"class_labels": torch.tensor([0, 0])}, "unconditional model"),
         ({"num_speakers": 3}, {"speaker_labels": torch.tensor([[0, 0]])}, "one speaker label per example"),
         (
@@ -116,14 +116,20 @@ def test_a_slower_stage_sees_the_mel_of_its_own_time() -> None:
     ],
 )
 def test_conditioning_that_does_not_fit_is_named(config: dict, arguments: dict, message: str) -> None:
-    nothing = {"num_classes": None, "num_speakers": None, "mel_channels": None, "mel_upsample": (4, 4)}
+    nothing = {
+        "in_channels": 1,
+        "num_classes": None,
+        "num_speakers": None,
+        "mel_channels": None,
+        "mel_upsample": (4, 4),
+    }
     config = SimpleNamespace(**nothing | config)
     with pytest.raises(UserError, match=message):
         validate_conditioning(config, torch.zeros(2, 1, 64), **{"class_labels": None, "mel": None, **arguments})
 
 
 def test_conditioning_that_fits_passes() -> None:
-    config = SimpleNamespace(num_classes=3, num_speakers=4, mel_channels=5, mel_upsample=(4, 4))
+    config = SimpleNamespace(in_channels=1, num_classes=3, num_speakers=4, mel_channels=5, mel_upsample=(4, 4))
     sample, mel = torch.zeros(2, 1, 64), torch.zeros(2, 5, 4)
     validate_conditioning(config, sample, torch.tensor([0, 3]), mel, torch.tensor([0, 4]))
     validate_conditioning(config, sample, None, mel)

@@ -140,7 +140,7 @@ def test_every_stage_hears_the_mel_at_its_own_time() -> None:
         ({"num_classes": 3}, {"class_labels": torch.tensor([0, 4])}, "from 0 to 2"),
         ({"num_classes": 3}, {"class_labels": torch.tensor([-1, 0])}, "from 0 to 2"),
         ({"num_classes": 3}, {"class_labels": torch.tensor([0])}, "one class label per example"),
-        ({"num_classes": 3}, {"speaker_labels": torch.tensor([0, 1])}, "knows no speakers"),
+        ({"num_classes": 3}, {"speaker_labels": torch.tensor([0, 1])}, "without speaker conditioning"),
         ({"num_speakers": 3}, {"speaker_labels": torch.tensor([0, 4])}, "speaker labels must be from 0 to 2"),
         ({}, {"mel": torch.zeros(2, 5, 4)}, "without mel conditioning"),
         (MEL, {}, "vocoder"),
@@ -229,6 +229,22 @@ def test_it_compiles_without_a_graph_break(parameterization: str) -> None:
     torch.testing.assert_close(output, expected)
     for parameter, gradient in zip(model.parameters(), gradients, strict=True):
         torch.testing.assert_close(parameter.grad, gradient, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("labels", [{"num_classes": 3}, {"num_speakers": 2}, {"num_classes": 3, "num_speakers": 2}])
+def test_conditional_models_compile_without_a_graph_break(labels: dict) -> None:
+    """Checking the range of the labels would break the graph: in compiled code it is left to the caller."""
+    torch.compiler.reset()
+    model = make(n_layers=[0, 1], pool=[4], n_state=4, **labels)
+    given = {f"{kind}_labels": torch.tensor([0, 1]) for kind in ("class", "speaker")}
+    given = {
+        name: given[name]
+        for name, kind in (("class_labels", "num_classes"), ("speaker_labels", "num_speakers"))
+        if kind in labels
+    }
+    sample, timestep = noise(length=16), torch.tensor([3.0, 7.0])
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(sample, timestep, **given).sample, model(sample, timestep, **given).sample)
 
 
 @pytest.mark.parametrize(("parameterization", "norm"), [("nplr", "scalar"), ("diag", "layer")])

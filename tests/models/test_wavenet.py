@@ -117,7 +117,7 @@ def test_timestep_class_mel_and_speaker_matter_to_their_own_example_only() -> No
 def test_conditioning_that_does_not_fit_is_refused() -> None:
     with pytest.raises(UserError, match="unconditional"):
         make()(noise(), 5, class_labels=torch.tensor([0, 0]))
-    with pytest.raises(UserError, match="knows no speakers"):
+    with pytest.raises(UserError, match="without speaker conditioning"):
         make(num_classes=3)(noise(), 5, speaker_labels=torch.tensor([0, 0]))
     with pytest.raises(UserError, match="vocoder"):
         make(**MEL)(noise(), 5)
@@ -132,6 +132,15 @@ def test_every_trainable_parameter_gets_a_gradient() -> None:
     assert {name.split(".parametrizations")[0].removesuffix(".bias") for name in without} == {
         "blocks.3.residual_output"
     }
+
+
+def test_a_conditional_model_compiles_without_a_graph_break() -> None:
+    torch.compiler.reset()
+    model = make(n_layers=2, num_classes=3, num_speakers=2, **MEL)
+    sample, labels, mel = noise(), torch.tensor([0, 1]), torch.randn(2, 5, 4)
+    arguments = (sample, torch.tensor([3.0, 7.0]), labels, mel, labels)
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(*arguments).sample, model(*arguments).sample)
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ from sashimi_diffusion.commands.sample import main
 from sashimi_diffusion.pipelines.loading import BUNDLED
 from sashimi_diffusion.schedulers import create_scheduler
 from sashimi_evaluation import load_classifier
-from sashimi_evaluation.metrics.signal import describe
+from sashimi_evaluation.metrics.signal import signal_properties
 
 SPEAKERS = ["george", "jackson", "lucas", "nicolas", "theo", "yweweler"]
 
@@ -57,7 +57,7 @@ def test_its_digits_are_understood(pipe: SashimiPipeline) -> None:
     audios = fast(60, 20, generator=torch.Generator().manual_seed(0), class_labels=digits).audios[:, 0]
     _, probabilities = load_classifier().classify(audios, pipe.model.config.sample_rate)
     assert (probabilities.argmax(axis=1) == digits).mean() >= 0.9
-    facts = [describe(waveform, pipe.model.config.sample_rate) for waveform in audios]
+    facts = [signal_properties(waveform, pipe.model.config.sample_rate) for waveform in audios]
     assert not any(fact.silent or fact.clipped > 1e-3 for fact in facts)
     levels = [fact.level for fact in facts]
     assert -32 < np.mean(levels) < -26  # the recordings' mean is -30 dB, full scale being 0

@@ -1,46 +1,69 @@
-"""A classifier as the metrics use it: arrays of audio in, features and probabilities out."""
+"""Digit classifier: features and class probabilities of arrays of audio."""
 
 import hashlib
 import json
 import math
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
-from diffusers import ModelMixin
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.utils import BaseOutput
+from torch import Tensor
 
 from sashimi_diffusion.data import resample
 from sashimi_diffusion.data.speech_commands import DIGITS
 from sashimi_diffusion.errors import UserError
 from sashimi_evaluation.classifiers.mel import SAMPLE_RATE
 
-FEATURES_VERSION = 2  # raise it whenever the same weights give other features
+FEATURES_VERSION = 2  # increase it whenever the same weights give other features
 _BATCH = 64
-_FILTER_SECONDS = 0.1  # more than resampling looks ahead
+_FILTER_SECONDS = 0.1  # longer than the filter of the resampler
+
+
+@dataclass
+class ClassifierOutput(BaseOutput):
+    """Output of a classifier network.
+
+    Args:
+        features: shape (B, D), for distances between sets of clips.
+        logits: shape (B, classes).
+    """
+
+    features: Tensor
+    logits: Tensor
+
+
+class ClassifierNetwork(ModelMixin, ConfigMixin):
+    """Base class of the networks: they map waveforms (B, 1, L) at 16 kHz to :class:`ClassifierOutput`."""
+
+    config: Any
 
 
 class DigitClassifier:
-    """A network that hears one second of audio, the way the metrics use it.
+    """A classifier network with its name, its accuracy and a NumPy interface.
 
-    Clips are cut after one second, and filled up with zeros on the right.
+    Clips are cropped to one second, or padded with zeros on the right.
 
     Args:
-        model: a :class:`.ResNeXtClassifier` or :class:`.SmallClassifier`; put into evaluation mode.
-        name: what reports call it.
-        accuracy: what is known of how often it is right, by data set.
+        model: a :class:`.ResNeXtClassifier` or :class:`.SmallClassifier`; it is put into evaluation mode.
+        name: name in reports.
+        accuracy: known accuracy by data set.
 
     Attributes:
-        name: what reports call it.
-        sample_rate: 16000; audio of other rates is resampled.
-        seconds: 1.0, what is heard of a clip.
+        name: name in reports.
+        sample_rate: 16000 Hz; audio of other rates is resampled.
+        seconds: 1.0, the duration of the input.
         class_names: the digits, "zero" to "nine".
-        accuracy: as given; empty if nothing is known.
-        fingerprint: hash of the weights and the configuration; changes whenever the features of the same audio do.
+        accuracy: as given; empty if unknown.
+        fingerprint: hash of the weights and the configuration; changes whenever the features of the same audio change.
     """
 
     sample_rate = SAMPLE_RATE
     seconds = 1.0
 
-    def __init__(self, model: ModelMixin, name: str, accuracy: dict | None = None) -> None:
+    def __init__(self, model: ClassifierNetwork, name: str, accuracy: dict[str, Any] | None = None) -> None:
         self.model = model.eval().requires_grad_(False)
         self.name = name
         self.accuracy = accuracy or {}
@@ -48,23 +71,23 @@ class DigitClassifier:
         self.fingerprint = _fingerprint(model)
 
     def features(self, audio: np.ndarray, rate: int) -> np.ndarray:
-        """What distances between sets of clips are measured in; the networks say what it is.
+        """Return the features of waveforms, for distances between sets of clips.
 
         Args:
             audio: waveforms, float32 (B, L); the level does not matter.
             rate: their sample rate in Hz.
 
         Returns:
-            float32, shape (B, D).
+            float32, shape (B, D); see the class of the network.
 
         Raises:
-            UserError: misshapen or not finite audio, or a rate that is none.
+            UserError: audio of another shape or with non-finite samples, or an invalid rate.
         """
         return self.classify(audio, rate)[0]
 
     @torch.inference_mode()
     def classify(self, audio: np.ndarray, rate: int) -> tuple[np.ndarray, np.ndarray]:
-        """The features, and the probabilities of the digits, float32 (B, 10); see :meth:`features`."""
+        """Return the features and the probabilities of the digits, float32 (B, 10); see :meth:`features`."""
         audio = one_second(audio, rate)
         features, probabilities = [], []
         for start in range(0, len(audio), _BATCH):
@@ -76,10 +99,10 @@ class DigitClassifier:
 
 
 def one_second(audio: np.ndarray, rate: int) -> np.ndarray:
-    """Waveforms (B, L) at ``rate`` Hz as float32 (B, 16000) at 16 kHz: cut, or filled up with zeros on the right.
+    """Resample waveforms (B, L) from ``rate`` Hz to 16 kHz and crop or pad them to float32 (B, 16000).
 
     Raises:
-        UserError: misshapen or not finite audio, or a rate that is none.
+        UserError: audio of another shape or with non-finite samples, or an invalid rate.
     """
     audio = np.asarray(audio, dtype=np.float32)
     if audio.ndim != 2 or audio.size == 0:
@@ -88,14 +111,16 @@ def one_second(audio: np.ndarray, rate: int) -> np.ndarray:
         raise UserError(f"the sample rate must be a whole number of at least 1 Hz, got {rate!r}")
     if not np.isfinite(audio).all():
         raise UserError("the audio has non-finite samples (NaN or infinity): leave such clips out")
-    heard = resample(audio[:, : math.ceil(rate * (1 + _FILTER_SECONDS))], int(rate), SAMPLE_RATE)[:, :SAMPLE_RATE]
-    return np.pad(heard, ((0, 0), (0, SAMPLE_RATE - heard.shape[1])))
+    # Cropping before resampling keeps long recordings cheap.
+    cropped = audio[:, : math.ceil(rate * (1 + _FILTER_SECONDS))]
+    resampled = resample(cropped, int(rate), SAMPLE_RATE)[:, :SAMPLE_RATE]
+    return np.pad(resampled, ((0, 0), (0, SAMPLE_RATE - resampled.shape[1])))
 
 
-def _fingerprint(model: ModelMixin) -> str:
+def _fingerprint(model: ClassifierNetwork) -> str:
     config = {key: value for key, value in model.config.items() if not key.startswith("_")}
-    described = {"class": type(model).__name__, "version": FEATURES_VERSION, "config": config}
-    digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
+    description = {"class": type(model).__name__, "version": FEATURES_VERSION, "config": config}
+    digest = hashlib.sha256(json.dumps(description, sort_keys=True).encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tuple(tensor.shape)}".encode())
         digest.update(tensor.cpu().contiguous().numpy().tobytes())

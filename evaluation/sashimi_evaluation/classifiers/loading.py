@@ -1,10 +1,10 @@
-"""Networks on disk: those that come with the package, and those that trainings and conversions write."""
+"""Load classifiers and speech embeddings from disk: bundled ones, trained ones and converted ones."""
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
-from diffusers import ModelMixin
 
 from sashimi_diffusion.errors import UserError
 from sashimi_evaluation.classifiers.digit_classifier import DigitClassifier
@@ -15,34 +15,35 @@ from sashimi_evaluation.classifiers.speech_embedding import SpeechEmbedding
 PRETRAINED = Path(__file__).resolve().parent.parent / "pretrained"
 
 
-def load_classifier(name_or_folder: str | Path = "digits-small", device: str = "cpu") -> DigitClassifier:
-    """A classifier on disk; nothing is downloaded.
+def load_classifier(name_or_folder: str | Path = "digits-small", device: str | torch.device = "cpu") -> DigitClassifier:
+    """Load a classifier from disk; nothing is downloaded.
 
     Args:
-        name_or_folder: a bundled one ("digits-small"), or a folder that a training run (``pipeline``), a conversion or
-            ``save_pretrained`` wrote. What is known of its accuracy is read from ``accuracy.json`` there, if it is.
-        device: where it runs.
+        name_or_folder: name of a bundled classifier ("digits-small"), or a folder written by a training run
+            (``pipeline``), a conversion or ``save_pretrained``. Its accuracy is read from ``accuracy.json`` in that
+            folder, if there is one.
+        device: device of the network.
 
     Raises:
-        UserError: there is no such classifier, its files are damaged or of another kind, or ``device`` is not here.
+        UserError: there is no such classifier, its files are damaged or of another kind, or ``device`` is not
+            available.
     """
     folder = _folder(name_or_folder)
-    model = _load(name_or_folder, "digit classifier", [ResNeXtClassifier, SmallClassifier], device)
+    model = _load(name_or_folder, "digit classifier", (ResNeXtClassifier, SmallClassifier), device)
     accuracy = folder / "accuracy.json"
-    known = _read_json(accuracy) if accuracy.is_file() else None
-    return DigitClassifier(model, folder.resolve().name, known)
+    return DigitClassifier(model, folder.resolve().name, _read_json(accuracy) if accuracy.is_file() else None)
 
 
 def load_speech_embedding(name_or_folder: str | Path = "speech-embedding") -> SpeechEmbedding:
-    """A speech embedding on disk, in float32; nothing is downloaded.
+    """Load a speech embedding from disk in float32; nothing is downloaded.
 
     Args:
-        name_or_folder: the bundled one ("speech-embedding"), or a folder that ``save_pretrained`` wrote.
+        name_or_folder: the bundled one ("speech-embedding"), or a folder written by ``save_pretrained``.
 
     Raises:
         UserError: there is no such embedding, or its files are damaged or of another kind.
     """
-    return _load(name_or_folder, "speech embedding", [SpeechEmbedding])
+    return _load(name_or_folder, "speech embedding", (SpeechEmbedding,))
 
 
 def _folder(name_or_folder: str | Path) -> Path:
@@ -51,15 +52,15 @@ def _folder(name_or_folder: str | Path) -> Path:
     return bundled if is_plain_name and bundled.is_dir() else Path(name_or_folder)
 
 
-def _load(asked: str | Path, what: str, kinds: list[type[ModelMixin]], device: str = "cpu") -> ModelMixin:
-    folder = _folder(asked)
+def _load(name_or_folder: str | Path, what: str, kinds: tuple[type, ...], device: str | torch.device = "cpu") -> Any:
+    folder = _folder(name_or_folder)
     if not (folder / "config.json").is_file():
         raise UserError(
-            f"there is no {what} {asked}: expected a folder with config.json, or one that comes with the package "
+            f"there is no {what} {name_or_folder}: expected a folder with config.json, or the name of a bundled one "
             f"({', '.join(_bundled(kinds))})"
         )
     name = _read_json(folder / "config.json").get("_class_name")
-    kind = {kind.__name__: kind for kind in kinds}.get(name)
+    kind: Any = next((kind for kind in kinds if kind.__name__ == name), None)
     if kind is None:
         raise UserError(f"{folder} holds a {name}, not a {what}: expected {' or '.join(k.__name__ for k in kinds)}")
     try:
@@ -69,13 +70,13 @@ def _load(asked: str | Path, what: str, kinds: list[type[ModelMixin]], device: s
         raise UserError(f"the {what} in {folder} cannot be loaded: {reason}") from error
 
 
-def _bundled(kinds: list[type[ModelMixin]]) -> list[str]:
+def _bundled(kinds: tuple[type, ...]) -> list[str]:
     names = {kind.__name__ for kind in kinds}
     configs = sorted(PRETRAINED.glob("*/config.json"))
     return [path.parent.name for path in configs if _read_json(path).get("_class_name") in names]
 
 
-def _read_json(path: Path) -> dict:
+def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

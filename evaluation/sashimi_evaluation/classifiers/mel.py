@@ -1,4 +1,4 @@
-"""The mel spectrograms that the classifiers see."""
+"""Mel spectrograms: the inputs of the classifiers."""
 
 import math
 
@@ -7,16 +7,17 @@ import torch
 from torch import Tensor, nn
 
 SAMPLE_RATE = 16000
-"""Hz; both classifiers take waveforms at this rate."""
+"""Sample rate of the input of both classifiers, in Hz."""
 
 
 def mel_bands(count: int, n_fft: int, f_min: float, f_max: float) -> Tensor:
-    """Triangular bands of unit area, spaced evenly on Slaney's mel scale (Auditory Toolbox, 1998) as librosa has it.
+    """Return triangular filters of unit area on Slaney's mel scale (Auditory Toolbox, 1998), as in librosa.
 
-    The scale is linear up to 1 kHz (15 mels) and logarithmic above (27 mels for a factor of 6.4).
+    The centers are evenly spaced on the mel scale, which is linear up to 1 kHz (15 mels) and logarithmic above (27 mels
+    for a factor of 6.4).
 
     Args:
-        count: bands.
+        count: number of bands.
         n_fft: samples in a window, at 16 kHz.
         f_min: lower edge of the first band in Hz.
         f_max: upper edge of the last band in Hz.
@@ -24,33 +25,36 @@ def mel_bands(count: int, n_fft: int, f_min: float, f_max: float) -> Tensor:
     Returns:
         float32, shape (count, n_fft // 2 + 1).
     """
-    step = math.log(6.4) / 27
+    log_step = math.log(6.4) / 27
 
     def to_mel(frequency: float) -> float:
-        return frequency * 0.015 if frequency < 1000 else 15 + math.log(frequency / 1000) / step
+        return frequency * 0.015 if frequency < 1000 else 15 + math.log(frequency / 1000) / log_step
 
     mels = np.linspace(to_mel(f_min), to_mel(f_max), count + 2)
-    edges = np.where(mels < 15, mels / 0.015, 1000 * np.exp(step * (mels - 15)))
-    lower, centre, upper = edges[:-2, None], edges[1:-1, None], edges[2:, None]
+    edges = np.where(mels < 15, mels / 0.015, 1000 * np.exp(log_step * (mels - 15)))
+    lower, center, upper = edges[:-2, None], edges[1:-1, None], edges[2:, None]
     frequencies = np.linspace(0, SAMPLE_RATE / 2, n_fft // 2 + 1)
-    rising, falling = (frequencies - lower) / (centre - lower), (upper - frequencies) / (upper - centre)
+    rising, falling = (frequencies - lower) / (center - lower), (upper - frequencies) / (upper - center)
     bands = np.maximum(0, np.minimum(rising, falling)) * (2 / (upper - lower))
     return torch.from_numpy(bands.astype(np.float32))
 
 
 class PowerMel(nn.Module):
-    """Power in mel bands: periodic Hann windows of ``window`` samples, centred on every ``hop``-th; zeros at both ends.
+    """Mel power spectrogram with periodic Hann windows, centered frames and zero padding at both ends.
 
-    Computed in float32, under autocast too: powers span more than the narrow formats hold.
+    It is computed in float32 also under autocast, because the range of the power exceeds that of half precision.
 
     Args:
-        count: bands.
+        count: number of bands.
         window: samples in a window, at 16 kHz.
-        n_fft: samples of the transform, at least ``window``: the rest are zeros on either side of it.
+        n_fft: samples of the transform, at least ``window``; the window is padded with zeros on both sides.
         hop: samples from one frame to the next.
         f_min: lower edge of the first band in Hz.
         f_max: upper edge of the last band in Hz.
     """
+
+    bands: Tensor
+    window: Tensor
 
     def __init__(self, count: int, window: int, n_fft: int, hop: int, f_min: float, f_max: float) -> None:
         super().__init__()
@@ -59,7 +63,7 @@ class PowerMel(nn.Module):
         self.register_buffer("window", torch.hann_window(window), persistent=False)
 
     def forward(self, waveform: Tensor) -> Tensor:
-        """Waveforms (B, 1, L) as powers (B, count, 1 + L // hop)."""
+        """Map waveforms (B, 1, L) to powers (B, count, 1 + L // hop)."""
         with torch.autocast(waveform.device.type, enabled=False):
             spectrum = torch.stft(
                 waveform[:, 0].float(),
@@ -74,9 +78,10 @@ class PowerMel(nn.Module):
 
 
 def decibels_below_peak(power: Tensor, smallest: float, floor: float) -> Tensor:
-    """10 log10 of powers (B, ...) over the largest of each of the B: from ``floor`` to 0.
+    """Return the decibels of powers (B, ...) relative to the maximum of each of the B, from ``floor`` to 0.
 
-    Powers below ``smallest`` count as that, so silence is 0 everywhere. This is librosa's power_to_db with ``ref=max``.
+    Powers are raised to at least ``smallest``, so silence is 0 everywhere. This is librosa's power_to_db with
+    ``ref=max``.
     """
     level = power.clamp(min=smallest)
     peak = level.amax(dim=tuple(range(1, level.ndim)), keepdim=True)
@@ -84,10 +89,10 @@ def decibels_below_peak(power: Tensor, smallest: float, floor: float) -> Tensor:
 
 
 class ProtocolMel(nn.Module):
-    """The input of the SC09 protocol's classifier: 32 mel bands in 32 frames, in dB below the loudest of the clip.
+    """Input of the classifier of the SC09 protocol: 32 mel bands and 32 frames, in dB relative to the maximum.
 
-    librosa's melspectrogram with its defaults (windows of 2048 samples, hop 512, power, up to 8 kHz) and power_to_db
-    (``ref=max``, 80 dB deep), as for the figures of SaShiMi (arXiv 2202.09729).
+    Equal to librosa's melspectrogram with its defaults (windows of 2048 samples, hop 512, power, up to 8 kHz) and
+    power_to_db (``ref=max``, 80 dB), as used for the results of SaShiMi (arXiv 2202.09729).
     """
 
     def __init__(self) -> None:
@@ -95,17 +100,17 @@ class ProtocolMel(nn.Module):
         self.power = PowerMel(32, window=2048, n_fft=2048, hop=512, f_min=0.0, f_max=SAMPLE_RATE / 2)
 
     def forward(self, waveform: Tensor) -> Tensor:
-        """Waveforms (B, 1, 16000) at 16 kHz as levels (B, 1, 32, 32), from -80 to 0 dB."""
+        """Map waveforms (B, 1, 16000) at 16 kHz to levels (B, 1, 32, 32), from -80 to 0 dB."""
         return decibels_below_peak(self.power(waveform), smallest=1e-10, floor=-80.0)[:, None]
 
 
 class RelativeMel(nn.Module):
-    """The small classifier's input: fine in time, blind to level, and to all that a telephone leaves out.
+    """Input of the small classifier: a mel spectrogram of the telephone band, independent of the level.
 
-    32 bands of windows of 25 ms, every 10 ms, as :class:`.SpeechEmbedding` wants them, with the loudest of the clip
-    where the loudest of speech lies. They end at 3.8 kHz: the recordings that teach most digits have nothing above
-    4 kHz, so anything up there would tell the data set apart instead of the word, and clips of 8 kHz systems would not
-    be heard as those of 16 kHz.
+    It has 32 bands and windows of 25 ms every 10 ms, the input of :class:`.SpeechEmbedding`. The maximum of each clip
+    is shifted to the level of loud speech. The bands end at 3.8 kHz, because most of the training recordings contain
+    nothing above 4 kHz: higher frequencies would identify the data set instead of the word, and the results for clips
+    of 8 kHz and 16 kHz would differ.
     """
 
     peak = 11.0
@@ -116,6 +121,6 @@ class RelativeMel(nn.Module):
         self.power = PowerMel(32, window=400, n_fft=512, hop=160, f_min=60.0, f_max=3800.0)
 
     def forward(self, waveform: Tensor) -> Tensor:
-        """Waveforms (B, 1, L) at 16 kHz as levels (B, 1, 32, 1 + L // 160) from ``floor`` to ``peak``, 1 for 10 dB."""
+        """Map waveforms (B, 1, L) at 16 kHz to levels (B, 1, 32, 1 + L // 160) from ``floor`` to ``peak``, in 10 dB."""
         depth = 10 * (self.floor - self.peak)
         return self.peak + decibels_below_peak(self.power(waveform), smallest=1e-12, floor=depth)[:, None] / 10

@@ -1,16 +1,15 @@
 """The classifier of the SC09 protocol, a ResNeXt on mel spectrograms."""
 
-from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sashimi_evaluation.classifiers.digit_classifier import ClassifierNetwork, ClassifierOutput
 from sashimi_evaluation.classifiers.mel import ProtocolMel
-from sashimi_evaluation.classifiers.output import ClassifierOutput
 
 
 class Bottleneck(nn.Module):
-    """Reduce, convolve in groups, expand, beside a shortcut (arXiv 1611.05431, figure 3c).
+    """Residual block: 1x1 convolution, grouped convolution, 1x1 convolution (arXiv 1611.05431, figure 3c).
 
     Args:
         in_channels: of the input.
@@ -33,26 +32,25 @@ class Bottleneck(nn.Module):
             self.shortcut_norm = nn.BatchNorm2d(out_channels)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """(B, in_channels, bands, frames) to (B, out_channels, bands / stride, frames / stride)."""
+        """Map (B, in_channels, bands, frames) to (B, out_channels, bands / stride, frames / stride)."""
         hidden = F.relu(self.reduce_norm(self.reduce(inputs)))
         hidden = F.relu(self.grouped_norm(self.grouped(hidden)))
         hidden = self.expand_norm(self.expand(hidden))
-        past = self.shortcut_norm(self.shortcut(inputs)) if hasattr(self, "shortcut") else inputs
-        return F.relu(past + hidden)
+        residual = self.shortcut_norm(self.shortcut(inputs)) if hasattr(self, "shortcut") else inputs
+        return F.relu(residual + hidden)
 
 
-class ResNeXtClassifier(ModelMixin, ConfigMixin):
-    """ResNeXt-29, 8x64d (arXiv 1611.05431), on 32 x 32 mels: the classifier behind the published SC09 figures.
+class ResNeXtClassifier(ClassifierNetwork):
+    """ResNeXt-29, 8x64d (arXiv 1611.05431), on 32 x 32 mel spectrograms: the classifier of the published SC09 results.
 
-    With the default arguments it has 34,425,546 parameters and features of 1024 dimensions, what its last layer
-    is given.
+    With the default arguments it has 34,425,546 parameters. Its features are the 1024 inputs of the last layer.
 
     Args:
-        num_classes: digits.
-        depth: layers; 9 for each bottleneck of a stage, and 2.
+        num_classes: number of classes.
+        depth: number of layers, 9 k + 2 for k bottlenecks per stage.
         cardinality: groups of a bottleneck.
         base_width: channels of a group in the first stage.
-        widen_factor: output channels of the stages are 64, 128 and 256 times this.
+        widen_factor: the stages have 64, 128 and 256 times as many output channels.
 
     Raises:
         ValueError: a depth that is not 9 k + 2.
@@ -87,11 +85,11 @@ class ResNeXtClassifier(ModelMixin, ConfigMixin):
         self.classifier = nn.Linear(channels, num_classes)
 
     def forward(self, waveform: Tensor) -> ClassifierOutput:
-        """Hear waveforms (B, 1, 16000) at 16 kHz."""
+        """Classify waveforms (B, 1, 16000) at 16 kHz."""
         return self.from_mel(self.mel(waveform))
 
     def from_mel(self, mel: Tensor) -> ClassifierOutput:
-        """The same for levels (B, 1, 32, 32) of :class:`ProtocolMel`."""
+        """Classify levels (B, 1, 32, 32) of :class:`ProtocolMel`."""
         hidden = F.relu(self.stem_norm(self.stem(mel)))
         for stage in self.stages:
             hidden = stage(hidden)

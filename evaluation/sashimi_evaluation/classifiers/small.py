@@ -1,32 +1,31 @@
-"""A digit classifier for a CPU: a small head that listens to speech embeddings."""
+"""A digit classifier for a CPU: a small head on speech embeddings."""
 
 from collections.abc import Sequence
 
 import torch
-from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sashimi_evaluation.classifiers.digit_classifier import ClassifierNetwork, ClassifierOutput
 from sashimi_evaluation.classifiers.mel import RelativeMel
-from sashimi_evaluation.classifiers.output import ClassifierOutput
 from sashimi_evaluation.classifiers.speech_embedding import WINDOW, SpeechEmbedding
 
 
-class SmallClassifier(ModelMixin, ConfigMixin):
-    """A speech embedding of every 80 ms, and what the embeddings of a word say; the level of the audio does not matter.
+class SmallClassifier(ClassifierNetwork):
+    """A convolutional head on the speech embeddings of every 80 ms; the level of the audio does not matter.
 
-    With the default arguments it has 358,090 parameters, of which 328,224 are the embedding's. Its features are the
-    mean and the maximum over time of the 96 numbers of the embeddings, each number normalized over the training: what
-    is known of speech, not only what tells digits apart, so that noise is far from any word.
+    With the default arguments it has 358,090 parameters, 328,224 of them in the embedding. Its features are the mean
+    and the maximum over time of the normalized embeddings. They describe speech in general, not only the differences
+    between digits, so noise is far from all words.
 
     Args:
-        num_classes: digits.
+        num_classes: number of classes.
         channels: of the :class:`.SpeechEmbedding`.
-        dropout: share of the embeddings' and the features' numbers that are left out while training.
+        dropout: dropout rate of the embeddings and of the input of the last layer.
 
     Raises:
-        ValueError: there are not four ``channels``, or ``dropout`` is no share.
+        ValueError: ``channels`` are not four numbers, or ``dropout`` is not in [0, 1).
     """
 
     @register_to_config
@@ -43,11 +42,11 @@ class SmallClassifier(ModelMixin, ConfigMixin):
 
     @classmethod
     def on(cls, embedding: SpeechEmbedding, **arguments: int | float) -> "SmallClassifier":
-        """An untrained head on a copy of ``embedding`` that will not be trained.
+        """Return a classifier with an untrained head on a frozen copy of ``embedding``.
 
         Args:
-            embedding: what is known of speech.
-            arguments: of the constructor, but for the channels.
+            embedding: a trained speech embedding.
+            arguments: other arguments of the constructor.
         """
         classifier = cls(channels=embedding.config.channels, **arguments)
         classifier.embedding.load_state_dict(embedding.state_dict())
@@ -55,18 +54,19 @@ class SmallClassifier(ModelMixin, ConfigMixin):
         return classifier
 
     def forward(self, waveform: Tensor) -> ClassifierOutput:
-        """Hear waveforms (B, 1, L) at 16 kHz."""
-        # Silence around the clip: the first and the last sound are heard in the middle of a window, too.
+        """Classify waveforms (B, 1, L) at 16 kHz."""
+        # Padding with silence puts also the first and the last sound into the middle of a window.
         levels = F.pad(self.mel(waveform), (WINDOW // 2, WINDOW // 2), value=self.mel.floor)
         embeddings = self.norm(self.embedding(levels))  # (B, C, frames)
-        hidden = F.relu(self.head(self._drop_out(embeddings)))
-        logits = self.classifier(self._drop_out(_mean_and_maximum(hidden)))
+        hidden = F.relu(self.head(self._dropout(embeddings)))
+        logits = self.classifier(self._dropout(_mean_and_maximum(hidden)))
         return ClassifierOutput(features=_mean_and_maximum(embeddings), logits=logits)
 
-    def _drop_out(self, numbers: Tensor) -> Tensor:
-        return F.dropout(numbers, self.config.dropout, self.training)
+    def _dropout(self, inputs: Tensor) -> Tensor:
+        return F.dropout(inputs, self.config.dropout, self.training)
 
 
 def _mean_and_maximum(channels: Tensor) -> Tensor:
-    # Over time, (B, C, frames) to (B, 2 C): the mean alone would weigh a short word by the silence around it.
+    """Pool over time, (B, C, frames) to (B, 2 C)."""
+    # The mean alone would depend on the silence around a short word.
     return torch.cat([channels.mean(dim=-1), channels.amax(dim=-1)], dim=1)

@@ -1,6 +1,7 @@
-"""A network that knows speech from thousands of words, and says in 96 numbers what 0.76 seconds of it sound like."""
+"""Speech embedding: a network that maps 0.76 seconds of speech to 96 numbers."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from diffusers import ConfigMixin, ModelMixin
@@ -9,30 +10,32 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 WINDOW = 76
-"""Frames of 10 ms that one embedding hears; the next begins 8 frames later."""
+"""Receptive field of one embedding in frames of 10 ms; the next embedding starts 8 frames later."""
 
 
 class BoundedLeakyReLU(nn.Module):
-    """Negative numbers a fifth as large, but never below -0.4."""
+    """Leaky ReLU with slope 0.2 for negative inputs and a lower bound of -0.4."""
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Any shape."""
+        """Apply to any shape."""
         return F.leaky_relu(inputs, 0.2).clamp(min=-0.4)
 
 
 class SpeechEmbedding(ModelMixin, ConfigMixin):
     """The embedding of Lin et al., "Training Keyword Spotters with Limited and Synthesized Speech Data".
 
-    arXiv 2002.01322, section 3: convolutions across bands and across frames by turns, 328,224 parameters with the
-    default ``channels``. Those that Google published, trained to tell 5,000 words apart, come with this package
+    arXiv 2002.01322, section 3: alternating convolutions over bands and over frames, 328,224 parameters with the
+    default ``channels``. The weights that Google trained to distinguish 5,000 words come with this package
     (``pretrained/speech-embedding``).
 
     Args:
         channels: of the four widths; the last is the size of an embedding.
 
     Raises:
-        ValueError: there are not four.
+        ValueError: ``channels`` are not four numbers.
     """
+
+    config: Any
 
     @register_to_config
     def __init__(self, channels: Sequence[int] = (24, 48, 72, 96)) -> None:
@@ -59,24 +62,25 @@ class SpeechEmbedding(ModelMixin, ConfigMixin):
             nn.Conv2d(fourth, fourth, (1, 3)),
         )
         for layer in self.modules():
-            if isinstance(layer, nn.Conv2d):
-                # PyTorch's own start would make all inputs alike after twenty layers (arXiv 1502.01852).
+            if isinstance(layer, nn.Conv2d) and layer.bias is not None:
+                # With PyTorch's default initialization the outputs hardly depend on the inputs after twenty layers
+                # (arXiv 1502.01852).
                 nn.init.kaiming_normal_(layer.weight, a=0.2)
                 nn.init.zeros_(layer.bias)
 
     def forward(self, levels: Tensor) -> Tensor:
-        """Levels of 32 mel bands (B, 1, 32, frames) as embeddings (B, channels[-1], 1 + (frames - 76) // 8).
+        """Map levels of 32 mel bands (B, 1, 32, frames) to embeddings (B, channels[-1], 1 + (frames - 76) // 8).
 
-        A level is 2 plus a tenth of the decibels of the power, for samples from -32,768 to 32,767; the bands are those
-        of :class:`.RelativeMel`.
+        A level is the power in dB divided by 10, plus 2, for samples from -32,768 to 32,767; the bands are those of
+        :class:`.RelativeMel`.
         """
-        # Twice as fast on a CPU as with the frames innermost.
+        # On a CPU this memory format is twice as fast.
         hidden = self.stem(levels).contiguous(memory_format=torch.channels_last)
         return self.layers(hidden)[:, :, 0]
 
 
 def _across_bands_and_frames(in_channels: int, out_channels: int) -> list[nn.Module]:
-    # Frames are not filled up with zeros: an embedding depends on its own window and not on where that lies.
+    # Frames are not padded: an embedding depends only on the content of its window, not on its position.
     return [
         nn.Conv2d(in_channels, out_channels, (3, 1), padding=(1, 0)),
         BoundedLeakyReLU(),

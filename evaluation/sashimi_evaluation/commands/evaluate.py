@@ -1,4 +1,4 @@
-"""``sashimi-evaluate``: score folders of clips against real recordings, as a table, a JSON record and a page."""
+"""``sashimi-evaluate``: evaluate folders of clips against real recordings; write a table, a JSON report and a page."""
 
 import argparse
 import shlex
@@ -9,15 +9,16 @@ from pathlib import Path
 
 from accelerate import PartialState
 
-from sashimi_diffusion.commands.cli import Parser, run, select_device, writing_to
+from sashimi_diffusion.commands.cli import Parser, run, select_device
 from sashimi_diffusion.errors import UserError
+from sashimi_diffusion.files import writing
 from sashimi_diffusion.launch import require_all_processes
 from sashimi_evaluation.classifiers import load_classifier
-from sashimi_evaluation.clips import ClipFolder, divide, open_clips, open_sets
+from sashimi_evaluation.clips import ClipFolder, open_clips, open_sets, split_held_out
 from sashimi_evaluation.commands.listening_test import listening_test
-from sashimi_evaluation.evaluation import PROTOCOLS, Evaluation, Settings, evaluate, hear
+from sashimi_evaluation.evaluation import PROTOCOLS, Evaluation, Settings, evaluate, extract_features
 from sashimi_evaluation.extractors import load_extractor
-from sashimi_evaluation.metrics.figures import Resampling
+from sashimi_evaluation.metrics.intervals import Resampling
 from sashimi_evaluation.report.evaluation_page import write_page
 from sashimi_evaluation.report.record import record, table, write_record
 
@@ -31,46 +32,46 @@ EXAMPLES = """examples:
   sashimi-evaluate listening-test --help
 """
 
-PATTERN_HELP = 'how the recordings are named, e.g. "{label}_{speaker}_{index}" (default: folders are the digits)'
-WINDOW_HELP = "score without these shares of the least and the most likely clips; the paper's are 0.4 0.05"
+PATTERN_HELP = 'pattern of the recordings\' names, e.g. "{label}_{speaker}_{index}" (default: one folder per digit)'
+WINDOW_HELP = "leave out these fractions of the least and the most likely clips; the paper's are 0.4 0.05"
 
 
 def build_parser() -> Parser:
-    """The command's arguments."""
+    """Return the parser of the command's arguments."""
     parser = Parser(
         prog="sashimi-evaluate",
-        description="Score clips of spoken digits, of any system, against real recordings.",
+        description="Evaluate clips of spoken digits, of any system, against real recordings.",
         epilog=EXAMPLES,
     )
     add = parser.add_argument
-    add("samples", nargs="+", metavar="[NAME=]DIR", help="folders of clips; each is a column of the table")
+    add("samples", nargs="+", metavar="[NAME=]DIR", help="folders of clips, one column of the table each")
     add("--reference", type=Path, required=True, metavar="DIR", help="real clips; the papers take the training set")
     add("--pattern", metavar="P", help=PATTERN_HELP)
-    add("--where", action="append", metavar="FIELD=A,B", help="only recordings with these values (default: all)")
-    add("--hold-out", action="append", metavar="FIELD=A,B", help="recordings to score beside the samples instead")
-    add("--held-out", type=Path, metavar="DIR", help="the same from a folder of their own")
-    add("--sample-pattern", metavar="P", help="how the samples are named, where samples.json does not say it")
-    add("--classifier", default="digits-small", metavar="C", help="bundled classifier, or a folder with one")
-    add("--features", metavar="MODULE:FUNCTION", help="extractor for the distances (default: the classifier)")
+    add("--where", action="append", metavar="FIELD=A,B", help="use only recordings with these values (default: all)")
+    add("--hold-out", action="append", metavar="FIELD=A,B", help="evaluate these recordings; the reference is the rest")
+    add("--held-out", type=Path, metavar="DIR", help="evaluate the recordings of this folder")
+    add("--sample-pattern", metavar="P", help="pattern of the samples' names if there is no samples.json")
+    add("--classifier", default="digits-small", metavar="C", help="bundled classifier, or folder of a classifier")
+    add("--features", metavar="MODULE:FUNCTION", help="feature extractor for the distances (default: the classifier)")
     add(
         "--protocol",
         choices=PROTOCOLS,
         default="default",
-        help="sashimi-icml22: the official code's figures, bugs included",
+        help="sashimi-icml22: the metrics of the official code, including its errors",
     )
     add("--likelihood-window", type=float, nargs=2, metavar=("LOW", "HIGH"), help=WINDOW_HELP)
-    add("--resamples", type=int, default=200, metavar="N", help="bootstrap draws behind each interval")
-    add("--seed", type=int, default=0, help="of the bootstrap, the splits and the bins")
-    add("--json", type=Path, default=Path("evaluation.json"), metavar="FILE", help="the record to write")
-    add("--html", type=Path, metavar="FILE", help="a page to look at and listen to (needs the extra eval)")
+    add("--resamples", type=int, default=200, metavar="N", help="bootstrap resamples of each interval")
+    add("--seed", type=int, default=0, help="seed of the bootstrap, the splits and the bins")
+    add("--json", type=Path, default=Path("evaluation.json"), metavar="FILE", help="JSON report to write")
+    add("--html", type=Path, metavar="FILE", help="page to look at and listen to (needs the extra eval)")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
-    add("--cache-dir", type=Path, metavar="DIR", help="where what was heard is kept (default: the user's cache)")
-    add("--skip-bad-files", action="store_true", help="go on without files that cannot be used")
+    add("--cache-dir", type=Path, metavar="DIR", help="folder of the feature cache (default: the user's cache)")
+    add("--skip-bad-files", action="store_true", help="continue without unusable files")
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit code."""
+    """Run the command and return the exit code."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
 
     def command() -> None:
@@ -79,16 +80,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return
         options = build_parser().parse_args(arguments)
         require_all_processes()
-        score(options, shlex.join(["sashimi-evaluate", *arguments]))
+        evaluate_folders(options, shlex.join(["sashimi-evaluate", *arguments]))
 
     return run(command)
 
 
-def score(options: argparse.Namespace, command: str) -> None:
-    """Score what the options name, and print and write the report.
+def evaluate_folders(options: argparse.Namespace, command: str) -> None:
+    """Evaluate the folders in the options; print the table and write the reports.
 
     Raises:
-        UserError: folders, files or options that cannot be used.
+        UserError: invalid folders, files or options.
     """
     if options.resamples < 2:
         raise UserError(f"--resamples is {options.resamples}, expected at least 2")
@@ -99,27 +100,28 @@ def score(options: argparse.Namespace, command: str) -> None:
     sets = open_sets(options.samples, options.sample_pattern, options.skip_bad_files)
     reference, held_out = open_reference(options)
     extractor = None if options.features is None else load_extractor(options.features)
-    with writing_to(options.json):
-        _require_writable(options.json, options.html)
+    for path in filter(None, (options.json, options.html)):
+        with writing(f"to {path}"):
+            _require_writable(path)
     classifier = load_classifier(options.classifier, device)
-    heard = hear(sets, reference, held_out, classifier, extractor, settings_of(options))
+    extraction = extract_features(sets, reference, held_out, classifier, extractor, settings_of(options))
     if state.is_main_process:
-        report(evaluate(heard), options, command)
+        report(evaluate(extraction), options, command)
     if state.num_processes > 1:
         state.destroy_process_group()
 
 
 def open_reference(options: argparse.Namespace) -> tuple[ClipFolder, ClipFolder | None]:
-    """The reference and the recordings held out of it, if any.
+    """Open the reference and the held-out recordings, if any.
 
     Raises:
-        UserError: a folder cannot be used, or both ways to hold out were asked for.
+        UserError: an invalid folder, or both --hold-out and --held-out.
     """
     where, hold_out = _fields(options.where, "--where"), _fields(options.hold_out, "--hold-out")
     if hold_out and options.held_out is not None:
         raise UserError("--hold-out and --held-out exclude each other: give one of them")
     if hold_out:
-        return divide(options.reference, options.pattern, where, hold_out, options.skip_bad_files)
+        return split_held_out(options.reference, options.pattern, where, hold_out, options.skip_bad_files)
     reference = open_clips(options.reference, None, options.pattern, where, options.skip_bad_files)
     if options.held_out is None:
         return reference, None
@@ -128,7 +130,7 @@ def open_reference(options: argparse.Namespace) -> tuple[ClipFolder, ClipFolder 
 
 
 def settings_of(options: argparse.Namespace) -> Settings:
-    """How the options ask for scores."""
+    """Return the settings of the evaluation."""
     return Settings(
         protocol=options.protocol,
         resampling=Resampling(options.resamples, options.seed),
@@ -139,20 +141,20 @@ def settings_of(options: argparse.Namespace) -> Settings:
 
 
 def report(evaluation: Evaluation, options: argparse.Namespace, command: str) -> None:
-    """Print the table and write the files that were asked for."""
+    """Print the table and write the JSON report and, if requested, the page."""
     print(table(evaluation))
-    with writing_to(options.json):
+    with writing(f"to {options.json}"):
         write_record(options.json, record(evaluation, command))
     written = [options.json]
     if options.html is not None:
-        with writing_to(options.html):
+        with writing(f"to {options.html}"):
             write_page(options.html, evaluation, command)
         written.append(options.html)
     print(f"\n-> {', '.join(map(str, written))}")
 
 
 def _fields(texts: Sequence[str] | None, flag: str) -> dict[str, list[str]]:
-    fields = {}
+    fields: dict[str, list[str]] = {}
     for text in texts or []:
         name, separator, values = text.partition("=")
         if not separator or not name or not values:
@@ -161,15 +163,13 @@ def _fields(texts: Sequence[str] | None, flag: str) -> dict[str, list[str]]:
     return fields
 
 
-def _require_writable(*paths: Path | None) -> None:
-    """Find out now, not after hours of listening."""
-    for path in paths:
-        if path is not None:
-            if path.is_dir():
-                raise UserError(f"{path} is a folder: name the file to write")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=path.parent):
-                pass
+def _require_writable(path: Path) -> None:
+    """Raise OSError or UserError before the extraction, which may take hours, if the file cannot be written."""
+    if path.is_dir():
+        raise UserError(f"{path} is a folder: name the file to write")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=path.parent):
+        pass
 
 
 if __name__ == "__main__":

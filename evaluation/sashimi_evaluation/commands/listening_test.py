@@ -1,10 +1,11 @@
-"""``sashimi-evaluate listening-test``: a page that people rate clips on, and what their answers add up to."""
+"""``sashimi-evaluate listening-test``: create a page on which people rate clips, and score their answers."""
 
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from sashimi_diffusion.commands.cli import Parser, writing_to
+from sashimi_diffusion.commands.cli import Parser
+from sashimi_diffusion.files import writing
 from sashimi_evaluation.clips import open_sets
 from sashimi_evaluation.listening_test import ListeningResult, Score, score_listening_test, write_listening_test
 from sashimi_evaluation.report.record import aligned
@@ -16,22 +17,30 @@ EXAMPLES = """examples:
 
 
 def build_parser() -> Parser:
-    """The command's arguments."""
+    """Return the parser of the command line."""
     parser = Parser(
         prog="sashimi-evaluate listening-test",
-        description="Let people rate clips of several systems without knowing which is which.",
+        description="Blind listening test: people rate clips of several systems in a browser.",
         epilog=EXAMPLES,
     )
     actions = parser.add_subparsers(dest="action", required=True, metavar="make|score", parser_class=Parser)
-    make = actions.add_parser("make", help="write the page, its clips and the key", description="Write the page.")
+    make = actions.add_parser(
+        "make", help="write the page, its clips and the key", description="Write the page, its clips and the key."
+    )
     make.add_argument("samples", nargs="+", metavar="[NAME=]DIR", help="folders of clips, one for each system")
-    make.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write, to give to the raters")
+    make.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to create, for the raters")
     make.add_argument("--clips", type=int, default=20, metavar="N", help="clips of each system")
-    make.add_argument("--pattern", metavar="P", help="how the files are named, for their labels")
-    make.add_argument("--seed", type=int, default=0, help="of the choice and the order of the clips")
-    score = actions.add_parser("score", help="mean opinion scores from the raters' files", description="Score answers.")
-    score.add_argument("key", type=Path, help="the key that was written beside the page's folder")
-    score.add_argument("answers", type=Path, nargs="+", metavar="CSV", help="the files that the page saved")
+    make.add_argument(
+        "--pattern", metavar="P", help='pattern of the file names, for their labels, e.g. "{label}_{speaker}_{index}"'
+    )
+    make.add_argument("--seed", type=int, default=0, help="seed of the choice and the order of the clips")
+    score = actions.add_parser(
+        "score",
+        help="compute mean opinion scores from the raters' files (needs the extra eval)",
+        description="Compute mean opinion scores from the raters' files.",
+    )
+    score.add_argument("key", type=Path, help="the .key.json file next to the folder of the test")
+    score.add_argument("answers", type=Path, nargs="+", metavar="CSV", help="files that the raters saved")
     return parser
 
 
@@ -45,11 +54,11 @@ def listening_test(arguments: Sequence[str]) -> None:
     if options.action == "make":
         _make(options)
     else:
-        print(describe(score_listening_test(options.key, options.answers)))
+        print(format_result(score_listening_test(options.key, options.answers)))
 
 
-def describe(result: ListeningResult) -> str:
-    """Scores of the systems as a table, and below it how far the raters agree."""
+def format_result(result: ListeningResult) -> str:
+    """Return the scores of the systems as a table, followed by the agreement of the raters."""
     ratings = list(dict.fromkeys(rating for scores in result.scores.values() for rating in scores))
     rows = [["", *ratings]]
     rows += [[name, *(_cell(scores.get(rating)) for rating in ratings)] for name, scores in result.scores.items()]
@@ -65,10 +74,11 @@ def _cell(score: Score | None) -> str:
 
 
 def _make(options: argparse.Namespace) -> None:
-    files, labels = {}, {}
+    files: dict[str, tuple[Path, ...]] = {}
+    labels: dict[Path, int] = {}
     for clips in open_sets(options.samples, options.pattern):
         files[clips.name] = clips.files
         labels |= {file: int(label) for file, label in zip(clips.files, clips.labels, strict=True) if label >= 0}
-    with writing_to(options.out):
+    with writing(f"to {options.out}"):
         key = write_listening_test(options.out, files, options.seed, options.clips, labels=labels)
-    print(f"{options.out / 'index.html'} is for the raters; {key} says which clip is whose: keep it from them")
+    print(f"{options.out / 'index.html'} is for the raters; {key} identifies the clips: do not give it to them")

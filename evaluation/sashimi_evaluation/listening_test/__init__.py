@@ -1,7 +1,7 @@
-"""Listening tests: a page that collects ratings and transcriptions in a browser, and what they amount to."""
+"""Listening tests: a page that collects ratings and transcriptions in a browser, and the scores computed from them."""
 
 from sashimi_evaluation.listening_test.agreement import fleiss_kappa, mean_weighted_kappa, weighted_kappa
-from sashimi_evaluation.listening_test.making import write_listening_test
+from sashimi_evaluation.listening_test.creation import write_listening_test
 from sashimi_evaluation.listening_test.ratings import RATINGS
 from sashimi_evaluation.listening_test.scoring import ListeningResult, Score, mean_score, score_listening_test
 

@@ -1,80 +1,89 @@
-"""How far raters agree beyond what chance would give."""
+"""Agreement of raters beyond chance: kappa statistics."""
 
 import itertools
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from sashimi_diffusion.errors import UserError
 
 
-def fleiss_kappa(counts: np.ndarray) -> float:
-    """Agreement of several raters on unordered categories (Fleiss 1971, Psychological Bulletin 76(5), 378-382).
+def fleiss_kappa(counts: ArrayLike) -> float:
+    """Return the agreement of several raters on unordered categories (Fleiss 1971, Psychological Bulletin 76(5)).
 
-    κ = (P̄ − P̄e) / (1 − P̄e), with P̄ the mean over items of the share of rater pairs that agree, and P̄e = Σ_j p_j² for
-    the shares p_j of all answers. Fleiss has equally many raters for every item; where some are missing, each item's
-    share is computed from the raters it has, and items with fewer than two are left out.
+    κ = (P̄ − P̄e) / (1 − P̄e), where P̄ is the mean over items of the share of rater pairs that agree, and
+    P̄e = Σ_j p_j² with the share p_j of category j in all answers. Fleiss requires the same number of raters for every
+    item. Here the share of an item is computed from the raters it has, and items with fewer than two raters are
+    ignored. SciPy and scikit-learn have no such statistic.
 
     Args:
-        counts: how many raters put each item in each category, whole numbers, shape (items, categories).
+        counts: number of raters who chose each category for each item, shape (items, categories).
 
     Returns:
-        At most 1; 0 at chance. NaN where it is undefined: no item has two raters, or all answers are the same.
+        A value up to 1; 0 at chance. NaN if it is undefined: no item has two raters, or all answers are the same.
 
     Raises:
-        UserError: another shape, or negative counts.
+        UserError: wrong shape, or negative counts.
     """
-    counts = np.asarray(counts, dtype=np.float64)
-    if counts.ndim != 2 or (counts < 0).any():
-        raise UserError(f"expected counts of shape (items, categories), none below 0, got shape {counts.shape}")
-    raters = counts.sum(axis=1)
-    counts, raters = counts[raters >= 2], raters[raters >= 2]
-    if len(counts) == 0:
+    table = np.asarray(counts, dtype=np.float64)
+    if table.ndim != 2 or (table < 0).any():
+        raise UserError(f"expected counts of shape (items, categories), none below 0, got shape {table.shape}")
+    raters = table.sum(axis=1)
+    table, raters = table[raters >= 2], raters[raters >= 2]
+    if len(table) == 0:
         return float("nan")
-    agreeing = ((counts * (counts - 1)).sum(axis=1) / (raters * (raters - 1))).mean()
-    by_chance = np.square(counts.sum(axis=0) / counts.sum()).sum()
+    agreeing = ((table * (table - 1)).sum(axis=1) / (raters * (raters - 1))).mean()
+    by_chance = np.square(table.sum(axis=0) / table.sum()).sum()
     return float("nan") if by_chance == 1 else float((agreeing - by_chance) / (1 - by_chance))
 
 
-def weighted_kappa(first: np.ndarray, second: np.ndarray, categories: int) -> float:
-    """Agreement of two raters on ordered categories (Cohen 1968, Psychological Bulletin 70(4), 213-220).
+def weighted_kappa(first: ArrayLike, second: ArrayLike, categories: int) -> float:
+    """Return the agreement of two raters on ordered categories (Cohen 1968, Psychological Bulletin 70(4)).
 
-    κ = 1 − Σ w_ij o_ij / Σ w_ij e_ij with the quadratic weights w_ij = (i − j)², o_ij the share of items that the first
-    rater put in category i and the second one in j, and e_ij the product of the shares of i and of j.
+    κ = 1 − Σ w_ij o_ij / Σ w_ij e_ij with the quadratic weights w_ij = (i − j)², where o_ij is the share of items that
+    the first rater put in category i and the second in category j, and e_ij the product of the shares of i and j.
 
     Args:
-        first: categories of the first rater, whole numbers from 0 to ``categories`` - 1, shape (items,).
-        second: of the second one, likewise.
-        categories: their number.
+        first: categories of the first rater, integers from 0 to ``categories`` - 1, shape (items,).
+        second: categories of the second rater, shape (items,).
+        categories: number of categories.
 
     Returns:
-        At most 1; 0 at chance. NaN where it is undefined: no items, or both raters only ever gave the same answer.
+        A value up to 1; 0 at chance. NaN if it is undefined: no items, or both raters gave one and the same answer to
+        all of them.
 
     Raises:
-        UserError: different shapes, or values that are no categories.
+        UserError: different shapes, values that are not categories, or scikit-learn is not installed.
     """
-    first, second = np.asarray(first), np.asarray(second)
-    if first.shape != second.shape or first.ndim != 1:
-        raise UserError(f"expected two lists of equally many categories, got shapes {first.shape} and {second.shape}")
-    if first.size == 0:
+    a, b = np.asarray(first), np.asarray(second)
+    if a.shape != b.shape or a.ndim != 1:
+        raise UserError(f"expected two lists of categories of equal length, got shapes {a.shape} and {b.shape}")
+    if a.size == 0:
         return float("nan")
-    both = np.concatenate([first, second])
+    both = np.concatenate([a, b])
     if not np.issubdtype(both.dtype, np.integer) or both.min() < 0 or both.max() >= categories:
-        raise UserError(f"expected whole numbers from 0 to {categories - 1}")
-    observed = np.square(first - second).mean()
-    expected = np.square(first[:, None] - second[None, :]).mean()
-    return float("nan") if expected == 0 else float(1 - observed / expected)
+        raise UserError(f"expected integers from 0 to {categories - 1}")
+    if both.min() == both.max():
+        return float("nan")
+    try:
+        from sklearn.metrics import cohen_kappa_score
+    except ImportError as error:
+        raise UserError('the agreement needs scikit-learn: pip install "sashimi-diffusion[eval]"') from error
+    return float(cohen_kappa_score(a, b, labels=np.arange(categories), weights="quadratic"))
 
 
-def mean_weighted_kappa(ratings: np.ndarray, categories: int) -> float:
-    """``weighted_kappa``, averaged over all pairs of raters for whom it is defined.
+def mean_weighted_kappa(ratings: ArrayLike, categories: int) -> float:
+    """Return the mean of ``weighted_kappa`` over all pairs of raters for whom it is defined.
 
     Args:
-        ratings: categories as numbers from 0 to ``categories`` - 1, NaN where a rater did not rate, shape
-            (raters, items).
-        categories: their number.
+        ratings: categories from 0 to ``categories`` - 1, NaN where a rater did not answer, shape (raters, items).
+        categories: number of categories.
 
     Returns:
-        NaN where no pair has one.
+        NaN if it is undefined for every pair.
+
+    Raises:
+        UserError: scikit-learn is not installed.
     """
     kappas = []
     for first, second in itertools.combinations(np.asarray(ratings, dtype=np.float64), 2):

@@ -1,9 +1,9 @@
-"""What raters are asked, and how their answers are written down."""
+"""The questions of a listening test, their allowed answers, and the columns of the raters' files."""
 
 QUALITY, INTELLIGIBILITY, TRANSCRIPTION, DIVERSITY = "quality", "intelligibility", "transcription", "diversity"
 
 CLIP_RATINGS = (QUALITY, INTELLIGIBILITY, TRANSCRIPTION)
-RATINGS = (*CLIP_RATINGS, DIVERSITY)  # diversity is a rating of all clips of a method together
+RATINGS = (*CLIP_RATINGS, DIVERSITY)  # diversity rates all clips of a method together
 
 OPINIONS = ("1", "2", "3", "4", "5")
 WORDS = (*"0123456789", "none")
@@ -12,5 +12,5 @@ COLUMNS = ("test", "rater", "item", *RATINGS, "seconds", "plays", "finished")
 
 
 def allowed(rating: str) -> tuple[str, ...]:
-    """The answers that a rating may have."""
+    """Return the allowed answers to a rating."""
     return WORDS if rating == TRANSCRIPTION else OPINIONS

@@ -1,4 +1,4 @@
-"""From raters' answers to mean opinion scores, transcription accuracy and agreement."""
+"""Mean opinion scores, transcription accuracy and agreement from the answers of raters."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from sashimi_evaluation.listening_test.agreement import fleiss_kappa, mean_weighted_kappa
+from sashimi_evaluation.listening_test.answers import Answer, Key, read_answers, read_key
 from sashimi_evaluation.listening_test.ratings import OPINIONS, TRANSCRIPTION, WORDS, allowed
-from sashimi_evaluation.listening_test.reading import Answer, Key, read_answers, read_key
 
 ACCURACY = "accuracy"
 _RESAMPLES = 2000
@@ -20,9 +20,9 @@ class Score:
 
     Attributes:
         mean: of all answers.
-        low: lower end of the 95 % interval, or None where a single answer leaves nothing to resample.
-        high: its upper end, or None.
-        answers: their number.
+        low: lower end of the 95 % confidence interval, or None for a single answer.
+        high: upper end of the interval, or None for a single answer.
+        answers: number of answers.
     """
 
     mean: float
@@ -33,15 +33,15 @@ class Score:
 
 @dataclass(frozen=True)
 class ListeningResult:
-    """What a listening test found.
+    """The result of a listening test.
 
     Attributes:
-        test: its id.
-        raters: how many took part.
+        test: id of the test.
+        raters: number of raters.
         scores: by method, then by rating: mean opinion scores from 1 to 5 for ``quality``, ``intelligibility`` and
-            ``diversity``, and ``accuracy`` from 0 to 1 of the transcriptions of clips whose digit is known.
+            ``diversity``, and ``accuracy`` from 0 to 1 for the transcriptions of clips whose digit is known.
         agreement: by rating; Fleiss' kappa for ``transcription``, the mean over pairs of raters of the quadratically
-            weighted kappa for the others. NaN where it is undefined, such as with a single rater.
+            weighted kappa for the others. NaN if it is undefined, for example with a single rater.
     """
 
     test: str
@@ -51,42 +51,49 @@ class ListeningResult:
 
 
 def score_listening_test(key: Path | str, csvs: Sequence[Path | str], seed: int = 0) -> ListeningResult:
-    """Scores the files that raters saved.
+    """Compute the scores of a listening test.
 
     The intervals come from the pigeonhole bootstrap (Owen 2007, "The pigeonhole bootstrap", Annals of Applied
-    Statistics 1(2), 386-411): raters and items are resampled independently of each other, since the ratings of one
-    rater have something in common, and so have those of one clip. It errs on the wide side. With a single rater there
-    is nothing to resample on that side: the interval then says how clips scatter, and nothing of other raters.
+    Statistics 1(2), 386-411): raters and items are resampled independently, because the ratings of one rater are
+    correlated, and so are the ratings of one clip. The intervals are rather too wide. With a single rater, only items
+    are resampled; the interval then does not include the variation between raters.
 
     Args:
-        key: the ``.key.json`` that was written beside the test.
-        csvs: the raters' files; one may hold several raters, and raters need not have rated everything.
+        key: the ``.key.json`` file that was written next to the folder of the test.
+        csvs: the files that raters saved; a file may contain several raters, and answers may be missing.
         seed: of the bootstrap.
 
     Raises:
-        UserError: a file cannot be read, is of another test, misses columns, or has an answer that is not allowed or
-            was given twice; the text names file and line.
+        UserError: a file cannot be read, belongs to another test, lacks columns, or has an answer that is not allowed
+            or was given twice (the text names file and line); or scikit-learn is not installed.
     """
-    known = read_key(key)
-    answers = read_answers(csvs, known)
-    scores: dict[str, dict[str, Score]] = {method: {} for method in dict.fromkeys(known.methods.values())}
+    content = read_key(key)
+    answers = read_answers(csvs, content)
+    scores: dict[str, dict[str, Score]] = {method: {} for method in dict.fromkeys(content.methods.values())}
     agreement: dict[str, float] = {}
-    for rating in known.ratings:
-        table, items = _table([answer for answer in answers if answer.rating == rating])
+    for rating in content.ratings:
+        table, items = _answer_table([answer for answer in answers if answer.rating == rating])
         agreement[rating] = _agreement(table, rating)
-        values, items, name = _values(table, items, rating, known)
+        name = rating
+        if rating == TRANSCRIPTION:
+            name = ACCURACY
+            values, items = _correct(table, items, content)
+        else:
+            values = table + 1
         for method, results in scores.items():
-            own = values[:, [known.methods[item] == method for item in items]]
-            if np.isfinite(own).any():
-                results[name] = mean_score(own, seed)
-    return ListeningResult(known.test, len({answer.rater for answer in answers}), scores, agreement)
+            of_method = values[:, [content.methods[item] == method for item in items]]
+            if np.isfinite(of_method).any():
+                results[name] = mean_score(of_method, seed)
+    return ListeningResult(content.test, len({answer.rater for answer in answers}), scores, agreement)
 
 
 def mean_score(values: np.ndarray, seed: int = 0) -> Score:
-    """The mean of ``values`` with its 95 % interval by the pigeonhole bootstrap, see ``score_listening_test``.
+    """Return the mean of ``values`` with its 95 % interval by the pigeonhole bootstrap, see ``score_listening_test``.
+
+    SciPy's bootstrap resamples one axis only, but here raters and items are resampled together.
 
     Args:
-        values: shape (raters, items), NaN where there is no answer, at least one that is finite.
+        values: shape (raters, items), NaN where there is no answer, with at least one finite value.
         seed: of the bootstrap.
     """
     rated = np.isfinite(values)
@@ -104,25 +111,23 @@ def mean_score(values: np.ndarray, seed: int = 0) -> Score:
     return Score(mean, float(low), float(high), answers)
 
 
-def _table(answers: Sequence[Answer]) -> tuple[np.ndarray, list[str]]:
-    """Answers as indices into the allowed ones, shape (raters, items), NaN where there is none; and the items."""
+def _answer_table(answers: Sequence[Answer]) -> tuple[np.ndarray, list[str]]:
+    """Return indices into the allowed answers, NaN where there is no answer, shape (raters, items), and the items."""
     raters = list(dict.fromkeys(answer.rater for answer in answers))
     items = sorted({answer.item for answer in answers})
     table = np.full((len(raters), len(items)), np.nan)
     for answer in answers:
-        place = raters.index(answer.rater), items.index(answer.item)
-        table[place] = allowed(answer.rating).index(answer.value)
+        position = raters.index(answer.rater), items.index(answer.item)
+        table[position] = allowed(answer.rating).index(answer.value)
     return table, items
 
 
-def _values(table: np.ndarray, items: list[str], rating: str, key: Key) -> tuple[np.ndarray, list[str], str]:
-    """What is averaged: opinions from 1 to 5, or whether a transcription is right where that is known."""
-    if rating != TRANSCRIPTION:
-        return table + 1, items, rating
-    labelled = [item for item in items if item in key.labels]
-    labels = np.array([key.labels[item] for item in labelled], dtype=float)
-    heard = table[:, [item in key.labels for item in items]]
-    return np.where(np.isfinite(heard), heard == labels, np.nan), labelled, ACCURACY
+def _correct(table: np.ndarray, items: Sequence[str], key: Key) -> tuple[np.ndarray, list[str]]:
+    """Return whether each transcription is correct, as 0, 1 or NaN, for the items whose digit is known."""
+    labeled = [item for item in items if item in key.labels]
+    labels = np.array([key.labels[item] for item in labeled], dtype=float)
+    transcribed = table[:, [item in key.labels for item in items]]
+    return np.where(np.isfinite(transcribed), transcribed == labels, np.nan), labeled
 
 
 def _agreement(table: np.ndarray, rating: str) -> float:

@@ -5,12 +5,12 @@
   const questions = {
     quality: {
       title: "How natural does it sound?",
-      hint: "The sound alone, whether or not you understand the word.",
+      hint: "Rate the sound only, whether or not you understand the word.",
       choices: ["Bad", "Poor", "Fair", "Good", "Excellent"],
     },
     intelligibility: {
       title: "How well can you understand it?",
-      hint: "How sure you are of the word that is said.",
+      hint: "How certain you are which word is spoken.",
       choices: ["Not at all", "Hardly", "Partly", "Mostly", "Fully"],
     },
     transcription: { title: "Which digit do you hear?", hint: "Choose “none” if you hear no digit, or cannot tell." },
@@ -28,7 +28,7 @@
   let played = new Set();
   let plays = 0;
 
-  // --- Order: every rater has an order of their own, the same one whenever they come back. ---
+  // --- Order: random, but always the same for the same rater. ---
 
   function randomNumbers(text) {
     let seed = 2166136261;
@@ -61,9 +61,9 @@
     return clips.concat(batches);
   }
 
-  // --- Memory: some browsers give pages from a disk none. ---
+  // --- Storage: some browsers give no local storage to pages opened from a disk. ---
 
-  const memory = {
+  const storage = {
     works: true,
     name: () => "listening-test/" + test.test + "/" + rater,
     read() {
@@ -83,7 +83,7 @@
     },
   };
 
-  // --- What is on the screen. ---
+  // --- Views. ---
 
   function show(view, heading) {
     for (const name of ["welcome", "item", "done"]) {
@@ -94,7 +94,7 @@
   }
 
   function showItem() {
-    memory.write();
+    storage.write();
     if (state.at >= items.length) {
       prepareFile();
       show("done", byId("done-title"));
@@ -134,7 +134,7 @@
       plays += 1;
     });
     audio.addEventListener("error", function () {
-      byId("problem").textContent = "A recording cannot be played: is the folder “audio” beside this page?";
+      byId("problem").textContent = "A recording cannot be played: is the folder “audio” next to this page?";
     });
     return audio;
   }
@@ -178,9 +178,9 @@
     return label;
   }
 
-  // --- Moving on. ---
+  // --- Navigation. ---
 
-  function keepAnswers() {
+  function saveAnswers() {
     const item = items[state.at];
     const given = Object.fromEntries(new FormData(byId("answers")));
     const before = state.answers[item.id] || { seconds: 0, plays: 0 };
@@ -191,22 +191,22 @@
     });
   }
 
-  function unheard(item) {
+  function hasUnplayed(item) {
     return item.clips.some((id) => !played.has(id));
   }
 
   function next(event) {
     event.preventDefault();
     const item = items[state.at];
-    const open = Array.from(byId("questions").children).find((fieldset) => !fieldset.querySelector(":checked"));
-    if (unheard(item)) {
+    const unanswered = Array.from(byId("questions").children).find((fieldset) => !fieldset.querySelector(":checked"));
+    if (hasUnplayed(item)) {
       byId("problem").textContent = item.batch ? "Please listen to every recording first." : "Please listen first.";
       Array.from(byId("players").children)[item.clips.findIndex((id) => !played.has(id))].focus();
-    } else if (open) {
+    } else if (unanswered) {
       byId("problem").textContent = "Please answer every question.";
-      open.querySelector("input").focus();
+      unanswered.querySelector("input").focus();
     } else {
-      keepAnswers();
+      saveAnswers();
       state.at += 1;
       showItem();
     }
@@ -221,7 +221,7 @@
     event.preventDefault();
     rater = byId("rater").value;
     items = orderFor(rater);
-    state = memory.read() || { at: 0, answers: {} };
+    state = storage.read() || { at: 0, answers: {} };
     showItem();
   }
 
@@ -247,5 +247,5 @@
   byId("answers").addEventListener("submit", next);
   byId("back").addEventListener("click", back);
   byId("again").addEventListener("click", back);
-  memory.write(); // for nobody yet: only to say before the test whether this browser remembers
+  storage.write(); // no rater yet: shows before the test whether this browser stores answers
 })();

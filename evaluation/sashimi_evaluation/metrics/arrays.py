@@ -1,4 +1,4 @@
-"""Checks of the arrays that metrics take: one place, one wording."""
+"""Validation of the arrays that metrics take."""
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -9,12 +9,12 @@ _SUM_TOLERANCE = 1e-3
 
 
 def feature_matrix(features: ArrayLike, name: str = "features", at_least: int = 1) -> np.ndarray:
-    """Features as every metric wants them.
+    """Validate features.
 
     Args:
         features: real numbers, shape (clips, width).
-        name: what to call them in an error.
-        at_least: the fewest clips the metric is defined for.
+        name: name of the features in error messages.
+        at_least: the smallest number of clips that the metric is defined for.
 
     Returns:
         float64, the same shape.
@@ -31,25 +31,25 @@ def feature_pair(
     names: tuple[str, str] = ("the first features", "the second features"),
     at_least: int = 1,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Two sets of features, each as ``feature_matrix`` returns it, of one width.
+    """Validate two sets of features of the same width, see :func:`feature_matrix`.
 
     Raises:
-        UserError: one of them cannot be used, or their widths differ.
+        UserError: one of them is invalid, or their widths differ.
     """
     matrices = feature_matrix(first, names[0], at_least), feature_matrix(second, names[1], at_least)
-    _same_width(matrices, names, "features come from one extractor")
+    check_same_width(matrices, names, "features must come from the same extractor")
     return matrices
 
 
 def probability_matrix(probs: ArrayLike, name: str = "probabilities") -> np.ndarray:
-    """Class probabilities of clips, each row divided by its sum.
+    """Validate class probabilities and divide each row by its sum.
 
     Args:
-        probs: shape (clips, classes), not negative; rows sum to 1 within 1e-3, as float16 or float32 leave them.
-        name: what to call them in an error.
+        probs: shape (clips, classes), not negative; rows sum to 1 within 1e-3, the precision of float16 and float32.
+        name: name of the probabilities in error messages.
 
     Returns:
-        float64, the same shape, rows that sum to 1.
+        float64, the same shape, rows sum to 1.
 
     Raises:
         UserError: not a finite matrix, a negative entry, or a row that does not sum to 1.
@@ -69,14 +69,25 @@ def probability_pair(
     second: ArrayLike,
     names: tuple[str, str] = ("the first probabilities", "the second probabilities"),
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Two sets of probabilities, each as ``probability_matrix`` returns it, over the same classes.
+    """Validate two sets of probabilities of the same classes, see :func:`probability_matrix`.
 
     Raises:
-        UserError: one of them cannot be used, or their numbers of classes differ.
+        UserError: one of them is invalid, or their numbers of classes differ.
     """
     matrices = probability_matrix(first, names[0]), probability_matrix(second, names[1])
-    _same_width(matrices, names, "probabilities come from one classifier")
+    check_same_width(matrices, names, "probabilities must come from the same classifier")
     return matrices
+
+
+def check_same_width(matrices: tuple[np.ndarray, np.ndarray], names: tuple[str, str], expected: str) -> None:
+    """Check that two matrices have the same number of columns.
+
+    Raises:
+        UserError: they have not; the message ends with ``expected``.
+    """
+    widths = [matrix.shape[1] for matrix in matrices]
+    if widths[0] != widths[1]:
+        raise UserError(f"{names[0]} and {names[1]} have {widths[0]} and {widths[1]} columns: {expected}")
 
 
 def _matrix(values: ArrayLike, name: str, axes: tuple[str, str], at_least: int) -> np.ndarray:
@@ -92,9 +103,3 @@ def _matrix(values: ArrayLike, name: str, axes: tuple[str, str], at_least: int) 
         bad = int((~np.isfinite(matrix).all(axis=1)).argmax())
         raise UserError(f"{name} must be finite, but row {bad} holds NaN or infinity: leave that clip out or repair it")
     return matrix
-
-
-def _same_width(matrices: tuple[np.ndarray, np.ndarray], names: tuple[str, str], wanted: str) -> None:
-    widths = [matrix.shape[1] for matrix in matrices]
-    if widths[0] != widths[1]:
-        raise UserError(f"{names[0]} and {names[1]} have {widths[0]} and {widths[1]} columns: {wanted}")

@@ -1,4 +1,4 @@
-"""Euclidean distances between many clips in blocks of rows, so that no whole matrix of pairs is ever held."""
+"""Euclidean distances between clips, computed in blocks of rows so that memory stays bounded."""
 
 from collections.abc import Iterator
 
@@ -7,29 +7,29 @@ from numpy.typing import ArrayLike
 
 from sashimi_evaluation.metrics.arrays import feature_pair
 
-_BLOCK_ENTRIES = 2**23  # 64 MiB of float64, of which a few temporary copies exist at a time
-# Features come from float32 networks: what lies closer than a millionth of its own size is the same point.
+_BLOCK_ENTRIES = 2**23  # 64 MiB of float64; a few temporary copies exist at a time
+# Features come from float32 networks: points closer than a millionth of their norm are equal.
 _SAME = 1e-12
 
 
 def row_blocks(rows: int, columns: int) -> Iterator[slice]:
-    """Consecutive slices of ``rows`` rows such that one block of a (rows, columns) matrix fits into 64 MiB."""
-    step = max(1, _BLOCK_ENTRIES // max(1, columns))
-    return (slice(start, min(start + step, rows)) for start in range(0, rows, step))
+    """Return consecutive slices of ``rows`` rows; one block of a (rows, columns) matrix fits into 64 MiB."""
+    size = max(1, _BLOCK_ENTRIES // max(1, columns))
+    return (slice(start, min(start + size, rows)) for start in range(0, rows, size))
 
 
 def squared_distances(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """Squared Euclidean distances of all pairs, by one matrix product.
+    """Return the squared Euclidean distances of all pairs, by one matrix product.
 
     Args:
         rows: float64, shape (m, width).
         columns: float64, shape (n, width).
 
     Returns:
-        float64, shape (m, n); exactly 0 where both are equal up to the precision of float32.
+        float64, shape (m, n); exactly 0 where two points are equal within the precision of float32.
     """
-    centre = columns.mean(axis=0)  # the product loses digits where points are far from the origin
-    rows, columns = rows - centre, columns - centre
+    center = columns.mean(axis=0)  # the product loses digits if the points are far from the origin
+    rows, columns = rows - center, columns - center
     sizes = np.square(rows).sum(axis=1)[:, None] + np.square(columns).sum(axis=1)
     squared = sizes - 2 * (rows @ columns.T)
     squared[squared < _SAME * sizes] = 0
@@ -37,7 +37,7 @@ def squared_distances(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
 
 
 def nearest_neighbours(queries: ArrayLike, references: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    """The nearest reference of every query by Euclidean distance; of equally near ones the first.
+    """Return the nearest reference of every query by Euclidean distance; the first one in case of a tie.
 
     Args:
         queries: shape (m, width).
@@ -47,9 +47,13 @@ def nearest_neighbours(queries: ArrayLike, references: ArrayLike) -> tuple[np.nd
         Indices into ``references``, int64 (m,), and the distances, float64 (m,).
 
     Raises:
-        UserError: the arrays cannot be used, see ``sashimi_evaluation.metrics.arrays``.
+        UserError: the arrays are invalid, see :mod:`sashimi_evaluation.metrics.arrays`.
     """
-    queries, references = feature_pair(queries, references, ("the queries", "the references"))
+    return compute_nearest_neighbours(*feature_pair(queries, references, ("the queries", "the references")))
+
+
+def compute_nearest_neighbours(queries: np.ndarray, references: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return what :func:`nearest_neighbours` returns, for validated arrays."""
     blocks = row_blocks(len(queries), len(references))
     indices = np.concatenate([squared_distances(queries[block], references).argmin(axis=1) for block in blocks])
     return indices, np.linalg.norm(queries - references[indices], axis=1)

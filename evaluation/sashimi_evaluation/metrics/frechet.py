@@ -1,4 +1,4 @@
-"""Fréchet distance between Gaussian fits of two feature sets (FID), and what it would be with infinitely many clips."""
+"""Fréchet distance between Gaussian fits of two feature sets (FID), and its extrapolation to infinitely many clips."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,7 +7,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from sashimi_diffusion.errors import UserError
-from sashimi_evaluation.metrics.arrays import feature_matrix, feature_pair
+from sashimi_evaluation.metrics.arrays import feature_pair
+from sashimi_evaluation.metrics.intervals import Interval, Resampling
+from sashimi_evaluation.metrics.metric import FEW_CLIPS, Metric
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,12 +27,12 @@ class Gaussian:
 
 @dataclass(frozen=True)
 class FrechetExtrapolation:
-    """Fréchet distances at several numbers of clips, and the end of the straight line through them.
+    """Fréchet distances at several numbers of clips, and the limit of the line fitted to them.
 
     Attributes:
         sizes: numbers of clips, ascending.
-        values: the distance at each, averaged over draws.
-        limit: where the line in 1 / N ends at N → ∞; noise can carry it below 0.
+        values: the distance at each, averaged over random subsets.
+        limit: value of the line in 1 / N at N → ∞; noise can make it negative.
     """
 
     sizes: tuple[int, ...]
@@ -38,38 +40,11 @@ class FrechetExtrapolation:
     limit: float
 
 
-def fit_gaussian(features: ArrayLike) -> Gaussian:
-    """Mean and covariance of features, the covariance as its triangular factor.
-
-    The factor comes from a QR decomposition of the centred features: the covariance itself, whose small eigenvalues
-    would drown in rounding, is never formed, and with fewer clips than columns nothing grows larger than the clips.
-
-    Args:
-        features: shape (clips, width), at least 2 clips.
-
-    Raises:
-        UserError: the array cannot be used, or there is one clip, which has no covariance.
-    """
-    matrix = feature_matrix(features, at_least=2)
-    mean = matrix.mean(axis=0)
-    return Gaussian(mean, np.linalg.qr(matrix - mean, mode="r") / np.sqrt(len(matrix) - 1))
-
-
-def gaussian_frechet_distance(a: Gaussian, b: Gaussian) -> float:
-    """Squared Fréchet distance |μa - μb|² + tr A + tr B - 2 tr (AB)^½ of two normal distributions.
-
-    With A = FᵀF and B = GᵀG, AB has the eigenvalues of (FGᵀ)(FGᵀ)ᵀ, so that tr (AB)^½ is the sum of the singular
-    values of FGᵀ: real for every input, also where A or B is singular, and the same in both orders.
-    """
-    gap = a.mean - b.mean
-    overlap = np.linalg.svd(a.factor @ b.factor.T, compute_uv=False).sum()
-    return float(gap @ gap + np.square(a.factor).sum() + np.square(b.factor).sum() - 2 * overlap)
-
-
 def frechet_distance(features_a: ArrayLike, features_b: ArrayLike) -> float:
-    """Fréchet distance (FID) of two feature sets: Heusel et al. 2017, arXiv 1706.08500, eq. 6; covariances with n - 1.
+    """Return the Fréchet distance (FID) of two feature sets: Heusel et al. 2017, arXiv 1706.08500, eq. 6.
 
-    Its bias is upwards and shrinks like 1 / N: compare only values of equal N, or their extrapolations.
+    Covariances are divided by n - 1. The bias is positive and shrinks like 1 / N: compare only values of equal N, or
+    their extrapolations.
 
     Args:
         features_a: shape (clips, width), at least 2 clips.
@@ -79,42 +54,122 @@ def frechet_distance(features_a: ArrayLike, features_b: ArrayLike) -> float:
         In squared units of the features; 0 for equal sets up to rounding, which may leave a value such as -1e-13.
 
     Raises:
-        UserError: the arrays cannot be used, or one set has a single clip.
+        UserError: the arrays are invalid, or one set has a single clip.
     """
-    features_a, features_b = feature_pair(features_a, features_b, at_least=2)
-    return gaussian_frechet_distance(fit_gaussian(features_a), fit_gaussian(features_b))
+    return _frechet_distance(*feature_pair(features_a, features_b, at_least=2))
 
 
 def frechet_extrapolation(
     reference: ArrayLike, features: ArrayLike, sizes: Sequence[int] | None = None, seed: int = 0, draws: int = 4
 ) -> FrechetExtrapolation:
-    """Fréchet distance at several N and its limit for N → ∞: Chong & Forsyth 2020, arXiv 1911.07023.
+    """Return the Fréchet distance at several N and its limit for N → ∞: Chong & Forsyth 2020, arXiv 1911.07023.
 
-    Subsets of ``features`` are drawn without replacement, ``reference`` stays whole. The bias is a straight line in
-    1 / N only while N is well above the width of the features; below that, take the limit as a hint.
+    Subsets of ``features`` are drawn without replacement; ``reference`` is used whole. The bias is linear in 1 / N only
+    if N is well above the width of the features; otherwise the limit is only a hint.
 
     Args:
         reference: shape (clips, width), at least 2 clips.
         features: shape (n, width).
-        sizes: numbers of clips from 2 to n, two different ones or more. Default: eight from n / 5 to n, evenly spaced
+        sizes: numbers of clips from 2 to n, at least two different ones. Default: eight from n / 5 to n, evenly spaced
             in 1 / N.
-        seed: of the draws.
-        draws: subsets of each size that are averaged; all n clips are one subset.
+        seed: of the random subsets.
+        draws: subsets of each size that are averaged; there is one subset of all n clips.
 
     Raises:
-        UserError: the arrays or sizes cannot be used.
+        UserError: the arrays or sizes are invalid.
     """
     reference, features = feature_pair(reference, features, ("the reference", "the features"), at_least=2)
-    counts = _checked_sizes(sizes, len(features))
+    return _extrapolate(reference, features, _checked_sizes(sizes, len(features)), seed, draws)
+
+
+def fit_gaussian(features: np.ndarray) -> Gaussian:
+    """Return the mean and the triangular factor of the covariance of features, (clips, width), at least 2 clips.
+
+    The factor comes from a QR decomposition of the centered features. The covariance itself is never formed, because
+    rounding would destroy its small eigenvalues. With fewer clips than columns the factor is as small as the features.
+    """
+    mean = features.mean(axis=0)
+    return Gaussian(mean, np.linalg.qr(features - mean, mode="r") / np.sqrt(len(features) - 1))
+
+
+def gaussian_frechet_distance(a: Gaussian, b: Gaussian) -> float:
+    """Return the squared Fréchet distance |μa - μb|² + tr A + tr B - 2 tr (AB)^½ of two normal distributions.
+
+    With A = FᵀF and B = GᵀG, AB has the eigenvalues of (FGᵀ)(FGᵀ)ᵀ, so tr (AB)^½ is the sum of the singular values of
+    FGᵀ. It is real for every input, also if A or B is singular, and symmetric in A and B.
+    """
+    gap = a.mean - b.mean
+    overlap = np.linalg.svd(a.factor @ b.factor.T, compute_uv=False).sum()
+    return float(gap @ gap + np.square(a.factor).sum() + np.square(b.factor).sum() - 2 * overlap)
+
+
+def frechet_metrics(reference: np.ndarray, features: np.ndarray, resampling: Resampling) -> list[Metric]:
+    """Return FID and, if there are enough clips, its extrapolation to N → ∞.
+
+    Args:
+        reference: features of the real clips, (n, d), at least 2 clips.
+        features: of the clips to evaluate, (m, d), at least 2 clips.
+        resampling: settings of the intervals.
+    """
+    interval = resampling.interval(_frechet_distance, reference, features, low=0)
+    note = _note(min(len(reference), len(features)), features.shape[1])
+    metrics = [Metric("fid", "FID", _frechet_distance(reference, features), interval, "lower", note)]
+    sizes = _extrapolation_sizes(*features.shape)
+    if sizes:
+        line = _extrapolate(reference, features, sizes, resampling.seed, draws=4)
+        values = ", ".join(f"{value:.3f} at {size}" for size, value in zip(line.sizes, line.values, strict=True))
+        interval = _limit_interval(reference, features, line, resampling)
+        metrics.append(Metric("fid_infinity", "FID extrapolated to N = ∞", line.limit, interval, "lower", values))
+    return metrics
+
+
+def _note(clips: int, width: int) -> str:
+    if clips <= width:
+        return f"unreliable: {clips} clips for {width} feature dimensions"
+    return f"biased upwards at N = {clips}" if clips < FEW_CLIPS else ""
+
+
+def _extrapolation_sizes(clips: int, width: int) -> tuple[int, ...]:
+    """Return up to eight numbers of clips above the feature width, evenly spaced in 1 / N; none if N is too small."""
+    smallest = max(clips // 5, width + 1)
+    if smallest > 0.75 * clips:
+        return ()
+    return _checked_sizes([round(1 / inverse) for inverse in np.linspace(1 / smallest, 1 / clips, 8)], clips)
+
+
+def _limit_interval(
+    reference: np.ndarray, features: np.ndarray, line: FrechetExtrapolation, resampling: Resampling
+) -> Interval:
+    """Return the interval of the line through the two outermost sizes, shifted to the limit of all sizes.
+
+    Two sizes instead of eight save time and make the interval slightly too wide.
+    """
+    sizes = line.sizes[0], line.sizes[-1]
+
+    def two_point_limit(reference: np.ndarray, features: np.ndarray) -> float:
+        return _extrapolate(reference, features, sizes, resampling.seed, draws=1).limit
+
+    interval = resampling.interval(two_point_limit, reference, features)
+    shift = line.limit - two_point_limit(reference, features)
+    return Interval(interval.low + shift, interval.high + shift)
+
+
+def _frechet_distance(features_a: np.ndarray, features_b: np.ndarray) -> float:
+    return gaussian_frechet_distance(fit_gaussian(features_a), fit_gaussian(features_b))
+
+
+def _extrapolate(
+    reference: np.ndarray, features: np.ndarray, sizes: tuple[int, ...], seed: int, draws: int
+) -> FrechetExtrapolation:
     fitted, random = fit_gaussian(reference), np.random.default_rng(seed)
     values = []
-    for count in counts:
-        repeats = draws if count < len(features) else 1
-        subsets = (random.choice(len(features), count, replace=False) for _ in range(repeats))
+    for size in sizes:
+        repeats = draws if size < len(features) else 1
+        subsets = (random.choice(len(features), size, replace=False) for _ in range(repeats))
         distances = [gaussian_frechet_distance(fitted, fit_gaussian(features[subset])) for subset in subsets]
         values.append(float(np.mean(distances)))
-    _, limit = np.polyfit(1 / np.asarray(counts), values, deg=1)
-    return FrechetExtrapolation(counts, tuple(values), float(limit))
+    _, limit = np.polyfit(1 / np.asarray(sizes), values, deg=1)
+    return FrechetExtrapolation(sizes, tuple(values), float(limit))
 
 
 def _checked_sizes(sizes: Sequence[int] | None, clips: int) -> tuple[int, ...]:

@@ -1,7 +1,9 @@
-"""How far a figure would scatter if the clips were drawn again: bootstrap intervals."""
+"""Confidence intervals: bootstrap intervals of metrics and Wilson intervals of proportions."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -11,10 +13,28 @@ from sashimi_diffusion.errors import UserError
 
 @dataclass(frozen=True)
 class Interval:
-    """A confidence interval, in the unit of its figure."""
+    """A confidence interval, in the unit of its metric."""
 
     low: float
     high: float
+
+    def clipped(self, low: float, high: float) -> "Interval":
+        """Return the interval with its ends clipped to the range of the metric."""
+        return Interval(max(low, self.low), min(high, self.high))
+
+
+@dataclass(frozen=True)
+class Resampling:
+    """Settings of the bootstrap: the number of resamples and the seed."""
+
+    resamples: int = 200
+    seed: int = 0
+
+    def interval(
+        self, statistic: Callable[..., float], *arrays: np.ndarray, low: float = -np.inf, high: float = np.inf
+    ) -> Interval:
+        """Return the interval of :func:`bootstrap`, clipped to ``low`` and ``high``."""
+        return bootstrap(statistic, *arrays, resamples=self.resamples, seed=self.seed).clipped(low, high)
 
 
 def bootstrap(
@@ -24,23 +44,24 @@ def bootstrap(
     seed: int = 0,
     level: float = 0.95,
 ) -> Interval:
-    """The interval in which a figure of this many clips would lie if other clips of the same kind were drawn.
+    """Return the interval in which the statistic of the same number of other clips would lie (Efron 1979).
 
-    Each array is resampled on its own: as many rows as it has, drawn with replacement (Efron 1979). Clips that occur
-    several times bias figures such as the Fréchet distance upwards, so the raw quantiles would often not even
-    contain the figure. Therefore the interval is the figure plus the quantiles of the resampled values about *their*
-    mean: it says how the figure at this number of clips scatters, not where the figure of infinitely many lies. It
-    is not cut at the ends of a figure's range.
+    Each array is resampled independently: as many rows as it has, drawn with replacement. Repeated clips bias metrics
+    such as the Fréchet distance upwards, so the quantiles of the resampled values may not even contain the value
+    itself. The interval is therefore the value plus the quantiles of the resampled values minus *their* mean. It
+    describes how the metric varies at this number of clips, not its limit for infinitely many. It is not clipped to
+    the range of the metric. The intervals of ``scipy.stats.bootstrap`` (percentile, basic, BCa) are not centered on
+    the mean of the resampled values, so they do not correct this bias.
 
-    Rows that belong together (a clip's probabilities and its label) go into one array, or are resampled by index:
-    ``bootstrap(lambda rows: figure(probs[rows], labels[rows]), np.arange(len(probs)))``.
+    Rows that belong together (the probabilities and the label of a clip) go into one array, or are resampled by index:
+    ``bootstrap(lambda rows: metric(probs[rows], labels[rows]), np.arange(len(probs)))``.
 
     Args:
         statistic: takes as many arrays as are given and returns a float.
         arrays: clips along the first axis, not empty.
-        resamples: how many values the quantiles are taken of, at least 2.
+        resamples: number of resampled values, at least 2.
         seed: the same seed gives the same interval.
-        level: share of such values that the interval holds, between 0 and 1.
+        level: confidence level, between 0 and 1.
 
     Raises:
         UserError: no arrays, an empty one, or a number out of its range.
@@ -51,30 +72,54 @@ def bootstrap(
     check_resamples(resamples)
     check_level(level)
     random = np.random.default_rng(seed)
-    draws = [
+    values = [
         statistic(*(array[random.integers(len(array), size=len(array))] for array in rows)) for _ in range(resamples)
     ]
-    return interval_about(float(statistic(*rows)), np.asarray(draws, dtype=np.float64), level)
+    return interval_about(float(statistic(*rows)), np.asarray(values, dtype=np.float64), level)
 
 
-def interval_about(figure: float, draws: np.ndarray, level: float = 0.95) -> Interval:
-    """``figure`` plus the quantiles of resampled values about their mean, see ``bootstrap``.
+def interval_about(value: float, resampled: np.ndarray, level: float = 0.95) -> Interval:
+    """Return ``value`` plus the quantiles of the resampled values minus their mean, see :func:`bootstrap`.
 
     Args:
-        figure: of the clips themselves.
-        draws: the figure of resampled clips, shape (resamples,).
-        level: share of the draws that the interval holds.
+        value: the metric of the clips themselves.
+        resampled: the metric of resampled clips, shape (resamples,).
+        level: confidence level, between 0 and 1.
 
     Raises:
         UserError: ``level`` is not between 0 and 1.
     """
     check_level(level)
-    low, high = np.quantile(draws - draws.mean(), [(1 - level) / 2, (1 + level) / 2])
-    return Interval(figure + float(low), figure + float(high))
+    low, high = np.quantile(resampled - resampled.mean(), [(1 - level) / 2, (1 + level) / 2])
+    return Interval(value + float(low), value + float(high))
+
+
+def wilson_interval(successes: int, n: int, level: float = 0.95) -> Interval:
+    """Return the score interval of a proportion (Wilson 1927), valid also for few clips and proportions of 0 or 1.
+
+    ``scipy.stats.binomtest`` gives the same interval, but SciPy is an optional dependency.
+
+    Args:
+        successes: from 0 to n.
+        n: number of trials, at least 1.
+        level: confidence level, between 0 and 1.
+
+    Raises:
+        UserError: a number out of its range.
+    """
+    if n < 1 or not 0 <= successes <= n:
+        raise UserError(f"an interval needs 0 <= successes <= n and n >= 1, got {successes} of {n}")
+    check_level(level)
+    z = NormalDist().inv_cdf((1 + level) / 2)
+    proportion = successes / n
+    center = (proportion + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(proportion * (1 - proportion) / n + z * z / (4 * n * n))
+    low = 0.0 if successes == 0 else center - half  # exactly 0, where rounding would leave 1e-17
+    return Interval(low, 1.0 if successes == n else center + half)
 
 
 def check_resamples(resamples: int) -> None:
-    """Refuses a number of resamples that has no quantiles.
+    """Check the number of resamples.
 
     Raises:
         UserError: fewer than 2.
@@ -84,7 +129,7 @@ def check_resamples(resamples: int) -> None:
 
 
 def check_level(level: float) -> None:
-    """Refuses what is no level of confidence.
+    """Check a confidence level.
 
     Raises:
         UserError: not between 0 and 1.

@@ -8,7 +8,8 @@ from numpy.typing import ArrayLike
 from sashimi_diffusion.errors import UserError
 from sashimi_evaluation.metrics.arrays import feature_pair
 from sashimi_evaluation.metrics.distances import row_blocks, squared_distances
-from sashimi_evaluation.metrics.intervals import Interval, check_level, check_resamples, interval_about
+from sashimi_evaluation.metrics.intervals import Interval, Resampling, check_level, check_resamples, interval_about
+from sashimi_evaluation.metrics.metric import Metric
 
 _MEDIAN_CLIPS = 4096
 
@@ -16,18 +17,18 @@ Kernel = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 def kernel_distance(features_a: ArrayLike, features_b: ArrayLike, kernel: str = "polynomial") -> float:
-    """Unbiased squared maximum mean discrepancy, Gretton et al. 2012, eq. 3, over all clips.
+    """Return the unbiased squared maximum mean discrepancy, Gretton et al. 2012, eq. 3, over all clips.
 
     ``"polynomial"`` is the Kernel Inception Distance with k(x, y) = (x·y / width + 1)³ (Bińkowski et al. 2018, arXiv
     1801.01401, section 4), not averaged over subsets. It grows with the sixth power of the scale of the features.
 
-    ``"rbf"`` is the Kernel Audio Distance with k(x, y) = exp(-|x - y|² / 2σ²), where σ is the median distance between
-    two clips of ``features_a`` (Chung et al. 2025, arXiv 2502.15602); of more than 4096 clips, σ comes from 4096 evenly
-    spaced ones. It does not depend on the scale of the features, but on which set is the reference. Published values
-    of its authors' toolkit are this one times 100.
+    ``"rbf"`` is the Kernel Audio Distance with k(x, y) = exp(-|x - y|² / 2σ²) (Chung et al. 2025, arXiv 2502.15602).
+    σ is the median distance between two clips of ``features_a``; it is estimated from 4096 evenly spaced clips if there
+    are more. The distance does not depend on the scale of the features, but it is not symmetric. The authors' toolkit
+    reports this value times 100.
 
-    Both have the expectation 0 for two sets of one distribution, whatever the numbers of clips, so that single values
-    are often negative. Memory is bounded: no matrix of all pairs is held.
+    Both have the expectation 0 for two sets of the same distribution at all numbers of clips, so single values are
+    often negative. Memory is bounded: the matrix of all pairs is never held.
 
     Args:
         features_a: the reference, shape (clips, width), at least 2 clips.
@@ -35,11 +36,11 @@ def kernel_distance(features_a: ArrayLike, features_b: ArrayLike, kernel: str = 
         kernel: "polynomial" or "rbf".
 
     Raises:
-        UserError: the arrays cannot be used, an unknown kernel, or a reference whose median distance is 0.
+        UserError: the arrays are invalid, an unknown kernel, or a reference whose median distance is 0.
     """
     features_a, features_b = feature_pair(features_a, features_b, at_least=2)
     once = np.ones((len(features_a), 1)), np.ones((len(features_b), 1))
-    return float(_discrepancies(features_a, features_b, *once, _chosen(kernel, features_a))[0])
+    return float(_discrepancies(features_a, features_b, *once, _kernel(kernel, features_a))[0])
 
 
 def kernel_distance_with_interval(
@@ -50,11 +51,11 @@ def kernel_distance_with_interval(
     seed: int = 0,
     level: float = 0.95,
 ) -> tuple[float, Interval]:
-    """``kernel_distance`` and its interval as ``.intervals`` has it, in one pass over the pairs.
+    """Return ``kernel_distance`` and its interval (see :func:`.intervals.bootstrap`) in one pass over the pairs.
 
-    A clip drawn w times counts with the weight w; pairs of a clip with itself stay left out, because they would bias
-    the value. The bandwidth of "rbf" is that of the whole reference. Where both sets come from one distribution, the
-    interval is nearly twice too wide.
+    A clip that is drawn w times gets the weight w. Pairs of a clip with itself are left out, because they would bias
+    the value. The bandwidth of "rbf" is that of the whole reference. If both sets come from one distribution, the
+    interval is almost twice too wide.
 
     Args:
         features_a: the reference, shape (clips, width), at least 2 clips.
@@ -62,7 +63,7 @@ def kernel_distance_with_interval(
         kernel: "polynomial" or "rbf".
         resamples: at least 2.
         seed: the same seed gives the same interval.
-        level: between 0 and 1.
+        level: confidence level, between 0 and 1.
 
     Raises:
         UserError: as ``kernel_distance``, or a number out of its range.
@@ -70,14 +71,38 @@ def kernel_distance_with_interval(
     features_a, features_b = feature_pair(features_a, features_b, at_least=2)
     check_resamples(resamples)
     check_level(level)
-    random = np.random.default_rng(seed)
-    weights = _weights(len(features_a), resamples, random), _weights(len(features_b), resamples, random)
-    values = _discrepancies(features_a, features_b, *weights, _chosen(kernel, features_a))
+    return _distance_with_interval(features_a, features_b, kernel, Resampling(resamples, seed), level)
+
+
+def kernel_metrics(reference: np.ndarray, features: np.ndarray, resampling: Resampling) -> list[Metric]:
+    """Return KID and KAD.
+
+    Args:
+        reference: features of the real clips, (n, d), at least 2 clips.
+        features: of the clips to evaluate, (m, d), at least 2 clips.
+        resampling: settings of the intervals.
+
+    Raises:
+        UserError: the median distance in the reference is 0.
+    """
+    metrics = []
+    for key, title, kernel in (("kid", "KID", "polynomial"), ("kad", "KAD", "rbf")):
+        value, interval = _distance_with_interval(reference, features, kernel, resampling)
+        metrics.append(Metric(key, title, value, interval, "lower", "unbiased: can be negative"))
+    return metrics
+
+
+def _distance_with_interval(
+    a: np.ndarray, b: np.ndarray, kernel: str, resampling: Resampling, level: float = 0.95
+) -> tuple[float, Interval]:
+    random = np.random.default_rng(resampling.seed)
+    weights = _weights(len(a), resampling.resamples, random), _weights(len(b), resampling.resamples, random)
+    values = _discrepancies(a, b, *weights, _kernel(kernel, a))
     return float(values[0]), interval_about(float(values[0]), values[1:], level)
 
 
 def _weights(clips: int, resamples: int, random: np.random.Generator) -> np.ndarray:
-    """How often each clip counts, shape (clips, 1 + resamples): once in column 0, then as drawn with replacement."""
+    """Return the weight of each clip, shape (clips, 1 + resamples): 1 in column 0, then its count in each resample."""
     drawn = [np.bincount(random.integers(clips, size=clips), minlength=clips) for _ in range(resamples)]
     return np.stack([np.ones(clips), *drawn], axis=1)
 
@@ -85,7 +110,7 @@ def _weights(clips: int, resamples: int, random: np.random.Generator) -> np.ndar
 def _discrepancies(
     a: np.ndarray, b: np.ndarray, weights_a: np.ndarray, weights_b: np.ndarray, kernel: Kernel
 ) -> np.ndarray:
-    """Squared discrepancy for each column of weights: (na, width), (nb, width), (na, r), (nb, r) to (r,)."""
+    """Return the squared discrepancy for each column of weights: (na, width), (nb, width), (na, r), (nb, r) to (r,)."""
     within = _mean_within(a, weights_a, kernel) + _mean_within(b, weights_b, kernel)
     return within - 2 * _mean_between(a, b, weights_a, weights_b, kernel)
 
@@ -97,7 +122,7 @@ def _mean_within(features: np.ndarray, weights: np.ndarray, kernel: Kernel) -> n
         values[np.arange(len(values)), np.arange(block.start, block.stop)] = 0
         total += np.einsum("ir,ir->r", weights[block], values @ weights)
     pairs = np.square(weights.sum(axis=0)) - np.square(weights).sum(axis=0)
-    # A resample of very few clips may hold a single one many times: it has no pairs, and says nothing.
+    # A resample of very few clips may repeat a single one: it has no pairs, so it contributes 0.
     return np.divide(total, pairs, out=np.zeros_like(total), where=pairs > 0)
 
 
@@ -110,13 +135,13 @@ def _mean_between(
     return total / (len(a) * len(b))
 
 
-def _chosen(kernel: str, reference: np.ndarray) -> Kernel:
-    if kernel == "polynomial":
+def _kernel(name: str, reference: np.ndarray) -> Kernel:
+    if name == "polynomial":
         return _polynomial
-    if kernel == "rbf":
+    if name == "rbf":
         gamma = 0.5 / _median_distance(reference) ** 2
         return lambda x, y: np.exp(-gamma * squared_distances(x, y))
-    raise UserError(f"unknown kernel {kernel!r}: expected polynomial or rbf")
+    raise UserError(f"unknown kernel {name!r}: expected polynomial or rbf")
 
 
 def _polynomial(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -125,11 +150,10 @@ def _polynomial(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def _median_distance(features: np.ndarray) -> float:
-    chosen = features
     if len(features) > _MEDIAN_CLIPS:
-        chosen = features[np.linspace(0, len(features) - 1, _MEDIAN_CLIPS).round().astype(int)]
-    pairs = np.triu(np.ones((len(chosen), len(chosen)), dtype=bool), k=1)
-    median = float(np.median(np.sqrt(squared_distances(chosen, chosen)[pairs])))
+        features = features[np.linspace(0, len(features) - 1, _MEDIAN_CLIPS).round().astype(int)]
+    pairs = np.triu(np.ones((len(features), len(features)), dtype=bool), k=1)
+    median = float(np.median(np.sqrt(squared_distances(features, features)[pairs])))
     if median == 0:
         raise UserError("the median distance in the reference is 0: more than half of its pairs of clips are equal")
     return median

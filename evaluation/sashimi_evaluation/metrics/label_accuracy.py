@@ -1,26 +1,25 @@
-"""What a classifier hears: classes of the clips, and whether clips say what they were asked to say."""
+"""Agreement of a classifier with labels: accuracy, confusion matrix, class histogram and calibration."""
 
-import math
 from dataclasses import dataclass
-from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from sashimi_diffusion.errors import UserError
 from sashimi_evaluation.metrics.arrays import probability_matrix
-from sashimi_evaluation.metrics.intervals import Interval, check_level
+from sashimi_evaluation.metrics.intervals import Resampling, wilson_interval
+from sashimi_evaluation.metrics.metric import Metric
 
 
 @dataclass(frozen=True, eq=False)
 class Accuracy:
-    """How often the most probable class is the label; shares from 0 to 1.
+    """How often the most probable class is the label; fractions from 0 to 1.
 
     Attributes:
         accuracy: over all clips.
         per_class: float64, shape (classes,); NaN for a class that no label has.
         confusion: counts, int64, shape (classes, classes): rows are labels, columns are predictions.
-        mean_probability: of the label, over all clips.
+        mean_probability: mean probability of the label over all clips.
     """
 
     accuracy: float
@@ -30,64 +29,101 @@ class Accuracy:
 
 
 def class_histogram(probs: ArrayLike) -> np.ndarray:
-    """How many clips have each class as their most probable one, int64, shape (classes,); of equal ones the first.
+    """Count the clips by their most probable class; the first one in case of a tie.
 
     Args:
         probs: shape (clips, classes), rows sum to 1.
 
+    Returns:
+        int64, shape (classes,).
+
     Raises:
-        UserError: the array cannot be used.
+        UserError: the array is invalid.
     """
-    matrix = probability_matrix(probs)
-    return np.bincount(matrix.argmax(axis=1), minlength=matrix.shape[1])
+    return compute_class_histogram(probability_matrix(probs))
+
+
+def compute_class_histogram(probabilities: np.ndarray) -> np.ndarray:
+    """Return what :func:`class_histogram` returns, for a validated array."""
+    return np.bincount(probabilities.argmax(axis=1), minlength=probabilities.shape[1])
 
 
 def label_accuracy(probs: ArrayLike, labels: ArrayLike) -> Accuracy:
-    """Compares the most probable classes with labels, such as those the clips were generated for.
+    """Compare the most probable classes with labels, such as the classes that the clips were generated for.
 
     Args:
         probs: shape (clips, classes), rows sum to 1.
         labels: whole numbers from 0 to classes - 1, shape (clips,).
 
     Raises:
-        UserError: the arrays cannot be used or do not fit.
+        UserError: the arrays are invalid or do not fit together.
     """
     matrix = probability_matrix(probs)
-    wanted = _checked_labels(labels, *matrix.shape)
-    confusion = np.zeros((matrix.shape[1],) * 2, dtype=np.int64)
-    np.add.at(confusion, (wanted, matrix.argmax(axis=1)), 1)
+    return compute_label_accuracy(matrix, _checked_labels(labels, *matrix.shape))
+
+
+def compute_label_accuracy(probabilities: np.ndarray, labels: np.ndarray) -> Accuracy:
+    """Return what :func:`label_accuracy` returns, for validated arrays."""
+    confusion = np.zeros((probabilities.shape[1],) * 2, dtype=np.int64)
+    np.add.at(confusion, (labels, probabilities.argmax(axis=1)), 1)
     counts = confusion.sum(axis=1)
     per_class = np.divide(np.diag(confusion), counts, out=np.full(len(counts), np.nan), where=counts > 0)
-    of_label = matrix[np.arange(len(wanted)), wanted]
-    return Accuracy(float(np.trace(confusion) / len(wanted)), per_class, confusion, float(of_label.mean()))
+    mean_probability = probabilities[np.arange(len(labels)), labels].mean()
+    return Accuracy(float(np.trace(confusion) / len(labels)), per_class, confusion, float(mean_probability))
 
 
-def wilson_interval(successes: int, n: int, level: float = 0.95) -> Interval:
-    """Score interval of a share: Wilson 1927. Sensible also for few clips and for shares of 0 or 1.
+def label_accuracy_metrics(probabilities: np.ndarray, labels: np.ndarray, resampling: Resampling) -> list[Metric]:
+    """Return the accuracy of the labels and the mean probability of the label.
 
     Args:
-        successes: from 0 to n.
-        n: number of trials, at least 1.
-        level: between 0 and 1.
+        probabilities: of the classes, (clips, classes).
+        labels: the class of each clip, int64 (clips,).
+        resampling: settings of the intervals.
+    """
+    accuracy = compute_label_accuracy(probabilities, labels)
+    interval = wilson_interval(int(np.trace(accuracy.confusion)), len(labels))
+    of_label = probabilities[np.arange(len(labels)), labels]
+    interval_of_mean = resampling.interval(np.mean, of_label, low=0, high=1)
+    return [
+        Metric("accuracy", "Label accuracy", accuracy.accuracy, interval, "higher"),
+        Metric("confidence", "Mean probability of the label", accuracy.mean_probability, interval_of_mean, "higher"),
+    ]
+
+
+def expected_calibration_error(probabilities: ArrayLike, labels: ArrayLike, bins: int = 15) -> float:
+    """Return the expected calibration error of a classifier (Guo et al. 2017, arXiv 1706.04599, equation 3).
+
+    Examples are binned by the probability of the predicted class; the bins have equal width. The error is the mean
+    difference between confidence and accuracy, weighted by the number of examples in each bin.
+
+    Args:
+        probabilities: shape (n, classes), rows sum to 1.
+        labels: the true classes, whole numbers, shape (n,).
+        bins: number of bins.
+
+    Returns:
+        From 0 (calibrated) to 1.
 
     Raises:
-        UserError: a number out of its range.
+        UserError: no examples, or shapes that do not fit.
     """
-    if n < 1 or not 0 <= successes <= n:
-        raise UserError(f"an interval needs 0 <= successes <= n and n >= 1, got {successes} of {n}")
-    check_level(level)
-    z = NormalDist().inv_cdf((1 + level) / 2)
-    share = successes / n
-    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    low = 0.0 if successes == 0 else middle - half  # exactly, where rounding would leave 1e-17
-    return Interval(low, 1.0 if successes == n else middle + half)
+    probabilities, labels = np.asarray(probabilities, dtype=np.float64), np.asarray(labels)
+    if probabilities.ndim != 2 or len(probabilities) == 0 or labels.shape != (len(probabilities),):
+        raise UserError(
+            f"expected probabilities (n, classes) and labels (n,) with n above 0, "
+            f"got shapes {probabilities.shape} and {labels.shape}"
+        )
+    confidence = probabilities.max(axis=1)
+    correct = probabilities.argmax(axis=1) == labels
+    indices = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    differences = np.bincount(indices, weights=confidence - correct, minlength=bins)
+    return float(np.abs(differences).sum() / len(labels))
 
 
 def _checked_labels(labels: ArrayLike, clips: int, classes: int) -> np.ndarray:
-    wanted = np.asarray(labels)
-    if wanted.shape != (clips,) or not np.issubdtype(wanted.dtype, np.integer):
-        raise UserError(f"labels must be {clips} whole numbers, one for each clip, got {wanted.dtype} {wanted.shape}")
-    if wanted.min() < 0 or wanted.max() >= classes:
-        raise UserError(f"labels must lie between 0 and {classes - 1}, got {wanted.min()} to {wanted.max()}")
-    return wanted
+    checked = np.asarray(labels)
+    if checked.shape != (clips,) or not np.issubdtype(checked.dtype, np.integer):
+        raise UserError(f"labels must be {clips} whole numbers, one for each clip, got {checked.dtype} {checked.shape}")
+    if checked.min() < 0 or checked.max() >= classes:
+        raise UserError(f"labels must lie between 0 and {classes - 1}, got {checked.min()} to {checked.max()}")
+    return checked

@@ -1,9 +1,14 @@
-"""One number of an evaluation, with its confidence interval and its caveat."""
+"""One value of an evaluation with its confidence interval and its note."""
 
 from dataclasses import dataclass
 from typing import Literal
 
-from sashimi_evaluation.metrics.intervals import Interval
+import numpy as np
+
+from sashimi_evaluation.metrics.intervals import Interval, Resampling
+
+FEW_CLIPS = 1000
+"""Metrics that estimate a distribution get a note below this number of clips; the papers use 2,048 and more."""
 
 
 @dataclass(frozen=True)
@@ -25,3 +30,8 @@ class Metric:
     interval: Interval | None = None
     better: Literal["lower", "higher", ""] = ""
     note: str = ""
+
+
+def mean_metric(key: str, title: str, values: np.ndarray, resampling: Resampling) -> Metric:
+    """Return the mean of one number per clip (clips,) with its bootstrap interval."""
+    return Metric(key, title, float(np.mean(values)), resampling.interval(np.mean, values))

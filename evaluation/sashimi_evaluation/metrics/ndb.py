@@ -1,6 +1,7 @@
-"""Number of statistically different bins (NDB) and the divergence of the two histograms over them."""
+"""Number of statistically different bins (NDB) and the Jensen-Shannon divergence of the histograms over the bins."""
 
-import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,14 +9,19 @@ from numpy.typing import ArrayLike
 
 from sashimi_diffusion.errors import UserError
 from sashimi_evaluation.metrics.arrays import feature_pair
+from sashimi_evaluation.metrics.intervals import Interval, Resampling, interval_about
+from sashimi_evaluation.metrics.metric import Metric
+
+_BINS = 50
 
 
 @dataclass(frozen=True, eq=False)
 class BinComparison:
-    """Two sets of clips over the same bins.
+    """Histograms of two sets of clips over the same bins.
 
     Attributes:
-        share: of bins whose proportions differ significantly (NDB/K), from 0 to 1; about alpha for equal sets.
+        share: fraction of the bins whose proportions differ significantly (NDB/K), from 0 to 1; about alpha for two
+            sets of the same distribution.
         different: their number (NDB).
         divergence: Jensen-Shannon divergence of the proportions, in bits, from 0 to 1.
         proportions_reference: float64, shape (bins,).
@@ -32,7 +38,7 @@ class BinComparison:
 def ndb(
     features_reference: ArrayLike, features: ArrayLike, bins: int = 50, seed: int = 0, alpha: float = 0.05
 ) -> BinComparison:
-    """Bins (k-means clusters of the reference) that the other set fills differently: Richardson & Weiss 2018,
+    """Compare the histograms of two sets over k-means clusters of the reference: Richardson & Weiss 2018,
     arXiv 1805.12462.
 
     Args:
@@ -40,57 +46,127 @@ def ndb(
         features: shape (clips, width).
         bins: number of clusters.
         seed: of k-means.
-        alpha: significance of the two-proportion z-test.
+        alpha: significance level of the two-proportion z-test.
 
     Raises:
-        UserError: the arrays cannot be used, fewer reference clips than bins, or scikit-learn is not installed.
+        UserError: the arrays are invalid, fewer reference clips than bins, or scikit-learn is not installed.
     """
-    names = ("the reference features", "the features")
-    reference, others = feature_pair(features_reference, features, names)
+    reference, others = feature_pair(features_reference, features, ("the reference features", "the features"))
     if not 1 <= bins <= len(reference):
         raise UserError(f"bins must be between 1 and the number of reference clips ({len(reference)}), got {bins}")
-    clusters = _k_means()(bins, n_init=1, random_state=seed).fit(reference)
-    shares = [np.bincount(clusters.predict(each), minlength=bins) / len(each) for each in (reference, others)]
-    different = int(proportions_differ(shares[0], len(reference), shares[1], len(others), alpha).sum())
-    return BinComparison(different / bins, different, jensen_shannon_divergence(*shares), *shares)
+    return compute_ndb(reference, others, bins, seed, alpha)
+
+
+def compute_ndb(
+    reference: np.ndarray, features: np.ndarray, bins: int = _BINS, seed: int = 0, alpha: float = 0.05
+) -> BinComparison:
+    """Return what :func:`ndb` returns, for validated arrays.
+
+    Raises:
+        UserError: scikit-learn is not installed.
+    """
+    with require_extra_eval("NDB needs scikit-learn"):
+        from sklearn.cluster import KMeans
+    clusters = KMeans(bins, n_init=1, random_state=seed).fit(reference)
+    proportions_reference, proportions = (
+        np.bincount(clusters.predict(each), minlength=bins) / len(each) for each in (reference, features)
+    )
+    differ = proportions_differ(proportions_reference, len(reference), proportions, len(features), alpha)
+    divergence = jensen_shannon_divergence(proportions_reference, proportions)
+    different = int(differ.sum())
+    return BinComparison(different / bins, different, float(divergence), proportions_reference, proportions)
 
 
 def proportions_differ(
     proportions_a: ArrayLike, count_a: int, proportions_b: ArrayLike, count_b: int, alpha: float = 0.05
 ) -> np.ndarray:
-    """Two-sided, pooled two-proportion z-test for each bin.
+    """Apply the two-sided, pooled two-proportion z-test to each bin.
 
     Args:
-        proportions_a: shares of ``count_a`` clips, shape (bins,).
+        proportions_a: of ``count_a`` clips, shape (..., bins).
         count_a: number of clips.
-        proportions_b: shares of ``count_b`` clips, shape (bins,).
+        proportions_b: of ``count_b`` clips, shape (..., bins).
         count_b: number of clips.
         alpha: a bin differs if its p-value is below this.
 
     Returns:
-        bool, shape (bins,); False for bins that are empty in both, or hold everything in both.
+        bool, shape (..., bins); False for bins that are empty in both sets, or contain all clips of both.
+
+    Raises:
+        UserError: SciPy is not installed.
     """
+    with require_extra_eval("the z-test needs SciPy"):
+        from scipy.stats import norm
     a, b = np.asarray(proportions_a, dtype=np.float64), np.asarray(proportions_b, dtype=np.float64)
     pooled = (a * count_a + b * count_b) / (count_a + count_b)
     error = np.sqrt(np.maximum(pooled * (1 - pooled), 0) * (1 / count_a + 1 / count_b))
     scores = np.divide(np.abs(a - b), error, out=np.zeros_like(error), where=error > 0)
-    return np.asarray([math.erfc(score / math.sqrt(2)) < alpha for score in scores], dtype=bool)
+    return 2 * norm.sf(scores) < alpha
 
 
-def jensen_shannon_divergence(first: np.ndarray, second: np.ndarray) -> float:
-    """Mean KL divergence of two distributions, shape (bins,) each, from their mean; in bits, from 0 to 1."""
+def jensen_shannon_divergence(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Return the mean KL divergence of two distributions from their mean, in bits, from 0 to 1.
+
+    Args:
+        first: proportions, shape (..., bins).
+        second: proportions, shape (..., bins).
+
+    Returns:
+        float64, shape (...).
+
+    Raises:
+        UserError: SciPy is not installed.
+    """
+    # Not scipy.spatial.distance.jensenshannon: its square root is NaN if rounding makes the divergence negative.
+    with require_extra_eval("the divergence needs SciPy"):
+        from scipy.special import rel_entr
     middle = (first + second) / 2
-    return float((_divergence_bits(first, middle) + _divergence_bits(second, middle)) / 2)
+    return (rel_entr(first, middle) + rel_entr(second, middle)).sum(axis=-1) / (2 * np.log(2))
 
 
-def _divergence_bits(first: np.ndarray, second: np.ndarray) -> float:
-    filled = first > 0
-    return float((first[filled] * np.log2(first[filled] / second[filled])).sum())
+def ndb_metrics(reference: np.ndarray, features: np.ndarray, resampling: Resampling) -> list[Metric]:
+    """Return NDB/K and the Jensen-Shannon divergence over 50 bins.
 
-
-def _k_means() -> type:
+    Args:
+        reference: features of the real clips, (n, d).
+        features: of the clips to evaluate, (m, d).
+        resampling: settings of the intervals; its seed is also that of k-means.
+    """
+    if min(len(reference), len(features)) < _BINS:
+        note = f"needs at least {_BINS} clips on either side"
+        return [Metric("ndb", "NDB/K", None, better="lower", note=note)]
     try:
-        from sklearn.cluster import KMeans
+        result = compute_ndb(reference, features, seed=resampling.seed)
+    except UserError as error:  # scikit-learn is not installed
+        return [Metric("ndb", "NDB/K", None, better="lower", note=str(error))]
+    share, divergence = _intervals(result, len(reference), len(features), resampling)
+    note = f"{_BINS} bins; about 0.05 of them differ between two sets of the same distribution"
+    title = "Jensen-Shannon divergence of the bins (bits)"
+    return [
+        Metric("ndb", "NDB/K", result.share, share, "lower", note),
+        Metric("jsd", title, result.divergence, divergence, "lower"),
+    ]
+
+
+@contextmanager
+def require_extra_eval(what: str) -> Iterator[None]:
+    """Raise a UserError that starts with ``what`` if an import in the block fails."""
+    try:
+        yield
     except ImportError:
-        raise UserError('the bins need scikit-learn: pip install "sashimi-diffusion[eval]"') from None
-    return KMeans
+        raise UserError(f'{what}: pip install "sashimi-diffusion[eval]"') from None
+
+
+def _intervals(
+    result: BinComparison, count_reference: int, count: int, resampling: Resampling
+) -> tuple[Interval, Interval]:
+    """Return the intervals of the share and of the divergence; the clips are resampled and the bins are fixed."""
+    random, resamples = np.random.default_rng(resampling.seed), resampling.resamples
+    first = random.multinomial(count_reference, result.proportions_reference, size=resamples) / count_reference
+    second = random.multinomial(count, result.proportions, size=resamples) / count
+    shares = proportions_differ(first, count_reference, second, count).mean(axis=-1)
+    divergences = jensen_shannon_divergence(first, second)
+    return (
+        interval_about(result.share, shares).clipped(0, 1),
+        interval_about(result.divergence, divergences).clipped(0, 1),
+    )

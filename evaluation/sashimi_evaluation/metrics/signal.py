@@ -1,30 +1,34 @@
-"""What can be said of a clip without understanding it: level, noise floor, silence, clipping."""
+"""Properties of the waveform: level, noise floor, silence and clipping."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
+from sashimi_evaluation.metrics.intervals import Resampling, wilson_interval
+from sashimi_evaluation.metrics.metric import Metric, mean_metric
+
 FLOOR_DB = -120.0
-"""Nothing is called quieter than this, in dB relative to full scale."""
+"""The lowest level that is reported, in dB relative to full scale."""
 SILENT_DB = -60.0
-"""A clip whose loudest frame is below this counts as silent, in dB relative to full scale."""
+"""A clip is silent if the level of its loudest frame is below this, in dB relative to full scale."""
 FRAME_SECONDS = 0.02
 SOUND_DB = -40.0
-"""What surrounds the outermost frames that are louder than this, relative to the loudest, is not part of the sound."""
+"""The sound of a clip lasts from the first to the last frame above this level, in dB relative to the loudest frame."""
 
 
 @dataclass(frozen=True)
-class Signal:
-    """Facts of one waveform, full scale being 1.0.
+class SignalProperties:
+    """Properties of one waveform; full scale is 1.0.
 
     Args:
-        seconds: its length.
+        seconds: duration.
         level: root mean square in dB.
-        noise_floor: level of the frame (20 ms) that a tenth of the frames are quieter than, in dB.
-        inner_floor: the same of the frames from the first to the last that are within 40 dB of the loudest: without
-            the silence around a word, which some clips are filled up with.
+        noise_floor: 10 % quantile of the levels of frames of 20 ms, in dB.
+        inner_floor: the same of the frames from the first to the last within 40 dB of the loudest, without the silence
+            before and after a word.
         loudest: level of the loudest frame in dB.
-        clipped: share of the samples at or beyond full scale of 16 bits, from 0 to 1.
+        clipped: fraction of the samples at or beyond full scale of 16 bits, from 0 to 1.
     """
 
     seconds: float
@@ -36,12 +40,12 @@ class Signal:
 
     @property
     def silent(self) -> bool:
-        """Whether nothing in it is louder than -60 dB."""
+        """Whether the loudest frame is below -60 dB."""
         return self.loudest < SILENT_DB
 
 
-def describe(waveform: np.ndarray, sample_rate: int) -> Signal:
-    """The facts of a waveform.
+def signal_properties(waveform: np.ndarray, sample_rate: int) -> SignalProperties:
+    """Return the properties of a waveform.
 
     Args:
         waveform: float, (L,), not empty.
@@ -49,10 +53,10 @@ def describe(waveform: np.ndarray, sample_rate: int) -> Signal:
     """
     samples = np.asarray(waveform, dtype=np.float64)
     frame = min(len(samples), max(1, round(FRAME_SECONDS * sample_rate)))
-    whole = len(samples) // frame
-    power = np.square(samples[: whole * frame]).reshape(whole, frame).mean(axis=1)
+    frames = len(samples) // frame
+    power = np.square(samples[: frames * frame]).reshape(frames, frame).mean(axis=1)
     sound = np.flatnonzero(power >= power.max() * 10 ** (SOUND_DB / 10))
-    return Signal(
+    return SignalProperties(
         seconds=len(samples) / sample_rate,
         level=_decibels(np.square(samples).mean()),
         noise_floor=_decibels(np.quantile(power, 0.1)),
@@ -60,6 +64,28 @@ def describe(waveform: np.ndarray, sample_rate: int) -> Signal:
         loudest=_decibels(power.max()),
         clipped=float((np.abs(samples) >= 1 - 2**-15).mean()),
     )
+
+
+def signal_metrics(properties: Mapping[str, np.ndarray], resampling: Resampling) -> list[Metric]:
+    """Return the proportions of silent and of clipped clips, the mean level and the mean noise floors.
+
+    Args:
+        properties: the fields of :class:`SignalProperties`, arrays (clips,) by name.
+        resampling: settings of the intervals.
+    """
+    return [
+        _proportion("silent", "Silent clips", properties["loudest"] < SILENT_DB),
+        _proportion("clipped", "Clips that reach full scale", properties["clipped"] > 0),
+        mean_metric("level", "Level (dB)", properties["level"], resampling),
+        mean_metric("noise_floor", "Noise floor (dB)", properties["noise_floor"], resampling),
+        mean_metric(
+            "inner_floor", "Noise floor between first and last sound (dB)", properties["inner_floor"], resampling
+        ),
+    ]
+
+
+def _proportion(key: str, title: str, true: np.ndarray) -> Metric:
+    return Metric(key, title, float(true.mean()), wilson_interval(int(true.sum()), len(true)), "lower")
 
 
 def _decibels(power: float) -> float:

@@ -1,4 +1,4 @@
-"""Refusing reports whose parts contradict each other, before anything is drawn."""
+"""Validation of a report before it is rendered."""
 
 import numpy as np
 
@@ -7,19 +7,19 @@ from sashimi_evaluation.report.data import Clip, Method, ReportData
 
 
 def check_report(report: ReportData) -> None:
-    """Checks names, shapes and classes.
+    """Raise an error if names, shapes or class indices are invalid.
 
     Raises:
-        UserError: naming the method or clip, what was expected and what it has.
+        UserError: names the method or clip, the expected value and the actual one.
     """
     if not report.methods:
         raise UserError("a report needs at least one method, got none")
     if not report.classes:
         raise UserError("a report needs the names of the classes, got none")
     names = [method.name for method in report.methods]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise UserError(f"two methods are called {twice!r}: give each a name of its own")
+    repeated = next((name for name in names if names.count(name) > 1), None)
+    if repeated is not None:
+        raise UserError(f"two methods are called {repeated!r}: give each method a different name")
     for method in report.methods:
         _check_method(method, len(report.classes))
         for clip in method.clips:
@@ -27,15 +27,13 @@ def check_report(report: ReportData) -> None:
 
 
 def _check_method(method: Method, classes: int) -> None:
-    predictions = np.asarray(method.predictions)
-    _check_classes(predictions, f"the predictions of {method.name!r}", classes)
-    for what, values in {"labels": method.labels, "log_likelihoods": method.log_likelihoods}.items():
-        if values is not None and np.shape(values) != predictions.shape:
-            raise UserError(
-                f"{method.name!r} has {what} of shape {np.shape(values)} for predictions of shape {predictions.shape}"
-            )
+    shape = method.predictions.shape
+    _check_classes(method.predictions, f"the predictions of {method.name!r}", classes)
+    for name, values in {"labels": method.labels, "log_likelihoods": method.log_likelihoods}.items():
+        if values is not None and values.shape != shape:
+            raise UserError(f"{method.name!r} has {name} of shape {values.shape} for predictions of shape {shape}")
     if method.labels is not None:
-        _check_classes(np.asarray(method.labels), f"the labels of {method.name!r}", classes)
+        _check_classes(method.labels, f"the labels of {method.name!r}", classes)
 
 
 def _check_classes(indices: np.ndarray, what: str, classes: int) -> None:
@@ -44,16 +42,13 @@ def _check_classes(indices: np.ndarray, what: str, classes: int) -> None:
     if indices.size == 0:
         return
     if not np.issubdtype(indices.dtype, np.integer) or indices.min() < 0 or indices.max() >= classes:
-        raise UserError(f"{what} must be whole numbers from 0 to {classes - 1}, one for each of the classes")
+        raise UserError(f"{what} must be integers from 0 to {classes - 1}, got {indices.min()} to {indices.max()}")
 
 
 def _check_clip(clip: Clip, what: str, classes: int) -> None:
-    waveforms = [clip.waveform] if clip.neighbour is None else [clip.waveform, clip.neighbour.waveform]
-    shape = next(
-        (np.shape(waveform) for waveform in waveforms if np.ndim(waveform) != 1 or not np.size(waveform)), None
-    )
-    if shape is not None:
-        raise UserError(f"{what}: expected waveforms of shape (length,) that are not empty, got {shape}")
+    for waveform in [clip.waveform] if clip.neighbor is None else [clip.waveform, clip.neighbor.waveform]:
+        if waveform.ndim != 1 or not waveform.size:
+            raise UserError(f"{what}: expected non-empty waveforms of shape (length,), got {waveform.shape}")
     for index in (clip.predicted, clip.label):
         if index is not None and not 0 <= index < classes:
-            raise UserError(f"{what}: class {index} is not one of 0 to {classes - 1}")
+            raise UserError(f"{what}: expected classes from 0 to {classes - 1}, got class {index}")

@@ -1,42 +1,22 @@
-"""What a report shows, as plain data: the page is written from these and knows nothing of how they were computed."""
+"""The content of a report as plain data, independent of how it was computed and of how it is shown."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 import numpy as np
 
-
-@dataclass(frozen=True)
-class Metric:
-    """One figure of one method.
-
-    Attributes:
-        name: as the table shows it. Metrics of the same name stand in one row, in the order of their first appearance.
-        value: the figure; NaN where it could not be computed, and ``note`` should then say why.
-        low: lower end of its 95 % interval, or None where there is none.
-        high: upper end of its 95 % interval, or None where there is none.
-        better: whether lower or higher values are better; None for figures that only describe.
-        note: what the reader has to know beside the figure, such as too few samples; may be empty.
-    """
-
-    name: str
-    value: float
-    low: float | None = None
-    high: float | None = None
-    better: Literal["lower", "higher"] | None = None
-    note: str = ""
+from sashimi_evaluation.metrics.metric import Metric
 
 
 @dataclass(frozen=True)
-class Neighbour:
-    """The training clip that is nearest to a sample.
+class Neighbor:
+    """The training clip nearest to a sample.
 
     Attributes:
-        title: its name, such as a file name.
+        title: its name, for example a file name.
         waveform: real, shape (length,), in [-1, 1].
         sample_rate: in Hz.
-        distance: from the sample, in the feature space that the report's metrics use.
+        distance: to the sample, in the feature space of the metrics.
     """
 
     title: str
@@ -47,17 +27,17 @@ class Neighbour:
 
 @dataclass(frozen=True)
 class Clip:
-    """One clip that can be looked at and listened to.
+    """One clip with a spectrogram and a player.
 
     Attributes:
-        title: its name, such as a file name.
-        waveform: real, shape (length,), in [-1, 1]; what lies outside is clamped, non-finite samples become zero.
+        title: its name, for example a file name.
+        waveform: real, shape (length,), in [-1, 1]; other values are clamped, non-finite samples become zero.
         sample_rate: in Hz.
-        predicted: class that the classifier hears, an index into ``ReportData.classes``.
-        probability: of that class, from 0 to 1.
-        label: true or asked-for class, or None where it is not known.
-        neighbour: the nearest training clip, or None where it was not looked for.
-        log_likelihood: natural logarithm of the clip's probability under the model that generated it, or None.
+        predicted: predicted class, an index into ``ReportData.classes``.
+        probability: of the predicted class, from 0 to 1.
+        label: true or requested class, or None if unknown.
+        neighbor: the nearest training clip, or None.
+        log_likelihood: of the clip under the model that generated it, in nats, or None.
     """
 
     title: str
@@ -66,22 +46,32 @@ class Clip:
     predicted: int
     probability: float
     label: int | None = None
-    neighbour: Neighbour | None = None
+    neighbor: Neighbor | None = None
     log_likelihood: float | None = None
+
+    @property
+    def row(self) -> int:
+        """The class whose row shows the clip: its label or, without one, its predicted class."""
+        return self.predicted if self.label is None else self.label
+
+    @property
+    def misclassified(self) -> bool:
+        """Whether the clip has a label and the prediction differs from it."""
+        return self.label is not None and self.label != self.predicted
 
 
 @dataclass(frozen=True)
 class Method:
-    """One folder of clips: a system's samples, or real recordings to compare with.
+    """One folder of clips: the samples of a system, or real recordings for comparison.
 
     Attributes:
-        name: as it is shown; no two methods of a report have the same.
-        clips: those that are shown; usually a few of each class, far fewer than were scored.
-        metrics: its column of the metric table; empty for clips that are only there to be heard.
-        predictions: classes of all clips that were scored, whole numbers, shape (N,).
-        labels: their true or asked-for classes, shape (N,), or None where they are not known.
-        log_likelihoods: of all clips that were scored, in nats, shape (N,), or None.
-        is_reference: real recordings; they are shown first.
+        name: shown name, unique in the report.
+        clips: the clips with players; usually a few of each class, far fewer than were evaluated.
+        metrics: its column of the metric table; may be empty.
+        predictions: predicted classes of all evaluated clips, integers, shape (N,).
+        labels: true or requested classes of all evaluated clips, integers, shape (N,), or None if unknown.
+        log_likelihoods: of all evaluated clips, in nats, shape (N,), or None.
+        is_reference: whether these are real recordings, which are shown first.
     """
 
     name: str
@@ -92,16 +82,25 @@ class Method:
     log_likelihoods: np.ndarray | None = None
     is_reference: bool = False
 
+    def class_shares(self, classes: int) -> np.ndarray:
+        """Return the share of the predictions in each class, float64, shape (classes,); zeros without predictions."""
+        counts = np.bincount(self.predictions, minlength=classes) if len(self.predictions) else np.zeros(classes)
+        return counts / max(1, counts.sum())
+
+    def finite_log_likelihoods(self) -> np.ndarray:
+        """Return the finite log-likelihoods, shape (n,); empty if there are none."""
+        return np.empty(0) if self.log_likelihoods is None else self.log_likelihoods[np.isfinite(self.log_likelihoods)]
+
 
 @dataclass(frozen=True)
 class Classifier:
-    """The classifier behind the figures.
+    """The classifier that the metrics are computed with.
 
     Attributes:
-        name: what it is called.
+        name: its name.
         hash: hexadecimal digest of its weights.
-        accuracy: on held-out real clips, from 0 to 1, or None where it was not measured.
-        accuracy_note: which clips those were; may be empty.
+        accuracy: on held-out real clips, from 0 to 1, or None if unknown.
+        accuracy_note: the clips that the accuracy is computed on; may be empty.
     """
 
     name: str
@@ -112,17 +111,17 @@ class Classifier:
 
 @dataclass(frozen=True)
 class ReportData:
-    """Everything on the page.
+    """The content of a report.
 
     Attributes:
         title: heading of the page.
-        classes: names of the classes, in the classifier's order.
-        methods: what is compared, at least one.
-        classifier: the classifier behind the figures.
-        command: the command line that made the report.
-        versions: names of programs and their versions.
-        warnings: sentences that stand at the top of the page.
-        details: further facts of the run for its header, such as seeds and the reference folder, as name and text.
+        classes: class names, in the order of the classifier.
+        methods: the compared folders, at least one.
+        classifier: the classifier that the metrics are computed with.
+        command: the command line that produced the report.
+        versions: program versions by program name.
+        warnings: sentences shown at the top of the page.
+        details: further facts for the header, for example seeds, as text by name.
     """
 
     title: str

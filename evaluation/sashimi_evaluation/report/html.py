@@ -1,49 +1,33 @@
-"""HTML by nested function calls, in which text can not be taken for markup."""
+"""HTML pages from the jinja2 templates of a package."""
 
-from html import escape
 from importlib.resources import files
 
-_VOID = frozenset({"img", "input", "meta"})
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 
-class Markup(str):
-    """A string that is HTML already and is not escaped again."""
+def template_environment(package: str) -> Environment:
+    """Return an environment that loads templates from the folder ``templates`` of ``package``.
 
-    __slots__ = ()
-
-
-def element(tag: str, *children: str, **attributes: object) -> Markup:
-    """``<tag attributes>children</tag>``.
-
-    Args:
-        tag: name of the element.
-        children: ``Markup`` goes in as it is, any other string is escaped.
-        attributes: an underscore at the end of a name falls away (``class_``), others become hyphens; True makes an
-            attribute without a value, None and False none at all.
+    Values are escaped unless they are ``Markup``; an undefined name raises an error.
     """
-    written = "".join(_attribute(name, value) for name, value in attributes.items())
-    if tag in _VOID:
-        return Markup(f"<{tag}{written}>")
-    return Markup(f"<{tag}{written}>{join(*children)}</{tag}>")
+    environment = Environment(
+        loader=PackageLoader(package),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.policies["json.dumps_kwargs"] = {"sort_keys": False}
+    return environment
 
 
-def join(*children: str) -> Markup:
-    """Pieces one after the other; those that are not ``Markup`` are escaped."""
-    return Markup("".join(child if isinstance(child, Markup) else text(child) for child in children))
-
-
-def text(value: str) -> Markup:
-    """Plain text as HTML. File names may hold bytes that are no text: these become question marks."""
-    return Markup(escape(value.encode("utf-8", "replace").decode()))
-
-
-def packaged(package: str, name: str) -> Markup:
-    """The content of a style sheet or script that comes with ``package``."""
+def package_file(package: str, name: str) -> Markup:
+    """Return the content of a style sheet or script of ``package`` as markup, which templates insert unchanged."""
     return Markup(files(package).joinpath(name).read_text(encoding="utf-8"))
 
 
-def _attribute(name: str, value: object) -> str:
-    name = name.rstrip("_").replace("_", "-")
-    if value is None or value is False:
-        return ""
-    return f" {name}" if value is True else f' {name}="{text(str(value))}"'
+def encode_page(page: str) -> bytes:
+    """Return a page as UTF-8. Undecodable bytes of file names, which Python keeps as surrogates, become "?"."""
+    return page.encode("utf-8", "replace")

@@ -1,17 +1,17 @@
-"""Histograms drawn with matplotlib, as pictures that follow the reader's light or dark colours."""
+"""Histograms drawn with matplotlib, as SVG images in the light or dark color scheme of the reader."""
 
 import io
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from sashimi_diffusion.errors import UserError
 from sashimi_evaluation.report.data import Method
-from sashimi_evaluation.report.html import Markup, element
 from sashimi_evaluation.report.media import data_uri
 
-# Light colour: dark colour. Matplotlib draws with the light ones; the reader's browser swaps them.
+# Matplotlib draws with the light colors; the style sheet inside the SVG replaces them in a dark color scheme.
 _INK, _REFERENCE = "#26292e", "#8b8f96"
 _SERIES = ("#2f5d8a", "#b4622d", "#3f7d5a", "#7a5195", "#a88a1f", "#b0476b")
 _DARK = dict(
@@ -23,8 +23,16 @@ _DARK = dict(
 )
 
 
-def class_histogram(methods: Sequence[Method], classes: Sequence[str]) -> Markup:
-    """How the predictions of each method spread over the classes, as an ``<img>``.
+@dataclass(frozen=True)
+class Plot:
+    """An image of a plot: its data URI, and the text that describes it to readers who cannot see it."""
+
+    uri: str
+    description: str
+
+
+def class_histogram(methods: Sequence[Method], classes: Sequence[str]) -> Plot:
+    """Return a bar chart of the share of each method's predictions in each class.
 
     Raises:
         UserError: matplotlib is not installed.
@@ -32,68 +40,61 @@ def class_histogram(methods: Sequence[Method], classes: Sequence[str]) -> Markup
 
     def draw(axes: Any) -> None:
         width = 0.8 / len(methods)
-        for number, (method, colour) in enumerate(zip(methods, _colours(methods), strict=True)):
-            places = np.arange(len(classes)) + (number - (len(methods) - 1) / 2) * width
-            axes.bar(
-                places, 100 * class_shares(method, len(classes)), 0.92 * width, color=colour, label=_plain(method.name)
-            )
-        axes.set_xticks(range(len(classes)), [_plain(name) for name in classes])
+        for number, (method, color) in enumerate(zip(methods, _colors(methods), strict=True)):
+            positions = np.arange(len(classes)) + (number - (len(methods) - 1) / 2) * width
+            shares = 100 * method.class_shares(len(classes))
+            axes.bar(positions, shares, 0.92 * width, color=color, label=_literal(method.name))
+        axes.set_xticks(range(len(classes)), [_literal(name) for name in classes])
         axes.set_xlabel("predicted class")
         axes.set_ylabel("share of clips (%)")
 
     names = ", ".join(method.name for method in methods)
-    return _picture(
-        draw, f"Bar chart of the share of clips in each predicted class, for {names}; the table has the values"
-    )
+    description = f"Bar chart of the share of clips in each predicted class, for {names}; the table has the values"
+    return Plot(_svg_uri(draw), description)
 
 
-def likelihood_histogram(methods: Sequence[Method]) -> Markup:
-    """Distributions of the log-likelihood per clip, as an ``<img>``; every method must have log-likelihoods.
+def likelihood_histogram(methods: Sequence[Method]) -> Plot:
+    """Return a histogram of the log-likelihood per clip; every method must have log-likelihoods.
 
     Raises:
         UserError: matplotlib is not installed.
     """
 
     def draw(axes: Any) -> None:
-        values = [finite(method.log_likelihoods) for method in methods]
+        values = [method.finite_log_likelihoods() for method in methods]
         edges = np.histogram_bin_edges(np.concatenate(values), bins=40)
-        for method, clips, colour in zip(methods, values, _colours(methods), strict=True):
+        for method, clips, color in zip(methods, values, _colors(methods), strict=True):
             shares = 100 * np.histogram(clips, edges)[0] / max(1, len(clips))
-            axes.stairs(shares, edges, fill=True, color=colour, alpha=0.25)
-            axes.stairs(shares, edges, color=colour, linewidth=1.6, label=_plain(method.name))
+            axes.stairs(shares, edges, fill=True, color=color, alpha=0.25)
+            axes.stairs(shares, edges, color=color, linewidth=1.6, label=_literal(method.name))
         axes.set_xlabel("log-likelihood of a clip (nats)")
         axes.set_ylabel("share of clips (%)")
 
     names = ", ".join(method.name for method in methods)
-    return _picture(draw, f"Histogram of the log-likelihood per clip for {names}; the table has mean and range")
+    description = f"Histogram of the log-likelihood per clip for {names}; the table has mean and range"
+    return Plot(_svg_uri(draw), description)
 
 
-def class_shares(method: Method, classes: int) -> np.ndarray:
-    """Share of a method's predictions in each class, shape (classes,); zeros where nothing was scored."""
-    counts = np.bincount(np.asarray(method.predictions, dtype=np.int64), minlength=classes)
-    return counts / max(1, counts.sum())
-
-
-def finite(values: np.ndarray) -> np.ndarray:
-    """Those of the values that are finite, as float64 of shape (n,)."""
-    array = np.asarray(values, dtype=np.float64)
-    return array[np.isfinite(array)]
-
-
-def _colours(methods: Sequence[Method]) -> list[str]:
+def _colors(methods: Sequence[Method]) -> list[str]:
     series = iter(_SERIES * len(methods))
     return [_REFERENCE if method.is_reference else next(series) for method in methods]
 
 
-def _picture(draw: Callable[[Any], None], alternative: str) -> Markup:
+def _svg_uri(draw: Callable[[Any], None]) -> str:
     try:
         import matplotlib
         from matplotlib.figure import Figure
     except ImportError as error:
         raise UserError('the plots of a report need matplotlib: pip install "sashimi-diffusion[eval]"') from error
-    colours = {f"{name}.color": _INK for name in ("text", "xtick", "ytick")} | {"axes.labelcolor": _INK}
-    fixed = {"svg.fonttype": "none", "svg.hashsalt": "report", "font.family": "sans-serif", "font.size": 10}
-    with matplotlib.rc_context(colours | fixed | {"axes.edgecolor": _INK}):
+    colors = {f"{name}color": _INK for name in ("text.", "xtick.", "ytick.", "axes.edge", "axes.label")}
+    settings: dict[Any, Any] = {
+        **colors,
+        "svg.fonttype": "none",
+        "svg.hashsalt": "report",  # the same report is the same file
+        "font.family": "sans-serif",
+        "font.size": 10,
+    }
+    with matplotlib.rc_context(settings):
         figure = Figure(figsize=(8.4, 2.9), layout="constrained")
         axes = figure.add_subplot()
         draw(axes)
@@ -101,11 +102,10 @@ def _picture(draw: Callable[[Any], None], alternative: str) -> Markup:
         axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
         encoded = io.StringIO()
         figure.savefig(encoded, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    svg = _with_dark_colours(encoded.getvalue())
-    return element("img", src=data_uri(svg.encode(), "image/svg+xml"), alt=alternative, class_="plot")
+    return data_uri(_with_dark_colors(encoded.getvalue()).encode(), "image/svg+xml")
 
 
-def _with_dark_colours(svg: str) -> str:
+def _with_dark_colors(svg: str) -> str:
     for number, light in enumerate(_DARK):
         svg = svg.replace(light, f"var(--c{number})")
     light_values = ";".join(f"--c{number}:{light}" for number, light in enumerate(_DARK))
@@ -115,7 +115,7 @@ def _with_dark_colours(svg: str) -> str:
     return before + style + root + after
 
 
-def _plain(name: str) -> str:
-    """Text that matplotlib takes as it is: a dollar sign would start a formula, a leading underscore hides a label."""
+def _literal(name: str) -> str:
+    """Return text that matplotlib shows unchanged: "$" would start a formula, a leading "_" would hide a label."""
     name = name.encode("utf-8", "replace").decode().replace("$", r"\$")
     return f" {name}" if name.startswith("_") else name

@@ -1,70 +1,71 @@
-"""Published SC09 figures, grouped by who computed them.
+"""Published SC09 results, grouped by the classifier they were computed with.
 
-FID, IS, mIS and AM are figures *of a classifier*, and nearly every group has its own: they can be compared within a
-group and not between groups, nor with figures from the classifier that comes with this package.
+FID, IS, mIS and AM depend on the classifier, and nearly every group used a different one. Results can be compared
+within a group, but not between groups, and not with results from the classifier of this package.
 """
 
 from dataclasses import dataclass
 
 WARNING = (
-    "Figures can be compared within a group. Groups differ in their classifiers, or in who trained the models and drew "
-    "the samples: do not compare figures with those of another group, nor with figures from any other classifier, such "
-    "as the one bundled with this package."
+    "Results can be compared within a group. Groups differ in the classifier, or in who trained the models and "
+    "generated the samples: do not compare results with those of another group, or with results from any other "
+    "classifier, such as the one bundled with this package."
 )
 
 
 @dataclass(frozen=True)
-class Anchor:
-    """One row of a published table; None is what its source does not give.
+class PublishedResult:
+    """One row of a published table; None where the source has no value.
 
     Attributes:
         model: as its source calls it.
-        parameters: their number.
+        parameters: number of parameters.
         nll: test negative log-likelihood, as printed (lower is better).
         fid: Fréchet distance (lower is better).
-        fid_class: Fréchet distance computed class by class (lower is better); no substitute for ``fid``.
-        inception: Inception Score (higher is better); in groups (a) and (b) as the official repository computes it.
-        mis: modified Inception Score, mCS with the group's classifier (higher is better).
+        fid_by_class: Fréchet distance computed class by class (lower is better); not comparable with ``fid``.
+        inception_score: Inception Score (higher is better); for ``OFFICIAL`` and ``RERUNS`` as the official repository
+            computes it.
+        mis: modified Inception Score, mCS with the classifier of the group (higher is better).
         am: AM score (lower is better).
-        accuracy: share of class-conditional samples that are recognised, from 0 to 1.
+        accuracy: share of class-conditional samples that are classified as their class, from 0 to 1.
     """
 
     model: str
     parameters: int | None = None
     nll: float | None = None
     fid: float | None = None
-    fid_class: float | None = None
-    inception: float | None = None
+    fid_by_class: float | None = None
+    inception_score: float | None = None
     mis: float | None = None
     am: float | None = None
     accuracy: float | None = None
 
 
 @dataclass(frozen=True)
-class AnchorGroup:
-    """Figures of one classifier.
+class ResultGroup:
+    """Results that were computed with the same classifier.
 
     Attributes:
         name: short heading.
-        classifier: whose classifier and features they are figures of.
-        source: where they are printed.
-        anchors: the rows.
+        classifier: the classifier that gave the probabilities and features.
+        source: where the results are published.
+        results: the rows.
     """
 
     name: str
     classifier: str
     source: str
-    anchors: tuple[Anchor, ...]
+    results: tuple[PublishedResult, ...]
 
 
 def _row(
-    model: str, millions: float | None, nll: float | None, fid: float, inception: float, mis: float, am: float
-) -> Anchor:
+    model: str, millions: float | None, nll: float | None, fid: float, inception_score: float, mis: float, am: float
+) -> PublishedResult:
     parameters = None if millions is None else round(millions * 1_000_000)
-    return Anchor(model, parameters, nll, fid, inception=inception, mis=mis, am=am)
+    return PublishedResult(model, parameters, nll, fid, inception_score=inception_score, mis=mis, am=am)
 
 
-OFFICIAL = AnchorGroup(
+OFFICIAL = ResultGroup(
     "Official protocol",
     "ResNeXt-29 8x64 of the official S4 repository",
     "Mamba, arXiv 2312.00752, Table 4; SaShiMi (original): README of the official S4 repository",
@@ -83,7 +84,7 @@ OFFICIAL = AnchorGroup(
     ),
 )
 
-RERUNS = AnchorGroup(
+RERUNS = ResultGroup(
     "Re-runs by a third party",
     "ResNeXt-29 8x64 of the official S4 repository, run by others on models they trained",
     "README of github.com/gzhu06/Unconditional-Audio-Generation-Benchmark",
@@ -96,30 +97,40 @@ RERUNS = AnchorGroup(
     ),
 )
 
-DIFFWAVE = AnchorGroup(
+DIFFWAVE = ResultGroup(
     "DiffWave paper",
     "the DiffWave authors' own ResNeXt",
     "DiffWave, arXiv 2009.09761",
     (
-        Anchor("WaveNet-256", fid=2.947, inception=2.84, mis=10.0),
-        Anchor("WaveGAN", fid=1.349, inception=4.53, mis=36.6),
-        Anchor("DiffWave", fid=1.287, inception=5.30, mis=59.4),
-        Anchor("WaveNet-256, class-conditional", fid_class=6.954, inception=3.46, mis=18.9, accuracy=0.607),
-        Anchor("DiffWave, class-conditional", fid_class=1.113, inception=6.63, mis=117.4, accuracy=0.912),
-        Anchor("DiffWave deep and thin, class-conditional", fid_class=0.932, inception=6.92, mis=133.8, accuracy=0.94),
+        PublishedResult("WaveNet-256", fid=2.947, inception_score=2.84, mis=10.0),
+        PublishedResult("WaveGAN", fid=1.349, inception_score=4.53, mis=36.6),
+        PublishedResult("DiffWave", fid=1.287, inception_score=5.30, mis=59.4),
+        PublishedResult(
+            "WaveNet-256, class-conditional", fid_by_class=6.954, inception_score=3.46, mis=18.9, accuracy=0.607
+        ),
+        PublishedResult(
+            "DiffWave, class-conditional", fid_by_class=1.113, inception_score=6.63, mis=117.4, accuracy=0.912
+        ),
+        PublishedResult(
+            "DiffWave deep and thin, class-conditional",
+            fid_by_class=0.932,
+            inception_score=6.92,
+            mis=133.8,
+            accuracy=0.94,
+        ),
     ),
 )
 
-MEL_DIFFUSION = AnchorGroup(
+MEL_DIFFUSION = ResultGroup(
     "Log-mel diffusion and a vocoder",
     "classifier and features as in that paper",
     "Makarov and Gerkmann, arXiv 2606.20457",
     (
-        Anchor("U-Net", 16_600_000, fid=0.17, inception=7.51),
-        Anchor("Score-Subnet", 12_300_000, fid=0.17, inception=7.82),
-        Anchor("U-Net, classifier guidance", 16_600_000, fid=0.03, inception=8.36),
-        Anchor("Score-Subnet, classifier guidance", 12_300_000, fid=0.03, inception=8.65),
+        PublishedResult("U-Net", 16_600_000, fid=0.17, inception_score=7.51),
+        PublishedResult("Score-Subnet", 12_300_000, fid=0.17, inception_score=7.82),
+        PublishedResult("U-Net, classifier guidance", 16_600_000, fid=0.03, inception_score=8.36),
+        PublishedResult("Score-Subnet, classifier guidance", 12_300_000, fid=0.03, inception_score=8.65),
     ),
 )
 
-GROUPS: tuple[AnchorGroup, ...] = (OFFICIAL, RERUNS, DIFFWAVE, MEL_DIFFUSION)
+GROUPS: tuple[ResultGroup, ...] = (OFFICIAL, RERUNS, DIFFWAVE, MEL_DIFFUSION)

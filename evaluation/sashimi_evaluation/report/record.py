@@ -1,4 +1,4 @@
-"""An evaluation as text for the terminal and as JSON for the record."""
+"""Text table and JSON report of an evaluation."""
 
 import json
 import platform
@@ -12,20 +12,20 @@ import torch
 
 from sashimi_diffusion.data.speech_commands import DIGITS
 from sashimi_diffusion.files import write_file
-from sashimi_evaluation.evaluation import Evaluation, Scored
-from sashimi_evaluation.feature_extraction import FEATURES, Measured
-from sashimi_evaluation.metrics.figures import Figure
+from sashimi_evaluation.evaluation import EvaluatedSet, Evaluation
+from sashimi_evaluation.feature_extraction import FEATURES, ClipFeatures
+from sashimi_evaluation.metrics.metric import Metric
 
 
 def record(evaluation: Evaluation, command: str) -> dict[str, Any]:
-    """Everything a reader needs to judge the figures and to compute them again.
+    """Return the content of the JSON report: all metrics, and how to reproduce them.
 
     Args:
-        evaluation: what was scored.
-        command: the command line that asked for it.
+        evaluation: the evaluated sets.
+        command: the command line of the evaluation.
     """
-    heard = evaluation.heard
-    classifier, extractor, settings = heard.classifier, heard.extractor, heard.settings
+    extraction = evaluation.extraction
+    classifier, extractor, settings = extraction.classifier, extraction.extractor, extraction.settings
     return {
         "command": command,
         "versions": versions(),
@@ -37,104 +37,107 @@ def record(evaluation: Evaluation, command: str) -> dict[str, Any]:
         "features": {
             "name": classifier.name if extractor is None else extractor.name,
             "fingerprint": classifier.fingerprint if extractor is None else extractor.fingerprint,
-            "dimensions": heard.reference.outputs[FEATURES].shape[1],
+            "dimensions": extraction.reference.outputs[FEATURES].shape[1],
         },
-        "reference": _source(heard.reference),
-        "held_out": None if heard.held_out is None else _source(heard.held_out),
-        "sets": [_set(scored) for scored in evaluation.sets],
+        "reference": _source(extraction.reference),
+        "held_out": None if extraction.held_out is None else _source(extraction.held_out),
+        "sets": [_set_record(evaluated) for evaluated in evaluation.sets],
     }
 
 
 def versions() -> dict[str, str]:
-    """Versions of what computes the figures."""
-    own = {name: version(name) for name in ("sashimi-diffusion", "numpy", "soundfile")}
-    return {"python": platform.python_version(), "torch": torch.__version__, **own}
+    """Return the versions of the packages that compute the metrics."""
+    packages = {name: version(name) for name in ("sashimi-diffusion", "numpy", "soundfile")}
+    return {"python": platform.python_version(), "torch": torch.__version__, **packages}
 
 
 def write_record(path: Path, content: dict[str, Any]) -> None:
-    """Write the JSON report, whole or not at all."""
+    """Write the JSON report; the file is never left incomplete."""
     write_file(path, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
 
 
 def table(evaluation: Evaluation) -> str:
-    """The figures of all sets side by side, their intervals below them, and the notes at the end."""
+    """Return a table with one column per set, followed by the notes."""
     sets = evaluation.sets
-    rows = [["", *(scored.name for scored in sets)], ["clips", *(str(len(scored.measured)) for scored in sets)]]
-    rows += [[_titled(first), *(_cell(_figure(scored, key)) for scored in sets)] for key, first in _keys(sets).items()]
-    return "\n".join([*aligned(rows), *_remarks(evaluation)])
+    rows = [["", *(each.name for each in sets)], ["clips", *(str(len(each.clip_features)) for each in sets)]]
+    rows += [
+        [_heading(first), *(_cell(_find(each, key)) for each in sets)] for key, first in _first_metrics(sets).items()
+    ]
+    return "\n".join([*aligned(rows), *_notes(evaluation)])
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Rows of a table, all of equally many cells, as lines with the columns below each other."""
+    """Return the rows of a table as lines with aligned columns; all rows have the same number of cells."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
-def _source(measured: Measured) -> dict[str, Any]:
-    return {"path": str(measured.clips.root), "clips": len(measured)}
+def _source(clips: ClipFeatures) -> dict[str, Any]:
+    return {"path": str(clips.clips.root), "clips": len(clips)}
 
 
-def _set(scored: Scored) -> dict[str, Any]:
-    accuracy, histogram = scored.accuracy, scored.histogram.tolist()
+def _set_record(evaluated: EvaluatedSet) -> dict[str, Any]:
+    accuracy, histogram = evaluated.accuracy, evaluated.histogram.tolist()
+    per_class = None if accuracy is None else dict(zip(DIGITS, _finite_or_none(accuracy.per_class), strict=True))
     return {
-        "name": scored.name,
-        **_source(scored.measured),
-        "recordings": scored.real,
-        "figures": {figure.key: _figure_record(figure) for figure in scored.figures},
+        "name": evaluated.name,
+        **_source(evaluated.clip_features),
+        "recordings": evaluated.real,
+        "figures": {metric.key: _metric_record(metric) for metric in evaluated.metrics},
         "classes_heard": dict(zip(DIGITS, histogram, strict=True)),
-        "accuracy_per_class": None if accuracy is None else dict(zip(DIGITS, _plain(accuracy.per_class), strict=True)),
+        "accuracy_per_class": per_class,
         "confusion": None if accuracy is None else accuracy.confusion.tolist(),
-        "notes": scored.notes,
+        "notes": evaluated.notes,
     }
 
 
-def _plain(values: np.ndarray) -> list[float | None]:
-    """Numbers as JSON knows them: it has no NaN."""
+def _finite_or_none(values: np.ndarray) -> list[float | None]:
+    """Replace NaN, which JSON does not have, by None."""
     return [float(value) if np.isfinite(value) else None for value in values]
 
 
-def _figure_record(figure: Figure) -> dict[str, Any]:
-    interval = None if figure.interval is None else [figure.interval.low, figure.interval.high]
-    return {"title": figure.title, "value": figure.value, "interval": interval, "note": figure.note}
+def _metric_record(metric: Metric) -> dict[str, Any]:
+    interval = None if metric.interval is None else [metric.interval.low, metric.interval.high]
+    return {"title": metric.title, "value": metric.value, "interval": interval, "note": metric.note}
 
 
-def _keys(sets: list[Scored]) -> dict[str, Figure]:
-    """The first figure of each key, in the order of the sets."""
-    found: dict[str, Figure] = {}
-    for scored in sets:
-        for figure in scored.figures:
-            found.setdefault(figure.key, figure)
+def _first_metrics(sets: list[EvaluatedSet]) -> dict[str, Metric]:
+    """Return the first metric of each key, in the order of the sets."""
+    found: dict[str, Metric] = {}
+    for evaluated in sets:
+        for metric in evaluated.metrics:
+            found.setdefault(metric.key, metric)
     return found
 
 
-def _titled(figure: Figure) -> str:
-    arrow = {"lower": " ↓", "higher": " ↑"}.get(figure.better, "")
-    return figure.title + arrow
+def _heading(metric: Metric) -> str:
+    arrow = {"lower": " ↓", "higher": " ↑"}.get(metric.better, "")
+    return metric.title + arrow
 
 
-def _figure(scored: Scored, key: str) -> Figure | None:
-    return next((figure for figure in scored.figures if figure.key == key), None)
+def _find(evaluated: EvaluatedSet, key: str) -> Metric | None:
+    return next((metric for metric in evaluated.metrics if metric.key == key), None)
 
 
-def _cell(figure: Figure | None) -> str:
-    if figure is None or figure.value is None:
+def _cell(metric: Metric | None) -> str:
+    if metric is None or metric.value is None:
         return "-"
-    if figure.interval is None:
-        return f"{figure.value:.4g}"
-    return f"{figure.value:.4g} [{figure.interval.low:.4g}, {figure.interval.high:.4g}]"
+    if metric.interval is None:
+        return f"{metric.value:.4g}"
+    return f"{metric.value:.4g} [{metric.interval.low:.4g}, {metric.interval.high:.4g}]"
 
 
-def _remarks(evaluation: Evaluation) -> list[str]:
-    """The notes of the sets and of their figures; what is said of several is said once."""
-    names = [scored.name for scored in evaluation.sets]
-    lines = [f"{scored.name}: {note}" for scored in evaluation.sets for note in scored.notes]
-    titles: dict[tuple[str, str], list[str]] = {}  # by set and note
-    for scored in evaluation.sets:
-        for figure in scored.figures:
-            if figure.note:
-                titles.setdefault((scored.name, figure.note), []).append(figure.title)
-    said: dict[str, list[str]] = {}  # sets by what is said of their figures
-    for (name, note), about in titles.items():
-        said.setdefault(f"{', '.join(about)}: {note}", []).append(name)
-    lines += [text if who == names else f"{', '.join(who)}: {text}" for text, who in said.items()]
+def _notes(evaluation: Evaluation) -> list[str]:
+    """Return the notes of the sets and of their metrics; equal notes are merged."""
+    names = [evaluated.name for evaluated in evaluation.sets]
+    lines = [f"{evaluated.name}: {note}" for evaluated in evaluation.sets for note in evaluated.notes]
+    titles: dict[tuple[str, str], list[str]] = {}  # titles of the metrics by set and note
+    for evaluated in evaluation.sets:
+        for metric in evaluated.metrics:
+            if metric.note:
+                titles.setdefault((evaluated.name, metric.note), []).append(metric.title)
+    merged: dict[str, list[str]] = {}  # names of the sets by text
+    for (name, note), affected in titles.items():
+        merged.setdefault(f"{', '.join(affected)}: {note}", []).append(name)
+    lines += [text if named == names else f"{', '.join(named)}: {text}" for text, named in merged.items()]
     return ["", *lines] if lines else []

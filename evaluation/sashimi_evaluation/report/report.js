@@ -1,5 +1,5 @@
 "use strict";
-// Shows the clips that the filters ask for and says how many they are; lets one player sound at a time.
+// Show the clips that match the filters and their number; play one clip at a time.
 (function () {
   const form = document.getElementById("filters");
   const table = document.getElementById("clip-table");
@@ -23,7 +23,7 @@
     const shown = clips.filter((clip) => !clip.closest("[hidden]")).length;
     table.hidden = shown === 0;
     count.textContent = shown === 0
-      ? "No clip of " + clips.length + " fits these filters."
+      ? "No clip of " + clips.length + " matches these filters."
       : "Showing " + shown + " of " + clips.length + " clips.";
     for (const player of table.querySelectorAll("audio")) {
       if (player.closest("[hidden]")) {

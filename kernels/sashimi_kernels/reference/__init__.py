@@ -1,4 +1,4 @@
-"""The definitions, written for reading and checking: slow, hungry for memory, right in any dtype."""
+"""Reference implementations: the defining equations in plain PyTorch, in any dtype, without optimization."""
 
 from sashimi_kernels.reference.channelwise import gated_residual, layer_norm, scalar_norm
 from sashimi_kernels.reference.convolution import chunked_convolution

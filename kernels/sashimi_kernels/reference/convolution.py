@@ -1,4 +1,4 @@
-"""The definition of the convolution with a diagonal system: its recurrence, from the left and from the right."""
+"""Reference implementation of the convolution with a diagonal system: its recurrence in both directions."""
 
 import torch
 from torch import Tensor
@@ -15,14 +15,17 @@ def chunked_convolution(
     shift: int,
     state: Tensor | None,
 ) -> tuple[Tensor, Tensor | None]:
-    """x[t] = Ā x[t-1] + B̄ u[t], z[t] = Ā z[t+1] + B̄ u[t], y[t] = 2 Re(C x[t]) + 2 Re(C' z[t+shift]) + D u[t]."""
+    """Run the recurrences from the left and from the right.
+
+    x[t] = Ā x[t-1] + B̄ u[t], z[t] = Ā z[t+1] + B̄ u[t], y[t] = 2 Re(C x[t]) + 2 Re(C' z[t+shift]) + D u[t].
+    """
     a, b = torch.exp(system.log_a), system.b
     rest = torch.zeros(u.shape[0], *a.shape, dtype=a.dtype, device=u.device)
-    x, y = rest if state is None else state.to(a.dtype), []
+    x, outputs = rest if state is None else state.to(a.dtype), []
     for sample in u.unbind(-1):
         x = a * x + b * sample.unsqueeze(-1)  # (B, H, N)
-        y.append(2 * (c * x).real.sum(-1))
-    y = torch.stack(y, dim=-1)
+        outputs.append(2 * (c * x).real.sum(-1))
+    y = torch.stack(outputs, dim=-1)  # (B, H, L)
     if skip is not None:
         y = y + skip.unsqueeze(-1) * u
     if reverse is None:

@@ -1,4 +1,4 @@
-"""The definitions, written for reading and checking: slow, hungry for memory, right in any dtype."""
+"""Reference implementations of convolution kernels and final states."""
 
 import math
 
@@ -15,7 +15,7 @@ from sashimi_kernels.discretization import (
 
 
 def diagonal_kernel(log_a: Tensor, coefficients: Tensor, length: int) -> Tensor:
-    """The Vandermonde product, all H·N·L exponentials of it (S4D, arXiv 2206.11893, equation 7)."""
+    """Evaluate the Vandermonde product with all H·N·L exponentials (S4D, arXiv 2206.11893, equation 7)."""
     positions = torch.arange(length, device=log_a.device, dtype=log_a.real.dtype)
     powers = torch.exp(log_a.unsqueeze(-1) * positions).to(coefficients.dtype)  # (H, N, L)
     return 2 * torch.einsum("mhn,hnl->mhl", coefficients, powers).real
@@ -24,15 +24,15 @@ def diagonal_kernel(log_a: Tensor, coefficients: Tensor, length: int) -> Tensor:
 def nplr_kernel(
     dt: Tensor, a: Tensor, p: Tensor, q: Tensor, b: Tensor, c: Tensor, length: int, state: Tensor | None = None
 ) -> tuple[Tensor, Tensor | None]:
-    """The generating function on the roots of unity by Cauchy products (S4, arXiv 2111.00396, algorithm 1)."""
+    """Evaluate the generating function at the roots of unity by Cauchy sums (S4, arXiv 2111.00396, algorithm 1)."""
     c_truncated = truncated_output(dt, a, p, q, b, c, length)
-    in_precision = [x.to(c.dtype if x.is_complex() else c.real.dtype) for x in (dt, a, p, q, b)]
-    kernel = cauchy_kernel(*in_precision, c_truncated, length)
-    return kernel, None if state is None else _free_response(dt, a, p, q, b, c, length, state)
+    response = None if state is None else _free_response(dt, a, p, q, b, c, length, state)
+    a, p, q, b = (x.to(c.dtype) for x in (a, p, q, b))
+    return cauchy_kernel(dt.to(c.real.dtype), a, p, q, b, c_truncated, length), response
 
 
 def truncated_output(dt: Tensor, a: Tensor, p: Tensor, q: Tensor, b: Tensor, c: Tensor, length: int) -> Tensor:
-    """C (I - Ā^L): what the generating function of a kernel cut at L samples needs in the place of C."""
+    """Return C (I - Ā^L), which replaces C in the generating function of a kernel of L samples."""
     matrix = real_matrix(discretize_nplr(*(x.to(_double(x)) for x in (dt, a, p, q, b))))  # (H, 2N, 2N)
     row = real_output(c).to(matrix.dtype).unsqueeze(-2)  # (M, H, 1, 2N)
     row = (row - row @ torch.linalg.matrix_power(matrix, length)).squeeze(-2)
@@ -41,30 +41,30 @@ def truncated_output(dt: Tensor, a: Tensor, p: Tensor, q: Tensor, b: Tensor, c: 
 
 
 def cauchy_kernel(dt: Tensor, a: Tensor, p: Tensor, q: Tensor, b: Tensor, c_truncated: Tensor, length: int) -> Tensor:
-    """Kernel of length L from C (I - Ā^L), evaluated at the L-th roots of unity and transformed back."""
+    """Return the kernel from C (I - Ā^L): evaluate its spectrum at the L-th roots of unity and invert it."""
     z, weight = (x.to(a.dtype) for x in bilinear_nodes(length, a.device))
 
     def cauchy(x: Tensor, y: Tensor) -> Tensor:
-        """Σ over both halves of the pairs of x y / (z - dt a), for all nodes: (..., H, nodes)."""
+        """Return Σ x y / (z - dt a) over both halves of the conjugate pairs, for all nodes: (..., H, nodes)."""
         product, pole = (x * y).unsqueeze(-1), (dt * a).unsqueeze(-1)
         return dt * (product / (z - pole) + product.conj() / (z - pole.conj())).sum(-2)
 
     b_c, q_c = cauchy(b, c_truncated), cauchy(p, c_truncated)
     spectrum = weight * (b_c - cauchy(b, q) * q_c / (1 + cauchy(p, q)))
     if length % 2 == 0:
-        # ω = -1 sends z to infinity; there the products reduce to this limit and the low-rank term vanishes.
+        # z is infinite at ω = -1; there the sums reduce to this limit and the low-rank term vanishes.
         spectrum = torch.cat([spectrum[..., :-1], dt * (b * c_truncated).real.sum(-1, keepdim=True) + 0j], dim=-1)
     return torch.fft.irfft(spectrum, n=length)
 
 
 def bilinear_nodes(length: int, device: torch.device | str) -> tuple[Tensor, Tensor]:
-    """Where the bilinear rule takes the L-th roots of unity ω = exp(-2πi k/L), k = 0 … L/2.
+    """Return the images of the L-th roots of unity ω = exp(-2πi k/L), k = 0 … L/2, under the bilinear rule.
 
-    Computed in float64, whatever the rest: an error here is an error of frequency and grows along the kernel.
+    They are computed in float64 because an error here is an error of frequency, which grows along the kernel.
 
     Returns:
-        z = 2 (1-ω)/(1+ω) = 2i tan(πk/L) and the weight 2/(1+ω) = 1 + z/2, complex128 (L // 2 + 1,); both are 0 at
-        ω = -1, where they are infinite and a limit takes their place.
+        z = 2 (1-ω)/(1+ω) = 2i tan(πk/L) and the weight 2/(1+ω) = 1 + z/2, complex128 (L // 2 + 1,). Both are infinite
+        at ω = -1; they are set to 0 there, and the caller inserts the limit.
     """
     k = torch.arange(length // 2 + 1, device=device, dtype=torch.float64)
     z = 2j * torch.tan(math.pi * k / length)
@@ -75,7 +75,7 @@ def bilinear_nodes(length: int, device: torch.device | str) -> tuple[Tensor, Ten
 
 
 def diagonal_state(system: DiscreteDiagonal, u: Tensor, state: Tensor | None = None) -> Tensor:
-    """The recurrence, one sample after another."""
+    """Run the recurrence sample by sample."""
     a = torch.exp(system.log_a)
     x = torch.zeros(u.shape[0], *a.shape, dtype=a.dtype, device=u.device) if state is None else state.to(a.dtype)
     for sample in u.unbind(-1):
@@ -86,7 +86,7 @@ def diagonal_state(system: DiscreteDiagonal, u: Tensor, state: Tensor | None = N
 def nplr_state(
     dt: Tensor, a: Tensor, p: Tensor, q: Tensor, b: Tensor, u: Tensor, state: Tensor | None = None
 ) -> Tensor:
-    """The recurrence in its O(N) rank-one form, one sample after another."""
+    """Run the recurrence sample by sample in its rank-one form, O(N) per sample."""
     system = discretize_nplr(dt, a, p, q, b)
     x = torch.zeros(u.shape[0], *a.shape, dtype=a.dtype, device=u.device) if state is None else state.to(a.dtype)
     for sample in u.unbind(-1):
@@ -97,10 +97,11 @@ def nplr_state(
 def _free_response(
     dt: Tensor, a: Tensor, p: Tensor, q: Tensor, b: Tensor, c: Tensor, length: int, state: Tensor
 ) -> Tensor:
+    """Return C Ā^(l+1) x for states x (B, H, N): (B, M, H, L)."""
     matrix = real_matrix(discretize_nplr(dt, a, p, q, b))  # (H, 2N, 2N)
     x, rows, outputs = real_vector(state).to(matrix.dtype), real_output(c).to(matrix.dtype), []
     for _ in range(length):
-        x = (matrix @ x.unsqueeze(-1)).squeeze(-1)  # (batch, H, 2N)
+        x = (matrix @ x.unsqueeze(-1)).squeeze(-1)  # (B, H, 2N)
         outputs.append(torch.einsum("mhn,bhn->bmh", rows, x))
     return torch.stack(outputs, dim=-1)
 

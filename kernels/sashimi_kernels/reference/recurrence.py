@@ -1,4 +1,4 @@
-"""One step of a state space, as its equations stand."""
+"""Reference implementations of one recurrence step."""
 
 import torch
 from torch import Tensor
@@ -9,7 +9,7 @@ from sashimi_kernels.discretization import DiscreteNPLR
 def diagonal_step(
     u: Tensor, state: Tensor, a: Tensor, b: Tensor, c: Tensor, skip: Tensor, gelu: bool
 ) -> tuple[Tensor, Tensor]:
-    """x = a state + b u."""
+    """Compute x = a state + b u and its output."""
     x = a * state + b * u.unsqueeze(-1)  # (B, H, N)
     return _output(u, x, c, skip, gelu), x
 
@@ -17,7 +17,7 @@ def diagonal_step(
 def nplr_step(
     u: Tensor, state: Tensor, system: DiscreteNPLR, c: Tensor, skip: Tensor, gelu: bool
 ) -> tuple[Tensor, Tensor]:
-    """x = a state - system.u · 2 Re(v · state) + b u."""
+    """Compute x = a state - system.u · 2 Re(v · state) + b u and its output."""
     inner = 2 * (system.v * state).real.sum(-1, keepdim=True)  # (B, H, 1)
     x = system.a * state - system.u * inner + system.b * u.unsqueeze(-1)  # (B, H, N)
     return _output(u, x, c, skip, gelu), x

@@ -1,4 +1,4 @@
-"""Fast implementations in plain PyTorch, on any device."""
+"""Optimized implementations in plain PyTorch, for any device."""
 
 from sashimi_kernels.torch_backend.channelwise import gated_residual, layer_norm, scalar_norm
 from sashimi_kernels.torch_backend.convolution import chunked_convolution

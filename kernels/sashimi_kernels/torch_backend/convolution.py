@@ -1,15 +1,15 @@
-"""Convolution with a diagonal system in chunks, without an FFT: everything is a batched matrix product.
+"""Convolution with a diagonal system in chunks, by batched matrix products instead of an FFT.
 
-The input is cut into chunks U[c] of T samples. Inside a chunk the convolution is a product with one Toeplitz matrix, of
-both directions and the skip connection; what lies to the left of a chunk is summed up in a state S, and what lies to
-its right in a second state R, if there is a reverse direction with its own output vector C':
+The input is divided into chunks U[c] of T samples. Inside a chunk the convolution is a product with a Toeplitz matrix,
+which covers both directions and the skip connection. A state S summarizes the samples before the chunk. With a reverse
+direction, which has its own output vector C', a second state R summarizes the samples after it:
 
     s[c] = Σ_j Ā^(T-1-j) B̄ U[c, j]     S[c+1] = Ā^T S[c] + s[c]
     r[c] = Σ_j Ā^j B̄ U[c, j]           R[c-1] = Ā^T R[c] + r[c]
     Y[c, i] = Σ_j lags[i-j] U[c, j] + 2 Re(C Ā^(i+1) S[c]) + 2 Re(C' Ā^(T-i-shift) R[c])
 
-The system does not change over time, so that the matrices are the same for every chunk (the time-invariant case of the
-state-space duality of arXiv 2405.21060). Zeros behind the signal fill the last chunk.
+The system is time-invariant, so the matrices are the same for every chunk (the time-invariant case of the state-space
+duality of arXiv 2405.21060). The last chunk is padded with zeros.
 """
 
 from typing import NamedTuple
@@ -20,19 +20,19 @@ from torch import Tensor
 from sashimi_kernels.discretization import DiscreteDiagonal
 from sashimi_kernels.torch_backend.generation import exponentials
 
-# A sample costs 2T operations in the Toeplitz product, and per direction 8N operations and 16N / T bytes of states. At
-# N = 32 and in both directions, T = 128 takes a fifth more operations than T = 64 and half of its bytes of states, 8 a
-# sample: no more than the sample itself takes, which is read twice and written once.
+# A sample takes 2T operations in the Toeplitz product, and per direction 8N operations and 16N / T bytes of states. For
+# N = 32 and both directions, T = 128 takes a fifth more operations than T = 64 but half the bytes of states. These are
+# 8 bytes per sample, fewer than the traffic of the sample itself, which is read twice and written once.
 CHUNK = 128
 
 
 class ChunkOperators(NamedTuple):
-    """What the convolution does to a chunk of T samples; D is 2 with a reverse direction and 1 without.
+    """Matrices of the convolution for a chunk of T samples. D is 2 with a reverse direction and 1 without.
 
     Args:
-        lags: the kernel at the lags 1-T … T-1, the skip connection included, real (H, 2T-1).
-        write: what each sample adds to the states, complex (H, T, D, N).
-        read: what each state adds to the samples, Re(read* · state), complex (H, T, D, N).
+        lags: kernel at the lags 1-T … T-1, including the skip connection, real (H, 2T-1).
+        write: contribution of each sample to the states, complex (H, T, D, N).
+        read: contribution Re(read* · state) of each state to the samples, complex (H, T, D, N).
         powers: Ā^l for l = 0 … T, complex (H, T + 1, N).
     """
 
@@ -42,7 +42,7 @@ class ChunkOperators(NamedTuple):
     powers: Tensor
 
     def state_after(self, rest: Tensor, state: Tensor) -> Tensor:
-        """The forward direction's state after a chunk that may be short: samples (B, H, ≤ T), states (B, H, N)."""
+        """Return the forward state after up to T samples ``rest`` (B, H, l), for a state before them (B, H, N)."""
         length, chunk = rest.shape[-1], self.write.shape[1]
         write = torch.view_as_real(self.write[:, chunk - length :, 0])
         written = torch.einsum("bhl,hlnr->bhnr", rest, write).contiguous()
@@ -58,7 +58,7 @@ def chunk_operators(
     chunk: int,
     dtype: torch.dtype,
 ) -> ChunkOperators:
-    """The operators for chunks of ``chunk`` samples, of the complex ``dtype`` or its real counterpart."""
+    """Return the operators for chunks of ``chunk`` samples, in the complex ``dtype`` or its real counterpart."""
     b = system.b.to(dtype)
     vectors = torch.stack([c] if reverse is None else [c, reverse]).to(dtype)  # (D, H, N)
     powers = exponentials(system.log_a, chunk + 1, dtype).transpose(1, 2)
@@ -79,7 +79,7 @@ def chunked_convolution(
     shift: int,
     state: Tensor | None,
 ) -> tuple[Tensor, Tensor | None]:
-    """Three batched matrix products, with a tree over the chunks between them."""
+    """Compute three batched matrix products, with a tree over the chunks between them."""
     real = torch.float64 if u.dtype == torch.float64 else torch.float32
     dtype = torch.complex128 if u.dtype == torch.float64 else torch.complex64
     n_batch, _, length = u.shape
@@ -107,25 +107,25 @@ def chunked_convolution(
 
 
 def states_before_chunks(sums: Tensor, decay: Tensor, start: Tensor) -> Tensor:
-    """S[c] for every chunk, by S[c+1] = decay · S[c] + sums[c] and S[0] = start, pairwise up and down a tree.
+    """Return S[c] for every chunk, where S[c+1] = decay · S[c] + sums[c] and S[0] = start, by a pairwise tree.
 
     Args:
         sums: contributions of the chunks, complex (H, B, chunks, N).
-        decay: complex (H, N). Its powers are taken in its own precision.
+        decay: complex (H, N). Its powers are computed in its own precision.
         start: complex (H, B, N).
     """
     n_chunks = sums.shape[2]
     if n_chunks == 1:
         return start.unsqueeze(2)
-    step = decay.to(sums.dtype)[:, None, None]  # (H, 1, 1, N)
+    factor = decay.to(sums.dtype)[:, None, None]  # (H, 1, 1, N)
     even, odd = torch.nn.functional.pad(sums, (0, 0, 0, n_chunks % 2)).unflatten(2, (-1, 2)).unbind(3)
-    before_even = states_before_chunks(torch.addcmul(odd, step, even), decay * decay, start)
-    before_odd = torch.addcmul(even, step, before_even)
+    before_even = states_before_chunks(torch.addcmul(odd, factor, even), decay * decay, start)
+    before_odd = torch.addcmul(even, factor, before_even)
     return torch.stack([before_even, before_odd], dim=3).flatten(2, 3)[:, :, :n_chunks]
 
 
 def _lags(kernels: Tensor, skip: Tensor | None, shift: int) -> Tensor:
-    """Kernels (D, H, T) of one or both directions, and the skip connection, as one kernel at the lags 1-T … T-1."""
+    """Return the kernels (D, H, T) and the skip connection as one kernel at the lags 1-T … T-1: (H, 2T-1)."""
     present, past = kernels[0, :, :1], kernels[0, :, 1:]
     if skip is not None:
         present = present + skip.to(kernels.dtype).unsqueeze(-1)
@@ -137,5 +137,5 @@ def _lags(kernels: Tensor, skip: Tensor | None, shift: int) -> Tensor:
 
 
 def _real(x: Tensor) -> Tensor:
-    """Complex (H, T, D, N) as real (H, T, 2DN)."""
+    """Return complex (H, T, D, N) as real (H, T, 2DN)."""
     return torch.view_as_real(x.resolve_conj()).flatten(2)

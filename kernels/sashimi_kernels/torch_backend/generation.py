@@ -1,7 +1,7 @@
-"""Fast implementations in plain PyTorch, on any device.
+"""Convolution kernels and final states in plain PyTorch.
 
-Both kernels split the position l = T·a + b, with T near √L, and become one batched matrix product: nothing of the size
-H·N·L is ever stored, in the forward or in the backward pass.
+Both kernels split the position l = T·a + b, with T near √L, and become one batched matrix product. No tensor of size
+H·N·L is stored, neither in the forward nor in the backward pass.
 """
 
 import math
@@ -22,7 +22,7 @@ from sashimi_kernels.torch_backend.krylov import (
 
 
 def diagonal_kernel(log_a: Tensor, coefficients: Tensor, length: int) -> Tensor:
-    """K = (C ∘ exp(T·a·log_a))ᵀ exp(b·log_a): 2√L exponentials a state, the sum over n a matrix product."""
+    """Compute K = (C ∘ exp(T·a·log_a))ᵀ exp(b·log_a): 2√L exponentials per state and one matrix product over n."""
     dtype = coefficients.dtype
     block = _block_length(length)
     n_blocks = -(-length // block)
@@ -35,15 +35,15 @@ def diagonal_kernel(log_a: Tensor, coefficients: Tensor, length: int) -> Tensor:
 
 
 def diagonal_state(system: DiscreteDiagonal, u: Tensor, state: Tensor | None = None) -> Tensor:
-    """Two matrix products: inside blocks of T samples, then over the blocks."""
+    """Compute sums inside blocks of T samples, then over the blocks."""
     dtype = torch.complex128 if u.dtype == torch.float64 else torch.complex64
     u, length = u.to(dtype.to_real()), u.shape[-1]
     block = _block_length(length)
     n_blocks = -(-length // block)
-    # Zeros in front of a system at rest change nothing, so the first block may be short.
+    # Leading zeros do not change the state of a system at rest, so the first block may be shorter than T samples.
     blocks = torch.nn.functional.pad(u, (n_blocks * block - length, 0)).unflatten(-1, (n_blocks, block))
     fine = torch.view_as_real(exponentials(system.log_a, block, dtype).flip(-1))  # (H, N, block, 2)
-    inner = torch.einsum("bhat,hntr->bhnar", blocks, fine)  # (batch, H, N, n_blocks, 2)
+    inner = torch.einsum("bhat,hntr->bhnar", blocks, fine)  # (B, H, N, n_blocks, 2)
     coarse = exponentials(block * system.log_a, n_blocks, dtype).flip(-1)  # (H, N, n_blocks)
     x = (torch.view_as_complex(inner.contiguous()) * coarse).sum(-1) * system.b.to(dtype)
     if state is not None:
@@ -54,18 +54,18 @@ def diagonal_state(system: DiscreteDiagonal, u: Tensor, state: Tensor | None = N
 def nplr_kernel(
     dt: Tensor, a: Tensor, p: Tensor, q: Tensor, b: Tensor, c: Tensor, length: int, state: Tensor | None = None
 ) -> tuple[Tensor, Tensor | None]:
-    """Two-level Krylov form: K[T·a + b] = (C Ā^(Ta)) (Ā^b B̄), then one matrix product.
+    """Compute the two-level Krylov form K[T·a + b] = (C Ā^(Ta)) (Ā^b B̄) as one matrix product.
 
-    The fine powers up to Ā^T are float64: they are few, and the coarse ones multiply whatever rounding they carry.
+    The powers up to Ā^T are computed in float64: they are few, and the coarse powers multiply their rounding errors.
     """
     system, block = discretize_nplr(dt, a, p, q, b), _block_length(length)
     start = system.b.unsqueeze(1)  # (H, 1, N)
     if state is not None:
-        start = torch.cat([start, _step(system, state).transpose(0, 1)], dim=1)  # (H, 1 + batch, N)
-    columns, advance = krylov_columns(system, start, block, c.real.dtype)  # (H, 1 + batch, block, 2N)
+        start = torch.cat([start, _next_state(system, state).transpose(0, 1)], dim=1)  # (H, 1 + B, N)
+    columns, advance = krylov_columns(system, start, block, c.real.dtype)  # (H, 1 + B, block, 2N)
     forward = advance.to(columns.dtype).transpose(1, 2)
     rows = krylov_rows(forward, as_output_row(c.transpose(0, 1)), -(-length // block))  # (H, n_blocks, M, 2N)
-    samples = rows.transpose(1, 2).unsqueeze(1) @ columns.unsqueeze(2).mT  # (H, 1 + batch, M, n_blocks, block)
+    samples = rows.transpose(1, 2).unsqueeze(1) @ columns.unsqueeze(2).mT  # (H, 1 + B, M, n_blocks, block)
     samples = samples.flatten(-2)[..., :length].permute(1, 2, 0, 3)
     return samples[0], None if state is None else samples[1:]
 
@@ -73,43 +73,43 @@ def nplr_kernel(
 def nplr_state(
     dt: Tensor, a: Tensor, p: Tensor, q: Tensor, b: Tensor, u: Tensor, state: Tensor | None = None
 ) -> Tensor:
-    """States of blocks of T samples in one matrix product, then summed pairwise up a tree.
+    """Compute the states after blocks of T samples in one matrix product, then combine them pairwise in a tree.
 
-    The powers of Ā are taken in float64: rounded to float32, Ā^L would be off by L roundings, and the state is kept.
+    The powers of Ā are computed in float64. In float32, Ā^L would accumulate L rounding errors.
     """
     dtype = torch.complex128 if u.dtype == torch.float64 else torch.complex64
     u, length = u.to(dtype.to_real()), u.shape[-1]
     system, block = discretize_nplr(dt, a, p, q, b), _block_length(length)
-    n_blocks = _power_of_two_above(-(-length // block))
+    n_blocks = _next_power_of_two(-(-length // block))
     columns, advance = krylov_columns(system, system.b.unsqueeze(1), block, u.dtype)  # (H, 1, block, 2N)
     blocks = torch.nn.functional.pad(u, (n_blocks * block - length, 0)).unflatten(-1, (n_blocks, block))
-    x = (blocks.transpose(0, 1) @ columns.flip(2)).to(advance.dtype)  # (H, batch, n_blocks, 2N)
+    x = (blocks.transpose(0, 1) @ columns.flip(2)).to(advance.dtype)  # (H, B, n_blocks, 2N)
     while x.shape[2] > 1:
         x = x[:, :, 0::2] @ advance.unsqueeze(1) + x[:, :, 1::2]
         advance = advance @ advance
-    x = from_row(x.squeeze(2)).transpose(0, 1)  # (batch, H, N)
+    x = from_row(x.squeeze(2)).transpose(0, 1)  # (B, H, N)
     if state is not None:
         _, one = krylov_columns(system, system.b.unsqueeze(1), 1, u.dtype)
-        start = as_row(state.to(x.dtype).transpose(0, 1))  # (H, batch, 2N)
+        start = as_row(state.to(x.dtype).transpose(0, 1))  # (H, B, 2N)
         x = x + from_row(start @ torch.linalg.matrix_power(one, length)).transpose(0, 1)
     return x.to(dtype)
 
 
-def _step(system: DiscreteNPLR, state: Tensor) -> Tensor:
-    """Ā x, for states x (batch, H, N)."""
+def _next_state(system: DiscreteNPLR, state: Tensor) -> Tensor:
+    """Return Ā x for states x (B, H, N)."""
     return system.a * state - system.u * 2 * (system.v * state).real.sum(-1, keepdim=True)
 
 
 def exponentials(log_a: Tensor, count: int, dtype: torch.dtype) -> Tensor:
-    """exp(l · log_a) for l = 0 … count-1: (H, N) to (H, N, count)."""
+    """Return exp(l · log_a) for l = 0 … count-1: (H, N) to (H, N, count)."""
     positions = torch.arange(count, device=log_a.device, dtype=log_a.real.dtype)
     return _Exponentials.apply(log_a, positions, dtype)
 
 
 class _Exponentials(torch.autograd.Function):
-    """The phase is reduced modulo 2π before it is rounded to the working precision, where sine and cosine are cheap.
+    """exp(l · log_a) with the phase reduced modulo 2π before it is rounded to the working precision.
 
-    The derivative is l times the result, which is at hand: nothing of the way there needs to be kept.
+    The derivative is l times the result, so no intermediate tensor is saved.
     """
 
     @staticmethod
@@ -131,9 +131,10 @@ class _Exponentials(torch.autograd.Function):
 
 
 def _block_length(length: int) -> int:
-    """The power of two nearest to √length."""
+    """Return the power of two nearest to √length."""
     return 2 ** max(0, round(math.log2(length) / 2))
 
 
-def _power_of_two_above(n: int) -> int:
+def _next_power_of_two(n: int) -> int:
+    """Return the smallest power of two that is at least ``n``."""
     return 1 << (n - 1).bit_length()

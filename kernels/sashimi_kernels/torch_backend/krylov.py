@@ -1,13 +1,14 @@
-"""Powers of a diagonal-plus-rank-one matrix, by themselves and applied to vectors, in few matrix products.
+"""Powers of a diagonal-plus-rank-one matrix, and their products with vectors, from few matrix products.
 
-One step is x ↦ D x - u w with the scalar w = v · x (over both halves of the pairs), so the first T steps need no dense
-matrix: with S[t, s] = v · D^(t-1-s) u below the diagonal,
+One recurrence step is x ↦ D x - u w with the scalar w = v · x (over both halves of the pairs), so the
+first T steps need no dense matrix. With S[t, s] = v · D^(t-1-s) u below the diagonal,
 
     (I + S) w = [v · D^t x₀]    and    x[t] = D^t x₀ - Σ_{s<t} D^(t-1-s) u w[s].
 
-T = 16 of them cost less than two squarings of the dense matrix and replace four. Higher powers are squarings of Ā^T.
+T = 16 steps cost less than two squarings of the dense matrix and replace four. Higher powers are squarings of Ā^T.
 
-Complex vectors of N states are real ones of 2N here, real and imaginary parts side by side (``view_as_real``), as rows.
+Complex vectors of N states are real row vectors of 2N elements here, with interleaved real and imaginary parts
+(``view_as_real``).
 """
 
 from typing import Any
@@ -18,25 +19,26 @@ from torch import Tensor
 from sashimi_kernels.discretization import DiscreteNPLR
 
 FIRST = 16
-# Rows found by doubling; the others follow from them group by group, which saves the highest squarings.
+# Number of rows computed by doubling. The other rows follow group by group, which saves the highest squarings.
 GROUP = 4
 
 
 def krylov_columns(system: DiscreteNPLR, start: Tensor, count: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """x, Ā x, …, Ā^(count-1) x for every x of ``start``, and Ā^count.
+    """Return x, Ā x, …, Ā^(count-1) x for every x of ``start``, and Ā^count.
 
     Args:
         system: complex (H, N), complex128 for the accuracy of Ā^count.
         start: complex (H, m, N).
         count: a power of two.
-        dtype: of the first result. Ā^count keeps the precision of ``system``: its next powers multiply its errors.
+        dtype: dtype of the first result. Ā^count keeps the precision of ``system`` because further powers multiply its
+            errors.
 
     Returns:
         real (H, m, count, 2N), and the transpose of Ā^count, real (H, 2N, 2N).
     """
     first = min(count, FIRST)
     columns, power = _first_powers(system, start, first)
-    columns = _Repeat.apply(columns.to(dtype).flatten(1, 2), power.to(dtype), count // first)
+    columns = _Repeat.apply(columns.to(dtype).flatten(1, 2), power.to(dtype), count // first).transpose(0, 1)
     columns = columns.unflatten(2, (-1, first)).transpose(1, 2).flatten(2, 3)
     while first < count:
         power, first = power @ power, 2 * first
@@ -44,19 +46,19 @@ def krylov_columns(system: DiscreteNPLR, start: Tensor, count: int, dtype: torch
 
 
 def krylov_rows(matrix: Tensor, start: Tensor, count: int) -> Tensor:
-    """c, c M, …, c M^(count-1) for the rows c of ``start`` (H, m, n) and M (H, n, n): (H, count, m, n)."""
+    """Return c, c M, …, c M^(count-1) for the rows c of ``start`` (H, m, n) and M (H, n, n): (H, count, m, n)."""
     n_rows, size = start.shape[1], 1
     while size < min(count, GROUP):
         start = torch.cat([start, start @ matrix], dim=1)
         matrix, size = matrix @ matrix, 2 * size
-    rows = _Repeat.apply(start, matrix, -(-count // size))
+    rows = _Repeat.apply(start, matrix, -(-count // size)).transpose(0, 1)
     return rows.flatten(1, 2).unflatten(1, (-1, n_rows))[:, :count]
 
 
 class _Repeat(torch.autograd.Function):
-    """x, x M, …, x M^(count-1) for x (H, m, n) and M (H, n, n): (H, count, m, n).
+    """x, x M, …, x M^(count-1) for x (H, m, n) and M (H, n, n): (count, H, m, n).
 
-    The backward pass runs the recurrence in reverse and sums the gradient of M in one product.
+    The backward pass runs the recurrence in reverse and computes the gradient of M in one product.
     """
 
     @staticmethod
@@ -67,43 +69,54 @@ class _Repeat(torch.autograd.Function):
             torch.bmm(power, matrix, out=following)
             flush(following)
         ctx.save_for_backward(powers, matrix)
-        return powers.transpose(0, 1)
+        return powers
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
         powers, matrix = ctx.saved_tensors
-        adjoint = gradient.transpose(0, 1).clone(memory_format=torch.contiguous_format)  # (count, H, m, n)
-        for index in range(len(adjoint) - 1, 0, -1):
-            torch.baddbmm(adjoint[index - 1], adjoint[index], matrix.mT, out=adjoint[index - 1])
+        adjoint = _adjoint_powers(gradient, matrix)  # (count, H, m, n)
         before, after = (x.transpose(0, 1).flatten(1, 2) for x in (powers[:-1], adjoint[1:]))
         return adjoint[0], before.mT @ after, None
 
 
-def flush(x: Tensor) -> Tensor:
-    """Make real ``x`` zero where it is next to zero, in place and without gradients.
+def _adjoint_powers(gradient: Tensor, matrix: Tensor) -> Tensor:
+    """Return g[i] + a[i+1] Mᵀ for the gradients g (count, H, m, n), from the last to the first: (count, H, m, n)."""
+    if torch.is_grad_enabled():  # in-place operations are not differentiable
+        later = [gradient[-1]]
+        for earlier in reversed(gradient[:-1].unbind()):
+            later.append(torch.baddbmm(earlier, later[-1], matrix.mT))
+        return torch.stack(later[::-1])
+    adjoint = gradient.clone(memory_format=torch.contiguous_format)
+    for index in range(len(adjoint) - 1, 0, -1):
+        torch.baddbmm(adjoint[index - 1], adjoint[index], matrix.mT, out=adjoint[index - 1])
+    return adjoint
 
-    What dies out would go on as denormal numbers, and some processors multiply those fifty times more slowly.
+
+def flush(x: Tensor) -> Tensor:
+    """Set elements of real ``x`` that are almost zero to zero, in place and without gradients.
+
+    Decaying exponentials would become denormal numbers, which some processors multiply fifty times more slowly.
     """
     return torch.ops.aten.hardshrink.out(x, 1e8 * torch.finfo(x.dtype).tiny, out=x)
 
 
 def as_row(x: Tensor) -> Tensor:
-    """Complex (..., N) as a state, real (..., 2N)."""
+    """Return a complex state (..., N) as a real row (..., 2N)."""
     return torch.view_as_real(x.resolve_conj()).flatten(-2)
 
 
 def as_output_row(c: Tensor) -> Tensor:
-    """The real row (..., 2N) whose product with ``as_row(x)`` is 2 Re(c · x)."""
+    """Return the real row (..., 2N) that has the product 2 Re(c · x) with ``as_row(x)``."""
     return 2 * as_row(c.conj())
 
 
 def from_row(x: Tensor) -> Tensor:
-    """Real (..., 2N) as a complex state (..., N)."""
+    """Return a real row (..., 2N) as a complex state (..., N)."""
     return torch.view_as_complex(x.unflatten(-1, (-1, 2)).contiguous())
 
 
 def _first_powers(system: DiscreteNPLR, start: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """What :func:`krylov_columns` returns, from the triangular system above."""
+    """Return the results of :func:`krylov_columns` for ``count`` <= 16, from the triangular system above."""
     powers = _diagonal_powers(system.a, count + 1)  # (H, count + 1, N)
     inner = as_output_row(powers[:, :-1] * system.v.unsqueeze(1))  # v · D^t: (H, count, 2N)
     outer = as_row(powers[:, :-1] * system.u.unsqueeze(1))  # D^t u: (H, count, 2N)
@@ -118,22 +131,22 @@ def _first_powers(system: DiscreteNPLR, start: Tensor, count: int) -> tuple[Tens
 
 
 def _diagonal_powers(a: Tensor, count: int) -> Tensor:
-    """a^0 … a^(count-1): (H, N) to (H, count, N)."""
-    powers, step = torch.stack([torch.ones_like(a), a], dim=1), (a * a).unsqueeze(1)
+    """Return a^0 … a^(count-1): (H, N) to (H, count, N)."""
+    powers, factor = torch.stack([torch.ones_like(a), a], dim=1), (a * a).unsqueeze(1)
     while powers.shape[1] < count:
-        powers = torch.cat([powers, powers * step], dim=1)
-        step = step * step
+        powers = torch.cat([powers, powers * factor], dim=1)
+        factor = factor * factor
     return powers[:, :count]
 
 
 def _toeplitz(series: Tensor) -> Tensor:
-    """Lower triangular T[t, s] = series[t - 1 - s], zero where s >= t: (..., count) to (..., count, count)."""
+    """Return the matrix T[t, s] = series[t - 1 - s], zero for s >= t: (..., count) to (..., count, count)."""
     count = series.shape[-1]
     padded = torch.nn.functional.pad(series.flip(-1), (0, count))  # series[i] at count - 1 - i
     return padded.unfold(-1, count, 1)[..., 1:, :].flip(-2)
 
 
 def _rotation(a: Tensor) -> Tensor:
-    """The transpose of multiplication by ``a`` (H, N), as a real matrix (H, 2N, 2N)."""
+    """Return the transpose of multiplication by ``a`` (H, N), as a real matrix (H, 2N, 2N)."""
     rows = torch.stack([torch.view_as_real(a), torch.view_as_real(a * 1j)], dim=-2)  # (H, N, 2, 2)
     return torch.diag_embed(rows.permute(0, 2, 3, 1), dim1=1, dim2=3).flatten(3).flatten(1, 2)

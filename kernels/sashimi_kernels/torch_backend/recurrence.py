@@ -1,4 +1,4 @@
-"""One step of a state space in plain PyTorch."""
+"""One recurrence step in plain PyTorch."""
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from sashimi_kernels.discretization import DiscreteNPLR
 def diagonal_step(
     u: Tensor, state: Tensor, a: Tensor, b: Tensor, c: Tensor, skip: Tensor, gelu: bool
 ) -> tuple[Tensor, Tensor]:
-    """The new state in one pass over the old one."""
+    """Compute the new state in one pass over the old one, and its output."""
     signal = u.to(skip.dtype)
     x = torch.addcmul(b * signal.unsqueeze(-1), a, state)  # (B, H, N)
     return _output(signal, x, c, skip, gelu).to(u.dtype), x
@@ -19,9 +19,9 @@ def diagonal_step(
 def nplr_step(
     u: Tensor, state: Tensor, system: DiscreteNPLR, c: Tensor, skip: Tensor, gelu: bool
 ) -> tuple[Tensor, Tensor]:
-    """The rank-one part and the input both enter through one real number per feature."""
+    """Compute the new state, with the rank-one part and the input in one term, and its output."""
     signal = u.to(skip.dtype)
-    inner = 2 * (system.v * state).real.sum(-1)
+    inner = 2 * (system.v * state).real.sum(-1)  # (B, H)
     driven = system.b * signal.unsqueeze(-1) - system.u * inner.unsqueeze(-1)
     x = torch.addcmul(driven, system.a, state)  # (B, H, N)
     return _output(signal, x, c, skip, gelu).to(u.dtype), x

@@ -1,4 +1,4 @@
-"""The operations as Triton kernels, for CUDA and ROCm devices (and CPU tensors in Triton's interpreter)."""
+"""Triton kernels for CUDA and ROCm devices, and for CPU tensors in Triton's interpreter."""
 
 from sashimi_kernels.triton_backend.channel_norm import layer_norm, scalar_norm
 from sashimi_kernels.triton_backend.chunked_convolution import chunked_convolution

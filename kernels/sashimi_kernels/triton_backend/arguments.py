@@ -1,4 +1,4 @@
-"""Arguments of kernels, by name: their values when a kernel is started, and their types in the list of its forms."""
+"""Named kernel arguments: their values at a launch and their types in the list of compiled forms."""
 
 from typing import Any
 
@@ -6,21 +6,21 @@ from torch import Tensor
 
 from sashimi_kernels.triton_backend.launch import Launch
 
-# What inputs and outputs may be; kernels compute in float32.
+# Types of inputs and outputs. Kernels compute in float32.
 FLOATS = ("*fp32", "*fp16", "*bf16")
 _AXES = ("batch", "channel", "position")
 
 
 def pointers(**values: Any) -> dict[str, Any]:
-    """The arguments ``{name}_ptr``: tensors, or types; None where there is no such tensor."""
+    """Return the arguments ``{name}_ptr``: tensors or types, or None for an absent tensor."""
     return {f"{name}_ptr": value for name, value in values.items()}
 
 
 def strides(name: str, x: Tensor) -> dict[str, int]:
-    """The arguments ``{name}_batch_stride``, ``{name}_channel_stride`` and ``{name}_position_stride`` of (B, H, L).
+    """Return the arguments ``{name}_{batch,channel,position}_stride`` of a tensor (B, H, L).
 
     Raises:
-        ValueError: offsets within a batch element do not fit the 32 bits in which kernels compute them.
+        ValueError: offsets within a batch element exceed 32 bits.
     """
     reach = sum(stride * (size - 1) for stride, size in zip(x.stride()[1:], x.shape[1:], strict=True))
     if reach >= 2**31:
@@ -29,12 +29,12 @@ def strides(name: str, x: Tensor) -> dict[str, int]:
 
 
 def stride_types(*names: str) -> dict[str, str]:
-    """Types of the arguments of :func:`strides` for each of ``names``."""
+    """Return the types of the arguments of :func:`strides` for each of ``names``."""
     return {f"{name}_{axis}_stride": "i32" for name in names for axis in _AXES}
 
 
 def form(kernel: Any, types: dict[str, str | None], constants: dict[str, Any], num_warps: int) -> Launch:
-    """One form of a kernel without matrix products, where a pointer of type None is a constant."""
+    """Return one form of a kernel without matrix products. A pointer of type None becomes a constant."""
     signature = {name: type for name, type in types.items() if type is not None}
     absent = dict.fromkeys(types.keys() - signature.keys())
     return Launch(kernel, signature, {**absent, **constants}, num_warps, num_stages=2, matrix=False)

@@ -1,4 +1,4 @@
-"""Symmetric Cauchy sums at imaginary nodes, tiled: the terms of S4's generating function (arXiv 2111.00396, lemma C.3).
+"""Symmetric Cauchy sums at imaginary nodes: the terms of S4's generating function (arXiv 2111.00396, lemma C.3).
 
 For rows r of vectors v, poles λ = σ + iω and nodes z = iy,
 
@@ -8,14 +8,13 @@ With f = 1/(z-λ) = (-σ - iδ)/(σ² + δ²), δ = y - ω, and g = 1/(z-λ*), t
 
     Re: Re v (Re f + Re g) + Im v (Im g - Im f)        Im: Re v (Im f + Im g) + Im v (Re f - Re g).
 
-Near a pole everything hangs on δ. Nodes and imaginary parts come as sums of two float32 numbers, high + low, and
-δ = (y_high - ω_high) + (y_low - ω_low): the first difference is exact where the two are close, so δ is right to float32
-at any distance, and the sums are as accurate as float32 allows. Their terms take less time than tensor cores would need
-to be fed with them: R rows are few.
+The accuracy near a pole is that of δ. Nodes and imaginary parts are sums of two float32 numbers, high + low, and
+δ = (y_high - ω_high) + (y_low - ω_low). The first difference is exact for close numbers, so δ has float32 accuracy at
+any distance. Matrix units would not help: there are few rows R, and loading the terms would take longer than the sums.
 
-Backward, with s the gradient by S: Σ_k f* s + g s* by v, and Σ_r v*[r] Σ_k f*² s[r] + g² s*[r] by λ, so one pass over
-the nodes makes the sums of both. Nothing of size N · K is stored in either direction, and one program adds up each sum
-over k: no atomics.
+In the backward pass, with the gradient s of S, the gradient of v is Σ_k f* s + g s* and the gradient of λ is
+Σ_r v*[r] Σ_k f*² s[r] + g² s*[r]. One pass over the nodes computes both. No tensor of size N · K is stored in either
+direction, and one program computes each sum over k without atomics.
 """
 
 from collections.abc import Iterator
@@ -26,6 +25,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from sashimi_kernels.derivatives import no_second_derivative
 from sashimi_kernels.triton_backend.launch import Launch, launch
 
 TILE = {"ROWS": 4, "BLOCK_K": 256}
@@ -33,7 +33,7 @@ TILE = {"ROWS": 4, "BLOCK_K": 256}
 
 @triton.jit
 def _resolvents(pole_ptr, y_high, y_low):
-    """f and g of one pole at the nodes y: four tensors of the shape of y."""
+    """Return the real and imaginary parts of f and g of one pole at the nodes y, each in the shape of y."""
     sigma, omega_high, omega_low = tl.load(pole_ptr), tl.load(pole_ptr + 1), tl.load(pole_ptr + 2)
     below = (y_high - omega_high) + (y_low - omega_low)
     above = (y_high + omega_high) + (y_low + omega_low)
@@ -102,7 +102,7 @@ def cauchy_backward_kernel(
     for start in range(0, n_nodes, BLOCK_K):
         k_offsets = start + tl.arange(0, BLOCK_K)[None, :]
         k_mask = k_offsets < n_nodes
-        # What stands beyond the last node must not be a pole: infinity times the zeros below would be NaN.
+        # Padding nodes must not be poles: infinity times the zeros below would be NaN.
         y_high = tl.load(nodes_ptr + 2 * k_offsets, mask=k_mask, other=1e9)
         y_low = tl.load(nodes_ptr + 2 * k_offsets + 1, mask=k_mask, other=0.0)
         f_real, f_imag, g_real, g_imag = _resolvents(poles_ptr + (pid_h * n_states + pid_n) * 3, y_high, y_low)
@@ -124,17 +124,19 @@ def cauchy_backward_kernel(
 
 @torch.library.custom_op("sashimi_kernels::cauchy_sums", mutates_args=())
 def cauchy_sums(vectors: Tensor, poles: Tensor, nodes: Tensor) -> Tensor:
-    """The sums S above.
+    """Return the sums S.
 
     Args:
-        vectors: v, float32 (R, H, N, 2). poles: λ, float64 (H, N, 2). nodes: y, float64 (K,).
+        vectors: v, float32 (R, H, N, 2).
+        poles: λ, float64 (H, N, 2).
+        nodes: y, float64 (K,).
 
     Returns:
         float32 (R, H, K, 2).
     """
     (n_rows, n_features), n_nodes = vectors.shape[:2], nodes.shape[0]
     sums = vectors.new_empty((n_rows, n_features, n_nodes, 2))
-    inputs = {"vectors_ptr": vectors.contiguous(), **_places(poles, nodes)}
+    inputs = {"vectors_ptr": vectors.contiguous(), **_split_numbers(poles, nodes)}
     grid = (triton.cdiv(n_nodes, TILE["BLOCK_K"]), n_features, triton.cdiv(n_rows, TILE["ROWS"]))
     launch(cauchy_kernel, grid, {**inputs, "sums_ptr": sums, **_sizes(vectors, nodes)}, TILE)
     return sums
@@ -142,15 +144,15 @@ def cauchy_sums(vectors: Tensor, poles: Tensor, nodes: Tensor) -> Tensor:
 
 @torch.library.custom_op("sashimi_kernels::cauchy_sums_backward", mutates_args=())
 def cauchy_sums_backward(gradient: Tensor, vectors: Tensor, poles: Tensor, nodes: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradients by vectors, float32 (R, H, N, 2), and by poles, float64 (H, N, 2)."""
+    """Return the gradients of vectors, float32 (R, H, N, 2), and of poles, float64 (H, N, 2)."""
     n_rows, n_features, n_states, _ = vectors.shape
     by_vectors, slopes = vectors.new_empty(vectors.shape), vectors.new_empty(vectors.shape)
-    inputs = {"gradient_ptr": gradient.contiguous(), **_places(poles, nodes)}
+    inputs = {"gradient_ptr": gradient.contiguous(), **_split_numbers(poles, nodes)}
     outputs = {"by_vectors_ptr": by_vectors, "slopes_ptr": slopes}
     grid = (n_states, n_features, triton.cdiv(n_rows, TILE["ROWS"]))
     launch(cauchy_backward_kernel, grid, {**inputs, **outputs, **_sizes(vectors, nodes)}, TILE)
     v, slopes = (torch.view_as_complex(x.contiguous()) for x in (vectors, slopes))
-    # A lazy conj() is ignored where torch.compile runs this operation.
+    # torch.compile ignores a lazy conj() here.
     return by_vectors, torch.view_as_real((v.conj_physical() * slopes).sum(0).to(torch.complex128))
 
 
@@ -173,10 +175,11 @@ def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
 
 
 cauchy_sums.register_autograd(_backward, setup_context=_keep)
+cauchy_sums_backward.register_autograd(no_second_derivative("nplr_kernel"))
 
 
 def launches() -> Iterator[Launch]:
-    """Every form in which the kernels of this module may be started."""
+    """Yield every form in which the kernels of this module are launched."""
     sizes = dict.fromkeys(("n_rows", "n_features", "n_states", "n_nodes"), "i32")
     forward = dict.fromkeys(("vectors_ptr", "poles_ptr", "nodes_ptr", "sums_ptr"), "*fp32")
     yield Launch(cauchy_kernel, {**forward, **sizes}, TILE, 4, 2, matrix=False)
@@ -184,14 +187,14 @@ def launches() -> Iterator[Launch]:
     yield Launch(cauchy_backward_kernel, {**backward, **sizes}, TILE, 4, 2, matrix=False)
 
 
-def _places(poles: Tensor, nodes: Tensor) -> dict[str, Tensor]:
+def _split_numbers(poles: Tensor, nodes: Tensor) -> dict[str, Tensor]:
     real, imag = poles.unbind(-1)
     split = torch.cat([real.float().unsqueeze(-1), _split(imag)], dim=-1)
     return {"poles_ptr": split, "nodes_ptr": _split(nodes)}
 
 
 def _split(x: Tensor) -> Tensor:
-    """float64 as a float32 number and the float32 rest, (..., 2)."""
+    """Return float64 numbers as float32 numbers and float32 remainders, (..., 2)."""
     high = x.float()
     return torch.stack([high, (x - high.double()).float()], dim=-1)
 

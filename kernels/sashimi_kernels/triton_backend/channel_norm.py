@@ -1,22 +1,23 @@
-"""Both norms over the channels with the diffusion-step bias behind them: one read and one write of x.
+"""Both channel norms with the bias that follows them, in one read and one write of x.
 
 With the mean μ and the biased variance of the H channels at a position, r = 1/√(variance + ε) and x̂ = (x - μ) r,
 
     layer    y = w x̂ + o + bias             w, o per channel
-    scalar   y = g (x̂ + s r) + bias         g, s in all
+    scalar   y = g (x̂ + s r) + bias         one g, one s
 
-The moments of blocks of channels are centred ones, joined by the rule of Chan, Golub and LeVeque (1979), so that no
-difference of large squares is taken. The backward pass takes them again from x, the only tensor that is kept. With
-e = w dy in the layer norm, e = g dy in the scalar one, and averages <·> over the channels,
+Centered moments of blocks of channels are combined by the rule of Chan, Golub and LeVeque (1979), which avoids
+differences of large squares. The backward pass recomputes them from x, the only signal that is saved. With e = w dy in
+the layer norm, e = g dy in the scalar norm, and means <·> over the channels,
 
     dx = r (e - <e> - x̂ (<e x̂> + s r <e>))      the term with s in the scalar norm only
     dw = Σ dy x̂    do = Σ dy    dg = Σ dy (x̂ + s r)    ds = Σ g r dy    dbias = Σ_positions dy
 
-where every program writes the sums over its own positions; PyTorch adds them up, in the same order every time.
+where every program writes the sums over its own positions and PyTorch adds them in a fixed order. No term has a power
+of r above the second, so gradients are finite in float32 for ε = 1e-30 and equal channels.
 
-Each program handles all channels of a tile of positions, in blocks. A pass over the blocks starts with the one that
-the pass before it ended with, which is still in registers: up to 128 channels are read once, and of more channels all
-but one block of 128 again, from the cache.
+Each program handles all channels of a tile of positions, in blocks. A pass over the blocks starts with the last block
+of the previous pass, which is still in registers. Up to 128 channels are read once. With more channels, all but one
+block are read again from the cache.
 """
 
 import itertools
@@ -28,21 +29,22 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from sashimi_kernels.derivatives import no_second_derivative
 from sashimi_kernels.triton_backend.arguments import FLOATS, form, pointers, stride_types, strides
 from sashimi_kernels.triton_backend.launch import Launch, launch
 
-# Channels and positions of a tile: the numbers of two tensors at once that fit the registers of eight warps.
+# Positions of a tile by channels of a tile: two tiles fit the registers of eight warps.
 _TILES = {64: 64, 128: 32}
 _N_WARPS = 8
 
 
 def scalar_norm(x: Tensor, gain: Tensor, shift: Tensor, bias: Tensor | None, epsilon: float) -> Tensor:
-    """gain · (x - mean + shift) / √(variance + epsilon) + bias."""
+    """Return gain · (x - mean + shift) / √(variance + epsilon) + bias."""
     return _channel_norm(x, gain.float(), shift.float(), None if bias is None else bias.float(), epsilon, True)
 
 
 def layer_norm(x: Tensor, weight: Tensor, offset: Tensor, bias: Tensor | None, epsilon: float) -> Tensor:
-    """weight · (x - mean) / √(variance + epsilon) + offset + bias."""
+    """Return weight · (x - mean) / √(variance + epsilon) + offset + bias."""
     return _channel_norm(x, weight.float(), offset.float(), None if bias is None else bias.float(), epsilon, False)
 
 
@@ -50,7 +52,7 @@ def layer_norm(x: Tensor, weight: Tensor, offset: Tensor, bias: Tensor | None, e
 def _channel_norm(
     x: Tensor, weight: Tensor, offset: Tensor, bias: Tensor | None, epsilon: float, scalar: bool
 ) -> Tensor:
-    """Either norm; in the scalar one the gain is ``weight`` and the shift ``offset``, all but ``x`` in float32."""
+    """Compute either norm with float32 parameters. In the scalar norm, ``weight`` is the gain, ``offset`` the shift."""
     y = x.new_empty(x.shape)
     bias = None if bias is None else bias.contiguous()
     tensors = pointers(x=x, weight=weight.contiguous(), offset=offset.contiguous(), bias=bias, y=y)
@@ -63,14 +65,14 @@ def _channel_norm(
 def _channel_norm_backward(
     dy: Tensor, x: Tensor, weight: Tensor, offset: Tensor, has_bias: bool, epsilon: float, scalar: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of x, weight, offset and bias; the last is empty where nothing needs it."""
+    """Return the gradients of x, weight, offset and bias. The last is empty if it is not needed."""
     constants = _tile(x.shape[1], scalar)
     grid = _grid(x, constants)
     dx = x.new_empty(x.shape)
     n_tiles, batch = grid
     dweight = weight.new_empty(batch, n_tiles, weight.shape[0])
     dshift = offset.new_empty(batch, n_tiles) if scalar else None
-    # The layer norm's offset has the gradient of the bias, summed over the batch.
+    # The gradient of the layer norm's offset is that of the bias, summed over the batch.
     dbias = offset.new_empty(batch, n_tiles, x.shape[1]) if has_bias or not scalar else None
     inputs = pointers(dy=dy, x=x, weight=weight.contiguous(), offset=offset.contiguous())
     outputs = pointers(dx=dx, dweight=dweight, dshift=dshift, dbias=dbias)
@@ -112,10 +114,11 @@ def _gradients(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
 
 
 _channel_norm.register_autograd(_gradients, setup_context=_keep_inputs)
+_channel_norm_backward.register_autograd(no_second_derivative("scalar_norm and layer_norm"))
 
 
 def launches() -> Iterator[Launch]:
-    """Every form in which the kernels of this module are started."""
+    """Yield every form in which the kernels of this module are launched."""
     sizes = {"epsilon": "fp32", "n_channels": "i32", "length": "i32", **stride_types("x")}
     parameters = pointers(weight="*fp32", offset="*fp32")
     for x, n_channels, scalar in itertools.product(FLOATS, _TILES, (False, True)):
@@ -131,13 +134,13 @@ def launches() -> Iterator[Launch]:
 
 
 def _tile(n_channels: int, scalar: bool) -> dict[str, Any]:
-    """Constants of the smallest tile that holds all channels, or of the largest one."""
+    """Return the constants of the smallest tile that holds all channels, or of the largest tile."""
     block = min((block for block in _TILES if n_channels <= block), default=max(_TILES))
     return {"SCALAR": scalar, "BLOCK_H": block, "BLOCK_L": _TILES[block]}
 
 
 def _grid(x: Tensor, constants: dict[str, Any]) -> tuple[int, int]:
-    """One program per tile of positions and batch element."""
+    """Return the grid: one program per tile of positions and batch element."""
     return triton.cdiv(x.shape[2], constants["BLOCK_L"]), x.shape[0]
 
 
@@ -174,7 +177,7 @@ def _channel_norm_kernel(
         channel_offsets = (n_blocks - 1 - index) * BLOCK_H + tl.arange(0, BLOCK_H)
         channel_mask = channel_offsets < n_channels
         mask = channel_mask[:, None] & (position_offsets < length)[None, :]
-        # The last block is here already.
+        # The first block of this loop is already loaded.
         x_offsets = channel_offsets[:, None] * x_channel_stride + position_offsets[None, :] * x_position_stride
         x = tl.load(x_ptr + x_offsets, mask & (index > 0), other=x)
         y = (x.to(tl.float32) - mean[None, :]) * scale[None, :]
@@ -245,7 +248,7 @@ def _channel_norm_backward_kernel(
         sum_dy += tl.sum(weighted, 0)
         sum_product += tl.sum(product, 0)
     if SCALAR:
-        # The sums are without the gain, as its own gradient wants them.
+        # The sums exclude the gain, as its own gradient requires.
         gain = tl.load(weight_ptr)
         sum_product += tl.load(offset_ptr) * scale * sum_dy
         tl.store(dweight_ptr + pid_sum, tl.sum(sum_product))
@@ -281,7 +284,7 @@ def _last_block_and_moments(
     BLOCK_H: tl.constexpr,
     BLOCK_L: tl.constexpr,
 ):
-    """The last block of channels as it was read, and of all channels the mean and 1 / √(variance + epsilon)."""
+    """Return the last block of channels as loaded, and the mean and 1 / √(variance + epsilon) of all channels."""
     x = tl.zeros([BLOCK_H, BLOCK_L], x_ptr.dtype.element_ty)
     mean = tl.zeros([BLOCK_L], tl.float32)
     squares = tl.zeros([BLOCK_L], tl.float32)

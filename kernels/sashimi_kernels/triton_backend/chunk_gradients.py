@@ -1,6 +1,6 @@
-"""Gradients of the operators of the chunked convolution: sums over all chunks, one program per tile, no atomics.
+"""Gradients of the operators of the chunked convolution: sums over all chunks, one program per tile, without atomics.
 
-With U the signal, S its states, dY the gradient of the output and G the adjoint states of ``chunk_kernels``,
+With the signal U, its states S, the gradient dY of the output and the adjoint states G of ``chunk_kernels``,
 
     dlags[l] = Σ dY[c, i] U[c, i-l]    dread = Σ dY[c]ᵀ S[c]    dwrite = Σ U[c]ᵀ G[c]    dΛ = Σ G[c] S[c]*
 """
@@ -30,19 +30,20 @@ _DECAY = {"ROWS": 64, "COLUMNS": BLOCK_STATE}
 
 
 def lag_gradient(dy: Tensor, u: Tensor) -> Tensor:
-    """Σ dY[c, i] U[c, j] over all chunks and i - j = l: float32 (H, 2T-1)."""
+    """Return Σ dY[c, i] U[c, j] over all chunks and i - j = l: float32 (H, 2T-1)."""
     layout = {"other_pitch": CHUNK, "other_limit": u.shape[-1], **row_strides(other=u)}
     products = _chunk_products(dy, u, CHUNK, layout).flip(-1)  # (H, T, T): i, T-1 - j
-    # Read with rows of 2T-1, an array with rows of 2T has every row one place further to the right than the one before.
+    # An array with rows of 2T elements, read as rows of 2T-1, has every row shifted by one more element to the right.
     skewed = torch.nn.functional.pad(products, (0, CHUNK)).flatten(1)[:, :-CHUNK]
     return skewed.unflatten(1, (CHUNK, 2 * CHUNK - 1)).sum(1)
 
 
 def operator_gradient(signal: Tensor, states: Tensor) -> Tensor:
-    """Σ signal[c, t] states[c, k] over all chunks: of dY and S the gradient of read, of U and G that of write.
+    """Return Σ signal[c, t] states[c, k] over all chunks: the gradient of read for dY and S, of write for U and G.
 
     Args:
-        signal: (B, H, L), contiguous along L. states: float32 (B, H, chunks, K).
+        signal: (B, H, L), contiguous along L.
+        states: float32 (B, H, chunks, K).
 
     Returns:
         float32 (H, T, K).
@@ -53,7 +54,7 @@ def operator_gradient(signal: Tensor, states: Tensor) -> Tensor:
 
 
 def decay_gradient(states: Tensor, adjoint_states: Tensor) -> Tensor:
-    """Σ G S* over all chunks: float32 (H, K)."""
+    """Return Σ G S* over all chunks: float32 (H, K)."""
     n_batch, n_features, n_chunks, width = states.shape
     gradient = states.new_empty(n_features, width)
     tensors = pointers(states=states, adjoint=adjoint_states, gradient=gradient)
@@ -63,7 +64,7 @@ def decay_gradient(states: Tensor, adjoint_states: Tensor) -> Tensor:
 
 
 def launches() -> Iterator[Launch]:
-    """Every form in which the kernels of this module are started."""
+    """Yield every form in which the kernels of this module are launched."""
     strides = [f"{name}_{axis}_stride" for name in ("signal", "other") for axis in ("batch", "feature")]
     sizes = ("length", "width", "n_rows", "other_pitch", "other_limit", *strides)
     for dtype in FLOATS:

@@ -1,24 +1,24 @@
 """Kernels of the chunked convolution, forward and adjoint.
 
-The signal of a feature is cut into chunks of T samples. States are real: state n has its real part in column 2n and its
-imaginary part in column 2n + 1 of K columns; the columns of a reverse direction follow those of the forward one. With
-U[c] a chunk and Λ = Ā^T, which carries a state over a chunk,
+The signal of a feature is divided into chunks of T samples. States are stored as K real columns: the real part of state
+n is in column 2n, its imaginary part in column 2n + 1. Columns of a reverse direction follow those of the forward
+direction. With a chunk U[c] and the factor Λ = Ā^T of a state over a chunk,
 
-    chunk_states     S[c+1] = Λ S[c] + U[c] write               write (T, K): what each sample adds to the states
-    chunk_outputs    Y[c] = U[c] Toeplitz(lags) + S[c] readᵀ    read (T, K): what each state adds to the samples
+    chunk_states     S[c+1] = Λ S[c] + U[c] write               write (T, K): from each sample to the states
+    chunk_outputs    Y[c] = U[c] Toeplitz(lags) + S[c] readᵀ    read (T, K): from each state to the samples
 
-The reverse direction runs from the last chunk to the first. All this is linear in U, and its adjoint has the same form:
-lags flipped, write and read exchanged, every direction turned round and Λ conjugated. So these two kernels are most of
-the backward pass as well.
+The reverse direction runs from the last chunk to the first. Everything is linear in U, and the adjoint has the same
+form with flipped lags, write and read exchanged, directions reversed and Λ conjugated. Therefore these two kernels do
+most of the backward pass as well.
 
-chunk_states multiplies 64 chunks with ``write`` at once and then sums them up in registers: in log₂ 64 rounds, every
-chunk adds what the chunk 2^i before it has, times Λ^(2^i). Only states are stored, not the contributions of the chunks.
-chunk_outputs gathers the tiles of the Toeplitz matrix from the lags, and writes every output once.
+chunk_states multiplies 64 chunks with ``write`` and accumulates them in registers: in each of log₂ 64 rounds, every
+chunk adds the value of the chunk 2^i before it, times Λ^(2^i). Only states are stored, not the contributions of the
+chunks. chunk_outputs gathers the tiles of the Toeplitz matrix from the lags and writes every output once.
 
-Precision: products of two half-precision tensors are exact, and summed in float32. All others take float32 operands
-apart into bfloat16 numbers, which every matrix unit multiplies at full speed and which have the exponents of float32:
-into three products (2^-16 off) for half-precision signals, whose outputs are rounded to 2^-11 or 2^-8, and into six
-(2^-23 off) for float32 ones. States are float32 throughout.
+Precision: products of two half-precision tensors are exact and summed in float32. Other products split float32 operands
+into bfloat16 numbers, which have the exponent range of float32 and run at full speed on every matrix unit.
+Half-precision signals take three products (relative error 2^-16, below their own rounding of 2^-11 or 2^-8) and float32
+signals take six (2^-23). States are always float32.
 """
 
 from collections.abc import Iterator
@@ -34,11 +34,11 @@ from sashimi_kernels.torch_backend.convolution import CHUNK
 from sashimi_kernels.triton_backend.arguments import FLOATS, pointers
 from sashimi_kernels.triton_backend.launch import Launch, launch
 
-# States are padded to whole blocks of this many columns, which makes their tiles aligned and free of masks.
+# States are padded to a multiple of this number of columns, so tiles are aligned and need no masks.
 BLOCK_STATE = 32
 _STATES = {"CHUNK": CHUNK, "ROWS": 64, "COLUMNS": BLOCK_STATE, "BLOCK_K": 16}
 _OUTPUTS = {"CHUNK": CHUNK, "ROWS": 64, "BLOCK_K": 16}
-# For tiles that four warps have no registers for.
+# For tiles that do not fit the registers of four warps.
 LARGE = {"num_warps": 8, "num_stages": 3}
 _SIGNAL_STRIDES = ("signal_batch_stride", "signal_feature_stride")
 
@@ -46,19 +46,19 @@ _SIGNAL_STRIDES = ("signal_batch_stride", "signal_feature_stride")
 def chunk_states(
     signal: Tensor, write: Tensor, decay: Tensor, start: Tensor, added: Tensor, adjoint: bool
 ) -> tuple[Tensor, Tensor]:
-    """States that enter each chunk, and the forward direction's state that leaves the last one.
+    """Return the states before each chunk, and the forward direction's state after the last chunk.
 
     Args:
         signal: (B, H, L), contiguous along L.
         write: float32 (H, T, K).
         decay: float32 (H, K).
-        start: state that enters the first chunk, float32 (B, H, K or, where half of the columns are those of a reverse
-            direction, K / 2). The reverse direction starts from zero.
-        added: added to the state that leaves the first chunk, the same shape.
-        adjoint: all directions are turned round, so that the forward one's first chunk is the last of the signal.
+        start: state before the first chunk, float32 (B, H, K), or (B, H, K / 2) if half of the columns belong to a
+            reverse direction. The reverse direction starts from zero.
+        added: added to the state after the first chunk, in the shape of ``start``.
+        adjoint: reverse all directions, so the first chunk of the forward direction is the last of the signal.
 
     Returns:
-        float32 (B, H, chunks, K), and one of the shape of ``start``.
+        float32 (B, H, chunks, K), and a tensor in the shape of ``start``.
     """
     n_batch, n_features, length = signal.shape
     width, n_chunks = write.shape[-1], triton.cdiv(length, CHUNK)
@@ -73,11 +73,16 @@ def chunk_states(
 
 
 def chunk_outputs(signal: Tensor, lags: Tensor, read: Tensor, states: Tensor) -> Tensor:
-    """Signal times the Toeplitz matrix of the lags, plus what the states add, (B, H, L) in the signal's dtype.
+    """Return the signal times the Toeplitz matrix of the lags plus the contributions of the states.
 
     Args:
         signal: (B, H, L), contiguous along L.
-        lags: float32 (H, 2T-1). read: float32 (H, T, K). states: float32 (B, H, chunks, K).
+        lags: float32 (H, 2T-1).
+        read: float32 (H, T, K).
+        states: float32 (B, H, chunks, K).
+
+    Returns:
+        (B, H, L) in the dtype of ``signal``.
     """
     n_batch, n_features, length = signal.shape
     y = signal.new_empty(signal.shape)
@@ -91,16 +96,16 @@ def chunk_outputs(signal: Tensor, lags: Tensor, read: Tensor, states: Tensor) ->
 
 
 def launches() -> Iterator[Launch]:
-    """Every form in which the kernels of this module are started."""
+    """Yield every form in which the kernels of this module are launched."""
     f32 = "*fp32"
     for dtype in FLOATS:
         precision = {"PRECISION": matrix_precision(dtype)}
         tensors = pointers(signal=dtype, write=f32, decay=f32, start=f32, added=f32, states=f32, final=f32)
-        sizes = ("length", "width", "forward_width", "adjoint", *_SIGNAL_STRIDES)
-        yield matrix_form(chunk_states_kernel, tensors, sizes, {**_STATES, **precision})
+        integers: tuple[str, ...] = ("length", "width", "forward_width", "adjoint", *_SIGNAL_STRIDES)
+        yield matrix_form(chunk_states_kernel, tensors, integers, {**_STATES, **precision})
         tensors = pointers(signal=dtype, lags=f32, read=f32, states=f32, y=dtype)
-        sizes = ("length", "width", "n_rows", *_SIGNAL_STRIDES)
-        yield matrix_form(chunk_outputs_kernel, tensors, sizes, {**_OUTPUTS, **precision}, **LARGE)
+        integers = ("length", "width", "n_rows", *_SIGNAL_STRIDES)
+        yield matrix_form(chunk_outputs_kernel, tensors, integers, {**_OUTPUTS, **precision}, **LARGE)
 
 
 @triton.jit
@@ -152,7 +157,7 @@ def chunk_states_kernel(
     for row_start in range(0, n_chunks, ROWS):
         rows = row_start + row_offsets
         chunks = first_chunk + step * rows
-        # Rows beyond the last chunk get no samples.
+        # Rows after the last chunk have no samples.
         left = tl.where(rows < n_chunks, length - chunks * CHUNK, 0)
         sums = tl.zeros((ROWS, COLUMNS), dtype=tl.float32)
         for k_start in range(0, CHUNK, BLOCK_K):
@@ -223,14 +228,14 @@ def chunk_outputs_kernel(
 
 @triton.jit
 def load_samples(signal_ptr, row_offsets, position_offsets, left):
-    """Tile (rows, positions) of rows that start at ``row_offsets`` and have ``left`` elements; zeros behind them."""
+    """Load a zero-padded tile (rows, positions) of rows that start at ``row_offsets`` and have ``left`` elements."""
     mask = position_offsets[None, :] < left[:, None]
     return tl.load(signal_ptr + (row_offsets[:, None] + position_offsets[None, :]), mask=mask, other=0.0)
 
 
 @triton.jit
 def _scan(real, imag, decay_real, decay_imag, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """Row r becomes Σ over the rows s ≤ r of decay^(r-s) · row s, by doubling."""
+    """Replace row r by the sum of decay^(r-s) · row s over the rows s ≤ r, by doubling."""
     row_offsets = tl.arange(0, ROWS)[:, None]
     distance = 1
     while distance < ROWS:
@@ -248,19 +253,19 @@ def _scan(real, imag, decay_real, decay_imag, ROWS: tl.constexpr, COLUMNS: tl.co
 
 @triton.jit
 def times(a_real, a_imag, b_real, b_imag):
-    """Real and imaginary part of a · b."""
+    """Return the real and imaginary part of a · b."""
     return a_real * b_real - a_imag * b_imag, a_real * b_imag + a_imag * b_real
 
 
 def matrix_precision(dtype: torch.dtype | str) -> str:
-    """The ``input_precision`` of products of float32 numbers for signals of this type, a Triton or PyTorch one."""
+    """Return the ``input_precision`` of float32 products for signals of this Triton or PyTorch type."""
     if knobs.runtime.interpret:
-        return "ieee"  # the interpreter has one precision, which is that of float32
+        return "ieee"  # the only precision of the interpreter, that of float32
     return "bf16x6" if dtype in (torch.float32, "*fp32") else "bf16x3"
 
 
 def row_strides(**tensors: Tensor) -> dict[str, int]:
-    """The arguments ``{name}_batch_stride`` and ``{name}_feature_stride`` of tensors (B, H, ...)."""
+    """Return the arguments ``{name}_batch_stride`` and ``{name}_feature_stride`` of tensors (B, H, ...)."""
     return {
         f"{name}_{axis}_stride": tensor.stride(dimension)
         for name, tensor in tensors.items()
@@ -276,6 +281,6 @@ def matrix_form(
     num_warps: int = 4,
     num_stages: int = 2,
 ) -> Launch:
-    """One form of a kernel with matrix products, from the types of its pointers and the names of its integers."""
+    """Return one form of a kernel with matrix products from its pointer types and the names of its integers."""
     signature = {**tensors, **dict.fromkeys(sizes, "i32")}
     return Launch(kernel, signature, constants, num_warps, num_stages, matrix=True)

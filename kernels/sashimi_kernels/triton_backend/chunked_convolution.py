@@ -1,8 +1,8 @@
-"""The chunked convolution of a diagonal system as an operation: registration and gradients.
+"""The chunked convolution of a diagonal system as a custom operation with gradients.
 
-The operators of a chunk are made from the parameters by differentiable PyTorch code; the operation proper begins behind
-them, and its mathematics is in ``chunk_kernels``. Nothing but its arguments is kept for the backward pass: the states
-are computed again, which is about a seventh of its work and saves as much memory as float32 samples take.
+Differentiable PyTorch code computes the operators of a chunk from the parameters. The custom operation applies them;
+its equations are in ``chunk_kernels``. It saves only its arguments for the backward pass, which recomputes the states.
+This is about a seventh of its work and saves as much memory as the samples take in float32.
 """
 
 from typing import Any
@@ -10,9 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sashimi_kernels.derivatives import no_second_derivative
 from sashimi_kernels.discretization import DiscreteDiagonal
 from sashimi_kernels.torch_backend.convolution import CHUNK, chunk_operators
-from sashimi_kernels.triton_backend import chunk_gradients, chunk_kernels
+from sashimi_kernels.triton_backend.chunk_gradients import decay_gradient, lag_gradient, operator_gradient
+from sashimi_kernels.triton_backend.chunk_kernels import BLOCK_STATE, chunk_outputs, chunk_states
 
 
 def chunked_convolution(
@@ -24,7 +26,7 @@ def chunked_convolution(
     shift: int,
     state: Tensor | None,
 ) -> tuple[Tensor, Tensor | None]:
-    """States that enter the chunks, then the outputs of the chunks."""
+    """Compute the states before the chunks, then the outputs of the chunks."""
     n_batch, _, length = u.shape
     operators = chunk_operators(system, c, skip, reverse, shift, CHUNK, torch.complex64)
     decay = operators.powers[:, CHUNK].unsqueeze(1).expand(-1, operators.write.shape[2], -1)
@@ -43,42 +45,42 @@ def chunked_convolution(
 def _chunked_convolution(
     u: Tensor, lags: Tensor, write: Tensor, read: Tensor, decay: Tensor, state: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The output, and the forward direction's state that enters the last chunk.
+    """Return the output and the forward direction's state before the last chunk.
 
-    Args: as those of the functions of ``chunk_kernels``.
+    The arguments are those of the functions of ``chunk_kernels``.
     """
     u = _along_length(u)
     states = _states(u, write, decay, state)
-    y = chunk_kernels.chunk_outputs(u, lags.contiguous(), read.contiguous(), states)
+    y = chunk_outputs(u, lags.contiguous(), read.contiguous(), states)
     return y, states[:, :, -1, : state.shape[-1]].clone()
 
 
 @torch.library.custom_op("sashimi_kernels::chunk_adjoint_states", mutates_args=())
 def _adjoint_states(dy: Tensor, dlast: Tensor, read: Tensor, decay: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradients of what every chunk adds to the states, and of the first state."""
+    """Return the gradients of the contributions of every chunk to the states, and of the first state."""
     dy, dlast, start = _along_length(dy), dlast.contiguous(), torch.zeros_like(dlast)
     conjugate = torch.view_as_real(_complex(decay).conj().resolve_conj()).flatten(-2)
-    return chunk_kernels.chunk_states(dy, read.contiguous(), conjugate, start, dlast, adjoint=True)
+    return chunk_states(dy, read.contiguous(), conjugate, start, dlast, adjoint=True)
 
 
 @torch.library.custom_op("sashimi_kernels::chunk_signal_gradient", mutates_args=())
 def _signal_gradient(dy: Tensor, lags: Tensor, write: Tensor, adjoint_states: Tensor) -> Tensor:
-    """The gradient of u."""
-    return chunk_kernels.chunk_outputs(_along_length(dy), lags.flip(-1), write.contiguous(), adjoint_states)
+    """Return the gradient of u."""
+    return chunk_outputs(_along_length(dy), lags.flip(-1), write.contiguous(), adjoint_states)
 
 
 @torch.library.custom_op("sashimi_kernels::chunk_operator_gradients", mutates_args=())
 def _operator_gradients(
     dy: Tensor, u: Tensor, write: Tensor, decay: Tensor, state: Tensor, adjoint_states: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of lags, write, read and decay."""
+    """Return the gradients of lags, write, read and decay."""
     u, dy = _along_length(u), _along_length(dy)
     states = _states(u, write, decay, state)
     return (
-        chunk_gradients.lag_gradient(dy, u),
-        chunk_gradients.operator_gradient(u, adjoint_states),
-        chunk_gradients.operator_gradient(dy, states),
-        chunk_gradients.decay_gradient(states, adjoint_states),
+        lag_gradient(dy, u),
+        operator_gradient(u, adjoint_states),
+        operator_gradient(dy, states),
+        decay_gradient(states, adjoint_states),
     )
 
 
@@ -114,31 +116,31 @@ def _gradients(ctx: Any, dy: Tensor, dlast: Tensor) -> tuple[Tensor | None, ...]
     u, lags, write, read, decay, state = ctx.saved_tensors
     adjoint_states, dstate = _adjoint_states(dy, dlast, read, decay)
     du = _signal_gradient(dy, lags, write, adjoint_states) if ctx.needs_input_grad[0] else None
-    operators = (None,) * 4
-    if any(ctx.needs_input_grad[1:5]):
-        dlags, dwrite, dread, ddecay = _operator_gradients(dy, u, write, decay, state, adjoint_states)
-        operators = dlags, dwrite, dread, ddecay
-    return du, *operators, dstate
+    if not any(ctx.needs_input_grad[1:5]):
+        return du, None, None, None, None, dstate
+    return du, *_operator_gradients(dy, u, write, decay, state, adjoint_states), dstate
 
 
 _chunked_convolution.register_autograd(_gradients, setup_context=_keep_inputs)
+for _backward in (_adjoint_states, _signal_gradient, _operator_gradients):
+    _backward.register_autograd(no_second_derivative("chunked_convolution"))
 
 
 def _states(u: Tensor, write: Tensor, decay: Tensor, state: Tensor) -> Tensor:
     state = state.contiguous()
     added = torch.zeros_like(state)
-    return chunk_kernels.chunk_states(u, write.contiguous(), decay.contiguous(), state, added, adjoint=False)[0]
+    return chunk_states(u, write.contiguous(), decay.contiguous(), state, added, adjoint=False)[0]
 
 
 def _along_length(u: Tensor) -> Tensor:
-    """Contiguous along the samples: strided reads would cost more than this copy, as every chunk is read twice."""
+    """Make ``u`` contiguous along the samples: a copy costs less than strided reads, because chunks are read twice."""
     return u if u.stride(-1) == 1 else u.contiguous()
 
 
 def _columns(x: Tensor) -> Tensor:
-    """Complex (..., D, N) as pairs of float32 with N padded to whole blocks, (..., K)."""
+    """Return complex (..., D, N) as pairs of float32, with N padded to a multiple of the block size, (..., K)."""
     n_states = x.shape[-1]
-    block = chunk_kernels.BLOCK_STATE // 2
+    block = BLOCK_STATE // 2
     padded = torch.nn.functional.pad(x.to(torch.complex64), (0, -n_states % block))
     return torch.view_as_real(padded.resolve_conj()).flatten(-3)
 

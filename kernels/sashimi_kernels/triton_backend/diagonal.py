@@ -1,6 +1,6 @@
-"""Kernel and state of a diagonal state space: the Vandermonde matrix and its transpose, as differentiable operations.
+"""Kernel and final state of a diagonal state space: the Vandermonde matrix and its transpose as custom operations.
 
-Complex tensors cross the boundary of an operation as real ones with a trailing axis of 2.
+Complex tensors enter and leave a custom operation as real tensors with a last axis of 2.
 """
 
 from typing import Any
@@ -8,18 +8,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sashimi_kernels.derivatives import no_second_derivative
 from sashimi_kernels.discretization import DiscreteDiagonal
-from sashimi_kernels.triton_backend import vandermonde
+from sashimi_kernels.triton_backend.vandermonde import evaluate, project
 
 
 def diagonal_kernel(log_a: Tensor, coefficients: Tensor, length: int) -> Tensor:
-    """The Vandermonde product in two levels, its exponentials in registers."""
+    """Evaluate the Vandermonde product in two levels, with exponentials in registers."""
     coefficients = _real(coefficients.to(torch.complex64))
     return vandermonde_evaluate(coefficients, _real(log_a.to(torch.complex128)), length, False, torch.float32)
 
 
 def diagonal_state(system: DiscreteDiagonal, u: Tensor, state: Tensor | None = None) -> Tensor:
-    """B̄ times the transposed Vandermonde product of the reversed input, and what is left of the initial state."""
+    """Return B̄ times the transposed Vandermonde product of the reversed input, plus the decayed initial state."""
     sums = vandermonde_project(u, _real(system.log_a.to(torch.complex128)), True, False)
     x = torch.view_as_complex(sums[0]) * system.b.to(torch.complex64)
     if state is not None:
@@ -29,16 +30,16 @@ def diagonal_state(system: DiscreteDiagonal, u: Tensor, state: Tensor | None = N
 
 @torch.library.custom_op("sashimi_kernels::vandermonde_evaluate", mutates_args=())
 def vandermonde_evaluate(coefficients: Tensor, log_a: Tensor, length: int, reverse: bool, dtype: torch.dtype) -> Tensor:
-    """:func:`vandermonde.evaluate` into a new tensor, (M, H, L)."""
+    """Return the result of :func:`evaluate` in a new tensor, (M, H, L)."""
     out = coefficients.new_empty((*coefficients.shape[:2], length), dtype=dtype)
-    vandermonde.evaluate(coefficients, log_a, out, reverse)
+    evaluate(coefficients, log_a, out, reverse)
     return out
 
 
 @torch.library.custom_op("sashimi_kernels::vandermonde_project", mutates_args=())
 def vandermonde_project(signal: Tensor, log_a: Tensor, reverse: bool, slopes: bool) -> Tensor:
-    """:func:`vandermonde.project`, (1 or 2, M, H, N, 2)."""
-    return vandermonde.project(signal, log_a, reverse, slopes)
+    """Return the result of :func:`project`, (1 or 2, M, H, N, 2)."""
+    return project(signal, log_a, reverse, slopes)
 
 
 @vandermonde_evaluate.register_fake
@@ -62,7 +63,7 @@ def _keep_project(ctx: Any, inputs: tuple, output: Tensor) -> None:
 
 
 def _evaluate_backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None, None, None, None]:
-    """By c: 2 Σ_l g[l] E[l]*. By log_a: 2 Σ_l l g[l] (c E[l])*, summed over the outputs."""
+    """Return 2 Σ_l g[l] E[l]* for c, and 2 Σ_l l g[l] (c E[l])*, summed over the outputs, for log_a."""
     coefficients, log_a = ctx.saved_tensors
     slopes = ctx.needs_input_grad[1]
     sums = 2 * _complex(vandermonde_project(gradient, log_a, ctx.reverse, slopes)).conj()  # (1 or 2, M, H, N)
@@ -71,9 +72,9 @@ def _evaluate_backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | Non
 
 
 def _project_backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
-    """By x[l]: Re Σ_n g* E[l]. By log_a: g (Σ_l l x[l] E[l])*, summed over the rows."""
+    """Return Re Σ_n g* E[l] for x[l], and g (Σ_l l x[l] E[l])*, summed over the rows, for log_a."""
     if ctx.slopes:
-        raise NotImplementedError("the Triton kernels have no second derivative by log_a: use backend='torch'")
+        no_second_derivative("diagonal_kernel and diagonal_state")(ctx, gradient)
     signal, log_a = ctx.saved_tensors
     g = _complex(gradient[0])  # (M, H, N)
     by_signal = by_log_a = None

@@ -1,6 +1,6 @@
-"""y = residual + a · sigmoid(b), where a and b are the two halves of the channels of x: one pass over memory.
+"""Gated residual in one pass over memory: y = residual + a · sigmoid(b) for the two halves a, b of the channels of x.
 
-The backward pass recomputes the sigmoid s = sigmoid(b) from x, the only tensor that is kept:
+The backward pass recomputes s = sigmoid(b) from x, the only tensor that is saved:
 
     da = dy · s        db = dy · a · s (1 - s)        dresidual = dy
 
@@ -16,6 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from sashimi_kernels.derivatives import no_second_derivative
 from sashimi_kernels.triton_backend.arguments import FLOATS, form, pointers, stride_types, strides
 from sashimi_kernels.triton_backend.launch import Launch, launch
 
@@ -24,7 +25,7 @@ _N_WARPS = 4
 
 
 def gated_residual(x: Tensor, residual: Tensor) -> Tensor:
-    """residual + a · sigmoid(b), summed in float32 and rounded once."""
+    """Return residual + a · sigmoid(b), computed in float32 and rounded once."""
     return _gated_residual(x, residual)
 
 
@@ -66,10 +67,11 @@ def _gradients(ctx: Any, dy: Tensor) -> tuple[Tensor | None, Tensor]:
 
 
 _gated_residual.register_autograd(_gradients, setup_context=_keep_input)
+_gated_residual_backward.register_autograd(no_second_derivative("gated_residual"))
 
 
 def launches() -> Iterator[Launch]:
-    """Every form in which the kernels of this module are started."""
+    """Yield every form in which the kernels of this module are launched."""
     sizes = {"n_channels": "i32", "length": "i32"}
     for x, y in itertools.product(FLOATS, repeat=2):
         forward = {**pointers(x=x, residual=y, y=y), **sizes, **stride_types("x", "residual")}
@@ -83,7 +85,7 @@ def _sizes(y: Tensor) -> dict[str, int]:
 
 
 def _grid(y: Tensor) -> tuple[int, int, int]:
-    """One program per tile of (B, H, L)."""
+    """Return the grid: one program per tile of (B, H, L)."""
     batch, n_channels, length = y.shape
     return triton.cdiv(length, _BLOCKS["BLOCK_L"]), triton.cdiv(n_channels, _BLOCKS["BLOCK_H"]), batch
 

@@ -1,4 +1,4 @@
-"""Starting Triton kernels, and the description of every form in which they may be started."""
+"""Launches of Triton kernels, and descriptions of the forms in which kernels are compiled."""
 
 import contextlib
 from collections.abc import Iterator
@@ -20,14 +20,14 @@ _recordings: list[list["Launch"]] = []
 
 
 class Launch(NamedTuple):
-    """One compiled form of a Triton kernel: what ahead-of-time compilation needs to know.
+    """One compiled form of a Triton kernel: the input of ahead-of-time compilation.
 
     Args:
-        kernel: the function decorated with ``triton.jit``.
-        signature: Triton type of every argument that is not a constant: "*fp32", "i32", "fp32", …
+        kernel: function decorated with ``triton.jit``.
+        signature: Triton type of every non-constant argument: "*fp32", "i32", "fp32", …
         constants: value of every ``tl.constexpr`` argument.
         num_warps, num_stages: launch options.
-        matrix: the design wants its products on matrix units (``mma.sync``, ``wgmma``, ``mfma``).
+        matrix: the design requires products on matrix units (``mma.sync``, ``wgmma``, ``mfma``).
     """
 
     kernel: Any
@@ -38,7 +38,7 @@ class Launch(NamedTuple):
     matrix: bool
 
     def form(self) -> str:
-        """One line that names the kernel and everything it is compiled for."""
+        """Return one line that identifies the compiled form."""
         arguments = ", ".join(f"{name}: {type}" for name, type in sorted(self.signature.items()))
         constants = ", ".join(f"{name}={value}" for name, value in sorted(self.constants.items()))
         options = f"num_warps={self.num_warps}, num_stages={self.num_stages}"
@@ -53,24 +53,24 @@ def launch(
     num_warps: int = 4,
     num_stages: int = 2,
 ) -> None:
-    """Start ``kernel`` on ``grid``; a grid with an empty axis has nothing to do.
+    """Launch ``kernel`` on ``grid``, on the device of its tensors. Do nothing if an axis of the grid is 0.
 
-    It runs on the device of its tensors. An argument that is None is a constant.
+    An argument that is None is a constant.
     """
     if 0 in grid:
         return
     if _recordings:
-        started = _started(kernel, arguments, constants, num_warps, num_stages)
+        launched = _launch_of(kernel, arguments, constants, num_warps, num_stages)
         for recording in _recordings:
-            recording.append(started)
-    # Triton starts kernels on the current device, which need not be that of the tensors.
+            recording.append(launched)
+    # Triton launches kernels on the current device, which may differ from that of the tensors.
     with torch.cuda.device_of(next(value for value in arguments.values() if isinstance(value, Tensor))):
         kernel[grid](**arguments, **constants, num_warps=num_warps, num_stages=num_stages)
 
 
 @contextlib.contextmanager
 def recording() -> Iterator[list[Launch]]:
-    """Collects every launch made inside, with the types of its actual arguments; ``matrix`` is not known here."""
+    """Record every launch inside this context, with the types of its actual arguments; ``matrix`` is always False."""
     launches: list[Launch] = []
     _recordings.append(launches)
     try:
@@ -79,7 +79,7 @@ def recording() -> Iterator[list[Launch]]:
         _recordings.pop()
 
 
-def _started(
+def _launch_of(
     kernel: Any, arguments: dict[str, Any], constants: dict[str, Any], num_warps: int, num_stages: int
 ) -> Launch:
     absent = {name: None for name, value in arguments.items() if value is None}
@@ -88,7 +88,7 @@ def _started(
 
 
 def _triton_type(value: Any) -> str:
-    """The type under which Triton compiles an argument, apart from what it notices about its value."""
+    """Return the type under which Triton compiles an argument, without specialization for its value."""
     if isinstance(value, Tensor):
         return _POINTERS[value.dtype]
     if isinstance(value, bool):

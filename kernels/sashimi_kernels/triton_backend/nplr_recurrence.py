@@ -1,12 +1,11 @@
-"""State of a normal-plus-low-rank state space after an input: the O(N) recurrence, one program per batch element and
-feature, with the whole state in registers,
+"""Final state of a normal-plus-low-rank state space by its O(N) recurrence
 
     x[t] = a x[t-1] - u 2 Re(v · x[t-1]) + b s[t].
 
-It runs in float64: Ā rounded to float32 puts slow states off by L roundings (7e-5 for HiPPO-LegS at dt = 1e-4 after
-16,000 samples), and what bounds a step is the latency of the sum over n, not arithmetic. Backward goes through the
-matrix form of the ``torch`` backend, which needs no states in between: it runs that form again, in float32, and
-differentiates it.
+There is one program per batch element and feature, with the whole state in registers. It computes in float64. With Ā in
+float32, slow states would accumulate L rounding errors (7e-5 for HiPPO-LegS at dt = 1e-4 after 16,000 samples), and the
+time of a recurrence step is the latency of the sum over n, not arithmetic. The backward pass recomputes the state by
+the matrix form of the ``torch`` backend in float32, which needs no intermediate states, and differentiates it.
 """
 
 from collections.abc import Iterator
@@ -17,9 +16,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from sashimi_kernels import torch_backend
+from sashimi_kernels.derivatives import gradients_of
 from sashimi_kernels.discretization import discretize_nplr
 from sashimi_kernels.errors import BackendUnavailableError
+from sashimi_kernels.torch_backend.generation import nplr_state as nplr_state_in_blocks
 from sashimi_kernels.triton_backend.arguments import FLOATS, stride_types, strides
 from sashimi_kernels.triton_backend.launch import Launch, launch
 
@@ -70,10 +70,10 @@ def nplr_state_kernel(
 def nplr_state(
     dt: Tensor, a: Tensor, p: Tensor, q: Tensor, b: Tensor, u: Tensor, state: Tensor | None = None
 ) -> Tensor:
-    """The recurrence, one sample after another, in one kernel."""
+    """Run the recurrence sample by sample in one kernel."""
     if a.shape[1] > max(WARPS):
         raise BackendUnavailableError(
-            f"kernel backend 'triton' keeps at most {max(WARPS)} states per feature in registers, got {a.shape[1]}: "
+            f"kernel backend 'triton' supports up to {max(WARPS)} states per feature in registers, got {a.shape[1]}: "
             "choose another one with backend="
         )
     system = (_real(x.to(torch.complex128)) for x in (a, p, q, b))
@@ -85,7 +85,7 @@ def nplr_state(
 def nplr_state_recurrence(
     u: Tensor, dt: Tensor, a: Tensor, p: Tensor, q: Tensor, b: Tensor, state: Tensor | None
 ) -> Tensor:
-    """:func:`nplr_state` on real tensors: dt and the system float64, the states float32 (B, H, N, 2)."""
+    """Compute :func:`nplr_state` on real tensors: dt and the system in float64, the states in float32 (B, H, N, 2)."""
     (n_features, n_states), length = a.shape[:2], u.shape[-1]
     out = _like_state(u, a)
     start = torch.zeros_like(out) if state is None else state.contiguous()
@@ -110,22 +110,21 @@ def _keep(ctx: Any, inputs: tuple, output: Tensor) -> None:
 
 
 def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-    needed = ctx.needs_input_grad
-    inputs = [x if x is None else x.detach() for x in ctx.saved_tensors]
-    wanted = [x.requires_grad_() for x, need in zip(inputs, needed, strict=True) if need]
-    with torch.enable_grad():
-        u, dt, *system = inputs
-        a, p, q, b, state = (x if x is None else torch.view_as_complex(x.contiguous()) for x in system)
-        x = torch_backend.nplr_state(dt, a, p, q, b, u, state)
-        found = iter(torch.autograd.grad(torch.view_as_real(x), wanted, gradient))
-    return tuple(next(found) if need else None for need in needed)
+    return gradients_of(_matrix_form, ctx.saved_tensors, ctx.needs_input_grad, gradient)
+
+
+def _matrix_form(u: Tensor, dt: Tensor, a: Tensor, p: Tensor, q: Tensor, b: Tensor, state: Tensor | None) -> Tensor:
+    """Compute :func:`nplr_state_recurrence` by the torch backend."""
+    a, p, q, b = (torch.view_as_complex(x.contiguous()) for x in (a, p, q, b))
+    start = None if state is None else torch.view_as_complex(state.contiguous())
+    return torch.view_as_real(nplr_state_in_blocks(dt, a, p, q, b, u, start))
 
 
 nplr_state_recurrence.register_autograd(_backward, setup_context=_keep)
 
 
 def launches() -> Iterator[Launch]:
-    """Every form in which the kernel of this module may be started."""
+    """Yield every form in which the kernel of this module is launched."""
     states = {"system_ptr": "*fp64", "start_ptr": "*fp32", "state_ptr": "*fp32"}
     sizes = {**dict.fromkeys(("n_features", "n_states", "length"), "i32"), **stride_types("signal")}
     for dtype in FLOATS:

@@ -1,6 +1,6 @@
-"""One step of a diagonal or diagonal-plus-rank-one system as an operation: registration, gradients, forms.
+"""One recurrence step of a diagonal or diagonal-plus-rank-one system as a custom operation with gradients.
 
-Complex numbers pass through the operation as pairs of float32. The mathematics is in ``recurrence_kernels``.
+Complex numbers are pairs of float32. The equations and the kernels are in ``recurrence_kernels``.
 """
 
 import itertools
@@ -11,6 +11,7 @@ import torch
 import triton
 from torch import Tensor
 
+from sashimi_kernels.derivatives import no_second_derivative
 from sashimi_kernels.discretization import DiscreteNPLR
 from sashimi_kernels.triton_backend.arguments import FLOATS, form, pointers
 from sashimi_kernels.triton_backend.launch import Launch, launch
@@ -21,14 +22,14 @@ from sashimi_kernels.triton_backend.recurrence_kernels import (
 )
 
 _BLOCKS = {"BLOCK_H": 4, "BLOCK_N": 32}
-# A step is little work and much waiting for memory, which many small programs hide.
+# A recurrence step is bound by memory latency, which many small programs hide.
 _N_WARPS = 1
 
 
 def diagonal_step(
     u: Tensor, state: Tensor, a: Tensor, b: Tensor, c: Tensor, skip: Tensor, gelu: bool
 ) -> tuple[Tensor, Tensor]:
-    """x = a state + b u."""
+    """Compute x = a state + b u and its output."""
     y, x, _ = _step(u, _pairs(state), _pairs(a), _pairs(b), None, None, _pairs(c), skip.float(), gelu)
     return y, torch.view_as_complex(x)
 
@@ -36,7 +37,7 @@ def diagonal_step(
 def nplr_step(
     u: Tensor, state: Tensor, system: DiscreteNPLR, c: Tensor, skip: Tensor, gelu: bool
 ) -> tuple[Tensor, Tensor]:
-    """x = a state - system.u · 2 Re(v · state) + b u."""
+    """Compute x = a state - system.u · 2 Re(v · state) + b u and its output."""
     a, p, q, b = (_pairs(part) for part in system)
     y, x, _ = _step(u, _pairs(state), a, b, p, q, _pairs(c), skip.float(), gelu)
     return y, torch.view_as_complex(x)
@@ -54,7 +55,7 @@ def _step(
     skip: Tensor,
     gelu: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The output, the states after the step, and z in float32. Complex tensors have a last axis of 2."""
+    """Return y, x and, in float32, z of ``recurrence_kernels``. Complex tensors have a last axis of 2."""
     n_batch, n_outputs, n_features = u.shape[0], *skip.shape
     y = u.new_empty(n_batch, n_outputs, n_features)
     x, z = state.new_empty(state.shape), state.new_empty(y.shape)
@@ -80,7 +81,7 @@ def _step_backward(
     z: Tensor,
     gelu: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of u, state, a, b, p, q, c and skip; those of p and q are empty in a diagonal system."""
+    """Return the gradients of u, state, a, b, p, q, c and skip; those of p and q are empty in a diagonal system."""
     du, dstate, da, db, dc, dskip = (tensor.new_empty(tensor.shape) for tensor in (u, state, a, b, c, skip))
     dp, dq, r, dr = (None if p is None else a.new_empty(shape) for shape in (a.shape, a.shape, u.shape, u.shape))
     read = {**pointers(u=u), **_contiguous(dy=dy, dx=dx, state=state, z=z, c=c)}
@@ -126,9 +127,9 @@ def _(
     z: Tensor,
     gelu: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    low_rank_shape = 0 if p is None else a.shape
-    shapes = (state.shape, a.shape, b.shape, low_rank_shape, low_rank_shape, c.shape, skip.shape)
-    return u.new_empty(u.shape), *(state.new_empty(shape) for shape in shapes)
+    dp, dq = (a.new_empty(0 if p is None else a.shape) for _ in range(2))
+    du, dstate, da, db, dc, dskip = (tensor.new_empty(tensor.shape) for tensor in (u, state, a, b, c, skip))
+    return du, dstate, da, db, dp, dq, dc, dskip
 
 
 def _keep_inputs(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
@@ -146,10 +147,11 @@ def _gradients(ctx: Any, dy: Tensor, dx: Tensor, _: Tensor) -> tuple[Tensor | No
 
 
 _step.register_autograd(_gradients, setup_context=_keep_inputs)
+_step_backward.register_autograd(no_second_derivative("diagonal_step and nplr_step"))
 
 
 def launches() -> Iterator[Launch]:
-    """Every form in which the kernels of this module are started."""
+    """Yield every form in which the kernels of this module are launched."""
     sizes = dict.fromkeys(("n_features", "n_states", "n_outputs", "u_batch_stride", "u_feature_stride"), "i32")
     f32 = "*fp32"
     for u, pair, gelu in itertools.product(FLOATS, (f32, None), (False, True)):
@@ -166,7 +168,7 @@ def launches() -> Iterator[Launch]:
 
 
 def _pairs(x: Tensor) -> Tensor:
-    """A complex tensor as pairs of float32 on a last axis of 2."""
+    """Return a complex tensor as pairs of float32 on a last axis of 2."""
     return torch.view_as_real(x.to(torch.complex64).resolve_conj())
 
 

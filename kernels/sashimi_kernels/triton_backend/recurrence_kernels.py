@@ -1,20 +1,21 @@
-"""One step of a diagonal or diagonal-plus-rank-one system, with the skip connection and GELU: what the kernels compute.
+"""Kernels of one recurrence step of a diagonal or diagonal-plus-rank-one system, with skip connection and GELU.
 
-Per feature, with the input u, the old states s, and p and q for the rank-one pair (zero in a diagonal system),
+Per feature, with the input u, the old state s and the rank-one pair p, q (absent in a diagonal system),
 
     r = 2 Re Σ_n q s        x = a s - p r + b u        z = 2 Re Σ_n c x + d u        y = GELU(z)
 
-The backward pass has the gradients of y and x, and keeps z, one number per output. The gradient of a complex number is
-that of its real part plus i times that of its imaginary part, so with dz = dy GELU'(z)
+The backward pass saves z, one number per output. The gradient of a complex number is the gradient of its real part plus
+i times the gradient of its imaginary part. With dz = dy GELU'(z),
 
     ξ  = dx + 2 Σ_m conj(c) dz      dr = -Re Σ_n conj(p) ξ      ds = conj(a) ξ + 2 conj(q) dr
     du = Re Σ_n conj(b) ξ + Σ_m d dz
     da = Σ conj(s) ξ    db = Σ u ξ    dp = -Σ r ξ    dq = 2 Σ conj(s) dr    dc = 2 Σ conj(x) dz    dd = Σ u dz
 
-with the last six summed over the batch inside a program, in the same order every time.
+where the last six are summed over the batch inside a program, in a fixed order.
 
-Complex numbers are pairs of float32. A program of the forward pass and of the first backward kernel handles a block of
-features of one batch element; one of the second backward kernel a block of features and states of the whole batch.
+Complex numbers are pairs of float32. A program of the forward kernel or the first backward kernel handles a block of
+features of one batch element. A program of the second backward kernel handles a block of features and states of the
+whole batch.
 """
 
 import triton
@@ -43,7 +44,7 @@ def step_kernel(
     BLOCK_H: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    """y, x and z. Each block of x is written after the last reading of that of the states."""
+    """Compute y, x and z. Each block of x is written after the last read of the same block of states."""
     feature_offsets = tl.program_id(0) * BLOCK_H + tl.arange(0, BLOCK_H)
     pid_batch = tl.program_id(1)
     feature_mask = feature_offsets < n_features
@@ -105,7 +106,7 @@ def signal_gradients_kernel(
     BLOCK_H: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    """du and ds, and for the other kernel r and dr."""
+    """Compute du and ds, and r and dr for the other kernel."""
     feature_offsets = tl.program_id(0) * BLOCK_H + tl.arange(0, BLOCK_H)
     pid_batch = tl.program_id(1)
     feature_mask = feature_offsets < n_features
@@ -197,7 +198,7 @@ def parameter_gradients_kernel(
     BLOCK_H: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    """da, db, dp, dq, dc and dd."""
+    """Compute da, db, dp, dq, dc and dd."""
     feature_offsets = tl.program_id(0) * BLOCK_H + tl.arange(0, BLOCK_H)
     n_offsets = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
     feature_mask = feature_offsets < n_features
@@ -244,7 +245,7 @@ def parameter_gradients_kernel(
             dc_im -= 2 * dz[:, None] * x_im
             dskip += dz * _input(u_ptr, batch, feature_offsets, feature_mask, u_batch_stride, u_feature_stride)
         _store_pair(dc_ptr, _pair_offsets(output, feature_offsets, n_offsets, n_features, n_states), dc_re, dc_im, mask)
-        # The programs of all blocks of states know it; one writes.
+        # The programs of all blocks of states compute it; one writes it.
         tl.store(dskip_ptr + output * n_features + feature_offsets, dskip, feature_mask & (tl.program_id(1) == 0))
 
 
@@ -262,7 +263,7 @@ def _state_gradient(
     n_outputs,
     GELU: tl.constexpr,
 ):
-    """ξ, zero where no state is."""
+    """Return ξ, with zeros in place of absent states."""
     mask = (feature_offsets < n_features)[:, None] & (n_offsets < n_states)[None, :]
     g_re, g_im = _load_pair(dx_ptr, _pair_offsets(batch, feature_offsets, n_offsets, n_features, n_states), mask)
     for output in range(0, n_outputs):
@@ -275,7 +276,7 @@ def _state_gradient(
 
 @triton.jit
 def _output_gradient(dy_ptr, z_ptr, row, feature_offsets, n_features, GELU: tl.constexpr):
-    """dz of one output of one batch element."""
+    """Return dz of one output of one batch element."""
     offsets = row * n_features + feature_offsets
     dz = tl.load(dy_ptr + offsets, feature_offsets < n_features, other=0.0).to(tl.float32)
     if GELU:
@@ -287,13 +288,13 @@ def _output_gradient(dy_ptr, z_ptr, row, feature_offsets, n_features, GELU: tl.c
 
 @triton.jit
 def _normal_distribution(z):
-    """Φ(z), by which the exact GELU multiplies z."""
+    """Return Φ(z), the factor of z in the exact GELU."""
     return 0.5 * (1 + tl.erf(z * 0.7071067811865476))
 
 
 @triton.jit
 def _real_product(q_ptr, state_ptr, pid_batch, feature_offsets, n_features, n_states, BLOCK_N: tl.constexpr):
-    """r = 2 Re Σ_n q s."""
+    """Return r = 2 Re Σ_n q s."""
     r = tl.zeros_like(feature_offsets).to(tl.float32)
     for start in range(0, n_states, BLOCK_N):
         n_offsets = start + tl.arange(0, BLOCK_N)
@@ -314,7 +315,7 @@ def _input(u_ptr, batch, feature_offsets, feature_mask, batch_stride, feature_st
 
 @triton.jit
 def _pair_offsets(row, feature_offsets, n_offsets, n_features, n_states):
-    """Where the pairs of a tile (features, states) begin in a contiguous tensor (rows, H, N, 2)."""
+    """Return the offsets of the pairs of a tile (features, states) in a contiguous tensor (rows, H, N, 2)."""
     return 2 * ((row * n_features + feature_offsets.to(tl.int64)[:, None]) * n_states + n_offsets[None, :])
 
 

@@ -1,20 +1,28 @@
-"""The Vandermonde matrix E[n, l] = exp(l · log_a[n]) and its transpose, applied without ever being stored.
+"""Products with the Vandermonde matrix E[n, l] = exp(l · log_a[n]) and its transpose, without storing the matrix.
 
-Position l = FINE · i + j, and exp(l · log_a) = exp(FINE · i · log_a) · exp(j · log_a). A program has one tile of COARSE
-values of i and all FINE values of j, computes its COARSE + FINE exponentials per state in registers, and
+For the position l = FINE · i + j, exp(l · log_a) = exp(FINE · i · log_a) · exp(j · log_a). A program handles COARSE
+values of i and all FINE values of j. It computes COARSE + FINE exponentials per state in registers, and
 
     evaluate   2 Re Σ_n c[n] E[n, l]        sums over n:  (c ∘ coarse) · fine, a matrix product over 2N real columns;
     project    S[n] = Σ_l x[l] E[n, l]      sums over l:  Σ_i coarse ∘ (x · fine), and with slopes
                S'[n] = Σ_l l x[l] E[n, l]   its derivative by log_a, in the same pass.
 
-They are each other's adjoint, so each is the other's backward pass. ``project`` writes one partial sum per tile; adding
-them up outside keeps the result the same from run to run, which atomics would not.
+Each is the adjoint and therefore the backward pass of the other. ``project`` writes one partial sum per tile. Adding
+them outside makes the result reproducible, unlike atomics.
 
-Precision: every float32 operand is taken apart into three bfloat16 numbers and six of their products are summed, which
-is exact to 2^-23 and runs on every matrix unit; one TF32 product would be 1e-3 off.
+Exponentials: the phase may have turned thousands of times. One turn is represented by 2^64, so the integer product of
+a position and the turns per sample wraps around, its remainder modulo 2π is exact at any position, and no float64 is
+needed (most GPUs have little of it). The top 32 bits of the remainder are the phase. Its first two bits select the
+quarter of the circle. The rest, within π/4 of the nearest quarter, enters minimax polynomials of sin(x)/x and cos(x)
+with an error of 4e-9.
+
+Precision: every float32 operand is split into three bfloat16 numbers and six of their products are summed. The relative
+error is 2^-23 and every matrix unit supports it. One TF32 product would have an error of 1e-3.
 """
 
+import math
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 import triton
@@ -23,16 +31,46 @@ from torch import Tensor
 from triton import knobs
 
 from sashimi_kernels.triton_backend.arguments import FLOATS
-from sashimi_kernels.triton_backend.exponentials import exponential, whole_turns
 from sashimi_kernels.triton_backend.launch import Launch, launch
 
-# The interpreter knows one precision, which is that of float32.
+# The interpreter has one precision, that of float32.
 PRECISION = "ieee" if knobs.runtime.interpret else "bf16x6"
-# The largest tiles that leave registers to spare on every target (``python -m sashimi_kernels.aot`` shows them).
-EVALUATE = {"COARSE": 32, "FINE": 64, "BLOCK_N": 16, "PRECISION": PRECISION}
+# The largest tiles that do not spill registers on any target (``python -m sashimi_kernels.aot`` prints the usage).
+EVALUATE: dict[str, Any] = {"COARSE": 32, "FINE": 64, "BLOCK_N": 16, "PRECISION": PRECISION}
 EVALUATE_OPTIONS = {"num_warps": 8, "num_stages": 1}
-PROJECT = {"COARSE": 32, "FINE": 32, "BLOCK_N": 16, "PRECISION": PRECISION}
+PROJECT: dict[str, Any] = {"COARSE": 32, "FINE": 32, "BLOCK_N": 16, "PRECISION": PRECISION}
 PROJECT_OPTIONS = {"num_warps": 4, "num_stages": 1}
+
+
+def whole_turns(angle: Tensor) -> Tensor:
+    """Return angles (float64, radians) modulo one turn in units of 2^-64 turns, int64. The last 11 bits are zeros."""
+    turns = (angle / (2 * math.pi)).remainder(1)
+    return (turns * 2**53).to(torch.int64) << 11
+
+
+@triton.jit
+def exponential(decay, turns, positions):
+    """Return the real and imaginary part of exp(positions · log_a), float32. Shapes broadcast.
+
+    Args:
+        decay: Re(log_a), float32.
+        turns: ``whole_turns(Im(log_a))``.
+        positions: int32.
+    """
+    phase = ((turns * positions.to(tl.int64)) >> 32).to(tl.int32)
+    quarter = (phase + 536870912) >> 30  # 2^29 is half of a quarter
+    angle = (phase - (quarter << 30)).to(tl.float32) * 1.4629180792671596e-09  # 2π / 2^32
+    square = angle * angle
+    sine = square * (0.008332177915915728 - square * 0.00019517266794171536) - 0.16666654940189662
+    sine = angle + angle * square * sine
+    cosine = square * (square * 2.443841546063226e-05 - 0.0013887367212143931) + 0.04166664686050545
+    cosine = 1 - 0.5 * square + square * square * cosine
+    odd = (quarter & 1) != 0
+    real, imag = tl.where(odd, sine, cosine), tl.where(odd, cosine, sine)
+    size = tl.exp(decay * positions.to(tl.float32))
+    real = tl.where(((quarter + 1) & 2) != 0, -real, real)
+    imag = tl.where((quarter & 2) != 0, -imag, imag)
+    return size * real, size * imag
 
 
 @triton.jit
@@ -103,7 +141,7 @@ def project_kernel(
     signal_ptr += origin + pid_m.to(tl.int64) * row_stride + pid_h.to(tl.int64) * feature_stride
     signal = tl.load(signal_ptr + l.to(tl.int64) * position_stride, mask=l < length, other=0.0).to(tl.float32)
     weighted, coarse_weight = signal * fine.to(tl.float32)[None, :], coarse.to(tl.float32)[:, None]
-    # Beyond the end a growing exponential might overflow, and infinity times the zeros there is NaN.
+    # After the last sample a growing exponential may overflow, and infinity times the zeros there is NaN.
     coarse = tl.minimum(coarse, length)
     slope_offset = tl.num_programs(2).to(tl.int64) * n_features * n_states * 2
     row = pid_m.to(tl.int64) * n_features + pid_h
@@ -132,22 +170,27 @@ def project_kernel(
 
 
 def evaluate(coefficients: Tensor, log_a: Tensor, out: Tensor, reverse: bool) -> None:
-    """out[m, h, l] = 2 Re Σ_n coefficients[m, h, n] · exp(l · log_a[h, n]); ``reverse`` puts position l at L-1-l.
+    """Compute out[m, h, l] = 2 Re Σ_n coefficients[m, h, n] · exp(l · log_a[h, n]).
 
     Args:
-        coefficients: float32 (M, H, N, 2). log_a: float64 (H, N, 2). out: any float dtype but float64, (M, H, L).
+        coefficients: float32 (M, H, N, 2).
+        log_a: float64 (H, N, 2).
+        out: written; float32, float16 or bfloat16 (M, H, L).
+        reverse: store position l at L-1-l.
     """
-    arguments = {"coefficients_ptr": coefficients.contiguous(), **_exponents(log_a), "out_ptr": out}
-    arguments |= _layout(out, log_a, reverse)
+    tensors = {"coefficients_ptr": coefficients.contiguous(), **_exponents(log_a), "out_ptr": out}
+    arguments = {**tensors, **_layout(out, log_a, reverse)}
     launch(evaluate_kernel, _grid(out, EVALUATE), arguments, EVALUATE, **EVALUATE_OPTIONS)
 
 
 def project(signal: Tensor, log_a: Tensor, reverse: bool, slopes: bool) -> Tensor:
-    """Σ_l signal[m, h, l] · exp(l · log_a[h, n]), and the same sums weighted by l if ``slopes``.
+    """Return Σ_l signal[m, h, l] · exp(l · log_a[h, n]).
 
     Args:
-        signal: any float dtype but float64, any strides, (M, H, L). ``reverse`` takes position l from L-1-l.
+        signal: float32, float16 or bfloat16 (M, H, L) with any strides.
         log_a: float64 (H, N, 2).
+        reverse: load position l from L-1-l.
+        slopes: also return the sums weighted by l.
 
     Returns:
         float32 (1 or 2, M, H, N, 2).
@@ -161,7 +204,7 @@ def project(signal: Tensor, log_a: Tensor, reverse: bool, slopes: bool) -> Tenso
 
 
 def launches() -> Iterator[Launch]:
-    """Every form in which the kernels of this module may be started."""
+    """Yield every form in which the kernels of this module are launched."""
     sizes = ("n_features", "n_states", "length", "origin", "row_stride", "feature_stride", "position_stride")
     rest = {"decay_ptr": "*fp32", "turns_ptr": "*i64", **dict.fromkeys(sizes, "i32")}
     for dtype in FLOATS:
@@ -172,7 +215,7 @@ def launches() -> Iterator[Launch]:
             yield Launch(project_kernel, signature, {**PROJECT, "SLOPES": slopes}, **PROJECT_OPTIONS, matrix=True)
 
 
-def _grid(signal: Tensor, constants: dict[str, int]) -> tuple[int, int, int]:
+def _grid(signal: Tensor, constants: dict[str, Any]) -> tuple[int, int, int]:
     rows, features, length = signal.shape
     return triton.cdiv(length, constants["COARSE"] * constants["FINE"]), features, rows
 

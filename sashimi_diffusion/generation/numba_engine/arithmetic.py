@@ -10,7 +10,7 @@ from sashimi_diffusion.generation.numba_engine.vectors import LANES, whole_vecto
 
 _OPTIONS = {"nogil": True, "fastmath": True, "error_model": "numpy"}
 _ONE, _HALF = np.float32(1), np.float32(0.5)
-_LAYER_NORM_EPSILON, _SCALAR_NORM_EPSILON = np.float32(1e-5), np.float32(1e-8)
+_LAYER_NORM_EPSILON, _SCALAR_NORM_EPSILON = np.float32(1e-5), np.float32(1e-20)
 _INVERSE_ROOT_OF_TWO = np.float32(0.7071067811865476)
 
 # Rational fits of erf(x)/x and tanh(x)/x in x², by reweighted least squares at Chebyshev nodes of [0, 16] and [0, 81];

@@ -149,6 +149,6 @@ def test_listening_test_end_to_end(samples, recordings, capsys, tmp_path):
     assert not Path("test").exists()
     assert main([*make, "--pattern", PATTERN]) == 0  # nor are the samples, which samples.json names
     assert Path("test/index.html").is_file()
-    assert "keep it from them" in capsys.readouterr().out
+    assert "do not give it to them" in capsys.readouterr().out
     assert main(["listening-test", "score", "nothing.json", "nothing.csv"]) == 2
     assert capsys.readouterr().err.startswith("error: ")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from sashimi_diffusion.errors import UserError
-from sashimi_evaluation.metrics.intervals import Interval, bootstrap, interval_about
+from sashimi_evaluation.metrics.intervals import Interval, bootstrap, interval_about, wilson_interval
 
 
 def test_the_interval_of_a_mean_holds_the_truth_as_often_as_it_says():
@@ -55,3 +55,34 @@ def test_quantiles_about_the_mean():
 def test_wrong_input(arrays: list, options: dict, complaint: str):
     with pytest.raises(UserError, match=complaint):
         bootstrap(lambda *_: 0.0, *arrays, **options)
+
+
+def test_wilson():
+    none, half, all_of_them = (wilson_interval(successes, 10) for successes in (0, 5, 10))
+    assert none.low == pytest.approx(0, abs=1e-15)
+    assert none.high == pytest.approx(1.959964**2 / (10 + 1.959964**2), rel=1e-6)
+    assert (half.low, half.high) == (pytest.approx(0.2366, abs=5e-5), pytest.approx(0.7634, abs=5e-5))
+    assert (all_of_them.low, all_of_them.high) == (pytest.approx(1 - none.high), pytest.approx(1))
+    assert wilson_interval(5, 10, level=0.5).low > half.low
+
+
+@pytest.mark.parametrize(("successes", "n"), [(1, 0), (-1, 5), (6, 5)])
+def test_impossible_counts(successes: int, n: int):
+    with pytest.raises(UserError, match=f"got {successes} of {n}"):
+        wilson_interval(successes, n)
+    with pytest.raises(UserError, match="level"):
+        wilson_interval(1, 5, level=95)
+
+
+@pytest.mark.parametrize("level", [0.5, 0.95, 0.999])
+def test_wilson_is_that_of_scipy(level: float):
+    stats = pytest.importorskip("scipy.stats", reason="needs SciPy (the extra eval)")
+    for successes, n in [(0, 1), (1, 1), (3, 7), (50, 50), (0, 2048), (1999, 2048)]:
+        expected = stats.binomtest(successes, n).proportion_ci(level, method="wilson")
+        found = wilson_interval(successes, n, level)
+        np.testing.assert_allclose([found.low, found.high], [expected.low, expected.high], rtol=0, atol=1e-12)
+
+
+def test_clipped_ends():
+    assert Interval(-0.5, 0.5).clipped(0, 1) == Interval(0, 0.5)
+    assert Interval(0.5, 1.5).clipped(0, 1) == Interval(0.5, 1)

@@ -5,7 +5,8 @@ import pytest
 
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.generation.likelihood import likelihood_window
-from sashimi_evaluation.metrics.likelihood import bits_per_sample
+from sashimi_evaluation.metrics.intervals import Resampling
+from sashimi_evaluation.metrics.likelihood import bits_per_sample, likelihood_metrics
 
 
 def test_bits_of_a_uniform_model():
@@ -16,6 +17,13 @@ def test_bits_of_a_uniform_model():
 
 def test_long_clips_weigh_more():
     assert bits_per_sample(-np.log(2) * np.array([1 * 10, 3 * 30]), [10, 30]) == pytest.approx((10 + 90) / 40)
+
+
+def test_the_metric_needs_the_likelihoods_of_all_clips():
+    (metric,) = likelihood_metrics(np.array([2.0, 4.0]), Resampling(resamples=20))
+    assert (metric.key, metric.value) == ("bits_per_sample", 3)
+    assert metric.interval.low <= 3 <= metric.interval.high
+    assert likelihood_metrics(np.array([2.0, np.nan]), Resampling(resamples=20)) == []
 
 
 def test_the_official_window():

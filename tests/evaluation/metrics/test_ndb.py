@@ -47,6 +47,7 @@ def test_sets_of_one_distribution_differ_in_about_alpha_of_the_bins():
     assert 0.01 < np.mean(shares) < 0.15
 
 
+@pytest.mark.usefixtures("needs_scikit_learn")
 def test_the_z_test_by_hand():
     # z = (0.5 - 0.4) / √(0.45 · 0.55 · 2 / n): 1.4213 for n = 100, 2.0101 for n = 200; the limit at 0.05 is 1.9600
     assert not proportions_differ([0.5], 100, [0.4], 100).any()
@@ -59,10 +60,25 @@ def test_the_z_test_by_hand():
     assert not proportions_differ([0.0, 1.0], 10, [0.0, 1.0], 20).any()  # empty or full in both
 
 
+@pytest.mark.usefixtures("needs_scikit_learn")
 def test_divergence_has_its_limits():
     apart = np.array([1.0, 0.0]), np.array([0.0, 1.0])
     assert jensen_shannon_divergence(*apart) == 1
     assert jensen_shannon_divergence(apart[0], apart[0]) == 0
+
+
+@pytest.mark.usefixtures("needs_scikit_learn")
+def test_many_histograms_at_once():
+    from scipy.spatial.distance import jensenshannon
+
+    random = np.random.default_rng(0)
+    first, second = random.multinomial(60, np.full(5, 0.2), size=(2, 30)) / 60
+    differ, divergence = proportions_differ(first, 60, second, 40), jensen_shannon_divergence(first, second)
+    assert differ.shape == (30, 5)
+    assert 0 < differ.sum() < differ.size
+    for row, (a, b) in enumerate(zip(first, second, strict=True)):
+        np.testing.assert_array_equal(differ[row], proportions_differ(a, 60, b, 40))
+    np.testing.assert_allclose(divergence, jensenshannon(first, second, base=2, axis=1) ** 2, rtol=0, atol=1e-12)
 
 
 def test_more_bins_than_clips():

@@ -8,8 +8,8 @@ import pytest
 from sashimi_diffusion.data.audio import read_audio, write_audio
 from sashimi_evaluation.classifiers import load_classifier
 from sashimi_evaluation.clips import ClipFolder, open_clips
-from sashimi_evaluation.evaluation import Scored, Settings, evaluate, hear
-from sashimi_evaluation.metrics.figures import Resampling
+from sashimi_evaluation.evaluation import EvaluatedSet, Settings, evaluate, extract_features
+from sashimi_evaluation.metrics.intervals import Resampling
 
 PATTERN = "{label}_{speaker}_{index}"
 RATE = 8000
@@ -31,7 +31,7 @@ def with_noise(clips: ClipFolder, folder: Path, ratio: float | None) -> ClipFold
 
 
 @pytest.fixture(scope="module")
-def scored(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Scored]:
+def evaluated(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> list[EvaluatedSet]:
     """Real clips, then 20, 10 and 0 dB, then noise."""
     folder = tmp_path_factory.mktemp("ordering")
     real = open_clips(shared_data / "fsdd", "real", PATTERN, {"index": [str(i) for i in range(5)]})
@@ -39,12 +39,12 @@ def scored(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> list[
     noisy = [with_noise(real, folder / f"{ratio} dB", ratio) for ratio in RATIOS]
     sets = [real, *noisy, with_noise(real, folder / "noise", None)]
     settings = Settings(resampling=Resampling(resamples=100), cache_dir=folder / "cache")
-    return evaluate(hear(sets, reference, None, load_classifier(), settings=settings)).sets
+    return evaluate(extract_features(sets, reference, None, load_classifier(), settings=settings)).sets
 
 
 @pytest.mark.parametrize("key", [*LOWER, *HIGHER])
-def test_more_noise_is_worse(scored: list[Scored], key: str) -> None:
-    figures = [next(figure for figure in each.figures if figure.key == key) for each in scored]
+def test_more_noise_is_worse(evaluated: list[EvaluatedSet], key: str) -> None:
+    figures = [next(figure for figure in each.metrics if figure.key == key) for each in evaluated]
     values = [figure.value for figure in figures]
     worse = values if key in LOWER else values[::-1]
     assert worse == sorted(worse), values
@@ -52,7 +52,7 @@ def test_more_noise_is_worse(scored: list[Scored], key: str) -> None:
     assert first.high < last.low if key in LOWER else first.low > last.high
 
 
-def test_precision_and_recall_tell_noise_from_speech(scored: list[Scored]) -> None:
+def test_precision_and_recall_tell_noise_from_speech(evaluated: list[EvaluatedSet]) -> None:
     for key in ("precision", "recall"):
-        first, *_, last = (next(figure for figure in each.figures if figure.key == key) for each in scored)
+        first, *_, last = (next(figure for figure in each.metrics if figure.key == key) for each in evaluated)
         assert first.interval.low > last.interval.high, key

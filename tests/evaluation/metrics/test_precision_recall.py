@@ -1,4 +1,4 @@
-"""Precision, recall, density and coverage against their definitions; the check for copies."""
+"""Precision, recall, density and coverage against their definitions."""
 
 import numpy as np
 import pytest
@@ -8,14 +8,13 @@ from hypothesis import strategies as st
 from sashimi_diffusion.errors import UserError
 from sashimi_evaluation.metrics import distances
 from sashimi_evaluation.metrics.precision_recall import (
-    Manifold,
-    memorization,
+    PrecisionRecall,
     precision_recall_density_coverage,
     precision_recall_density_coverage_per_item,
 )
 
 
-def by_hand(reference: np.ndarray, samples: np.ndarray, k: int) -> Manifold:
+def by_hand(reference: np.ndarray, samples: np.ndarray, k: int) -> PrecisionRecall:
     def radius(points: np.ndarray, index: int) -> float:
         return sorted(np.linalg.norm(points[index] - other) for other in points)[k]
 
@@ -24,7 +23,7 @@ def by_hand(reference: np.ndarray, samples: np.ndarray, k: int) -> Manifold:
 
     held = np.array([[inside(sample, reference, i) for i in range(len(reference))] for sample in samples])
     holding = np.array([[inside(real, samples, j) for j in range(len(samples))] for real in reference])
-    return Manifold(held.any(1).mean(), holding.any(1).mean(), held.sum(1).mean() / k, held.any(0).mean())
+    return PrecisionRecall(held.any(1).mean(), holding.any(1).mean(), held.sum(1).mean() / k, held.any(0).mean())
 
 
 @pytest.mark.parametrize("k", [1, 3])
@@ -46,12 +45,12 @@ def test_a_set_against_itself_shuffled(seed: int, k: int):
     random = np.random.default_rng(seed)
     features = random.normal(size=(20, 3)) + 10
     found = precision_recall_density_coverage(features, random.permutation(features), k)
-    assert found == Manifold(1, 1, pytest.approx(1, rel=1e-12), 1)
+    assert found == PrecisionRecall(1, 1, pytest.approx(1, rel=1e-12), 1)
 
 
 def test_sets_that_are_far_apart():
     features = np.random.default_rng(0).normal(size=(20, 3))
-    assert precision_recall_density_coverage(features, features + 100) == Manifold(0, 0, 0, 0)
+    assert precision_recall_density_coverage(features, features + 100) == PrecisionRecall(0, 0, 0, 0)
 
 
 def test_a_missing_mode_costs_recall_and_coverage_and_noise_costs_precision():
@@ -66,31 +65,9 @@ def test_a_missing_mode_costs_recall_and_coverage_and_noise_costs_precision():
     assert 0.5 <= noisy.precision < 0.6
 
 
-def test_copies_are_found_and_real_clips_are_not():
-    random = np.random.default_rng(0)
-    train, held_out, fresh = (random.normal(size=(clips, 3)) for clips in (300, 1000, 1000))
-    honest = memorization(fresh, train, held_out)
-    assert honest.share_below_first < 0.03
-    assert 0.03 < honest.share_below_fifth < 0.08
-    assert honest.median_ratio == pytest.approx(1, abs=0.1)
-    copied = memorization(train[:50], train, held_out)
-    assert (copied.share_below_first, copied.share_below_fifth, copied.median_ratio) == (1, 1, 0)
-    assert memorization(fresh + 100, train, held_out).median_ratio > 10
-
-
-def test_the_shares_that_count_as_near():
-    train = np.zeros((1, 1))
-    held_out = np.arange(101.0)[:, None]  # percentiles 1, 5 and 50 are the distances 1, 5 and 50
-    samples = np.array([0.5, 1.0, 4.0, 5.0, 100.0])[:, None]
-    found = memorization(samples, train, held_out)
-    assert (found.share_below_first, found.share_below_fifth, found.median_ratio) == (0.2, 0.6, 0.08)
-
-
 def test_wrong_input():
     features = np.random.default_rng(0).normal(size=(5, 3))
     with pytest.raises(UserError, match="the samples: this needs at least 4 clips, got 3"):
         precision_recall_density_coverage(features, features[:3], k=3)
     with pytest.raises(UserError, match="k must be at least 1, got 0"):
         precision_recall_density_coverage(features, features, k=0)
-    with pytest.raises(UserError, match="held-out clips are training clips"):
-        memorization(features, features, features)

@@ -1,14 +1,14 @@
 import numpy as np
 import pytest
 
-from sashimi_evaluation.metrics.signal import describe
+from sashimi_evaluation.metrics.signal import signal_properties
 
 RATE = 8000
 
 
 def test_level_of_a_sine():
     sine = np.sin(2 * np.pi * 100 * np.arange(RATE) / RATE)
-    signal = describe(sine, RATE)
+    signal = signal_properties(sine, RATE)
     assert signal.seconds == 1
     assert signal.level == pytest.approx(10 * np.log10(0.5), abs=1e-6)
     assert signal.loudest == pytest.approx(signal.level, abs=1e-3)
@@ -18,34 +18,36 @@ def test_level_of_a_sine():
 def test_the_noise_floor_is_that_of_the_pauses():
     noise = 0.001 * np.random.default_rng(0).standard_normal(RATE)
     noise[RATE // 2 :] += 0.5 * np.sin(np.arange(RATE // 2))
-    assert describe(noise, RATE).noise_floor == pytest.approx(-60, abs=1)
+    assert signal_properties(noise, RATE).noise_floor == pytest.approx(-60, abs=1)
 
 
 def test_the_inner_floor_leaves_out_what_surrounds_the_sound():
     sound = 0.5 * np.sin(np.arange(RATE))
     sound[RATE // 4 : RATE // 2] *= 0.05  # 26 dB
     padded = np.pad(sound, RATE)
-    assert describe(padded, RATE).noise_floor == -120
-    assert describe(padded, RATE).inner_floor == pytest.approx(describe(sound, RATE).level - 25, abs=1)
-    assert describe(np.zeros(RATE), RATE).inner_floor == -120
+    assert signal_properties(padded, RATE).noise_floor == -120
+    assert signal_properties(padded, RATE).inner_floor == pytest.approx(
+        signal_properties(sound, RATE).level - 25, abs=1
+    )
+    assert signal_properties(np.zeros(RATE), RATE).inner_floor == -120
 
 
 @pytest.mark.parametrize(("scale", "silent"), [(0.0, True), (0.0005, True), (0.01, False)])
 def test_silence(scale, silent):
-    assert describe(scale * np.sin(np.arange(RATE)), RATE).silent is silent
+    assert signal_properties(scale * np.sin(np.arange(RATE)), RATE).silent is silent
 
 
 def test_one_loud_moment_is_not_silence():
     waveform = np.zeros(RATE)
     waveform[100:260] = 0.1
-    assert not describe(waveform, RATE).silent
+    assert not signal_properties(waveform, RATE).silent
 
 
 def test_clipping_is_counted():
     waveform = np.zeros(100)
     waveform[:3] = [1.0, -1.0, 32767 / 32768]
-    assert describe(waveform, RATE).clipped == pytest.approx(0.03)
+    assert signal_properties(waveform, RATE).clipped == pytest.approx(0.03)
 
 
 def test_a_single_sample_has_a_level():
-    assert describe(np.asarray([0.1]), RATE).level == pytest.approx(-20)
+    assert signal_properties(np.asarray([0.1]), RATE).level == pytest.approx(-20)

@@ -1,10 +1,11 @@
-"""The report as HTML: what stands in it, that all of it can be reached, and that nothing leaves it."""
+"""The report as HTML: its content, its accessibility, and that it loads nothing."""
 
 import base64
 import io
 import itertools
 import re
 import sys
+import zipfile
 from dataclasses import replace
 from html.parser import HTMLParser
 from importlib.resources import files
@@ -13,10 +14,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from jinja2 import UndefinedError
+from markupsafe import Markup
 
 from sashimi_diffusion.errors import UserError
-from sashimi_evaluation.report import Classifier, Clip, Method, Metric, Neighbour, ReportData, write_report
-from sashimi_evaluation.report.html import Markup, element
+from sashimi_evaluation.metrics.intervals import Interval
+from sashimi_evaluation.metrics.metric import Metric
+from sashimi_evaluation.report import Classifier, Clip, Method, Neighbor, ReportData, write_report
+from sashimi_evaluation.report.html import template_environment
 from sashimi_evaluation.report.media import audio_uri
 from sashimi_evaluation.report.published import GROUPS, WARNING
 
@@ -49,7 +54,7 @@ class Page(HTMLParser):
 
     def handle_data(self, data: str):
         for _, index in self._open:
-            self.texts[index] += data
+            self.texts[index] += re.sub(r"\s*\n\s*", "", data)  # line breaks of the templates
 
     def all(self, tag: str, **wanted: str) -> list[tuple[dict[str, str | None], str]]:
         found = zip(self.elements, self.texts, strict=True)
@@ -64,8 +69,8 @@ def tone(frequency: float) -> np.ndarray:
     return (0.4 * np.sin(2 * np.pi * frequency * np.arange(RATE // 8) / RATE)).astype(np.float32)
 
 
-def clip(title: str, predicted: int, label: int | None, neighbour: bool = True) -> Clip:
-    nearest = Neighbour(f"train of {title}", tone(700), RATE, 2.5) if neighbour else None
+def clip(title: str, predicted: int, label: int | None, neighbor: bool = True) -> Clip:
+    nearest = Neighbor(f"train of {title}", tone(700), RATE, 2.5) if neighbor else None
     return Clip(title, tone(500), RATE, predicted, 0.75, label, nearest)
 
 
@@ -74,7 +79,10 @@ def report() -> ReportData:
     ours = Method(
         "ours",
         [clip("a.wav", 0, 0), clip("b.wav", 2, 1), clip("c.wav", 1, None)],
-        [Metric("FID", 1.5, 1.25, 1.75, "lower", "too few samples"), Metric("IS", 8.0, better="higher")],
+        [
+            Metric("fid", "FID", 1.5, Interval(1.25, 1.75), "lower", "too few samples"),
+            Metric("is", "IS", 8.0, better="higher"),
+        ],
         np.array([0, 0, 1, 2]),
         np.array([0, 1, 1, 2]),
         np.array([-10.0, -12.0, -11.0, -np.inf]),
@@ -82,10 +90,13 @@ def report() -> ReportData:
     theirs = Method(
         "theirs",
         [clip("d.wav", 1, 1)],
-        [Metric("FID", 2.5, 2.25, 2.75, "lower", "too few samples"), Metric("mCS", float("nan"), note="no labels")],
+        [
+            Metric("fid", "FID", 2.5, Interval(2.25, 2.75), "lower", "too few samples"),
+            Metric("mcs", "mCS", None, note="no labels"),
+        ],
         np.array([1, 1, 1]),
     )
-    real = Method("real", [clip("r.wav", 0, 0, neighbour=False)], [], np.array([0, 1, 2]), is_reference=True)
+    real = Method("real", [clip("r.wav", 0, 0, neighbor=False)], [], np.array([0, 1, 2]), is_reference=True)
     return ReportData(
         "Report of a test",
         CLASSES,
@@ -107,7 +118,7 @@ def written(tmp_path: Path):
     return write
 
 
-def test_the_header_says_what_was_scored_and_how(written, report: ReportData):
+def test_the_header_says_what_was_evaluated_and_how(written, report: ReportData):
     header = Page(written(report)).all("header")[0][1]
     for said in (
         "Report of a test", "real: 3 clips", "ours: 4 clips", "digits, accuracy 97.3 % (held-out speakers)", "0123abcd",
@@ -120,7 +131,7 @@ def test_metrics_with_intervals_and_notes(written, report: ReportData):
     page = Page(written(report))
     table = page.all("div", **{"aria-label": "Metrics"})[0][1]
     assert re.search(r"FID↓ \(lower is better\)1\.50011\.250 to 1\.7502\.50012\.250 to 2\.750", table)
-    assert "mCS\N{EN DASH}\N{EN DASH}2" in table  # no figure for one, an undefined one with its note for the other
+    assert "mCS\N{EN DASH}\N{EN DASH}2" in table  # no metric for one, an undefined value with its note for the other
     assert [text for _, text in page.all("ol")] == ["too few samplesno labels"]
     best = {text for _, text in page.all("b")}
     assert "1.500" in best
@@ -128,7 +139,7 @@ def test_metrics_with_intervals_and_notes(written, report: ReportData):
     assert "8.000" not in best  # the only one of its row
 
 
-def test_published_figures_come_with_the_warning(written, report: ReportData):
+def test_published_results_come_with_the_warning(written, report: ReportData):
     page = Page(written(report))
     section = page.all("section", id="published")[0][1]
     assert WARNING in section
@@ -143,7 +154,7 @@ def test_confusions_count_labels_against_predictions(written, report: ReportData
     tables = Page(written(report)).all("table", **{"class": "confusion"})
     assert len(tables) == 1  # only one method has labels
     assert tables[0][1].endswith("zero1··one11·two··1")
-    assert "3 of 4 clips are classified as labelled (75.0 %)" in tables[0][1]
+    assert "3 of 4 clips are classified as labeled (75.0 %)" in tables[0][1]
 
 
 def test_classes_and_likelihoods(written, report: ReportData):
@@ -166,7 +177,7 @@ def test_parts_without_data_are_left_out(written, report: ReportData):
     assert page.all("section", id="confusions") == page.all("section", id="likelihoods") == []
     assert "Warnings" not in page.all("header")[0][1]
     assert {attributes["href"] for attributes, _ in page.all("a") if attributes["href"][1:5] != "note"} == {
-        "#figures", "#published", "#classes", "#clips"
+        "#metrics", "#published", "#classes", "#clips"
     }  # fmt: skip
 
 
@@ -180,9 +191,9 @@ def test_clips_stand_by_class_and_method_with_real_ones_first(written, report: R
     assert re.search(r"^one none.*b\.wav.*c\.wav.*d\.wav".replace(" ", ""), rows["1"])
     wrong = [text for attributes, text in page.all("div") if "data-wrong" in attributes]
     assert len(wrong) == 1
-    assert "heard as two 0.75 ✗ not one" in wrong[0]
+    assert "classified as two 0.75 ✗ not one" in wrong[0]
     assert "train of b.wav" in wrong[0]
-    assert "2.5 away" in wrong[0]
+    assert "distance 2.5" in wrong[0]
 
 
 def test_everything_has_a_name(written, report: ReportData):
@@ -226,7 +237,7 @@ def test_text_from_outside_is_escaped(written, report: ReportData):
     nasty = '<script>alert("1")</script>&amp;\'$x_1$'
     ours, *others = report.methods
     ours = replace(ours, name=nasty, clips=[replace(clip(nasty + "\udcff", 1, 0), log_likelihood=-3.0)])
-    ours = replace(ours, metrics=[Metric(nasty, 1.0, note=nasty)])
+    ours = replace(ours, metrics=[Metric("nasty", nasty, 1.0, note=nasty)])
     page = Page(
         written(
             replace(
@@ -249,14 +260,14 @@ def test_sound_is_what_it_was_and_never_out_of_range():
     np.testing.assert_array_equal(samples * 2**15, [0, 2**14, -(2**15), 2**15 - 1, -(2**15), 0, 0, 1])
 
 
-def test_a_hundred_clips_with_neighbours_fit_in_fifteen_megabytes(tmp_path: Path, report: ReportData):
+def test_a_hundred_clips_with_neighbors_fit_in_fifteen_megabytes(tmp_path: Path, report: ReportData):
     generator = np.random.default_rng(0)
 
     def noise() -> np.ndarray:  # the hardest to compress
         return generator.uniform(-1, 1, 16000).astype(np.float32)
 
     clips = [
-        Clip(f"{number}.wav", noise(), 16000, number % 3, 0.5, 0, Neighbour("train.wav", noise(), 16000, 1.0))
+        Clip(f"{number}.wav", noise(), 16000, number % 3, 0.5, 0, Neighbor("train.wav", noise(), 16000, 1.0))
         for number in range(100)
     ]
     method = replace(report.methods[0], clips=clips)
@@ -295,11 +306,16 @@ def test_the_same_report_is_the_same_file(written, report: ReportData):
     assert written(report) == written(report)
 
 
-def test_elements_are_escaped_unless_they_are_markup():
-    assert element("p", "a<b", Markup("<b>x</b>"), title='"', hidden=True, id=None) == (
-        '<p title="&quot;" hidden>a&lt;b<b>x</b></p>'
-    )
-    assert element("img", src="x", data_name="y", class_="z") == '<img src="x" data-name="y" class="z">'
+def test_templates_come_from_a_package_in_an_archive(tmp_path: Path, monkeypatch):
+    with zipfile.ZipFile(tmp_path / "package.zip", "w") as archive:
+        archive.writestr("archived_pages/__init__.py", "")
+        archive.writestr("archived_pages/templates/page.html", "<p>{{ text }}</p>")
+    monkeypatch.syspath_prepend(str(tmp_path / "package.zip"))
+    template = template_environment("archived_pages").get_template("page.html")
+    assert template.render(text='a<"b') == "<p>a&lt;&#34;b</p>"
+    assert template.render(text=Markup("<b>x</b>")) == "<p><b>x</b></p>"
+    with pytest.raises(UndefinedError):
+        template.render()
 
 
 def method_with(report: ReportData, **changes) -> ReportData:

@@ -1,4 +1,4 @@
-"""Reading what a listening test brought back: its key and the raters' files."""
+"""Reading of the key of a listening test and of the files that raters saved."""
 
 import csv
 import json
@@ -12,14 +12,14 @@ from sashimi_evaluation.listening_test.ratings import COLUMNS, DIVERSITY, RATING
 
 @dataclass(frozen=True)
 class Key:
-    """What the experimenter knows of a test.
+    """The content of a key.
 
     Attributes:
-        test: the test's id.
-        ratings: what was asked.
-        methods: method of every item, clips and batches, by the item's id.
-        labels: digit that a clip is meant to say, for the clips where it is known.
-        batches: ids of those items that are batches.
+        test: id of the test.
+        ratings: the questions.
+        methods: method by item, that is by name of a clip or a batch.
+        labels: requested digit by clip, for the clips for which it is known.
+        batches: the items that are batches.
     """
 
     test: str
@@ -31,7 +31,7 @@ class Key:
 
 @dataclass(frozen=True)
 class Answer:
-    """One answer of one rater to one question about one item."""
+    """The answer of a rater to one question about one item."""
 
     rater: str
     item: str
@@ -40,10 +40,10 @@ class Answer:
 
 
 def read_key(path: Path | str) -> Key:
-    """Reads a key that ``write_listening_test`` wrote.
+    """Read a key that ``write_listening_test`` wrote.
 
     Raises:
-        UserError: it cannot be read, or is no such key.
+        UserError: the file cannot be read, or is not a key.
     """
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -55,15 +55,15 @@ def read_key(path: Path | str) -> Key:
         raise UserError(f"cannot read the key {path}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
-            f"{path} is not the key of a listening test: expected the .key.json file that was written beside its folder"
+            f"{path} is not the key of a listening test: expected the .key.json file next to the folder of the test"
         ) from error
 
 
 def read_answers(paths: Sequence[Path | str], key: Key) -> list[Answer]:
-    """Reads the files that raters saved.
+    """Read the files that raters saved.
 
     Raises:
-        UserError: naming file and line: a file of another test, missing columns, an answer that is not allowed, an
+        UserError: names file and line: a file of another test, missing columns, an answer that is not allowed, an
             unknown item, or an item that the same rater has rated already.
     """
     answers: list[Answer] = []
@@ -72,9 +72,9 @@ def read_answers(paths: Sequence[Path | str], key: Key) -> list[Answer]:
         for place, row in _rows(Path(path)):
             _check_row(row, key, place)
             rater, item = row["rater"], row["item"]
-            before = seen.setdefault((rater, item), place)
-            if before != place:
-                raise UserError(f"{place}: rater {rater!r} has rated {item} already ({before}): keep one of the two")
+            first = seen.setdefault((rater, item), place)
+            if first != place:
+                raise UserError(f"{place}: rater {rater!r} has rated {item} already ({first}): keep one of the two")
             for rating in _asked(key, item):
                 if row[rating] not in allowed(rating):
                     raise UserError(
@@ -82,7 +82,7 @@ def read_answers(paths: Sequence[Path | str], key: Key) -> list[Answer]:
                     )
                 answers.append(Answer(rater, item, rating, row[rating]))
     if not answers:
-        raise UserError("there are no ratings in the files given: expected the CSV files that raters saved")
+        raise UserError("there are no ratings in the files: expected the CSV files that raters saved")
     return answers
 
 
@@ -96,7 +96,7 @@ def _rows(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
             for row in reader:
                 place = f"{path}, line {reader.line_num}"
                 if None in row or None in row.values():
-                    raise UserError(f"{place}: expected {len(reader.fieldnames or ())} values, as in the first line")
+                    raise UserError(f"{place}: expected {len(reader.fieldnames or ())} values, as many as column names")
                 yield place, row
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
@@ -106,7 +106,7 @@ def _rows(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
 
 def _check_row(row: Mapping[str, str], key: Key, place: str) -> None:
     if row["test"] != key.test:
-        raise UserError(f"{place}: belongs to the test {row['test']!r}, but the key is of the test {key.test!r}")
+        raise UserError(f"{place}: belongs to the test {row['test']!r}, but the key to the test {key.test!r}")
     if row["item"] not in key.methods:
         raise UserError(f"{place}: the test has no item {row['item']!r}")
     if not row["rater"]:

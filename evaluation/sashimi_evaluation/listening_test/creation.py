@@ -1,0 +1,151 @@
+"""Creation of a listening test: a folder with a page and clips under neutral names, and a key that identifies them."""
+
+import hashlib
+import json
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import soundfile
+
+from sashimi_diffusion.data.audio import read_audio, write_audio
+from sashimi_diffusion.errors import UserError
+from sashimi_evaluation.listening_test.ratings import CLIP_RATINGS, DIVERSITY, RATINGS
+from sashimi_evaluation.report.html import encode_page, package_file, template_environment
+
+
+@dataclass(frozen=True)
+class _Clip:
+    """A chosen file and the method it belongs to."""
+
+    method: str
+    file: Path
+
+
+def write_listening_test(
+    out: Path | str,
+    methods: Mapping[str, Sequence[Path]],
+    seed: int = 0,
+    clips_per_method: int = 10,
+    ratings: Sequence[str] = RATINGS,
+    labels: Mapping[Path, int] | None = None,
+) -> Path:
+    """Write a listening test that runs in a browser from a folder, without a server or a network.
+
+    ``out`` contains ``index.html`` and ``audio/``: randomly chosen clips of all methods in random order, as 16-bit mono
+    wav files under neutral names, at their own sample rates and levels. For ``diversity``, the clips of one method are
+    also presented together as a batch. The source of the page therefore shows which clips belong together, but not to
+    which method. Only the key contains the methods. It is written next to the folder and must not be given to raters.
+
+    Args:
+        out: the folder to create; it must not exist or must be empty.
+        methods: files by method, the system that generated them (real recordings are a method too).
+        seed: of the choice and the order of the clips.
+        clips_per_method: number of clips of each method.
+        ratings: the questions, some of ``RATINGS``.
+        labels: the requested digit, from 0 to 9, of the files for which it is known.
+
+    Returns:
+        The path of the key, ``<out>.key.json``.
+
+    Raises:
+        UserError: no methods, too few files, an unknown rating, a file that cannot be used, or a folder that is not
+            empty or cannot be written.
+    """
+    labels = labels or {}
+    _check_arguments(methods, clips_per_method, ratings, labels)
+    out = Path(out)
+    key = out.with_name(f"{out.name}.key.json")
+    for path in (out, key):
+        if path.is_file() or (path.is_dir() and any(path.iterdir())):
+            raise UserError(
+                f"{path} exists already: choose another name, or remove it if nobody has rated that test yet"
+            )
+    clips = _choose_clips(methods, seed, clips_per_method)
+    asked = [rating for rating in RATINGS if rating in ratings]
+    batches = _batches(methods, seed) if DIVERSITY in asked else {}
+    audio = {name: (read_audio(clip.file), soundfile.info(clip.file).samplerate) for name, clip in clips.items()}
+    try:
+        (out / "audio").mkdir(parents=True, exist_ok=True)
+        for name, (waveform, sample_rate) in audio.items():
+            write_audio(out / "audio" / f"{name}.wav", waveform, sample_rate)
+        test = _test_id(out, clips, seed, asked)
+        (out / "index.html").write_bytes(_page(test, asked, clips, batches))
+        content = {"test": test, "seed": seed, "ratings": asked, "clips": _key_clips(clips, labels), "batches": batches}
+        key.write_text(json.dumps(content, indent=1), encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"cannot write the listening test {out}: {error.strerror}") from error
+    return key
+
+
+def _check_arguments(
+    methods: Mapping[str, Sequence[Path]], clips_per_method: int, ratings: Sequence[str], labels: Mapping[Path, int]
+) -> None:
+    if not methods:
+        raise UserError("a listening test needs at least one method, got none")
+    if clips_per_method < 1:
+        raise UserError(f"clips_per_method must be at least 1, got {clips_per_method}")
+    unknown = next((rating for rating in ratings if rating not in RATINGS), None)
+    if unknown is not None or not ratings:
+        raise UserError(f"ratings must be some of {', '.join(RATINGS)}, got {unknown or 'none'}")
+    wrong = next((file for file, label in labels.items() if label not in range(10)), None)
+    if wrong is not None:
+        raise UserError(f"labels must be digits from 0 to 9, got {labels[wrong]!r} for {wrong}")
+    for method, files in methods.items():
+        if len(set(files)) < clips_per_method:
+            raise UserError(
+                f"{method!r} has {len(set(files))} clips, too few for {clips_per_method} per method: "
+                "give it more files, or reduce the number of clips"
+            )
+
+
+def _choose_clips(methods: Mapping[str, Sequence[Path]], seed: int, count: int) -> dict[str, _Clip]:
+    """Return clips by neutral name. The choice depends on seed and files, but not on their order."""
+    generator = random.Random(seed)
+    chosen = [
+        _Clip(method, file)
+        for method in sorted(methods)
+        for file in generator.sample(sorted(set(methods[method])), count)
+    ]
+    generator.shuffle(chosen)
+    return {f"clip-{number:03}": clip for number, clip in enumerate(chosen, 1)}
+
+
+def _batches(methods: Mapping[str, Sequence[Path]], seed: int) -> dict[str, str]:
+    """Return methods by the neutral name of their batch, in random order."""
+    shuffled = random.Random(f"batches {seed}").sample(sorted(methods), len(methods))
+    return {f"batch-{number}": method for number, method in enumerate(shuffled, 1)}
+
+
+def _test_id(out: Path, clips: Mapping[str, _Clip], seed: int, ratings: Sequence[str]) -> str:
+    """Return an id that depends on the audio, the seed and the questions."""
+    digest = hashlib.sha256(json.dumps([seed, ratings]).encode())
+    for name in clips:
+        digest.update((out / "audio" / f"{name}.wav").read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def _page(test: str, ratings: Sequence[str], clips: Mapping[str, _Clip], batches: Mapping[str, str]) -> bytes:
+    content = {
+        "test": test,
+        "ratings": ratings,
+        "clips": list(clips) if any(rating in CLIP_RATINGS for rating in ratings) else [],
+        "batches": {
+            batch: [name for name, clip in clips.items() if clip.method == method] for batch, method in batches.items()
+        },
+    }
+    style, script = package_file(__package__, "test.css"), package_file(__package__, "test.js")
+    template = template_environment(__package__).get_template("index.html")
+    return encode_page(template.render(test=content, style=style, script=script))
+
+
+def _key_clips(clips: Mapping[str, _Clip], labels: Mapping[Path, int]) -> dict[str, dict[str, object]]:
+    return {
+        name: {
+            "method": clip.method,
+            "file": str(clip.file),
+            "label": int(labels[clip.file]) if clip.file in labels else None,
+        }
+        for name, clip in clips.items()
+    }

@@ -1,0 +1,124 @@
+"""Imports run downwards: the floors of docs/architecture.md, held for every import, also those inside functions."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = {
+    "sashimi_kernels": ROOT / "kernels" / "sashimi_kernels",
+    "sashimi_diffusion": ROOT / "sashimi_diffusion",
+    "sashimi_evaluation": ROOT / "evaluation" / "sashimi_evaluation",
+}
+"""From the bottom to the top: a package may import itself and the packages before it."""
+
+FLOORS = {
+    "sashimi_kernels": [
+        {"errors", "shapes"},
+    ],
+    "sashimi_diffusion": [
+        {"errors"},
+        {"files", "memory", "suggestions", "launch"},
+        {"data", "schedulers"},
+        {"ssm"},
+        {"models"},
+        {"generation"},
+        {"pipelines", "interop"},
+        {"training"},
+        {"commands", "benchmarks"},
+    ],
+    "sashimi_evaluation": [],
+}
+"""Rooms (folders or single files) from the bottom to the top: a room may import itself and rooms on lower floors."""
+
+
+def _modules() -> dict[str, Path]:
+    """Every module of the packages by its dotted name."""
+    found = {}
+    for package, folder in PACKAGES.items():
+        for path in folder.rglob("*.py"):
+            parts = [package, *path.relative_to(folder).with_suffix("").parts]
+            if "pretrained" not in parts:
+                found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+def _imported(path: Path, modules: dict[str, Path]) -> Iterator[str]:
+    """The modules of the packages that a file imports."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} has a relative import"
+            # `from package import module` imports the module; any other name comes from the package itself.
+            inner = [f"{node.module}.{alias.name}" for alias in node.names]
+            names = [name if name in modules else node.module for name in inner]
+        else:
+            continue
+        yield from (name for name in names if name in modules)
+
+
+MODULES = _modules()
+IMPORTS = {name: set(_imported(path, MODULES)) for name, path in MODULES.items()}
+
+
+def _room(module: str) -> str:
+    return module.split(".")[1] if "." in module else ""
+
+
+def _floor(module: str) -> int:
+    """The number of the floor; a package's own ``__init__`` is above all its rooms."""
+    floors = FLOORS[module.split(".")[0]]
+    room = _room(module)
+    return len(floors) if not room else next(number for number, rooms in enumerate(floors) if room in rooms)
+
+
+def test_every_room_has_a_floor() -> None:
+    rooms = {(module.split(".")[0], _room(module)) for module in MODULES if _room(module)}
+    assert rooms == {(package, room) for package, floors in FLOORS.items() for rooms in floors for room in rooms}
+
+
+def test_packages_import_downwards() -> None:
+    order = list(PACKAGES)
+    for module, imported in IMPORTS.items():
+        for other in imported:
+            assert order.index(other.split(".")[0]) <= order.index(module.split(".")[0]), f"{module} imports {other}"
+
+
+def test_rooms_import_downwards() -> None:
+    for module, imported in IMPORTS.items():
+        for other in imported:
+            same_package = module.split(".")[0] == other.split(".")[0]
+            if same_package and _room(module) != _room(other):
+                assert _floor(other) < _floor(module), f"{module} imports {other}"
+
+
+def test_no_circle_between_files() -> None:
+    done: set[str] = set()
+
+    def visit(module: str, path: tuple[str, ...]) -> None:
+        assert module not in path, "circle: " + " -> ".join([*path[path.index(module) :], module])
+        if module not in done:
+            for other in sorted(IMPORTS[module] - {module}):
+                visit(other, (*path, module))
+            done.add(module)
+
+    for module in MODULES:
+        visit(module, ())
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_files_have_a_readable_size(package: str) -> None:
+    """No file is longer than 350 lines, and none shorter than 50 has a single reader."""
+    for module, path in MODULES.items():
+        if module.split(".")[0] != package or path.name == "__init__.py":
+            continue
+        lines = len(path.read_text(encoding="utf-8").splitlines())
+        readers = [other for other, imported in IMPORTS.items() if module in imported and other != module]
+        assert lines <= 350, f"{path} has {lines} lines: split it by idea"
+        folded = (
+            lines >= 50 or len(readers) != 1 or MODULES[readers[0]].name == "__init__.py"
+        )  # a re-export has many readers
+        assert folded, f"{path} has {lines} lines and one reader: fold it into {readers[0]}"
