@@ -76,30 +76,37 @@ def shared_data() -> Path:
 
 
 class RecipeScript:
-    """A script of recipes/ as people run it, without a network and without what another launcher has set."""
+    """A script of recipes/ in a process, without a network and without the variables of another launcher.
+
+    Attributes:
+        ACCELERATE: ``accelerate launch`` on a CPU.
+        TORCHRUN: torchrun with two processes.
+    """
+
+    ACCELERATE = ("-m", "accelerate.commands.launch", "--cpu")
+    TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
 
     def __init__(self, name: str) -> None:
         self.path = Path(__file__).resolve().parents[1] / "recipes" / name
 
-    def start(self, *arguments: object, launch: Sequence[str] | None = None) -> subprocess.Popen:
-        """By Python or, if ``launch`` gives its options, by ``accelerate launch``."""
+    def start(self, *arguments: object, launcher: Sequence[str] = ()) -> subprocess.Popen:
+        """Start the script with Python or, for example, with ``launcher=TORCHRUN``."""
         kept = {key: value for key, value in os.environ.items() if not key.startswith(("ACCELERATE", "LOCAL_", "RANK"))}
         environment = kept | {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-        launcher = [] if launch is None else ["-m", "accelerate.commands.launch", "--cpu", *launch]
         command = [sys.executable, *launcher, str(self.path), *map(str, arguments)]
         return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
-    def run(self, *arguments: object, launch: Sequence[str] | None = None) -> tuple[int, str, str]:
-        """Exit code, stdout and stderr."""
-        process = self.start(*arguments, launch=launch)
+    def run(self, *arguments: object, launcher: Sequence[str] = ()) -> tuple[int, str, str]:
+        """Return exit code, stdout and stderr."""
+        process = self.start(*arguments, launcher=launcher)
         out, err = process.communicate(timeout=240)
         return process.returncode, out, err
 
     def kill(self, run: Path, lines: int, *arguments: object, pause: float = 0.0) -> tuple[int, str]:
-        """Start, and kill without warning ``pause`` seconds after the run folder has ``lines`` more figures.
+        """Start the script, and kill it ``pause`` seconds after metrics.jsonl has ``lines`` more lines.
 
         Returns:
-            exit code, which is -SIGKILL if the process was still at work, and stderr.
+            exit code, -SIGKILL if the process was still running, and stderr.
         """
         enough = count_lines(run / "metrics.jsonl") + lines
         process = self.start(*arguments)
@@ -125,8 +132,8 @@ def recipe_script() -> type[RecipeScript]:
 
 
 @pytest.fixture
-def figures() -> Callable[[Path], list[dict]]:
-    """A function of a run folder: everything of metrics.jsonl but the times."""
+def metrics_of() -> Callable[[Path], list[dict]]:
+    """A function of a run folder that returns the lines of metrics.jsonl without the times."""
 
     def read(run: Path) -> list[dict]:
         lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
@@ -136,13 +143,13 @@ def figures() -> Callable[[Path], list[dict]]:
 
 
 @pytest.fixture
-def assert_same_run(figures: Callable[[Path], list[dict]]) -> Callable[[Path, Path], None]:
-    """A function of two run folders: they have the same figures and end with the same weights."""
+def assert_same_run(metrics_of: Callable[[Path], list[dict]]) -> Callable[[Path, Path], None]:
+    """A function that asserts that two run folders have the same metrics and final weights."""
 
     def check(run: Path, other: Path) -> None:
         from sashimi_diffusion.training.checkpoints import list_checkpoints
 
-        assert figures(run) == figures(other)
+        assert metrics_of(run) == metrics_of(other)
         last = list_checkpoints(other)[-1].relative_to(other)
         for name in ("model.safetensors", "ema.safetensors"):
             assert (run / last / name).read_bytes() == (other / last / name).read_bytes()
