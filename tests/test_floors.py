@@ -52,7 +52,7 @@ FLOORS = {
         {PACKAGE},
     ],
     "sashimi_evaluation": [
-        {"metrics", "clips", "extractors"},
+        {"metrics", "clips", "extractors", "html"},
         {"classifiers"},
         {"feature_extraction"},
         {"evaluation"},

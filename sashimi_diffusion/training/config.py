@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
+import pydantic
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from sashimi_diffusion.errors import UserError
@@ -199,7 +200,8 @@ def to_tree(config: RunConfig) -> dict[str, Any]:
 
 def write_schema(kind: type[RunConfig]) -> str:
     """Return the JSON schema of a config, with which editors complete and check its YAML files."""
-    return json.dumps(kind.model_json_schema(), indent=1) + "\n"
+    schema = {"$comment": f"written with pydantic {pydantic.VERSION}", **kind.model_json_schema()}
+    return json.dumps(schema, indent=1) + "\n"
 
 
 def with_measured(config: Config, values: Mapping[str, Any]) -> Config:
