@@ -3,8 +3,9 @@
     accelerate launch recipes/train_autoregressive_sashimi.py data.path=RECORDINGS
     accelerate launch recipes/train_autoregressive_sashimi.py --resume output_dir=runs/digits-ar-small
 
-Without --config it is recipes/configs/autoregressive/digits-ar-small.yaml: a small model of spoken digits for a
-computer without a GPU.
+The default config is recipes/configs/autoregressive/digits-ar-small.yaml: a small model of spoken digits for a computer
+without a GPU. Start several processes with `accelerate launch --multi_gpu --num_processes N` on GPUs, or with
+`torchrun --nproc-per-node N` on a CPU.
 """
 
 import sys
@@ -18,7 +19,7 @@ DEFAULT = Path(__file__).parent / "configs" / "autoregressive" / "digits-ar-smal
 
 
 def main() -> int:
-    """Run the command line; returns its exit code."""
+    """Run the command line and return its exit code."""
     return run_recipe(AutoregressiveTask, AutoregressiveConfig, DEFAULT, __doc__)
 
 

@@ -6,8 +6,8 @@
         data.sources.speech_commands.path=SPEECH_COMMANDS
     accelerate launch recipes/train_digit_classifier.py --resume output_dir=runs/digits-small-classifier
 
-Without --config it is recipes/configs/classifiers/digits-small.yaml, the small classifier that comes with the package.
-The folder `pipeline` of the run is what load_classifier and sashimi-evaluate take.
+The default config is recipes/configs/classifiers/digits-small.yaml, the bundled small classifier. load_classifier and
+sashimi-evaluate load the folder `pipeline` of the run.
 """
 
 import sys
@@ -21,7 +21,7 @@ DEFAULT = Path(__file__).parent / "configs" / "classifiers" / "digits-small.yaml
 
 
 def main() -> int:
-    """Run the command line; returns its exit code."""
+    """Run the command line and return its exit code."""
     return run_recipe(ClassifierTask, ClassifierConfig, DEFAULT, __doc__)
 
 

@@ -83,6 +83,27 @@ def folder_written_once(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
+def files_written_beside(path: Path) -> Iterator[Path]:
+    """Yield an empty folder; when the block ends, each of its files replaces the one of the same name in ``path``.
+
+    Each file is replaced in one operation, and the other files of ``path`` stay. If the block fails, ``path`` is
+    unchanged. Only one process may write ``path`` at a time.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    with _removed_on_failure(temporary):
+        yield temporary
+        files = [file for file in temporary.rglob("*") if file.is_file()]
+        for file in files:
+            with file.open("rb+") as written:
+                os.fsync(written.fileno())
+        for file in files:
+            target = path / file.relative_to(temporary)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(file, target)
+        shutil.rmtree(temporary)
+
+
+@contextlib.contextmanager
 def _removed_on_failure(temporary: Path) -> Iterator[None]:
     """Create ``temporary`` as an empty folder, and remove it if the block fails."""
     shutil.rmtree(temporary, ignore_errors=True)

@@ -1,5 +1,6 @@
 """Fixtures every test may use."""
 
+import gzip
 import json
 import os
 import signal
@@ -12,6 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 from hypothesis import settings
+from safetensors.torch import load_file
+from torch import Tensor
 
 # Triton decides when it is imported whether kernels are compiled, or interpreted on CPU tensors.
 if not torch.cuda.is_available():
@@ -22,6 +25,7 @@ settings.register_profile("project", deadline=None)
 settings.load_profile("project")
 
 ROOT = Path(__file__).resolve().parent.parent
+COMMITTED_GOLDEN = Path(__file__).resolve().parent / "golden"
 
 
 def _shared(name: str) -> Path:
@@ -31,9 +35,37 @@ def _shared(name: str) -> Path:
     return path
 
 
+class Golden:
+    """Tensors and configurations computed with the official code, by file name without its ending.
+
+    The files are those in tests/golden. Files that are not there are read from the larger set in ../shared/golden; the
+    test is skipped if that folder does not exist.
+    """
+
+    def tensors(self, name: str, full: bool = False) -> dict[str, Tensor]:
+        """Return the tensors of a file; ``full`` reads all tensors of the larger set."""
+        return load_file(self._path(f"{name}.safetensors", full))
+
+    def info(self, name: str) -> dict:
+        """Return the configuration of a file, or a list of the tensors of a published network ("keys/…")."""
+        packed = COMMITTED_GOLDEN / f"{name}.json.gz"
+        text = gzip.decompress(packed.read_bytes()) if packed.is_file() else self._path(f"{name}.json").read_text()
+        return json.loads(text)
+
+    def _path(self, name: str, full: bool = False) -> Path:
+        committed = COMMITTED_GOLDEN / name
+        return _shared("golden") / name if full or not committed.is_file() else committed
+
+
+@pytest.fixture(scope="session")
+def golden() -> Golden:
+    """Tensors computed with the official code: a small set in tests/golden, and optionally a larger one."""
+    return Golden()
+
+
 @pytest.fixture(scope="session")
 def shared_golden() -> Path:
-    """Tensors computed with the official code, or a skip that says they are absent."""
+    """Return the folder of the larger set of tensors computed with the official code, or skip if it is absent."""
     return _shared("golden")
 
 
@@ -44,30 +76,37 @@ def shared_data() -> Path:
 
 
 class RecipeScript:
-    """A script of recipes/ as people run it, without a network and without what another launcher has set."""
+    """A script of recipes/ in a process, without a network and without the variables of another launcher.
+
+    Attributes:
+        ACCELERATE: ``accelerate launch`` on a CPU.
+        TORCHRUN: torchrun with two processes.
+    """
+
+    ACCELERATE = ("-m", "accelerate.commands.launch", "--cpu")
+    TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
 
     def __init__(self, name: str) -> None:
         self.path = Path(__file__).resolve().parents[1] / "recipes" / name
 
-    def start(self, *arguments: object, launch: Sequence[str] | None = None) -> subprocess.Popen:
-        """By Python or, if ``launch`` gives its options, by ``accelerate launch``."""
+    def start(self, *arguments: object, launcher: Sequence[str] = ()) -> subprocess.Popen:
+        """Start the script with Python or, for example, with ``launcher=TORCHRUN``."""
         kept = {key: value for key, value in os.environ.items() if not key.startswith(("ACCELERATE", "LOCAL_", "RANK"))}
         environment = kept | {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-        launcher = [] if launch is None else ["-m", "accelerate.commands.launch", "--cpu", *launch]
         command = [sys.executable, *launcher, str(self.path), *map(str, arguments)]
         return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
-    def run(self, *arguments: object, launch: Sequence[str] | None = None) -> tuple[int, str, str]:
-        """Exit code, stdout and stderr."""
-        process = self.start(*arguments, launch=launch)
+    def run(self, *arguments: object, launcher: Sequence[str] = ()) -> tuple[int, str, str]:
+        """Return exit code, stdout and stderr."""
+        process = self.start(*arguments, launcher=launcher)
         out, err = process.communicate(timeout=240)
         return process.returncode, out, err
 
     def kill(self, run: Path, lines: int, *arguments: object, pause: float = 0.0) -> tuple[int, str]:
-        """Start, and kill without warning ``pause`` seconds after the run folder has ``lines`` more figures.
+        """Start the script, and kill it ``pause`` seconds after metrics.jsonl has ``lines`` more lines.
 
         Returns:
-            exit code, which is -SIGKILL if the process was still at work, and stderr.
+            exit code, -SIGKILL if the process was still running, and stderr.
         """
         enough = count_lines(run / "metrics.jsonl") + lines
         process = self.start(*arguments)
@@ -93,8 +132,8 @@ def recipe_script() -> type[RecipeScript]:
 
 
 @pytest.fixture
-def figures() -> Callable[[Path], list[dict]]:
-    """A function of a run folder: everything of metrics.jsonl but the times."""
+def metrics_of() -> Callable[[Path], list[dict]]:
+    """A function of a run folder that returns the lines of metrics.jsonl without the times."""
 
     def read(run: Path) -> list[dict]:
         lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
@@ -104,13 +143,13 @@ def figures() -> Callable[[Path], list[dict]]:
 
 
 @pytest.fixture
-def assert_same_run(figures: Callable[[Path], list[dict]]) -> Callable[[Path, Path], None]:
-    """A function of two run folders: they have the same figures and end with the same weights."""
+def assert_same_run(metrics_of: Callable[[Path], list[dict]]) -> Callable[[Path, Path], None]:
+    """A function that asserts that two run folders have the same metrics and final weights."""
 
     def check(run: Path, other: Path) -> None:
         from sashimi_diffusion.training.checkpoints import list_checkpoints
 
-        assert figures(run) == figures(other)
+        assert metrics_of(run) == metrics_of(other)
         last = list_checkpoints(other)[-1].relative_to(other)
         for name in ("model.safetensors", "ema.safetensors"):
             assert (run / last / name).read_bytes() == (other / last / name).read_bytes()

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from safetensors.torch import load_file
 
 ROOT = Path(__file__).resolve().parent.parent
 GUIDES = ["getting-started", "train-on-your-recordings", "autoregressive-models", "vocoder", "evaluation"]
@@ -112,8 +111,7 @@ def test_make_targets_exist(command: str) -> None:
 @pytest.mark.parametrize("command", [c for c in COMMANDS if not c.startswith((*SET_UP, "python -m"))])
 def test_commands_run(run, reader: Path, request: pytest.FixtureRequest, command: str) -> None:
     if "official.pkl" in command:
-        golden = request.getfixturevalue("golden")
-        tensors = load_file(golden / "d_diffwave" / "master_sashimi_unet_uncond.safetensors")
+        tensors = request.getfixturevalue("golden").tensors("d_diffwave/master_sashimi_unet_L16000")
         state = {key.removeprefix("sd."): value for key, value in tensors.items() if key.startswith("sd.")}
         torch.save({"model_state_dict": state}, reader / "official.pkl")
     if "vocoder" in command:

@@ -92,7 +92,7 @@ def conversion(folder: Path) -> Callable[[], int]:
     """From an official checkpoint to a pipeline folder: sashimi-convert."""
     from sashimi_evaluation.commands.convert import main
 
-    tensors = load_file(ROOT / "tests" / "golden" / "d_diffwave" / "master_sashimi_unet_uncond.safetensors")
+    tensors = load_file(ROOT / "tests" / "golden" / "d_diffwave" / "master_sashimi_unet_L16000.safetensors")
     state = {name.removeprefix("sd."): tensor for name, tensor in tensors.items() if name.startswith("sd.")}
     torch.save({"model_state_dict": state}, folder / "official.pkl")
     return lambda: main([str(folder / "official.pkl"), str(folder / "converted")])

@@ -1,20 +1,21 @@
-"""Seconds for what a denoiser of the published size does: a forward pass, a training step, sampling.
+"""Measure a denoiser of the published size: forward passes, an optimizer step, sampling.
 
     python -m sashimi_diffusion.benchmarks.denoiser
     python -m sashimi_diffusion.benchmarks.denoiser --d-model 128 --threads 1 --skip-reference
 
-Forward passes are the medians of interleaved repeats, beside the matrix product that this machine is fastest at: the
-share of that peak says how much of the time goes into anything else. ``kernels kept`` is what sampling does in
-evaluation mode: the convolution kernels are made at the first step and kept for the others; ``bfloat16`` is the same
-under autocast, its share that of the float32 peak. WaveNet with 6.8 million
-parameters is the paper's baseline. The reference backend, the training step and sampling are run once after a warm-up.
+Times of forward passes are medians of interleaved repeats. A large float32 matrix product is timed in the same rounds
+as the peak of this machine; every row is compared with it. In ``cached kernels`` the convolution kernels are computed
+once, as sampling does in evaluation mode. ``bfloat16`` is the same under autocast, compared with the float32 peak.
+WaveNet with 6.8 million parameters is the paper's baseline. The reference backend, the optimizer step and sampling run
+once, after a warm-up.
 """
 
 import argparse
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from sashimi_diffusion.models import SashimiDenoiser, WaveNetDenoiser
@@ -29,7 +30,7 @@ MATRIX_PRODUCT = "matrix product of this machine (float32)"
 
 
 class Row(NamedTuple):
-    """Seconds, and the operations in matrix products done in them."""
+    """Seconds of a run and the floating-point operations of its matrix products."""
 
     seconds: float
     operations: int
@@ -50,57 +51,60 @@ def main() -> None:
     for name, (seconds, operations) in rows.items():
         share = operations / seconds / (peak.operations / peak.seconds)
         print(f"{name:<44}{seconds:>9.3f} s{operations / 1e9:>9.1f} GFLOP{share:>7.0%} of the peak", flush=True)
-    seconds, memory = _training_step(model.train(), sample)
-    print(f"{'training step':<44}{seconds:>9.3f} s{memory / 1e9:>9.2f} GB of tensors at most", flush=True)
+    seconds, memory = _optimizer_step(model.train(), sample)
+    print(f"{'optimizer step':<44}{seconds:>9.3f} s{memory / 1e9:>9.2f} GB of tensors at the peak", flush=True)
     seconds = _sampling(model.eval(), arguments)
-    print(f"{f'sampling, {SAMPLING_STEPS} steps, from a cold start':<44}{seconds:>9.3f} s")
+    print(f"{f'sampling, {SAMPLING_STEPS} steps, including the kernels':<44}{seconds:>9.3f} s")
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        description="Measure a denoiser of the published size: forward passes, an optimizer step, sampling.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--d-model", type=int, default=64, help="64 or 128 are published")
+    parser.add_argument("--d-model", type=int, default=64, help="features at the raw rate; 64 and 128 are published")
     parser.add_argument("--length", type=int, default=16000, help="samples, a multiple of 16")
-    parser.add_argument("--batch-size", type=int, default=1, help="waveforms at once")
+    parser.add_argument("--batch-size", type=int, default=1, help="waveforms per batch")
     parser.add_argument("--repeats", type=int, default=5, help="timed repeats of each forward pass")
     parser.add_argument("--threads", type=int, default=None, help="CPU threads (all cores if not given)")
-    parser.add_argument("--skip-reference", action="store_true", help="leave out the slow reference backend")
+    parser.add_argument("--skip-reference", action="store_true", help="skip the slow reference backend")
     return parser.parse_args()
 
 
-def _forward_rows(model: SashimiDenoiser, sample: torch.Tensor, arguments: argparse.Namespace) -> dict[str, Row]:
-    """Each way to run a forward pass in evaluation mode, and what the machine reaches at best, in the same rounds."""
+def _forward_rows(model: nn.Module, sample: torch.Tensor, arguments: argparse.Namespace) -> dict[str, Row]:
+    """Time each kind of forward pass in evaluation mode, and the peak of the machine in the same rounds."""
     layers = [module for module in model.modules() if isinstance(module, StateSpace)]
     wavenet = WaveNetDenoiser(residual_channels=128, skip_channels=128, n_layers=30, dilation_cycle=10).eval()
     model.eval()
 
     @torch.no_grad()
-    def forward(backend: str, keep: bool) -> None:
+    def forward(backend: str, cached: bool) -> None:
         for layer in layers:
             layer.backend = backend
-            if not keep:
+            if not cached:
                 layer.forget()
         model(sample, 0)
 
     square = torch.randn(2048, 2048)
     rows = {
         MATRIX_PRODUCT: lambda: square @ square,
-        "forward, kernels kept": lambda: forward("auto", keep=True),
-        "forward, kernels kept, bfloat16": torch.autocast("cpu", torch.bfloat16)(lambda: forward("auto", keep=True)),
-        "forward, kernels made each time": lambda: forward("auto", keep=False),
+        "forward, cached kernels": lambda: forward("auto", cached=True),
+        "forward, cached kernels, bfloat16": torch.autocast("cpu", torch.bfloat16)(
+            lambda: forward("auto", cached=True)
+        ),
+        "forward, kernels computed each time": lambda: forward("auto", cached=False),
         "WaveNet, 6.8 million parameters": torch.no_grad()(lambda: wavenet(sample, 0)),
     }
     seconds = interleaved_medians(rows, arguments.repeats)
-    measured = {name: Row(seconds[name], _matrix_operations(run)) for name, run in rows.items()}
+    table = {name: Row(seconds[name], _matrix_operations(run)) for name, run in rows.items()}
     if not arguments.skip_reference:
-        slow = seconds_of(lambda: forward("reference", keep=False))
-        measured["forward, reference backend"] = Row(slow, measured["forward, kernels kept"].operations)
-        forward("auto", keep=False)
-    return measured
+        slow = seconds_of(lambda: forward("reference", cached=False))
+        table["forward, reference backend"] = Row(slow, table["forward, cached kernels"].operations)
+        forward("auto", cached=False)
+    return table
 
 
-def _training_step(model: SashimiDenoiser, sample: torch.Tensor) -> tuple[float, int]:
+def _optimizer_step(model: nn.Module, sample: torch.Tensor) -> tuple[float, int]:
     optimizer = torch.optim.AdamW(model.parameters())
 
     def step() -> None:
@@ -113,7 +117,7 @@ def _training_step(model: SashimiDenoiser, sample: torch.Tensor) -> tuple[float,
 
 
 def _sampling(model: SashimiDenoiser, arguments: argparse.Namespace) -> float:
-    pipeline = SashimiPipeline(model, create_scheduler("dpmsolver++-karras", DiffWaveScheduler().config))
+    pipeline: Any = SashimiPipeline(model, create_scheduler("dpmsolver++-karras", DiffWaveScheduler().config))
     pipeline.set_progress_bar_config(disable=True)
     return seconds_of(lambda: pipeline(batch_size=arguments.batch_size, num_inference_steps=SAMPLING_STEPS))
 

@@ -1,12 +1,12 @@
-"""Samples per second of autoregressive generation, by engine, in one run.
+"""Measure samples per second of autoregressive generation for each engine.
 
     python -m sashimi_diffusion.benchmarks.generation
     python -m sashimi_diffusion.benchmarks.generation --no-unet --streams 1 8 32
 
-The network has the published sizes of "sashimi-sc09-unet" (or, with ``--no-unet``, "sashimi-sc09") and random weights,
-which cost the same. ``eager`` is the recurrence in PyTorch, one operation after the other; ``dense`` is the same with
-the dense transition matrices of the official code. A prefix is absorbed in one pass; stepping it is timed on a few
-hundred samples and scaled up.
+The network has the published sizes of "sashimi-sc09-unet" (with ``--no-unet``, of "sashimi-sc09") and random weights,
+which take the same time. ``eager`` is the recurrence in PyTorch, one operation after the other. ``dense`` is the same
+with the dense transition matrices of the official code. The last line compares one pass over a prefix with eager steps;
+the steps are timed on ``--samples`` samples and scaled to the prefix. Times are medians of interleaved rounds.
 """
 
 import argparse
@@ -16,16 +16,18 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
 
-from sashimi_diffusion.benchmarks.dense_step import step_densely
-from sashimi_diffusion.generation.eager import EagerEngine
+from sashimi_diffusion.generation.engines import EagerEngine
 from sashimi_diffusion.generation.sampling import Sampling
 from sashimi_diffusion.models import SashimiAutoregressive
+from sashimi_diffusion.ssm.state_space import StateSpace
 from sashimi_kernels.allocation import keep_freed_memory
 from sashimi_kernels.measuring import conditions, gemm_peak, interleaved_medians
 
 ROUNDS = 3
-_COPIED_BYTES = 2**28
+_READ_BYTES = 2**28
 
 
 def main() -> None:
@@ -41,22 +43,62 @@ def main() -> None:
     print(f"{'U-net' if options.unet else 'no U-net'}, {parameters:,} parameters; {conditions()}")
     print(f"matrix product {gemm_peak():.0f} GFLOP/s, memory read at {_read_bandwidth() / 1e9:.1f} GB/s by one thread")
     dense = copy.deepcopy(model)
-    step_densely(dense)
+    use_dense_steps(dense)
     for streams in options.streams:
         _print_streams(model, dense, streams, options.samples)
     _print_prefix(model, options.prefix, options.samples)
 
 
+def use_dense_steps(model: nn.Module) -> None:
+    """Make all state spaces of type "nplr" in ``model`` step as the official code does by default when it generates.
+
+    The official code computes Ā as a matrix of 2 N x 2 N complex numbers for each feature, and multiplies the whole
+    state with it, including the conjugate half: O(N²) operations, where :meth:`StateSpace.step` needs O(N). Afterwards
+    the model cannot prefill, and its steps do not follow changes of its parameters.
+    """
+    for module in model.modules():
+        if isinstance(module, StateSpace) and module.parameterization == "nplr":
+            module.step = DenseStep(module)  # type: ignore[method-assign, assignment]  # replaces the method of this instance
+
+
+class DenseStep:
+    """The method ``step`` of a state space with a dense transition matrix; its states are complex (B, H, 2 N)."""
+
+    @torch.no_grad()
+    def __init__(self, state_space: StateSpace) -> None:
+        system: Any
+        system, c = state_space.discrete_system()
+        halves = system.u, system.u.conj()
+        others = torch.cat([system.v, system.v.conj()], dim=-1)
+        rank_one = torch.cat(halves, dim=-1).unsqueeze(-1) * others.unsqueeze(-2)  # (H, 2 N, 2 N)
+        self.a = torch.diag_embed(torch.cat([system.a, system.a.conj()], dim=-1)) - rank_one
+        self.b = torch.cat([system.b, system.b.conj()], dim=-1)  # (H, 2 N)
+        self.c = torch.cat([c, c.conj()], dim=-1)  # (M, H, 2 N)
+        self.skip = state_space.D.detach()  # (M, H)
+
+    def __call__(self, u: Tensor, state: Tensor, gelu: bool = False) -> tuple[Tensor, Tensor]:
+        """Process one sample ``u`` (B, H); return the output (B, M · H) and the next state."""
+        if state.shape[-1] < self.b.shape[-1]:  # the initial state has one half of the conjugate pairs
+            state = torch.cat([state, state.conj()], dim=-1)
+        state = torch.einsum("hmn,bhn->bhm", self.a, state) + self.b * u.unsqueeze(-1)
+        y = torch.einsum("mhn,bhn->bmh", self.c, state).real + self.skip * u.unsqueeze(1)
+        y = y.flatten(1)
+        return (F.gelu(y) if gelu else y), state
+
+
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        description="Measure samples per second of autoregressive generation for each engine.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--unet", action=argparse.BooleanOptionalAction, default=True, help="the U-net configuration")
     parser.add_argument("--d-model", type=int, default=64, help="features at the raw rate")
     parser.add_argument("--n-layers", type=int, default=8, help="blocks per stage")
-    parser.add_argument("--streams", type=int, nargs="+", default=[1, 32], help="clips made at once")
-    parser.add_argument("--samples", type=int, default=64, help="eager steps timed; the compiled engine makes more")
-    parser.add_argument("--prefix", type=int, default=8000, help="samples of a prefix")
+    parser.add_argument("--streams", type=int, nargs="+", default=[1, 32], help="clips generated together")
+    parser.add_argument(
+        "--samples", type=int, default=64, help="timed samples per clip; 64 times as many for the compiled engine"
+    )
+    parser.add_argument("--prefix", type=int, default=8000, help="samples of the prefix")
     parser.add_argument("--threads", type=int, default=None, help="CPU threads (all cores if not given)")
     return parser.parse_args()
 
@@ -68,14 +110,14 @@ def _print_streams(model: Any, dense: Any, streams: int, samples: int) -> None:
     counts = {"dense": samples, "eager": samples, "numba": 64 * samples}
     engines = {"dense": EagerEngine(dense, streams), "eager": EagerEngine(model, streams), "numba": compiled}
     runs = {name: _run(engine, streams, counts[name]) for name, engine in engines.items()}
-    runs["numba"]()  # compiles, or reads what was compiled
+    runs["numba"]()  # compiles the step, or loads it from numba's cache
     seconds = interleaved_medians(runs, ROUNDS)
     rates = {name: streams * counts[name] / seconds[name] for name in runs}
-    moved = _bytes_per_step(compiled) * rates["numba"] / streams
+    bandwidth = _bytes_per_step(compiled) * rates["numba"] / streams
     print(
         f"{streams:>4} streams: samples/s {rates['dense']:.0f} dense, {rates['eager']:.0f} eager, "
         f"{rates['numba']:.0f} numba: {rates['numba'] / rates['dense']:.0f} and {rates['numba'] / rates['eager']:.0f} "
-        f"times; {moved / 1e9:.1f} GB/s of weights and states"
+        f"times; {bandwidth / 1e9:.1f} GB/s of weights and states"
     )
 
 
@@ -102,23 +144,25 @@ def _run(engine: Any, streams: int, samples: int) -> Callable[[], object]:
 
 
 def _bytes_per_step(engine: Any) -> float:
-    """Memory that a step reads and writes, on average: weights once for all streams of a thread, the rest for each.
+    """Return the average memory traffic of a step; all streams of a thread share one read of the weights.
 
-    Pooled stages run seldom. State spaces read their parameters, and read and write their states, once per span; in
-    between they read a half of their kernel and of the span's inputs, write one of these, and read what is ready of y.
+    An operation of stage s runs once in strides[s] samples. A state space reads its parameters and reads and writes its
+    states once per span. At every sample it reads on average half of its kernel and half of the span's inputs, reads
+    one first term and writes one input.
     """
-    from sashimi_diffusion.generation.numba_engine.program import Kind
-    from sashimi_diffusion.generation.numba_engine.spans import SPAN, parameters_size
-    from sashimi_diffusion.generation.numba_engine.vectors import whole_vectors
+    from sashimi_diffusion.generation.numba_engine.operations import Kind, Operation
+    from sashimi_diffusion.generation.numba_engine.state_spaces import parameters_size
+    from sashimi_diffusion.generation.numba_engine.vectors import SPAN, whole_vectors
 
-    program, strides = engine.program, np.cumprod([1, *engine.program.pools])
-    rows = [row for row in program.operations.tolist() if row[4]]
+    program = engine.program
+    operations = [operation for row in program.operations.tolist() if (operation := Operation(*row)).weights]
+    ends = [*(operation.weights for operation in operations[1:]), program.head]
     weights, streams = float(program.weights.size - program.head), 0.0
-    for row, end in zip(rows, [*(row[4] for row in rows[1:]), program.head], strict=True):
-        size, stride = end - row[4], strides[row[1]]
-        if row[0] in (Kind.S4_NPLR, Kind.S4_DIAGONAL):
-            features, n = whole_vectors(row[2]), row[6]
-            parameters = parameters_size(row[0] == Kind.S4_NPLR, row[2], n)
+    for operation, end in zip(operations, ends, strict=True):
+        size, stride = float(end - operation.weights), program.strides[operation.stage]
+        if operation.is_s4:
+            features, n = whole_vectors(operation.width), operation.inner
+            parameters = parameters_size(operation.kind == Kind.S4_NPLR, operation.width, n)
             size -= parameters * (1 - 1 / SPAN) + features * SPAN / 2
             streams += features * (4 * n / SPAN + SPAN / 2 + 2) / stride
         weights += size / stride
@@ -127,10 +171,10 @@ def _bytes_per_step(engine: Any) -> float:
 
 
 def _read_bandwidth() -> float:
-    """Bytes per second that one thread reads from memory beyond the caches."""
-    numbers = np.ones(_COPIED_BYTES // 4, dtype=np.float32)
+    """Return bytes per second that one thread reads from main memory."""
+    numbers = np.ones(_READ_BYTES // 4, dtype=np.float32)
     seconds = interleaved_medians({"sum": lambda: numbers.sum()}, ROUNDS)["sum"]
-    return _COPIED_BYTES / seconds
+    return _READ_BYTES / seconds
 
 
 if __name__ == "__main__":

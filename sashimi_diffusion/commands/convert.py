@@ -1,10 +1,10 @@
-"""``sashimi-convert``: make a pipeline folder of an official checkpoint, diffusion, autoregressive or classifier."""
+"""``sashimi-convert``: convert an official checkpoint into a pipeline folder."""
 
 import argparse
 from collections.abc import Callable, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -18,7 +18,7 @@ from sashimi_diffusion.interop.autoregressive import (
     convert_autoregressive,
     is_autoregressive_checkpoint,
 )
-from sashimi_diffusion.interop.diffwave import Conversion, ConversionOptions, convert_diffwave, nodes_distance
+from sashimi_diffusion.interop.diffwave import Conversion, ConversionOptions, convert_diffwave, output_distance
 from sashimi_diffusion.interop.pickled_network import read_tensors
 from sashimi_diffusion.models import SashimiAutoregressive, WaveNetDenoiser
 from sashimi_diffusion.pipelines import SashimiAutoregressivePipeline, SashimiPipeline
@@ -27,7 +27,7 @@ from sashimi_diffusion.pipelines import SashimiAutoregressivePipeline, SashimiPi
 class Saveable(Protocol):
     """A pipeline or a network."""
 
-    def save_pretrained(self, folder: Path) -> None:
+    def save_pretrained(self, folder: Path, /) -> object:
         """Write all files into ``folder``."""
 
 
@@ -40,12 +40,13 @@ EXAMPLES = """examples:
   sashimi-convert beethoven.ckpt beethoven --quantization linear --length 128000
   sashimi-convert resnext.pth sc09-classifier
 
-What the tensors do not tell is taken to be as published: SC09 at 16 kHz, 200 steps; a vocoder at 22.05 kHz, 50 steps.
+Settings that the file does not contain have the published values by default: 16 kHz and 200 steps for SC09, 22.05 kHz
+and 50 steps for a vocoder.
 """
 
 
 def build_parser() -> Parser:
-    """The command's arguments."""
+    """Return the argument parser of the command."""
     parser = Parser(
         prog="sashimi-convert",
         description="Convert an official checkpoint (DiffWave, autoregressive SaShiMi or the SC09 classifier) into a "
@@ -59,59 +60,70 @@ def build_parser() -> Parser:
         metavar="OFFICIAL.pkl",
         help="official checkpoint: .pkl, .pt, .pth, .ckpt or .safetensors",
     )
-    add("out", type=Path, metavar="OUT_DIR", help="folder to write, new or empty")
-    add("--sample-rate", type=_positive(int), metavar="HZ", help="of its audio (default: 16000, for a vocoder 22050)")
+    add("out", type=Path, metavar="OUT_DIR", help="output folder, new or empty")
+    add("--sample-rate", type=_positive(int), metavar="HZ", help="sampling rate (default: 16000, for a vocoder 22050)")
     add(
         "--length",
         type=_positive(int),
         metavar="N",
-        help="training length in samples (default: that in the file, else 16000)",
+        help="training length in samples (default: the length in the file, else 16000)",
     )
     add(
         "--timesteps",
         type=_positive(int),
         metavar="T",
-        help="training steps of the diffusion (default: 200, for a vocoder 50)",
+        help="diffusion steps in training (default: 200, for a vocoder 50)",
     )
-    add("--beta-start", type=_positive(float), default=1e-4, metavar="B", help="first noise level")
-    add("--beta-end", type=_positive(float), metavar="B", help="last noise level (default: 0.02, for a vocoder 0.05)")
+    add("--beta-start", type=_positive(float), default=1e-4, metavar="B", help="first noise variance")
     add(
-        "--dilation-cycle", type=_positive(int), metavar="N", help="of a WaveNet (default: 12 for 36 layers, 10 for 30)"
+        "--beta-end", type=_positive(float), metavar="B", help="last noise variance (default: 0.02, for a vocoder 0.05)"
+    )
+    add(
+        "--dilation-cycle",
+        type=_positive(int),
+        metavar="N",
+        help="dilation cycle of a WaveNet (default: 12 for 36 layers, 10 for 30)",
     )
     add(
         "--step-on-residual",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="of a WaveNet: the step embedding reaches the residual path too, as in the published ones",
+        help="add the step embedding of a WaveNet to the residual path too, as the published ones do",
     )
-    add("--quantization", choices=QUANTIZATIONS, help="of an autoregressive model (default: mu-law)")
+    add(
+        "--stored-nodes",
+        action="store_true",
+        help="keep the inexact FFT nodes that an older SaShiMi file (checkpoints branch) contains, to reproduce the "
+        "official outputs more closely (default: compute exact nodes)",
+    )
+    add("--quantization", choices=QUANTIZATIONS, help="quantization of an autoregressive model (default: mu-law)")
     add(
         "--dt-transform",
         choices=DT_TRANSFORMS,
-        help="of an autoregressive model: exp for a version 3 file that was renamed to version 4 (default: exp for "
-        "version 3, softplus for version 4)",
+        help="step size transform of an autoregressive model; use exp for a version 3 file that was renamed to version "
+        "4 (default: exp for version 3, softplus for version 4)",
     )
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit code."""
+    """Run the command and return the exit code."""
     return run(lambda: convert(build_parser().parse_args(arguments)))
 
 
 def convert(options: argparse.Namespace, convert_tensors: Convert | None = None) -> None:
-    """Read, convert and write what the options name, and print a summary.
+    """Read, convert and write a checkpoint, and print a summary.
 
     Args:
         options: the parsed command line.
-        convert_tensors: turns the tensors of the checkpoint into what is saved and the lines of the summary;
-            :func:`convert_pipeline` if it is not given.
+        convert_tensors: function from the tensors of the checkpoint to the object to save and the lines of the summary;
+            :func:`convert_pipeline` by default.
 
     Raises:
         UserError: the checkpoint cannot be read or does not fit, or the folder is not empty or cannot be written.
     """
     if options.out.exists() and (not options.out.is_dir() or any(options.out.iterdir())):
-        raise UserError(f"{options.out} is there already and not empty: choose another folder, or remove it")
+        raise UserError(f"{options.out} is there already and not empty: choose another folder or remove it")
     pipeline, notes = (convert_tensors or convert_pipeline)(read_tensors(options.checkpoint), options)
     with writing(f"to {options.out}"):
         pipeline.save_pretrained(options.out)
@@ -121,19 +133,26 @@ def convert(options: argparse.Namespace, convert_tensors: Convert | None = None)
 
 
 def convert_pipeline(tensors: dict[str, Tensor], options: argparse.Namespace) -> tuple[Saveable, dict[str, str]]:
-    """Convert a diffusion or an autoregressive checkpoint: the pipeline and the lines of the summary."""
-    return _autoregressive(tensors, options) if is_autoregressive_checkpoint(tensors) else _diffusion(tensors, options)
+    """Convert a diffusion or an autoregressive checkpoint and return the pipeline and the lines of the summary."""
+    if is_autoregressive_checkpoint(tensors):
+        return _autoregressive(tensors, options)
+    return _diffusion(tensors, options)
 
 
 def _diffusion(tensors: dict[str, Tensor], options: argparse.Namespace) -> tuple[SashimiPipeline, dict[str, str]]:
     refuse_options(options, ("quantization", "dt_transform"), "a diffusion model")
     names = [field.name for field in fields(ConversionOptions)]
-    conversion = convert_diffwave(tensors, ConversionOptions(**{name: getattr(options, name) for name in names}))
+    chosen = ConversionOptions(**{name: getattr(options, name) for name in names})
+    conversion = convert_diffwave(tensors, chosen)
     notes = describe(conversion)
     if conversion.model.config.get("parameterization") == "legacy":
-        distance = nodes_distance(tensors, conversion.model, progress=True)
+        other = convert_diffwave(tensors, replace(chosen, stored_nodes=not chosen.stored_nodes))
+        distance = output_distance(conversion.model, other.model, progress=True)
+        difference = f"changes the output by up to {distance:.1e} of its maximum"
         notes["FFT nodes"] = (
-            f"computed exactly; the inexact ones in the file would change the output by {distance:.1e} of its maximum"
+            f"as stored in the file; computing them exactly {difference}"
+            if chosen.stored_nodes
+            else f"computed exactly; using the inexact ones of the file (--stored-nodes) {difference}"
         )
     return SashimiPipeline(conversion.model, conversion.scheduler), notes
 
@@ -141,7 +160,7 @@ def _diffusion(tensors: dict[str, Tensor], options: argparse.Namespace) -> tuple
 def _autoregressive(
     tensors: dict[str, Tensor], options: argparse.Namespace
 ) -> tuple[SashimiAutoregressivePipeline, dict[str, str]]:
-    refuse_options(options, ("timesteps", "beta_end", "dilation_cycle"), "an autoregressive model")
+    refuse_options(options, ("timesteps", "beta_end", "dilation_cycle", "stored_nodes"), "an autoregressive model")
     given = {name: getattr(options, name) for name in ("sample_rate", "length", "quantization", "dt_transform")}
     chosen = AutoregressiveOptions(**{name: value for name, value in given.items() if value is not None})
     model, layout = convert_autoregressive(tensors, chosen)
@@ -149,15 +168,15 @@ def _autoregressive(
 
 
 def refuse_options(options: argparse.Namespace, names: Sequence[str], kind: str) -> None:
-    """Raise UserError if one of the options called ``names`` was given: it does not apply to this checkpoint."""
+    """Raise UserError if one of the options called ``names`` is set, because it does not apply to this checkpoint."""
     for name in names:
-        if getattr(options, name) is not None:
+        if getattr(options, name) not in (None, False):
             raise UserError(f"--{name.replace('_', '-')} does not apply: the checkpoint is of {kind}; leave it out")
 
 
 def describe_autoregressive(model: SashimiAutoregressive, layout: str) -> dict[str, str]:
-    """The lines of the summary of an autoregressive model, by their titles."""
-    config = model.config
+    """Return the lines of the summary of an autoregressive model by their titles."""
+    config: Any = model.config
     return {
         "layout": layout,
         "parameters": f"{sum(parameter.numel() for parameter in model.parameters()):,}",
@@ -169,8 +188,9 @@ def describe_autoregressive(model: SashimiAutoregressive, layout: str) -> dict[s
 
 
 def describe(conversion: Conversion) -> dict[str, str]:
-    """The lines of the summary, by their titles."""
-    config, schedule = conversion.model.config, conversion.scheduler.config
+    """Return the lines of the summary of a diffusion model by their titles."""
+    config: Any = conversion.model.config
+    schedule: Any = conversion.scheduler.config
     parameters = sum(parameter.numel() for parameter in conversion.model.parameters())
     notes = {
         "layout": conversion.layout,
@@ -179,14 +199,14 @@ def describe(conversion: Conversion) -> dict[str, str]:
         "schedule": f"{schedule.num_train_timesteps} steps, beta {schedule.beta_start:g} to {schedule.beta_end:g}",
     }
     if isinstance(conversion.model, WaveNetDenoiser):
-        residual = "also on the residual path (not in the file: if it gives noise, try --no-step-on-residual)"
+        residual = "also on the residual path (not in the file; if the audio is noise, try --no-step-on-residual)"
         notes["network"] = (
             f"{config.n_layers} layers, dilation cycle {config.dilation_cycle}, "
             f"channels {config.residual_channels}/{config.skip_channels}"
         )
         notes["step embedding"] = residual if config.step_on_residual else "not on the residual path"
     else:
-        kind = "U-net" if config.unet else "blocks on the way up only"
+        kind = "U-net" if config.unet else "blocks only in the upward path"
         notes["network"] = (
             f"d_model {config.d_model}, {config.n_layers} layers, pool {list(config.pool)}, expand {config.expand}, "
             f"ff {config.ff}, n_state {config.n_state}, {kind}"
@@ -196,7 +216,7 @@ def describe(conversion: Conversion) -> dict[str, str]:
     return notes
 
 
-def _positive(kind: type) -> object:
+def _positive(kind: type[float]) -> Callable[[str], float]:
     def parse(text: str) -> float:
         number = kind(text)
         if not 0 < number < float("inf"):

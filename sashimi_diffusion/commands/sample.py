@@ -13,9 +13,9 @@ from sashimi_diffusion.commands.sample_autoregressive import sample_autoregressi
 from sashimi_diffusion.commands.sample_diffusion import sample_diffusion
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.generation import ENGINES
+from sashimi_diffusion.launch import require_all_processes
 from sashimi_diffusion.pipelines import is_autoregressive, resolve_pipeline
 from sashimi_diffusion.schedulers import SCHEDULERS
-from sashimi_diffusion.training.processes import all_processes
 from sashimi_kernels.allocation import keep_freed_memory
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -94,9 +94,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def command() -> None:
         options = build_parser().parse_args(arguments)
+        require_all_processes()
         keep_freed_memory()
-        with all_processes():
-            sample(options)
+        sample(options)
 
     return run(command)
 

@@ -1,7 +1,7 @@
-"""Making audio sample by sample with an autoregressive model: engines, sampling, streaming."""
+"""Autoregressive generation of audio: engines, sampling, streaming."""
 
 from sashimi_diffusion.generation.engines import ENGINES, create_engine
 from sashimi_diffusion.generation.generate import Generation, generate, stream
-from sashimi_diffusion.generation.sampling import Sampling, choose
+from sashimi_diffusion.generation.sampling import Sampling, sample_tokens
 
-__all__ = ["ENGINES", "Generation", "Sampling", "choose", "create_engine", "generate", "stream"]
+__all__ = ["ENGINES", "Generation", "Sampling", "create_engine", "generate", "sample_tokens", "stream"]

@@ -1,8 +1,8 @@
-"""Generation on a GPU without Python between the kernels: a step and the choice of the token, recorded once.
+"""Generation on a GPU without Python between the kernels: a step and its sampling, recorded as a CUDA graph.
 
-A CUDA graph replays the same kernels on the same memory. So tokens, random numbers and states live in buffers of their
-own that a recorded step reads and overwrites, and there is a recording per pattern of a step: a pooled stage runs only
-at the last sample of its frame, which the whole numbers in a state tell.
+A CUDA graph replays the same kernels on the same memory. So tokens, random numbers and states are in fixed buffers that
+a recorded step reads and overwrites. There is one recording for each pattern of a step: a pooled stage runs only at the
+last sample of its frame, which depends on the integers of the model's state.
 """
 
 from collections.abc import Callable
@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sashimi_diffusion.generation.sampling import Sampling, choose
+from sashimi_diffusion.generation.sampling import Sampling, sample_tokens
 
 
 def record_cuda_graph(step: Callable[[], None]) -> Callable[[], None]:
-    """Record ``step`` as a CUDA graph; what is returned replays it."""
+    """Record ``step`` as a CUDA graph; return a function that replays it."""
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     graph = torch.cuda.CUDAGraph()
@@ -29,8 +29,8 @@ class CudaGraphEngine:
 
     Args:
         model: an ``AutoregressiveModel`` in evaluation mode.
-        batch_size: clips made at once.
-        record: turns a function that works on fixed buffers into one that repeats it.
+        batch_size: number of clips generated together.
+        record: takes a function that works on fixed buffers and returns a function that repeats it.
     """
 
     def __init__(
@@ -48,39 +48,45 @@ class CudaGraphEngine:
 
     @torch.no_grad()
     def load(self, state: Any) -> None:
-        """Go on from a state of the model, of ``batch_size`` clips."""
+        """Continue from a state of the model with ``batch_size`` clips."""
         _overwrite(self._state, state)
-        self._state = _with_numbers(self._state, state)
+        self._state = _with_integers(self._state, state)
 
     @torch.no_grad()
     def run(self, tokens: Tensor, uniforms: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor, Tensor]:
-        """Make the samples after ``tokens`` (B,), one for every column of ``uniforms`` (B, n); see :func:`choose`."""
+        """Generate the samples after ``tokens`` (B,), one for each column of ``uniforms`` (B, n).
+
+        Returns:
+            tokens, log-probabilities and entropies (B, n), see :func:`sample_tokens`.
+        """
         self._tokens.copy_(tokens)
         uniforms = uniforms.to(self._uniforms.device)
-        buffers = (self._tokens, self._log_probabilities, self._entropies)
-        made = tuple(buffer.new_empty(*uniforms.shape) for buffer in buffers)
+        generated = self._tokens.new_empty(*uniforms.shape)
+        log_probabilities = self._log_probabilities.new_empty(*uniforms.shape)
+        entropies = self._entropies.new_empty(*uniforms.shape)
         for index, column in enumerate(uniforms.unbind(1)):
             self._uniforms.copy_(column)
             self._step(sampling)
-            for whole, buffer in zip(made, buffers, strict=True):
-                whole[:, index] = buffer
-        return made
+            generated[:, index] = self._tokens
+            log_probabilities[:, index] = self._log_probabilities
+            entropies[:, index] = self._entropies
+        return generated, log_probabilities, entropies
 
     def _step(self, sampling: Sampling) -> None:
-        key = (_numbers(self._state), sampling)
+        key = (_integers(self._state), sampling)
         if key not in self._recorded:
-            # Outside of the recording: it compiles kernels, fills caches, and tells the next state's numbers.
+            # Before the recording: this step compiles kernels, fills caches and returns the integers of the next state.
             _, following = self.model.step(self._tokens, self._state)
             state = self._state
-            self._recorded[key] = self.record(lambda: self._on_buffers(state, sampling)), following
-        repeat, following = self._recorded[key]
-        repeat()
-        self._state = _with_numbers(self._state, following)
+            self._recorded[key] = self.record(lambda: self._step_on_buffers(state, sampling)), following
+        replay, following = self._recorded[key]
+        replay()
+        self._state = _with_integers(self._state, following)
 
-    def _on_buffers(self, state: Any, sampling: Sampling) -> None:
-        """One step that leaves everything it makes in the buffers."""
+    def _step_on_buffers(self, state: Any, sampling: Sampling) -> None:
+        """Compute one step and write its results to the buffers."""
         logits, following = self.model.step(self._tokens, state)
-        tokens, log_probabilities, entropies = choose(logits, self._uniforms, sampling)
+        tokens, log_probabilities, entropies = sample_tokens(logits, self._uniforms, sampling)
         self._tokens.copy_(tokens)
         self._log_probabilities.copy_(log_probabilities)
         self._entropies.copy_(entropies)
@@ -88,7 +94,7 @@ class CudaGraphEngine:
 
 
 def _copied(state: Any) -> Any:
-    """A nested tuple with tensors of its own: those of a model's initial state may be views of its parameters."""
+    """Return a copy of a nested tuple of tensors; those of a model's initial state may be views of its parameters."""
     if isinstance(state, Tensor):
         return state.detach().clone(memory_format=torch.contiguous_format)
     if not isinstance(state, tuple):
@@ -98,7 +104,7 @@ def _copied(state: Any) -> Any:
 
 
 def _overwrite(state: Any, other: Any) -> None:
-    """Copy the tensors of a nested tuple into those of another."""
+    """Copy the tensors of the nested tuple ``other`` into those of ``state``."""
     if isinstance(state, Tensor):
         state.copy_(other)
     elif isinstance(state, tuple):
@@ -106,18 +112,18 @@ def _overwrite(state: Any, other: Any) -> None:
             _overwrite(ours, theirs)
 
 
-def _numbers(state: Any) -> tuple:
-    """All of a nested tuple that is no tensor."""
+def _integers(state: Any) -> tuple:
+    """Return everything in a nested tuple that is not a tensor."""
     if isinstance(state, Tensor):
         return ()
-    return tuple(map(_numbers, state)) if isinstance(state, tuple) else (state,)
+    return tuple(map(_integers, state)) if isinstance(state, tuple) else (state,)
 
 
-def _with_numbers(state: Any, other: Any) -> Any:
-    """The tensors of ``state`` with the numbers of ``other``."""
+def _with_integers(state: Any, other: Any) -> Any:
+    """Return the tensors of ``state`` with the integers of ``other``."""
     if isinstance(state, Tensor):
         return state
     if not isinstance(state, tuple):
         return other
-    parts = [_with_numbers(ours, theirs) for ours, theirs in zip(state, other, strict=True)]
+    parts = [_with_integers(ours, theirs) for ours, theirs in zip(state, other, strict=True)]
     return type(state)(*parts) if hasattr(state, "_fields") else tuple(parts)

@@ -1,4 +1,4 @@
-"""Which engine makes the samples."""
+"""The engines that generate samples: the eager engine, and how an engine is selected."""
 
 import importlib.util
 import warnings
@@ -9,39 +9,77 @@ from torch import Tensor
 
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.generation.cuda_graph import CudaGraphEngine
-from sashimi_diffusion.generation.eager import EagerEngine
-from sashimi_diffusion.generation.sampling import Sampling
+from sashimi_diffusion.generation.sampling import Sampling, sample_tokens
 
 ENGINES = ("auto", "eager", "numba", "cuda-graph")
 _INSTALL = "pip install 'sashimi-diffusion[fast]'"
 
 
 class Engine(Protocol):
-    """Makes samples of ``batch_size`` clips from a state of its own, which begins before the first sample."""
-
-    def __init__(self, model: Any, batch_size: int) -> None: ...
+    """Generates samples of ``batch_size`` clips and keeps the state; the first state is the model's initial state."""
 
     def load(self, state: Any) -> None:
-        """Go on from a state of the model, of ``batch_size`` clips."""
+        """Continue from a state of the model with ``batch_size`` clips."""
 
     def run(self, tokens: Tensor, uniforms: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor, Tensor]:
-        """The samples after ``tokens`` (B,), one per column of ``uniforms`` (B, n), with what ``choose`` returns."""
+        """Generate the samples after ``tokens`` (B,), one for each column of ``uniforms`` (B, n).
+
+        Returns:
+            tokens, log-probabilities and entropies (B, n), see :func:`sample_tokens`.
+        """
+
+
+class EagerEngine:
+    """Steps an autoregressive model one PyTorch operation after the other: any model, any device, slow.
+
+    Args:
+        model: an ``AutoregressiveModel`` in evaluation mode.
+        batch_size: number of clips generated together.
+    """
+
+    def __init__(self, model: Any, batch_size: int) -> None:
+        self.model, self.state = model, model.initial_state(batch_size)
+
+    def load(self, state: Any) -> None:
+        """Continue from a state of the model with ``batch_size`` clips."""
+        self.state = state
+
+    @torch.no_grad()
+    def run(self, tokens: Tensor, uniforms: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor, Tensor]:
+        """Generate the samples after ``tokens`` (B,), one for each column of ``uniforms`` (B, n).
+
+        Returns:
+            tokens, log-probabilities and entropies (B, n), see :func:`sample_tokens`.
+        """
+        generated = []
+        for column in uniforms.to(tokens.device).unbind(1):
+            generated.append(sample_tokens(self._logits(tokens), column, sampling))
+            tokens = generated[-1][0]
+        all_tokens, log_probabilities, entropies = (torch.stack(parts, 1) for parts in zip(*generated, strict=True))
+        return all_tokens, log_probabilities, entropies
+
+    def _logits(self, tokens: Tensor) -> Tensor:
+        logits, self.state = self.model.step(tokens, self.state)
+        return logits
 
 
 def create_engine(name: str, model: Any, batch_size: int) -> Engine:
-    """The engine called ``name``.
+    """Create an engine.
 
-    "eager" runs any model anywhere; "numba" a SaShiMi model in float32 on a CPU, about a hundred times faster (extra
-    ``fast``); "cuda-graph" any model on a CUDA device, without Python between its kernels. "auto" is the fastest of
-    them that can run.
+    Args:
+        name: "eager" runs any model on any device. "numba" runs a SaShiMi model in float32 on a CPU, about a hundred
+            times faster; it needs the extra ``fast``. "cuda-graph" runs any model on a CUDA device, without Python
+            between its kernels. "auto" is the fastest of these that can run.
+        model: an ``AutoregressiveModel`` in evaluation mode.
+        batch_size: number of clips generated together.
 
     Raises:
-        UserError: an unknown name, or an engine that cannot run this model here.
+        UserError: the name is unknown, or the engine cannot run this model here.
     """
     if name not in ENGINES:
         raise UserError(f"unknown engine {name!r}: expected one of {', '.join(ENGINES)}")
     if name == "auto":
-        name = _automatic(model)
+        name = _fastest(model)
     if name == "eager":
         return EagerEngine(model, batch_size)
     reason = _reason_against_cuda_graph(model) if name == "cuda-graph" else _reason_against_numba(model)
@@ -54,13 +92,13 @@ def create_engine(name: str, model: Any, batch_size: int) -> Engine:
     return NumbaEngine(model, batch_size)
 
 
-def _automatic(model: Any) -> str:
+def _fastest(model: Any) -> str:
     if _reason_against_cuda_graph(model) is None:
         return "cuda-graph"
     if _reason_against_numba(model) is None:
         return "numba"
     if _unsupported_by_numba(model) is None:
-        warnings.warn(f"numba is not installed, so samples are made one operation at a time: {_INSTALL}", stacklevel=4)
+        warnings.warn(f"numba is not installed, so generation is slow: {_INSTALL}", stacklevel=4)
     return "eager"
 
 

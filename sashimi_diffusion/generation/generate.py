@@ -1,5 +1,6 @@
-"""Drawing clips sample by sample: all at once, or block by block as they are made."""
+"""Generate clips sample by sample, all at once or as a stream of blocks."""
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -8,21 +9,34 @@ from torch import Tensor
 
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.generation.engines import Engine, create_engine
-from sashimi_diffusion.generation.memory import check_memory
-from sashimi_diffusion.generation.prefix import absorb
 from sashimi_diffusion.generation.sampling import Sampling
+from sashimi_diffusion.memory import available_memory
 
 BLOCK = 1600
+"""Samples of a block, if nothing else is given."""
+PREFILL_CHUNK = 2**15
+"""Samples of a prefix in one pass; it bounds the memory of a prefix."""
+
+# Bytes per sample of a clip: token, log-probability, entropy, random number. There are two copies of the first three
+# when the blocks are concatenated.
+_BYTES_PER_SAMPLE = 2 * (8 + 4 + 4) + 8
+# Bytes per sample and token of a prefix chunk: the logits, their logarithm, its exponential and their product, float32.
+_BYTES_PER_LOGIT = 4 * 4
+# Bytes per sample of a prefix chunk for features and kernels, per square root of the number of parameters: features
+# grow with the width, parameters with its square. The published networks of all three kinds need 3 to 11, measured.
+_BYTES_PER_FEATURE = 12
+
+Generators = torch.Generator | Sequence[torch.Generator] | None
 
 
 class Generation(NamedTuple):
-    """Clips, or a block of them, and how likely the model finds each sample; a prefix counts as part of them.
+    """Clips, or a block of them, with the model's log-probability of each sample. A prefix is part of the clips.
 
     Args:
         tokens: int64 (B, L).
-        log_probabilities: of each token given those before it, in nats, float32 (B, L).
-        entropies: of the distribution each token was drawn from (before temperature and the like), nats, (B, L).
-        prefix_length: how many of the L samples were given, not made.
+        log_probabilities: of each token given the tokens before it, in nats, float32 (B, L).
+        entropies: of the distribution of each token before temperature, top-k and top-p, in nats, float32 (B, L).
+        prefix_length: number of the L samples that belong to the prefix.
     """
 
     tokens: Tensor
@@ -32,7 +46,7 @@ class Generation(NamedTuple):
 
     @property
     def log_likelihood(self) -> Tensor:
-        """Of the samples that were made, in nats: (B,)."""
+        """Log-likelihood of the generated samples in nats, float64 (B,)."""
         return self.log_probabilities[:, self.prefix_length :].double().sum(dim=1)
 
 
@@ -44,27 +58,31 @@ def generate(
     temperature: float = 1.0,
     top_k: int | None = None,
     top_p: float = 1.0,
-    generator: torch.Generator | Sequence[torch.Generator] | None = None,
+    generator: Generators = None,
     engine: str = "auto",
 ) -> Generation:
-    """Draw clips of ``length`` samples.
+    """Generate clips of ``length`` samples.
 
     Args:
         model: an ``AutoregressiveModel`` in evaluation mode.
-        length: samples of a clip, those of the prefix included.
-        batch_size: how many clips.
-        prefix: tokens that the clips begin with, int64 (P,), (1, P) or (batch_size, P).
+        length: samples of a clip, including the prefix.
+        batch_size: number of clips.
+        prefix: tokens at the begin of the clips, int64 (P,), (1, P) or (batch_size, P).
         temperature, top_k, top_p: see :class:`Sampling`.
-        generator: random numbers on the CPU: one for all clips, or one for each, which makes a clip independent of
-            those beside it.
+        generator: random number generator on the CPU, one for all clips or one for each clip. With one for each clip, a
+            clip does not depend on the other clips of the batch.
         engine: see :func:`create_engine`.
 
     Raises:
-        UserError: an argument out of range, a prefix that does not fit, or more than memory holds.
+        UserError: an argument is out of range, the prefix does not fit, or the clips need more memory than is free.
     """
     blocks = list(stream(model, length, BLOCK, batch_size, prefix, temperature, top_k, top_p, generator, engine))
-    joined = [torch.cat(parts, dim=1) for parts in zip(*(block[:3] for block in blocks), strict=True)]
-    return Generation(*joined, prefix_length=sum(block.prefix_length for block in blocks))
+    return Generation(
+        torch.cat([block.tokens for block in blocks], dim=1),
+        torch.cat([block.log_probabilities for block in blocks], dim=1),
+        torch.cat([block.entropies for block in blocks], dim=1),
+        prefix_length=sum(block.prefix_length for block in blocks),
+    )
 
 
 def stream(
@@ -76,12 +94,12 @@ def stream(
     temperature: float = 1.0,
     top_k: int | None = None,
     top_p: float = 1.0,
-    generator: torch.Generator | Sequence[torch.Generator] | None = None,
+    generator: Generators = None,
     engine: str = "auto",
 ) -> Iterator[Generation]:
-    """Draw clips as :func:`generate` does, ``block`` samples at a time; the prefix is a block of its own.
+    """Generate clips as :func:`generate` does, ``block`` samples at a time; a prefix is the first block.
 
-    ``length`` None goes on for ever. What is wrong is raised by this call, before the first block is asked for.
+    If ``length`` is None, the stream does not end. Errors are raised by this call, before the first block is requested.
     """
     sampling = Sampling(temperature, top_k, top_p)
     prefix = _checked_prefix(prefix, length, batch_size, model.config.num_tokens)
@@ -92,6 +110,46 @@ def stream(
     generators = _generators(generator, batch_size)
     prepared = create_engine(engine, model, batch_size)
     return _blocks(model, prepared, length, block, batch_size, prefix, sampling, generators)
+
+
+@torch.no_grad()
+def prefill(model: Any, tokens: Tensor, chunk: int = PREFILL_CHUNK) -> tuple[Tensor, Tensor, Any]:
+    """Process a prefix (B, P) in chunks; the result is that of one pass over all of it.
+
+    Returns:
+        log-probability of each token given the tokens before it, and entropy of each token's distribution, in nats,
+        float32 (B, P); and the model's state before the last token is its input.
+    """
+    state, scores = None, []
+    for inputs, targets in zip(model.inputs(tokens).split(chunk, dim=1), tokens.split(chunk, dim=1), strict=True):
+        *scored, state = _prefill_chunk(model, inputs, targets, state)
+        scores.append(scored)
+    log_probabilities, entropies = (torch.cat(parts, dim=1) for parts in zip(*scores, strict=True))
+    return log_probabilities, entropies, state
+
+
+def check_memory(model: Any, batch_size: int, length: int, prefix_length: int) -> None:
+    """Raise UserError if ``batch_size`` clips of ``length`` samples need more memory than is free."""
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    needed = batch_size * (
+        4 * state_bytes(model.initial_state(1))  # the current state, the next one, the engine's copy and its spans
+        + max(length, prefix_length) * _BYTES_PER_SAMPLE
+        + min(prefix_length, PREFILL_CHUNK)
+        * (_BYTES_PER_LOGIT * model.config.num_tokens + int(_BYTES_PER_FEATURE * math.sqrt(parameters)))
+    )
+    free = available_memory(torch.device(model.device))
+    if free is not None and needed > free:
+        raise UserError(
+            f"{batch_size} clips of {length} samples need about {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free: "
+            "generate fewer clips at once, or shorter ones"
+        )
+
+
+def state_bytes(state: Any) -> int:
+    """Return the memory of a nested tuple of tensors."""
+    if isinstance(state, Tensor):
+        return state.numel() * state.element_size()
+    return sum(map(state_bytes, state)) if isinstance(state, tuple) else 0
 
 
 def _blocks(
@@ -105,25 +163,31 @@ def _blocks(
     generators: list[torch.Generator | None],
 ) -> Iterator[Generation]:
     tokens = torch.full((batch_size,), model.start_token, device=model.device)
-    made = 0
+    done = 0
     if prefix is not None:
         prefix = prefix.to(model.device)
-        log_probabilities, entropies, state = absorb(model, prefix)
+        log_probabilities, entropies, state = prefill(model, prefix)
         engine.load(state)
         yield Generation(prefix, log_probabilities, entropies, prefix_length=prefix.shape[1])
-        # The state is one input behind: the last token of the prefix is what the first step begins with.
-        made, tokens = prefix.shape[1], prefix[:, -1]
-    while length is None or made < length:
-        count = block if length is None else min(block, length - made)
+        # The state does not include the last token of the prefix, which is the input of the first step.
+        done, tokens = prefix.shape[1], prefix[:, -1]
+    while length is None or done < length:
+        count = block if length is None else min(block, length - done)
         uniforms = torch.stack([torch.rand(count, dtype=torch.float64, generator=one) for one in generators])
         generation = Generation(*engine.run(tokens, uniforms, sampling))
         yield generation
-        made, tokens = made + count, generation.tokens[:, -1]
+        done, tokens = done + count, generation.tokens[:, -1]
 
 
-def _generators(
-    generator: torch.Generator | Sequence[torch.Generator] | None, batch_size: int
-) -> list[torch.Generator | None]:
+def _prefill_chunk(model: Any, inputs: Tensor, targets: Tensor, state: Any) -> tuple[Tensor, Tensor, Any]:
+    """Process one chunk; a separate function frees its logits before the next chunk begins."""
+    logits, state = model.prefill(inputs, state)
+    log_probabilities = logits.float().log_softmax(dim=1)  # (B, num_tokens, L)
+    entropies = -(log_probabilities.exp() * log_probabilities).nan_to_num(0).sum(dim=1)
+    return log_probabilities.gather(1, targets.unsqueeze(1)).squeeze(1), entropies, state
+
+
+def _generators(generator: Generators, batch_size: int) -> list[torch.Generator | None]:
     if not isinstance(generator, Sequence):
         return [generator] * batch_size
     if len(generator) != batch_size:
@@ -145,6 +209,6 @@ def _checked_prefix(prefix: Tensor | None, length: int | None, batch_size: int, 
         raise UserError(f"the prefix has tokens outside of 0 to {num_tokens - 1}: was it quantized for another model?")
     if length is not None and prefix.shape[1] >= length:
         raise UserError(
-            f"the prefix has {prefix.shape[1]} samples, the clip {length}: it must be longer than the prefix"
+            f"the prefix has {prefix.shape[1]} samples, the clip {length}: the clip must be longer than the prefix"
         )
     return prefix.expand(batch_size, -1)

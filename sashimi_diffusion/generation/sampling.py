@@ -1,4 +1,4 @@
-"""From scores of the next token to the token: temperature, top-k, top-p."""
+"""Sample tokens from logits with temperature, top-k and top-p."""
 
 from dataclasses import dataclass
 
@@ -10,16 +10,16 @@ from sashimi_diffusion.errors import UserError
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are drawn.
+    """How tokens are sampled.
 
     Args:
-        temperature: logits are divided by it; 0 takes the most likely token always.
-        top_k: only so many of the most likely tokens; None: all.
-        top_p: only the most likely tokens that together reach this probability (nucleus sampling, arXiv 1904.09751),
-            after temperature and top_k; 1: all.
+        temperature: divides the logits; 0 always selects the most likely token.
+        top_k: number of most likely tokens to sample from; None: all.
+        top_p: sample from the smallest set of most likely tokens that has at least this probability, after temperature
+            and top_k (nucleus sampling, arXiv 1904.09751); 1: all.
 
     Raises:
-        UserError: a value out of range.
+        UserError: a value is out of range.
     """
 
     temperature: float = 1.0
@@ -35,17 +35,17 @@ class Sampling:
             raise UserError(f"top_p must be above 0 and at most 1, got {self.top_p}")
 
 
-def choose(logits: Tensor, uniforms: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor, Tensor]:
-    """Draw the next tokens by inverting the cumulative distribution, so that equal ``uniforms`` draw equal tokens.
+def sample_tokens(logits: Tensor, uniforms: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor, Tensor]:
+    """Sample the next tokens by inverting the cumulative distribution; equal ``uniforms`` give equal tokens.
 
     Args:
         logits: (B, num_tokens).
         uniforms: numbers in [0, 1), (B,).
-        sampling: how.
+        sampling: temperature, top-k and top-p.
 
     Returns:
-        tokens (B,), int64; their log-probabilities and the entropies in nats, float32 (B,), both of the model's own
-        distribution, before temperature, top-k and top-p.
+        tokens, int64 (B,); their log-probabilities and the entropies in nats, float32 (B,). Both are of the model's
+        distribution before temperature, top-k and top-p.
     """
     log_probabilities = logits.float().log_softmax(dim=-1)  # (B, num_tokens)
     entropies = -(log_probabilities.exp() * log_probabilities).nan_to_num(0).sum(dim=-1)
@@ -53,7 +53,7 @@ def choose(logits: Tensor, uniforms: Tensor, sampling: Sampling) -> tuple[Tensor
         tokens = logits.argmax(dim=-1)
     else:
         cumulative = _probabilities(logits, sampling).cumsum(dim=-1)
-        # Scaled by the total: rounding must not leave a gap at the end that no token would own.
+        # Scaled by the total: rounding must not leave a gap at the end that belongs to no token.
         threshold = uniforms.to(cumulative).unsqueeze(-1) * cumulative[:, -1:]
         tokens = (cumulative <= threshold).sum(dim=-1)
         last = (cumulative < cumulative[:, -1:]).sum(dim=-1)
@@ -62,7 +62,7 @@ def choose(logits: Tensor, uniforms: Tensor, sampling: Sampling) -> tuple[Tensor
 
 
 def _probabilities(logits: Tensor, sampling: Sampling) -> Tensor:
-    """What is drawn from, up to a factor: float64 (B, num_tokens)."""
+    """Return the distribution to sample from, not normalized, float64 (B, num_tokens)."""
     probabilities = (logits.double() / sampling.temperature).softmax(dim=-1)
     if sampling.top_k is None and sampling.top_p == 1:
         return probabilities

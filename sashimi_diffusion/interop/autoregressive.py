@@ -1,4 +1,4 @@
-"""Official autoregressive checkpoints (versions 3 and 4 of the S4 repository) as this project's model."""
+"""Conversion of official autoregressive checkpoints (versions 3 and 4 of the S4 repository)."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -7,12 +7,20 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.parametrize import is_parametrized
 
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.interop.checkpoint import Checkpoint
-from sashimi_diffusion.interop.layers import load_linear, load_norm, output_from_truncated
+from sashimi_diffusion.interop.layers import (
+    layers_by_list,
+    load_linear,
+    load_norm,
+    load_output_vectors,
+    require_rank_one,
+)
 from sashimi_diffusion.models.autoregressive import SashimiAutoregressive
-from sashimi_diffusion.models.blocks import DownPool, ResidualS4, ScalarNorm, UpPool
+from sashimi_diffusion.models.blocks import Block, DownPool, ResidualFeedForward, ResidualS4, ScalarNorm, UpPool
+from sashimi_diffusion.ssm import S4Layer
 
 DT_TRANSFORMS = ("exp", "softplus")
 _STAGES = ("d_layers", "c_layers", "u_layers")
@@ -20,15 +28,15 @@ _STAGES = ("d_layers", "c_layers", "u_layers")
 
 @dataclass(frozen=True)
 class AutoregressiveOptions:
-    """What the tensors of a checkpoint do not tell.
+    """Properties of a network that its checkpoint does not contain.
 
     Args:
-        sample_rate: Hz.
+        sample_rate: sampling rate in Hz.
         length: training length in samples.
         quantization: "mu-law", or "linear" as in the Beethoven experiment.
-        dt_transform: from the stored step size to dt. None: "exp" for version 3 and for the standalone network,
-            "softplus" for version 4 of the training framework. A version 3 file that was renamed to version 4 needs
-            "exp": nothing in the file tells, and with "softplus" it sounds like noise.
+        dt_transform: function from the stored value to the step size. None: "exp" for version 3 and for the standalone
+            network, "softplus" for version 4 of the training framework. A version 3 file that was renamed to version 4
+            needs "exp", which cannot be detected; with "softplus" it generates noise.
     """
 
     sample_rate: int = 16000
@@ -38,7 +46,7 @@ class AutoregressiveOptions:
 
 
 class S4Names(NamedTuple):
-    """Where a version keeps the parameters of an S4 layer: under the layer, and under its kernel."""
+    """Names of the parameters of an S4 layer in one version of the official code."""
 
     skip: str
     kernel: str
@@ -54,14 +62,14 @@ V4 = S4Names("layer.layer.D", "layer.layer.kernel", "inv_dt", "A_real", "A_imag"
 
 
 class AutoregressiveConversion(NamedTuple):
-    """A converted checkpoint: ``model`` in evaluation mode, and the ``layout`` found, in words."""
+    """A converted checkpoint: ``model`` in evaluation mode, and a description of the ``layout``."""
 
     model: SashimiAutoregressive
     layout: str
 
 
 def is_autoregressive_checkpoint(tensors: dict[str, Tensor]) -> bool:
-    """Whether a state dict is of an autoregressive SaShiMi: three lists of layers behind an embedding."""
+    """Return whether a state dict belongs to an autoregressive SaShiMi: lists of layers after an embedding."""
     names = [name.removeprefix("model.") for name in tensors]
     return any(name.startswith("c_layers.") for name in names) and any(name.startswith("encoder.") for name in tensors)
 
@@ -72,9 +80,9 @@ def convert_autoregressive(
     """Convert the state dict of an official autoregressive SaShiMi, with or without U-net.
 
     Raises:
-        UserError: the state dict is of no known layout, or has missing, unexpected or misshapen tensors (then listed).
+        UserError: the layout is unknown, or tensors are missing, unexpected or misshapen (the error lists them).
     """
-    checkpoint = Checkpoint({_newer_ends(name): tensor for name, tensor in tensors.items()})
+    checkpoint = Checkpoint({_newer_name(name): tensor for name, tensor in tensors.items()})
     names = _s4_names(checkpoint)
     config = read_config(checkpoint, names)
     dt_transform = options.dt_transform
@@ -95,20 +103,22 @@ def convert_autoregressive(
     load_linear_map(checkpoint, "decoder.0.output_transform", model.output)
     checkpoint.finish()
     version = "version 3" if names is V3 else "version 4"
-    kind = "U-net" if config["unet"] else "blocks on the way up only"
+    kind = "U-net" if config["unet"] else "blocks only in the upward path"
     return AutoregressiveConversion(model.eval(), f"autoregressive SaShiMi, {version}, {kind}, dt = {dt_transform}(·)")
 
 
 def read_config(checkpoint: Checkpoint, names: S4Names) -> dict[str, Any]:
-    """The network's sizes, read off the shapes of the tensors."""
+    """Return the configuration that the shapes of the tensors imply."""
     layers = {stage: [name for name in _official_layers(checkpoint) if f".{stage}." in name] for stage in _STAGES}
     s4 = [name for name in layers["c_layers"] if f"{name}.{names.skip}" in checkpoint]
     if not s4:
-        raise UserError("the checkpoint does not fit any known network: no S4 layer at its centre")
+        raise UserError("the checkpoint does not fit any known network: no S4 layer in its center")
     num_tokens, d_model = checkpoint.shape("encoder.0.weight", 2)
+    require_rank_one(checkpoint, f"{s4[0]}.{names.kernel}")
     _, n_ssm, half_states, _ = checkpoint.shape(f"{s4[0]}.{names.kernel}.B", 4)
     _, width, _, _ = checkpoint.shape(f"{s4[0]}.{names.kernel}.C", 4)
-    pools, widths = [], [d_model]
+    pools: list[int] = []
+    widths = [d_model]
     for name in layers["d_layers"]:
         weight = checkpoint.tensors.get(f"{name}.linear.weight", checkpoint.tensors.get(f"{name}.linear.weight_v"))
         if weight is not None:
@@ -132,16 +142,22 @@ def read_config(checkpoint: Checkpoint, names: S4Names) -> dict[str, Any]:
 
 
 def load_linear_map(checkpoint: Checkpoint, name: str, layer: nn.Module) -> None:
-    """A weight and a bias, the weight with or without an axis for a kernel of size 1."""
-    weight = checkpoint.tensors.get(f"{name}.weight")
-    shape = layer.weight.shape if weight is None or weight.ndim == layer.weight.ndim else layer.weight.shape[:2]
+    """Load a weight, with or without an axis for a kernel of size 1, and a bias."""
+    weight = layer.get_parameter("weight")
     with torch.no_grad():
-        layer.weight.copy_(checkpoint.take(f"{name}.weight", tuple(shape)).view_as(layer.weight))
-    checkpoint.copy(layer.bias, f"{name}.bias")
+        weight.copy_(_take_matrix(checkpoint, f"{name}.weight", weight))
+    checkpoint.copy(layer.get_parameter("bias"), f"{name}.bias")
 
 
-def _newer_ends(name: str) -> str:
-    """Files older than version 3 call the ends otherwise."""
+def _take_matrix(checkpoint: Checkpoint, name: str, target: Tensor) -> Tensor:
+    """Return the tensor called ``name`` in the shape of ``target``; in the file it may lack the axis of size 1."""
+    stored = checkpoint.tensors.get(name)
+    shape = target.shape if stored is None or stored.ndim == target.ndim else target.shape[:2]
+    return checkpoint.take(name, tuple(shape)).view_as(target)
+
+
+def _newer_name(name: str) -> str:
+    """Return the name in version 3 of an encoder or decoder tensor of an earlier version."""
     for old in ("encoder.weight", "decoder.output_transform."):
         if name.startswith(old):
             return name.replace(".", ".0.", 1)
@@ -149,85 +165,85 @@ def _newer_ends(name: str) -> str:
 
 
 def _s4_names(checkpoint: Checkpoint) -> S4Names:
+    if any(name.endswith(("kernel.A_imag", "kernel.w_imag")) for name in checkpoint.tensors) and not any(
+        name.endswith("kernel.P") for name in checkpoint.tensors
+    ):
+        raise UserError(
+            "the S4 layers of the checkpoint are diagonal (mode diag, S4D or DSS): only mode nplr can be converted"
+        )
     for names in (V3, V4):
         if any(f".{names.kernel}.{names.real}" in name for name in checkpoint.tensors):
             return names
     raise UserError(
-        "this is no autoregressive checkpoint of version 3 or 4: its S4 layers hold neither inv_w_real nor A_real; "
-        "version 2 files can be brought to version 3 with the official scripts"
+        "this is no autoregressive checkpoint of version 3 or 4: its S4 layers contain neither inv_w_real nor A_real; "
+        "convert a version 2 file to version 3 with the official scripts first"
     )
 
 
 def _official_layers(checkpoint: Checkpoint) -> list[str]:
-    """Names of the official layers in the order in which they run, pools included."""
+    """Return the names of the official layers in the order of execution, including pools."""
     found: dict[tuple[int, ...], str] = {}
     for name in checkpoint.tensors:
         parts = name.removeprefix("model.").split(".")
         if parts[0] not in _STAGES or not name.startswith("model."):
             continue
         depth = 2 if parts[2].isdigit() else 1
-        place = tuple(int(part) for part in parts[1 : 1 + depth])
-        found[(_STAGES.index(parts[0]), *place)] = ".".join(["model", *parts[: 1 + depth]])
+        place = (_STAGES.index(parts[0]), *map(int, parts[1 : 1 + depth]))
+        found[place] = ".".join(["model", *parts[: 1 + depth]])
     return [found[place] for place in sorted(found)]
 
 
 def _layers_in_order(model: SashimiAutoregressive) -> Iterator[nn.Module]:
-    """Our layers in the order in which they run, pools included."""
-    backbone = model.backbone
-    for blocks, pool in zip(backbone.down, backbone.down_pools, strict=True):
-        yield from (layer for block in blocks for layer in block)
-        yield pool
-    yield from (layer for block in backbone.center for layer in block)
-    for blocks, pool in zip(reversed(backbone.up), reversed(backbone.up_pools), strict=True):
-        yield pool
-        yield from (layer for block in blocks for layer in block)
+    """Yield the layers of ``model`` in the order of execution, including pools."""
+    for layers in layers_by_list(model.backbone).values():
+        for layer in layers:
+            yield from layer if isinstance(layer, Block) else (layer,)
 
 
 def _load_layer(checkpoint: Checkpoint, name: str, layer: nn.Module, names: S4Names, dt_transform: str) -> None:
     if isinstance(layer, DownPool | UpPool):
         _load_pool(checkpoint, f"{name}.linear", layer.linear)
         return
+    assert isinstance(layer, ResidualS4 | ResidualFeedForward)
     if isinstance(layer.norm, ScalarNorm):
         load_norm(checkpoint, f"{name}.norm.norm", layer.norm)
     else:
         load_linear(checkpoint, f"{name}.norm", layer.norm)
     if isinstance(layer, ResidualS4):
-        _load_s4(checkpoint, name, layer, names, dt_transform)
+        assert isinstance(layer.s4, S4Layer)
+        _load_s4(checkpoint, name, layer.s4, names, dt_transform)
     else:
         load_linear_map(checkpoint, f"{name}.layer.ff.0.0", layer.input_linear)
         load_linear_map(checkpoint, f"{name}.layer.ff.2", layer.output_linear)
 
 
-def _load_pool(checkpoint: Checkpoint, name: str, linear: nn.Module) -> None:
-    if not hasattr(linear, "parametrizations"):
+def _load_pool(checkpoint: Checkpoint, name: str, linear: nn.Conv1d) -> None:
+    if not is_parametrized(linear):
         load_linear_map(checkpoint, name, linear)
-    elif f"{name}.weight_v" in checkpoint:
-        weight = linear.parametrizations.weight
+        return
+    if f"{name}.weight_v" in checkpoint:
+        for index, part in enumerate(("weight_g", "weight_v")):
+            target = linear.get_parameter(f"parametrizations.weight.original{index}")
+            with torch.no_grad():
+                target.copy_(_take_matrix(checkpoint, f"{name}.{part}", target))
+    else:  # the standalone network has no weight normalization: assigning the weight sets gain and direction
         with torch.no_grad():
-            for target, part in ((weight.original0, "weight_g"), (weight.original1, "weight_v")):
-                target.copy_(checkpoint.take(f"{name}.{part}", tuple(target.shape[:2])).view_as(target))
-        checkpoint.copy(linear.bias, f"{name}.bias")
-    else:  # the standalone network has none: a direction of its own length is the same map
-        with torch.no_grad():
-            linear.weight = checkpoint.take(f"{name}.weight", tuple(linear.weight.shape[:2])).view_as(linear.weight)
-        checkpoint.copy(linear.bias, f"{name}.bias")
+            linear.weight = _take_matrix(checkpoint, f"{name}.weight", linear.weight)
+    checkpoint.copy(linear.get_parameter("bias"), f"{name}.bias")
 
 
-def _load_s4(checkpoint: Checkpoint, name: str, layer: ResidualS4, names: S4Names, dt_transform: str) -> None:
-    """An S4 layer, whose file holds C (I - Ā^L) in the place of C once it has been run with a kernel of length L."""
-    ssm, kernel, (n_ssm, half_states) = layer.s4.ssm, f"{name}.{names.kernel}", layer.s4.ssm.imag.shape
+def _load_s4(checkpoint: Checkpoint, name: str, layer: S4Layer, names: S4Names, dt_transform: str) -> None:
+    ssm, kernel = layer.ssm, f"{name}.{names.kernel}"
+    n_ssm, half_states = ssm.imag.shape
     step = checkpoint.tensors.get(f"{kernel}.{names.step}", ssm.log_dt)
     stored = checkpoint.take(f"{kernel}.{names.step}", (ssm.d_model, 1) if step.ndim == 2 else (ssm.d_model,)).double()
     log_dt = stored if dt_transform == "exp" else F.softplus(stored).log()
     with torch.no_grad():
         ssm.log_dt.copy_(log_dt.flatten())
         ssm.imag.copy_(names.imag_sign * checkpoint.take(f"{kernel}.{names.imag}", (n_ssm, half_states)))
-        ssm.B.copy_(checkpoint.take(f"{kernel}.B", (1, n_ssm, half_states, 2))[0])
-        ssm.P.copy_(checkpoint.take(f"{kernel}.P", (1, n_ssm, half_states, 2))[0])  # one row: the rank is 1
-    checkpoint.copy(ssm.log_neg_real, f"{kernel}.{names.real}")
+        for part in ("B", "P"):  # one row, as the rank is 1
+            ssm.get_parameter(part).copy_(checkpoint.take(f"{kernel}.{part}", (1, n_ssm, half_states, 2))[0])
+    checkpoint.copy(ssm.get_parameter("log_neg_real"), f"{kernel}.{names.real}")
     checkpoint.copy(ssm.D, f"{name}.{names.skip}")
-    load_linear_map(checkpoint, f"{name}.layer.output_linear.0", layer.s4.output_linear)
-    truncated = checkpoint.take(f"{kernel}.C", tuple(ssm.C.shape))
-    length = int(checkpoint.take(f"{kernel}.{names.length}", ()))
-    with torch.no_grad():
-        ssm.C.copy_(truncated if length == 0 else output_from_truncated(ssm, truncated, length))
+    load_linear_map(checkpoint, f"{name}.layer.output_linear.0", layer.output_linear)
+    load_output_vectors(checkpoint, kernel, names.length, ssm)

@@ -1,4 +1,4 @@
-"""Official checkpoint files: reading them safely, and handing out their tensors so that none is forgotten."""
+"""Official checkpoint files: safe reading, and a check that all tensors are used."""
 
 import pickle
 from pathlib import Path
@@ -15,18 +15,18 @@ LFS_POINTER = b"version https://git-lfs"
 
 
 class RefusedPickle(UserError):
-    """A pickle with more than tensors, which loading as it is meant could run code from."""
+    """A pickle that contains more than tensors and could run code when loaded."""
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
-    """The network's state dict in a file of the official code.
+    """Return the state dict of the network in a file of the official code.
 
     Args:
         path: a pickle with an entry model_state_dict or state_dict, or of a bare state dict (.pkl, .pt, .ckpt), or
             .safetensors.
 
     Raises:
-        UserError: no such file, a pickle that would run code, or a content that is no state dict.
+        UserError: the file does not exist, could run code, or contains no state dict.
     """
     path = Path(path)
     if not path.is_file():
@@ -39,7 +39,7 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
         if isinstance(content, dict) and isinstance(content.get(entry), dict):
             content = content[entry]
     if not isinstance(content, dict) or not content or not all(map(_is_entry, content.items())):
-        raise UserError(f"{path} holds no state dict: expected tensors by name, or an entry model_state_dict of such")
+        raise UserError(f"{path} holds no state dict: expected tensors by name, or such an entry model_state_dict")
     return dict(content)
 
 
@@ -58,14 +58,14 @@ def _load_pickle(path: Path) -> object:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise RefusedPickle(f"{path} is refused: it holds more than tensors, and loading it could run code") from error
+        raise RefusedPickle(f"{path} is refused: it contains more than tensors and could run code") from error
     except (RuntimeError, EOFError, ValueError, KeyError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{path} is not a readable checkpoint ({reason})") from error
 
 
 class Checkpoint:
-    """The tensors of a state dict, each to be taken once; what is missing, misshapen or left over is an error.
+    """The tensors of a state dict; :meth:`finish` reports missing, misshapen and unused ones.
 
     Args:
         tensors: the state dict.
@@ -80,10 +80,10 @@ class Checkpoint:
         return name in self.tensors
 
     def shape(self, name: str, dims: int) -> tuple[int, ...]:
-        """Shape of a tensor that the configuration is read from.
+        """Return the shape of a tensor that determines the configuration.
 
         Raises:
-            UserError: it is missing, or has not ``dims`` dimensions.
+            UserError: the tensor is missing, is empty, or does not have ``dims`` dimensions.
         """
         if name not in self.tensors:
             raise UserError(f"this is not an official checkpoint of a known layout: missing {name}")
@@ -93,7 +93,10 @@ class Checkpoint:
         return shape
 
     def take(self, name: str, shape: tuple[int, ...]) -> Tensor:
-        """The tensor called ``name``; one that is missing or has another shape is noted and zeros stand in for it."""
+        """Return the tensor called ``name``.
+
+        If it is missing or has another shape, record the problem and return zeros.
+        """
         if name not in self.tensors:
             self._problems.append(f"missing {name} {tuple(shape)}")
             return torch.zeros(shape)
@@ -105,19 +108,19 @@ class Checkpoint:
         return tensor
 
     def copy(self, target: Tensor, name: str) -> None:
-        """Copy the tensor called ``name`` into ``target``, of the same shape."""
+        """Copy the tensor called ``name`` into ``target``, which has the same shape."""
         with torch.no_grad():
-            target.copy_(self.take(name, target.shape))
+            target.copy_(self.take(name, tuple(target.shape)))
 
     def finish(self) -> None:
-        """Check that everything fitted and nothing is left over.
+        """Check that all tensors were found and used.
 
         Raises:
-            UserError: lists all that did not.
+            UserError: the list of missing, misshapen and unexpected tensors.
         """
         extra = [f"unexpected {name}" for name in self.tensors if name not in self._taken]
         problems = self._problems + extra
         if problems:
             more = f"; and {len(problems) - LISTED} more" if len(problems) > LISTED else ""
             listed = "; ".join(problems[:LISTED])
-            raise UserError(f"the checkpoint does not fit the network its shapes suggest: {listed}{more}")
+            raise UserError(f"the checkpoint does not fit the network that its shapes imply: {listed}{more}")

@@ -1,8 +1,9 @@
-"""Official DiffWave checkpoints, with the SaShiMi or the WaveNet backbone, as this project's model and scheduler."""
+"""Conversion of official DiffWave checkpoints with the SaShiMi or the WaveNet backbone."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -10,31 +11,33 @@ from tqdm import tqdm
 
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.interop.checkpoint import Checkpoint
-from sashimi_diffusion.interop.layers import stored_nodes
 from sashimi_diffusion.interop.networks import (
     is_older,
     is_wavenet,
     load_sashimi,
     load_wavenet,
-    named_blocks,
     sashimi_config,
     wavenet_config,
 )
 from sashimi_diffusion.models.denoiser import SashimiDenoiser
 from sashimi_diffusion.models.wavenet import WaveNetDenoiser
 from sashimi_diffusion.schedulers import DiffWaveScheduler
+from sashimi_diffusion.ssm.legacy_s4 import LegacyS4
+
+Network = TypeVar("Network", SashimiDenoiser, WaveNetDenoiser)
 
 
 @dataclass(frozen=True)
 class ConversionOptions:
-    """What the tensors of a checkpoint do not tell; None is the published value for the kind of network.
+    """Properties of a network that its checkpoint does not contain; None is the published value for this kind.
 
     Args:
-        sample_rate: Hz; 16,000, and 22,050 for a vocoder.
-        length: training length in samples; the one in the file, else 16,000.
-        timesteps, beta_start, beta_end: noise schedule; 200, 1e-4 and 0.02, for a vocoder 50, 1e-4 and 0.05.
-        dilation_cycle: of a WaveNet; 12 for 36 layers, 10 for 30.
-        step_on_residual: how a WaveNet was trained; the published ones were with it.
+        sample_rate: sampling rate in Hz; 16,000 by default, 22,050 for a vocoder.
+        length: training length in samples; by default the length in the file, else 16,000.
+        timesteps, beta_start, beta_end: noise schedule; by default 200, 1e-4 and 0.02, for a vocoder 50, 1e-4 and 0.05.
+        dilation_cycle: dilation cycle of a WaveNet; by default 12 for 36 layers and 10 for 30 layers.
+        step_on_residual: the step embedding of a WaveNet is also added to the residual path, as in the published ones.
+        stored_nodes: keep the inexact FFT nodes in the file, for the older SaShiMi layout; see :class:`LegacyS4`.
     """
 
     sample_rate: int | None = None
@@ -44,11 +47,12 @@ class ConversionOptions:
     beta_end: float | None = None
     dilation_cycle: int | None = None
     step_on_residual: bool = True
+    stored_nodes: bool = False
 
 
 @dataclass(frozen=True)
 class Conversion:
-    """A converted checkpoint: ``model`` in evaluation mode, ``scheduler``, and the ``layout`` found, in words."""
+    """A converted checkpoint: ``model`` in evaluation mode, ``scheduler``, and a description of the ``layout``."""
 
     model: SashimiDenoiser | WaveNetDenoiser
     scheduler: DiffWaveScheduler
@@ -59,22 +63,27 @@ def convert_diffwave(tensors: dict[str, Tensor], options: ConversionOptions = Co
     """Convert the state dict of an official DiffWave network.
 
     Raises:
-        UserError: the state dict is of no known layout, has missing, unexpected or misshapen tensors (then listed), or
-            does not fit the options.
+        UserError: the layout is unknown, tensors are missing, unexpected or misshapen (the error lists them), or the
+            options do not fit the checkpoint.
     """
     checkpoint = Checkpoint(tensors)
     vocoder = any(".mel_conv." in name for name in tensors)
     rate = options.sample_rate or (22050 if vocoder else 16000)
+    older = is_older(checkpoint)
+    if options.stored_nodes and not older:
+        raise UserError("--stored-nodes does not apply: only the older SaShiMi layout stores FFT nodes; leave it out")
+    model: SashimiDenoiser | WaveNetDenoiser
     if is_wavenet(checkpoint):
         config = wavenet_config(checkpoint, options.dilation_cycle)
         sizes = {"sample_rate": rate, "sample_size": options.length or 16000}
-        model = _build(WaveNetDenoiser, **config, **sizes, step_on_residual=options.step_on_residual)
-        load_wavenet(checkpoint, model)
+        model = wavenet = _build(WaveNetDenoiser, **config, **sizes, step_on_residual=options.step_on_residual)
+        load_wavenet(checkpoint, wavenet)
         layout = "DiffWave, WaveNet backbone"
     else:
-        model = _build(SashimiDenoiser, **sashimi_config(checkpoint, options.length), sample_rate=rate)
-        load_sashimi(checkpoint, model)
-        branch = "older (checkpoints branch)" if is_older(checkpoint) else "newer (main branch)"
+        config = sashimi_config(checkpoint, options.length)
+        model = sashimi = _build(SashimiDenoiser, **config, sample_rate=rate, stored_nodes=options.stored_nodes)
+        load_sashimi(checkpoint, sashimi)
+        branch = "older (checkpoints branch)" if older else "newer (main branch)"
         layout = f"DiffWave, SaShiMi backbone, {branch} S4 layers"
     scheduler = DiffWaveScheduler(
         num_train_timesteps=options.timesteps or (50 if vocoder else 200),
@@ -84,7 +93,7 @@ def convert_diffwave(tensors: dict[str, Tensor], options: ConversionOptions = Co
     return Conversion(model.eval(), scheduler, layout)
 
 
-def _build(network: type, **config: Any) -> Any:
+def _build(network: Callable[..., Network], **config: Any) -> Network:
     try:
         return network(**config)
     except ValueError as error:
@@ -92,36 +101,32 @@ def _build(network: type, **config: Any) -> Any:
 
 
 @torch.no_grad()
-def nodes_distance(tensors: dict[str, Tensor], model: SashimiDenoiser, progress: bool = False) -> float:
-    """How far the inexact nodes stored in an older checkpoint take the network's output from that of exact nodes.
+def output_distance(
+    model: SashimiDenoiser | WaveNetDenoiser, other: SashimiDenoiser | WaveNetDenoiser, progress: bool = False
+) -> float:
+    """Return the largest difference between the outputs of two denoisers on white noise, relative to the maximum.
 
     Args:
-        tensors: the official state dict.
-        model: what it was converted into.
+        model: a denoiser.
+        other: a denoiser with the same configuration, such as the same checkpoint converted with ``stored_nodes``.
         progress: show a progress bar.
-
-    Returns:
-        Largest difference on white noise, relative to the largest output.
     """
-    config, generator = model.config, torch.Generator().manual_seed(0)
+    config: Any = model.config
+    generator = torch.Generator().manual_seed(0)
     noise = torch.randn(1, config.in_channels, config.sample_size, generator=generator)
     mel = None
     if config.mel_channels is not None:
         frames = math.ceil(config.sample_size / math.prod(config.mel_upsample))
         mel = torch.randn(1, config.mel_channels, frames, generator=generator)
-    layers = [(name, block[0].s4) for name, block in named_blocks(model)]
-    with tqdm(total=2 * len(layers), desc="exact and stored nodes", unit="kernel", disable=not progress) as bar:
+    networks: list[Any] = [model, other]
+    layers = [layer for network in networks for layer in network.modules() if isinstance(layer, LegacyS4)]
+    with tqdm(total=len(layers), desc="comparing exact and stored nodes", unit="kernel", disable=not progress) as bar:
 
         def count(*_: object) -> None:
             bar.update()
 
-        hooks = [layer.register_forward_hook(count) for _, layer in layers]
-        exact = model(noise, 100, mel=mel).sample
-        for name, layer in layers:
-            layer.ssm.use_nodes(stored_nodes(Checkpoint(tensors), f"{name}.layer"))
-        stored = model(noise, 100, mel=mel).sample
+        hooks = [layer.register_forward_hook(count) for layer in layers]
+        first, second = (network(noise, 100, mel=mel).sample for network in networks)
         for hook in hooks:
             hook.remove()
-    for _, layer in layers:
-        layer.ssm.use_nodes(None)
-    return float((stored - exact).abs().max() / exact.abs().max().clamp_min(torch.finfo(exact.dtype).tiny))
+    return float((first - second).abs().max() / first.abs().max().clamp_min(torch.finfo(first.dtype).tiny))

@@ -1,80 +1,126 @@
-"""The layers of the official networks, tensor by tensor."""
+"""Loading of single layers from the official checkpoints."""
 
 import torch
 from torch import Tensor, nn
 
+from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.interop.checkpoint import Checkpoint
-from sashimi_diffusion.models.blocks import Block, ScalarNorm
+from sashimi_diffusion.models.backbone import SashimiBackbone
+from sashimi_diffusion.models.blocks import Block, ResidualFeedForward, ResidualS4
 from sashimi_diffusion.models.conditioning import MelUpsampler
 from sashimi_diffusion.ssm import S4Layer, StateSpace
-from sashimi_diffusion.ssm.legacy_s4 import LegacyS4, Nodes
+from sashimi_diffusion.ssm.legacy_s4 import LegacyS4
 from sashimi_kernels.discretization import discretize_nplr, real_matrix, real_output
 
 
+def layers_by_list(backbone: SashimiBackbone) -> dict[str, list[nn.Module]]:
+    """Return the blocks and pools of ``backbone`` in the order of execution, under the names of the official lists."""
+    down: list[nn.Module] = []
+    up: list[nn.Module] = []
+    for blocks, down_pool in zip(backbone.down, backbone.down_pools, strict=True):
+        down += [*blocks, down_pool]
+    for blocks, up_pool in zip(reversed(backbone.up), reversed(backbone.up_pools), strict=True):
+        up += [up_pool, *blocks]
+    return {"d_layers": down, "c_layers": list(backbone.center), "u_layers": up}
+
+
 def load_linear(checkpoint: Checkpoint, name: str, layer: nn.Module) -> None:
-    """A layer without weight normalization."""
-    checkpoint.copy(layer.weight, f"{name}.weight")
-    checkpoint.copy(layer.bias, f"{name}.bias")
+    """Load a layer without weight normalization."""
+    for part in ("weight", "bias"):
+        checkpoint.copy(layer.get_parameter(part), f"{name}.{part}")
 
 
 def load_normalized(checkpoint: Checkpoint, name: str, layer: nn.Module) -> None:
-    """A layer with weight normalization: gain g, direction v."""
-    weight = layer.parametrizations.weight
-    checkpoint.copy(weight.original0, f"{name}.weight_g")
-    checkpoint.copy(weight.original1, f"{name}.weight_v")
-    checkpoint.copy(layer.bias, f"{name}.bias")
+    """Load a layer with weight normalization: gain g and direction v."""
+    checkpoint.copy(layer.get_parameter("parametrizations.weight.original0"), f"{name}.weight_g")
+    checkpoint.copy(layer.get_parameter("parametrizations.weight.original1"), f"{name}.weight_v")
+    checkpoint.copy(layer.get_parameter("bias"), f"{name}.bias")
 
 
-def load_mel(checkpoint: Checkpoint, name: str, mel: MelUpsampler | None) -> None:
-    """The mel upsampler of the block called ``name``, if it has one."""
+def load_mel(checkpoint: Checkpoint, name: str, mel: nn.Module | None) -> None:
+    """Load the mel upsampler of the block called ``name``, if it has one."""
     if mel is None:
         return
+    assert isinstance(mel, MelUpsampler)
     for index, layer in enumerate(mel.upsample):
         load_normalized(checkpoint, f"{name}.upsample_conv2d.{index}", layer)
     load_normalized(checkpoint, f"{name}.mel_conv.conv", mel.projection)
 
 
-def load_norm(checkpoint: Checkpoint, name: str, norm: ScalarNorm) -> None:
-    checkpoint.copy(norm.gain, f"{name}.s")
-    checkpoint.copy(norm.shift, f"{name}.m")
+def load_norm(checkpoint: Checkpoint, name: str, norm: nn.Module) -> None:
+    """Load a :class:`ScalarNorm`."""
+    checkpoint.copy(norm.get_parameter("gain"), f"{name}.s")
+    checkpoint.copy(norm.get_parameter("shift"), f"{name}.m")
 
 
 def load_block(checkpoint: Checkpoint, name: str, block: Block) -> None:
-    """A block of the official SaShiMi: an S4 layer and a feed-forward layer."""
+    """Load a block of the official SaShiMi: an S4 layer and a feed-forward layer."""
     s4, feed_forward = block
+    assert isinstance(s4, ResidualS4)
+    assert isinstance(feed_forward, ResidualFeedForward)
     load_norm(checkpoint, f"{name}.norm1", s4.norm)
-    load_linear(checkpoint, f"{name}.fc_t", s4.step_projection)
-    load_s4 = load_legacy_s4 if isinstance(s4.s4, LegacyS4) else load_newer_s4
-    load_s4(checkpoint, f"{name}.layer", s4.s4)
+    load_linear(checkpoint, f"{name}.fc_t", s4.get_submodule("step_projection"))
+    if isinstance(s4.s4, LegacyS4):
+        load_legacy_s4(checkpoint, f"{name}.layer", s4.s4)
+    else:
+        assert isinstance(s4.s4, S4Layer)
+        load_newer_s4(checkpoint, f"{name}.layer", s4.s4)
     load_mel(checkpoint, name, s4.mel)
     load_norm(checkpoint, f"{name}.norm2", feed_forward.norm)
     load_normalized(checkpoint, f"{name}.ff.ff.0.conv", feed_forward.input_linear)
     load_normalized(checkpoint, f"{name}.ff.ff.2.conv", feed_forward.output_linear)
 
 
+def require_rank_one(checkpoint: Checkpoint, kernel: str) -> None:
+    """Raise UserError if the S4 kernel called ``kernel`` has a low-rank term of higher rank.
+
+    Misshapen tensors are left to :meth:`Checkpoint.take`.
+    """
+    low_rank = checkpoint.tensors.get(f"{kernel}.P")
+    if low_rank is not None and low_rank.ndim == 4 and low_rank.shape[0] > 1:
+        raise UserError(
+            f"the S4 layers of the checkpoint have a low-rank term of rank {low_rank.shape[0]} (as with measure legt): "
+            "only rank 1 is supported"
+        )
+
+
 def load_newer_s4(checkpoint: Checkpoint, name: str, layer: S4Layer) -> None:
-    """The S4 layer of the official main branch, whose file holds C (I - Ā^L) in the place of C once it has been run."""
+    """Load an S4 layer of the official main branch."""
     ssm, kernel = layer.ssm, f"{name}.kernel.kernel"
     checkpoint.copy(ssm.log_dt, f"{kernel}.log_dt")
-    checkpoint.copy(ssm.log_neg_real, f"{kernel}.inv_w_real")
+    checkpoint.copy(ssm.get_parameter("log_neg_real"), f"{kernel}.inv_w_real")
     checkpoint.copy(ssm.imag, f"{kernel}.w_imag")
-    for target, part in ((ssm.B, "B"), (ssm.P, "P")):
-        checkpoint.copy(target.detach().unsqueeze(0), f"{kernel}.{part}")  # one row: the rank is 1
+    for part in ("B", "P"):
+        checkpoint.copy(ssm.get_parameter(part).detach().unsqueeze(0), f"{kernel}.{part}")  # one row, as the rank is 1
     checkpoint.copy(ssm.D, f"{name}.D")
     load_linear(checkpoint, f"{name}.output_linear.0", layer.output_linear)
-    stored = checkpoint.take(f"{kernel}.C", ssm.C.shape)
-    length = int(checkpoint.take(f"{kernel}.L", ()))
+    load_output_vectors(checkpoint, kernel, "L", ssm)
+
+
+def load_output_vectors(checkpoint: Checkpoint, kernel: str, length_name: str, ssm: StateSpace) -> None:
+    """Load C. After a run with kernels of length L, the file contains C (I - Ā^L) in the place of C.
+
+    Args:
+        checkpoint: the state dict.
+        kernel: name of the official kernel module.
+        length_name: name of the buffer with L, which is 0 before the first run.
+        ssm: the state space, with its system already loaded.
+    """
+    stored = checkpoint.take(f"{kernel}.C", tuple(ssm.C.shape))
+    length = int(checkpoint.take(f"{kernel}.{length_name}", ()))
     with torch.no_grad():
         ssm.C.copy_(stored if length == 0 else output_from_truncated(ssm, stored, length))
 
 
 def output_from_truncated(ssm: StateSpace, truncated: Tensor, length: int) -> Tensor:
-    """C from C (I - Ā^length) (arXiv 2111.00396, appendix C.3), in float64 and the real basis of the conjugate pairs.
+    """Return C from C (I - Ā^length) (arXiv 2111.00396, appendix C.3).
+
+    The linear system is solved in float64 and in the real basis of the conjugate pairs.
 
     Args:
-        ssm: the state space that gives Ā.
+        ssm: the state space that defines Ā.
         truncated: C (I - Ā^length), real (M, H, N, 2).
-        length: of the kernel it was made for.
+        length: length of the kernel.
 
     Returns:
         C, float64 (M, H, N, 2).
@@ -89,38 +135,27 @@ def output_from_truncated(ssm: StateSpace, truncated: Tensor, length: int) -> Te
 
 
 def load_legacy_s4(checkpoint: Checkpoint, name: str, layer: LegacyS4) -> None:
-    """The S4 layer of the official checkpoints branch. Its inexact nodes are checked and left out."""
-    ssm, n_nodes = layer.ssm, layer.ssm.length // 2 + 1
-    for way, kernel in enumerate(legacy_kernels(name)):
+    """Load an S4 layer of the official checkpoints branch.
+
+    Its nodes are loaded if the layer stores nodes, and otherwise only checked: the file contains them in single
+    precision, with errors of up to 1e-4.
+    """
+    ssm = layer.ssm
+    for way, kernel in enumerate((f"{name}.kernel.krylov", f"{name}.kernel2.krylov")):  # causal, reverse
         checkpoint.copy(ssm.log_dt[way], f"{kernel}.log_dt")
         checkpoint.copy(ssm.A[way], f"{kernel}.w")
         input_and_p = checkpoint.take(f"{kernel}.B", (2, *ssm.B.shape[1:]))
         output_and_q = checkpoint.take(f"{kernel}.C", (ssm.d_model, 2, *ssm.C.shape[2:]))
-        for node in ("nodes", "z"):
-            checkpoint.take(f"{kernel}.{node}", (n_nodes, 2))
         with torch.no_grad():
             for target, value in zip((ssm.B, ssm.P), input_and_p.unbind(0), strict=True):
                 target[way] = value
             for target, value in zip((ssm.C, ssm.Q), output_and_q.unbind(1), strict=True):
                 target[way] = value
+            for buffer, part in ((ssm.omega, "nodes"), (ssm.z, "z")):
+                nodes = checkpoint.take(f"{kernel}.{part}", (ssm.length // 2 + 1, 2))
+                if buffer is not None:
+                    buffer[way] = nodes
     checkpoint.copy(ssm.D, f"{name}.D")
-    with torch.no_grad():
-        weight = checkpoint.take(f"{name}.output_linear.weight", layer.output_linear.weight.shape[:2])
-        bias = checkpoint.take(f"{name}.output_linear.bias", (*layer.output_linear.bias.shape, 1))
-        layer.output_linear.weight.copy_(weight.unsqueeze(-1))
-        layer.output_linear.bias.copy_(bias.squeeze(-1))
-
-
-def legacy_kernels(name: str) -> tuple[str, str]:
-    """Names of the causal and of the reverse kernel of the older S4 layer called ``name``."""
-    return f"{name}.kernel.krylov", f"{name}.kernel2.krylov"
-
-
-def stored_nodes(checkpoint: Checkpoint, name: str) -> Nodes:
-    """The nodes in the file, as the official code uses them (in single precision, off by up to 1e-4)."""
-
-    def both_ways(part: str) -> Tensor:
-        stored = torch.stack([checkpoint.tensors[f"{kernel}.{part}"] for kernel in legacy_kernels(name)])
-        return torch.view_as_complex(stored.double())
-
-    return Nodes(both_ways("z"), 2 / (1 + both_ways("nodes")))
+    weight, bias = (layer.output_linear.get_parameter(part).detach() for part in ("weight", "bias"))
+    checkpoint.copy(weight.squeeze(-1), f"{name}.output_linear.weight")  # (H, 2 H)
+    checkpoint.copy(bias.unsqueeze(-1), f"{name}.output_linear.bias")  # (H, 1)

@@ -1,41 +1,51 @@
-"""The official networks: configurations read from the shapes in their state dicts, and weights into ours."""
+"""Official DiffWave networks: configurations from the shapes of their tensors, and loading of their weights."""
 
 import re
 from collections.abc import Iterator
-from itertools import count
+from typing import Any
+
+from torch import nn
 
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.interop.checkpoint import Checkpoint
-from sashimi_diffusion.interop.layers import load_block, load_linear, load_mel, load_norm, load_normalized
-from sashimi_diffusion.models.blocks import Block
+from sashimi_diffusion.interop.layers import (
+    layers_by_list,
+    load_block,
+    load_linear,
+    load_mel,
+    load_norm,
+    load_normalized,
+    require_rank_one,
+)
+from sashimi_diffusion.models.blocks import Block, DownPool, UpPool
 from sashimi_diffusion.models.denoiser import SashimiDenoiser
-from sashimi_diffusion.models.wavenet import WaveNetDenoiser
+from sashimi_diffusion.models.wavenet import WaveNetBlock, WaveNetDenoiser
 
 DILATION_CYCLES = {36: 12, 30: 10}
-"""Cycles of the published WaveNets, by number of layers; the state dict does not tell."""
+"""Dilation cycles of the published WaveNets by number of layers. The state dict does not contain them."""
 
 
 def is_wavenet(checkpoint: Checkpoint) -> bool:
-    """Whether the state dict is of the WaveNet backbone rather than of SaShiMi."""
+    """Return whether the state dict belongs to the WaveNet backbone, not to SaShiMi."""
     return any(name.startswith("residual_layer.") for name in checkpoint.tensors)
 
 
-def wavenet_config(checkpoint: Checkpoint, dilation_cycle: int | None = None) -> dict:
-    """What the shapes tell about a WaveNet.
+def wavenet_config(checkpoint: Checkpoint, dilation_cycle: int | None = None) -> dict[str, Any]:
+    """Return the configuration of a WaveNet.
 
     Args:
         checkpoint: the state dict.
-        dilation_cycle: None for that of the published network with as many layers.
+        dilation_cycle: None for that of the published network with the same number of layers.
 
     Raises:
-        UserError: a tensor that tells is missing, or the dilation cycle is not known.
+        UserError: a required tensor is missing, or the dilation cycle is unknown.
     """
     block = "residual_layer.residual_blocks"
     n_layers = _count(checkpoint, block)
     cycle = dilation_cycle or DILATION_CYCLES.get(n_layers)
     if cycle is None:
         raise UserError(
-            f"the file does not tell the dilation cycle of {n_layers} WaveNet layers: give --dilation-cycle"
+            f"the dilation cycle of {n_layers} WaveNet layers is not in the file: set it with --dilation-cycle"
         )
     residual, in_channels, _ = checkpoint.shape("init_conv.0.conv.weight_v", 3)
     return {
@@ -51,13 +61,14 @@ def wavenet_config(checkpoint: Checkpoint, dilation_cycle: int | None = None) ->
 
 
 def load_wavenet(checkpoint: Checkpoint, model: WaveNetDenoiser) -> None:
-    """Copy the state dict into ``model``.
+    """Load the state dict into ``model``.
 
     Raises:
-        UserError: lists what does not fit.
+        UserError: the list of tensors that do not fit.
     """
     _load_ends(checkpoint, model, "residual_layer.")
     for index, block in enumerate(model.blocks):
+        assert isinstance(block, WaveNetBlock)
         name = f"residual_layer.residual_blocks.{index}"
         load_linear(checkpoint, f"{name}.fc_t", block.step_projection)
         load_normalized(checkpoint, f"{name}.dilated_conv_layer.conv", block.dilated)
@@ -67,20 +78,21 @@ def load_wavenet(checkpoint: Checkpoint, model: WaveNetDenoiser) -> None:
     checkpoint.finish()
 
 
-def sashimi_config(checkpoint: Checkpoint, length: int | None = None) -> dict:
-    """What the shapes tell about a SaShiMi.
+def sashimi_config(checkpoint: Checkpoint, length: int | None = None) -> dict[str, Any]:
+    """Return the configuration of a SaShiMi.
 
     Args:
         checkpoint: the state dict.
-        length: training length in samples; None reads it from the file, or takes 16,000 where the file does not tell.
+        length: training length in samples; None for the length in the file, or 16,000 if the file has none.
 
     Raises:
-        UserError: a tensor that tells is missing, or the file tells another length.
+        UserError: a required tensor is missing, the file has another length, or its S4 layers are not supported.
     """
     d_model, in_channels, _ = checkpoint.shape("init_conv.0.conv.weight_v", 3)
     pool, expand = _pools(checkpoint, d_model)
     older = is_older(checkpoint)
     kernel = "c_layers.0.layer.kernel.krylov" if older else "c_layers.0.layer.kernel.kernel"
+    require_rank_one(checkpoint, kernel)
     width = d_model * expand ** len(pool)
     copies = width if older else checkpoint.shape(f"{kernel}.B", 4)[1]
     mel = _mel_config(checkpoint, "c_layers.0")
@@ -106,44 +118,31 @@ def sashimi_config(checkpoint: Checkpoint, length: int | None = None) -> dict:
 
 
 def is_older(checkpoint: Checkpoint) -> bool:
-    """Whether the S4 layers of a SaShiMi are those of the official checkpoints branch."""
+    """Return whether the S4 layers of a SaShiMi are those of the official checkpoints branch."""
     return any(".kernel.krylov." in name for name in checkpoint.tensors)
 
 
 def load_sashimi(checkpoint: Checkpoint, model: SashimiDenoiser) -> None:
-    """Copy the state dict into ``model``.
+    """Load the state dict into ``model``.
 
     Raises:
-        UserError: lists what does not fit.
+        UserError: the list of tensors that do not fit.
     """
     _load_ends(checkpoint, model, "")
     load_norm(checkpoint, "norm", model.output_norm)
-    for name, block in named_blocks(model):
-        load_block(checkpoint, name, block)
-    for name, pool in _named_pools(model):
-        load_normalized(checkpoint, f"{name}.linear.conv", pool.linear)
+    for name, layer in named_layers(model):
+        if isinstance(layer, Block):
+            load_block(checkpoint, name, layer)
+        elif isinstance(layer, DownPool | UpPool):
+            load_normalized(checkpoint, f"{name}.linear.conv", layer.linear)
     checkpoint.finish()
 
 
-def named_blocks(model: SashimiDenoiser) -> Iterator[tuple[str, Block]]:
-    """The blocks of ``model`` by their official names."""
-    return ((name, layer) for name, layer in _named_layers(model) if isinstance(layer, Block))
-
-
-def _named_pools(model: SashimiDenoiser) -> Iterator:
-    return ((name, layer) for name, layer in _named_layers(model) if not isinstance(layer, Block))
-
-
-def _named_layers(model: SashimiDenoiser) -> Iterator:
-    """Blocks and pools, numbered through as in the official lists: down, center, up."""
-    backbone = model.backbone
-    down = [[*blocks, pool] for blocks, pool in zip(backbone.down, backbone.down_pools, strict=True)]
-    up = [[pool, *blocks] for blocks, pool in zip(reversed(backbone.up), reversed(backbone.up_pools), strict=True)]
-    for prefix, stages in (("d_layers", down), ("c_layers", [backbone.center]), ("u_layers", up)):
-        numbers = count()
-        for stage in stages:
-            for layer in stage:
-                yield f"{prefix}.{next(numbers)}", layer
+def named_layers(model: SashimiDenoiser) -> Iterator[tuple[str, nn.Module]]:
+    """Yield the blocks and pools of ``model`` with their official names, in the order of execution."""
+    for name, layers in layers_by_list(model.backbone).items():
+        for index, layer in enumerate(layers):
+            yield f"{name}.{index}", layer
 
 
 def _load_ends(checkpoint: Checkpoint, model: SashimiDenoiser | WaveNetDenoiser, prefix: str) -> None:
@@ -154,16 +153,16 @@ def _load_ends(checkpoint: Checkpoint, model: SashimiDenoiser | WaveNetDenoiser,
     load_linear(checkpoint, "final_conv.2.conv", model.output[2])
 
 
-def _embedding_config(checkpoint: Checkpoint, prefix: str) -> dict:
+def _embedding_config(checkpoint: Checkpoint, prefix: str) -> dict[str, Any]:
     hidden, sines = checkpoint.shape(f"{prefix}fc_t1.weight", 2)
     dim, _ = checkpoint.shape(f"{prefix}fc_t2.weight", 2)
     return {"embedding_sines": sines, "embedding_hidden": hidden, "embedding_dim": dim}
 
 
-def _mel_config(checkpoint: Checkpoint, block: str) -> dict:
+def _mel_config(checkpoint: Checkpoint, block: str) -> dict[str, Any]:
     if f"{block}.mel_conv.conv.weight_v" not in checkpoint:
         return {}
-    # A transposed convolution by s has a kernel of 2 s.
+    # A transposed convolution with stride s has a kernel of 2 s.
     layers = range(_count(checkpoint, f"{block}.upsample_conv2d"))
     kernels = [checkpoint.shape(f"{block}.upsample_conv2d.{index}.weight_v", 4)[-1] for index in layers]
     return {
@@ -173,7 +172,7 @@ def _mel_config(checkpoint: Checkpoint, block: str) -> dict:
 
 
 def _pools(checkpoint: Checkpoint, d_model: int) -> tuple[list[int], int]:
-    """Pooling factors and growth: a down-pool is a matrix from (pool · width) to (expand · width)."""
+    """Return pooling factors and ``expand``: a down-pool is a matrix from (pool · width) to (expand · width)."""
     found = (re.fullmatch(r"d_layers\.(\d+)\.linear\.conv\.weight_v", name) for name in checkpoint.tensors)
     names = [match[0] for match in sorted(filter(None, found), key=lambda match: int(match[1]))]
     pool, width, expand = [], d_model, 1
@@ -185,7 +184,7 @@ def _pools(checkpoint: Checkpoint, d_model: int) -> tuple[list[int], int]:
 
 
 def _multiple(checkpoint: Checkpoint, name: str, axis: int, width: int) -> int:
-    """How many times ``width`` a convolution's weight measures along ``axis``."""
+    """Return the size of a convolution's weight along ``axis`` as a multiple of ``width``."""
     shape = checkpoint.shape(name, 3)
     if shape[axis] % width:
         raise UserError(f"the checkpoint does not fit any known network: misshapen {name}: {shape}")
@@ -193,7 +192,7 @@ def _multiple(checkpoint: Checkpoint, name: str, axis: int, width: int) -> int:
 
 
 def _sample_size(checkpoint: Checkpoint, older: bool, length: int | None) -> int:
-    """The last layer of the way up works at the full rate in all networks: its kernel has the training length."""
+    """Return the training length: the kernel length of the last S4 layer, which has the full rate in all networks."""
     last = f"u_layers.{_count(checkpoint, 'u_layers') - 1}.layer.kernel"
     if older:
         stored = 2 * (checkpoint.shape(f"{last}.krylov.nodes", 2)[0] - 1)
@@ -201,12 +200,12 @@ def _sample_size(checkpoint: Checkpoint, older: bool, length: int | None) -> int
         checkpoint.shape(f"{last}.kernel.L", 0)
         stored = int(checkpoint.tensors[f"{last}.kernel.L"])
     if older and length not in (None, stored):
-        raise UserError(f"--length {length} does not fit: the kernels in the file are made for {stored} samples")
+        raise UserError(f"--length {length} does not fit: the kernels in the file have {stored} samples")
     return length or stored or 16000
 
 
 def _count(checkpoint: Checkpoint, prefix: str) -> int:
-    """Length of the official list of modules called ``prefix``."""
+    """Return the length of the official list of modules called ``prefix``."""
     found = (re.match(rf"{re.escape(prefix)}\.(\d+)\.", name) for name in checkpoint.tensors)
     numbers = [int(match[1]) for match in found if match]
     if not numbers:

@@ -1,4 +1,4 @@
-"""The tensors of a pickled network, without running anything that the pickle names."""
+"""Safe reading of the tensors of a pickled network, without running its code."""
 
 import pickle
 from collections.abc import Iterator
@@ -10,8 +10,8 @@ from torch import Tensor
 from sashimi_diffusion.interop.checkpoint import RefusedPickle, read_state_dict
 
 
-class _StandIn:
-    """Takes the place of every class and function that a pickle names: keeps what it is given, and does nothing."""
+class _Placeholder:
+    """Replacement for every class and function that a pickle names: it stores its state and does nothing."""
 
     def __init__(self, *arguments: object) -> None:
         pass
@@ -21,13 +21,13 @@ class _StandIn:
 
 
 def read_tensors(path: str | Path) -> dict[str, Tensor]:
-    """The state dict in a file: as :func:`read_state_dict`, and of a pickled network too, as the SC09 classifier is.
+    """Return the state dict in a file, which may also be a pickled network such as the official SC09 classifier.
 
-    Such a file names the classes of its network, and loading it as it is meant would import and run them. Here none of
-    them is: harmless stand-ins receive the tensors.
+    A pickled network names its classes, and normal loading would import and run them. Here a placeholder class receives
+    the tensors instead.
 
     Raises:
-        UserError: as :func:`read_state_dict`.
+        UserError: as in :func:`read_state_dict`.
     """
     try:
         return read_state_dict(path)
@@ -35,7 +35,7 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
         tensors = _read_network(Path(path))
         if tensors is None:
             raise RefusedPickle(
-                f"{error}. If you trust it, write its tensors alone where the official code can be imported: "
+                f"{error}. If you trust it, extract its tensors where the official code can be imported: "
                 f'network = torch.load("{Path(path).name}", map_location="cpu", weights_only=False) and then '
                 'torch.save(network.state_dict(), "state.pth"); and convert state.pth'
             ) from error
@@ -43,18 +43,18 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
 
 
 def _read_network(path: Path) -> dict[str, Tensor] | None:
-    """The tensors of a pickled network by their names; None if that cannot be had safely, or it is none."""
+    """Return the tensors of a pickled network by name, or None if it is not one or cannot be read safely."""
     try:
         unknown = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-        with torch.serialization.safe_globals([(_StandIn, name) for name in unknown]):
+        with torch.serialization.safe_globals([(_Placeholder, name) for name in unknown]):
             network = torch.load(path, map_location="cpu", weights_only=True)
     except (AttributeError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, TypeError):
-        return None  # an old torch, an old file format, or something that no network needs
+        return None  # an old version of torch, an old file format, or content that is not a network
     return dict(_tensors(network)) or None
 
 
 def _tensors(module: object, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
-    """Parameters and buffers of a stand-in that was given the state of an ``nn.Module``, and of those in it."""
+    """Yield the parameters and buffers of a placeholder with the state of an ``nn.Module``, and of its children."""
     state = getattr(module, "state", {})
     for kind in ("_parameters", "_buffers"):
         for name, tensor in (state.get(kind) or {}).items():

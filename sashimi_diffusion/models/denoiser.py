@@ -43,6 +43,7 @@ class SashimiDenoiser(Denoiser):
         mel_upsample: factors whose product is the hop of the spectrogram in samples.
         mel_alignment: "stage" gives every stage the mel at its own rate; "official" gives the pooled stages the
             beginning of the full-rate mel, as the official code does and its vocoder weights need.
+        stored_nodes: see :class:`LegacyS4`; for "legacy" only.
 
     Raises:
         ValueError: a value that does not exist or does not fit the others.
@@ -86,6 +87,7 @@ class SashimiDenoiser(Denoiser):
         mel_channels: int | None = None,
         mel_upsample: Sequence[int] = (16, 16),
         mel_alignment: str = "stage",
+        stored_nodes: bool = False,
     ) -> None:
         super().__init__(
             in_channels,
@@ -98,7 +100,7 @@ class SashimiDenoiser(Denoiser):
 
         def make_s4(width: int, stage: int) -> S4:
             if parameterization == "legacy":
-                return LegacyS4(width, length=sample_size // math.prod(pool[:stage]), n_state=n_state)
+                return LegacyS4(width, sample_size // math.prod(pool[:stage]), n_state, stored_nodes)
             return S4Layer(
                 width,
                 n_state=n_state,

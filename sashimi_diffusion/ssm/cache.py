@@ -1,6 +1,6 @@
-"""Keeping what is computed from parameters alone, until the parameters change."""
+"""Cache of a value that depends on the parameters of a module only."""
 
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 from itertools import chain
 from typing import Any
 
@@ -9,42 +9,45 @@ from torch import Tensor, nn
 
 
 class ParameterCache:
-    """Remembers the last value of one computation and the parameter values it came from.
+    """Cache of one value, valid while the parameters and buffers of a module are unchanged.
 
-    The values themselves are compared, not their version counters: writes through ``parameter.data``, as optimizers and
-    moving averages make, leave no trace there. The comparison costs less than a thousandth of a kernel.
+    The parameter values are compared, not their version counters: optimizers and moving averages write through
+    ``parameter.data``, which does not change the counters. The comparison takes less than a thousandth of the time of a
+    kernel.
+
+    Nothing is cached in training mode, while gradients are recorded, or under compilation.
     """
 
-    def __init__(self) -> None:
-        self._key: Hashable = None
-        self._snapshot: Tensor | None = None
-        self._value: Any = None
+    _key: Hashable = None
+    _snapshot: Tensor | None = None
+    _value: Any = None
 
-    def get(self, module: nn.Module, key: Hashable, compute: Callable[[], Any]) -> Any:
-        """What is kept if the parameters and buffers of ``module`` and ``key`` are as they were, else ``compute()``.
-
-        Always ``compute()`` in training mode, while gradients are recorded and under compilation.
+    def lookup(self, module: nn.Module, key: Hashable) -> Any:
+        """Return the cached value if ``key`` and the tensors of ``module`` are unchanged, else None.
 
         Args:
-            module: in evaluation or training mode; its tensors are of one dtype and device.
-            key: what else the value depends on.
-            compute: makes the value.
+            module: owner of the parameters; all its tensors have the same dtype and device.
+            key: everything else that the value depends on.
         """
-        if module.training or torch.is_grad_enabled() or torch.compiler.is_compiling():
-            return compute()
-        tensors = chain(module.parameters(), module.buffers())
-        snapshot = torch.cat([tensor.detach().reshape(-1) for tensor in tensors])
-        if not self._holds(snapshot, key):
-            self._value = compute()
-            self._key, self._snapshot = key, snapshot
-        return self._value
+        if not _caching(module) or self._snapshot is None or key != self._key:
+            return None
+        kept, snapshot = self._snapshot, _snapshot(module)
+        same_type = (kept.dtype, kept.device) == (snapshot.dtype, snapshot.device)
+        return self._value if same_type and torch.equal(kept, snapshot) else None
+
+    def store(self, module: nn.Module, key: Hashable, value: Any) -> None:
+        """Replace the cached value."""
+        if _caching(module):
+            self._key, self._snapshot, self._value = key, _snapshot(module), value
 
     def clear(self) -> None:
-        """Forget everything and free its memory."""
-        self.__init__()
+        """Drop the cached value and free its memory."""
+        self._key = self._snapshot = self._value = None
 
-    def _holds(self, snapshot: Tensor, key: Hashable) -> bool:
-        kept = self._snapshot
-        if kept is None or key != self._key or (kept.dtype, kept.device) != (snapshot.dtype, snapshot.device):
-            return False
-        return torch.equal(kept, snapshot)
+
+def _caching(module: nn.Module) -> bool:
+    return not (module.training or torch.is_grad_enabled() or torch.compiler.is_compiling())
+
+
+def _snapshot(module: nn.Module) -> Tensor:
+    return torch.cat([tensor.detach().reshape(-1) for tensor in chain(module.parameters(), module.buffers())])

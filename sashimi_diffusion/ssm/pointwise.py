@@ -1,4 +1,4 @@
-"""What acts on every position of (B, H, L) alike: a linear map of the channels, and GELU."""
+"""Pointwise operations on (B, H, L): a linear map of the channels, and GELU."""
 
 import torch
 from torch import Tensor, nn
@@ -6,9 +6,9 @@ from torch.nn import functional as F
 
 
 class Pointwise(nn.Conv1d):
-    """A convolution of kernel size 1 over (B, in_channels, L), run as one batched matrix product.
+    """A convolution of kernel size 1 over (B, in_channels, L), computed as one batched matrix product.
 
-    On a CPU that is up to twice as fast as the convolution routines for small numbers of channels.
+    On a CPU this is up to twice as fast as the convolution routines for small numbers of channels.
     """
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
@@ -16,11 +16,11 @@ class Pointwise(nn.Conv1d):
 
     def forward(self, x: Tensor) -> Tensor:
         weight = self.weight.squeeze(-1)
-        if x.shape[0] == 1:  # as a matrix: the product then adds the bias itself, whatever the layout of x
+        if x.shape[0] == 1:  # the product of matrices adds the bias itself, for any memory layout of x
             return F.linear(x.squeeze(0).T, weight, self.bias).T.unsqueeze(0)
         return F.linear(x.transpose(1, 2), weight, self.bias).transpose(1, 2)
 
 
 def gelu(x: Tensor) -> Tensor:
-    """GELU of ``x``, which nothing else may need: written over it where no gradient is recorded."""
+    """Return GELU(x), computed in place if no gradient is recorded; ``x`` must not be used afterwards."""
     return F.gelu(x) if torch.is_grad_enabled() else torch.ops.aten.gelu_(x)

@@ -1,5 +1,7 @@
 """The S4 layer: a state space, a nonlinearity and a gated linear map that mixes the features."""
 
+from typing import Any
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -9,36 +11,52 @@ from sashimi_kernels import gated_residual
 
 
 class S4Layer(nn.Module):
-    """GLU(W · GELU(state space(u)) + b), as in S4 (arXiv 2111.00396) and SaShiMi (arXiv 2202.09729, section 3).
+    """GLU(W · dropout(GELU(state space(u))) + b), the layer of S4 and SaShiMi.
+
+    See arXiv 2111.00396, and arXiv 2202.09729, section 3.
 
     Args:
         d_model: number of features H.
-        **state_space: what :class:`StateSpace` takes.
+        dropout: probability of zeroing an activation during training.
+        **state_space: arguments of :class:`StateSpace`.
     """
 
-    def __init__(self, d_model: int, **state_space) -> None:
+    def __init__(self, d_model: int, dropout: float = 0.0, **state_space: Any) -> None:
         super().__init__()
         self.ssm = StateSpace(d_model, **state_space)
-        self.output_linear = Pointwise(self.ssm.channels * d_model, 2 * d_model)
+        self.dropout = nn.Dropout(dropout)
+        self.output_linear = Pointwise(self.ssm.outputs_per_feature * d_model, 2 * d_model)
 
-    def forward(self, u: Tensor, state: Tensor | None = None, residual: Tensor | None = None) -> Tensor:
-        """(batch, H, L) to (batch, H, L), after an initial ``state`` (batch, H, N); added to ``residual`` if given."""
-        y = self._mix(self.ssm(u, state))
-        return F.glu(y, dim=1) if residual is None else gated_residual(y, residual)
+    def forward(
+        self, u: Tensor, state: Tensor | None = None, rate: float = 1.0, residual: Tensor | None = None
+    ) -> Tensor:
+        """Apply the layer to a sequence.
 
-    def prefill(self, u: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """:meth:`forward`, and the state after the last sample."""
-        y, state = self.ssm.prefill(u, state)
-        return F.glu(self._mix(y), dim=1), state
+        Args:
+            u: input, (B, H, L).
+            state: initial state, (B, H, N); zero if not given.
+            rate: see :meth:`StateSpace.forward`.
+            residual: added to the output, (B, H, L).
 
-    def step(self, u: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """One sample ``u`` (batch, H) from ``state``: output (batch, H) and the next state."""
-        y, state = self.ssm.step(u, state, gelu=True)
-        return F.glu(self.output_linear(y.unsqueeze(-1)), dim=1).squeeze(-1), state
+        Returns:
+            (B, H, L).
+        """
+        y = self._mix(gelu(self.ssm(u, state, rate)))
+        return F.glu(y, dim=1) if residual is None else gated_residual(y, residual, self.ssm.backend)
+
+    def prefill(self, u: Tensor, state: Tensor | None = None, rate: float = 1.0) -> tuple[Tensor, Tensor]:
+        """Return the output of :meth:`forward` and the state after the last sample, (B, H, N)."""
+        y, state = self.ssm.prefill(u, state, rate)
+        return F.glu(self._mix(gelu(y)), dim=1), state
+
+    def step(self, u: Tensor, state: Tensor, rate: float = 1.0) -> tuple[Tensor, Tensor]:
+        """Process one sample ``u`` (B, H) and return the output (B, H) and the next state (B, H, N)."""
+        y, state = self.ssm.step(u, state, gelu=True, rate=rate)
+        return F.glu(self._mix(y.unsqueeze(-1)), dim=1).squeeze(-1), state
 
     def initial_state(self, batch_size: int) -> Tensor:
-        """The state at rest."""
+        """Return the zero state, (B, H, N)."""
         return self.ssm.initial_state(batch_size)
 
     def _mix(self, y: Tensor) -> Tensor:
-        return self.output_linear(gelu(y))
+        return self.output_linear(self.dropout(y))

@@ -1,4 +1,7 @@
-"""checkpoints/step-000100/: everything a run needs to go on, with a manifest that shows any damage."""
+"""Checkpoints of a run, in folders such as checkpoints/step-000100.
+
+Kept instead of Accelerate's checkpoints: a manifest with SHA-256 sums shows any damage before a run resumes from it.
+"""
 
 import hashlib
 import io
@@ -16,6 +19,7 @@ from torch import nn
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.files import folder_written_beside, sync_folder, write_file
 from sashimi_diffusion.training.ema import Ema
+from sashimi_diffusion.training.muon import CombinedOptimizer
 
 MANIFEST = "manifest.json"
 _NAME = re.compile(r"step-(\d{6,})")
@@ -23,20 +27,20 @@ _NAME = re.compile(r"step-(\d{6,})")
 
 @dataclass
 class Counters:
-    """Where a run is, beside its tensors.
+    """The state of a run in addition to its tensors.
 
     Args:
-        step: optimiser steps done.
-        seconds: time spent training.
-        nonfinite_total: steps skipped so far.
-        nonfinite_in_row: steps skipped just now.
-        loss_sum: of the steps since the last line of metrics.jsonl.
-        loss_count: how many those are.
-        global_batch: examples per step, over all processes.
+        step: optimizer steps done.
+        seconds: time spent in training steps.
+        nonfinite_total: steps skipped in total.
+        nonfinite_in_row: steps skipped since the last finite one.
+        loss_sum: sum of the losses since the last line of metrics.jsonl.
+        loss_count: number of those losses.
+        global_batch: examples per step of all processes.
         data: fingerprint of the training data.
-        plateau_factor: what a loss that stopped falling has made of the learning rate.
-        plateau_loss: the best validation loss so far.
-        plateau_validations: validations since then.
+        plateau_factor: factor of the learning rate after plateaus of the validation loss.
+        plateau_loss: lowest validation loss so far.
+        plateau_validations: validations since the lowest.
     """
 
     step: int = 0
@@ -53,23 +57,29 @@ class Counters:
 
 
 def checkpoint_name(step: int) -> str:
+    """Return the name of the folder for ``step``."""
     return f"step-{step:06d}"
 
 
 def list_checkpoints(run: Path) -> list[Path]:
-    """The checkpoint folders of a run, oldest first, whole or not."""
+    """Return the checkpoint folders of a run, oldest first, damaged ones included."""
     folder = run / "checkpoints"
     found = [path for path in folder.iterdir() if _NAME.fullmatch(path.name)] if folder.is_dir() else []
-    return sorted(found, key=lambda path: int(_NAME.fullmatch(path.name)[1]))
+    return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
 
 
 def save_checkpoint(
-    run: Path, model: nn.Module, ema: Ema, optimizer: torch.optim.Optimizer, counters: Counters, keep: int
+    run: Path,
+    model: nn.Module,
+    ema: Ema,
+    optimizer: torch.optim.Optimizer | CombinedOptimizer,
+    counters: Counters,
+    keep: int,
 ) -> Path:
-    """Write the checkpoint of ``counters.step`` and remove all but the ``keep`` newest.
+    """Write the checkpoint of ``counters.step``, remove all except the ``keep`` newest, and return its folder.
 
     Raises:
-        OSError: it cannot be written; those written before are as they were.
+        OSError: it cannot be written; the earlier checkpoints are unchanged.
     """
     target = run / "checkpoints" / checkpoint_name(counters.step)
     optimizer_bytes = io.BytesIO()
@@ -98,10 +108,10 @@ def _tensors(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def verify_checkpoint(folder: Path) -> None:
-    """Compare every file with the manifest.
+    """Compare every file of a checkpoint with its manifest.
 
     Raises:
-        UserError: names the first file that is missing, truncated or changed.
+        UserError: a file is missing, truncated or changed; the message names the first one.
     """
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
@@ -119,16 +129,14 @@ def verify_checkpoint(folder: Path) -> None:
 
 
 def find_checkpoint(run: Path, chosen: str | None = None) -> Path | None:
-    """The verified checkpoint to resume from: the newest of ``run``, or the one ``chosen``.
+    """Return the folder of the checkpoint to resume from, after verifying it; None if the run has no checkpoint.
 
     Args:
-        chosen: a checkpoint's folder, as a path, relative to the run, or by its name alone.
-
-    Returns:
-        Path: its folder; None if the run has none yet.
+        run: the run folder.
+        chosen: a checkpoint, as a path, relative to the run folder, or by name; None: the newest.
 
     Raises:
-        UserError: the checkpoint is damaged (the newest whole one before it is offered) or does not exist.
+        UserError: the checkpoint does not exist or is damaged; the message names the newest undamaged one before it.
     """
     checkpoints = list_checkpoints(run)
     if chosen is None:
@@ -136,19 +144,20 @@ def find_checkpoint(run: Path, chosen: str | None = None) -> Path | None:
             return None
         folder = checkpoints[-1]
     else:
-        folder = next((path for path in checkpoints if path.name == Path(chosen).name), None)
-        if folder is None:
+        matches = [path for path in checkpoints if path.name == Path(chosen).name]
+        if not matches:
             names = ", ".join(path.name for path in checkpoints) or "none"
             raise UserError(f"there is no checkpoint {chosen} in {run / 'checkpoints'}: it has {names}")
+        folder = matches[0]
     try:
         verify_checkpoint(folder)
     except UserError as error:
-        raise UserError(f"{error}; {_offer(run, folder)}") from None
+        raise UserError(f"{error}; {_advice(run, folder)}") from None
     return folder
 
 
-def _offer(run: Path, damaged: Path) -> str:
-    """What to do instead of using a damaged checkpoint."""
+def _advice(run: Path, damaged: Path) -> str:
+    """Return what to do instead of using a damaged checkpoint."""
     checkpoints = list_checkpoints(run)
     for folder in reversed(checkpoints[: checkpoints.index(damaged)]):
         try:
@@ -156,14 +165,16 @@ def _offer(run: Path, damaged: Path) -> str:
         except UserError:
             continue
         return f"continue from the one before it with --resume-from checkpoints/{folder.name}"
-    return "no whole checkpoint is before it: start anew in another output_dir"
+    return "there is no undamaged checkpoint before it: start again in another output_dir"
 
 
-def load_checkpoint(folder: Path, model: nn.Module, ema: Ema, optimizer: torch.optim.Optimizer) -> Counters:
-    """Put a verified checkpoint's state into ``model``, ``ema`` and ``optimizer``; returns where the run was.
+def load_checkpoint(
+    folder: Path, model: nn.Module, ema: Ema, optimizer: torch.optim.Optimizer | CombinedOptimizer
+) -> Counters:
+    """Load a verified checkpoint into ``model``, ``ema`` and ``optimizer``, and return its counters.
 
     Raises:
-        UserError: the tensors are not those of this network: another version of the project wrote them.
+        UserError: the tensors do not fit this network; another version of the project wrote them.
     """
     settings = [{key: group[key] for key in group if key != "params"} for group in optimizer.param_groups]
     try:
@@ -175,7 +186,7 @@ def load_checkpoint(folder: Path, model: nn.Module, ema: Ema, optimizer: torch.o
             f"{folder} does not fit this network: continue with the version that wrote it ({error})"
         ) from error
     for group, setting in zip(optimizer.param_groups, settings, strict=True):
-        # Rates and betas are the config's, which may have changed; the moments are the checkpoint's.
+        # Learning rates and betas come from the config, which may have changed; the moments from the checkpoint.
         group.update(setting)
     stored = json.loads((folder / "counters.json").read_text())
     ema.updates = stored.pop("ema_updates")
@@ -183,7 +194,7 @@ def load_checkpoint(folder: Path, model: nn.Module, ema: Ema, optimizer: torch.o
 
 
 def set_later_aside(run: Path, folder: Path) -> list[Path]:
-    """Rename the checkpoints after ``folder`` so that they are not the newest any more; nothing is deleted."""
+    """Rename the checkpoints after ``folder``, so that ``folder`` is the newest one, and return their new folders."""
     checkpoints = list_checkpoints(run)
     later = checkpoints[checkpoints.index(folder) + 1 :]
     moved = []

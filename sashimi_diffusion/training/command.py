@@ -6,22 +6,22 @@ import sys
 from pathlib import Path
 
 from sashimi_diffusion.errors import UserError
-from sashimi_diffusion.training.config import RunConfig
+from sashimi_diffusion.launch import require_all_processes
+from sashimi_diffusion.training.config import RunConfig, write_schema
 from sashimi_diffusion.training.loop import train
-from sashimi_diffusion.training.processes import all_processes
 from sashimi_diffusion.training.run_folder import config_of_command
 from sashimi_diffusion.training.task import Task
 from sashimi_kernels.allocation import keep_freed_memory
 
 
 def run_recipe(task_class: type[Task], kind: type[RunConfig], default_file: Path, description: str) -> int:
-    """Run the command line; returns the exit code: 0, 2 for what the user can put right, 130 for an interruption.
+    """Run the command line and return its exit code: 0, 2 after a UserError, or 130 after an interruption.
 
     Args:
-        task_class: what is trained.
-        kind: of config.
+        task_class: the kind of run.
+        kind: the class of its config.
         default_file: the config without ``--config``.
-        description: of the recipe, for ``--help``.
+        description: text of ``--help``.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", metavar="FILE", help=f"YAML file (default: {default_file.name})")
@@ -29,17 +29,21 @@ def run_recipe(task_class: type[Task], kind: type[RunConfig], default_file: Path
         "--resume", action="store_true", help="continue the run in output_dir from its newest checkpoint"
     )
     parser.add_argument(
-        "--resume-from", metavar="CHECKPOINT", help="continue from this one, e.g. checkpoints/step-001000"
+        "--resume-from", metavar="CHECKPOINT", help="continue from this checkpoint, e.g. checkpoints/step-001000"
     )
-    parser.add_argument("--skip-bad-files", action="store_true", help="go on without recordings that cannot be used")
-    parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="settings that replace the file's")
+    parser.add_argument("--skip-bad-files", action="store_true", help="ignore recordings that cannot be used")
+    parser.add_argument("--schema", action="store_true", help="print the JSON schema of the YAML file and exit")
+    parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="settings that replace those of the file")
     arguments = parser.parse_intermixed_args()
+    if arguments.schema:
+        print(write_schema(kind), end="")
+        return 0
     keep_freed_memory()
     resume = arguments.resume or arguments.resume_from is not None
     try:
+        require_all_processes()
         config = config_of_command(kind, arguments.config, default_file, arguments.overrides, resume)
-        with all_processes():
-            train(task_class, config, resume, arguments.resume_from, arguments.skip_bad_files)
+        train(task_class, config, resume, arguments.resume_from, arguments.skip_bad_files)
     except UserError as error:
         if os.environ.get("LOCAL_RANK", "0") == "0":
             print(f"error: {' '.join(str(error).split())}", file=sys.stderr)

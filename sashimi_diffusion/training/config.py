@@ -1,249 +1,221 @@
-"""What every training run can be told: nested dataclasses, one YAML file per experiment.
+"""Configuration of every training run: nested groups of settings, one YAML file per experiment.
 
 A kind of run adds its own groups to :class:`RunConfig`. ``load_config(KIND, FILE, ["training.steps=1000"])`` reads a
-file and applies overrides; :func:`to_tree` gives the plain dictionary that is written to the run folder as config.yaml.
+file and applies overrides; :func:`to_tree` returns the plain dictionary that is written to the run folder as
+config.yaml.
 """
 
-import dataclasses
-import functools
+import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
-from diffusers import ModelMixin
+import pydantic
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from sashimi_diffusion.errors import UserError
-from sashimi_diffusion.training.typed_yaml import apply_overrides, build, check_arguments, read_yaml_file
+from sashimi_diffusion.training.model_config import ModelConfig
+from sashimi_diffusion.training.settings import Settings, first_problem
+from sashimi_diffusion.training.yaml_files import apply_overrides, read_yaml_file
 
 Config = TypeVar("Config", bound="RunConfig")
 
 
-@dataclass
-class ModelConfig:
-    """Which network, and its constructor's arguments: in YAML they stand side by side under ``model``.
+class DataConfig(Settings):
+    """The recordings to train on."""
 
-    Args:
-        name: of the network; a kind of run says which there are.
-        arguments: the rest.
-    """
+    kind: Literal["speech_commands", "folder"] = Field(
+        default="folder",
+        description='"speech_commands" (ten digits of Speech Commands, official split) or "folder" (any recordings)',
+    )
+    path: str | None = Field(default=None, description="folder of the recordings")
+    download: bool = Field(
+        default=False, description="speech_commands only: download the data set into `path` if it is not there"
+    )
+    sample_rate: int = Field(default=16000, ge=1, description="in Hz; recordings of another rate are resampled")
+    length: int = Field(default=16000, ge=1, description="samples of a training example")
+    pattern: str | None = Field(
+        default=None,
+        description='folder only: fields in the file names, for instance "{label}_{speaker}_{index}"; null: the names '
+        "of the sub-folders are the labels, if there are sub-folders",
+    )
+    where: dict[str, list[str | int]] = Field(
+        default={},
+        description="folder only: use only files whose field has one of these values, for instance {speaker: [theo]}",
+    )
+    holdout: dict[str, list[str | int]] | None = Field(
+        default=None,
+        description="folder only: validation files, by field and values, for instance {index: [0, 1]}; null: chosen "
+        "by `splits`",
+    )
+    splits: list[float] = Field(
+        default=[0.88, 0.06, 0.06], description="folder only: shares of the files for training, validation and test"
+    )
+    order: Literal["shuffled", "name"] = Field(
+        default="shuffled",
+        description='folder only: "shuffled": `splits` applies to the shuffled files of each class; "name": the first '
+        "files are for training and the last for test, as papers split music data sets",
+    )
+    random_shift: int | None = Field(
+        default=0,
+        ge=0,
+        description="largest random shift of the start, in samples: of a short recording in its window, of the window "
+        "in a long recording; 0: none; null: any position",
+    )
+    cache_dir: str | None = Field(default=None, description="folder for decoded audio; null: the user's cache folder")
 
-    # Arguments of the constructors that the data decide, and those that may be null though the constructor has no null.
-    from_data: ClassVar[tuple[str, ...]] = ("sample_rate", "sample_size")
-    measured: ClassVar[tuple[str, ...]] = ()
-    networks: ClassVar[Mapping[str, type[ModelMixin]]]
 
-    name: str = "sashimi"
-    arguments: dict[str, Any] = field(default_factory=dict)
+class OptimizerConfig(Settings):
+    """The optimizer and the learning rate over the run."""
 
+    name: Literal["adamw", "sgd", "muon"] = Field(
+        default="adamw",
+        description='"adamw"; "sgd" with momentum; or "muon" for the weight matrices and AdamW for everything else, '
+        "at the same learning rates: often fewer steps to the same loss",
+    )
+    lr: float = Field(default=2e-4, gt=0, description="peak learning rate")
+    ssm_lr: float = Field(
+        default=1e-3,
+        gt=0,
+        description="peak learning rate of the state-space parameters, which are sensitive; limited to 1e-3",
+    )
+    weight_decay: float = Field(
+        default=0.0, description="of weight matrices; state-space parameters, biases and norms have none"
+    )
+    betas: list[float] = Field(default=[0.9, 0.999], description="of AdamW")
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="of SGD (default 0.9) and Muon (0.95 recommended)")
+    warmup_steps: int = Field(default=0, ge=0, description="the learning rate rises linearly from 0 over these steps")
+    decay: Literal["constant", "cosine", "plateau"] = Field(
+        default="constant",
+        description='"constant"; "cosine": to 0 at the end of `training.steps` or `training.max_minutes`, whichever is '
+        'first; "plateau": multiplied by `plateau_factor` after more than `plateau_patience` validations in a row '
+        "without a lower loss (by at least 0.01 %)",
+    )
+    plateau_factor: float = Field(default=0.2, ge=0, lt=1, description='factor of decay "plateau"')
+    plateau_patience: int = Field(default=20, ge=0, description='validations of decay "plateau"')
+    gradient_clip: float | None = Field(
+        default=1.0, gt=0, description="largest norm of the whole gradient; null: no clipping"
+    )
+
+    @field_validator("betas")
     @classmethod
-    def from_tree(cls, tree: Any, prefix: str) -> "ModelConfig":
-        """The inverse of :meth:`to_tree`; errors name the nearest argument of the network's constructor."""
-        tree = dict(tree or {})
-        names = {entry.name for entry in dataclasses.fields(cls)} - {"arguments"}
-        config = build(cls, {key: tree.pop(key) for key in names & tree.keys()}, prefix)
-        given = {key: value for key, value in tree.items() if not (key in cls.measured and value is None)}
-        check_arguments(config.network_class.__init__, given, prefix, cls.from_data)
-        config.arguments = tree
-        return config
-
-    @property
-    def network_class(self) -> type[ModelMixin]:
-        """The class that ``name`` stands for."""
-        return self.networks[self.name]
-
-    def to_tree(self) -> dict:
-        """As it stands in YAML."""
-        own = {entry.name: getattr(self, entry.name) for entry in dataclasses.fields(self)}
-        arguments = own.pop("arguments")
-        return own | arguments
+    def _check_betas(cls, value: list[float]) -> list[float]:
+        if len(value) != 2 or not all(0 <= beta < 1 for beta in value):
+            raise ValueError("it must be two numbers, each at least 0 and below 1")
+        return value
 
 
-@dataclass
-class DataConfig:
-    """What to train on.
+class TrainingConfig(Settings):
+    """The length of a run, the size of its batches, and when it writes what."""
 
-    Args:
-        kind: "speech_commands" (the ten digits of Speech Commands, its official split) or "folder" (any recordings).
-        path: the folder.
-        download: speech_commands only: fetch the data set into ``path`` when it is not there.
-        sample_rate: Hz; recordings of another rate are resampled.
-        length: samples of a training example.
-        pattern: folder only: file names as fields, for instance "{label}_{speaker}_{index}"; null: the labels are the
-            names of the sub-folders, or there are none.
-        where: folder only: keep the files whose field has one of these values, for instance {speaker: [theo]}.
-        holdout: folder only: the validation files, by field and values, for instance {index: [0, 1]}; null: a share of
-            the files chosen by ``splits``.
-        splits: folder only: shares of files for training, validation and test.
-        order: folder only: how ``splits`` takes the files: "shuffled", class by class, or "name": the first are for
-            training, the last for test, as music data sets are split in the papers.
-        random_shift: how far the start may move, in samples: where in the window a short recording begins, where in a
-            long one the window begins. 0: never; null: anywhere.
-        cache_dir: where decoded audio is kept; null: the data module's own place.
-    """
-
-    least: ClassVar[dict[str, int]] = {"sample_rate": 1, "length": 1, "random_shift": 0}
-
-    kind: Literal["speech_commands", "folder"] = "folder"
-    path: str | None = None
-    download: bool = False
-    sample_rate: int = 16000
-    length: int = 16000
-    pattern: str | None = None
-    where: dict[str, list[str | int]] = field(default_factory=dict)
-    holdout: dict[str, list[str | int]] | None = None
-    splits: list[float] = field(default_factory=lambda: [0.88, 0.06, 0.06])
-    order: Literal["shuffled", "name"] = "shuffled"
-    random_shift: int | None = 0
-    cache_dir: str | None = None
-
-
-@dataclass
-class OptimizerConfig:
-    """The optimiser and its learning rate over the run.
-
-    Args:
-        name: "adamw"; "sgd" with momentum; or "muon" for the weight matrices and AdamW for everything else, at the same
-            rates: often fewer steps for the same loss.
-        lr: peak learning rate.
-        ssm_lr: that of the state-space parameters, never above 1e-3: they are sensitive.
-        weight_decay: of weight matrices; state-space parameters, biases and norms have none.
-        betas: of AdamW.
-        momentum: of SGD (0.9 is usual) and Muon (0.95).
-        warmup_steps: the rate rises linearly from 0 over so many steps.
-        decay: "constant"; "cosine" (to 0 at the end, of ``training.steps`` or ``training.max_minutes``, whichever is
-            nearer); or "plateau": times ``plateau_factor`` after more than ``plateau_patience`` validations in a row
-            without a better loss (by a ten-thousandth of it).
-        gradient_clip: largest norm of the whole gradient; null: not clipped.
-    """
-
-    name: Literal["adamw", "sgd", "muon"] = "adamw"
-    lr: float = 2e-4
-    ssm_lr: float = 1e-3
-    weight_decay: float = 0.0
-    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
-    momentum: float = 0.9
-    warmup_steps: int = 0
-    decay: Literal["constant", "cosine", "plateau"] = "constant"
-    plateau_factor: float = 0.2
-    plateau_patience: int = 20
-    gradient_clip: float | None = 1.0
+    steps: int = Field(default=10000, ge=1, description="optimizer steps of the whole run")
+    max_minutes: float | None = Field(
+        default=None,
+        gt=0,
+        description="end the run after this many minutes of training steps if it has not reached `steps`; the last "
+        "step then depends on the machine; null: no limit",
+    )
+    batch_size: int = Field(default=16, ge=1, description="examples per process and accumulation step")
+    gradient_accumulation: int = Field(default=1, ge=1, description="batches per optimizer step")
+    gradient_checkpointing: bool = Field(
+        default=False,
+        description="recompute activations in the backward pass instead of storing them: less memory, more time",
+    )
+    mixed_precision: Literal["fp32", "bf16"] | None = Field(
+        default=None, description="null: the setting of `accelerate launch`"
+    )
+    cpu_threads: int | None = Field(
+        default=None, ge=1, description="threads of each process on a CPU; null: all cores, shared among the processes"
+    )
+    ema_decay: float = Field(
+        default=0.9995,
+        ge=0,
+        lt=1,
+        description="decay of the averaged weights, which validation, samples and the pipeline use; it starts lower, "
+        "for short runs; 0: no averaging",
+    )
+    log_every: int = Field(default=10, ge=1, description="steps between lines of metrics.jsonl")
+    checkpoint_every: int = Field(
+        default=1000, ge=1, description="steps between checkpoints; the last step always has one"
+    )
+    keep_checkpoints: int = Field(default=2, ge=1, description="number of newest checkpoints to keep")
+    validate_every: int = Field(default=1000, ge=0, description="steps between validations; 0: never")
+    validation_examples: int = Field(
+        default=512, ge=1, description="largest number of held-out examples to validate on, spread evenly over them"
+    )
+    sample_every: int | None = Field(
+        default=None, ge=0, description="steps between sets of samples; null: at every checkpoint; 0: never"
+    )
+    max_nonfinite: int = Field(
+        default=10, ge=1, description="stop after this many steps in a row without a finite loss and gradient"
+    )
+    trackers: list[str] = Field(
+        default=["tensorboard"],
+        description="trackers of Accelerate in addition to metrics.jsonl; tensorboard is ignored if not installed",
+    )
 
 
-@dataclass
-class TrainingConfig:
-    """How long, how much at once, and what is written when.
+class RunConfig(Settings):
+    """Configuration of a training run.
 
-    Args:
-        steps: optimiser steps of the whole run.
-        max_minutes: end the run after so many minutes of training steps, if it has not reached ``steps`` by then; null:
-            only ``steps`` counts. Where such a run stops depends on the machine.
-        batch_size: examples per process and accumulation step.
-        gradient_accumulation: batches per optimiser step.
-        mixed_precision: "fp32" or "bf16"; null: what ``accelerate launch`` says.
-        cpu_threads: threads of each process on a CPU; null: all cores, shared among the processes.
-        ema_decay: of the averaged weights that validation, samples and the pipeline use; it starts lower, so short
-            runs work too. 0: no averaging.
-        log_every: steps between lines of metrics.jsonl.
-        checkpoint_every: steps between checkpoints; there is always one at the end.
-        keep_checkpoints: how many of the newest are kept.
-        validate_every: steps between validations; 0: never.
-        validation_examples: how many of the held-out examples at most, spread evenly over them.
-        sample_every: steps between sets of samples; null: at every checkpoint; 0: never.
-        max_nonfinite: stop after so many steps in a row without a finite loss and gradient.
-        trackers: trackers of Accelerate beside metrics.jsonl; tensorboard is left out where it is not installed.
-    """
-
-    steps: int = 10000
-    max_minutes: float | None = None
-    batch_size: int = 16
-    gradient_accumulation: int = 1
-    mixed_precision: Literal["fp32", "bf16"] | None = None
-    cpu_threads: int | None = None
-    ema_decay: float = 0.9995
-    log_every: int = 10
-    checkpoint_every: int = 1000
-    keep_checkpoints: int = 2
-    validate_every: int = 1000
-    validation_examples: int = 512
-    sample_every: int | None = None
-    max_nonfinite: int = 10
-    trackers: list[str] = field(default_factory=lambda: ["tensorboard"])
-
-
-@dataclass
-class RunConfig:
-    """A whole training run.
-
-    Groups named in ``fixed`` may not change while a run is continued: they make its batches, its network and its loss.
+    A resumed run may not change the groups named in ``fixed``: they determine its batches, network and loss.
     """
 
     fixed: ClassVar[tuple[str, ...]] = ("seed", "model", "data")
 
-    seed: int = 0
-    output_dir: str = "runs/run"
-    data: DataConfig = field(default_factory=DataConfig)
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    training: TrainingConfig = field(default_factory=TrainingConfig)
+    seed: int = Field(default=0, ge=0, description="of all random numbers of the run")
+    output_dir: str = Field(default="runs/run", description="the run folder")
+    model: ModelConfig
+    optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig)
+    training: TrainingConfig = Field(default_factory=TrainingConfig)
 
-    def check(self) -> None:
-        """Raise UserError for a number no run can use."""
-        require_at_least(
-            self,
-            {
-                "training.steps": 1,
-                "training.batch_size": 1,
-                "training.gradient_accumulation": 1,
-                "training.cpu_threads": 1,
-                "training.log_every": 1,
-                "training.checkpoint_every": 1,
-                "training.keep_checkpoints": 1,
-                "training.validate_every": 0,
-                "training.validation_examples": 1,
-                "training.sample_every": 0,
-                "training.max_nonfinite": 1,
-                "optimizer.warmup_steps": 0,
-                "optimizer.plateau_patience": 0,
-                "seed": 0,
-            },
-        )
-        require_at_least(self, {f"data.{name}": minimum for name, minimum in self.data.least.items()})
-        require_above_zero(
-            self, ["optimizer.lr", "optimizer.ssm_lr", "optimizer.gradient_clip", "training.max_minutes"]
-        )
-        require_share(self, ["training.ema_decay", "optimizer.plateau_factor", "optimizer.momentum"])
+    @model_validator(mode="after")
+    def _check_plateau(self) -> "RunConfig":
         if self.optimizer.decay == "plateau" and not self.training.validate_every:
             raise UserError("optimizer.decay=plateau watches validations, but training.validate_every is 0: set it")
+        return self
 
 
 def load_config(kind: type[Config], file: str | Path | None = None, overrides: Iterable[str] = ()) -> Config:
-    """The config a YAML file and ``key.sub=value`` overrides make.
+    """Return the config of a YAML file with ``key.sub=value`` overrides.
 
     Raises:
-        UserError: unreadable file, unknown key (the nearest valid one is named), wrong type or value out of range.
+        UserError: unreadable file, unknown key (the message suggests one), wrong type or value out of range.
     """
     return from_tree(kind, apply_overrides(read_yaml_file(file) if file is not None else {}, overrides))
 
 
 def from_tree(kind: type[Config], tree: dict) -> Config:
-    """The config a nested dictionary holds; raises :class:`UserError` as :func:`load_config` does."""
-    config = build(kind, tree)
-    config.check()
-    return config
+    """Return the config of a nested dictionary; raise :class:`UserError` as :func:`load_config` does."""
+    try:
+        return kind.model_validate(tree)
+    except ValidationError as error:
+        raise first_problem(error, kind, tree) from None
 
 
-def to_tree(config: RunConfig) -> dict:
-    """The nested dictionary that :func:`from_tree` reads back."""
-    tree = dataclasses.asdict(config)
-    tree["model"] = config.model.to_tree()
-    return tree
+def to_tree(config: RunConfig) -> dict[str, Any]:
+    """Return the nested dictionary that :func:`from_tree` reads back."""
+    return config.model_dump()
+
+
+def write_schema(kind: type[RunConfig]) -> str:
+    """Return the JSON schema of a config, with which editors complete and check its YAML files."""
+    schema = {"$comment": f"written with pydantic {pydantic.VERSION}", **kind.model_json_schema()}
+    return json.dumps(schema, indent=1) + "\n"
+
+
+def with_measured(config: Config, values: Mapping[str, Any]) -> Config:
+    """Return a copy of ``config`` in which ``values`` replace measured arguments of the network that are null."""
+    missing = {name for name in config.model.measured if config.model.argument(name) is None}
+    model = config.model.model_copy(update={name: values[name] for name in missing & values.keys()})
+    return config.model_copy(update={"model": model})
 
 
 def check_same_run(config: RunConfig, stored: RunConfig) -> None:
-    """A run may be continued with other settings only where they leave its batches, its network and its loss alone.
+    """Check that a run may continue with other settings: its batches, network and loss must stay the same.
 
     Raises:
-        UserError: names the first key that differs and may not.
+        UserError: names the first key that differs and must not.
     """
     new, old = _fixed_settings(config), _fixed_settings(stored)
     for name in {**old, **new}:
@@ -251,14 +223,14 @@ def check_same_run(config: RunConfig, stored: RunConfig) -> None:
         if before != after:
             raise UserError(
                 f"{name} is {after!r}, but the run in {config.output_dir} was started with {before!r}: resume with "
-                f"{name}={before!r}, or start anew in another output_dir"
+                f"{name}={before!r}, or start again in another output_dir"
             )
 
 
 def _fixed_settings(config: RunConfig) -> dict[str, Any]:
-    """What may not change while a run is continued, by its full names."""
+    """Return the settings that a resumed run may not change, by their full names."""
     tree = to_tree(config)
-    settings = {}
+    settings: dict[str, Any] = {}
     for section in config.fixed:
         own = tree[section]
         settings |= _named(own, f"{section}.") if isinstance(own, dict) else {section: own}
@@ -266,8 +238,8 @@ def _fixed_settings(config: RunConfig) -> dict[str, Any]:
 
 
 def _named(group: dict, prefix: str) -> dict[str, Any]:
-    """The settings of a group by their full names; where the data lie is left out: they themselves are compared."""
-    settings = {}
+    """Return the settings of a group by their full names, without the places of the data, which may be moved."""
+    settings: dict[str, Any] = {}
     for key, value in group.items():
         if isinstance(value, dict) and value and all(isinstance(part, dict) for part in value.values()):
             for name, part in value.items():
@@ -275,31 +247,3 @@ def _named(group: dict, prefix: str) -> dict[str, Any]:
         elif key not in ("path", "cache_dir", "download"):
             settings[prefix + key] = value
     return settings
-
-
-def require_at_least(config: RunConfig, least: Mapping[str, int]) -> None:
-    """Raise UserError for a setting that is below its least value; null is no number and passes."""
-    for name, minimum in least.items():
-        value = _setting(config, name)
-        if value is not None and value < minimum:
-            raise UserError(f"{name} is {value}: it must be at least {minimum}")
-
-
-def require_above_zero(config: RunConfig, names: Iterable[str]) -> None:
-    """Raise UserError for a setting that is not above 0; null passes."""
-    for name in names:
-        value = _setting(config, name)
-        if value is not None and not value > 0:
-            raise UserError(f"{name} is {value}: it must be above 0")
-
-
-def require_share(config: RunConfig, names: Iterable[str]) -> None:
-    """Raise UserError for a setting outside of [0, 1)."""
-    for name in names:
-        value = _setting(config, name)
-        if not 0 <= value < 1:
-            raise UserError(f"{name} is {value}: it must be at least 0 and below 1")
-
-
-def _setting(config: RunConfig, name: str) -> Any:
-    return functools.reduce(getattr, name.split("."), config)

@@ -1,33 +1,41 @@
-"""Averaged weights in a network of their own, ready for validation, sampling and saving."""
+"""Exponential moving average of a network's weights.
+
+Kept instead of diffusers' EMAModel: the average is a second network, so validation, sampling and saving use it without
+swapping weights.
+"""
+
+from typing import Any
 
 import torch
-from diffusers import ModelMixin
 from torch import nn
 
 
 class Ema:
     """Exponential moving average of a network's weights.
 
-    The decay at update n is min(decay, (1 + n)/(10 + n)): the average forgets its random start quickly, and a short run
-    has a useful average. A network of its own beside the trained one, where diffusers' EMAModel would swap weights in
-    and out at each use.
+    The decay of update n is min(decay, (1 + n)/(10 + n)): the average forgets its random start quickly, and a short run
+    has a useful average.
 
     Args:
-        model: the network to follow; not changed.
+        model: the diffusers model to average; it is not changed.
         decay: the largest decay.
+
+    Attributes:
+        model: a network of the same class with the averaged weights, in evaluation mode.
+        updates: number of updates so far.
     """
 
-    def __init__(self, model: ModelMixin, decay: float):
+    def __init__(self, model: Any, decay: float) -> None:
         self.decay = decay
         self.updates = 0
-        self.model = type(model).from_config(model.config).to(model.device).eval().requires_grad_(False)
+        self.model: Any = type(model).from_config(model.config).to(model.device).eval().requires_grad_(False)
         self.model.load_state_dict(model.state_dict())
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
-        """Move the average towards ``model``'s present weights."""
+        """Move the average towards the current weights of ``model``, and copy its buffers."""
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         torch._foreach_lerp_(list(self.model.parameters()), list(model.parameters()), 1 - decay)
-        for mine, theirs in zip(self.model.buffers(), model.buffers(), strict=True):
-            mine.copy_(theirs)
+        for averaged, current in zip(self.model.buffers(), model.buffers(), strict=True):
+            averaged.copy_(current)

@@ -1,24 +1,23 @@
-"""The training loop: one class, one step at a time, able to stop anywhere and go on as if it had not."""
+"""The training loop. A run that is stopped anywhere and resumed equals the uninterrupted run."""
 
 import contextlib
 import math
-import os
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
-from accelerate import Accelerator
 from accelerate.utils import set_seed
 from tqdm.auto import tqdm
 
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.files import writing
 from sashimi_diffusion.training import checkpoints
+from sashimi_diffusion.training.accelerator import create_accelerator, set_threads, start_trackers
 from sashimi_diffusion.training.checkpoints import Counters
-from sashimi_diffusion.training.config import RunConfig, to_tree
+from sashimi_diffusion.training.config import RunConfig, to_tree, with_measured
 from sashimi_diffusion.training.ema import Ema
-from sashimi_diffusion.training.metrics import MetricsFile
 from sashimi_diffusion.training.optimizer import (
     create_optimizer,
     gradient_norm,
@@ -27,10 +26,15 @@ from sashimi_diffusion.training.optimizer import (
     set_learning_rate,
     watch_plateau,
 )
-from sashimi_diffusion.training.run_folder import check_startable, write_config
-from sashimi_diffusion.training.saved_pipeline import save_pipeline
+from sashimi_diffusion.training.run_folder import (
+    MetricsFile,
+    check_startable,
+    read_measured,
+    save_pipeline,
+    write_config,
+    write_measured,
+)
 from sashimi_diffusion.training.task import Task
-from sashimi_diffusion.training.trackers import create_accelerator, start_trackers
 
 
 def train(
@@ -40,17 +44,18 @@ def train(
     resume_from: str | None = None,
     skip_bad_files: bool = False,
 ) -> Path:
-    """Train as ``config`` says; returns the run folder.
+    """Train, and return the run folder.
 
     Args:
         task_class: the kind of run.
-        config: the whole run.
-        resume: go on in ``config.output_dir`` from its newest checkpoint (from the start if it has none yet).
-        resume_from: go on from this checkpoint instead, for instance "checkpoints/step-000100"; sets later ones aside.
-        skip_bad_files: leave out recordings that cannot be used instead of stopping.
+        config: the configuration of the run; it is not changed.
+        resume: continue in ``config.output_dir`` from the newest checkpoint, or from the start if there is none yet.
+        resume_from: continue from this checkpoint instead, for instance "checkpoints/step-000100"; later checkpoints
+            are renamed.
+        skip_bad_files: ignore recordings that cannot be used instead of stopping.
 
     Raises:
-        UserError: anything the user can put right; the run folder then holds what it held.
+        UserError: the user can fix the problem; if the run has not started yet, its folder is unchanged.
     """
     trainer = Trainer(task_class, config, resume, resume_from, skip_bad_files)
     trainer.run()
@@ -58,7 +63,11 @@ def train(
 
 
 class Trainer:
-    """All parts of a run; building one opens the data, makes the network and loads the checkpoint."""
+    """All parts of a run. The constructor opens the data, builds the network and loads the checkpoint.
+
+    Args:
+        task_class, config, resume, resume_from, skip_bad_files: see :func:`train`.
+    """
 
     def __init__(
         self,
@@ -67,17 +76,21 @@ class Trainer:
         resume: bool,
         resume_from: str | None,
         skip_bad_files: bool,
-    ):
+    ) -> None:
         self.config, self.folder = config, Path(config.output_dir)
-        check_startable(self.folder, resume or resume_from is not None)
+        resume = resume or resume_from is not None
+        check_startable(self.folder, resume)
         checkpoint = checkpoints.find_checkpoint(self.folder, resume_from)
         self.accelerator = create_accelerator(config)
-        _set_threads(self.accelerator, config.training.cpu_threads)
+        set_threads(self.accelerator, config.training.cpu_threads)
         set_seed(config.seed)
 
-        with self.accelerator.main_process_first():  # the others find the recordings decoded
-            self.task = task_class(config, self.accelerator.device, skip_bad_files)
+        measured = read_measured(self.folder) if resume else {}
+        with self.accelerator.main_process_first():  # it decodes the recordings; the others read its cache
+            self.task = task_class(with_measured(config, measured), self.accelerator.device, skip_bad_files)
         self.network = self.task.network
+        if config.training.gradient_checkpointing:
+            _enable_gradient_checkpointing(self.network)
         self.module = self.accelerator.prepare(self.task.module)
         self.optimizer = create_optimizer(self.network, config.optimizer)
         self.ema = Ema(self.network, config.training.ema_decay)
@@ -92,25 +105,27 @@ class Trainer:
         if self.accelerator.is_main_process:
             with self._writing("the run folder"):
                 write_config(self.folder, config)
+                if self.task.measured:
+                    write_measured(self.folder, self.task.measured)
                 if checkpoint is not None:
                     for path in checkpoints.set_later_aside(self.folder, checkpoint):
-                        self._say(f"set aside {path}")
+                        self._print(f"set aside {path}")
                 self.metrics = MetricsFile(self.folder / "metrics.jsonl", self.counters.step)
                 if not (self.folder / "pipeline").exists():
                     save_pipeline(self.folder, self.task.pipeline(self.ema.model))
         start_trackers(self.accelerator, to_tree(config), self.counters.step)
 
     def run(self) -> None:
-        """Train to ``training.steps``, or as long as ``training.max_minutes`` allows."""
+        """Train until ``training.steps`` or ``training.max_minutes`` is reached."""
         total, counters = self.config.training.steps, self.counters
         progress = self._progress()
-        self._say(self._description())
+        self._print(self._description())
         bar = tqdm(
             total=total,
             initial=counters.step,
             unit="step",
             disable=not self.accelerator.is_main_process,
-            mininterval=0.5 if sys.stderr.isatty() else 30,  # a log file wants no line per step
+            mininterval=0.5 if sys.stderr.isatty() else 30,  # few lines in a log file
         )
         while not self._finished(progress):
             started = time.monotonic()
@@ -126,12 +141,16 @@ class Trainer:
         if self.accelerator.is_main_process:
             self.metrics.close()
         self.accelerator.end_training()
-        self._say(
+        self._print(
             f"done: {counters.step} steps, {counters.seconds / 60:.1f} minutes; {self.folder / 'pipeline'} is ready"
         )
 
     def _step(self, progress: float) -> tuple[float, float, float]:
-        """One optimiser step, skipped if not finite: mean loss of the global batch, gradient norm, learning rate."""
+        """Take an optimizer step, unless it is not finite.
+
+        Returns:
+            mean loss of the global batch, norm of the gradient, learning rate.
+        """
         training, optimizer = self.config.training, self.config.optimizer
         step, batch_size = self.counters.step, training.batch_size
         expected_steps = step / progress if step else training.steps
@@ -161,7 +180,7 @@ class Trainer:
         return loss, norm, rate
 
     def _count(self, loss: float, norm: float) -> None:
-        """Take a step's result into the counters."""
+        """Add the result of a step to the counters."""
         counters = self.counters
         if math.isfinite(loss) and math.isfinite(norm):
             counters.loss_sum += loss
@@ -170,10 +189,10 @@ class Trainer:
         else:
             counters.nonfinite_total += 1
             counters.nonfinite_in_row += 1
-            self._say(f"step {counters.step}: loss {loss}, gradient norm {norm}: skipped")
+            self._print(f"step {counters.step}: loss {loss}, gradient norm {norm}: skipped")
 
     def _nonfinite_message(self, loss: float) -> str:
-        """Name what is not finite, the first parameter in the network's order."""
+        """Return an error text that names the first parameter or gradient that is not finite."""
         count = self.config.training.max_nonfinite
         advice = "resume with a lower optimizer.lr or a lower optimizer.gradient_clip"
         parameters = list(self.network.named_parameters())
@@ -182,10 +201,13 @@ class Trainer:
         for what, tensor in values + gradients:
             if tensor is not None and not tensor.isfinite().all():
                 return f"{count} steps in a row were not finite: first of all {what}; {advice}"
-        return f"{count} steps in a row were not finite: the loss is {loss}, all parameters and gradients are; {advice}"
+        return (
+            f"{count} steps in a row were not finite: the loss is {loss}, but all parameters and gradients are finite; "
+            f"{advice}"
+        )
 
     def _after_step(self, norm: float, rate: float, finished: bool) -> None:
-        """What is due after this step, the checkpoint last: what it covers is then all there."""
+        """Write what is due after this step. The checkpoint is last, so everything up to its step exists."""
         training, step = self.config.training, self.counters.step
 
         def due(every: int) -> bool:
@@ -196,7 +218,7 @@ class Trainer:
         if due(training.validate_every):
             self._validate()
         if finished:
-            self._say_and_log(self.task.conclude(self.accelerator, self.ema.model))
+            self._log_and_print(self.task.conclude(self.accelerator, self.ema.model))
         checkpoint = due(training.checkpoint_every)
         samples = checkpoint if training.sample_every is None else due(training.sample_every)
         if samples and self.task.samples:
@@ -227,19 +249,19 @@ class Trainer:
         self.accelerator.log(numbers, step=self.counters.step)
 
     def _validate(self) -> None:
-        figures = self.task.validate(self.accelerator, self.ema.model)
-        self._say_and_log(figures)
-        if figures and self.config.optimizer.decay == "plateau":
-            watch_plateau(self.counters, figures["validation_loss"], self.config.optimizer)
+        metrics = self.task.validate(self.accelerator, self.ema.model)
+        self._log_and_print(metrics)
+        if metrics and self.config.optimizer.decay == "plateau":
+            watch_plateau(self.counters, metrics["validation_loss"], self.config.optimizer)
 
-    def _say_and_log(self, figures: dict[str, float]) -> None:
-        if figures:
-            self._log(figures)
-            words = ", ".join(f"{name.replace('_', ' ')} {value:.5f}" for name, value in figures.items())
-            self._say(f"step {self.counters.step}: {words}")
+    def _log_and_print(self, metrics: dict[str, float]) -> None:
+        if metrics:
+            self._log(metrics)
+            words = ", ".join(f"{name.replace('_', ' ')} {value:.5f}" for name, value in metrics.items())
+            self._print(f"step {self.counters.step}: {words}")
 
     def _progress(self) -> float:
-        """Share of the run that is done, by steps or by minutes, whichever is more; equal on all processes."""
+        """Return the completed share of the run, by steps or minutes, whichever is more; equal on all processes."""
         training, counters = self.config.training, self.counters
         progress = counters.step / training.steps
         if training.max_minutes is not None:
@@ -255,9 +277,9 @@ class Trainer:
         if self.accelerator.is_main_process:
             step = self.counters.step
             with self._writing("the samples"):
-                complaints = self.task.save_samples(self.folder, step, self.ema.model)
-            if complaints:
-                self._say(f"step {step}: {complaints}")
+                defects = self.task.save_samples(self.folder, step, self.ema.model)
+            if defects:
+                self._print(f"step {step}: {defects}")
         self.accelerator.wait_for_everyone()
 
     def _save_checkpoint(self) -> None:
@@ -271,10 +293,10 @@ class Trainer:
         self.accelerator.wait_for_everyone()
 
     def _load(self, checkpoint: Path) -> None:
-        """Take over a checkpoint's state.
+        """Load a checkpoint.
 
         Raises:
-            UserError: it was made with other data or another global batch.
+            UserError: it was written with other data or another global batch.
         """
         expected = self.counters
         self.counters = checkpoints.load_checkpoint(checkpoint, self.network, self.ema, self.optimizer)
@@ -287,11 +309,11 @@ class Trainer:
         if self.counters.data != expected.data:
             raise UserError(
                 f"{checkpoint} was made with other recordings than `data` of the config gives now: restore them, or "
-                "start anew in another output_dir"
+                "start again in another output_dir"
             )
-        self._say(f"resumed from {checkpoint}")
+        self._print(f"resumed from {checkpoint}")
 
-    def _writing(self, what: str):
+    def _writing(self, what: str) -> contextlib.AbstractContextManager[None]:
         saved = checkpoints.list_checkpoints(self.folder)
         last = f"the last good checkpoint is {saved[-1]}: " if saved else ""
         return writing(what, f"{last}make room or allow writing, then continue with --resume")
@@ -304,13 +326,15 @@ class Trainer:
             f"{self.accelerator.num_processes} x {self.accelerator.device.type}; run folder {self.folder}"
         )
 
-    def _say(self, text: str) -> None:
+    def _print(self, text: str) -> None:
         if self.accelerator.is_main_process:
             tqdm.write(text)
 
 
-def _set_threads(accelerator: Accelerator, threads: int | None) -> None:
-    """Use all cores of a CPU: ``accelerate launch`` gives each process one unless it is told otherwise."""
-    if accelerator.device.type == "cpu":
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        torch.set_num_threads(threads or max(1, cores // accelerator.num_processes))
+def _enable_gradient_checkpointing(network: Any) -> None:
+    try:
+        network.enable_gradient_checkpointing()
+    except ValueError:
+        raise UserError(
+            f"training.gradient_checkpointing is true, but {type(network).__name__} does not support it: set false"
+        ) from None

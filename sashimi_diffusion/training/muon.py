@@ -1,63 +1,69 @@
-"""Muon: gradient descent whose every step turns all directions of a weight matrix equally far."""
+"""Muon, an optimizer whose steps are orthogonalized momentum.
+
+Kept instead of torch.optim.Muon: that one accepts 2-D parameters only, and most weights here are convolutions (3-D).
+"""
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-# Five iterations of x -> a x + b (x xᵀ) x + c (x xᵀ)² x bring every singular value to between about 0.7 and 1.2.
+# Five iterations of x -> a x + b (x xᵀ) x + c (x xᵀ)² x move every singular value to between about 0.7 and 1.2.
 _ITERATIONS = 5
 _A, _B, _C = 3.4445, -4.7750, 2.0315
-# An orthogonal step of a (rows, columns) matrix has a root mean square of 1/sqrt(max(rows, columns)); times this, it is
-# that of AdamW's steps, so that both take the same learning rate and weight decay (arXiv 2502.16982, equation 4).
+# An orthogonal (rows, columns) matrix has a root mean square of 1/sqrt(max(rows, columns)). Scaled to this value, the
+# steps are as large as AdamW's and use the same learning rate and weight decay (arXiv 2502.16982, equation 4).
 _ADAMW_RMS = 0.2
 
 
 class Muon(Optimizer):
-    """Momentum, made orthogonal by Newton-Schulz iterations (Jordan et al. 2024, kellerjordan.github.io/posts/muon).
+    """Momentum, orthogonalized by Newton-Schulz iterations (Jordan et al. 2024, kellerjordan.github.io/posts/muon).
 
-    For the weights of linear maps and convolutions, which count as matrices of one row per output. Weight decay is
-    decoupled, as AdamW's.
+    For the weights of linear layers and convolutions, viewed as matrices with one row per output. Weight decay is
+    decoupled, as in AdamW.
 
     Args:
         params: parameters of at least two dimensions, or groups of them.
         lr: learning rate, on the scale of AdamW's.
-        momentum: share of the past in the average of the gradients; the step looks ahead by as much (Nesterov).
-        weight_decay: share of the weights taken off in every step, times the learning rate.
+        momentum: decay of the average of the gradients, with Nesterov's look-ahead.
+        weight_decay: each step multiplies the weights by 1 - lr * weight_decay.
     """
 
     def __init__(self, params: Iterable, lr: float = 1e-3, momentum: float = 0.95, weight_decay: float = 0.0) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:
-        """Change every parameter that has a gradient."""
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]  # no closures
+        """Update every parameter that has a gradient. ``closure`` must be None."""
         for group in self.param_groups:
-            alike = defaultdict(list)  # by shape: matrices of one shape are multiplied together
+            by_shape = defaultdict(list)  # matrices of one shape are multiplied in one batch
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    alike[parameter.flatten(1).shape].append(parameter)
-            for (rows, columns), parameters in alike.items():
-                looking_ahead = torch.stack([self._momentum(p, group["momentum"]).flatten(1) for p in parameters])
-                steps = orthogonal(looking_ahead)
+                    by_shape[parameter.flatten(1).shape].append(parameter)
+            for (rows, columns), parameters in by_shape.items():
+                momenta = torch.stack([self._momentum(p, group["momentum"]).flatten(1) for p in parameters])
+                steps = orthogonalize(momenta)
                 torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
                 size = group["lr"] * _ADAMW_RMS * max(rows, columns) ** 0.5
                 for parameter, step in zip(parameters, steps, strict=True):
                     parameter.sub_(step.reshape(parameter.shape), alpha=size)
 
     def _momentum(self, parameter: Tensor, momentum: float) -> Tensor:
-        """Take the gradient into the parameter's average; returns the average as it will be a step later."""
+        """Update the average of the gradients of ``parameter`` and return it with Nesterov's look-ahead."""
+        gradient = parameter.grad
+        assert gradient is not None
         state = self.state[parameter]
         if not state:
             state["average"] = torch.zeros_like(parameter)
-        average = state["average"].lerp_(parameter.grad, 1 - momentum)
-        return parameter.grad.lerp(average, momentum)
+        average = state["average"].lerp_(gradient, 1 - momentum)
+        return gradient.lerp(average, momentum)
 
 
-def orthogonal(matrices: Tensor) -> Tensor:
-    """The matrices (B, rows, columns), float32, with all their singular values near 1; zeros stay zeros."""
+def orthogonalize(matrices: Tensor) -> Tensor:
+    """Return float32 matrices (B, rows, columns) with all singular values near 1; zero matrices stay zero."""
     wide = matrices.shape[1] <= matrices.shape[2]
     x = matrices if wide else matrices.mT
     x = x / torch.linalg.matrix_norm(x, keepdim=True).clamp(min=1e-12)
@@ -67,23 +73,23 @@ def orthogonal(matrices: Tensor) -> Tensor:
     return x if wide else x.mT
 
 
-class Together:
-    """Several optimisers, stepped and stored as one.
+class CombinedOptimizer:
+    """Several optimizers with the interface of one.
 
     Args:
-        parts: optimisers of different parameters.
+        parts: optimizers of different parameters.
     """
 
     def __init__(self, parts: list[Optimizer]) -> None:
         self.parts = parts
 
     @property
-    def param_groups(self) -> list[dict]:
-        """The groups of all parts, in order."""
+    def param_groups(self) -> list[dict[str, Any]]:
+        """The parameter groups of all parts, in order."""
         return [group for part in self.parts for group in part.param_groups]
 
     def step(self) -> None:
-        """Step every part."""
+        """Take one step with every part."""
         for part in self.parts:
             part.step()
 
@@ -93,14 +99,14 @@ class Together:
             part.zero_grad(set_to_none)
 
     def state_dict(self) -> dict:
-        """The state of every part."""
+        """Return the states of all parts."""
         return {"parts": [part.state_dict() for part in self.parts]}
 
     def load_state_dict(self, state: dict) -> None:
-        """Take back what :meth:`state_dict` gave.
+        """Load what :meth:`state_dict` returned.
 
         Raises:
-            ValueError: it is that of another kind of optimiser.
+            ValueError: it is the state of another kind of optimizer.
         """
         if len(state.get("parts", ())) != len(self.parts):
             raise ValueError("the checkpoint was written with another optimizer.name")

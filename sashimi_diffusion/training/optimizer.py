@@ -1,4 +1,4 @@
-"""The optimiser, with the parameter groups state-space models need, and the learning rate over the run."""
+"""The optimizer, with the parameter groups that state-space models need, and the learning rate over the run."""
 
 import math
 
@@ -9,17 +9,17 @@ from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.ssm import state_space_parameters
 from sashimi_diffusion.training.checkpoints import Counters
 from sashimi_diffusion.training.config import OptimizerConfig
-from sashimi_diffusion.training.muon import Muon, Together
+from sashimi_diffusion.training.muon import CombinedOptimizer, Muon
 
 LARGEST_SSM_LR = 1e-3
 
 
 def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[dict]:
-    """Three groups of all trainable parameters, each exactly once.
+    """Return up to three groups that contain each trainable parameter once.
 
-    State-space parameters (those of :func:`state_space_parameters`) have their own learning rate of at most 1e-3 and no
-    weight decay, as in the S4 paper's experiments (arXiv 2111.00396, appendix D); biases, norms and other vectors have
-    no weight decay; the rest has both. Each group carries its peak rate as ``peak_lr``.
+    State-space parameters (those of :func:`state_space_parameters`) have their own learning rate, at most 1e-3, and no
+    weight decay, as in the S4 paper's experiments (arXiv 2111.00396, appendix D). Biases, norms and other vectors have
+    no weight decay. All other parameters have weight decay. ``peak_lr`` of a group is its peak learning rate.
     """
     ssm, plain, decayed = state_space_parameters(model), [], []
     own_group = {id(parameter) for parameter in ssm}
@@ -38,42 +38,44 @@ def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[dict]:
     return [group for group in groups if group["params"]]
 
 
-def create_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer | Together:
-    """The optimiser that ``config`` names; :func:`set_learning_rate` sets its rates at every step.
+def create_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer | CombinedOptimizer:
+    """Return the optimizer that ``config`` names; :func:`set_learning_rate` sets its learning rates at every step.
 
-    With "muon", weight matrices but lookup tables are Muon's, and everything else AdamW's.
+    With "muon", Muon updates the weight matrices except embedding tables, and AdamW updates everything else.
+
+    Raises:
+        UserError: "muon" for a network without weight matrices.
     """
     groups = parameter_groups(model, config)
     if config.name == "sgd":
         return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum)
     fused = all(parameter.device.type in ("cpu", "cuda") for parameter in model.parameters())
-    adamw = {"lr": config.lr, "betas": tuple(config.betas), "fused": fused}
+
+    def create_adamw(adamw_groups: list[dict]) -> torch.optim.AdamW:
+        return torch.optim.AdamW(adamw_groups, lr=config.lr, betas=(config.betas[0], config.betas[1]), fused=fused)
+
     if config.name == "adamw":
-        return torch.optim.AdamW(groups, **adamw)
-    matrices, others = _matrices_apart(model, groups)
+        return create_adamw(groups)
+    matrices, others = _split_off_matrices(model, groups)
     muon = Muon(matrices, lr=config.lr, momentum=config.momentum)
-    return Together([muon, torch.optim.AdamW(others, **adamw)] if others else [muon])
+    return CombinedOptimizer([muon, create_adamw(others)] if others else [muon])
 
 
-def _matrices_apart(model: nn.Module, groups: list[dict]) -> tuple[list[dict], list[dict]]:
-    """The group of weight matrices without lookup tables, and all other groups.
-
-    Raises:
-        UserError: there is no such matrix.
-    """
+def _split_off_matrices(model: nn.Module, groups: list[dict]) -> tuple[list[dict], list[dict]]:
+    """Return the group of weight matrices without embedding tables, and all other groups."""
     tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     matrices = [p for p in groups[0]["params"] if p.squeeze().ndim > 1 and id(p) not in tables]
     if not matrices:
-        raise UserError("optimizer.name is muon, which this network has no weight matrices for: use adamw")
+        raise UserError("optimizer.name is muon, but this network has no weight matrices: use adamw")
     rest = [p for p in groups[0]["params"] if id(p) in tables]
     others = [{**groups[0], "params": rest}] if rest else []
     return [{**groups[0], "params": matrices}], others + groups[1:]
 
 
 def learning_rate_factor(step: int, steps: float, config: OptimizerConfig) -> float:
-    """Share of the peak learning rate at ``step`` (from 0) of ``steps``: a linear warm-up, then constant or a cosine.
+    """Return the share of the peak learning rate at ``step`` (from 0) of ``steps``: linear warm-up, then the decay.
 
-    A function of the step alone, so that a resumed run needs no state of it.
+    It depends on the step only, so a resumed run needs no stored state of it.
     """
     if step < config.warmup_steps:
         return (step + 1) / config.warmup_steps
@@ -84,7 +86,7 @@ def learning_rate_factor(step: int, steps: float, config: OptimizerConfig) -> fl
 
 
 def watch_plateau(counters: Counters, loss: float, config: OptimizerConfig) -> None:
-    """Lower ``counters.plateau_factor`` when validation losses stop falling, as PyTorch's ReduceLROnPlateau does."""
+    """Lower ``counters.plateau_factor`` if the validation loss has stopped falling, as ReduceLROnPlateau does."""
     if loss < counters.plateau_loss * (1 - 1e-4):
         counters.plateau_loss, counters.plateau_validations = loss, 0
         return
@@ -95,7 +97,7 @@ def watch_plateau(counters: Counters, loss: float, config: OptimizerConfig) -> N
 
 
 def gradient_norm(model: nn.Module) -> torch.Tensor:
-    """The 2-norm of the whole gradient, a scalar; not finite if any element is not."""
+    """Return the 2-norm of the whole gradient, a scalar; it is not finite if an element is not."""
     gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
     return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
 
@@ -105,8 +107,8 @@ def scale_gradients(model: nn.Module, factor: float) -> None:
     torch._foreach_mul_([parameter.grad for parameter in model.parameters() if parameter.grad is not None], factor)
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> float:
-    """Set every group to ``factor`` times its peak; returns the first group's rate, the one to log."""
+def set_learning_rate(optimizer: torch.optim.Optimizer | CombinedOptimizer, factor: float) -> float:
+    """Set every group to ``factor`` times its peak learning rate, and return the learning rate of the first group."""
     for group in optimizer.param_groups:
         group["lr"] = factor * group["peak_lr"]
     return optimizer.param_groups[0]["lr"]

@@ -1,8 +1,11 @@
-"""The recordings a run trains and is measured on."""
+"""Open the recordings of a run, by split."""
 
 import hashlib
+from typing import Any
 
+from sashimi_diffusion.data.audio_folder import AudioFolder
 from sashimi_diffusion.data.recordings import Recordings
+from sashimi_diffusion.data.speech_commands import SpeechCommandsDigits
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.training.config import DataConfig
 
@@ -16,21 +19,21 @@ _WHERE_TO_GET_DATA = (
 def open_split(
     data: DataConfig, split: str, length: int, skip_bad_files: bool = False, speakers: str | None = None
 ) -> Recordings:
-    """The recordings of the split "train", "validation" or "test", in items of ``length`` samples.
+    """Return the recordings of a split, in items of ``length`` samples.
 
     Args:
-        data: where they are.
-        split: which of them.
+        data: the place and the kind of the recordings.
+        split: "train", "validation" or "test".
         length: samples in an item.
-        skip_bad_files: warn of files that cannot be used and go on without them.
-        speakers: the field of the file names that says who speaks; None: items do not say it.
+        skip_bad_files: ignore files that cannot be used, with a warning.
+        speakers: the field of the file names with the speaker; None: items have no speakers.
 
     Raises:
-        UserError: no path, nothing there, files that cannot be used, or speakers of data that name none.
+        UserError: there is no path, no recording or no field for the speakers, or a file cannot be used.
     """
     if data.path is None:
         raise UserError(f"data.path is not set: it must name the folder of the recordings; {_WHERE_TO_GET_DATA}")
-    common = {
+    common: dict[str, Any] = {
         "split": split,
         "sample_rate": data.sample_rate,
         "length": length,
@@ -41,13 +44,9 @@ def open_split(
         if speakers is not None:
             raise UserError(
                 f"data.speakers is {speakers!r}, but it needs data.kind=folder: the splits of Speech Commands have no "
-                "speaker in common; leave it out"
+                "common speakers; remove it"
             )
-        from sashimi_diffusion.data.speech_commands import SpeechCommandsDigits
-
         return SpeechCommandsDigits(data.path, download=data.download, **common)
-    from sashimi_diffusion.data.audio_folder import AudioFolder
-
     return AudioFolder(
         data.path,
         pattern=data.pattern,
@@ -61,14 +60,14 @@ def open_split(
 
 
 def has_validation(data: DataConfig) -> bool:
-    """Whether the data have a split for validation."""
+    """Return whether the data have recordings for validation."""
     return data.kind == "speech_commands" or bool(data.holdout) or data.splits[1] > 0
 
 
 def fingerprint(recordings: Recordings) -> str:
-    """A hash of which recordings there are, in order, with their lengths, labels and speakers: equal where training is.
+    """Return a hash of the names, lengths, labels and speakers of the recordings, in order.
 
-    Folders do not count, so data may be moved between a run and its continuation.
+    Folders are not part of it, so data may be moved before a run is resumed.
     """
     speakers = recordings.speakers
     text = "\n".join(

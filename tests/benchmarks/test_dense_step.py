@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from sashimi_diffusion.benchmarks.dense_step import step_densely
+from sashimi_diffusion.benchmarks.generation import use_dense_steps
 from sashimi_diffusion.models import SashimiAutoregressive
 
 
@@ -14,7 +14,7 @@ def test_it_is_the_same_recurrence(unet: bool) -> None:
     torch.manual_seed(0)
     model = SashimiAutoregressive(d_model=8, n_layers=1, n_state=16, pool=(2, 2), unet=unet).eval()
     dense = copy.deepcopy(model)
-    step_densely(dense)
+    use_dense_steps(dense)
     tokens = torch.randint(256, (30, 2))
     states = [model.initial_state(2), dense.initial_state(2)]
     with torch.no_grad():

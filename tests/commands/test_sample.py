@@ -169,7 +169,7 @@ def test_the_batch_size_does_not_change_the_audio(class_folder: Path, tmp_path: 
 
 def test_several_processes_make_what_one_makes(class_folder: Path, tmp_path: Path) -> None:
     run(class_folder, tmp_path / "one", "--num-samples", "5", "--batch-size", "2")
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     command = [*launch, "-m", "sashimi_diffusion.commands.sample", "--pipeline", str(class_folder)]
     command += ["--num-samples", "5", "--batch-size", "2", "--out", str(tmp_path / "two")]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)

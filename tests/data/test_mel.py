@@ -1,18 +1,15 @@
 """The log-mel against the one the official vocoder code computes."""
 
-from pathlib import Path
-
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from sashimi_diffusion.data.mel import LogMel
 from sashimi_diffusion.errors import UserError
 
 
 @pytest.fixture(scope="module")
-def golden(shared_golden: Path) -> dict[str, torch.Tensor]:
-    return load_file(shared_golden / "g_audio" / "quantise_mel_features.safetensors")
+def official(golden) -> dict[str, torch.Tensor]:
+    return golden.tensors("g_audio/quantise_mel_features")
 
 
 @pytest.mark.usefixtures("needs_torchaudio")
@@ -24,16 +21,16 @@ def golden(shared_golden: Path) -> dict[str, torch.Tensor]:
         (2048, slice(None), "out.mel_harder"),
     ],
 )
-def test_the_official_mel(golden: dict[str, torch.Tensor], hop: int, part: slice, name: str):
-    waveform = (golden["in.mel_pcm_int16"].float() / 2**15)[part]
+def test_the_official_mel(official: dict[str, torch.Tensor], hop: int, part: slice, name: str):
+    waveform = (official["in.mel_pcm_int16"].float() / 2**15)[part]
     mel = LogMel(hop=hop)(waveform[None])
-    assert mel.shape == (1, *golden[name].shape)
-    torch.testing.assert_close(mel[0], golden[name], atol=1e-4, rtol=0)
+    assert mel.shape == (1, *official[name].shape)
+    torch.testing.assert_close(mel[0], official[name], atol=1e-4, rtol=0)
 
 
 @pytest.mark.usefixtures("needs_torchaudio")
-def test_the_official_mel_bands(golden: dict[str, torch.Tensor]):
-    torch.testing.assert_close(LogMel().bands, golden["mel_basis"], atol=1e-6, rtol=0)
+def test_the_official_mel_bands(official: dict[str, torch.Tensor]):
+    torch.testing.assert_close(LogMel().bands, official["mel_basis"], atol=1e-6, rtol=0)
 
 
 @pytest.mark.usefixtures("needs_torchaudio")

@@ -12,8 +12,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.generation import Sampling
 from sashimi_diffusion.generation.cuda_graph import CudaGraphEngine
-from sashimi_diffusion.generation.eager import EagerEngine
-from sashimi_diffusion.generation.engines import create_engine
+from sashimi_diffusion.generation.engines import EagerEngine, create_engine
 from sashimi_diffusion.models import AutoregressiveModel, SampleRNN, SashimiAutoregressive, WaveNetAutoregressive
 
 SASHIMI = {"num_tokens": 16, "d_model": 8, "n_layers": 1, "n_state": 4, "pool": [2, 3]}

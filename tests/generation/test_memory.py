@@ -13,8 +13,7 @@ from torch import Tensor
 
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.generation import generate, stream
-from sashimi_diffusion.generation.memory import check_memory, state_bytes
-from sashimi_diffusion.generation.prefix import PIECE, absorb
+from sashimi_diffusion.generation.generate import PREFILL_CHUNK, check_memory, prefill, state_bytes
 from sashimi_diffusion.models import AutoregressiveModel, SampleRNN, SashimiAutoregressive, WaveNetAutoregressive
 
 WAVENET = {"residual_channels": 4, "dilation_channels": 4, "skip_channels": 8, "end_channels": 8, "n_layers": 3}
@@ -93,23 +92,25 @@ def test_estimates_are_in_the_range_of_the_real_sizes(name: str, estimate: Calla
     at_rest = estimate(model, 2, 0, 0)
     assert 2 * state <= at_rest <= 4 * state  # there are two at once: the one before a step and the one after
     assert made <= estimate(model, 2, 1000, 0) - at_rest <= 4 * made
-    absorbed = peak(lambda: absorb(model, torch.full((2, 1000), 7)))
-    assert absorbed <= estimate(model, 2, 0, 1000) - at_rest <= 4 * absorbed
+    prefilled = peak(lambda: prefill(model, torch.full((2, 1000), 7)))
+    assert prefilled <= estimate(model, 2, 0, 1000) - at_rest <= 4 * prefilled
 
 
-def test_a_prefix_in_pieces_needs_the_memory_of_a_piece() -> None:
+def test_a_prefix_in_chunks_needs_the_memory_of_a_chunk() -> None:
     model, tokens = small_model("sashimi"), torch.full((1, 6000), 7)
     result = tokens.numel() * (4 + 4)
-    of_piece = peak(lambda: absorb(model, tokens[:, :600], 600))
-    assert peak(lambda: absorb(model, tokens, 600)) < 2 * of_piece + 2 * result
-    assert peak(lambda: absorb(model, tokens)) > 4 * of_piece + 2 * result
+    of_chunk = peak(lambda: prefill(model, tokens[:, :600], 600))
+    assert peak(lambda: prefill(model, tokens, 600)) < 2 * of_chunk + 2 * result
+    assert peak(lambda: prefill(model, tokens)) > 4 * of_chunk + 2 * result
 
 
-def test_what_a_prefix_needs_stops_growing_at_a_piece(estimate: Callable[..., int]) -> None:
+def test_what_a_prefix_needs_stops_growing_at_a_chunk(estimate: Callable[..., int]) -> None:
     model, clip = small_model("sashimi"), 10**6
-    less, piece, more = (estimate(model, 1, clip, length) for length in (PIECE - 1, PIECE, clip - 1))
-    assert less < piece == more
-    assert estimate(model, 1, 0, 2 * PIECE) > estimate(model, 1, 0, PIECE)  # an endless stream keeps its prefix
+    less, chunk, more = (estimate(model, 1, clip, length) for length in (PREFILL_CHUNK - 1, PREFILL_CHUNK, clip - 1))
+    assert less < chunk == more
+    assert estimate(model, 1, 0, 2 * PREFILL_CHUNK) > estimate(
+        model, 1, 0, PREFILL_CHUNK
+    )  # an endless stream keeps its prefix
 
 
 def test_estimates_grow_with_batch_length_and_prefix(estimate: Callable[..., int]) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sashimi_diffusion.generation import Sampling, generate
-from sashimi_diffusion.generation.eager import EagerEngine
+from sashimi_diffusion.generation.engines import EagerEngine
 from sashimi_diffusion.models import SashimiAutoregressive
 
 pytest.importorskip("numba", reason="numba is not installed (pip install 'sashimi-diffusion[fast]')")
@@ -118,7 +118,7 @@ def test_a_thread_that_fails_leaves_none_waiting(monkeypatch: pytest.MonkeyPatch
         signatures = run.signatures
 
         def __call__(self, *arguments: object) -> int:
-            if arguments[-2] == 0:
+            if arguments[-1].thread == 0:
                 raise KeyboardInterrupt
             return run(*arguments)
 
@@ -150,8 +150,8 @@ def test_one_thread_goes_on_where_two_have_parted(monkeypatch: pytest.MonkeyPatc
     tokens, uniforms = torch.tensor([16]), torch.rand(1, 60, dtype=torch.float64)
     monkeypatch.setattr(
         shared,
-        "_together",
-        lambda inputs, numbers, settings, made: shared._work(0, inputs, numbers[:, :7], settings, made),
+        "_run_together",
+        lambda block: shared._run_alone(0, block.samples(slice(7))),
     )
     for _ in range(2):
         for ours, theirs in zip(

@@ -1,4 +1,4 @@
-"""A prefix absorbed in pieces, against one pass over all of it."""
+"""A prefix processed in chunks, against one pass over all of it."""
 
 import functools
 import importlib
@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sashimi_diffusion.generation import generate
-from sashimi_diffusion.generation.prefix import PIECE, absorb
+from sashimi_diffusion.generation.generate import PREFILL_CHUNK, prefill
 from sashimi_diffusion.models import AutoregressiveModel, SampleRNN, SashimiAutoregressive, WaveNetAutoregressive
 
 WAVENET = {"residual_channels": 4, "dilation_channels": 4, "skip_channels": 8, "end_channels": 8, "n_layers": 3}
@@ -28,11 +28,11 @@ def model(request: pytest.FixtureRequest) -> AutoregressiveModel:
     return kind(num_tokens=32, **options).eval()
 
 
-@pytest.mark.parametrize("piece", [7, 24])
-def test_pieces_are_one_pass(model: AutoregressiveModel, piece: int) -> None:
+@pytest.mark.parametrize("chunk", [7, 24])
+def test_chunks_equal_one_pass(model: AutoregressiveModel, chunk: int) -> None:
     tokens, later = torch.randint(32, (2, 61)), torch.randint(32, (2, 30))
-    *whole, expected = absorb(model, tokens)
-    *scores, state = absorb(model, tokens, piece)
+    *whole, expected = prefill(model, tokens)
+    *scores, state = prefill(model, tokens, chunk)
     for ours, theirs in zip(scores, whole, strict=True):
         assert ours.shape == (2, 61)
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
@@ -43,7 +43,7 @@ def test_pieces_are_one_pass(model: AutoregressiveModel, piece: int) -> None:
 
 def test_scores_are_those_of_the_model(model: AutoregressiveModel) -> None:
     tokens = torch.randint(32, (2, 50))
-    log_probabilities, entropies, _ = absorb(model, tokens, 16)
+    log_probabilities, entropies, _ = prefill(model, tokens, 16)
     torch.testing.assert_close(log_probabilities, model.score(tokens), rtol=0, atol=1e-5)
     with torch.no_grad():
         logits, _ = model.prefill(model.inputs(tokens))
@@ -52,7 +52,7 @@ def test_scores_are_those_of_the_model(model: AutoregressiveModel) -> None:
 
 
 @pytest.mark.parametrize("engine", ["eager", "auto"])  # the latter compiles SaShiMi models where numba is installed
-def test_a_clip_goes_on_after_pieces_as_after_one_pass(
+def test_a_clip_goes_on_after_chunks_as_after_one_pass(
     model: AutoregressiveModel, engine: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prefix = torch.randint(32, (2, 53))
@@ -62,11 +62,11 @@ def test_a_clip_goes_on_after_pieces_as_after_one_pass(
 
     whole = clip()
     module = importlib.import_module("sashimi_diffusion.generation.generate")  # the package has a function of that name
-    monkeypatch.setattr(module, "absorb", functools.partial(absorb, piece=10))
+    monkeypatch.setattr(module, "prefill", functools.partial(prefill, chunk=10))
     assert torch.equal(clip().tokens, whole.tokens)
     assert torch.equal(whole.tokens[:, :53], prefix)
     assert whole.prefix_length == 53
 
 
-def test_half_a_second_is_one_piece() -> None:
-    assert PIECE >= 8000
+def test_half_a_second_is_one_chunk() -> None:
+    assert PREFILL_CHUNK >= 8000

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sashimi_diffusion.generation import Sampling, choose
+from sashimi_diffusion.generation import Sampling, sample_tokens
 from sashimi_diffusion.generation.runaway import runaway_second
 
 PROBABILITIES = torch.tensor([0.1, 0.4, 0.2, 0.3], dtype=torch.float64)
@@ -15,7 +15,7 @@ EVENLY = (torch.arange(10_000, dtype=torch.float64) + 0.5) / 10_000
 
 def frequencies(sampling: Sampling) -> list[float]:
     logits = PROBABILITIES.log().expand(len(EVENLY), -1)
-    tokens, _, _ = choose(logits, EVENLY, sampling)
+    tokens, _, _ = sample_tokens(logits, EVENLY, sampling)
     return (torch.bincount(tokens, minlength=4) / len(EVENLY)).tolist()
 
 
@@ -40,7 +40,7 @@ def test_tokens_come_as_often_as_they_should(sampling: Sampling, expected: list[
 
 def test_scores_are_the_models_whatever_the_sampling() -> None:
     logits = PROBABILITIES.log().expand(2, -1)
-    tokens, scores, entropies = choose(logits, torch.tensor([0.2, 0.9]), Sampling(temperature=0.3, top_k=2))
+    tokens, scores, entropies = sample_tokens(logits, torch.tensor([0.2, 0.9]), Sampling(temperature=0.3, top_k=2))
     torch.testing.assert_close(scores, PROBABILITIES[tokens].log().float())
     entropy = -(PROBABILITIES * PROBABILITIES.log()).sum().float()
     torch.testing.assert_close(entropies, entropy.expand(2))
@@ -51,7 +51,7 @@ def test_scores_are_the_models_whatever_the_sampling() -> None:
 def test_no_token_without_probability_is_drawn(seed: int, uniform: float, scale: float) -> None:
     logits = scale * torch.randn(1, 64, generator=torch.Generator().manual_seed(seed))
     logits[0, ::2] = -torch.inf
-    token, score, entropy = choose(logits, torch.tensor([uniform], dtype=torch.float64), Sampling())
+    token, score, entropy = sample_tokens(logits, torch.tensor([uniform], dtype=torch.float64), Sampling())
     assert token.item() % 2 == 1
     assert score.isfinite().all()
     assert entropy.isfinite().all()

@@ -1,6 +1,5 @@
 """Official autoregressive checkpoints: their numbers from our model, the layouts found, and what is refused."""
 
-import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +21,8 @@ PUBLISHED = {
     "ar_v4_sashimi-sc09-unet": 6_820_512,
     "ar_v4_sashimi-youtubemix": 4_751_072,
     "ar_v4_sashimi-beethoven": 4_751_072,
+    # Our pools have weight normalization: a gain for each of their 128 + 256 + 512 + 256 outputs.
+    "ar_v4_sashimi-standalone": 5_447_680 + 1152,
 }
 
 
@@ -35,9 +36,9 @@ def small(official: Callable) -> Callable:
 def test_logits_loss_and_bits_are_the_official_ones(small: Callable, name: str) -> None:
     network = small(name)
     model = convert_autoregressive(network.state).model
-    expected = network.tensors["out64.logits"].transpose(1, 2)
+    expected = network.tensors["out64.logits"].transpose(1, 2)  # all positions, or the last ones
     logits = model(network.tensors["in.tokens"])
-    assert (logits - expected).abs().max() < 1e-5 * expected.abs().max()
+    assert (logits[..., -expected.shape[-1] :] - expected).abs().max() < 1e-5 * expected.abs().max()
     loss = F.cross_entropy(logits, network.tensors["in.targets"].squeeze(-1))
     assert loss.item() == pytest.approx(network.tensors["out.loss"].item(), rel=1e-5)
     assert loss.item() / math.log(2) == pytest.approx(network.tensors["out.bpb"].item(), rel=1e-5)
@@ -49,7 +50,7 @@ def test_steps_are_the_official_ones(small: Callable, name: str) -> None:
     network = small(name)
     model = convert_autoregressive(network.state).model
     expected, state = network.tensors["out64.logits_step_dense"], model.initial_state(2)
-    for index in range(48):
+    for index in range(expected.shape[1]):
         logits, state = model.step(network.tensors["in.tokens"][:, index], state)
         assert (logits - expected[:, index]).abs().max() < 1e-5 * expected.abs().max()
 
@@ -63,6 +64,38 @@ def test_version_3_files_hold_the_truncated_output_after_a_run(small: Callable) 
     assert (after[f"{name}.C"] - network.state[f"{name}.C"]).abs().max() > 1e-3
     layer = convert_autoregressive(state).model.backbone.center[0][0].s4.ssm
     torch.testing.assert_close(layer.C, network.state[f"{name}.C"], rtol=1e-3, atol=1e-4)
+
+
+@torch.no_grad()
+def test_version_3_names_are_read(small: Callable) -> None:
+    """The weights of a version 4 file under the names of version 3, whose dt is exp(·), give the same logits."""
+    network, state = small("v4_sashimi-sc09-unet_small"), {}
+    for key, value in network.state.items():
+        key = key.replace("layer.layer.kernel", "layer.kernel.kernel").replace("layer.layer.D", "layer.D")
+        key = key.replace("A_real", "inv_w_real").replace("l_kernel", "L")
+        if key.endswith("A_imag"):
+            key, value = key.replace("A_imag", "w_imag"), -value
+        if key.endswith("inv_dt"):
+            key, value = key.replace("inv_dt", "log_dt"), F.softplus(value.double()).log().squeeze(-1)
+        state[key] = value
+    model, layout = convert_autoregressive(state)
+    assert "version 3" in layout
+    expected = network.tensors["out64.logits"].transpose(1, 2)
+    logits = model(network.tensors["in.tokens"])[..., -expected.shape[-1] :]
+    assert (logits - expected).abs().max() < 1e-5 * expected.abs().max()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["snet", "unet"])
+def test_the_standalone_network_gives_the_official_output(golden, name: str) -> None:
+    tensors, config = golden.tensors(f"b_sashimi/standalone_{name}"), golden.info(f"b_sashimi/standalone_{name}")
+    width = config["config"]["d_model"]
+    ends = {"encoder.0.weight": (256, width), "decoder.0.output_transform.weight": (256, width)}
+    state = {f"model.{key.removeprefix('sd.')}": value for key, value in tensors.items() if key.startswith("sd.")}
+    state |= {key: torch.zeros(shape) for key, shape in ends.items()}
+    model = convert_autoregressive({**state, "decoder.0.output_transform.bias": torch.zeros(256)}).model
+    y = model.output_norm(model.backbone(tensors["in.x"].transpose(1, 2))).transpose(1, 2)
+    assert (y - tensors["out64.y"]).abs().max() < 1e-5 * tensors["out64.y"].abs().max()
 
 
 def renamed_to_version_4(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -91,8 +124,8 @@ def test_a_renamed_version_3_file_needs_exp(small: Callable) -> None:
     assert errors[None] > 1e-3  # softplus, the default of version 4: the trap
 
 
-def published(shared_golden: Path, name: str) -> dict[str, torch.Tensor]:
-    listed = json.loads((shared_golden / "keys" / f"{name}.json").read_text())["state_dict"]
+def published(golden, name: str) -> dict[str, torch.Tensor]:
+    listed = golden.info(f"keys/{name}")["state_dict"]
     generator = torch.Generator().manual_seed(0)
     return {
         key: torch.zeros(shape, dtype=torch.int64)
@@ -103,8 +136,8 @@ def published(shared_golden: Path, name: str) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize(("name", "parameters"), PUBLISHED.items())
-def test_every_published_key_is_taken(shared_golden: Path, name: str, parameters: int) -> None:
-    model, layout = convert_autoregressive(published(shared_golden, name))
+def test_every_published_key_is_taken(golden, name: str, parameters: int) -> None:
+    model, layout = convert_autoregressive(published(golden, name))
     assert sum(parameter.numel() for parameter in model.parameters()) == parameters
     assert model.config.n_layers == 8
     assert list(model.config.pool) == [4, 4]
@@ -113,7 +146,7 @@ def test_every_published_key_is_taken(shared_golden: Path, name: str, parameters
 
 
 def test_the_command_writes_a_pipeline(small: Callable, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    network = small("v4_sashimi-sc09_small")
+    network = small("v4_sashimi-sc09-unet_small")
     torch.save({"state_dict": network.state}, tmp_path / "official.ckpt")
     options = ["--quantization", "linear", "--length", "128", "--sample-rate", "8000"]
     assert main([str(tmp_path / "official.ckpt"), str(tmp_path / "out"), *options]) == 0
@@ -127,7 +160,7 @@ def test_the_command_writes_a_pipeline(small: Callable, tmp_path: Path, capsys: 
 
 
 def test_what_does_not_fit_is_listed(small: Callable, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    state = small("v4_sashimi-sc09_small").state
+    state = small("v4_sashimi-sc09-unet_small").state
     with pytest.raises(UserError, match=r"missing model\.norm\.weight \(16,\)"):
         convert_autoregressive({key: value for key, value in state.items() if key != "model.norm.weight"})
     with pytest.raises(UserError, match=r"unexpected model\.extra"):
@@ -135,6 +168,12 @@ def test_what_does_not_fit_is_listed(small: Callable, tmp_path: Path, capsys: py
     older = {key.replace("A_real", "w"): value for key, value in state.items()}
     with pytest.raises(UserError, match="no autoregressive checkpoint of version 3 or 4"):
         convert_autoregressive(older)
+    diagonal = {key: value for key, value in state.items() if not key.endswith("kernel.P")}
+    with pytest.raises(UserError, match=r"diagonal \(mode diag, S4D or DSS\)"):
+        convert_autoregressive(diagonal)
+    rank_two = {key: value.repeat(2, 1, 1, 1) if key.endswith("kernel.P") else value for key, value in state.items()}
+    with pytest.raises(UserError, match="low-rank term of rank 2"):
+        convert_autoregressive(rank_two)
     torch.save(state, tmp_path / "official.pt")
     assert main([str(tmp_path / "official.pt"), str(tmp_path / "out"), "--timesteps", "50"]) == 2
     assert "--timesteps does not apply" in capsys.readouterr().err

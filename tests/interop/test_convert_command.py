@@ -13,7 +13,9 @@ from sashimi_diffusion.pipelines import SashimiPipeline
 @pytest.mark.parametrize(
     ("name", "options", "summary"),
     [
-        ("master_sashimi_unet_uncond", ["--length", "1024"], ["newer", "397,755", "d_model 16, 2 layers", "200 steps"]),
+        ("master_sashimi_unet_L16000", [], ["newer", "109,639", "d_model 8, 1 layers", "200 steps", "16,000 samples"]),
+        ("ckpt_sashimi_snet_uncond", [], ["older", "16,000 Hz", "200 steps", "FFT nodes", "computed exactly", "e-04"]),
+        ("ckpt_sashimi_snet_uncond", ["--stored-nodes"], ["older", "FFT nodes", "as stored in the file", "e-04"]),
         (
             "ckpt_sashimi_unet_vocoder",
             [],
@@ -41,7 +43,8 @@ def test_a_pipeline_folder_is_written(
     for text in [*summary, f"wrote {tmp_path / 'out'}"]:
         assert text in printed
     pipe = SashimiPipeline.from_pretrained(tmp_path / "out")
-    expected = network.convert(step_on_residual="--no-step-on-residual" not in options).model
+    choices = {"step_on_residual": "--no-step-on-residual" not in options, "stored_nodes": "--stored-nodes" in options}
+    expected = network.convert(**choices).model
     inputs = network.tensors["in.audio"], network.tensors["in.steps"][:, 0]
     with torch.no_grad():
         output = pipe.model(*inputs, mel=network.tensors.get("in.mel")).sample
@@ -66,6 +69,7 @@ def test_a_pipeline_folder_is_written(
         (["official.pkl", "out", "--length", "-3"], "-3 is not a positive number"),
         (["official.pkl", "out", "--beta-end", "nan"], "nan is not a positive number"),
         (["official.pkl", "out", "--dilation-cycle", "2", "--beta-end", "2"], "between 0 and 1"),
+        (["official.pkl", "out", "--dilation-cycle", "2", "--stored-nodes"], "only the older SaShiMi layout"),
     ],
 )
 def test_what_cannot_be_done_is_one_line_and_leaves_nothing(

@@ -6,11 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sashimi_diffusion.interop.checkpoint import Checkpoint
 from sashimi_diffusion.interop.diffwave import convert_diffwave
-from sashimi_diffusion.interop.layers import stored_nodes
-from sashimi_diffusion.interop.networks import named_blocks
-from sashimi_diffusion.models import SashimiDenoiser
 from sashimi_diffusion.pipelines import SashimiPipeline, sashimi
 from sashimi_diffusion.schedulers import DiffWaveScheduler, diffwave
 
@@ -22,15 +18,10 @@ SCHEDULES = {
 }
 
 
-def use_stored_nodes(model: SashimiDenoiser, state: dict[str, Tensor]) -> None:
-    for name, block in named_blocks(model):
-        block[0].s4.ssm.use_nodes(stored_nodes(Checkpoint(state), f"{name}.layer"))
-
-
 @pytest.mark.parametrize("stored", [True, False], ids=["stored-nodes", "exact-nodes"])
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_sampling_matches(official: Callable, monkeypatch: pytest.MonkeyPatch, schedule: str, stored: bool) -> None:
-    network = official("e_sampling/ckpt")
+    network = official("e_sampling/ckpt", full=schedule == "T200")
     noise = network.tensors[f"in.{schedule}.noise"]  # (T, B, 1, L): x_T, then what each step adds
     expected = network.tensors[f"out64.{schedule}.x0"]
     draws = iter(noise)
@@ -42,9 +33,7 @@ def test_sampling_matches(official: Callable, monkeypatch: pytest.MonkeyPatch, s
 
     for module in (diffwave, sashimi):
         monkeypatch.setattr(module, "randn_tensor", next_noise)
-    model = network.convert().model
-    if stored:
-        use_stored_nodes(model, network.state)
+    model = network.convert(stored_nodes=stored).model
     pipe = SashimiPipeline(model, DiffWaveScheduler(**SCHEDULES[schedule]))
     pipe.set_progress_bar_config(disable=True)
     audio = pipe(batch_size=noise.shape[1], output_type="pt").audios
@@ -65,8 +54,7 @@ def test_schedule_matches(official: Callable, schedule: str) -> None:
 def test_training_loss_and_its_gradients_match(official: Callable) -> None:
     network = official("e_sampling/ckpt")
     tensors = network.tensors
-    model = network.convert().model.train()
-    use_stored_nodes(model, network.state)
+    model = network.convert(stored_nodes=True).model.train()
     scheduler = DiffWaveScheduler(num_train_timesteps=200, beta_end=0.02)
     audio, z, steps = tensors["in.loss.audio"], tensors["in.loss.z"], tensors["in.loss.steps"].flatten()
     prediction = model(scheduler.add_noise(audio, z, steps), steps).sample

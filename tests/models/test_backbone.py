@@ -1,12 +1,9 @@
 """The backbone against the official autoregressive ones, its causality, and the arguments it refuses."""
 
-import json
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -103,9 +100,9 @@ def fill(layer: nn.Module, official: dict[str, Tensor], softplus: bool) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
 @pytest.mark.parametrize("name", [*AUTOREGRESSIVE, *BIDIRECTIONAL])
-def test_autoregressive_backbones_match(shared_golden: Path, name: str, dtype: torch.dtype) -> None:
-    tensors = load_file(shared_golden / f"{name}.safetensors")
-    config = json.loads((shared_golden / f"{name}.json").read_text())["config"]
+def test_autoregressive_backbones_match(golden, name: str, dtype: torch.dtype) -> None:
+    tensors = golden.tensors(name, full=name.startswith("c_ar"))  # the small set has the last logits only
+    config = golden.info(name)["config"]
     state = {key.removeprefix("sd.").removeprefix("model."): v for key, v in tensors.items() if key.startswith("sd.")}
     framework = name.startswith("c_ar")
     s4 = config["model"]["layer"] if framework else {}

@@ -1,12 +1,10 @@
 """What denoisers are told: the embedded diffusion step, the class, the speaker, the mel spectrogram."""
 
 import math
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch.nn import functional as F
 
 from sashimi_diffusion.errors import UserError
@@ -24,8 +22,8 @@ def step_table(embedding: StepEmbedding, timestep: torch.Tensor | float, batch_s
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", ["ckpt_sashimi_unet_uncond", "ckpt_sashimi_snet_uncond", "master_wavenet_uncond"])
-def test_step_table_is_the_official_one(shared_golden: Path, name: str) -> None:
-    tensors = load_file(shared_golden / "d_diffwave" / f"{name}.safetensors")
+def test_step_table_is_the_official_one(golden, name: str) -> None:
+    tensors = golden.tensors(f"d_diffwave/{name}")
     expected = tensors["out.step_embed_in"]
     steps = tensors["in.steps"][:, 0]
     table = step_table(StepEmbedding(expected.shape[1], 4, 4), steps, len(steps))

@@ -1,6 +1,5 @@
 """WaveNetDenoiser: published sizes, its reach, conditioning, saving."""
 
-import json
 from pathlib import Path
 
 import pytest
@@ -39,8 +38,8 @@ def noise(batch: int = 2, length: int = 64) -> Tensor:
 
 @pytest.mark.parametrize("name", ["wnet_h256_d36_uncond", "wnet_h128_d30_uncond", "wnet_h64_d36_cond"])
 @pytest.mark.parametrize("branch", ["master", "ckpt"])
-def test_published_sizes(shared_golden: Path, branch: str, name: str) -> None:
-    info = json.loads((shared_golden / "keys" / f"dw_{branch}_{name}.json").read_text())
+def test_published_sizes(golden, branch: str, name: str) -> None:
+    info = golden.info(f"keys/dw_{branch}_{name}")
     config = info["config"]
     with torch.device("meta"):
         model = WaveNetDenoiser(

@@ -8,7 +8,6 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file
 
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.schedulers import FAST_BETAS_50, FAST_BETAS_200, DiffWaveScheduler
@@ -60,14 +59,14 @@ def test_all_steps_are_the_official_update(steps: int, end: float) -> None:
         ("fast6", {"num_train_timesteps": 6, "trained_betas": [1e-4, 1e-3, 0.01, 0.05, 0.2, 0.5]}),
     ],
 )
-def test_schedules_are_those_of_the_official_code(shared_golden, name: str, options: dict) -> None:
-    golden = load_file(shared_golden / "e_sampling" / "ckpt.safetensors")
+def test_schedules_are_those_of_the_official_code(golden, name: str, options: dict) -> None:
+    tensors = golden.tensors("e_sampling/ckpt")
     scheduler = DiffWaveScheduler(**options)
-    torch.testing.assert_close(scheduler.betas, golden[f"sched.{name}.Beta"], rtol=1e-6, atol=0)
-    torch.testing.assert_close(scheduler.alphas_cumprod, golden[f"sched.{name}.Alpha_bar"], rtol=1e-6, atol=0)
+    torch.testing.assert_close(scheduler.betas, tensors[f"sched.{name}.Beta"], rtol=1e-6, atol=0)
+    torch.testing.assert_close(scheduler.alphas_cumprod, tensors[f"sched.{name}.Alpha_bar"], rtol=1e-6, atol=0)
     sigmas = torch.tensor(scheduler._sigmas)[1:]
     # 1 - abar has few digits left where abar is close to one.
-    torch.testing.assert_close(sigmas, golden[f"sched.{name}.Sigma"][1:], rtol=1e-3, atol=0)
+    torch.testing.assert_close(sigmas, tensors[f"sched.{name}.Sigma"][1:], rtol=1e-3, atol=0)
 
 
 @pytest.mark.parametrize("steps", [1, 6, 7, 20, 150, 200])

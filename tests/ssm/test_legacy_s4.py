@@ -6,14 +6,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import sashimi_diffusion.ssm.legacy_s4 as module
-from sashimi_diffusion.ssm.legacy_s4 import LegacyS4, LegacyStateSpace, Nodes, exact_nodes
+from sashimi_diffusion.ssm.legacy_s4 import LegacyS4, LegacyStateSpace
 from sashimi_kernels.discretization import discretize_nplr, real_matrix, real_output, real_vector
 
 
-def make(d_model: int = 3, length: int = 16, n_state: int = 8) -> LegacyStateSpace:
+def make(d_model: int = 3, length: int = 16, n_state: int = 8, stored_nodes: bool = False) -> LegacyStateSpace:
     """A state space whose q is no longer p, as after training."""
     torch.manual_seed(0)
-    ssm = LegacyStateSpace(d_model, length, n_state)
+    ssm = LegacyStateSpace(d_model, length, n_state, stored_nodes)
     with torch.no_grad():
         ssm.Q += 0.1 * torch.randn_like(ssm.Q)
     return ssm
@@ -103,21 +103,27 @@ def test_both_directions_include_the_present_and_the_kernel_ends_at_its_length(l
 
 
 @torch.no_grad()
-def test_inexact_nodes_are_used_when_asked_for() -> None:
-    ssm = make().eval()
+def test_stored_nodes_are_used() -> None:
+    exact, stored = make().eval(), make(stored_nodes=True).eval()
+    assert stored.state_dict().keys() - exact.state_dict().keys() == {"omega", "z"}
+    stored.load_state_dict(exact.state_dict(), strict=False)
     u = torch.randn(1, 3, 16)
-    exact = ssm(u)
-    nodes = exact_nodes(16)
-    ssm.use_nodes(Nodes(nodes.z * 1.01, nodes.weight))
-    assert (ssm(u) - exact).abs().max() > 1e-4
+    expected = exact(u)
+    torch.testing.assert_close(stored(u), expected)  # exact nodes in single precision
     # Close to -1 instead of at it, as a rounded root of unity is: the limit must be met from there.
     root = torch.tensor(-1 + 1e-7j, dtype=torch.complex128)
-    z, weight = nodes.z.clone(), nodes.weight.clone()
-    z[:, -1], weight[:, -1] = 2 * (1 - root) / (1 + root), 2 / (1 + root)
-    ssm.use_nodes(Nodes(z, weight))
-    torch.testing.assert_close(ssm(u), exact)
-    ssm.use_nodes(None)
-    assert torch.equal(ssm(u), exact)
+    stored.omega[:, -1] = torch.view_as_real(root)
+    stored.z[:, -1] = torch.view_as_real(2 * (1 - root) / (1 + root))
+    torch.testing.assert_close(stored(u), expected)
+    stored.z *= 1.01
+    assert (stored(u) - expected).abs().max() > 1e-4
+
+
+@torch.no_grad()
+def test_stored_nodes_stay_float32_and_are_saved() -> None:
+    layer = LegacyS4(3, 16, n_state=8, stored_nodes=True).bfloat16()
+    assert layer.ssm.omega.dtype == layer.ssm.z.dtype == torch.float32
+    assert {"ssm.omega", "ssm.z"} <= layer.state_dict().keys()
 
 
 @torch.no_grad()
@@ -186,3 +192,36 @@ def test_wrong_arguments_are_named() -> None:
         LegacyStateSpace(3, 16, n_state=7)
     with pytest.raises(ValueError, match=r"\(batch, 3, length\), got \(2, 4, 16\)"):
         make()(torch.zeros(2, 4, 16))
+    with pytest.raises(ValueError, match="a length of at least one sample, got 0"):
+        make()(torch.zeros(2, 3, 0))
+
+
+@pytest.mark.parametrize("evaluate", [True, False])
+def test_an_empty_batch_gives_an_empty_output(evaluate: bool) -> None:
+    layer = LegacyS4(3, 16, n_state=8).train(not evaluate)
+    with torch.set_grad_enabled(not evaluate):
+        y = layer(torch.zeros(0, 3, 16))
+    assert y.shape == (0, 3, 16)
+    if not evaluate:
+        y.sum().backward()
+
+
+@pytest.mark.parametrize("stored_nodes", [False, True])
+def test_it_is_made_on_the_meta_device(stored_nodes: bool) -> None:
+    original = LegacyS4(3, 16, n_state=8, stored_nodes=stored_nodes).eval()
+    with torch.device("meta"):
+        layer = LegacyS4(3, 16, n_state=8, stored_nodes=stored_nodes).eval()
+    assert {tensor.device.type for tensor in layer.state_dict().values()} == {"meta"}
+    layer.to_empty(device="cpu").load_state_dict(original.state_dict())
+    u = torch.randn(2, 3, 16)
+    assert torch.equal(layer(u), original(u))
+
+
+def test_second_derivatives() -> None:
+    layer = LegacyS4(2, 6, n_state=4).double()
+    u, q = torch.randn(1, 2, 6, dtype=torch.float64), layer.ssm.Q.detach().clone()
+
+    def run(u: Tensor, q: Tensor) -> Tensor:
+        return torch.func.functional_call(layer, {"ssm.Q": q}, (u,), {"residual": u})
+
+    assert torch.autograd.gradgradcheck(run, (u.requires_grad_(), q.requires_grad_()))

@@ -1,10 +1,13 @@
 """One layer, three ways to run it; what it keeps and when it forgets; which precision it holds."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from sashimi_diffusion.ssm import S4Layer, StateSpace, state_space_parameters
 
@@ -14,7 +17,7 @@ VARIANTS = {
     "legs zoh": {"parameterization": "diag", "initialization": "legs", "discretization": "zoh"},
     "lin bilinear": {"parameterization": "diag", "initialization": "lin", "discretization": "bilinear"},
     "inv zoh tied": {"parameterization": "diag", "initialization": "inv", "discretization": "zoh", "n_ssm": 2},
-    "two channels": {"parameterization": "nplr", "channels": 2},
+    "two outputs": {"parameterization": "nplr", "outputs_per_feature": 2},
 }
 
 
@@ -105,6 +108,12 @@ def test_bidirectional_has_no_recurrence() -> None:
         ({"n_ssm": 3}, "divide"),
         ({"reverse_shift": 2}, "0 or 1"),
         ({"max_length": 8}, "differ from the recurrence"),
+        ({"bandlimit": 1.0}, "needs parameterization 'diag'"),
+        ({"parameterization": "diag", "discretization": "dss"}, "normalizes over the whole kernel"),
+        ({"initialization": "legt"}, "'legt' does not exist for 'nplr' \\(its low-rank term has rank 2"),
+        ({"initialization": "fourier"}, "only HiPPO-LegS is implemented"),
+        ({"parameterization": "diag", "initialization": "diag-real"}, "its eigenvalues are real"),
+        ({"parameterization": "diag", "initialization": "diag-lin"}, "is 'lin' with parameterization 'diag'"),
     ],
 )
 def test_what_does_not_exist_is_refused(arguments: dict, message: str) -> None:
@@ -115,6 +124,119 @@ def test_what_does_not_exist_is_refused(arguments: dict, message: str) -> None:
 def test_wrong_input_shape_is_named() -> None:
     with pytest.raises(ValueError, match=r"\(batch, 4, length\), got \(2, 5, 7\)"):
         StateSpace(4)(torch.zeros(2, 5, 7))
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_no_samples_and_no_signals(variant: str) -> None:
+    layer = make(variant, torch.float32)
+    ssm, state = layer.ssm, layer.initial_state(2)
+    for module in (layer, ssm):
+        for call in (module, module.prefill, lambda u, module=module: module(u, state)):
+            with pytest.raises(ValueError, match="a length of at least one sample, got 0"):
+                call(torch.zeros(2, 4, 0))
+    with pytest.raises(ValueError, match="a length of at least one sample, got 0"):
+        ssm.kernel(0)
+    outputs, none = ssm.outputs_per_feature, torch.zeros(0, 4, 5)
+    for enabled in (True, False):
+        with torch.set_grad_enabled(enabled):
+            assert ssm(none).shape == ssm(none, ssm.initial_state(0)).shape == (0, 4 * outputs, 5)
+            assert layer(none).shape == layer(none, residual=none).shape == (0, 4, 5)
+            y, final = layer.prefill(none)
+            assert (y.shape, final.shape) == ((0, 4, 5), (0, 4, 4))
+            y, final = layer.step(none[..., 0], final)
+            assert (y.shape, final.shape) == ((0, 4), (0, 4, 4))
+    layer(none).sum().backward()
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_it_is_made_on_the_meta_device(variant: str, bidirectional: bool) -> None:
+    original = S4Layer(8, bidirectional=bidirectional, **VARIANTS[variant])
+    with torch.device("meta"):
+        layer = S4Layer(8, bidirectional=bidirectional, **VARIANTS[variant])
+    assert {tensor.device.type for tensor in layer.state_dict().values()} == {"meta"}
+    layer.to_empty(device="cpu").load_state_dict(original.state_dict())
+    u = torch.randn(2, 8, 20)
+    assert torch.equal(layer(u), original(u))
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("rate", [0.5, 3.0])
+def test_a_rate_is_a_factor_of_the_step_sizes(variant: str, rate: float) -> None:
+    layer, faster = make(variant), make(variant)
+    faster.ssm.log_dt.data += math.log(rate)
+    u, state = torch.randn(2, 4, 30, dtype=torch.float64), layer.initial_state(2) + 1
+    for mode in (True, False):
+        with torch.set_grad_enabled(mode):
+            torch.testing.assert_close(layer(u, rate=rate), faster(u))
+            torch.testing.assert_close(layer(u, state, rate), faster(u, state))
+            torch.testing.assert_close(layer.prefill(u, state, rate), faster.prefill(u, state))
+            torch.testing.assert_close(layer.step(u[..., 0], state, rate), faster.step(u[..., 0], state))
+            torch.testing.assert_close(layer(u), make(variant)(u))  # the cached kernel is that of rate 1 again
+
+
+def test_a_rate_changes_the_length_of_truncated_kernels() -> None:
+    ssm = StateSpace(3, n_state=8, bidirectional=True, max_length=10)
+    assert [int((ssm.kernel(40, rate)[0, 0] != 0).sum()) for rate in (0.5, 1.0, 2.0)] == [20, 10, 5]
+    with pytest.raises(ValueError, match="rate must be positive"):
+        ssm(torch.zeros(1, 3, 5), rate=0.0)
+
+
+def test_a_band_limit_drops_states_in_every_form() -> None:
+    """The frequencies of "lin" are n dt / 2 cycles per sample."""
+    options = {"parameterization": "diag", "initialization": "lin", "discretization": "zoh", "dt_min": 0.1}
+    layer = S4Layer(4, n_state=8, dt_max=0.1, bandlimit=0.25, **options).double().eval()
+    limited = S4Layer(4, n_state=8, dt_max=0.1, **options).double().eval()
+    limited.load_state_dict(layer.state_dict())
+    limited.ssm.C.data[:, :, 3:] = 0  # 3 · 0.1 / 2 >= 0.25 / 2
+    u = torch.randn(2, 4, 30, dtype=torch.float64)
+    with torch.no_grad():
+        whole = limited(u)
+        torch.testing.assert_close(layer(u), whole)
+        torch.testing.assert_close(run_steps(layer, u, layer.initial_state(2))[0], whole)
+        # The limit refers to rate 1, as in the official code.
+        torch.testing.assert_close(layer(u, rate=0.5), limited(u, rate=0.5))
+
+
+def test_dropout_acts_on_the_activations_in_training_only() -> None:
+    torch.manual_seed(0)
+    layer = S4Layer(4, n_state=8, dropout=0.5)
+    plain = S4Layer(4, n_state=8)
+    plain.load_state_dict(layer.state_dict())
+    u = torch.randn(1, 4, 1000)
+    assert torch.equal(layer.eval()(u), plain.eval()(u))
+    seen = []
+    layer.output_linear.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    layer.train()(u)
+    kept = seen[0] != 0
+    assert 0.4 < kept.float().mean() < 0.6
+    torch.testing.assert_close(seen[0][kept], 2 * F.gelu(plain.ssm(u))[kept])
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("backend", ["torch", "reference"])
+def test_second_derivatives(variant: str, backend: str) -> None:
+    layer = S4Layer(2, n_state=4, backend=backend, **VARIANTS[variant]).double()
+    u, c = torch.randn(1, 2, 6, dtype=torch.float64), layer.ssm.C.detach().clone()
+
+    def run(u: Tensor, c: Tensor) -> Tensor:
+        y, state = torch.func.functional_call(_Prefill(layer), {"layer.ssm.C": c}, (u,))
+        return torch.cat([y.flatten(), torch.view_as_real(state).flatten()])
+
+    def forward(u: Tensor, c: Tensor) -> Tensor:
+        return torch.func.functional_call(layer, {"ssm.C": c}, (u,), {"residual": u})
+
+    for function in (run, forward):
+        assert torch.autograd.gradgradcheck(function, (u.requires_grad_(), c.requires_grad_()))
+
+
+class _Prefill(nn.Module):
+    def __init__(self, layer: S4Layer) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        return self.layer.prefill(u)
 
 
 def test_eigenvalues_stay_in_the_left_half_plane() -> None:
@@ -145,9 +267,9 @@ class TestKeptSpectrum:
         self.made = 0
         kernel = layer.ssm.kernel
 
-        def counted(length: int) -> Tensor:
+        def counted(length: int, rate: float = 1.0) -> Tensor:
             self.made += 1
-            return kernel(length)
+            return kernel(length, rate)
 
         monkeypatch.setattr(layer.ssm, "kernel", counted)
         return layer

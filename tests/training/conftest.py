@@ -9,7 +9,7 @@ import soundfile
 
 from sashimi_diffusion.training.config import from_tree
 from sashimi_diffusion.training.diffusion.config import DiffusionConfig
-from sashimi_diffusion.training.typed_yaml import apply_overrides, write_yaml
+from sashimi_diffusion.training.yaml_files import apply_overrides, write_yaml
 
 TINY = {
     "model": {

@@ -96,7 +96,7 @@ def test_a_damaged_one_is_not_offered(run):
     with pytest.raises(UserError, match="--resume-from checkpoints/step-000010"):
         checkpoints.find_checkpoint(run)
     (run / "checkpoints/step-000010/ema.safetensors").unlink()
-    with pytest.raises(UserError, match="start anew"):
+    with pytest.raises(UserError, match="start again"):
         checkpoints.find_checkpoint(run)
 
 

@@ -3,12 +3,13 @@
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.training.config import check_same_run, from_tree, load_config, to_tree
-from sashimi_diffusion.training.diffusion.components import create_model
 from sashimi_diffusion.training.diffusion.config import DiffusionConfig
-from sashimi_diffusion.training.typed_yaml import apply_overrides, read_yaml, write_yaml
+from sashimi_diffusion.training.diffusion.task import create_model
+from sashimi_diffusion.training.yaml_files import apply_overrides, read_yaml, write_yaml
 
 CONFIGS = Path(__file__).resolve().parents[2] / "recipes" / "configs"
 
@@ -30,13 +31,21 @@ CONFIGS = Path(__file__).resolve().parents[2] / "recipes" / "configs"
         ("training.steps=true", "training.steps must be a whole number"),
         ("training.steps=0", "training.steps is 0: it must be at least 1"),
         ("optimizer.lr=fast", "optimizer.lr must be a number, not 'fast'"),
-        ("optimizer.lr=-1", "optimizer.lr is -1.0: it must be above 0"),
+        ("optimizer.lr=-1", "optimizer.lr is -1: it must be above 0"),
         ("optimizer.decay=cosin", "optimizer.decay must be 'constant' or 'cosine'"),
         ("optimizer.betas=[0.9, x]", "optimizer.betas must be a list whose items are a number"),
         ("data.where.speaker=theo", "data.where must be a group of keys"),
+        ("data.where={1: [theo]}", "the keys of data.where must be text, not 1"),
+        ("optimizer.betas=[0.9]", "optimizer.betas is [0.9]: it must be two numbers"),
+        ("optimizer.lr=true", "optimizer.lr must be a number, not True"),
+        ("training.steps='3'", "training.steps must be a whole number, not '3'"),
+        ("training.cpu_threads=0", "training.cpu_threads is 0: it must be at least 1"),
+        ("model.unet=1", "model.unet must be true or false, not 1"),
+        ("model.clas_conditional=true", "did you mean model.class_conditional?"),
+        ("model=[sashimi]", "model must be a group of keys, not ['sashimi']"),
         ("data.mel.n_fft=x", "data.mel.n_fft must be a whole number"),
         ("data=3", "data must be a group of keys"),
-        ("objective.label_dropout=1", "objective.label_dropout is 1.0: it must be at least 0 and below 1"),
+        ("objective.label_dropout=1", "objective.label_dropout is 1: it must be at least 0 and below 1"),
         ("training.steps", "is not an override"),
         ("model.name.x=1", "model.name.x: name is a value, not a group of keys"),
         ("training.steps=[1", "is not valid YAML"),
@@ -46,6 +55,27 @@ def test_a_wrong_setting_is_named(tiny, override, expected):
     with pytest.raises(UserError) as error:
         from_tree(DiffusionConfig, tiny(override))
     assert expected in str(error.value)
+
+
+def test_values_keep_their_types(tiny):
+    config = from_tree(DiffusionConfig, tiny("optimizer.lr=1", "model.dt_min=1", "objective=null"))
+    assert type(config.optimizer.lr) is float
+    assert config.model.arguments["dt_min"] == 1
+    assert config.objective.label_dropout == 0.1
+
+
+def test_a_config_does_not_change(tiny_config):
+    config = tiny_config()
+    for group, name in [
+        (config, "seed"),
+        (config.training, "steps"),
+        (config.model, "name"),
+        (config.model, "d_model"),
+    ]:
+        with pytest.raises(ValidationError, match="frozen"):
+            setattr(group, name, 1)
+    config.model.arguments["d_model"] = 1
+    assert config.model.arguments["d_model"] == 8
 
 
 def test_overrides_set_nested_values_and_leave_the_tree_alone():

@@ -8,14 +8,16 @@ import pytest
 import soundfile
 import torch
 
+from sashimi_diffusion import files
 from sashimi_diffusion.errors import UserError
+from sashimi_diffusion.models import SashimiDenoiser
 from sashimi_diffusion.pipelines.sashimi import SashimiPipeline
-from sashimi_diffusion.training import checkpoints, saved_pipeline
+from sashimi_diffusion.training import checkpoints
 from sashimi_diffusion.training.config import from_tree
 from sashimi_diffusion.training.diffusion.config import DiffusionConfig
 from sashimi_diffusion.training.diffusion.task import DiffusionTask
 from sashimi_diffusion.training.loop import Trainer, train
-from sashimi_diffusion.training.run_folder import config_of_command
+from sashimi_diffusion.training.run_folder import config_of_command, save_pipeline
 from sashimi_diffusion.training.splits import fingerprint, open_split
 
 
@@ -169,7 +171,7 @@ def test_the_command_of_a_resumed_run(tiny_config, tiny_file, tmp_path):
     overrides = [f"output_dir={run}", "training.steps=20"]
     config = config_of_command(DiffusionConfig, None, tiny_file, overrides, resume=True)
     assert config.training.steps == 20
-    assert config.model.arguments["waveform_std"] > 0
+    assert config.model.arguments["waveform_std"] is None
     assert config_of_command(DiffusionConfig, tiny_file, "", overrides, resume=True) == config
     with pytest.raises(UserError, match="seed is 5, but the run"):
         config_of_command(DiffusionConfig, tiny_file, "", [*overrides, "seed=5"], resume=True)
@@ -240,15 +242,15 @@ def test_the_pipeline_loads_while_it_is_replaced(tiny_config, monkeypatch):
     with torch.no_grad():
         for parameter in trainer.ema.model.parameters():
             parameter.add_(1)
-    loads, original = [], saved_pipeline.os.replace
+    loads, original = [], files.os.replace
 
     def replace(source, target):
         original(source, target)
         if "pipeline" in str(target):
             loads.append(SashimiPipeline.from_pretrained(trainer.folder / "pipeline"))
 
-    monkeypatch.setattr(saved_pipeline.os, "replace", replace)
-    saved_pipeline.save_pipeline(trainer.folder, trainer.task.pipeline(trainer.ema.model))
+    monkeypatch.setattr(files.os, "replace", replace)
+    save_pipeline(trainer.folder, trainer.task.pipeline(trainer.ema.model))
     assert len(loads) >= 3
     mine, theirs = next(trainer.ema.model.parameters()), next(loads[-1].model.parameters())
     assert torch.equal(mine, theirs)
@@ -263,7 +265,7 @@ def test_the_pipeline_loads_while_it_is_replaced(tiny_config, monkeypatch):
         ("data.pattern=null", "recordings have no labels"),
         ("data.speakers=speeker", "speakers names the field 'speeker', .*; did you mean 'speaker'"),
         ("sampling.scheduler=dim", "unknown scheduler 'dim', did you mean 'ddim'"),
-        ("sampling.steps=500", "sampling.steps is 500: it can be at most"),
+        ("sampling.steps=500", "sampling.steps is 500: it must not exceed schedule.num_train_timesteps=200"),
         ("training.trackers=[tensorbord]", "did you mean training.trackers tensorboard"),
         ("model.parameterization=full", "parameterization"),
     ],
@@ -313,3 +315,19 @@ def test_minutes_end_a_run(tiny_config):
     assert [line["step"] for line in lines(run) if "validation_loss" in line] == [1]
     longer = train(DiffusionTask, tiny_config("training.steps=3"), resume=True)
     assert lines(longer)[-1]["step"] == 3
+
+
+def test_gradient_checkpointing_gives_the_same_run(tiny_config, tmp_path):
+    stored = train(DiffusionTask, tiny_config(f"output_dir={tmp_path / 'stored'}"))
+    trainer = Trainer(DiffusionTask, tiny_config("training.gradient_checkpointing=true"), False, None, False)
+    assert trainer.network.is_gradient_checkpointing
+    trainer.run()
+    for one, other in zip(losses(trainer.folder), losses(stored), strict=True):
+        assert one[:2] == pytest.approx(other[:2], rel=1e-4)
+
+
+def test_a_network_without_gradient_checkpointing_is_refused(tiny_config, monkeypatch, tmp_path):
+    monkeypatch.setattr(SashimiDenoiser, "_supports_gradient_checkpointing", False)
+    with pytest.raises(UserError, match=r"gradient_checkpointing is true, but SashimiDenoiser does not support it"):
+        train(DiffusionTask, tiny_config("training.gradient_checkpointing=true"))
+    assert not (tmp_path / "run").exists()

@@ -11,7 +11,7 @@ from sashimi_diffusion.models.autoregressive import SashimiAutoregressive
 from sashimi_diffusion.models.denoiser import SashimiDenoiser
 from sashimi_diffusion.ssm import state_space_parameters
 from sashimi_diffusion.training.config import OptimizerConfig
-from sashimi_diffusion.training.muon import Muon, Together, orthogonal
+from sashimi_diffusion.training.muon import CombinedOptimizer, Muon, orthogonalize
 from sashimi_diffusion.training.optimizer import create_optimizer, set_learning_rate
 
 MUON = OptimizerConfig(name="muon", lr=1e-2, momentum=0.95)
@@ -20,7 +20,7 @@ MUON = OptimizerConfig(name="muon", lr=1e-2, momentum=0.95)
 @pytest.mark.parametrize("shape", [(2, 3, 7), (1, 7, 3), (3, 5, 5)])
 def test_singular_values_are_near_one_in_the_same_directions(shape):
     matrices = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    result = orthogonal(matrices)
+    result = orthogonalize(matrices)
     u, _, vh = torch.linalg.svd(matrices, full_matrices=False)
     turned = u.mT @ result @ vh.mT  # diagonal, were it exact
     values = turned.diagonal(dim1=1, dim2=2)
@@ -134,4 +134,4 @@ def test_the_state_of_another_optimizer_is_refused():
 def test_a_network_without_matrices_is_refused():
     with pytest.raises(UserError, match="use adamw"):
         create_optimizer(nn.LayerNorm(4), MUON)
-    assert not isinstance(create_optimizer(nn.Linear(3, 2), OptimizerConfig()), Together)
+    assert not isinstance(create_optimizer(nn.Linear(3, 2), OptimizerConfig()), CombinedOptimizer)

@@ -1,11 +1,11 @@
-"""The official SC09 classifier as this project's model."""
+"""Conversion of the official SC09 classifier."""
 
 from torch import Tensor
 
 from sashimi_diffusion.interop.checkpoint import Checkpoint
 from sashimi_evaluation.classifiers import ResNeXtClassifier
 
-_PARALLEL = "module."  # before every name, if the network was trained on several devices
+_PARALLEL = "module."  # prefix of all names if the network was trained on several devices
 _STEM = "conv_1_3x3.weight"
 _LAYERS = {
     "reduce": "conv_reduce",
@@ -20,18 +20,18 @@ _LAYERS = {
 
 
 def is_classifier_checkpoint(tensors: dict[str, Tensor]) -> bool:
-    """Whether a state dict is of the official classifier."""
+    """Return whether a state dict belongs to the official classifier."""
     return _STEM in tensors or _PARALLEL + _STEM in tensors
 
 
 def convert_classifier(tensors: dict[str, Tensor]) -> ResNeXtClassifier:
-    """Convert the state dict of the official classifier; the network's sizes are read off the shapes.
+    """Convert the state dict of the official classifier; the shapes of its tensors imply the configuration.
 
     Returns:
         ResNeXtClassifier: in evaluation mode.
 
     Raises:
-        UserError: the state dict has missing, unexpected or misshapen tensors (then listed).
+        UserError: tensors are missing, unexpected or misshapen (the error lists them).
     """
     checkpoint = Checkpoint({name.removeprefix(_PARALLEL): tensor for name, tensor in tensors.items()})
     first = "stage_1.stage_1_bottleneck_0"
@@ -53,7 +53,7 @@ def convert_classifier(tensors: dict[str, Tensor]) -> ResNeXtClassifier:
 
 
 def official_name(name: str) -> str:
-    """What the official code calls the tensor that is called ``name`` in our network."""
+    """Return the official name of the tensor called ``name`` in :class:`ResNeXtClassifier`."""
     parts = name.split(".")
     if parts[0] == "stages":
         stage, block, layer, tensor = int(parts[1]) + 1, *parts[2:]

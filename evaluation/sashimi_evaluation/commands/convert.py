@@ -1,7 +1,8 @@
-"""``sashimi-convert``: convert any official checkpoint, the SC09 classifier included."""
+"""``sashimi-convert``: convert any official checkpoint, including the SC09 classifier."""
 
 import argparse
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor
 
@@ -9,11 +10,20 @@ from sashimi_diffusion.commands.cli import run
 from sashimi_diffusion.commands.convert import Saveable, build_parser, convert, convert_pipeline, refuse_options
 from sashimi_evaluation.classifiers.official_checkpoint import convert_classifier, is_classifier_checkpoint
 
-_OTHER_OPTIONS = ("sample_rate", "length", "timesteps", "beta_end", "dilation_cycle", "quantization", "dt_transform")
+_OTHER_OPTIONS = (
+    "sample_rate",
+    "length",
+    "timesteps",
+    "beta_end",
+    "dilation_cycle",
+    "stored_nodes",
+    "quantization",
+    "dt_transform",
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit code."""
+    """Run the command and return the exit code."""
     return run(lambda: convert(build_parser().parse_args(arguments), _convert_tensors))
 
 
@@ -22,7 +32,7 @@ def _convert_tensors(tensors: dict[str, Tensor], options: argparse.Namespace) ->
         return convert_pipeline(tensors, options)
     refuse_options(options, _OTHER_OPTIONS, "a classifier")
     model = convert_classifier(tensors)
-    config = model.config
+    config: Any = model.config
     return model, {
         "layout": f"ResNeXt-{config.depth} {config.cardinality}x{config.base_width}d, widen {config.widen_factor}",
         "parameters": f"{sum(parameter.numel() for parameter in model.parameters()):,}",

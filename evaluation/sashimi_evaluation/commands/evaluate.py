@@ -12,7 +12,7 @@ from accelerate import PartialState
 from sashimi_diffusion.commands.cli import Parser, run, select_device
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.files import writing
-from sashimi_diffusion.training.processes import all_processes
+from sashimi_diffusion.launch import require_all_processes
 from sashimi_evaluation.classifiers import load_classifier
 from sashimi_evaluation.clips import ClipFolder, open_clips, open_sets, split_held_out
 from sashimi_evaluation.commands.listening_test import listening_test
@@ -79,8 +79,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             listening_test(arguments[1:])
             return
         options = build_parser().parse_args(arguments)
-        with all_processes():
-            evaluate_folders(options, shlex.join(["sashimi-evaluate", *arguments]))
+        require_all_processes()
+        evaluate_folders(options, shlex.join(["sashimi-evaluate", *arguments]))
 
     return run(command)
 

@@ -11,8 +11,8 @@ import soundfile
 
 from sashimi_diffusion.data.audio import read_audio, write_audio
 from sashimi_diffusion.errors import UserError
+from sashimi_evaluation.html import encode_page, package_file, template_environment
 from sashimi_evaluation.listening_test.ratings import CLIP_RATINGS, DIVERSITY, RATINGS
-from sashimi_evaluation.report.html import encode_page, package_file, template_environment
 
 
 @dataclass(frozen=True)

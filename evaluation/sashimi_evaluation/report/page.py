@@ -7,9 +7,9 @@ from typing import Any
 
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.files import write_file
+from sashimi_evaluation.html import encode_page, package_file, template_environment
 from sashimi_evaluation.report.checks import check_report
 from sashimi_evaluation.report.data import ReportData
-from sashimi_evaluation.report.html import encode_page, package_file, template_environment
 from sashimi_evaluation.report.media import audio_uri, spectrogram_uri
 from sashimi_evaluation.report.plots import class_histogram, likelihood_histogram
 from sashimi_evaluation.report.published import GROUPS, WARNING

@@ -1,23 +1,41 @@
-"""Where threads that run one compiled step together wait for each other, within a fraction of a microsecond."""
+"""A spin barrier for threads that run one compiled step together; they meet within a fraction of a microsecond."""
 
 import os
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-_APART = 16  # int64 numbers between two threads' counters, so that these lie in cache lines of their own
-# A wait of so many looks, about 10 microseconds, is for a thread that has no core: it may be waiting for this one.
-_PATIENCE = 10_000
+from sashimi_diffusion.generation.numba_engine.vectors import compiled
+
+_STRIDE = 16  # int64 numbers between the counters of two threads, which then lie in different cache lines
+# A thread that has read the counter so often, about 10 microseconds, waits for one that has no core.
+_LONG = 10_000
 
 
-@intrinsic
-def _store(typing_context: Any, array: Any, index: Any, value: Any) -> tuple:
-    """array[index] = value, visible to the other threads together with everything written before."""
+class Team(NamedTuple):
+    """The threads that run a step together, as one of them knows them.
 
+    Args:
+        counters: int64, shared by all threads; see :func:`create_counters`.
+        thread: index of this thread.
+        n_threads: number of threads.
+    """
+
+    counters: np.ndarray
+    thread: int
+    n_threads: int
+
+
+def create_counters(n_threads: int) -> np.ndarray:
+    """Return the counters of a barrier before its first use: per thread its waits and its long waits."""
+    return np.zeros(n_threads * _STRIDE, dtype=np.int64)
+
+
+def _typed_store(typing_context: Any, array: Any, index: Any, value: Any) -> tuple:
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         pointer = _pointer(context, builder, signature, arguments)
         builder.store_atomic(arguments[2], pointer, "release", 8)
@@ -26,27 +44,14 @@ def _store(typing_context: Any, array: Any, index: Any, value: Any) -> tuple:
     return types.void(array, types.intp, types.int64), generate
 
 
-@intrinsic
-def _load(typing_context: Any, array: Any, index: Any) -> tuple:
-    """array[index], together with everything that its writer wrote before."""
-
+def _typed_load(typing_context: Any, array: Any, index: Any) -> tuple:
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.load_atomic(_pointer(context, builder, signature, arguments), "acquire", 8)
 
     return types.int64(array, types.intp), generate
 
 
-def _pointer(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-    array_type = signature.args[0]
-    array = context.make_array(array_type)(context, builder, arguments[0])
-    pointer = cgutils.get_item_pointer(context, builder, array_type, array, [arguments[1]])
-    return builder.bitcast(pointer, ir.IntType(64).as_pointer())
-
-
-@intrinsic
-def _let_others_run(typing_context: Any) -> tuple:
-    """Hand this core to another thread that waits for one, where the system has POSIX's call for it."""
-
+def _typed_yield(typing_context: Any) -> tuple:
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         if os.name == "posix":
             function = ir.FunctionType(ir.IntType(32), [])
@@ -56,53 +61,64 @@ def _let_others_run(typing_context: Any) -> tuple:
     return types.void(), generate
 
 
-@njit(nogil=True)
-def wait(counters: Any, thread: int, n_threads: int) -> None:
-    """Go on when every thread has called this as often as this one."""
-    if n_threads == 1:
+def _pointer(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    array_type = signature.args[0]
+    array = context.make_array(array_type)(context, builder, arguments[0])
+    pointer = cgutils.get_item_pointer(context, builder, array_type, array, [arguments[1]])
+    return builder.bitcast(pointer, ir.IntType(64).as_pointer())
+
+
+# array[index] = value; publishes everything that this thread has written before.
+_store: Any = intrinsic(_typed_store)
+# array[index]; makes visible everything that the writing thread had written before.
+_load: Any = intrinsic(_typed_load)
+# Yields this core to another thread, on systems that have POSIX's sched_yield.
+_yield_core: Any = intrinsic(_typed_yield)
+
+
+@compiled
+def wait(team: Team) -> None:
+    """Return when every thread of the team has called this function as often as this thread."""
+    if team.n_threads == 1:
         return
-    count = waits(counters, thread) + 1
-    _store(counters, thread * _APART, count)
-    for other in range(n_threads):
-        looks = 0
-        while _load(counters, other * _APART) < count:
-            looks += 1
-            if looks == _PATIENCE:
-                counters[thread * _APART + 1] += 1
-            if looks >= _PATIENCE:
-                _let_others_run()
+    counters = team.counters
+    count = wait_count(team) + 1
+    _store(counters, team.thread * _STRIDE, count)
+    for other in range(team.n_threads):
+        reads = 0
+        while _load(counters, other * _STRIDE) < count:
+            reads += 1
+            if reads == _LONG:
+                counters[team.thread * _STRIDE + 1] += 1
+            if reads >= _LONG:
+                _yield_core()
 
 
-@njit(nogil=True)
-def waits(counters: Any, thread: int) -> int:
-    """How often ``thread`` has called :func:`wait`."""
-    return counters[thread * _APART]
+@compiled
+def wait_count(team: Team) -> int:
+    """Return how often this thread has called :func:`wait`."""
+    return team.counters[team.thread * _STRIDE]
 
 
-@njit(nogil=True)
-def long_waits(counters: Any, thread: int) -> int:
-    """How many of the waits of ``thread`` were longer than one for a thread with a core of its own ever is."""
-    return counters[thread * _APART + 1]
+@compiled
+def long_wait_count(team: Team) -> int:
+    """Return how many of these waits were longer than any wait between threads that have a core each."""
+    return team.counters[team.thread * _STRIDE + 1]
 
 
-@njit(nogil=True)
-def part(counters: Any) -> None:
-    """Tell all threads, before a barrier, to go on alone behind it."""
+@compiled
+def request_separation(counters: np.ndarray) -> None:
+    """Request, before a barrier, that all threads stop working together after it."""
     counters[2] = 1
 
 
-@njit(nogil=True)
-def parted(counters: Any) -> bool:
-    """Whether they have been told."""
+@compiled
+def separation_requested(counters: np.ndarray) -> bool:
+    """Return whether :func:`request_separation` was called."""
     return counters[2] != 0
 
 
-def counters_size(n_threads: int) -> int:
-    """How many int64 zeros the counters of so many threads begin as."""
-    return n_threads * _APART
-
-
 def release(counters: np.ndarray) -> None:
-    """Let nobody wait for the first thread any more, and all end after this sample, which is worth nothing then."""
+    """Let no thread wait for the first one any more; all stop after the current sample, which is then invalid."""
     counters[0] = np.iinfo(np.int64).max
-    part(counters)
+    request_separation(counters)

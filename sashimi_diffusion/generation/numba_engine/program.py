@@ -1,11 +1,9 @@
 """A model flattened for the compiled step: one array of weights, one table of operations.
 
-Activations, weights and states are float32 arrays without structure; an operation is a row of whole numbers that says
-what to do and where its operands begin. So one compiled loop runs every topology: any stages, layers, pools and norms.
+Activations, weights and states are unstructured float32 arrays. An operation names what to do and where its operands
+begin, so one compiled loop runs every topology: all stages, layers, pools and norms.
 """
 
-from collections.abc import Iterator
-from enum import IntEnum
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,217 +11,224 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sashimi_diffusion.generation.numba_engine.products import packed_shares
-from sashimi_diffusion.generation.numba_engine.spans import SPAN
-from sashimi_diffusion.generation.numba_engine.vectors import LANES, aligned_zeros, whole_vectors
-
-COLUMNS = 12
-
-
-class Kind(IntEnum):
-    """What a row of the table does, and what its other columns hold.
-
-    Columns: 0 kind, 1 stage, 2 width H of the stage, 3 norm (0 scalar, 1 layer), 4 begin of the weights, 5 begin of the
-    state or buffer, 6 N or inner width, 7 pooling factor, 8 row to go on at while a frame is incomplete, 9 begin of the
-    span.
-    """
-
-    S4_NPLR = 0
-    S4_DIAGONAL = 1
-    FEED_FORWARD = 2
-    SAVE = 3
-    ADD = 4
-    DOWN = 5
-    UP = 6
-    MERGE = 7
+from sashimi_diffusion.generation.numba_engine.linear_maps import packed_shards
+from sashimi_diffusion.generation.numba_engine.operations import OPERATION, Kind, Operation
+from sashimi_diffusion.generation.numba_engine.vectors import LANES, SPAN, aligned_zeros, whole_vectors
 
 
 class Program(NamedTuple):
-    """A flattened model.
+    """A flattened model, as compiled code reads it.
 
     Args:
-        shares: threads that can share the features.
-        operations: table of rows, int64 (rows, COLUMNS).
+        operations: records of dtype ``OPERATION``, in the order of execution.
         weights: all parameters in the order of use, float32.
         widths: features of each stage, int64.
-        buffer_size: floats per stream for skip connections, frames and the outputs of up pools.
-        s4_offsets: begin of each S4 layer's state in floats per stream, in the order of the model's state.
-        state_size: floats per stream for all of them.
-        span_size: floats per stream for the spans of all S4 layers, see :func:`state_step`.
-        frame_offsets, upsampled_offsets: begin of each pool's frame and outputs in the buffer.
-        pools: pooling factors.
-        embedding: begin of the embedding (num_tokens, H) in the weights.
-        head: begin of the last norm's gain and offset and of the output's linear map.
-        num_tokens: number of levels.
+        starts: first column of each stage's features in ``Memory.x``, int64.
+        strides: samples per position of each stage, int64.
+        num_tokens: number of quantization levels.
+        embedding: index of the embedding (num_tokens, H) in the weights.
+        head: index of the last norm's gain and offset, followed by the output map.
     """
 
-    shares: int
     operations: np.ndarray
     weights: np.ndarray
     widths: np.ndarray
-    buffer_size: int
-    s4_offsets: list[int]
-    state_size: int
-    span_size: int
-    frame_offsets: list[int]
-    upsampled_offsets: list[int]
-    pools: list[int]
+    starts: np.ndarray
+    strides: np.ndarray
+    num_tokens: int
     embedding: int
     head: int
-    num_tokens: int
 
 
-class _Builder:
-    def __init__(self, shares: int) -> None:
-        self.shares = shares
-        self.rows: list[list[int]] = []
-        self.parts: list[np.ndarray] = []
-        self.size = self.buffer_size = self.span_size = 0
+class Layout(NamedTuple):
+    """Sizes and offsets of a program's memory, in float32 numbers per stream.
 
-    def add(self, kind: Kind, *columns: int) -> int:
-        self.rows.append([kind, *columns, *[0] * (COLUMNS - 1 - len(columns))])
-        return len(self.rows) - 1
+    Args:
+        shards: parts of a layer's features that two threads can compute; each part has its own packed map.
+        buffer_size: skip connections, frames and the outputs of up pools.
+        state_size: states of all S4 layers.
+        span_size: spans of all S4 layers.
+        s4_offsets: offset of each S4 layer's state, in the order of the model's state.
+        frame_offsets, upsampled_offsets: offset of each pool's frame and outputs in the buffer.
+    """
 
-    def store(self, *parts: Tensor | np.ndarray) -> int:
-        """Each part begins with a whole vector."""
-        begin = self.size
-        for part in parts:
-            numbers = (part if isinstance(part, np.ndarray) else _numbers(part)).ravel()
-            self.parts.append(np.pad(numbers, (0, -numbers.size % LANES)))
-            self.size += self.parts[-1].size
-        return begin
-
-    def weights(self) -> np.ndarray:
-        """All that was stored."""
-        return np.concatenate(self.parts, out=aligned_zeros(self.size))
-
-    def buffer(self, size: int) -> int:
-        begin, self.buffer_size = self.buffer_size, self.buffer_size + whole_vectors(size)
-        return begin
-
-    def span(self, width: int) -> int:
-        begin, self.span_size = self.span_size, self.span_size + SPAN * whole_vectors(width)
-        return begin
+    shards: int
+    buffer_size: int
+    state_size: int
+    span_size: int
+    s4_offsets: list[int]
+    frame_offsets: list[int]
+    upsampled_offsets: list[int]
 
 
 @torch.no_grad()
-def flatten(model: Any, shares: int) -> Program:
-    """The program of a ``SashimiAutoregressive`` in evaluation mode, for as many threads that share the features.
+def flatten(model: Any, shards: int) -> tuple[Program, Layout]:
+    """Flatten a ``SashimiAutoregressive`` in evaluation mode.
 
-    Of two maps in a row, the first lies by outputs and the second by inputs, so that a thread can do its share of both
-    before it needs anything from the others.
+    Of two maps in a row, the first is split by outputs and the second by inputs. So a thread computes its shard of both
+    before it needs a result of another thread.
     """
-    backbone, build = model.backbone, _Builder(shares)
-    layers = backbone.s4_layers()
-    sizes = [whole_vectors(layer.ssm.d_model) * layer.ssm.n_state for layer in layers]
-    offsets = {id(layer): begin for layer, begin in zip(layers, np.cumsum([0, *sizes[:-1]]).tolist(), strict=True)}
-    pools = [pool.pool for pool in backbone.down_pools]
-    widths = [pool.linear.out_channels // pool.pool for pool in backbone.up_pools]
-    widths.append(backbone.down_pools[-1].linear.out_channels if pools else model.config.d_model)
-    frames = [build.buffer(width * pool) for width, pool in zip(widths, pools, strict=False)]
-    upsampled = [build.buffer(width * pool) for width, pool in zip(widths, pools, strict=False)]
-
+    build = _Builder(model, shards)
     embedding = build.store(model.embedding.weight)
-    _add_stage(build, backbone, 0, widths, offsets, frames, upsampled)
+    build.add_stage(0)
     head = build.store(model.output_norm.weight, model.output_norm.bias, _linear(model.output))
-    return Program(
-        shares,
-        np.array(build.rows, dtype=np.int64).reshape(-1, COLUMNS),
-        build.weights(),
-        np.array(widths, dtype=np.int64),
-        build.buffer_size,
-        [offsets[id(layer)] for layer in layers],
-        sum(sizes),
-        build.span_size,
-        frames,
-        upsampled,
-        pools,
-        embedding,
-        head,
-        model.config.num_tokens,
+    widths = np.array(build.widths, dtype=np.int64)
+    program = Program(
+        operations=np.array(build.operations, dtype=OPERATION),
+        weights=build.weights(),
+        widths=widths,
+        starts=np.concatenate([[0], np.cumsum(whole_vectors(widths))[:-1]]),
+        strides=np.cumprod([1, *build.pools]),
+        num_tokens=model.config.num_tokens,
+        embedding=embedding,
+        head=head,
     )
+    return program, build.layout()
 
 
-def _add_stage(
-    build: _Builder,
-    backbone: Any,
-    stage: int,
-    widths: list[int],
-    offsets: dict[int, int],
-    frames: list[int],
-    upsampled: list[int],
-) -> None:
-    """The rows of a stage and all below it, in the order of ``SashimiBackbone.stage``."""
-    width = widths[stage]
+class _Builder:
+    """Collects the operations, weights and offsets of a model."""
 
-    def blocks(modules: Any) -> Iterator[None]:
-        for block in modules:
-            for layer in block:
-                _add_layer(build, stage, width, layer, offsets)
-            yield
+    def __init__(self, model: Any, shards: int) -> None:
+        self.backbone, self.shards = model.backbone, shards
+        self.operations: list[Operation] = []
+        self._weights: list[np.ndarray] = []
+        self._weights_size = self._buffer_size = self._span_size = 0
+        down_pools, up_pools = self.backbone.down_pools, self.backbone.up_pools
+        self.pools = [pool.pool for pool in down_pools]
+        self.widths = [pool.linear.out_channels // pool.pool for pool in up_pools]
+        self.widths.append(down_pools[-1].linear.out_channels if self.pools else model.config.d_model)
+        layers = self.backbone.s4_layers()
+        sizes = [whole_vectors(layer.ssm.d_model) * layer.ssm.n_state for layer in layers]
+        self._state_size, offsets = sum(sizes), np.cumsum([0, *sizes[:-1]]).tolist()
+        self._s4_offsets = {id(layer): offset for layer, offset in zip(layers, offsets, strict=True)}
+        frames = [width * pool for width, pool in zip(self.widths, self.pools, strict=False)]
+        self._frame_offsets = [self._buffer(size) for size in frames]
+        self._upsampled_offsets = [self._buffer(size) for size in frames]
 
-    def save() -> int:
-        begin = build.buffer(width)
-        build.add(Kind.SAVE, stage, width, 0, 0, begin)
+    def store(self, *parts: Tensor | np.ndarray) -> int:
+        """Append weights, each part padded to whole vectors; return the index of the first one."""
+        begin = self._weights_size
+        for part in parts:
+            numbers = (part if isinstance(part, np.ndarray) else _numbers(part)).ravel()
+            self._weights.append(np.pad(numbers, (0, -numbers.size % LANES)))
+            self._weights_size += self._weights[-1].size
         return begin
 
-    if stage == len(backbone.down_pools):
-        center = save()
-        list(blocks(backbone.center))
-        build.add(Kind.ADD, stage, width, 0, 0, center)
-        return
-    skips = []
-    for block in backbone.down[stage]:
-        skips.append(save())
-        list(blocks([block]))
-    down, up = backbone.down_pools[stage], backbone.up_pools[stage]
-    pool, begin = down.pool, build.store(_linear(down.linear, build.shares))
-    row = build.add(Kind.DOWN, stage, width, 0, begin, frames[stage], widths[stage + 1], pool)
-    _add_stage(build, backbone, stage + 1, widths, offsets, frames, upsampled)
-    begin = build.store(_linear(up.linear, build.shares))
-    build.add(Kind.UP, stage, width, 0, begin, upsampled[stage], widths[stage + 1], pool)
-    build.rows[row][8] = build.add(Kind.MERGE, stage, width, 0, 0, upsampled[stage], 0, pool)
-    whole = save() if backbone.stage_skip else None
-    for _ in blocks(backbone.up[stage]):
-        if backbone.unet:
-            build.add(Kind.ADD, stage, width, 0, 0, skips.pop())
-    if whole is not None:
-        build.add(Kind.ADD, stage, width, 0, 0, whole)
+    def weights(self) -> np.ndarray:
+        """Return all stored weights."""
+        return np.concatenate(self._weights, out=aligned_zeros(self._weights_size))
 
+    def layout(self) -> Layout:
+        """Return sizes and offsets."""
+        return Layout(
+            self.shards,
+            self._buffer_size,
+            self._state_size,
+            self._span_size,
+            list(self._s4_offsets.values()),
+            self._frame_offsets,
+            self._upsampled_offsets,
+        )
 
-def _add_layer(build: _Builder, stage: int, width: int, layer: Any, offsets: dict[int, int]) -> None:
-    layer_norm = isinstance(layer.norm, torch.nn.LayerNorm)
-    norm = (layer.norm.weight, layer.norm.bias) if layer_norm else (layer.norm.gain, layer.norm.shift)
-    if not hasattr(layer, "s4"):
-        first, second = layer.input_linear, layer.output_linear
-        begin = build.store(*norm, _linear(first), _linear(second, build.shares))
-        build.add(Kind.FEED_FORWARD, stage, width, layer_norm, begin, 0, first.out_channels)
-        return
-    ssm, linear = layer.s4.ssm, layer.s4.output_linear
-    nplr = ssm.parameterization == "nplr"
-    system, c = ssm.discrete_system()
-    # 2 Re of an output is a sum over both halves of the conjugate pairs; the factor is folded into v and C.
-    vectors = (system.a, system.b, 2 * c[0], system.u, 2 * system.v) if nplr else (*system, 2 * c[0])
-    parameters = torch.stack([part for vector in vectors for part in (vector.real, vector.imag)])  # (2 · vectors, H, N)
-    kernel = ssm.kernel(SPAN).clone()  # (1, H, SPAN)
-    kernel[..., 0] += ssm.D
-    gates = (part.unflatten(0, (2, width)) for part in (linear.weight.flatten(1), linear.bias.unsqueeze(1)))
-    weight, bias = (F.pad(part, (0, 0, 0, -width % LANES)).flatten(0, 1) for part in gates)
-    output = packed_shares(_numbers(weight), _numbers(bias.squeeze(1)), build.shares)
-    begin = build.store(*norm, by_vector(kernel), by_vector(parameters), output)
-    kind, n = Kind.S4_NPLR if nplr else Kind.S4_DIAGONAL, ssm.n_state // 2
-    build.add(kind, stage, width, layer_norm, begin, offsets[id(layer.s4)], n, 0, 0, build.span(width))
+    def add_stage(self, stage: int) -> None:
+        """Add the operations of a stage and all stages below it, in the order of ``SashimiBackbone.stage``."""
+        backbone, width = self.backbone, self.widths[stage]
+        if stage == len(self.pools):
+            center = self._save(stage)
+            for block in backbone.center:
+                self._add_block(stage, block)
+            self._add(Operation(Kind.ADD, stage, width, memory=center))
+            return
+        skips = []
+        for block in backbone.down[stage]:
+            skips.append(self._save(stage))
+            self._add_block(stage, block)
+        self._add_low_rate(stage)
+        whole = self._save(stage) if backbone.stage_skip else None
+        for block in backbone.up[stage]:
+            self._add_block(stage, block)
+            if backbone.unet:
+                self._add(Operation(Kind.ADD, stage, width, memory=skips.pop()))
+        if whole is not None:
+            self._add(Operation(Kind.ADD, stage, width, memory=whole))
+
+    def _add_low_rate(self, stage: int) -> None:
+        """Add the pools of a stage and the stages between them."""
+        frame, upsampled = self._frame_offsets[stage], self._upsampled_offsets[stage]
+        width, below, pool = self.widths[stage], self.widths[stage + 1], self.pools[stage]
+        weights = self.store(_linear(self.backbone.down_pools[stage].linear, self.shards))
+        down = self._add(Operation(Kind.DOWN, stage, width, weights=weights, memory=frame, inner=below, pool=pool))
+        self.add_stage(stage + 1)
+        weights = self.store(_linear(self.backbone.up_pools[stage].linear, self.shards))
+        self._add(Operation(Kind.UP, stage, width, weights=weights, memory=upsampled, inner=below, pool=pool))
+        merge = self._add(Operation(Kind.MERGE, stage, width, memory=upsampled, pool=pool))
+        self.operations[down] = self.operations[down]._replace(next_if_incomplete=merge)
+
+    def _add_block(self, stage: int, block: Any) -> None:
+        for layer in block:
+            if hasattr(layer, "s4"):
+                self._add_s4_layer(stage, layer)
+            else:
+                self._add_feed_forward(stage, layer)
+
+    def _add_feed_forward(self, stage: int, layer: Any) -> None:
+        first, second, (layer_norm, norm) = layer.input_linear, layer.output_linear, _norm(layer)
+        weights = self.store(*norm, _linear(first), _linear(second, self.shards))
+        width, inner = self.widths[stage], first.out_channels
+        self._add(Operation(Kind.FEED_FORWARD, stage, width, layer_norm, weights, inner=inner))
+
+    def _add_s4_layer(self, stage: int, layer: Any) -> None:
+        width, ssm, linear, (layer_norm, norm) = self.widths[stage], layer.s4.ssm, layer.s4.output_linear, _norm(layer)
+        nplr = ssm.parameterization == "nplr"
+        system, c = ssm.discrete_system()
+        # An output is 2 Re of a sum over one half of the conjugate pairs; the factor 2 is part of v and C here.
+        vectors = (system.a, system.b, 2 * c[0], system.u, 2 * system.v) if nplr else (*system, 2 * c[0])
+        parameters = torch.stack([part for vector in vectors for part in (vector.real, vector.imag)])  # (2·vectors,H,N)
+        kernel = ssm.kernel(SPAN).clone()  # (1, H, SPAN)
+        kernel[..., 0] += ssm.D
+        gates = (part.unflatten(0, (2, width)) for part in (linear.weight.flatten(1), linear.bias.unsqueeze(1)))
+        weight, bias = (F.pad(part, (0, 0, 0, -width % LANES)).flatten(0, 1) for part in gates)
+        output = packed_shards(_numbers(weight), _numbers(bias.squeeze(1)), self.shards)
+        weights = self.store(*norm, by_vector(kernel), by_vector(parameters), output)
+        kind, memory, n = Kind.S4_NPLR if nplr else Kind.S4_DIAGONAL, self._s4_offsets[id(layer.s4)], ssm.n_state // 2
+        self._add(Operation(kind, stage, width, layer_norm, weights, memory, self._span(width), inner=n))
+
+    def _save(self, stage: int) -> int:
+        """Add a copy of the features to the buffer; return its offset."""
+        offset = self._buffer(self.widths[stage])
+        self._add(Operation(Kind.SAVE, stage, self.widths[stage], memory=offset))
+        return offset
+
+    def _add(self, operation: Operation) -> int:
+        self.operations.append(operation)
+        return len(self.operations) - 1
+
+    def _buffer(self, size: int) -> int:
+        offset, self._buffer_size = self._buffer_size, self._buffer_size + whole_vectors(size)
+        return offset
+
+    def _span(self, width: int) -> int:
+        offset, self._span_size = self._span_size, self._span_size + SPAN * whole_vectors(width)
+        return offset
 
 
 def by_vector(numbers: Tensor) -> Tensor:
-    """Numbers (parts, H, N) as :func:`state_step` reads them: (vectors, N, parts, LANES), filled up with zeros."""
+    """Reorder numbers (parts, H, N) as state spaces read them: (vectors, N, parts, LANES), padded with zeros."""
     parts, h, n = numbers.shape
     return F.pad(numbers, (0, 0, 0, -h % LANES)).view(parts, -1, LANES, n).permute(1, 3, 0, 2)
 
 
-def _linear(layer: Any, shares: int = 1) -> np.ndarray:
-    """Weight and bias of a pointwise map, for so many shares of its inputs."""
-    return packed_shares(_numbers(layer.weight.flatten(1)), _numbers(layer.bias), shares)
+def _norm(layer: Any) -> tuple[int, tuple[Tensor, Tensor]]:
+    """Return ``Operation.layer_norm`` and the parameters of a layer's norm."""
+    if isinstance(layer.norm, torch.nn.LayerNorm):
+        return 1, (layer.norm.weight, layer.norm.bias)
+    return 0, (layer.norm.gain, layer.norm.shift)
+
+
+def _linear(layer: Any, shards: int = 1) -> np.ndarray:
+    """Pack the weight and bias of a pointwise map, split into shards of its inputs."""
+    return packed_shards(_numbers(layer.weight.flatten(1)), _numbers(layer.bias), shards)
 
 
 def _numbers(tensor: Tensor) -> np.ndarray:

@@ -1,14 +1,20 @@
-"""The choice of a token from its scores, compiled; ``sashimi_diffusion.generation.sampling.choose`` defines it."""
+"""Draw a token from its logits, compiled; :func:`sashimi_diffusion.generation.sample_tokens` is the definition."""
 
 import numpy as np
 from numba import njit
 
 
 @njit(nogil=True)
-def choose(logits, uniform, temperature, top_k, top_p, probabilities):
-    """Token, log-probability and entropy (nats) for ``logits`` (num_tokens,); ``top_k`` 0 keeps all tokens.
+def sample_token(
+    logits: np.ndarray, uniform: float, temperature: float, top_k: int, top_p: float, probabilities: np.ndarray
+) -> tuple[int, float, float]:
+    """Return the token, its log-probability and the entropy in nats.
 
-    ``probabilities`` is float64 memory for as many numbers.
+    Args:
+        logits: float32 (num_tokens,).
+        uniform: number in [0, 1).
+        temperature, top_k, top_p: see :class:`sashimi_diffusion.generation.Sampling`; ``top_k`` 0 keeps all tokens.
+        probabilities: memory that is overwritten, float64 (num_tokens,).
     """
     highest, best = logits[0], 0
     for token in range(1, logits.size):
@@ -28,14 +34,22 @@ def choose(logits, uniform, temperature, top_k, top_p, probabilities):
 
 
 @njit(nogil=True)
-def _draw(logits, highest, uniform, temperature, top_k, top_p, probabilities):
+def _draw(
+    logits: np.ndarray,
+    highest: float,
+    uniform: float,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    probabilities: np.ndarray,
+) -> int:
     total = 0.0
     for token in range(logits.size):
         if temperature != 1.0:
             probabilities[token] = np.exp((float(logits[token]) - float(highest)) / temperature)
         total += probabilities[token]
     if top_k or top_p < 1.0:
-        total = _truncate(probabilities, total, top_k, top_p)
+        total = _truncate(probabilities, top_k, top_p)
     cumulative, threshold, last = 0.0, uniform * total, 0
     for token in range(logits.size):
         if probabilities[token] > 0.0:
@@ -47,8 +61,8 @@ def _draw(logits, highest, uniform, temperature, top_k, top_p, probabilities):
 
 
 @njit(nogil=True)
-def _truncate(probabilities, total, top_k, top_p):
-    """Set all but the most likely tokens to zero; returns what is left in all."""
+def _truncate(probabilities: np.ndarray, top_k: int, top_p: float) -> float:
+    """Set the probabilities outside of top-k and top-p to zero; return the sum of the others."""
     order = np.argsort(-probabilities, kind="mergesort")
     keep = probabilities.size if top_k == 0 else min(top_k, probabilities.size)
     kept = 0.0

@@ -1,8 +1,8 @@
-"""The loop over samples and over the rows of a program: all that runs between two calls from Python."""
+"""The loop over samples and over the operations of a program: everything that runs between two calls from Python."""
 
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit
@@ -10,222 +10,267 @@ from numba import njit
 from sashimi_diffusion.generation.numba_engine.arithmetic import (
     add,
     add_from_frame,
-    add_partials,
+    add_gated,
     copy,
-    gated_add,
+    copy_to_frame,
+    embed,
     gelu,
     norm,
-    put_in_frame,
+    sum_partials,
 )
-from sashimi_diffusion.generation.numba_engine.barrier import long_waits, part, parted, wait, waits
-from sashimi_diffusion.generation.numba_engine.products import linear, map_size, share
-from sashimi_diffusion.generation.numba_engine.program import Kind
-from sashimi_diffusion.generation.numba_engine.sampler import choose
-from sashimi_diffusion.generation.numba_engine.states import state_step
-from sashimi_diffusion.generation.numba_engine.vectors import whole_vectors
+from sashimi_diffusion.generation.numba_engine.barrier import (
+    Team,
+    long_wait_count,
+    request_separation,
+    separation_requested,
+    wait,
+    wait_count,
+)
+from sashimi_diffusion.generation.numba_engine.linear_maps import Columns, Map, linear, map_size, shard_range
+from sashimi_diffusion.generation.numba_engine.memory import Memory
+from sashimi_diffusion.generation.numba_engine.operations import Kind, Operation
+from sashimi_diffusion.generation.numba_engine.program import Program
+from sashimi_diffusion.generation.numba_engine.sampler import sample_token
+from sashimi_diffusion.generation.numba_engine.state_spaces import state_space_step
+from sashimi_diffusion.generation.numba_engine.vectors import compiled, whole_vectors
 
-_NPLR, _DIAGONAL, _FEED_FORWARD = int(Kind.S4_NPLR), int(Kind.S4_DIAGONAL), int(Kind.FEED_FORWARD)
-_SAVE, _ADD, _DOWN, _UP = int(Kind.SAVE), int(Kind.ADD), int(Kind.DOWN), int(Kind.UP)
-# Threads part after a sample with more long waits than these and one in eight. Losing a core now and then is no reason.
-_SOME, _FEW = 2, 8
+# Threads separate after a sample with more long waits than _LONG_WAITS plus one in _WAITS_PER_LONG_WAIT of its waits.
+# Occasional preemption should not stop the sharing.
+_LONG_WAITS, _WAITS_PER_LONG_WAIT = 2, 8
+
+
+class Block(NamedTuple):
+    """Samples to generate for some streams, and the memory for the results.
+
+    Args:
+        inputs: tokens before the first sample, int64 (streams,); overwritten with the last tokens.
+        uniforms: random numbers in [0, 1), float64 (streams, n).
+        temperature, top_k, top_p: see :class:`sashimi_diffusion.generation.Sampling`; ``top_k`` 0 keeps all tokens.
+        tokens: generated tokens, int64 (streams, n).
+        log_probabilities, entropies: of the tokens, in nats, float32 (streams, n).
+    """
+
+    inputs: np.ndarray
+    uniforms: np.ndarray
+    temperature: float
+    top_k: int
+    top_p: float
+    tokens: np.ndarray
+    log_probabilities: np.ndarray
+    entropies: np.ndarray
+
+    def streams(self, part: slice) -> "Block":
+        """Return the block of some streams."""
+        rows = {name: getattr(self, name)[part] for name in ("inputs", "uniforms", *_RESULTS)}
+        return self._replace(**rows)
+
+    def samples(self, part: slice) -> "Block":
+        """Return the block of some samples."""
+        columns = {name: getattr(self, name)[:, part] for name in ("uniforms", *_RESULTS)}
+        return self._replace(**columns)
+
+
+_RESULTS = ("tokens", "log_probabilities", "entropies")
 
 
 @njit(nogil=True, error_model="numpy")
-def _run(
-    operations,
-    weights,
-    widths,
-    starts,
-    strides,
-    num_tokens,
-    embedding,
-    head,
-    position,
-    loaded_at,
-    states,
-    spans,
-    partials,
-    all_buffers,
-    all_x,
-    all_normed,
-    all_hidden,
-    all_scratch,
-    inputs,
-    uniforms,
-    sampling,
-    made_tokens,
-    made_log_probabilities,
-    made_entropies,
-    counters,
-    thread,
-    n_threads,
-):
-    """Make ``uniforms.shape[1]`` samples for some streams, as one of ``n_threads`` that share the features.
+def _run(program: Program, memory: Memory, block: Block, position: int, loaded_at: int, team: Team) -> int:
+    """Generate the samples of a block, as one thread of a team; the threads compute shards of the features.
 
-    Threads that wait too long for each other, because they have not a core each, part after a sample.
+    The threads stop after a sample in which they waited too long for each other because they do not have a core each.
 
     Args:
-        operations, weights, widths, num_tokens, embedding, head: of the :class:`Program`.
-        starts: where each stage's features begin in ``x``.
-        strides: samples per position of each stage.
-        position: samples absorbed so far.
+        program: the flattened model.
+        memory: memory of all threads.
+        block: samples to generate; the first thread writes the results.
+        position: samples processed so far.
         loaded_at: the position of the state that was loaded.
-        states, spans: memory of all state spaces, see :func:`state_step`; shared by the threads, like the partial sums.
-        partials: memory for what threads add up, (2, shares, streams, columns).
-        all_buffers, all_x, all_normed, all_hidden, all_scratch: memory of each thread, the first axis.
-        inputs: the tokens to begin with; overwritten with those to go on with.
-        uniforms: random numbers, (streams, n).
-        sampling: temperature, top_k (0 for all) and top_p.
-        made_tokens, made_log_probabilities, made_entropies: (streams, n), written by the first thread.
-        counters: of the barrier, zeros.
+        team: the threads and their barrier.
 
     Returns:
-        how many samples were made.
+        how many samples were generated.
     """
-    n_streams, count = uniforms.shape
-    width = widths[0]
-    probabilities = np.empty(num_tokens, dtype=np.float64)
-    scratch = all_scratch[thread]
-    buffers, x, normed, hidden = all_buffers[thread], all_x[thread], all_normed[thread], all_hidden[thread]
-    if thread > 0:
-        buffers[:] = all_buffers[0]
-    tokens, sample = inputs.copy(), 0
-    wait(counters, thread, n_threads)
-    while sample < count and not parted(counters):
-        before, waited = waits(counters, thread), long_waits(counters, thread)
+    n_streams, count = block.uniforms.shape
+    probabilities = np.empty(program.num_tokens, dtype=np.float64)
+    own = _memory_of_thread(memory, team.thread)
+    if team.thread > 0:
+        own.buffers[:] = memory.buffers[0]
+    tokens, sample = block.inputs.copy(), 0
+    wait(team)
+    while sample < count and not separation_requested(team.counters):
+        place = _step(tokens, program, own, position + sample, loaded_at, team)
+        logits = own.partials[place, 0]
         for stream in range(n_streams):
-            row = embedding + tokens[stream] * width
-            x[stream, :width] = weights[row : row + width]
-        pointer = 0
-        while pointer < operations.shape[0]:
-            pointer = _operation(
-                operations, pointer, weights, starts, strides, position + sample, loaded_at, states, spans, partials,
-                buffers, x, hidden, normed, scratch, counters, thread, n_threads,
-            )  # fmt: skip
-        norm(x, 0, width, True, weights, head, normed)
-        logits = partials[waits(counters, thread) & 1, 0]
-        first, last = share(num_tokens, thread, n_threads)
-        linear(weights, head + 2 * whole_vectors(width), width, num_tokens, first, last, normed, 0, logits, 0, False)
-        if thread == 0 and long_waits(counters, thread) - waited > _SOME + (waits(counters, thread) - before) // _FEW:
-            part(counters)
-        wait(counters, thread, n_threads)
-        for stream in range(n_streams):
-            token, log_probability, entropy = choose(
-                logits[stream, :num_tokens],
-                uniforms[stream, sample],
-                sampling[0],
-                int(sampling[1]),
-                sampling[2],
+            token, log_probability, entropy = sample_token(
+                logits[stream, : program.num_tokens],
+                block.uniforms[stream, sample],
+                block.temperature,
+                block.top_k,
+                block.top_p,
                 probabilities,
             )
             tokens[stream] = token
-            if thread == 0:
-                made_tokens[stream, sample] = token
-                made_log_probabilities[stream, sample] = log_probability
-                made_entropies[stream, sample] = entropy
+            if team.thread == 0:
+                block.tokens[stream, sample] = token
+                block.log_probabilities[stream, sample] = log_probability
+                block.entropies[stream, sample] = entropy
         sample += 1
-    if thread == 0:
-        inputs[:] = tokens
+    if team.thread == 0:
+        block.inputs[:] = tokens
     return sample
 
 
-@njit(nogil=True, error_model="numpy")
-def _operation(
-    operations, pointer, weights, starts, strides, position, loaded_at, states, spans, partials, buffers, x, hidden,
-    normed, scratch, counters, thread, n_threads,
-):  # fmt: skip
-    """Do one row; returns the next row.
-
-    A thread has the whole of ``x`` and ``buffers``, and of ``hidden`` its share until the other threads' are added.
-    """
-    row = operations[pointer]
-    kind, stage, width, layer_norm = row[0], row[1], row[2], row[3] == 1
-    begin, place, inner, pool, span = row[4], row[5], row[6], row[7], row[9]
-    at, low = starts[stage], starts[min(stage + 1, starts.size - 1)]
-    first, last = share(width, thread, n_threads)
-    after_norm = begin + 2 * whole_vectors(width if layer_norm else 1)
-    if kind in (_NPLR, _DIAGONAL):
-        norm(x, at, width, layer_norm, weights, begin, normed)
-        done = position // strides[stage] - loaded_at // strides[stage]
-        output = state_step(
-            kind == _NPLR, weights, after_norm, inner, width, states, place, spans, span, done, first, last,
-            normed, hidden, scratch,
-        )  # fmt: skip
-        gelu(hidden, first, last)
-        gates = whole_vectors(width), 2 * whole_vectors(width)
-        _joint_map(
-            weights, output, width, gates[1], hidden, 0, hidden, gates[0], False, partials, counters, thread, n_threads
-        )
-        gated_add(x, at, width, hidden, gates)
-    elif kind == _FEED_FORWARD:
-        norm(x, at, width, layer_norm, weights, begin, normed)
-        first, last = share(inner, thread, n_threads)
-        linear(weights, after_norm, width, inner, first, last, normed, 0, hidden, 0, False)
-        gelu(hidden, first, last)
-        second = after_norm + map_size(width, inner)
-        _joint_map(weights, second, inner, width, hidden, 0, x, at, True, partials, counters, thread, n_threads)
-    elif kind == _SAVE:
-        copy(x, at, width, buffers, place)
-    elif kind == _ADD:
-        add(x, at, width, buffers, place)
-    elif kind == _DOWN:
-        slot = position // strides[stage] % pool
-        put_in_frame(x, at, width, buffers, place, pool, slot)
-        if slot < pool - 1:
-            return row[8]
-        _joint_map(
-            weights, begin, width * pool, inner, buffers, place, x, low, False, partials, counters, thread, n_threads
-        )
-    elif kind == _UP:
-        _joint_map(weights, begin, inner, width * pool, x, low, hidden, 0, False, partials, counters, thread, n_threads)
-    else:
-        slot = position // strides[stage] % pool
-        add_from_frame(x, at, width, buffers, place, pool, slot)
-        if slot == pool - 1:
-            copy(hidden, 0, width * pool, buffers, place)
-    return pointer + 1
-
-
 @njit(nogil=True)
-def _joint_map(
-    weights, begin, n_in, n_out, source, from_column, target, to_column, added, partials, counters, thread, n_threads
-):
-    """:func:`linear` of a map that lies by shares of its inputs; each thread has its own of them in ``source``.
+def _memory_of_thread(memory: Memory, thread: int) -> Memory:
+    return Memory(
+        memory.states,
+        memory.spans,
+        memory.partials,
+        memory.buffers[thread],
+        memory.x[thread],
+        memory.normed[thread],
+        memory.hidden[thread],
+        memory.scratch[thread],
+    )
 
-    All threads get the whole result. Partial sums have two places in turn: a thread that is ahead writes to the other
-    one, and comes back to the first when all have read it.
+
+@compiled
+def _step(tokens: np.ndarray, program: Program, memory: Memory, position: int, loaded_at: int, team: Team) -> int:
+    """Compute the logits after the inputs ``tokens`` (streams,); return the index of their place in ``partials``."""
+    width, num_tokens, head = program.widths[0], program.num_tokens, program.head
+    waits, long_waits = wait_count(team), long_wait_count(team)
+    embed(tokens, width, program.weights, program.embedding, memory.x)
+    index = 0
+    while index < program.operations.size:
+        index = _execute(index, program, memory, position, loaded_at, team)
+    norm(memory.x, 0, width, True, program.weights, head, memory.normed)
+    place = wait_count(team) & 1
+    output = Map(head + 2 * whole_vectors(width), width, num_tokens)
+    outputs = shard_range(num_tokens, team.thread, team.n_threads)
+    linear(program.weights, output, outputs, Columns(memory.normed, 0), Columns(memory.partials[place, 0], 0), False)
+    waits, long_waits = wait_count(team) - waits, long_wait_count(team) - long_waits
+    if team.thread == 0 and long_waits > _LONG_WAITS + waits // _WAITS_PER_LONG_WAIT:
+        request_separation(team.counters)
+    wait(team)
+    return place
+
+
+@compiled
+def _execute(index: int, program: Program, memory: Memory, position: int, loaded_at: int, team: Team) -> int:
+    """Execute one operation; return the index of the next one.
+
+    A thread has all of ``x`` and ``buffers``. Of ``hidden`` it has its shard of the features, and all of them after the
+    partial sums of the threads are added.
     """
-    shares = partials.shape[1]
-    if shares == 1:
-        linear(weights, begin, n_in, n_out, 0, n_out, source, from_column, target, to_column, added)
+    operation = program.operations[index]
+    kind, at, width, place = operation.kind, program.starts[operation.stage], operation.width, operation.memory
+    stride = program.strides[operation.stage]
+    if kind == Kind.S4_NPLR or kind == Kind.S4_DIAGONAL:
+        _s4_layer(operation, at, program, memory, position // stride - loaded_at // stride, team)
+    elif kind == Kind.FEED_FORWARD:
+        _feed_forward(operation, at, program, memory, team)
+    elif kind == Kind.SAVE:
+        copy(memory.x, at, width, memory.buffers, place)
+    elif kind == Kind.ADD:
+        add(memory.x, at, width, memory.buffers, place)
+    else:
+        pool, slot = operation.pool, position // stride % operation.pool
+        if kind == Kind.DOWN:
+            copy_to_frame(memory.x, at, width, memory.buffers, place, pool, slot)
+            if slot < pool - 1:
+                return operation.next_if_incomplete
+            frame, below = Columns(memory.buffers, place), Columns(memory.x, program.starts[operation.stage + 1])
+            linear_map = Map(operation.weights, width * pool, operation.inner)
+            _shared_linear(program.weights, linear_map, frame, below, False, memory.partials, team)
+        elif kind == Kind.UP:
+            below = Columns(memory.x, program.starts[operation.stage + 1])
+            linear_map = Map(operation.weights, operation.inner, width * pool)
+            hidden = Columns(memory.hidden, 0)
+            _shared_linear(program.weights, linear_map, below, hidden, False, memory.partials, team)
+        else:
+            add_from_frame(memory.x, at, width, memory.buffers, place, pool, slot)
+            if slot == pool - 1:
+                copy(memory.hidden, 0, width * pool, memory.buffers, place)
+    return index + 1
+
+
+@compiled
+def _s4_layer(operation: Operation, at: int, program: Program, memory: Memory, samples: int, team: Team) -> None:
+    """x += the gated output map of GELU of the state spaces of norm(x)."""
+    width, layer_norm = operation.width, operation.layer_norm == 1
+    norm(memory.x, at, width, layer_norm, program.weights, operation.weights, memory.normed)
+    first, last = shard_range(width, team.thread, team.n_threads)
+    after_norm = operation.weights + 2 * whole_vectors(width if layer_norm else 1)
+    begin = state_space_step(operation, program.weights, after_norm, memory, samples, first, last)
+    gelu(memory.hidden, first, last)
+    values, gates = whole_vectors(width), 2 * whole_vectors(width)
+    source, target = Columns(memory.hidden, 0), Columns(memory.hidden, values)
+    _shared_linear(program.weights, Map(begin, width, gates), source, target, False, memory.partials, team)
+    add_gated(memory.x, at, width, memory.hidden, values, gates)
+
+
+@compiled
+def _feed_forward(operation: Operation, at: int, program: Program, memory: Memory, team: Team) -> None:
+    """x += the second map of GELU of the first map of norm(x)."""
+    width, inner, layer_norm = operation.width, operation.inner, operation.layer_norm == 1
+    norm(memory.x, at, width, layer_norm, program.weights, operation.weights, memory.normed)
+    first, last = shard_range(inner, team.thread, team.n_threads)
+    begin = operation.weights + 2 * whole_vectors(width if layer_norm else 1)
+    normed, hidden = Columns(memory.normed, 0), Columns(memory.hidden, 0)
+    linear(program.weights, Map(begin, width, inner), (first, last), normed, hidden, False)
+    gelu(memory.hidden, first, last)
+    second = Map(begin + map_size(width, inner), inner, width)
+    _shared_linear(program.weights, second, hidden, Columns(memory.x, at), True, memory.partials, team)
+
+
+@compiled
+def _shared_linear(
+    weights: np.ndarray,
+    linear_map: Map,
+    source: Columns,
+    target: Columns,
+    added: bool,
+    all_partials: np.ndarray,
+    team: Team,
+) -> None:
+    """Compute :func:`linear` of a map that is split by inputs; each thread has its shard of the inputs in ``source``.
+
+    Every thread gets the whole result. The partial sums have two places that are used by turns: a thread that is ahead
+    writes to the other place, and returns to the first one only when all threads have read it.
+    """
+    shards, n_in, n_out = all_partials.shape[1], linear_map.n_in, linear_map.n_out
+    if shards == 1:
+        linear(weights, linear_map, (0, n_out), source, target, added)
         return
-    sums = partials[waits(counters, thread) & 1]
-    for index in range(shares):
-        first, last = share(n_in, index, shares)
-        if index % n_threads == thread:
-            linear(weights, begin, last - first, n_out, 0, n_out, source, from_column + first, sums[index], 0, False)
+    partials, begin = all_partials[wait_count(team) & 1], linear_map.begin
+    for shard in range(shards):
+        first, last = shard_range(n_in, shard, shards)
+        if shard % team.n_threads == team.thread:
+            inputs = Columns(source.values, source.first + first)
+            linear(weights, Map(begin, last - first, n_out), (0, n_out), inputs, Columns(partials[shard], 0), False)
         begin += map_size(last - first, n_out)
-    wait(counters, thread, n_threads)
-    add_partials(sums, target, to_column, n_out, added)
+    wait(team)
+    sum_partials(partials, target.values, target.first, n_out, added)
 
 
-def _compiled(sources: int) -> Any:
-    """:func:`_run` compiled, and kept on disk for the next process.
+def _cached(sources: int) -> Any:
+    """Return :func:`_run` compiled; numba caches the machine code on disk.
 
-    numba looks for changes in this file alone; the closure's variable makes any change of this package count.
+    numba detects changes of this file only. The variable of the closure, which is part of numba's cache key, detects
+    changes of the other files of this package.
     """
 
     @njit(nogil=True, cache=True, error_model="numpy")
-    def compiled(*arguments):
-        return _run(*arguments) if sources else None
+    def cached(program, memory, block, position, loaded_at, team):  # type: ignore[no-untyped-def]
+        return _run(program, memory, block, position, loaded_at, team) if sources else None
 
-    return compiled
+    return cached
 
 
 def _sources() -> int:
-    """A number, not 0, that tells one state of this package's files from another."""
+    """Return a checksum of this package's files; never 0."""
     texts = [path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))]
     return 1 + zlib.crc32(b"".join(texts))
 
 
-run = _compiled(_sources())
+run = _cached(_sources())

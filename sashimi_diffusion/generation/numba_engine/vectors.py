@@ -1,6 +1,7 @@
-"""Vector instructions for the innermost loops, written in LLVM's own language.
+"""Vector instructions for the innermost loops, emitted as LLVM instructions.
 
-numba keeps sums over a loop in memory and tests whether arrays overlap before it uses vectors; this does neither.
+For the same loops in Python, numba keeps accumulators in memory and tests whether arrays overlap before it uses
+vectors. The emitted instructions do neither.
 """
 
 import math
@@ -8,14 +9,25 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
+from numba import njit
 from numba.core import cgutils
 from numba.extending import register_jitable
 
 LANES = 16
+"""Float32 numbers of a vector, 64 bytes."""
 STREAMS = 4
-"""Streams that share each weight once it is read."""
+"""Streams that use a weight each time it is loaded."""
 GROUPS = 2
-"""Vectors of outputs that share each input once it is read."""
+"""Vectors of outputs that use an input each time it is loaded."""
+SPAN = 16
+"""Samples between two updates of the states of a state space."""
+
+# Without _nrt=False, every call of a function would change the atomic reference count of every array in its arguments.
+_OPTIONS: Any = {"nogil": True, "error_model": "numpy", "_nrt": False}
+compiled: Any = njit(**_OPTIONS)
+"""Decorator that compiles a function that does not allocate arrays."""
+fast_math: Any = njit(fastmath=True, **_OPTIONS)
+"""The same for a function whose sums may be reordered."""
 
 _VECTOR = ir.VectorType(ir.FloatType(), LANES)
 _INDEX, _LANE = ir.IntType(64), ir.IntType(32)
@@ -24,13 +36,13 @@ _FAST = ("contract", "nsz")
 
 
 @register_jitable
-def whole_vectors(n: int) -> int:
-    """``n`` numbers, with those that fill the last vector."""
+def whole_vectors(n: Any) -> Any:
+    """Return ``n`` (an integer or an array of them) rounded up to a multiple of ``LANES``."""
     return (n + LANES - 1) // LANES * LANES
 
 
 def aligned_zeros(*shape: int) -> np.ndarray:
-    """A float32 array whose first number begins a vector's place in the cache: others are read in two halves."""
+    """Return a float32 array that begins at an address of 64 bytes; a load of a vector then touches one cache line."""
     size = math.prod(shape)
     numbers = np.zeros(size + LANES, dtype=np.float32)
     first = -numbers.ctypes.data // numbers.itemsize % LANES
@@ -38,15 +50,15 @@ def aligned_zeros(*shape: int) -> np.ndarray:
 
 
 def index(number: int) -> Any:
-    """A position in an array."""
+    """Return a constant index of an array."""
     return _INDEX(number)
 
 
 class Vectors:
-    """Emits instructions on vectors of ``LANES`` float32 numbers into the function that is being compiled.
+    """Emits instructions on vectors of ``LANES`` float32 numbers into the function that numba compiles.
 
     Args:
-        context, builder, signature, arguments: what numba hands an intrinsic.
+        context, builder, signature, arguments: the arguments that numba passes to the code generator of an intrinsic.
     """
 
     def __init__(self, context: Any, builder: Any, signature: Any, arguments: Any) -> None:
@@ -54,66 +66,66 @@ class Vectors:
         self._types, self._arguments = signature.args, arguments
 
     def pointer(self, argument: int, *position: Any) -> Any:
-        """The address of an element of the array that is argument number ``argument``."""
+        """Return the address of an element of the array that is argument number ``argument``."""
         array_type = self._types[argument]
         array = self._context.make_array(array_type)(self._context, self.builder, self._arguments[argument])
         return cgutils.get_item_pointer(self._context, self.builder, array_type, array, list(position))
 
     def load(self, pointer: Any, offset: Any) -> Any:
-        """The vector that begins ``offset`` numbers after ``pointer``."""
+        """Load the vector that begins ``offset`` numbers after ``pointer``."""
         return self.builder.load(self._vector_pointer(pointer, offset), align=4)
 
     def store(self, vector: Any, pointer: Any, offset: Any) -> None:
-        """Write a vector there."""
+        """Store a vector ``offset`` numbers after ``pointer``."""
         self.builder.store(vector, self._vector_pointer(pointer, offset), align=4)
 
-    def number(self, pointer: Any, offset: Any) -> Any:
-        """The number there."""
+    def load_scalar(self, pointer: Any, offset: Any) -> Any:
+        """Load the number ``offset`` numbers after ``pointer``."""
         return self.builder.load(self.builder.gep(pointer, [offset]))
 
-    def everywhere(self, number: Any) -> Any:
-        """A vector of one number."""
+    def broadcast(self, number: Any) -> Any:
+        """Return a vector with ``number`` in every lane."""
         undefined = ir.Constant(_VECTOR, ir.Undefined)
         first = self.builder.insert_element(undefined, number, _LANE(0))
         return self.builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(_LANE, LANES), [0] * LANES))
 
-    def total(self) -> Any:
-        """A vector of zeros to add to, which LLVM keeps in a register."""
+    def accumulator(self) -> Any:
+        """Return a vector variable that is zero at first; LLVM keeps it in a register."""
         return cgutils.alloca_once_value(self.builder, _ZEROS)
 
-    def add_product(self, total: Any, x: Any, y: Any) -> None:
-        """total += x · y."""
-        self.builder.store(self.multiply_add(x, y, self.builder.load(total)), total)
+    def add_product(self, accumulator: Any, x: Any, y: Any) -> None:
+        """Emit accumulator += x · y."""
+        self.builder.store(self.multiply_add(x, y, self.builder.load(accumulator)), accumulator)
 
-    def subtract_product(self, total: Any, x: Any, y: Any) -> None:
-        """total -= x · y."""
-        self.builder.store(self.multiply_subtract(x, y, self.builder.load(total)), total)
+    def subtract_product(self, accumulator: Any, x: Any, y: Any) -> None:
+        """Emit accumulator -= x · y."""
+        self.builder.store(self.multiply_subtract(x, y, self.builder.load(accumulator)), accumulator)
 
-    def clear(self, total: Any) -> None:
-        """total = 0."""
-        self.builder.store(_ZEROS, total)
+    def clear(self, accumulator: Any) -> None:
+        """Emit accumulator = 0."""
+        self.builder.store(_ZEROS, accumulator)
 
     def multiply_add(self, x: Any, y: Any, z: Any) -> Any:
-        """x · y + z, rounded once where the machine can."""
+        """Return x · y + z, a fused operation where the machine has one."""
         return self.builder.fadd(self.builder.fmul(x, y, flags=_FAST), z, flags=_FAST)
 
     def multiply_subtract(self, x: Any, y: Any, z: Any) -> Any:
-        """z - x · y."""
+        """Return z - x · y, a fused operation where the machine has one."""
         return self.builder.fsub(z, self.builder.fmul(x, y, flags=_FAST), flags=_FAST)
 
     def multiply(self, x: Any, y: Any) -> Any:
-        """x · y."""
+        """Return x · y."""
         return self.builder.fmul(x, y, flags=_FAST)
 
     def sum(self, vectors: list[Any]) -> Any:
-        """The sum of some vectors, pairs first."""
+        """Return the sum of vectors, added in pairs."""
         while len(vectors) > 1:
             pairs = zip(vectors[::2], vectors[1::2], strict=False)
             vectors = [self.builder.fadd(*pair, flags=_FAST) for pair in pairs] + vectors[len(vectors) // 2 * 2 :]
         return vectors[0]
 
-    def where(self, condition: Any, vector: Any) -> Any:
-        """The vector if the condition holds, zeros otherwise."""
+    def select(self, condition: Any, vector: Any) -> Any:
+        """Return the vector if the condition holds, zeros otherwise."""
         return self.builder.select(condition, vector, _ZEROS)
 
     def _vector_pointer(self, pointer: Any, offset: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Quantized recordings as batches, a function of (seed, step)."""
+"""Batches of quantized recordings, as a function of (seed, step)."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ from sashimi_diffusion.training.autoregressive.config import AutoregressiveConfi
 from sashimi_diffusion.training.examples import TRAINING, ShuffledEpochs, stream
 
 IGNORED = -100
-"""Target of positions that do not count, as PyTorch's cross-entropy has it."""
+"""Target of padding, which PyTorch's cross-entropy ignores by default."""
 
 
 class TokenSource:
@@ -20,9 +20,9 @@ class TokenSource:
 
     Args:
         dataset: recordings whose items are examples.
-        config: of the run: seed and data are used.
-        quantization: of the model.
-        bits: of the model.
+        config: configuration of the run; its seed and data are used.
+        quantization: "mu-law" or "linear", that of the model.
+        bits: of the model's quantization.
     """
 
     def __init__(self, dataset: Recordings, config: AutoregressiveConfig, quantization: str, bits: int) -> None:
@@ -32,12 +32,12 @@ class TokenSource:
         self._limits: dict[int, tuple[Tensor, Tensor]] = {}
 
     def training_examples(self, window: int, positions: range, global_batch: int) -> list[Tensor]:
-        """The examples at ``positions`` of the global batch of ``window`` (from 0): int64 (L,), of any lengths."""
+        """Return the examples at ``positions`` of global batch ``window`` (from 0): int64 (L,), of any lengths."""
         numbers = [window * global_batch + position for position in positions]
         return [self._window(self._epochs[number], stream(TRAINING, self.seed, number)) for number in numbers]
 
     def training_lengths(self, window: int, global_batch: int) -> list[int]:
-        """Samples in each of the examples of the global batch of ``window``, without touching the audio."""
+        """Return the numbers of samples of all examples of global batch ``window``, without reading audio."""
         numbers = range(window * global_batch, (window + 1) * global_batch)
         return [min(self.dataset.clip_length(self._epochs[number]), self.dataset.length) for number in numbers]
 
@@ -49,18 +49,18 @@ class TokenSource:
         return self.tokens(index, start, start + self.dataset.length)
 
     def tokens(self, index: int, start: int, stop: int | None) -> Tensor:
-        """The samples from ``start`` to ``stop`` of the recording of item ``index``, scaled as the config says."""
+        """Return the tokens (L,) of samples ``start`` to ``stop`` of the recording of item ``index``."""
         waveform = torch.from_numpy(np.array(self.dataset.part(index, start, stop)))
         limits = self._limits_of_recording(index) if self.data.normalize == "recording" else None
         return encode(normalize(waveform, self.quantization, limits), self.quantization, self.bits)
 
     def chunk(self, index: int) -> Tensor:
-        """The samples of item ``index``, without padding."""
+        """Return the tokens (L,) of item ``index``, without padding."""
         start = self.dataset.items[index][1]
         return self.tokens(index, start, start + self.dataset.length)
 
     def whole_recordings(self) -> list[Tensor]:
-        """The samples of each recording, from its beginning to its end."""
+        """Return the tokens (L,) of each whole recording."""
         return [self.tokens(index, 0, None) for index, (_, start) in enumerate(self.dataset.items) if start == 0]
 
     def _limits_of_recording(self, index: int) -> tuple[Tensor, Tensor]:
@@ -71,9 +71,9 @@ class TokenSource:
 
 
 def padded(examples: Sequence[Tensor], multiple: int, start_token: int) -> tuple[Tensor, Tensor]:
-    """Examples of any lengths side by side: inputs and targets (B, L), L a multiple of ``multiple``.
+    """Return inputs and targets (B, L) of examples (L,) of any lengths; L is a multiple of ``multiple``.
 
-    Inputs are one sample behind the targets, after ``start_token``; what an example lacks is IGNORED.
+    The inputs are the targets delayed by one sample, after ``start_token``. The targets are padded with IGNORED.
     """
     longest = max(len(example) for example in examples)
     length = -(-longest // multiple) * multiple

@@ -1,27 +1,18 @@
-"""What an autoregressive run can be told beside what every run can."""
+"""Configuration of autoregressive training."""
 
-from dataclasses import dataclass, field
 from typing import ClassVar, Literal
+
+from pydantic import Field, model_validator
 
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.models import SampleRNN, SashimiAutoregressive, WaveNetAutoregressive
-from sashimi_diffusion.training.config import (
-    DataConfig,
-    ModelConfig,
-    RunConfig,
-    require_above_zero,
-    require_at_least,
-)
+from sashimi_diffusion.training.config import DataConfig, RunConfig
+from sashimi_diffusion.training.model_config import ModelConfig
+from sashimi_diffusion.training.settings import Settings
 
 
-@dataclass
 class AutoregressiveModelConfig(ModelConfig):
-    """An autoregressive model.
-
-    Args:
-        name: "sashimi" (SashimiAutoregressive), "wavenet" (WaveNetAutoregressive) or "samplernn" (SampleRNN).
-        arguments: of the network's constructor.
-    """
+    """The autoregressive model and the arguments of its constructor."""
 
     networks: ClassVar = {
         "sashimi": SashimiAutoregressive,
@@ -29,67 +20,56 @@ class AutoregressiveModelConfig(ModelConfig):
         "samplernn": SampleRNN,
     }
 
-    name: Literal["sashimi", "wavenet", "samplernn"] = "sashimi"
+    name: Literal["sashimi", "wavenet", "samplernn"] = Field(
+        default="sashimi",
+        description='"sashimi" (SashimiAutoregressive), "wavenet" (WaveNetAutoregressive) or "samplernn" (SampleRNN)',
+    )
 
 
-@dataclass
 class TokenDataConfig(DataConfig):
-    """Recordings as quantized samples. What an example lacks at its end is neither padded nor scored.
+    """The recordings, as quantized samples. The loss ignores the padding of examples that end early."""
 
-    Args:
-        normalize: scale to the full range of the quantization each "example", as the official code does, or each whole
-            "recording", which keeps the dynamics of music.
-        carry_chunks: an example is so many chunks of ``length`` samples that follow each other: one is trained on at a
-            step, from the state that the one before left (truncated back-propagation through time).
-        test: whether there are test data, for the figures at the end.
-    """
-
-    normalize: Literal["example", "recording"] = "example"
-    carry_chunks: int = 1
-    test: bool = True
-
-
-@dataclass
-class GenerationConfig:
-    """The samples drawn while training.
-
-    Args:
-        num_samples: how many.
-        seconds: length of each; null: ``data.length``.
-        temperature, top_p: see :class:`sashimi_diffusion.generation.Sampling`.
-        engine: see :func:`sashimi_diffusion.generation.create_engine`.
-        seed: of the random numbers.
-    """
-
-    num_samples: int = 4
-    seconds: float | None = None
-    temperature: float = 1.0
-    top_p: float = 1.0
-    engine: str = "auto"
-    seed: int = 0
+    normalize: Literal["example", "recording"] = Field(
+        default="example",
+        description='scale each "example" to the full range of the quantization, as the official code does, or each '
+        'whole "recording", which keeps the dynamics of music',
+    )
+    carry_chunks: int = Field(
+        default=1,
+        ge=1,
+        description="chunks of `length` samples in an example; each optimizer step trains on one chunk, from the state "
+        "after the chunk before it (truncated back-propagation through time)",
+    )
+    test: bool = Field(default=True, description="whether there are test data, for the metrics at the end")
 
 
-@dataclass
+class GenerationConfig(Settings):
+    """The samples drawn during training."""
+
+    num_samples: int = Field(default=4, ge=0, description="number of samples; 0: none")
+    seconds: float | None = Field(default=None, gt=0, description="length of each sample; null: `data.length`")
+    temperature: float = Field(default=1.0, description="of the softmax; 0: greedy")
+    top_p: float = Field(default=1.0, description="nucleus sampling; 1: all tokens")
+    engine: str = Field(default="auto", description="an engine of `sashimi_diffusion.generation`")
+    seed: int = Field(default=0, description="of the random numbers")
+
+
 class AutoregressiveConfig(RunConfig):
-    """A whole autoregressive run."""
+    """Configuration of autoregressive training."""
 
-    output_dir: str = "runs/autoregressive"
-    model: AutoregressiveModelConfig = field(default_factory=AutoregressiveModelConfig)
-    data: TokenDataConfig = field(default_factory=TokenDataConfig)
-    sampling: GenerationConfig = field(default_factory=GenerationConfig)
+    output_dir: str = Field(default="runs/autoregressive", description="the run folder")
+    model: AutoregressiveModelConfig = Field(default_factory=AutoregressiveModelConfig)
+    data: TokenDataConfig = Field(default_factory=TokenDataConfig)
+    sampling: GenerationConfig = Field(default_factory=GenerationConfig)
 
-    def check(self) -> None:
-        """Raise UserError for a number no run can use."""
-        super().check()
-        require_at_least(self, {"data.carry_chunks": 1, "sampling.num_samples": 0})
-        require_above_zero(self, ["sampling.seconds"])
-        if self.training.checkpoint_every % self.data.carry_chunks:
+    @model_validator(mode="after")
+    def _check_multiples_of_chunks(self) -> "AutoregressiveConfig":
+        chunks, training = self.data.carry_chunks, self.training
+        if training.checkpoint_every % chunks:
             raise UserError(
-                f"training.checkpoint_every is {self.training.checkpoint_every}: it must be a multiple of "
-                f"data.carry_chunks={self.data.carry_chunks}, because the states between chunks are not kept"
+                f"training.checkpoint_every is {training.checkpoint_every}: it must be a multiple of "
+                f"data.carry_chunks={chunks}, because checkpoints do not store the states between chunks"
             )
-        if self.training.steps % self.data.carry_chunks:
-            raise UserError(
-                f"training.steps is {self.training.steps}: it must be a multiple of "
-                f"data.carry_chunks={self.data.carry_chunks}"
-            )
+        if training.steps % chunks:
+            raise UserError(f"training.steps is {training.steps}: it must be a multiple of data.carry_chunks={chunks}")
+        return self

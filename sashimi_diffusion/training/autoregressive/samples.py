@@ -1,6 +1,7 @@
-"""The samples of an autoregressive run while it goes on: wav files and one picture."""
+"""Samples drawn during autoregressive training: wav files and a contact sheet."""
 
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 
@@ -13,27 +14,29 @@ from sashimi_diffusion.generation.runaway import runaway_second
 from sashimi_diffusion.generation.sampling import Sampling
 from sashimi_diffusion.models import AutoregressiveModel
 from sashimi_diffusion.pipelines import SashimiAutoregressivePipeline
+from sashimi_diffusion.pipelines.autoregressive import AutoregressivePipelineOutput
 from sashimi_diffusion.training.autoregressive.config import GenerationConfig
 from sashimi_diffusion.training.checkpoints import checkpoint_name
 
 
 def save_samples(run: Path, step: int, model: AutoregressiveModel, config: GenerationConfig) -> str:
-    """Draw samples into ``run``/samples/step-000100: a wav file each, and contact-sheet.png of them all.
+    """Draw samples into a folder such as ``run``/samples/step-000100: wav files and contact-sheet.png.
 
-    Sample i always starts from the same random numbers.
+    Sample i uses the same random numbers at every step.
 
     Returns:
-        str: which samples degenerate into noise; empty if none does.
+        str: the names of the samples that degenerate into noise; empty if there are none.
     """
-    audios = SashimiAutoregressivePipeline(model=model)(
+    output = SashimiAutoregressivePipeline(model=model)(
         batch_size=config.num_samples,
         audio_length_in_s=config.seconds,
         temperature=config.temperature,
         top_p=config.top_p,
         generator=[torch.Generator().manual_seed(config.seed + index) for index in range(config.num_samples)],
         engine=config.engine,
-    ).audios[:, 0]  # (B, L)
-    rate = model.config.sample_rate
+    )
+    audios = cast(AutoregressivePipelineOutput, output).audios[:, 0]  # (B, L)
+    rate = cast(Any, model).config.sample_rate
     titles = [f"sample {index}" for index in range(config.num_samples)]
     with folder_written_beside(run / "samples" / checkpoint_name(step)) as folder:
         for index, audio in enumerate(audios):
@@ -44,10 +47,10 @@ def save_samples(run: Path, step: int, model: AutoregressiveModel, config: Gener
 
 
 def check_generation(config: GenerationConfig, model: AutoregressiveModel) -> None:
-    """Find out now what would stop the run at its first samples.
+    """Check the settings of the samples before training.
 
     Raises:
-        UserError: settings that no sampling has, an unknown engine, or a length of no samples.
+        UserError: invalid temperature or top_p, unknown engine, or a length of zero samples.
     """
     Sampling(config.temperature, None, config.top_p)
     if config.engine not in ENGINES:

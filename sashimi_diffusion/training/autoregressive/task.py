@@ -1,6 +1,7 @@
-"""An autoregressive run: cross-entropy of the next quantized sample."""
+"""Autoregressive training: cross-entropy of the next quantized sample."""
 
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,71 +10,69 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sashimi_diffusion.data.recordings import Recordings
 from sashimi_diffusion.errors import UserError
-from sashimi_diffusion.models import AutoregressiveModel
 from sashimi_diffusion.models.autoregressive_base import detached
 from sashimi_diffusion.pipelines import SashimiAutoregressivePipeline
 from sashimi_diffusion.pipelines.autoregressive import bits_of
 from sashimi_diffusion.training.autoregressive.batches import IGNORED, TokenSource, padded
 from sashimi_diffusion.training.autoregressive.config import AutoregressiveConfig
 from sashimi_diffusion.training.autoregressive.samples import check_generation, save_samples
-from sashimi_diffusion.training.autoregressive.score import bits_per_sample
 from sashimi_diffusion.training.examples import spread_evenly
 from sashimi_diffusion.training.splits import fingerprint, has_validation, open_split
 
 
 class NextTokenLoss(nn.Module):
-    """The summed cross-entropy, in nats, of targets (B, L), and the state after inputs (B, L) if one is carried."""
+    """The summed cross-entropy, in nats, of an autoregressive model."""
 
-    def __init__(self, network: AutoregressiveModel) -> None:
+    def __init__(self, network: Any) -> None:
         super().__init__()
         self.network = network
 
     def forward(self, inputs: Tensor, targets: Tensor, carried: bool, state: Any) -> tuple[Tensor, Any]:
-        """``state`` None begins from rest; ``carried`` False leaves the state out, which is faster."""
+        """Return the loss, a scalar, and the state after the inputs.
+
+        Args:
+            inputs: tokens, (B, L).
+            targets: tokens, (B, L); IGNORED has no loss.
+            carried: whether to use and return a state; False is faster and returns None.
+            state: state before the inputs; None: the initial state.
+        """
         logits, state = self.network.prefill(inputs, state) if carried else (self.network(inputs), None)
         return F.cross_entropy(logits.float(), targets, ignore_index=IGNORED, reduction="sum"), state
 
 
 class AutoregressiveTask:
-    """See :class:`sashimi_diffusion.training.task.Task`."""
+    """Autoregressive training; implements :class:`sashimi_diffusion.training.task.Task`."""
+
+    measured: Mapping[str, float] = {}
 
     def __init__(self, config: AutoregressiveConfig, device: torch.device, skip_bad_files: bool) -> None:
         self.config, self.device, self.chunks = config, device, config.data.carry_chunks
         self.samples = config.sampling.num_samples
-        data = config.data
-        recordings = open_split(data, "train", data.length * self.chunks, skip_bad_files)
-        longest = max(recordings.clip_length(index) for index in range(len(recordings)))
-        if longest <= data.length * (self.chunks - 1):
-            raise UserError(
-                f"data.carry_chunks is {self.chunks}, but even the longest recording, {longest} samples, is too "
-                f"short for so many chunks of {data.length}: lower it or data.length"
-            )
-        try:
-            self.network = config.model.network_class(
-                sample_rate=data.sample_rate, sample_size=data.length, **config.model.arguments
-            )
-        except ValueError as error:
-            raise UserError(f"the network cannot be built as `model` says: {error}") from error
-        if data.length % self.network.length_multiple:
-            raise UserError(
-                f"data.length is {data.length}, but this network takes multiples of {self.network.length_multiple}"
-            )
-        self.module = NextTokenLoss(self.network)
+        recordings = open_split(config.data, "train", config.data.length * self.chunks, skip_bad_files)
+        self._check_length(recordings)
+        self.network = _create_model(config)
+        self.module: nn.Module = NextTokenLoss(self.network)
         check_generation(config.sampling, self.network)
         self.source = self._source(recordings)
-        self.validation = self._held_out("validation", skip_bad_files) if has_validation(data) else None
-        self.test = self._held_out("test", skip_bad_files) if data.test else None
+        self.validation = self._held_out("validation", skip_bad_files) if has_validation(config.data) else None
+        self.test = self._held_out("test", skip_bad_files) if config.data.test else None
         self.data = fingerprint(recordings)
         counts = [0 if part is None else len(part.dataset) for part in (self.validation, self.test)]
         self.description = f"{len(recordings):,} training, {counts[0]:,} validation and {counts[1]:,} test examples"
-        self._window, self._lengths, self._examples, self._states = -1, [], {}, {}
+        # The current global batch of examples: their lengths, and by first position of each part, tokens and states.
+        self._window = -1
+        self._lengths: list[int] = []
+        self._examples: dict[int, tuple[Tensor, Tensor]] = {}
+        self._states: dict[int, Any] = {}
 
     def loss(self, module: nn.Module, step: int, positions: range, global_batch: int) -> Tensor:
-        """The cross-entropy of the step's chunk of the examples at ``positions``.
+        """Return the cross-entropy of the step's chunk of the examples at ``positions``.
 
-        Parts of a global batch may have unequally many samples left. Each is divided by the mean number per part, so
-        that the mean of all parts is the mean of all samples of the global batch, however that is divided.
+        Parts of a global batch may have different numbers of samples left. The sum of a part is divided by the mean
+        number of samples per part. The mean over the parts is then the mean over all samples of the global batch,
+        however it is divided into parts.
         """
         length = self.config.data.length
         window, chunk = divmod(step, self.chunks)
@@ -88,23 +87,23 @@ class AutoregressiveTask:
         inputs, targets = (part[:, chunk * length : (chunk + 1) * length].to(self.device) for part in parts)
         state = self._states.get(positions.start)
         total, state = module(inputs, targets, self.chunks > 1, state)
-        scored = sum(min(max(0, samples - chunk * length), length) for samples in self._lengths)
-        # A batch whose recordings all end early has nothing left to score in its last chunks: a loss of 0.
-        loss = total / (max(1, scored) * len(positions) / global_batch)
+        samples = sum(min(max(0, count - chunk * length), length) for count in self._lengths)
+        # If all recordings of the batch have ended, its last chunks have no samples: the loss is 0.
+        loss = total / (max(1, samples) * len(positions) / global_batch)
         if self.chunks > 1:
             self._states[positions.start] = detached(state) if loss.isfinite() else None
         return loss
 
-    def validate(self, accelerator: Accelerator, network: AutoregressiveModel) -> dict[str, float]:
-        """Over chunks of the held-out recordings, each from rest, as the official code does."""
+    def validate(self, accelerator: Accelerator, network: Any) -> dict[str, float]:
+        """Return the loss of chunks of held-out recordings, each from the initial state, as in the official code."""
         if self.validation is None:
             return {}
         chunks = _chunks(self.validation, self.config.training.validation_examples)
         bits = self._bits(accelerator, network, chunks)
         return {"validation_loss": bits * math.log(2), "validation_bits": bits}
 
-    def conclude(self, accelerator: Accelerator, network: AutoregressiveModel) -> dict[str, float]:
-        """Bits per sample of the test data: of chunks as in :meth:`validate`, and of whole recordings."""
+    def conclude(self, accelerator: Accelerator, network: Any) -> dict[str, float]:
+        """Return the bits per sample of the test data, of chunks as in :meth:`validate` and of whole recordings."""
         if self.test is None:
             return {}
         recordings, chunks = self.test.whole_recordings(), _chunks(self.test, len(self.test.dataset))
@@ -113,25 +112,82 @@ class AutoregressiveTask:
         bits_of_chunks = bits if identical else self._bits(accelerator, network, chunks)
         return {"test_bits_chunks": bits_of_chunks, "test_bits": bits}
 
-    def pipeline(self, network: AutoregressiveModel) -> SashimiAutoregressivePipeline:
-        """The model alone."""
+    def pipeline(self, network: Any) -> SashimiAutoregressivePipeline:
+        """Return a pipeline of the model."""
         return SashimiAutoregressivePipeline(model=network)
 
-    def save_samples(self, run: Path, step: int, network: AutoregressiveModel) -> str:
+    def save_samples(self, run: Path, step: int, network: Any) -> str:
         """Draw samples."""
         return save_samples(run, step, network, self.config.sampling)
 
-    def _bits(self, accelerator: Accelerator, network: AutoregressiveModel, examples: list[Tensor]) -> float:
+    def _check_length(self, recordings: Recordings) -> None:
+        length = self.config.data.length
+        longest = max(recordings.clip_length(index) for index in range(len(recordings)))
+        if longest <= length * (self.chunks - 1):
+            raise UserError(
+                f"data.carry_chunks is {self.chunks}, but even the longest recording, {longest} samples, is too "
+                f"short for this number of chunks of {length}: lower it or data.length"
+            )
+
+    def _bits(self, accelerator: Accelerator, network: Any, examples: list[Tensor]) -> float:
         size, chunk = self.config.training.batch_size, self.config.data.length
         return bits_per_sample(accelerator, network, examples, size, chunk)
 
     def _held_out(self, split: str, skip_bad_files: bool) -> TokenSource:
         return self._source(open_split(self.config.data, split, self.config.data.length, skip_bad_files))
 
-    def _source(self, recordings) -> TokenSource:
+    def _source(self, recordings: Recordings) -> TokenSource:
         config = self.network.config
         return TokenSource(recordings, self.config, config.quantization, bits_of(config.num_tokens))
 
 
+def _create_model(config: AutoregressiveConfig) -> Any:
+    """Return the untrained network.
+
+    Raises:
+        UserError: invalid arguments, or a length that the network does not support.
+    """
+    data = config.data
+    try:
+        network = config.model.network_class(
+            sample_rate=data.sample_rate, sample_size=data.length, **config.model.arguments
+        )
+    except ValueError as error:
+        raise UserError(f"cannot build the network of `model`: {error}") from error
+    if data.length % network.length_multiple:
+        raise UserError(f"data.length is {data.length}, but this network needs multiples of {network.length_multiple}")
+    return network
+
+
 def _chunks(source: TokenSource, most: int) -> list[Tensor]:
     return [source.chunk(index) for index in spread_evenly(len(source.dataset), most)]
+
+
+@torch.no_grad()
+def bits_per_sample(
+    accelerator: Accelerator, model: Any, examples: Sequence[Tensor], batch_size: int, chunk: int
+) -> float:
+    """Return the mean of -log2 p(sample | earlier samples of its example) over all samples of all ``examples``.
+
+    This is the cross-entropy in nats divided by ln 2, the NLL of the SaShiMi paper (arXiv 2202.09729, section 5).
+    Every example starts from the initial state, which is carried from chunk to chunk. The processes share the work.
+
+    Args:
+        accelerator: of the run.
+        model: an autoregressive model.
+        examples: tokens, int64 (L,), of any lengths.
+        batch_size: number of examples at a time.
+        chunk: samples of each example in one forward pass.
+    """
+    ordered = sorted(examples, key=len)
+    batches = [ordered[start : start + batch_size] for start in range(0, len(ordered), batch_size)]
+    nats = torch.zeros((), dtype=torch.float64, device=accelerator.device)
+    for batch in batches[accelerator.process_index :: accelerator.num_processes]:
+        inputs, targets = (part.to(accelerator.device) for part in padded(batch, 1, model.start_token))
+        state = None
+        for part, wanted in zip(inputs.split(chunk, dim=1), targets.split(chunk, dim=1), strict=True):
+            with accelerator.autocast():
+                logits, state = model.prefill(part, state)
+            nats += F.cross_entropy(logits.float(), wanted, ignore_index=IGNORED, reduction="sum").double()
+    total = accelerator.reduce(nats, "sum").item()
+    return total / sum(len(example) for example in examples) / math.log(2)

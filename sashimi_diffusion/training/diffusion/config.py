@@ -1,137 +1,116 @@
-"""What a diffusion run can be told beside what every run can."""
+"""Configuration of diffusion training."""
 
-from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
+from pydantic import Field
+
 from sashimi_diffusion.models import SashimiDenoiser, WaveNetDenoiser
-from sashimi_diffusion.training.config import (
-    DataConfig,
-    ModelConfig,
-    RunConfig,
-    require_above_zero,
-    require_at_least,
-    require_share,
-)
+from sashimi_diffusion.training.config import DataConfig, RunConfig
+from sashimi_diffusion.training.model_config import ModelConfig
+from sashimi_diffusion.training.settings import Settings
 
 
-@dataclass
 class DenoiserConfig(ModelConfig):
-    """A denoiser; ``waveform_std: null`` means "measure it on the training data".
+    """The denoiser and the arguments of its constructor; ``waveform_std: null`` is measured on the training data."""
 
-    Args:
-        name: "sashimi" (SashimiDenoiser) or "wavenet" (WaveNetDenoiser).
-        class_conditional: whether the network is told the label; the number and names of classes come from the data.
-        arguments: of the network's constructor.
-    """
-
+    networks: ClassVar = {"sashimi": SashimiDenoiser, "wavenet": WaveNetDenoiser}
     from_data: ClassVar = (
         *("in_channels", "out_channels", "sample_rate", "sample_size"),
         *("num_classes", "class_names", "num_speakers", "speaker_names"),
     )
     measured: ClassVar = ("waveform_std",)
-    networks: ClassVar = {"sashimi": SashimiDenoiser, "wavenet": WaveNetDenoiser}
 
-    name: Literal["sashimi", "wavenet"] = "sashimi"
-    class_conditional: bool = False
-
-
-@dataclass
-class MelConfig:
-    """The spectrogram that conditions a vocoder; the hop is the product of ``model.mel_upsample``, the bands
-    ``model.mel_channels``."""
-
-    n_fft: int = 1024
-    f_min: float = 0.0
-    f_max: float = 8000.0
+    name: Literal["sashimi", "wavenet"] = Field(
+        default="sashimi", description='"sashimi" (SashimiDenoiser) or "wavenet" (WaveNetDenoiser)'
+    )
+    class_conditional: bool = Field(
+        default=False,
+        description="condition the network on the label; the data determine the number and the names of the classes",
+    )
 
 
-@dataclass
+class MelConfig(Settings):
+    """The mel spectrogram of a vocoder. ``model.mel_upsample`` gives the hop, ``model.mel_channels`` the bands."""
+
+    n_fft: int = Field(default=1024, description="samples in a window")
+    f_min: float = Field(default=0.0, description="lower edge of the first band in Hz")
+    f_max: float = Field(default=8000.0, description="upper edge of the last band in Hz")
+
+
 class WaveformDataConfig(DataConfig):
-    """Recordings as waveforms; those shorter than ``length`` are padded with zeros.
+    """The recordings, as waveforms. Those shorter than ``length`` are padded with zeros."""
 
-    Args:
-        speakers: folder only: the field of ``pattern`` that says who speaks, or "folder"; the network is told it beside
-            the label. null: it is not told.
-        normalize_rms: scale each recording to this root mean square (as a whole, before it is cut); null: as it is.
-        gain_db: random gain, uniform within plus or minus so many decibels.
-        mel: the conditioning spectrogram of a vocoder.
-    """
-
-    speakers: str | None = None
-    normalize_rms: float | None = None
-    gain_db: float = 0.0
-    mel: MelConfig = field(default_factory=MelConfig)
-
-
-@dataclass
-class ScheduleConfig:
-    """The diffusion: DiffWaveScheduler's arguments."""
-
-    num_train_timesteps: int = 200
-    beta_start: float = 1e-4
-    beta_end: float = 0.02
-    beta_schedule: Literal["linear", "squaredcos_cap_v2"] = "linear"
-    prediction_type: Literal["epsilon", "v_prediction"] = "epsilon"
+    speakers: str | None = Field(
+        default=None,
+        description='folder only: condition the network on the speaker, too: the field of `pattern`, or "folder"; '
+        "null: no speakers",
+    )
+    normalize_rms: float | None = Field(
+        default=None,
+        gt=0,
+        description="scale each recording as a whole to this root mean square; null: no scaling",
+    )
+    gain_db: float = Field(default=0.0, ge=0, description="random gain, uniform in plus or minus this many decibels")
+    mel: MelConfig = Field(default_factory=MelConfig)
 
 
-@dataclass
-class ObjectiveConfig:
-    """The loss.
+class ScheduleConfig(Settings):
+    """The noise schedule: arguments of DiffWaveScheduler."""
 
-    Args:
-        min_snr_gamma: gamma of Min-SNR weighting (Hang et al. 2023, arXiv 2303.09556); null: the plain mean square.
-        label_dropout: share of the examples whose label and speaker are hidden, so that classifier-free guidance is
-            possible.
-    """
-
-    min_snr_gamma: float | None = None
-    label_dropout: float = 0.1
-
-
-@dataclass
-class SamplingConfig:
-    """The samples drawn while training.
-
-    Args:
-        num_samples: how many; a class-conditional model goes through its classes, and with each round of them to its
-            next speaker.
-        steps: denoising steps.
-        scheduler: name for ``create_scheduler``; null: the training schedule's own sampler.
-        guidance_scale: of classifier-free guidance; 1: none. The pipeline keeps it as its own.
-        seed: of the noise.
-    """
-
-    num_samples: int = 8
-    steps: int = 50
-    scheduler: str | None = "ddim"
-    guidance_scale: float = 1.0
-    seed: int = 0
+    num_train_timesteps: int = Field(default=200, ge=1, description="diffusion steps T")
+    beta_start: float = Field(default=1e-4, description="first beta of the linear schedule")
+    beta_end: float = Field(default=0.02, description="last beta of the linear schedule")
+    beta_schedule: Literal["linear", "squaredcos_cap_v2"] = Field(
+        default="linear", description='"linear" or "squaredcos_cap_v2" (cosine)'
+    )
+    prediction_type: Literal["epsilon", "v_prediction"] = Field(
+        default="epsilon", description='the network predicts the noise ("epsilon") or the velocity ("v_prediction")'
+    )
 
 
-@dataclass
+class ObjectiveConfig(Settings):
+    """The loss."""
+
+    min_snr_gamma: float | None = Field(
+        default=None,
+        gt=0,
+        description="gamma of Min-SNR weighting (Hang et al. 2023, arXiv 2303.09556); null: no weighting",
+    )
+    label_dropout: float = Field(
+        default=0.1,
+        ge=0,
+        lt=1,
+        description="share of the examples without label and speaker, for classifier-free guidance",
+    )
+
+
+class SamplingConfig(Settings):
+    """The samples drawn during training."""
+
+    num_samples: int = Field(
+        default=8,
+        ge=0,
+        description="number of samples; the classes take turns, and after each round of classes the speakers do; "
+        "0: none",
+    )
+    steps: int = Field(default=50, ge=1, description="sampling steps")
+    scheduler: str | None = Field(
+        default="ddim", description="a name for `create_scheduler`; null: the sampler of the training schedule"
+    )
+    guidance_scale: float = Field(
+        default=1.0, description="of classifier-free guidance; the pipeline keeps it as its default; 1: no guidance"
+    )
+    seed: int = Field(default=0, description="of the noise")
+
+
 class DiffusionConfig(RunConfig):
-    """A whole diffusion run."""
+    """Configuration of diffusion training."""
 
     fixed: ClassVar = ("seed", "model", "data", "schedule", "objective")
 
-    output_dir: str = "runs/diffwave"
-    model: DenoiserConfig = field(default_factory=DenoiserConfig)
-    data: WaveformDataConfig = field(default_factory=WaveformDataConfig)
-    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
-    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
-    sampling: SamplingConfig = field(default_factory=SamplingConfig)
-
-    def check(self) -> None:
-        """Raise UserError for a number no run can use."""
-        super().check()
-        require_at_least(
-            self,
-            {
-                "data.gain_db": 0,
-                "schedule.num_train_timesteps": 1,
-                "sampling.num_samples": 0,
-                "sampling.steps": 1,
-            },
-        )
-        require_above_zero(self, ["objective.min_snr_gamma", "data.normalize_rms"])
-        require_share(self, ["objective.label_dropout"])
+    output_dir: str = Field(default="runs/diffwave", description="the run folder")
+    model: DenoiserConfig = Field(default_factory=DenoiserConfig)
+    data: WaveformDataConfig = Field(default_factory=WaveformDataConfig)
+    schedule: ScheduleConfig = Field(default_factory=ScheduleConfig)
+    objective: ObjectiveConfig = Field(default_factory=ObjectiveConfig)
+    sampling: SamplingConfig = Field(default_factory=SamplingConfig)

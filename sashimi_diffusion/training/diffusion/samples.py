@@ -1,11 +1,12 @@
-"""The samples of a diffusion run while it goes on: wav files and one picture."""
+"""Samples drawn during diffusion training: wav files and a contact sheet."""
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from diffusers import ModelMixin
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
 from sashimi_diffusion.data.audio import write_audio
 from sashimi_diffusion.data.pictures import contact_sheet
@@ -23,19 +24,19 @@ from sashimi_diffusion.training.diffusion.config import SamplingConfig
 def save_samples(
     run: Path,
     step: int,
-    model: ModelMixin,
+    model: Any,
     scheduler: DiffWaveScheduler,
     config: SamplingConfig,
     recordings: BatchSource,
 ) -> str:
-    """Draw samples into ``run``/samples/step-000100: a wav file each, and contact-sheet.png of them all.
+    """Draw samples into a folder such as ``run``/samples/step-000100: wav files and contact-sheet.png.
 
-    Sample i always starts from the same noise. A vocoder re-synthesises ``recordings``.
+    Sample i starts from the same noise at every step. A vocoder resynthesizes ``recordings``.
 
     Returns:
-        str: what is wrong with the samples (clipped to [-1, 1], silenced because not finite); empty if nothing is.
+        str: the defects of the samples (clipped to [-1, 1], or silent because not finite); empty if there are none.
     """
-    pipeline = SashimiPipeline(model=model, scheduler=_sampler(config, scheduler))
+    pipeline: Any = SashimiPipeline(model=model, scheduler=_sampler(config, scheduler))
     pipeline.set_progress_bar_config(desc="samples", leave=False, disable=not sys.stderr.isatty())
     labels, speakers = labels_in_turn(model.config, config.num_samples)
     audios = pipeline(
@@ -57,22 +58,22 @@ def save_samples(
         ]
         sheet = contact_sheet([audio[0] for audio in audios], model.config.sample_rate, titles=titles)
         sheet.save(folder / "contact-sheet.png")
-    complaints = [f"{sum(clipped) / len(clipped):.2%} of the samples' values were clipped"] if any(clipped) else []
+    defects = [f"{sum(clipped) / len(clipped):.2%} of the samples' values were clipped"] if any(clipped) else []
     if not finite.all():
-        complaints.append(f"{int((~finite).sum())} of {len(finite)} samples were not finite and are silent instead")
-    return "; ".join(complaints)
+        defects.append(f"{int((~finite).sum())} of {len(finite)} samples were not finite and are silent instead")
+    return "; ".join(defects)
 
 
-def check_sampling(config: SamplingConfig, model: ModelMixin, scheduler: DiffWaveScheduler) -> None:
-    """Find out now what would stop the run at its first samples.
+def check_sampling(config: SamplingConfig, model: Any, scheduler: DiffWaveScheduler) -> None:
+    """Check the settings of the samples before training.
 
     Raises:
-        UserError: an unknown scheduler, too many steps, or guidance without classes and speakers.
+        UserError: unknown scheduler, too many steps, or guidance without classes and speakers.
     """
     _sampler(config, scheduler)
     if config.steps > len(scheduler):
         raise UserError(
-            f"sampling.steps is {config.steps}: it can be at most schedule.num_train_timesteps={len(scheduler)}"
+            f"sampling.steps is {config.steps}: it must not exceed schedule.num_train_timesteps={len(scheduler)}"
         )
     if config.guidance_scale != 1 and model.config.num_classes is None and model.config.num_speakers is None:
         raise UserError(
@@ -80,16 +81,21 @@ def check_sampling(config: SamplingConfig, model: ModelMixin, scheduler: DiffWav
         )
 
 
-def _sampler(config: SamplingConfig, scheduler: DiffWaveScheduler):
+def _sampler(config: SamplingConfig, scheduler: DiffWaveScheduler) -> SchedulerMixin:
     return scheduler if config.scheduler is None else create_scheduler(config.scheduler, scheduler.config)
 
 
-def _mels(recordings: BatchSource, count: int) -> torch.Tensor:
+def _mels(recordings: BatchSource, count: int) -> torch.Tensor | None:
     return recordings.validation_batch(index % len(recordings.dataset) for index in range(count)).mel
 
 
-def _titles(model: ModelMixin, labels: dict[str, list[int] | None], count: int) -> list[str]:
-    """The names of each sample's labels, of every kind the model knows, as file names may be."""
-    known = {kind: known_labels(model.config, kind) for kind, given in labels.items() if given is not None}
-    texts = ["-".join(known[kind].title(labels[kind][index]) for kind in known) for index in range(count)]
+def _titles(model: Any, labels: dict[str, list[int] | None], count: int) -> list[str]:
+    """Return the labels of each sample as a part of a file name, for example "7-theo"."""
+    names: list[list[str]] = [[] for _ in range(count)]
+    for kind, indices in labels.items():
+        known = known_labels(model.config, kind)
+        if indices is not None and known is not None:
+            for name, index in zip(names, indices, strict=True):
+                name.append(known.title(index))
+    texts = ["-".join(name) for name in names]
     return ["".join(c if c.isalnum() else "-" for c in text) or "sample" for text in texts]

@@ -1,25 +1,29 @@
-"""A diffusion run: a denoiser, its noise schedule, and the loss of predicting the noise or the velocity."""
+"""Diffusion training: a denoiser, its noise schedule, and the loss of predicting the noise or the velocity."""
 
+import math
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
-from diffusers import ModelMixin
 from torch import Tensor, nn
 
+from sashimi_diffusion.data.mel import LogMel
 from sashimi_diffusion.data.recordings import Recordings
+from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.pipelines.sashimi import SashimiPipeline
-from sashimi_diffusion.training.diffusion.batches import BatchSource, measure_std
-from sashimi_diffusion.training.diffusion.components import create_mel, create_model, create_training_scheduler
+from sashimi_diffusion.schedulers.diffwave import DiffWaveScheduler
+from sashimi_diffusion.training.config import with_measured
+from sashimi_diffusion.training.diffusion.batches import Batch, BatchSource, measure_std
 from sashimi_diffusion.training.diffusion.config import DiffusionConfig
-from sashimi_diffusion.training.diffusion.loss import diffusion_losses
 from sashimi_diffusion.training.diffusion.samples import check_sampling, save_samples
 from sashimi_diffusion.training.examples import spread_evenly
 from sashimi_diffusion.training.splits import fingerprint, has_validation, open_split
 
 
 class DiffusionTask:
-    """See :class:`sashimi_diffusion.training.task.Task`."""
+    """Diffusion training; implements :class:`sashimi_diffusion.training.task.Task`."""
 
     chunks = 1
 
@@ -27,11 +31,14 @@ class DiffusionTask:
         self.config, self.samples = config, config.sampling.num_samples
         recordings = self._open("train", skip_bad_files)
         held_out = self._open("validation", skip_bad_files) if has_validation(config.data) else None
-        if config.model.arguments.get("waveform_std", 1.0) is None:
-            config.model.arguments["waveform_std"] = round(measure_std(recordings, config), 6)
-        model = create_model(config, recordings.class_names, recordings.speaker_names)
-        self.network = self.module = model.to(device)
-        self.scheduler = create_training_scheduler(config)
+        self.measured: Mapping[str, float] = {}
+        if config.model.argument("waveform_std") is None:
+            self.measured = {"waveform_std": round(measure_std(recordings, config), 6)}
+        self.network = create_model(
+            with_measured(config, self.measured), recordings.class_names, recordings.speaker_names
+        ).to(device)
+        self.module: nn.Module = self.network
+        self.scheduler = DiffWaveScheduler(**config.schedule.model_dump())
         check_sampling(config.sampling, self.network, self.scheduler)
         self.source = self._batch_source(recordings, device)
         self.validation = None if held_out is None else self._batch_source(held_out, device)
@@ -41,24 +48,22 @@ class DiffusionTask:
         )
 
     def loss(self, module: nn.Module, step: int, positions: range, global_batch: int) -> Tensor:
-        """The mean loss of the examples at ``positions``."""
+        """Return the mean loss of the examples at ``positions``."""
         batch = self.source.training_batch(step, positions, global_batch)
         return diffusion_losses(module, self.scheduler, batch, self.config.objective.min_snr_gamma).mean()
 
     @torch.no_grad()
-    def validate(self, accelerator: Accelerator, network: ModelMixin) -> dict[str, float]:
-        """Mean loss of held-out recordings, shared among the processes.
+    def validate(self, accelerator: Accelerator, network: nn.Module) -> dict[str, float]:
+        """Return the mean loss of held-out recordings, shared among the processes.
 
-        Each example has noise and a timestep of its own that depend on nothing but the run's seed, so the figures of a
-        run can be compared with each other.
+        The noise and the timestep of an example depend only on the seed of the run, so the losses of different steps
+        are comparable.
         """
         if self.validation is None:
             return {}
-        training = self.config.training
-        indices = spread_evenly(len(self.validation.dataset), training.validation_examples)
-        batches = [
-            indices[start : start + training.batch_size] for start in range(0, len(indices), training.batch_size)
-        ]
+        size = self.config.training.batch_size
+        indices = spread_evenly(len(self.validation.dataset), self.config.training.validation_examples)
+        batches = [indices[start : start + size] for start in range(0, len(indices), size)]
         total = torch.zeros((), device=accelerator.device)
         for chosen in batches[accelerator.process_index :: accelerator.num_processes]:
             batch = self.validation.validation_batch(chosen)
@@ -67,16 +72,16 @@ class DiffusionTask:
             total += losses.sum()
         return {"validation_loss": accelerator.reduce(total, "sum").item() / len(indices)}
 
-    def conclude(self, accelerator: Accelerator, network: ModelMixin) -> dict[str, float]:
-        """Nothing: the last validation has said it."""
+    def conclude(self, accelerator: Accelerator, network: nn.Module) -> dict[str, float]:
+        """Return no metrics: the last validation has them."""
         return {}
 
-    def pipeline(self, network: ModelMixin) -> SashimiPipeline:
-        """The denoiser with its training schedule, and the guidance that samples are drawn with."""
+    def pipeline(self, network: Any) -> SashimiPipeline:
+        """Return a pipeline of the denoiser and its training schedule, with the guidance scale of the samples."""
         return SashimiPipeline(network, self.scheduler, self.config.sampling.guidance_scale)
 
-    def save_samples(self, run: Path, step: int, network: ModelMixin) -> str:
-        """Draw samples; a vocoder re-synthesises held-out recordings."""
+    def save_samples(self, run: Path, step: int, network: Any) -> str:
+        """Draw samples; a vocoder resynthesizes held-out recordings."""
         return save_samples(run, step, network, self.scheduler, self.config.sampling, self.validation or self.source)
 
     def _open(self, split: str, skip_bad_files: bool) -> Recordings:
@@ -86,13 +91,101 @@ class DiffusionTask:
         return recordings
 
     def _batch_source(self, recordings: Recordings, device: torch.device) -> BatchSource:
-        model = self.network
+        model = self.network.config
         return BatchSource(
             recordings,
             self.config,
-            waveform_std=model.config.waveform_std,
-            num_classes=model.config.num_classes,
-            mel=create_mel(self.config, model),
+            waveform_std=model.waveform_std,
+            num_classes=model.num_classes,
+            mel=_create_mel(self.config, self.network),
             device=device,
-            num_speakers=model.config.num_speakers,
+            num_speakers=model.num_speakers,
         )
+
+
+def create_model(config: DiffusionConfig, class_names: list[str] | None, speaker_names: list[str] | None = None) -> Any:
+    """Return the untrained network; sample rate, length, classes and speakers come from the data.
+
+    Raises:
+        UserError: a class-conditional network without labels, a length that the network does not support, or invalid
+            arguments.
+    """
+    if config.model.class_conditional and not class_names:
+        raise UserError(
+            "model.class_conditional is true, but the recordings have no labels: give their classes with "
+            "data.pattern (for instance '{label}_{speaker}_{index}'), or set model.class_conditional=false"
+        )
+    classes = class_names if config.model.class_conditional else None
+    try:
+        model = config.model.network_class(
+            sample_rate=config.data.sample_rate,
+            sample_size=config.data.length,
+            num_classes=None if classes is None else len(classes),
+            class_names=classes,
+            num_speakers=None if speaker_names is None else len(speaker_names),
+            speaker_names=speaker_names,
+            **config.model.arguments,
+        )
+    except ValueError as error:
+        raise UserError(f"cannot build the network of `model`: {error}") from error
+    if config.data.length % model.length_multiple:
+        longer = math.ceil(config.data.length / model.length_multiple) * model.length_multiple
+        raise UserError(
+            f"data.length is {config.data.length}, but this network needs multiples of {model.length_multiple} samples "
+            f"(the product of model.pool): {longer} is the next"
+        )
+    return model
+
+
+def _create_mel(config: DiffusionConfig, model: Any) -> LogMel | None:
+    """Return the mel transform of a vocoder, or None for another model."""
+    if model.config.mel_channels is None:
+        return None
+    return LogMel(
+        sample_rate=config.data.sample_rate,
+        hop=math.prod(model.config.mel_upsample),
+        n_mels=model.config.mel_channels,
+        **config.data.mel.model_dump(),
+    ).to(model.device)
+
+
+def diffusion_losses(
+    model: Callable[..., Any], scheduler: DiffWaveScheduler, batch: Batch, min_snr_gamma: float | None = None
+) -> Tensor:
+    """Return the loss of each example, (B,) float32: the mean square error of the predicted noise or velocity.
+
+    DDPM equation 14 (Ho et al. 2020), optionally with the weights of Min-SNR (arXiv 2303.09556).
+
+    Args:
+        model: a denoiser, called as ``model(noisy, timesteps, class_labels=, mel=, speaker_labels=)``.
+        scheduler: the noise schedule.
+        batch: examples with their noise and timesteps.
+        min_snr_gamma: gamma; None: no weighting.
+    """
+    noisy = scheduler.add_noise(batch.waveform, batch.noise, batch.timesteps)  # (B, 1, L)
+    conditioning = {"class_labels": batch.labels, "mel": batch.mel, "speaker_labels": batch.speakers}
+    prediction = model(noisy, batch.timesteps, **conditioning, return_dict=False)[0]
+    velocity = cast(Any, scheduler.config).prediction_type == "v_prediction"
+    target = scheduler.get_velocity(batch.waveform, batch.noise, batch.timesteps) if velocity else batch.noise
+    losses = (prediction.float() - target).square().mean(dim=(1, 2))  # (B,)
+    if min_snr_gamma is None:
+        return losses
+    alphas_cumprod = scheduler.alphas_cumprod.to(losses.device)[batch.timesteps]
+    return losses * min_snr_weights(alphas_cumprod, min_snr_gamma, velocity)
+
+
+def min_snr_weights(alphas_cumprod: Tensor, gamma: float, velocity: bool) -> Tensor:
+    """Return Min-SNR weights of the noise loss, min(SNR, gamma)/SNR, or the velocity loss, min(SNR, gamma)/(SNR + 1).
+
+    SNR = abar/(1 - abar) with abar = alphas_cumprod. The formulas use abar, so that the weights are finite at abar = 0
+    and abar = 1.
+
+    Args:
+        alphas_cumprod: abar of the timestep of each example, shape (B,).
+        gamma: largest SNR.
+        velocity: whether the network predicts the velocity.
+    """
+    noise_power = 1 - alphas_cumprod
+    if velocity:
+        return torch.minimum(alphas_cumprod, gamma * noise_power)
+    return torch.where(alphas_cumprod > gamma * noise_power, gamma * noise_power / alphas_cumprod, 1.0)

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from sashimi_diffusion.errors import UserError
 from sashimi_evaluation.classifiers import (
@@ -27,8 +26,8 @@ from sashimi_evaluation.classifiers.official_checkpoint import official_name
 
 
 @pytest.fixture(scope="session")
-def golden(shared_golden: Path) -> dict[str, torch.Tensor]:
-    return load_file(shared_golden / "g_audio" / "quantise_mel_features.safetensors")
+def official(golden) -> dict[str, torch.Tensor]:
+    return golden.tensors("g_audio/quantise_mel_features")
 
 
 @pytest.fixture(scope="module")
@@ -49,25 +48,25 @@ def clips() -> np.ndarray:
     return (0.3 * tones + 0.05 * random.standard_normal((5, 16000))).astype(np.float32)
 
 
-def test_the_bands_are_those_of_librosa(golden: dict) -> None:
+def test_the_bands_are_those_of_librosa(official: dict) -> None:
     bands = mel_bands(32, 2048, 0, 8000)
-    assert (bands - golden["clf_mel_basis"]).abs().max() < 1e-6 * bands.max()
+    assert (bands - official["clf_mel_basis"]).abs().max() < 1e-6 * bands.max()
 
 
-def test_the_mel_of_the_protocol(golden: dict) -> None:
-    mel = ProtocolMel()(golden["in.clf_audio"][None, None])
+def test_the_mel_of_the_protocol(official: dict) -> None:
+    mel = ProtocolMel()(official["in.clf_audio"][None, None])
     assert mel.shape == (1, 1, 32, 32)
-    assert (mel[0, 0] - golden["out.clf_mel32"]).abs().max() < 2e-3  # dB
+    assert (mel[0, 0] - official["out.clf_mel32"]).abs().max() < 2e-3  # dB
 
 
-def test_the_network_of_the_protocol(golden: dict) -> None:
+def test_the_network_of_the_protocol(official: dict) -> None:
     model = ResNeXtClassifier(depth=11, cardinality=2, base_width=4, widen_factor=1).eval()
-    model.load_state_dict({name: golden[f"clf.sd.{official_name(name)}"] for name in model.state_dict()})
+    model.load_state_dict({name: official[f"clf.sd.{official_name(name)}"] for name in model.state_dict()})
     with torch.no_grad():
-        output = model.from_mel(golden["out.clf_mel32"][None, None])
-        heard = model(golden["in.clf_audio"][None, None])
+        output = model.from_mel(official["out.clf_mel32"][None, None])
+        heard = model(official["in.clf_audio"][None, None])
     for ours, name in ((output.features, "out.clf_activation"), (output.logits, "out.clf_logits")):
-        assert (ours - golden[name]).abs().max() < 1e-5 * golden[name].abs().max()
+        assert (ours - official[name]).abs().max() < 1e-5 * official[name].abs().max()
     assert (heard.logits - output.logits).abs().max() < 1e-3 * output.logits.abs().max()
 
 

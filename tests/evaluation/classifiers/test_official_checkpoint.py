@@ -1,7 +1,6 @@
 """The official SC09 classifier in every form it may come in, and pickles that would run code."""
 
 import contextlib
-import json
 import os
 import sys
 import types
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from sashimi_diffusion.errors import UserError
@@ -31,8 +30,8 @@ def tensors() -> dict[str, Tensor]:
     }
 
 
-def test_the_published_names_are_recognized(shared_golden: Path) -> None:
-    info = json.loads((shared_golden / "keys" / "sc09_classifier_resnext29_8x64.json").read_text())
+def test_the_published_names_are_recognized(golden) -> None:
+    info = golden.info("keys/sc09_classifier_resnext29_8x64")
     state = {
         f"module.{name}": torch.zeros(shape, dtype=getattr(torch, dtype))
         for name, (shape, dtype, _) in info["state_dict"].items()
@@ -42,13 +41,13 @@ def test_the_published_names_are_recognized(shared_golden: Path) -> None:
     assert dict(model.config)["depth"] == info["config"]["depth"]
 
 
-def test_the_official_answer(shared_golden: Path) -> None:
-    golden = load_file(shared_golden / "g_audio" / "quantise_mel_features.safetensors")
-    model = convert_classifier({n.removeprefix("clf.sd."): t for n, t in golden.items() if n.startswith("clf.sd.")})
+def test_the_official_answer(golden) -> None:
+    tensors = golden.tensors("g_audio/quantise_mel_features")
+    model = convert_classifier({n.removeprefix("clf.sd."): t for n, t in tensors.items() if n.startswith("clf.sd.")})
     assert not model.training
     with torch.no_grad():
-        logits = model.from_mel(golden["out.clf_mel32"][None, None]).logits
-    assert (logits - golden["out.clf_logits"]).abs().max() < 1e-5 * logits.abs().max()
+        logits = model.from_mel(tensors["out.clf_mel32"][None, None]).logits
+    assert (logits - tensors["out.clf_logits"]).abs().max() < 1e-5 * logits.abs().max()
 
 
 def test_what_does_not_fit_is_listed(tensors: dict[str, Tensor]) -> None:

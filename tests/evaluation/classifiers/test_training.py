@@ -1,13 +1,9 @@
-"""The training of a digit classifier: batches, augmentation, figures, and the recipe as people run it."""
+"""The training of a digit classifier: batches, augmentation, metrics, and the recipe as people run it."""
 
-import json
-import os
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +15,7 @@ from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.training import checkpoints
 from sashimi_diffusion.training.config import check_same_run, from_tree, load_config
 from sashimi_diffusion.training.loop import train
-from sashimi_diffusion.training.typed_yaml import apply_overrides, write_yaml
+from sashimi_diffusion.training.yaml_files import apply_overrides, write_yaml
 from sashimi_evaluation.classifiers import SpeechEmbedding, load_classifier
 from sashimi_evaluation.classifiers.training.augmentation import at_speed, augment, loud_part, placed
 from sashimi_evaluation.classifiers.training.batches import BalancedBatches, digit_of, open_sources
@@ -27,8 +23,9 @@ from sashimi_evaluation.classifiers.training.config import AugmentationConfig, C
 from sashimi_evaluation.classifiers.training.task import ClassifierTask
 
 ROOT = Path(__file__).resolve().parents[3]
-RECIPE = ROOT / "recipes" / "train_digit_classifier.py"
+RECIPE = "train_digit_classifier.py"
 CONFIGS = ROOT / "recipes" / "configs" / "classifiers"
+MetricsOf = Callable[[Path], list[dict]]
 AS_IT_IS = AugmentationConfig(speed=1, gain_db=0, tilt_db=0, filter_share=0, noise_share=0, mask_share=0)
 
 
@@ -100,21 +97,15 @@ def config(tree: dict) -> Callable[..., ClassifierConfig]:
     return lambda *overrides: from_tree(ClassifierConfig, apply_overrides(tree, overrides))
 
 
-def figures(folder: Path) -> list[dict]:
-    """Everything of metrics.jsonl but the times."""
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in line.items() if not key.startswith("seconds")} for line in lines]
-
-
-def test_a_run_tells_how_good_the_classifier_is(config: Callable[..., ClassifierConfig]) -> None:
+def test_a_run_tells_how_good_the_classifier_is(config: Callable[..., ClassifierConfig], metrics_of: MetricsOf) -> None:
     run = train(ClassifierTask, config())
-    lines = figures(run)
+    lines = metrics_of(run)
     assert [line["step"] for line in lines if "loss" in line] == list(range(1, 9))
     validation = next(line for line in lines if "validation_loss" in line)
     assert validation.keys() == {
         "step",
         "validation_loss",
-        *(f"validation_{figure}_{source}" for figure in ("loss", "accuracy") for source in ("folder", "commands")),
+        *(f"validation_{metric}_{source}" for metric in ("loss", "accuracy") for source in ("folder", "commands")),
     }
     losses = validation["validation_loss_folder"], validation["validation_loss_commands"]
     assert validation["validation_loss"] == pytest.approx((20 * losses[0] + 2 * losses[1]) / 22)
@@ -126,11 +117,11 @@ def test_a_run_tells_how_good_the_classifier_is(config: Callable[..., Classifier
     assert not (run / "samples").exists()
 
 
-def test_tones_are_learnt(config: Callable[..., ClassifierConfig]) -> None:
-    settings = [f"augmentation.{name}={value}" for name, value in vars(AS_IT_IS).items()]
+def test_tones_are_learnt(config: Callable[..., ClassifierConfig], metrics_of: MetricsOf) -> None:
+    settings = [f"augmentation.{name}={value}" for name, value in AS_IT_IS.model_dump().items()]
     settings += ["model.embedding=speech-embedding", "optimizer.lr=2e-2"]
     run = train(ClassifierTask, config(*settings, "training.steps=60", "training.validate_every=0"))
-    assert figures(run)[-1]["test_accuracy_folder"] >= 0.8
+    assert metrics_of(run)[-1]["test_accuracy_folder"] >= 0.8
     # The running means of the norms are trained too, in the saved weights as well.
     tones = np.stack([tone(digit, 6000) for digit in range(10)])
     heard = load_classifier(run / "pipeline").classify(tones, 16000)[1].argmax(axis=1)
@@ -139,14 +130,14 @@ def test_tones_are_learnt(config: Callable[..., ClassifierConfig]) -> None:
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_a_resumed_run_is_the_uninterrupted_one(
-    config: Callable[..., ClassifierConfig], tmp_path: Path, optimizer: str
+    config: Callable[..., ClassifierConfig], metrics_of: MetricsOf, tmp_path: Path, optimizer: str
 ) -> None:
     chosen = f"optimizer.name={optimizer}"
     whole = train(ClassifierTask, config(chosen, f"output_dir={tmp_path / 'whole'}"))
     parts = train(ClassifierTask, config(chosen, "training.steps=4"))
     train(ClassifierTask, config(chosen), resume=True)
-    without_end = [line for line in figures(parts) if "test_accuracy_folder" not in line]
-    assert without_end == [line for line in figures(whole) if "test_accuracy_folder" not in line]
+    without_end = [line for line in metrics_of(parts) if "test_accuracy_folder" not in line]
+    assert without_end == [line for line in metrics_of(whole) if "test_accuracy_folder" not in line]
     last = checkpoints.list_checkpoints(whole)[-1].relative_to(whole)
     for name in ("model.safetensors", "ema.safetensors"):
         assert (parts / last / name).read_bytes() == (whole / last / name).read_bytes()
@@ -203,7 +194,7 @@ def test_labels_are_digits() -> None:
         (["data.sources.folder.pattern='{digit}_{speaker}_{index}'"], "labels names the field 'label'"),
         (["data.sources.folder.path=/nowhere"], "does not exist"),
         (["data.sources.commands.test=test"], "no recordings of the test split"),
-        (["model.dropout=1.0"], "the network cannot be built"),
+        (["model.dropout=1.0"], "cannot build the network of `model`"),
         (["model.embedding=/nowhere"], "there is no speech embedding /nowhere: .* \\(speech-embedding\\)"),
         (["model.embedding=digits-small"], "holds a SmallClassifier, not a speech embedding"),
     ],
@@ -271,7 +262,7 @@ def test_speed_moves_the_pitch() -> None:
 
 def test_augmentation_does_what_it_is_told() -> None:
     def change(**settings: object) -> np.ndarray:
-        return augment(waveform, AugmentationConfig(**{**vars(AS_IT_IS), **settings}), np.random.default_rng(0))
+        return augment(waveform, AugmentationConfig(**{**AS_IT_IS.model_dump(), **settings}), np.random.default_rng(0))
 
     def power(window: np.ndarray, low: float, high: float) -> float:
         spectrum = np.abs(np.fft.rfft(window)) ** 2
@@ -296,14 +287,6 @@ def test_augmentation_does_what_it_is_told() -> None:
     assert not change(noise_share=1.0, filter_share=1.0, mask_share=1.0).any()
 
 
-def start(launcher: list[str], *arguments: object) -> subprocess.Popen:
-    """Without a network, and without what another launcher set."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("ACCELERATE", "LOCAL_", "RANK"))}
-    environment = kept | {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-    command = [*launcher, str(RECIPE), *map(str, arguments)]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
 @pytest.fixture
 def file(tree: dict, tmp_path: Path) -> Path:
     path = tmp_path / "tiny.yaml"
@@ -311,32 +294,42 @@ def file(tree: dict, tmp_path: Path) -> Path:
     return path
 
 
-def test_accelerate_launch(file: Path, config: Callable[..., ClassifierConfig], tmp_path: Path) -> None:
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--cpu"]
-    process = start(launcher, "--config", file, f"output_dir={tmp_path / 'launched'}")
-    out, err = process.communicate(timeout=240)
-    assert process.returncode == 0, err
+def test_accelerate_launch(
+    file: Path,
+    config: Callable[..., ClassifierConfig],
+    recipe_script: Callable[[str], Any],
+    metrics_of: MetricsOf,
+    tmp_path: Path,
+) -> None:
+    script = recipe_script(RECIPE)
+    code, out, err = script.run("--config", file, f"output_dir={tmp_path / 'launched'}", launcher=script.ACCELERATE)
+    assert code == 0, err
     assert "folder 20 training and 20 held-out recordings, commands 6 training and 2 held-out recordings" in out
     assert "test accuracy folder" in out
-    assert figures(tmp_path / "launched") == figures(train(ClassifierTask, config()))
+    assert metrics_of(tmp_path / "launched") == metrics_of(train(ClassifierTask, config()))
 
 
 @pytest.mark.slow
-def test_kill_9_and_resume(file: Path, config: Callable[..., ClassifierConfig], tmp_path: Path) -> None:
+def test_kill_9_and_resume(
+    file: Path,
+    config: Callable[..., ClassifierConfig],
+    recipe_script: Callable[[str], Any],
+    metrics_of: MetricsOf,
+    tmp_path: Path,
+) -> None:
     longer = ["training.steps=40"]
     whole, killed = train(ClassifierTask, config(*longer)), tmp_path / "killed"
-    process = start([sys.executable], "--config", file, "--resume", *longer, f"output_dir={killed}")
-    metrics, deadline = killed / "metrics.jsonl", time.monotonic() + 120
-    while process.poll() is None and time.monotonic() < deadline:
-        if metrics.exists() and metrics.read_text().count("\n") >= 14:
-            break
-        time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    _, err = process.communicate()
-    assert process.returncode == -signal.SIGKILL, err
+    script, arguments = recipe_script(RECIPE), ["--config", file, "--resume", *longer, f"output_dir={killed}"]
+    code, err = script.kill(killed, 14, *arguments)
+    assert code == -signal.SIGKILL, err
     load_classifier(killed / "pipeline")
-    process = start([sys.executable], "--config", file, "--resume", *longer, f"output_dir={killed}")
-    out, err = process.communicate(timeout=240)
-    assert process.returncode == 0, err
+    code, out, err = script.run(*arguments)
+    assert code == 0, err
     assert "resumed from" in out
-    assert figures(killed) == figures(whole)
+    assert metrics_of(killed) == metrics_of(whole)
+
+
+def test_gradient_checkpointing_is_not_supported(config: Callable[..., ClassifierConfig], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="gradient_checkpointing is true, but SmallClassifier does not support it"):
+        train(ClassifierTask, config("training.gradient_checkpointing=true"))
+    assert not (tmp_path / "run").exists()

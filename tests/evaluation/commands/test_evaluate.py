@@ -89,7 +89,7 @@ def test_several_sets_side_by_side(samples, recordings, classifier, capsys):
 
 
 def test_several_processes_say_what_one_says(samples, recordings, classifier, tmp_path):
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     options = [str(samples), "--reference", str(recordings), "--classifier", classifier, "--resamples", "10"]
     command = [*launch, "-m", "sashimi_evaluation.commands.evaluate", *options, "--cache-dir", str(tmp_path / "two")]
     done = subprocess.run([*command, "--json", "two.json"], capture_output=True, text=True, check=True, timeout=300)

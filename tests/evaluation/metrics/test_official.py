@@ -1,11 +1,7 @@
 """The official metrics against numbers that the official code gave, and what tells them from the right ones."""
 
-import json
-from pathlib import Path
-
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
 
 from sashimi_diffusion.errors import UserError
 from sashimi_evaluation.metrics import official
@@ -23,29 +19,29 @@ from sashimi_evaluation.metrics.official import (
 
 
 @pytest.fixture(scope="module")
-def arrays(shared_golden: Path) -> dict[str, np.ndarray]:
-    return load_file(shared_golden / "f_metrics" / "metrics.safetensors")
+def arrays(golden) -> dict[str, np.ndarray]:
+    return {name: tensor.numpy() for name, tensor in golden.tensors("f_metrics/metrics").items()}
 
 
 @pytest.fixture(scope="module")
-def golden(shared_golden: Path) -> dict:
-    return json.loads((shared_golden / "f_metrics" / "metrics.json").read_text())["outputs"]
+def outputs(golden) -> dict:
+    return golden.info("f_metrics/metrics")["outputs"]
 
 
-def test_inception_score(arrays, golden):
+def test_inception_score(arrays, outputs):
     probs = arrays["in.probs_gen"]
-    assert official_inception_score(probs) == pytest.approx(golden["inception_score"], rel=1e-6)
+    assert official_inception_score(probs) == pytest.approx(outputs["inception_score"], rel=1e-6)
     score, _ = inception_score(probs, splits=1)
-    assert score == pytest.approx(golden["inception_score_textbook_full"], rel=1e-6)
+    assert score == pytest.approx(outputs["inception_score_textbook_full"], rel=1e-6)
 
 
-def test_modified_inception_score(arrays, golden):
+def test_modified_inception_score(arrays, outputs):
     probs = arrays["in.probs_gen"]
     assert official_modified_inception_score(probs) == pytest.approx(
-        golden["modified_inception_score_n10000"], rel=1e-6
+        outputs["modified_inception_score_n10000"], rel=1e-6
     )
     assert official_modified_inception_score(probs, 500) == pytest.approx(
-        golden["modified_inception_score_n500"], rel=1e-6
+        outputs["modified_inception_score_n500"], rel=1e-6
     )
 
 
@@ -55,28 +51,28 @@ def test_the_random_pairs_estimate_the_exact_score(arrays):
     assert np.mean(logs) == pytest.approx(np.log(modified_classifier_score(probs)), abs=4 * np.std(logs) / np.sqrt(30))
 
 
-def test_am_score(arrays, golden):
-    assert am_score(arrays["in.probs_data"], arrays["in.probs_gen"]) == pytest.approx(golden["am_score"], rel=1e-6)
+def test_am_score(arrays, outputs):
+    assert am_score(arrays["in.probs_data"], arrays["in.probs_gen"]) == pytest.approx(outputs["am_score"], rel=1e-6)
 
 
-def test_frechet_distance(arrays, golden):
+def test_frechet_distance(arrays, outputs):
     data, generated = arrays["in.feat_data"], arrays["in.feat_gen"]
-    assert frechet_distance(data, generated) == pytest.approx(golden["fid"], rel=1e-6)
-    assert frechet_distance(data, data) == pytest.approx(golden["fid_same"], abs=1e-6)
+    assert frechet_distance(data, generated) == pytest.approx(outputs["fid"], rel=1e-6)
+    assert frechet_distance(data, data) == pytest.approx(outputs["fid_same"], abs=1e-6)
 
 
-def test_frechet_distance_of_fewer_clips_than_features(arrays, golden):
+def test_frechet_distance_of_fewer_clips_than_features(arrays, outputs):
     """The two values differ by 9e-7, by what the official square root of a singular matrix is off."""
     data, generated = arrays["in.feat_data_lowrank"], arrays["in.feat_gen_lowrank"]
-    assert frechet_distance(data, generated) == pytest.approx(golden["fid_lowrank"], rel=1e-6)
+    assert frechet_distance(data, generated) == pytest.approx(outputs["fid_lowrank"], rel=1e-6)
 
 
-def test_official_frechet_distance(arrays, golden):
+def test_official_frechet_distance(arrays, outputs):
     pytest.importorskip("scipy", reason="needs SciPy (the extra eval)")
     full = official_frechet_distance(arrays["in.feat_data"], arrays["in.feat_gen"])
-    assert full == pytest.approx(golden["fid"], rel=1e-6)
+    assert full == pytest.approx(outputs["fid"], rel=1e-6)
     singular = official_frechet_distance(arrays["in.feat_data_lowrank"], arrays["in.feat_gen_lowrank"])
-    assert singular == pytest.approx(golden["fid_lowrank"], rel=1e-6)
+    assert singular == pytest.approx(outputs["fid_lowrank"], rel=1e-6)
 
 
 def test_a_root_that_is_not_finite_is_taken_again_beside_the_singular_matrix(monkeypatch):
@@ -93,24 +89,24 @@ def test_a_root_that_is_not_finite_is_taken_again_beside_the_singular_matrix(mon
     np.testing.assert_allclose(asked[1], np.diag([2.0001e-4, 8.0001e-4]), rtol=1e-12)
 
 
-def test_ndb(arrays, golden):
+def test_ndb(arrays, outputs):
     pytest.importorskip("sklearn", reason="needs scikit-learn (the extra eval)")
     data = arrays["in.feat_data"]
-    assert official_ndb(data, arrays["in.feat_gen"]) == golden["ndb_score"]
-    assert official_ndb(data, data) == golden["ndb_score_same"]
-    expected = golden["z_test_p1=.1/.02/0 n1=600 p2=.1/.05/0 n2=500"]
+    assert official_ndb(data, arrays["in.feat_gen"]) == outputs["ndb_score"]
+    assert official_ndb(data, data) == outputs["ndb_score_same"]
+    expected = outputs["z_test_p1=.1/.02/0 n1=600 p2=.1/.05/0 n2=500"]
     assert proportions_differ([0.1, 0.02, 0], 600, [0.1, 0.05, 0], 500).tolist() == expected
 
 
-def test_threshold_search(arrays, golden):
+def test_threshold_search(arrays, outputs):
     found = official_threshold_search(
         arrays["in.probs_gen"], np.random.RandomState(123)
-    )  # as the golden data were made
+    )  # as the official data were made
     np.testing.assert_array_equal(found.tuning, arrays["mid.thr_val_indices"])
-    np.testing.assert_allclose(found.pairs, golden["threshold"]["pairs"], rtol=1e-12)
+    np.testing.assert_allclose(found.pairs, outputs["threshold"]["pairs"], rtol=1e-12)
     np.testing.assert_allclose(found.scores, arrays["mid.thr_scores"], rtol=1e-6)
-    assert found.selected == pytest.approx(golden["threshold"]["upstream_selected"])
-    assert found.best == pytest.approx(golden["threshold"]["true_argmax"])
+    assert found.selected == pytest.approx(outputs["threshold"]["upstream_selected"])
+    assert found.best == pytest.approx(outputs["threshold"]["true_argmax"])
     others = sorted(set(range(500)) - set(found.tuning.tolist()))
     np.testing.assert_array_equal(found.kept, others[100:237])  # int(0.4 · 250) to int(0.95 · 250)
 

@@ -18,10 +18,10 @@ from jinja2 import UndefinedError
 from markupsafe import Markup
 
 from sashimi_diffusion.errors import UserError
+from sashimi_evaluation.html import template_environment
 from sashimi_evaluation.metrics.intervals import Interval
 from sashimi_evaluation.metrics.metric import Metric
 from sashimi_evaluation.report import Classifier, Clip, Method, Neighbor, ReportData, write_report
-from sashimi_evaluation.report.html import template_environment
 from sashimi_evaluation.report.media import audio_uri
 from sashimi_evaluation.report.published import GROUPS, WARNING
 

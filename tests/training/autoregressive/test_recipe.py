@@ -1,4 +1,4 @@
-"""The autoregressive recipe as people run it: through accelerate, on two processes, killed and resumed."""
+"""The autoregressive recipe as people run it: on one and two processes, killed and resumed."""
 
 import signal
 from collections.abc import Callable
@@ -13,10 +13,10 @@ from sashimi_diffusion.training.autoregressive.config import AutoregressiveConfi
 from sashimi_diffusion.training.autoregressive.task import AutoregressiveTask
 from sashimi_diffusion.training.config import from_tree
 from sashimi_diffusion.training.loop import train
-from sashimi_diffusion.training.typed_yaml import apply_overrides, write_yaml
+from sashimi_diffusion.training.yaml_files import apply_overrides, write_yaml
 
 KILLED = ["training.steps=100", "training.checkpoint_every=5", "training.validate_every=20", "training.sample_every=40"]
-Figures = Callable[[Path], list[dict]]
+MetricsOf = Callable[[Path], list[dict]]
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def train_here(tree: dict, tmp_path: Path) -> Callable[..., Path]:
 
 
 def check_folder(folder: Path, lines: list[dict], steps: int, out: str) -> None:
-    """The run is complete: figures, test bits in the file and on the screen, samples, a pipeline that loads."""
+    """The run is complete: metrics_of, test bits in the file and on the screen, samples, a pipeline that loads."""
     assert [line["step"] for line in lines if "loss" in line] == list(range(1, steps + 1))
     assert [line["step"] for line in lines if "validation_bits" in line] == [steps // 2, steps]
     last = lines[-1]
@@ -75,28 +75,28 @@ def check_folder(folder: Path, lines: list[dict], steps: int, out: str) -> None:
 
 
 def test_accelerate_launch(
-    script: Any, figures: Figures, file: Path, train_here: Callable[..., Path], tmp_path: Path
+    script: Any, metrics_of: MetricsOf, file: Path, train_here: Callable[..., Path], tmp_path: Path
 ) -> None:
     folder = tmp_path / "launched"
-    code, out, err = script.run("--config", file, f"output_dir={folder}", launch=[])
+    code, out, err = script.run("--config", file, f"output_dir={folder}", launcher=script.ACCELERATE)
     assert code == 0, err
     assert "4 examples per step on 1 x cpu" in out
-    check_folder(folder, figures(folder), 8, out)
-    assert figures(folder) == figures(train_here())
+    check_folder(folder, metrics_of(folder), 8, out)
+    assert metrics_of(folder) == metrics_of(train_here())
 
 
 @pytest.mark.slow
 def test_two_processes_make_the_run_of_one(
-    script: Any, figures: Figures, file: Path, train_here: Callable[..., Path], tmp_path: Path
+    script: Any, metrics_of: MetricsOf, file: Path, train_here: Callable[..., Path], tmp_path: Path
 ) -> None:
     """Two processes with half the batch each, of recordings of unequal lengths: every sample weighs the same."""
     folder = tmp_path / "two"
     arguments = ["--config", file, f"output_dir={folder}", "training.batch_size=2"]
-    code, out, err = script.run(*arguments, launch=["--num_processes", "2"])
+    code, out, err = script.run(*arguments, launcher=script.TORCHRUN)
     assert code == 0, err
     assert "4 examples per step on 2 x cpu" in out
-    check_folder(folder, figures(folder), 8, out)
-    for one, two in zip(figures(train_here()), figures(folder), strict=True):
+    check_folder(folder, metrics_of(folder), 8, out)
+    for one, two in zip(metrics_of(train_here()), metrics_of(folder), strict=True):
         assert one.keys() == two.keys()
         assert np.allclose(list(one.values()), list(two.values()), rtol=1e-3)
 

@@ -12,10 +12,10 @@ from sashimi_diffusion.models import SampleRNN
 from sashimi_diffusion.pipelines import SashimiAutoregressivePipeline
 from sashimi_diffusion.training.autoregressive import task as autoregressive_task
 from sashimi_diffusion.training.autoregressive.config import AutoregressiveConfig
-from sashimi_diffusion.training.autoregressive.score import bits_per_sample
-from sashimi_diffusion.training.autoregressive.task import AutoregressiveTask
+from sashimi_diffusion.training.autoregressive.task import AutoregressiveTask, bits_per_sample
 from sashimi_diffusion.training.config import from_tree, load_config
 from sashimi_diffusion.training.loop import Trainer, train
+from sashimi_diffusion.training.yaml_files import apply_overrides
 
 CONFIGS = Path(__file__).resolve().parents[3] / "recipes" / "configs" / "autoregressive"
 
@@ -30,7 +30,7 @@ MODELS = {
 def ar_config(recordings, tmp_path):
     """A config of the tiny network called ``name``."""
 
-    def make(name: str = "sashimi", **data) -> AutoregressiveConfig:
+    def make(name: str = "sashimi", overrides=(), **data) -> AutoregressiveConfig:
         tree = {
             "output_dir": str(tmp_path / "run"),
             "model": {"name": name, **MODELS[name]},
@@ -41,7 +41,7 @@ def ar_config(recordings, tmp_path):
             "sampling": {"num_samples": 1, "seconds": 0.05, "engine": "eager"},
         }
         tree["data"]["cache_dir"] = str(recordings.parent / "cache")
-        return from_tree(AutoregressiveConfig, tree)
+        return from_tree(AutoregressiveConfig, apply_overrides(tree, overrides))
 
     return make
 
@@ -67,8 +67,7 @@ def test_a_run_folder(ar_config, name, carry_chunks):
 
 @pytest.mark.parametrize("carry_chunks", [1, 2])
 def test_a_resumed_run_is_the_same_run(ar_config, tmp_path, carry_chunks):
-    whole = ar_config(carry_chunks=carry_chunks)
-    whole.output_dir = str(tmp_path / "whole")
+    whole = ar_config(overrides=[f"output_dir={tmp_path / 'whole'}"], carry_chunks=carry_chunks)
     expected = train(AutoregressiveTask, whole)
     first = Trainer(AutoregressiveTask, ar_config(carry_chunks=carry_chunks), False, None, False)
     original = first._step
@@ -145,9 +144,9 @@ def test_samples_weigh_the_same_however_the_batch_is_divided(ar_config, tmp_path
     """With recordings of unequal lengths; with two chunks, some parts of a batch have nothing left in the second."""
     results = []
     for batch_size in (4, 2, 1):
-        config = ar_config(carry_chunks=carry_chunks)
-        config.output_dir, config.optimizer.gradient_clip = str(tmp_path / f"by-{batch_size}"), None
-        config.training.batch_size, config.training.gradient_accumulation = batch_size, 4 // batch_size
+        overrides = [f"output_dir={tmp_path / f'by-{batch_size}'}", "optimizer.gradient_clip=null"]
+        overrides += [f"training.batch_size={batch_size}", f"training.gradient_accumulation={4 // batch_size}"]
+        config = ar_config(overrides=overrides, carry_chunks=carry_chunks)
         results.append(losses_and_gradient(config))
     (losses, gradient), *others = results
     for other_losses, other_gradient in others:
@@ -175,12 +174,12 @@ def test_recordings_that_are_chunks_are_scored_once(ar_config, monkeypatch, leng
     trainer = Trainer(
         AutoregressiveTask, ar_config(length=length, order="name", splits=[0.4, 0.1, 0.5]), False, None, False
     )
-    figures = trainer.task.conclude(trainer.accelerator, trainer.network)
+    metrics = trainer.task.conclude(trainer.accelerator, trainer.network)
     assert len(calls) == times
-    assert (figures["test_bits_chunks"] == figures["test_bits"]) == (times == 1)
+    assert (metrics["test_bits_chunks"] == metrics["test_bits"]) == (times == 1)
 
 
 def test_recordings_too_short_to_carry_a_state_are_refused_at_once(ar_config, tmp_path):
-    with pytest.raises(UserError, match=r"even the longest recording, \d+ samples, is too short for so many chunks"):
+    with pytest.raises(UserError, match=r"even the longest recording, \d+ samples, is too short for this number"):
         train(AutoregressiveTask, ar_config(carry_chunks=2, length=1024))
     assert not (tmp_path / "run").exists()

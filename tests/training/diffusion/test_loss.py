@@ -5,7 +5,7 @@ import torch
 
 from sashimi_diffusion.schedulers.diffwave import DiffWaveScheduler
 from sashimi_diffusion.training.diffusion.batches import Batch
-from sashimi_diffusion.training.diffusion.loss import diffusion_losses, min_snr_weights
+from sashimi_diffusion.training.diffusion.task import diffusion_losses, min_snr_weights
 
 
 def make_batch(count=6, length=16):

@@ -1,4 +1,4 @@
-"""The recipe as people run it: through accelerate, on two processes, killed and resumed."""
+"""The recipe as people run it: on two processes, killed and resumed."""
 
 import importlib.util
 import random
@@ -11,7 +11,6 @@ import pytest
 from sashimi_diffusion.pipelines.sashimi import SashimiPipeline
 from sashimi_diffusion.training.diffusion.task import DiffusionTask
 from sashimi_diffusion.training.loop import train
-from sashimi_diffusion.training.processes import processes_asked_for
 
 
 @pytest.fixture
@@ -19,45 +18,20 @@ def script(recipe_script):
     return recipe_script("train_diffwave_sashimi.py")
 
 
-def test_accelerate_launch_with_two_processes(script, figures, tiny_file, tiny_config, tmp_path):
+def test_two_processes_make_the_run_of_one(script, metrics_of, tiny_file, tiny_config, tmp_path):
     """Two processes with half the batch each give the losses of one with the whole."""
     folder = tmp_path / "two"
     arguments = ["--config", tiny_file, f"output_dir={folder}", "training.batch_size=2"]
-    code, out, err = script.run(*arguments, launch=["--num_processes=2"])
+    code, out, err = script.run(*arguments, launcher=script.TORCHRUN)
     assert code == 0, err
     assert "4 examples per step on 2 x cpu" in out
     assert out.count("done: 8 steps") == 1
     assert SashimiPipeline.from_pretrained(folder / "pipeline").model.config.num_classes == 2
     assert (folder / "samples/step-000008/contact-sheet.png").exists()
 
-    for one, two in zip(figures(train(DiffusionTask, tiny_config())), figures(folder), strict=True):
+    for one, two in zip(metrics_of(train(DiffusionTask, tiny_config())), metrics_of(folder), strict=True):
         assert one.keys() == two.keys()
         assert np.allclose(list(one.values())[:2], list(two.values())[:2], rtol=1e-4)  # step and loss
-
-
-@pytest.mark.parametrize(
-    ("command", "expected"),
-    [
-        ("/v/bin/python /v/bin/accelerate launch --num_processes 2 --cpu recipe.py --num_processes 7", 2),
-        ("python -m accelerate.commands.launch --cpu --num_processes=3 recipe.py a.b=c", 3),
-        ("python /v/accelerate/commands/launch.py --num-processes 4 recipe.py", 4),
-        ("accelerate-launch --num_processes 5 recipe.py", 5),
-        ("accelerate launch recipe.py --resume", 1),
-        ("python /v/other/launch.py --num_processes 4 recipe.py", 1),
-        ("bash", 1),
-        ("", 1),
-    ],
-)
-def test_the_number_of_processes_asked_for(command, expected):
-    assert processes_asked_for(command.split()) == expected
-
-
-def test_the_number_of_processes_in_a_config_file(tmp_path):
-    file = tmp_path / "accelerate.yaml"
-    file.write_text(
-        "compute_environment: LOCAL_MACHINE\ndistributed_type: MULTI_CPU\nnum_processes: 3\nuse_cpu: true\n"
-    )
-    assert processes_asked_for(["accelerate", "launch", "--config_file", str(file), "recipe.py"]) == 3
 
 
 @pytest.mark.parametrize("kills", [2, pytest.param(10, marks=pytest.mark.slow)])

@@ -1,6 +1,7 @@
-"""Recordings of spoken digits from several places: which one is trained on when, as a function of (seed, position)."""
+"""Recordings of spoken digits from several sources, and training batches as a function of (seed, position)."""
 
 import hashlib
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,22 +20,22 @@ from sashimi_evaluation.clips import digit_index
 
 
 class DigitRecordings:
-    """One split of one source: whole recordings and the digits they say.
+    """The recordings and digits of one split of one source.
 
     Args:
         name: of the source.
-        recordings: with classes that are named "7" or "seven".
+        recordings: their classes must be named like "7" or "seven".
 
     Attributes:
         digits: int64, shape (recordings,).
 
     Raises:
-        UserError: a class is no digit.
+        UserError: a class is not a digit.
     """
 
     def __init__(self, name: str, recordings: Recordings) -> None:
         self.name, self._recordings = name, recordings
-        digits = [digit_of(label, name) for label in recordings.class_names]
+        digits = [digit_of(label, name) for label in recordings.class_names or ()]
         self._items = [item for item, (_, start) in enumerate(recordings.items) if start == 0]
         self.digits = np.array([digits[recordings.labels[item]] for item in self._items], dtype=np.int64)
         self.fingerprint = fingerprint(recordings)
@@ -43,55 +44,60 @@ class DigitRecordings:
         return len(self._items)
 
     def waveform(self, index: int) -> np.ndarray:
-        """The recording at 16 kHz, float32, shape (length,)."""
+        """Return a recording at 16 kHz, float32, shape (L,)."""
         return self._recordings.clip(self._items[index])
 
     def batch(self, indices: list[int]) -> tuple[Tensor, Tensor]:
-        """Recordings as the metrics hear them (B, 1, 16000), unchanged, and their digits (B,)."""
-        heard = [one_second(self.waveform(index)[None], SAMPLE_RATE) for index in indices]
-        return torch.from_numpy(np.stack(heard)), torch.from_numpy(self.digits[indices])
+        """Return unchanged recordings, as the metrics use them (B, 1, 16000), and their digits (B,)."""
+        waveforms = [one_second(self.waveform(index)[None], SAMPLE_RATE) for index in indices]
+        return torch.from_numpy(np.stack(waveforms)), torch.from_numpy(self.digits[indices])
 
 
 def digit_of(label: str, source: str) -> int:
-    """The digit that a class is named after, in figures or in English.
+    """Return the digit of a class that is named like "7" or "seven".
 
     Raises:
-        UserError: it is none.
+        UserError: the class is not a digit.
     """
     digit = digit_index(label)
     if digit < 0:
         raise UserError(
             f"data.sources.{source} has recordings labelled {label!r}: expected a digit, 0 to 9 or zero to nine; set "
-            "its pattern so that {label} is the digit, or leave others out with its where"
+            "its pattern so that {label} is the digit, or exclude others with its where"
         )
     return digit
 
 
 def open_sources(data: SourcesConfig, split: str, skip_bad_files: bool = False) -> list[DigitRecordings]:
-    """The recordings of a split ("train", "validation", or "figures": what each source names ``test``) of all sources.
+    """Return the recordings of a split of all sources that have a path.
+
+    Args:
+        data: the sources.
+        split: "train", "validation", or "final" for the split that each source names in ``test``.
+        skip_bad_files: ignore files that cannot be used, with a warning.
 
     Raises:
-        UserError: no source has a path, or one cannot be opened.
+        UserError: no source has a path, or a source cannot be opened.
     """
-    used = {name: source for name, source in data.sources.items() if source.path is not None}
+    used = {name: (source, source.path) for name, source in data.sources.items() if source.path is not None}
     if not used:
         keys = " or ".join(f"data.sources.{name}.path" for name in data.sources) or "data.sources.NAME.path"
         raise UserError(
-            f"there is nothing to train on: set {keys} to a folder of recordings, for instance `recordings` of "
+            f"there are no recordings: set {keys} to a folder of recordings, for instance `recordings` of "
             "https://github.com/Jakobovski/free-spoken-digit-dataset or Speech Commands"
         )
     return [
-        DigitRecordings(name, _open(source, source.test if split == "figures" else split, skip_bad_files))
-        for name, source in used.items()
+        DigitRecordings(name, _open(source, path, source.test if split == "final" else split, skip_bad_files))
+        for name, (source, path) in used.items()
     ]
 
 
-def _open(source: SourceConfig, split: str, skip_bad_files: bool) -> Recordings:
-    common = {"split": split, "cache_dir": source.cache_dir, "skip_bad_files": skip_bad_files}
+def _open(source: SourceConfig, path: str, split: str, skip_bad_files: bool) -> Recordings:
+    common: dict[str, Any] = {"split": split, "cache_dir": source.cache_dir, "skip_bad_files": skip_bad_files}
     if source.kind == "speech_commands":
-        return SpeechCommandsDigits(source.path, download=source.download, **common)
+        return SpeechCommandsDigits(path, download=source.download, **common)
     return AudioFolder(
-        source.path,
+        path,
         sample_rate=SAMPLE_RATE,
         pattern=source.pattern,
         labels="folder" if source.pattern is None else "label",
@@ -103,14 +109,14 @@ def _open(source: SourceConfig, split: str, skip_bad_files: bool) -> Recordings:
 
 
 class BalancedBatches:
-    """Training examples, all digits equally often, each example with random changes of its own.
+    """Training examples with random changes; all digits are equally frequent.
 
     Args:
         sources: the recordings.
-        config: of the run: seed, balance and augmentation are used.
+        config: configuration of the run; its seed, balance and augmentation are used.
 
     Raises:
-        UserError: a digit that no source has.
+        UserError: no source has recordings of a digit.
     """
 
     def __init__(self, sources: list[DigitRecordings], config: ClassifierConfig) -> None:
@@ -124,7 +130,7 @@ class BalancedBatches:
         self._shares = weights / weights.sum(axis=1, keepdims=True)
 
     def examples(self, numbers: list[int]) -> tuple[Tensor, Tensor]:
-        """The run's examples of these numbers: waveforms (B, 1, 16000) and digits (B,)."""
+        """Return the examples of the run with these numbers: waveforms (B, 1, 16000) and digits (B,)."""
         waveforms, digits = zip(*(self._example(number) for number in numbers), strict=True)
         return torch.from_numpy(np.stack(waveforms))[:, None], torch.tensor(digits)
 
@@ -137,6 +143,6 @@ class BalancedBatches:
 
 
 def fingerprint_of(sources: list[DigitRecordings]) -> str:
-    """A hash of which recordings there are; see :func:`sashimi_diffusion.training.splits.fingerprint`."""
+    """Return a hash of the recordings of all sources; see :func:`sashimi_diffusion.training.splits.fingerprint`."""
     text = "\n".join(f"{source.name} {source.fingerprint}" for source in sources)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -1,12 +1,13 @@
-"""The training of a digit classifier: cross-entropy on changed recordings, accuracy on unchanged ones."""
+"""Classifier training: cross-entropy of augmented recordings, accuracy of unchanged ones."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from diffusers import ModelMixin
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -23,22 +24,27 @@ from sashimi_evaluation.classifiers.training.config import ClassifierConfig, Cla
 
 
 class ClassificationLoss(nn.Module):
-    """The mean cross-entropy of waveforms (B, 1, L) and digits (B,)."""
+    """The mean cross-entropy of a classifier."""
 
-    def __init__(self, network: ModelMixin, label_smoothing: float) -> None:
+    def __init__(self, network: Any, label_smoothing: float) -> None:
         super().__init__()
         self.network, self.label_smoothing = network, label_smoothing
 
     def forward(self, waveforms: Tensor, digits: Tensor) -> Tensor:
-        """A scalar, in nats."""
+        """Return the loss of waveforms (B, 1, L) and digits (B,), a scalar in nats."""
         logits = self.network(waveforms).logits.float()
         return F.cross_entropy(logits, digits, label_smoothing=self.label_smoothing)
 
 
 class TrainedClassifier:
-    """What a run saves: the network, and accuracy.json once the run has concluded, for ``load_classifier``."""
+    """A classifier and its accuracy, saved in the format of ``load_classifier``.
 
-    def __init__(self, network: ModelMixin, accuracy: dict[str, dict[str, float]]) -> None:
+    Args:
+        network: the classifier.
+        accuracy: metrics of each source, for accuracy.json; empty until the end of the run.
+    """
+
+    def __init__(self, network: Any, accuracy: dict[str, dict[str, float]]) -> None:
         self.network, self.accuracy = network, accuracy
 
     def save_pretrained(self, folder: Path) -> None:
@@ -47,31 +53,37 @@ class TrainedClassifier:
         (folder / "accuracy.json").write_text(json.dumps(self.accuracy, indent=1) + "\n", encoding="utf-8")
 
 
-def _network(config: ClassifierModelConfig) -> ModelMixin:
+def _create_model(config: ClassifierModelConfig) -> Any:
+    """Return the untrained classifier.
+
+    Raises:
+        UserError: invalid arguments, or there is no such embedding.
+    """
     embedding = None if config.embedding is None else load_speech_embedding(config.embedding)
     try:
         if embedding is not None:
             return SmallClassifier.on(embedding, **config.arguments)
         return config.network_class(**config.arguments)
     except ValueError as error:
-        raise UserError(f"the network cannot be built as `model` says: {error}") from error
+        raise UserError(f"cannot build the network of `model`: {error}") from error
 
 
 class ClassifierTask:
-    """See :class:`sashimi_diffusion.training.task.Task`."""
+    """Classifier training; implements :class:`sashimi_diffusion.training.task.Task`."""
 
+    measured: Mapping[str, float] = {}
     chunks = 1
     samples = 0
 
     def __init__(self, config: ClassifierConfig, device: torch.device, skip_bad_files: bool) -> None:
         self.config, self.device = config, device
-        training, self.validation, self.figures = (
-            open_sources(config.data, split, skip_bad_files) for split in ("train", "validation", "figures")
+        training, self.validation, self.test = (
+            open_sources(config.data, split, skip_bad_files) for split in ("train", "validation", "final")
         )
         self.batches = BalancedBatches(training, config)
         self.data = fingerprint_of(training)
-        self.network = _network(config.model).to(device)
-        self.module = ClassificationLoss(self.network, config.objective.label_smoothing)
+        self.network = _create_model(config.model).to(device)
+        self.module: nn.Module = ClassificationLoss(self.network, config.objective.label_smoothing)
         self.accuracy: dict[str, dict[str, float]] = {}
         counts = [
             f"{source.name} {len(source):,} training and {len(held_out):,} held-out recordings"
@@ -80,48 +92,49 @@ class ClassifierTask:
         self.description = ", ".join(counts)
 
     def loss(self, module: nn.Module, step: int, positions: range, global_batch: int) -> Tensor:
-        """The mean cross-entropy of the examples at ``positions``."""
+        """Return the mean cross-entropy of the examples at ``positions``."""
         numbers = [step * global_batch + position for position in positions]
         waveforms, digits = self.batches.examples(numbers)
-        # What is left out is a function of the seed and the examples, too: a resumed run is the uninterrupted one.
+        # Dropout also depends only on the seed and the examples, so a resumed run equals the uninterrupted one.
         torch.manual_seed(int(stream(DROPOUT, self.config.seed, numbers[0]).integers(2**63)))
         return module(waveforms.to(self.device), digits.to(self.device))
 
-    def validate(self, accelerator: Accelerator, network: ModelMixin) -> dict[str, float]:
-        """Loss and accuracy of unchanged held-out recordings, of each source and of all.
+    def validate(self, accelerator: Accelerator, network: Any) -> dict[str, float]:
+        """Return the loss and the accuracy of unchanged held-out recordings, of each source and of all.
 
-        Every process hears all of them: they are few, and nothing has to be gathered.
+        Every process classifies all recordings: they are few, and nothing has to be gathered.
         """
-        figures, everything = {}, []
+        metrics: dict[str, float] = {}
+        all_losses = []
         for source in self.validation:
             chosen = spread_evenly(len(source), self.config.training.validation_examples)
-            log_probabilities = self._hear(network, source, chosen)
+            log_probabilities = self._log_probabilities(network, source, chosen)
             losses = -log_probabilities[np.arange(len(chosen)), source.digits[chosen]]
             right = log_probabilities.argmax(axis=1) == source.digits[chosen]
-            figures[f"validation_loss_{source.name}"] = float(losses.mean())
-            figures[f"validation_accuracy_{source.name}"] = float(right.mean())
-            everything.append(losses)
-        return {"validation_loss": float(np.concatenate(everything).mean()), **figures}
+            metrics[f"validation_loss_{source.name}"] = float(losses.mean())
+            metrics[f"validation_accuracy_{source.name}"] = float(right.mean())
+            all_losses.append(losses)
+        return {"validation_loss": float(np.concatenate(all_losses).mean()), **metrics}
 
-    def conclude(self, accelerator: Accelerator, network: ModelMixin) -> dict[str, float]:
-        """How often the classifier is right, and knows it, on all test recordings of each source."""
-        self.accuracy = {source.name: self._figures(network, source) for source in self.figures}
+    def conclude(self, accelerator: Accelerator, network: Any) -> dict[str, float]:
+        """Return accuracy and calibration error of all test recordings of each source."""
+        self.accuracy = {source.name: self._metrics(network, source) for source in self.test}
         return {
-            f"test_{figure}_{name}": value
-            for name, figures in self.accuracy.items()
-            for figure, value in figures.items()
+            f"test_{metric}_{name}": value
+            for name, metrics in self.accuracy.items()
+            for metric, value in metrics.items()
         }
 
-    def pipeline(self, network: ModelMixin) -> TrainedClassifier:
-        """The network, and how good it is."""
+    def pipeline(self, network: Any) -> TrainedClassifier:
+        """Return the network and its accuracy."""
         return TrainedClassifier(network, self.accuracy)
 
-    def save_samples(self, run: Path, step: int, network: ModelMixin) -> str:
-        """Nothing: a classifier draws none."""
+    def save_samples(self, run: Path, step: int, network: Any) -> str:
+        """Do nothing: a classifier draws no samples."""
         return ""
 
-    def _figures(self, network: ModelMixin, source: DigitRecordings) -> dict[str, float]:
-        probabilities = np.exp(self._hear(network, source, list(range(len(source)))))
+    def _metrics(self, network: Any, source: DigitRecordings) -> dict[str, float]:
+        probabilities = np.exp(self._log_probabilities(network, source, list(range(len(source)))))
         right = probabilities.argmax(axis=1) == source.digits
         per_digit = [right[source.digits == digit].mean() for digit in np.unique(source.digits)]
         return {
@@ -132,8 +145,8 @@ class ClassifierTask:
         }
 
     @torch.inference_mode()
-    def _hear(self, network: ModelMixin, source: DigitRecordings, indices: list[int]) -> np.ndarray:
-        """Logarithms of the probabilities, float64 (B, 10)."""
+    def _log_probabilities(self, network: Any, source: DigitRecordings, indices: list[int]) -> np.ndarray:
+        """Return the log-probabilities of all digits, float64 (B, 10)."""
         size = self.config.training.batch_size
         parts = []
         for start in range(0, len(indices), size):

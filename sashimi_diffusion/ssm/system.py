@@ -1,0 +1,125 @@
+"""The linear system of a state space: its step sizes, state matrix and input vector as parameters."""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from sashimi_diffusion.ssm.checks import require_rate
+from sashimi_diffusion.ssm.initialization import INITIALIZATIONS, initial_system
+from sashimi_diffusion.ssm.precision import KeepFloat32
+
+# Trained step sizes stay inside of these bounds, and kernels outside of them are useless. The clamp prevents a
+# diverging log_dt from turning the whole kernel into NaN.
+DT_BOUNDS = (1e-6, 10.0)
+
+
+class ContinuousSystem(NamedTuple):
+    """x' = (diag(a) - p qᵀ) x + b u with step size dt: dt real (H, 1), the rest complex (H, N).
+
+    p and q are zero for a diagonal system.
+    """
+
+    dt: Tensor
+    a: Tensor
+    p: Tensor
+    q: Tensor
+    b: Tensor
+
+
+class LinearSystem(KeepFloat32):
+    """Step sizes, state matrix and input vector of every feature.
+
+    Parameters are real float32 (complex ones have a trailing axis of 2) and stay float32 under ``.to(dtype)``.
+
+    Args:
+        d_model: number of features H.
+        n_state, parameterization, initialization, discretization, n_ssm, dt_min, dt_max, stable: see
+            :class:`StateSpace`.
+
+    Raises:
+        ValueError: an unknown name, or a combination that is not supported.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        n_state: int,
+        parameterization: str,
+        initialization: str,
+        discretization: str,
+        n_ssm: int | None,
+        dt_min: float,
+        dt_max: float,
+        stable: bool,
+    ) -> None:
+        super().__init__()
+        n_ssm = d_model if n_ssm is None else n_ssm
+        _validate(d_model, parameterization, discretization, n_ssm)
+        self.d_model, self.n_state = d_model, n_state
+        self.parameterization, self.discretization = parameterization, discretization
+        initial = initial_system(initialization, n_state, parameterization)
+        a, b, p = (x.expand(n_ssm, -1) for x in (initial.a, initial.b, initial.p))
+        log_dt = torch.rand(d_model) * (math.log(dt_max) - math.log(dt_min)) + math.log(dt_min)
+        low_rank = torch.view_as_real(p.contiguous())
+        nplr = parameterization == "nplr"
+        self.log_dt = _float32_parameter(log_dt)  # (H,)
+        self.log_neg_real = _float32_parameter(torch.log(-a.real)) if stable else None  # (n_ssm, N)
+        self.real = None if stable else _float32_parameter(a.real)  # (n_ssm, N)
+        self.imag = _float32_parameter(a.imag)  # (n_ssm, N)
+        self.B = _float32_parameter(torch.view_as_real(b.contiguous()))  # (n_ssm, N, 2)
+        self.P = _float32_parameter(low_rank) if nplr else None  # (n_ssm, N, 2)
+        self.Q = _float32_parameter(low_rank) if nplr and not stable else None  # (n_ssm, N, 2)
+
+    def continuous_system(self, rate: float = 1.0) -> ContinuousSystem:
+        """Return the system in float64, with (A, B) repeated to all features.
+
+        Args:
+            rate: factor of the step sizes.
+        """
+        require_rate(rate)
+        low, high = (math.log(bound) for bound in DT_BOUNDS)
+        dt = rate * torch.exp(self.log_dt.double().clamp(low, high)).unsqueeze(-1)  # (H, 1)
+        a = self._repeat(torch.complex(self._real_part(), self.imag.double()))
+        b = self._repeat(torch.view_as_complex(self.B.double()))
+        if self.P is None:
+            return ContinuousSystem(dt, a, torch.zeros_like(a), torch.zeros_like(a), b)
+        p = self._repeat(torch.view_as_complex(self.P.double()))
+        q = p if self.Q is None else self._repeat(torch.view_as_complex(self.Q.double()))
+        return ContinuousSystem(dt, a, p, q.conj(), b)
+
+    def system_parameters(self) -> list[nn.Parameter]:
+        """Return the parameters of dt, A and B."""
+        parameters = (self.log_dt, self.log_neg_real, self.real, self.imag, self.B, self.P, self.Q)
+        return [parameter for parameter in parameters if parameter is not None]
+
+    def _real_part(self) -> Tensor:
+        if self.log_neg_real is not None:
+            return -torch.exp(self.log_neg_real.double())
+        assert self.real is not None
+        return self.real.double()
+
+    def _repeat(self, x: Tensor) -> Tensor:
+        """Feature h uses copy h mod n_ssm."""
+        return x if x.shape[0] == self.d_model else x.repeat(self.d_model // x.shape[0], 1)
+
+
+def _float32_parameter(value: Tensor) -> nn.Parameter:
+    return nn.Parameter(value.float().clone().to(torch.get_default_device()))
+
+
+def _validate(d_model: int, parameterization: str, discretization: str, n_ssm: int) -> None:
+    if parameterization not in INITIALIZATIONS:
+        raise ValueError(f"unknown parameterization {parameterization!r}: expected 'nplr' or 'diag'")
+    if discretization == "dss":
+        raise ValueError(
+            "discretization 'dss' is not supported, because it normalizes over the whole kernel and so has no "
+            "recurrence: use 'zoh'"
+        )
+    if parameterization == "nplr" and discretization != "bilinear":
+        raise ValueError(f"parameterization 'nplr' is discretized by 'bilinear' only, got {discretization!r}")
+    if discretization not in ("zoh", "bilinear"):
+        raise ValueError(f"unknown discretization {discretization!r}: expected 'zoh' or 'bilinear'")
+    if n_ssm < 1 or d_model % n_ssm:
+        raise ValueError(f"n_ssm must divide d_model = {d_model}, got {n_ssm}")

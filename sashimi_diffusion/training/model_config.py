@@ -1,0 +1,73 @@
+"""The part of a config that says which network to build, checked against the network's constructor."""
+
+import inspect
+from collections.abc import Mapping
+from functools import cache
+from typing import Any, ClassVar, Literal
+
+from diffusers.models.modeling_utils import ModelMixin
+from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, ValidationError, create_model, model_validator
+from pydantic_core import CoreSchema
+
+from sashimi_diffusion.training.settings import Settings, first_problem
+
+
+class ModelConfig(Settings):
+    """The name of a network and the arguments of its constructor; in YAML they stand side by side under ``model``."""
+
+    model_config = ConfigDict(extra="allow")
+
+    networks: ClassVar[Mapping[str, type[ModelMixin]]] = {}
+    from_data: ClassVar[tuple[str, ...]] = ("sample_rate", "sample_size")
+    """Arguments that the data determine; a config must not give them."""
+    measured: ClassVar[tuple[str, ...]] = ()
+    """Arguments that may be null: a run then measures them on its training data."""
+
+    name: str
+
+    @model_validator(mode="after")
+    def _check_arguments(self) -> "ModelConfig":
+        tree, form = self.model_dump(), self._form(self.name)
+        try:
+            form.model_validate(tree)
+        except ValidationError as error:
+            raise first_problem(error, form, tree, "model.") from None
+        return self
+
+    @property
+    def network_class(self) -> type[Any]:
+        """The class that ``name`` stands for."""
+        return self.networks[self.name]
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The arguments of the network's constructor that the config gives."""
+        return dict(self.model_extra or {})
+
+    def argument(self, name: str) -> Any:
+        """Return an argument of the network's constructor, or its default if the config does not give it."""
+        return self.arguments.get(name, inspect.signature(self.network_class).parameters[name].default)
+
+    @classmethod
+    @cache
+    def _form(cls, name: str) -> type[BaseModel]:
+        """Return the settings of the network called ``name``: the fields of this class and its constructor's arguments.
+
+        Built from the signature, so that types, unknown keys and the JSON schema follow the network.
+        """
+        fields: dict[str, Any] = {key: (field.annotation, field) for key, field in cls.model_fields.items()}
+        default = cls.model_fields["name"].default
+        fields["name"] = (Literal[name], Field(default=name if name == default else ..., description="the network"))
+        for key, parameter in inspect.signature(cls.networks[name]).parameters.items():
+            if key not in cls.from_data:
+                annotation = Any if parameter.annotation is inspect.Parameter.empty else parameter.annotation
+                if key in cls.measured:
+                    annotation = annotation | None
+                fields[key] = (annotation, ... if parameter.default is inspect.Parameter.empty else parameter.default)
+        return create_model(cls.networks[name].__name__, __base__=Settings, **fields)
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        """Return a schema with one alternative per network."""
+        forms = [cls._form(name).model_json_schema() for name in cls.networks]
+        return {"description": inspect.getdoc(cls), "anyOf": forms}

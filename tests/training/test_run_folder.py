@@ -1,0 +1,221 @@
+"""The files of a run folder: measured values, metrics.jsonl after a kill, and the config.yaml of older versions."""
+
+import json
+
+import pytest
+
+from sashimi_diffusion import files
+from sashimi_diffusion.errors import UserError
+from sashimi_diffusion.pipelines.sashimi import SashimiPipeline
+from sashimi_diffusion.training.config import from_tree, to_tree
+from sashimi_diffusion.training.diffusion.config import DiffusionConfig
+from sashimi_diffusion.training.diffusion.task import DiffusionTask
+from sashimi_diffusion.training.loop import train
+from sashimi_diffusion.training.run_folder import MetricsFile, config_of_command, read_measured
+from sashimi_diffusion.training.yaml_files import read_yaml_file
+
+OLD_CONFIG = """\
+seed: 0
+output_dir: /runs/old
+data:
+  kind: folder
+  path: /recordings
+  download: false
+  sample_rate: 8000
+  length: 256
+  pattern: '{label}_{speaker}_{index}'
+  where: {}
+  holdout:
+    index:
+    - 0
+  splits:
+  - 0.88
+  - 0.06
+  - 0.06
+  order: shuffled
+  random_shift: 40
+  cache_dir: null
+  speakers: null
+  normalize_rms: 0.1
+  gain_db: 3.0
+  mel:
+    n_fft: 1024
+    f_min: 0.0
+    f_max: 8000.0
+optimizer:
+  name: adamw
+  lr: 0.002
+  ssm_lr: 0.001
+  weight_decay: 0.0
+  betas:
+  - 0.9
+  - 0.999
+  momentum: 0.9
+  warmup_steps: 2
+  decay: cosine
+  plateau_factor: 0.2
+  plateau_patience: 20
+  gradient_clip: 1.0
+training:
+  steps: 8
+  max_minutes: null
+  batch_size: 4
+  gradient_accumulation: 1
+  mixed_precision: fp32
+  cpu_threads: 1
+  ema_decay: 0.9995
+  log_every: 1
+  checkpoint_every: 4
+  keep_checkpoints: 2
+  validate_every: 4
+  validation_examples: 512
+  sample_every: null
+  max_nonfinite: 10
+  trackers: []
+model:
+  name: sashimi
+  class_conditional: true
+  waveform_std: 0.105315
+  d_model: 8
+  n_layers:
+  - 0
+  - 1
+  pool:
+  - 4
+  n_state: 4
+  parameterization: diag
+  initialization: lin
+  discretization: zoh
+  embedding_hidden: 16
+  embedding_dim: 16
+schedule:
+  num_train_timesteps: 200
+  beta_start: 0.0001
+  beta_end: 0.02
+  beta_schedule: squaredcos_cap_v2
+  prediction_type: v_prediction
+objective:
+  min_snr_gamma: null
+  label_dropout: 0.1
+sampling:
+  num_samples: 2
+  steps: 2
+  scheduler: ddim
+  guidance_scale: 1.0
+  seed: 0
+"""
+
+
+def test_a_measured_value_is_stored_with_the_run(tiny, tmp_path):
+    config = from_tree(DiffusionConfig, tiny("training.steps=4"))
+    run = train(DiffusionTask, config)
+    assert config == from_tree(DiffusionConfig, tiny("training.steps=4"))
+    assert read_yaml_file(run / "config.yaml")["model"]["waveform_std"] is None
+    measured = json.loads((run / "measured.json").read_text())
+    assert 0.05 < measured["waveform_std"] < 0.2
+    assert SashimiPipeline.from_pretrained(run / "pipeline").model.config.waveform_std == measured["waveform_std"]
+
+    # Another value shows that a resumed run reads it and does not measure again.
+    (run / "measured.json").write_text('{"waveform_std": 0.125}')
+    (run / "pipeline").rename(tmp_path / "moved")
+    train(DiffusionTask, from_tree(DiffusionConfig, tiny()), resume=True)
+    assert SashimiPipeline.from_pretrained(run / "pipeline").model.config.waveform_std == 0.125
+    (run / "measured.json").write_text("{")
+    with pytest.raises(UserError, match=r"measured.json is damaged"):
+        train(DiffusionTask, from_tree(DiffusionConfig, tiny()), resume=True)
+
+
+def test_a_value_that_is_given_is_not_measured(tiny):
+    run = train(DiffusionTask, from_tree(DiffusionConfig, tiny("training.steps=1", "model.waveform_std=0.2")))
+    assert read_measured(run) == {}
+    assert SashimiPipeline.from_pretrained(run / "pipeline").model.config.waveform_std == 0.2
+
+
+def test_a_resumed_run_accepts_its_measured_value_and_no_other(tiny, tiny_file):
+    run = train(DiffusionTask, from_tree(DiffusionConfig, tiny("training.steps=1")))
+    measured = read_measured(run)["waveform_std"]
+
+    def resume(*overrides):
+        overrides = [f"output_dir={run}", *overrides]
+        return config_of_command(DiffusionConfig, None, tiny_file, overrides, resume=True)
+
+    assert resume().model.arguments["waveform_std"] is None
+    assert resume(f"model.waveform_std={measured}").model.arguments["waveform_std"] == measured
+    with pytest.raises(UserError, match=rf"model\.waveform_std is 0\.3, but the run .* was started with {measured}"):
+        resume("model.waveform_std=0.3")
+
+
+def test_the_config_of_an_older_version_loads_and_resumes(tiny, tiny_file):
+    """It holds the measured value itself."""
+    run = train(DiffusionTask, from_tree(DiffusionConfig, tiny("training.steps=4")))
+    (run / "measured.json").unlink()
+    (run / "config.yaml").write_text(OLD_CONFIG)
+    tree = read_yaml_file(run / "config.yaml")
+    assert to_tree(from_tree(DiffusionConfig, tree)) == tree | {
+        "training": tree["training"] | {"gradient_checkpointing": False}
+    }
+    data = tiny()["data"]
+    overrides = [f"output_dir={run}", f"data.path={data['path']}", f"data.cache_dir={data['cache_dir']}"]
+    for file in (None, tiny_file):  # the file has waveform_std: null
+        config = config_of_command(DiffusionConfig, file, tiny_file, overrides, resume=True)
+        assert config.model.arguments["waveform_std"] == 0.105315
+        assert config.training.steps == 8
+        assert config.output_dir == str(run)
+    train(DiffusionTask, config, resume=True)
+    assert SashimiPipeline.from_pretrained(run / "pipeline").model.config.waveform_std == 0.105315
+    assert read_yaml_file(run / "config.yaml")["model"]["waveform_std"] == 0.105315
+    assert not (run / "measured.json").exists()
+
+
+def test_replacing_files_one_by_one(tmp_path):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "kept").write_text("kept")
+    (folder / "old").write_text("old")
+    with files.files_written_beside(folder) as beside:
+        (beside / "sub").mkdir()
+        (beside / "sub" / "new").write_text("new")
+        (beside / "old").write_text("newer")
+        assert (folder / "old").read_text() == "old"
+    assert {path.name: path.read_text() for path in folder.rglob("*") if path.is_file()} == {
+        "kept": "kept",
+        "old": "newer",
+        "new": "new",
+    }
+
+    def write_and_fail() -> None:
+        with files.files_written_beside(folder) as beside:
+            (beside / "old").write_text("damaged")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        write_and_fail()
+    assert (folder / "old").read_text() == "newer"
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+def read(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_lines_after_the_checkpoint_are_dropped(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    metrics = MetricsFile(path, 0)
+    for step in range(1, 6):
+        metrics.write({"step": step, "loss": step / 10})
+    metrics.write({"step": 5, "validation_loss": 1.0})
+    assert len(read(path)) == 6  # each line is there as soon as it is written
+    metrics.close()
+    with path.open("a") as file:
+        file.write('{"step": 6, "lo')
+    metrics = MetricsFile(path, 3)
+    metrics.write({"step": 4, "loss": 0.5})
+    metrics.sync()
+    assert [line["step"] for line in read(path)] == [1, 2, 3, 4]
+    metrics.close()
+
+
+def test_a_new_run_starts_with_an_empty_file(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    MetricsFile(path, 0).close()
+    assert path.read_text() == ""

@@ -1,0 +1,79 @@
+"""The JSON schemas next to the configs: up to date, complete, and named by every YAML file."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from sashimi_diffusion.training.autoregressive.config import AutoregressiveConfig
+from sashimi_diffusion.training.config import RunConfig, write_schema
+from sashimi_diffusion.training.diffusion.config import DiffusionConfig
+from sashimi_evaluation.classifiers.training.config import ClassifierConfig
+
+CONFIGS = Path(__file__).resolve().parents[2] / "recipes" / "configs"
+RECIPES = {
+    "diffusion": ("train_diffwave_sashimi.py", DiffusionConfig),
+    "autoregressive": ("train_autoregressive_sashimi.py", AutoregressiveConfig),
+    "classifier": ("train_digit_classifier.py", ClassifierConfig),
+}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_schema_is_up_to_date(name: str) -> None:
+    recipe, kind = RECIPES[name]
+    command = f"python recipes/{recipe} --schema > recipes/configs/schemas/{name}.schema.json"
+    stored = json.loads((CONFIGS / "schemas" / f"{name}.schema.json").read_text())
+    fresh = json.loads(write_schema(kind))
+    if stored["$comment"] != fresh["$comment"]:
+        pytest.skip(f"the committed schema was {stored['$comment']}, this one was {fresh['$comment']}")
+    assert stored == fresh, f"run {command}"
+
+
+def test_the_command_prints_the_schema(recipe_script: Any) -> None:
+    code, out, err = recipe_script("train_autoregressive_sashimi.py").run("--schema")
+    assert code == 0, err
+    assert out == write_schema(AutoregressiveConfig)
+
+
+def groups(schema: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {"the config": schema, **schema["$defs"]}
+
+
+@pytest.mark.parametrize("kind", [kind for _, kind in RECIPES.values()])
+def test_every_setting_has_a_description(kind: type[RunConfig]) -> None:
+    schema = kind.model_json_schema()
+    for name, group in groups(schema).items():
+        assert group["description"], name
+        for key, field in group.get("properties", {}).items():
+            assert "description" in field or "$ref" in field, f"{name}.{key}"
+
+
+def test_arguments_of_the_network_have_types() -> None:
+    sashimi, wavenet = DiffusionConfig.model_json_schema()["$defs"]["DenoiserConfig"]["anyOf"]
+    assert sashimi["properties"]["d_model"]["type"] == "integer"
+    assert {"type": "null"} in sashimi["properties"]["waveform_std"]["anyOf"]
+    assert "sample_rate" not in sashimi["properties"]  # the data determine it
+    assert "dilation_cycle" in wavenet["properties"]
+    assert "dilation_cycle" not in sashimi["properties"]
+    assert (sashimi.get("required"), wavenet["required"]) == (None, ["name"])
+    assert sashimi["properties"].keys() >= {"name", "class_conditional"}
+
+
+@pytest.mark.parametrize("file", sorted(CONFIGS.rglob("*.yaml")), ids=lambda path: path.stem)
+def test_every_config_names_the_schema_that_it_follows(file: Path) -> None:
+    first = file.read_text().splitlines()[0]
+    prefix = "# yaml-language-server: $schema="
+    assert first.startswith(prefix)
+    schema = json.loads((file.parent / first.removeprefix(prefix)).read_text())
+    tree = yaml.safe_load(file.read_text())
+    assert tree.keys() <= schema["properties"].keys()
+    for key, group in tree.items():
+        reference = schema["properties"][key].get("$ref", "").removeprefix("#/$defs/")
+        if reference:
+            form = schema["$defs"][reference]
+            if "anyOf" in form:
+                form = next(part for part in form["anyOf"] if part["properties"]["name"]["const"] == group["name"])
+            assert group.keys() <= form["properties"].keys()
+            assert form["additionalProperties"] is False
