@@ -123,7 +123,7 @@ def test_a_model_of_another_package_is_given(tmp_path: Path) -> None:
         SashimiPipeline.from_pretrained(tmp_path)
     model = OwnDenoiser.from_pretrained(tmp_path, subfolder="model")
     np.testing.assert_allclose(audio(SashimiPipeline.from_pretrained(tmp_path, model=model)), audio(pipe))
-    with pytest.raises(UserError, match="knows no speakers"):
+    with pytest.raises(UserError, match="has no speakers"):
         pipe(speaker_labels=0)
 
 

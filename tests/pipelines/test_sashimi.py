@@ -313,7 +313,7 @@ def test_a_pipeline_has_a_guidance_of_its_own(class_pipe: SashimiPipeline, tmp_p
         ({"guidance_scale": 2.0}, "no class_labels"),
         ({"output_type": "pil"}, "'np' or 'pt'"),
         ({"batch_size": 0}, "at least 1"),
-        ({"mel": torch.zeros(1, 8, 3)}, "no vocoder"),
+        ({"mel": torch.zeros(1, 8, 3)}, "not a vocoder"),
     ],
 )
 def test_what_an_unconditional_model_cannot_do_is_refused(arguments: dict, message: str, pipe: SashimiPipeline) -> None:
