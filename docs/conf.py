@@ -2,6 +2,10 @@
 
 from importlib.metadata import version as installed_version
 
+# autodoc changes the annotations of pydantic's BaseModel, after which no subclass can be defined: define all first.
+import sashimi_diffusion.training.autoregressive.config
+import sashimi_diffusion.training.diffusion.config  # noqa: F401
+
 project = "sashimi-diffusion"
 author = "The sashimi-diffusion authors"
 copyright = "The sashimi-diffusion authors, Apache-2.0"

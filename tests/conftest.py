@@ -1,4 +1,4 @@
-"""Fixtures every test may use."""
+"""Fixtures for all tests."""
 
 import gzip
 import json
@@ -20,7 +20,7 @@ from torch import Tensor
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 
-# A busy computer is no failure.
+# Without a deadline, tests do not fail on a busy computer.
 settings.register_profile("project", deadline=None)
 settings.load_profile("project")
 
@@ -31,7 +31,7 @@ COMMITTED_GOLDEN = Path(__file__).resolve().parent / "golden"
 def _shared(name: str) -> Path:
     path = ROOT.parent / "shared" / name
     if not path.is_dir():
-        pytest.skip(f"needs the folder ../shared/{name} beside the repository, which is not here")
+        pytest.skip(f"needs the folder ../shared/{name} next to the repository, which does not exist")
     return path
 
 
