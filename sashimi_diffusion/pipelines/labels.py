@@ -12,7 +12,7 @@ from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.suggestions import did_you_mean
 
 Labels = int | str | Sequence[int | str] | Tensor
-"""A label for all waveforms, or one for each: a name, an index, or the number of labels, which means "none"."""
+"""One label for all waveforms, or one for each: a name or an index. The index after the last one is the null label."""
 
 PLURALS = {"class": "classes", "speaker": "speakers"}
 """Kind of label -> plural, as in ``num_classes`` and ``num_speakers`` of a model's config."""
