@@ -2,6 +2,10 @@
 
 from importlib.metadata import version as installed_version
 
+# autodoc imports modules with TYPE_CHECKING set, under which pydantic cannot create models: import them before.
+import sashimi_diffusion.training.autoregressive.config
+import sashimi_diffusion.training.diffusion.config  # noqa: F401
+
 project = "sashimi-diffusion"
 author = "The sashimi-diffusion authors"
 copyright = "The sashimi-diffusion authors, Apache-2.0"
