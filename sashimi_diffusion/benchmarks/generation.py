@@ -58,7 +58,7 @@ def use_dense_steps(model: nn.Module) -> None:
     """
     for module in model.modules():
         if isinstance(module, StateSpace) and module.parameterization == "nplr":
-            module.step = DenseStep(module)  # type: ignore[method-assign, assignment]  # replaces the method of this instance
+            module.step = DenseStep(module)  # type: ignore[method-assign]  # replaces the method of this instance
 
 
 class DenseStep:
@@ -76,8 +76,10 @@ class DenseStep:
         self.c = torch.cat([c, c.conj()], dim=-1)  # (M, H, 2 N)
         self.skip = state_space.D.detach()  # (M, H)
 
-    def __call__(self, u: Tensor, state: Tensor, gelu: bool = False) -> tuple[Tensor, Tensor]:
+    def __call__(self, u: Tensor, state: Tensor, gelu: bool = False, rate: float = 1.0) -> tuple[Tensor, Tensor]:
         """Process one sample ``u`` (B, H); return the output (B, M · H) and the next state."""
+        if rate != 1:
+            raise ValueError(f"dense steps have the sample rate of the model only, got rate {rate}")
         if state.shape[-1] < self.b.shape[-1]:  # the initial state has one half of the conjugate pairs
             state = torch.cat([state, state.conj()], dim=-1)
         state = torch.einsum("hmn,bhn->bhm", self.a, state) + self.b * u.unsqueeze(-1)

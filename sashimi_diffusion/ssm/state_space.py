@@ -37,8 +37,8 @@ class StateSpace(LinearSystem):
         dt_min, dt_max: initial step sizes are log-uniform in this range.
         stable: constrain A as above. False trains Re Λ without a constraint and, in A = Λ - p q*, q independently of p,
             as S4 did before SaShiMi. Such a state space can become unstable; it exists for comparisons.
-        bandlimit: drop the states of "diag" whose frequency abs(Im A) dt / 2π, in cycles per sample at rate 1, is at
-            least half of this value (S4ND, arXiv 2210.06583); None keeps all.
+        bandlimit: drop the states of "diag" with a frequency of at least half of this value (S4ND, arXiv 2210.06583).
+            The frequency is abs(Im A) · dt / 2π, in cycles per sample at rate 1. None keeps all states.
         backend: kernel backend, see :mod:`sashimi_kernels`.
 
     Raises:
