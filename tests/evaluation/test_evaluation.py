@@ -107,8 +107,8 @@ def test_the_reference_against_itself(folders, classifier):
     assert metrics["fid"].value == pytest.approx(0, abs=1e-9)
     assert metrics["ndb"].value == 0
     assert metrics["precision"].value == metrics["recall"].value == metrics["coverage"].value == 1
-    assert "80 of 80 clips are files of the reference too" in " ".join(evaluated.notes)
-    assert np.array_equal(evaluated.neighbours[0], np.arange(80))
+    assert "80 of 80 clips are also in the reference" in " ".join(evaluated.notes)
+    assert np.array_equal(evaluated.neighbors[0], np.arange(80))
 
 
 def test_an_extractor_measures_the_distances_only(folders, classifier):

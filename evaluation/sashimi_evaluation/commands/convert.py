@@ -1,4 +1,4 @@
-"""``sashimi-convert``: convert any official checkpoint, the SC09 classifier included."""
+"""``sashimi-convert``: convert an official checkpoint of a model or of the SC09 classifier."""
 
 import argparse
 from collections.abc import Sequence
@@ -9,18 +9,18 @@ from sashimi_diffusion.commands.cli import run
 from sashimi_diffusion.commands.convert import Saveable, build_parser, convert, convert_pipeline, refuse_options
 from sashimi_evaluation.classifiers.official_checkpoint import convert_classifier, is_classifier_checkpoint
 
-_OTHER_OPTIONS = ("sample_rate", "length", "timesteps", "beta_end", "dilation_cycle", "quantization", "dt_transform")
+_MODEL_OPTIONS = ("sample_rate", "length", "timesteps", "beta_end", "dilation_cycle", "quantization", "dt_transform")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit code."""
+    """Run the command and return the exit code."""
     return run(lambda: convert(build_parser().parse_args(arguments), _convert_tensors))
 
 
 def _convert_tensors(tensors: dict[str, Tensor], options: argparse.Namespace) -> tuple[Saveable, dict[str, str]]:
     if not is_classifier_checkpoint(tensors):
         return convert_pipeline(tensors, options)
-    refuse_options(options, _OTHER_OPTIONS, "a classifier")
+    refuse_options(options, _MODEL_OPTIONS, "a classifier")
     model = convert_classifier(tensors)
     config = model.config
     return model, {
