@@ -20,7 +20,7 @@ from sashimi_evaluation.evaluation import PROTOCOLS, Evaluation, Settings, evalu
 from sashimi_evaluation.extractors import load_extractor
 from sashimi_evaluation.metrics.intervals import Resampling
 from sashimi_evaluation.report.evaluation_page import write_page
-from sashimi_evaluation.report.record import record, table, write_record
+from sashimi_evaluation.report.record import json_report, text_table, write_json_report
 
 EXAMPLES = """examples:
   sashimi-evaluate samples --reference recordings
@@ -55,7 +55,7 @@ def build_parser() -> Parser:
         "--classifier",
         default="digits-small",
         metavar="C",
-        help="name or folder of a classifier (default: %(default)s)",
+        help="name or folder of a classifier",
     )
     add("--features", metavar="MODULE:FUNCTION", help="feature extractor (default: the features of the classifier)")
     add(
@@ -65,11 +65,11 @@ def build_parser() -> Parser:
         help="sashimi-icml22: the metrics of the official code, including its errors",
     )
     add("--likelihood-window", type=float, nargs=2, metavar=("LOW", "HIGH"), help=WINDOW_HELP)
-    add("--resamples", type=int, default=200, metavar="N", help="bootstrap resamples of each interval (default: 200)")
+    add("--resamples", type=int, default=200, metavar="N", help="bootstrap resamples of each interval")
     add("--seed", type=int, default=0, help="seed of the bootstrap, the splits and the bins")
-    add("--json", type=Path, default=Path("evaluation.json"), metavar="FILE", help="JSON report (default: %(default)s)")
+    add("--json", type=Path, default=Path("evaluation.json"), metavar="FILE", help="JSON report")
     add("--html", type=Path, metavar="FILE", help="HTML report with spectrograms and players (needs the extra eval)")
-    add("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: auto)")
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
     add(
         "--cache-dir",
         type=Path,
@@ -152,9 +152,9 @@ def settings_of(options: argparse.Namespace) -> Settings:
 
 def report(evaluation: Evaluation, options: argparse.Namespace, command: str) -> None:
     """Print the table and write the JSON report and, if requested, the page."""
-    print(table(evaluation))
+    print(text_table(evaluation))
     with writing(f"to {options.json}"):
-        write_record(options.json, record(evaluation, command))
+        write_json_report(options.json, json_report(evaluation, command))
     written = [options.json]
     if options.html is not None:
         with writing(f"to {options.html}"):

@@ -29,7 +29,7 @@ def build_parser() -> Parser:
     )
     make.add_argument("samples", nargs="+", metavar="[NAME=]DIR", help="folders of clips, one for each system")
     make.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to create, for the raters")
-    make.add_argument("--clips", type=int, default=20, metavar="N", help="clips of each system (default: 20)")
+    make.add_argument("--clips", type=int, default=20, metavar="N", help="clips of each system")
     make.add_argument(
         "--pattern", metavar="P", help='file names from which to read the labels, e.g. "{label}_{speaker}_{index}"'
     )

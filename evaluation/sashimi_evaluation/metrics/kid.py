@@ -22,7 +22,7 @@ def kernel_distance(features_a: ArrayLike, features_b: ArrayLike, kernel: str = 
     ``"polynomial"`` is the Kernel Inception Distance with k(x, y) = (x·y / width + 1)³ (Bińkowski et al. 2018, arXiv
     1801.01401, section 4), not averaged over subsets. It grows with the sixth power of the scale of the features.
 
-    ``"rbf"`` is the Kernel Audio Distance with k(x, y) = exp(-|x - y|² / 2σ²) (Chung et al. 2025, arXiv 2502.15602).
+    ``"rbf"`` is the Kernel Audio Distance with k(x, y) = exp(-‖x - y‖² / 2σ²) (Chung et al. 2025, arXiv 2502.15602).
     σ is the median distance between two clips of ``features_a``; it is estimated from 4096 evenly spaced clips if there
     are more. The distance does not depend on the scale of the features, but it is not symmetric. The authors' toolkit
     reports this value times 100.

@@ -17,7 +17,7 @@ from sashimi_evaluation.feature_extraction import FEATURES, ClipFeatures
 from sashimi_evaluation.metrics.metric import Metric
 
 
-def record(evaluation: Evaluation, command: str) -> dict[str, Any]:
+def json_report(evaluation: Evaluation, command: str) -> dict[str, Any]:
     """Return the content of the JSON report: all metrics, and the settings and versions that reproduce them.
 
     Args:
@@ -51,12 +51,12 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), "torch": torch.__version__, **packages}
 
 
-def write_record(path: Path, content: dict[str, Any]) -> None:
+def write_json_report(path: Path, content: dict[str, Any]) -> None:
     """Write the JSON report. An existing file is replaced only by a complete new one."""
     write_file(path, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
 
 
-def table(evaluation: Evaluation) -> str:
+def text_table(evaluation: Evaluation) -> str:
     """Return a table with one column per set, followed by the notes."""
     sets = evaluation.sets
     rows = [["", *(each.name for each in sets)], ["clips", *(str(len(each.clip_features)) for each in sets)]]
