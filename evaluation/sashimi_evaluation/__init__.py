@@ -5,7 +5,7 @@ from sashimi_evaluation.classifiers import DigitClassifier, load_classifier
 from sashimi_evaluation.clips import ClipFolder, open_clips
 from sashimi_evaluation.evaluation import Settings, evaluate, extract_features
 from sashimi_evaluation.extractors import FeatureExtractor
-from sashimi_evaluation.metrics.distances import nearest_neighbours
+from sashimi_evaluation.metrics.distances import nearest_neighbors
 from sashimi_evaluation.metrics.frechet import frechet_distance, frechet_extrapolation
 from sashimi_evaluation.metrics.inception import (
     am_score,
@@ -48,7 +48,7 @@ __all__ = [
     "mis",
     "modified_classifier_score",
     "ndb",
-    "nearest_neighbours",
+    "nearest_neighbors",
     "open_clips",
     "precision_recall_density_coverage",
 ]

@@ -1,4 +1,4 @@
-"""Measure time and memory of the metrics and of the official algorithms on the same arrays.
+"""Benchmark of time and memory: the metrics of this package and the official algorithms on the same arrays.
 
     python -m sashimi_evaluation.benchmark
     python -m sashimi_evaluation.benchmark --arrays metrics.safetensors
@@ -31,11 +31,11 @@ Arrays = dict[str, np.ndarray]
 
 
 def random_arrays(clips: int, width: int, seed: int = 0) -> Arrays:
-    """Return random features (clips, width) and probabilities (clips, 10) of two sets of clips."""
+    """Return random features (clips, width) and probabilities (clips, 10) of two sets, see :func:`read_arrays`."""
     random = np.random.default_rng(seed)
     mixing = random.standard_normal((width, width)) / width**0.5
     features = {
-        side: random.standard_normal((clips, width)) @ mixing + gap for side, gap in (("data", 0), ("gen", 0.1))
+        side: random.standard_normal((clips, width)) @ mixing + shift for side, shift in (("data", 0), ("gen", 0.1))
     }
     logits = {side: scale * random.standard_normal((clips, CLASSES)) for side, scale in (("data", 6), ("gen", 4))}
     probs = {side: np.exp(values) / np.exp(values).sum(axis=1, keepdims=True) for side, values in logits.items()}
@@ -46,12 +46,16 @@ def random_arrays(clips: int, width: int, seed: int = 0) -> Arrays:
 
 
 def read_arrays(path: Path) -> Arrays:
-    """Load ``feat_data``, ``feat_gen``, ``probs_data`` and ``probs_gen``; their names may start with ``in.``."""
+    """Load the arrays of a safetensors file.
+
+    It contains the features ``feat_data`` and ``feat_gen`` (clips, width) and the class probabilities ``probs_data``
+    and ``probs_gen`` (clips, classes) of real and of generated clips. All names may start with ``in.``.
+    """
     return {name.removeprefix("in."): values for name, values in load_file(path).items()}
 
 
 def compared_functions(arrays: Arrays) -> list[tuple[str, Callable[[], float], Callable[[], float] | None]]:
-    """Return the name, our function and the official algorithm of each metric; None if they are the same."""
+    """Return the name, the function of this package and the official algorithm (None if the same) of each metric."""
     data, samples = arrays["feat_data"], arrays["feat_gen"]
     real, generated = arrays["probs_data"], arrays["probs_gen"]
     return [
@@ -68,7 +72,7 @@ def compared_functions(arrays: Arrays) -> list[tuple[str, Callable[[], float], C
 
 
 def measure(function: Callable[[], float]) -> tuple[float, float, float]:
-    """Return the value, the seconds of the second call and the peak memory of the first call in megabytes."""
+    """Return the value, the time of the second call in seconds and the peak memory of the first call in megabytes."""
     tracemalloc.start()
     value = function()
     peak = tracemalloc.get_traced_memory()[1]
@@ -79,14 +83,14 @@ def measure(function: Callable[[], float]) -> tuple[float, float, float]:
 
 
 def main() -> None:
-    """Print a table."""
+    """Run the benchmark and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--arrays", type=Path, metavar="FILE", help="safetensors with the arrays")
+    parser.add_argument("--arrays", type=Path, metavar="FILE", help="safetensors file with the arrays")
     parser.add_argument("--clips", type=int, default=2048, help="clips in each random set (default: 2048)")
     parser.add_argument("--width", type=int, default=1024, help="number of random features (default: 1024)")
     options = parser.parse_args()
     arrays = read_arrays(options.arrays) if options.arrays else random_arrays(options.clips, options.width)
-    print("| metric | here | | | official algorithm | | |\n|---|---|---|---|---|---|---|")
+    print("| metric | this package | | | official algorithm | | |\n|---|---|---|---|---|---|---|")
     for name, ours, official in compared_functions(arrays):
         cells = [
             f"{value:.7g} | {seconds * 1000:.1f} ms | {megabytes:.1f} MB"

@@ -14,7 +14,7 @@ from sashimi_diffusion.data.recordings import report_bad_files, require_folder
 from sashimi_diffusion.data.speech_commands import DIGITS, listed_split, read_split_lists
 from sashimi_diffusion.errors import UserError
 
-RECORD = "samples.json"
+SAMPLES_FILE = "samples.json"
 SPLIT = "split"
 
 
@@ -26,9 +26,10 @@ class ClipFolder:
         name: name of the set in reports.
         root: the folder.
         files: the audio files, sorted by path.
-        labels: the digit of each clip, int64 (n,), -1 where unknown.
-        log_likelihoods: of each clip in nats under the model that generated it, float64 (n,), NaN where unknown.
-        bits_per_sample: of each clip, float64 (n,), NaN where unknown.
+        labels: digit of each clip, int64 (n,), -1 where unknown.
+        log_likelihoods: log-likelihood of each clip in nats under the model that generated it, float64 (n,), NaN where
+            unknown.
+        bits_per_sample: negative log-likelihood per audio sample of each clip in bits, float64 (n,), NaN where unknown.
     """
 
     name: str
@@ -76,56 +77,59 @@ def open_clips(
     """Find the clips of a folder and its subfolders.
 
     Labels come from the ``samples.json`` that sashimi-sample writes; otherwise from the field ``label`` of ``pattern``;
-    otherwise from the first subfolder of the path of a file if its name is a digit ("seven" or "7").
+    otherwise from the first subfolder of the path of a file if its name is a digit ("seven" or "7"). If the label of a
+    single clip is unknown, all labels are -1.
 
     Args:
         path: the folder.
-        name: of the set; default: the name of the folder.
-        pattern: pattern of the names of files that ``samples.json`` does not list, see
-            :class:`sashimi_diffusion.data.AudioFolder`.
-        where: keep only files whose fields have one of the given values. A folder with the lists of Speech Commands
-            (``validation_list.txt``, ``testing_list.txt``) also has the field ``split``.
-        skip_bad_files: warn of files whose names do not match ``pattern`` and continue without them.
+        name: name of the set; default: the name of the folder.
+        pattern: pattern of the file names, see :class:`sashimi_diffusion.data.AudioFolder`. Files in ``samples.json``
+            do not have to match it.
+        where: values by field. Only files that have one of the given values in every field are kept. A folder with the
+            lists of Speech Commands (``validation_list.txt``, ``testing_list.txt``) also has the field ``split``.
+        skip_bad_files: warn about files with names that do not match ``pattern``, and continue without them.
 
     Raises:
-        UserError: no folder, no audio, names that do not match, an unknown field or value, or a damaged
-            ``samples.json``.
+        UserError: the folder does not exist or has no audio, a name does not match, a field or value is unknown, or
+            ``samples.json`` is damaged.
     """
     root = require_folder(path, "a folder with clips (wav, flac, ogg or mp3)")
     files = find_audio(root)
-    record = _read_record(root)
+    samples = _read_samples_file(root)
     fields, misnamed = read_fields(files, root, pattern)
-    recorded = [file for file in misnamed if file.relative_to(root).as_posix() in record]
-    fields = dict(sorted((fields | read_fields(recorded, root, None)[0]).items()))
+    listed = [file for file in misnamed if file.relative_to(root).as_posix() in samples]
+    fields = dict(sorted((fields | read_fields(listed, root, None)[0]).items()))
     misnamed = {file: reason for file, reason in misnamed.items() if file not in fields}
     report_bad_files(misnamed, len(files), root, skip_bad_files)
     lists = read_split_lists(root)
     if lists:
-        for file, own in fields.items():
-            own[SPLIT] = listed_split(file, lists)
-    kept = select(fields, where or {}, sorted({key for own in fields.values() for key in own}), "the choice of clips")
+        for file, file_fields in fields.items():
+            file_fields[SPLIT] = listed_split(file, lists)
+    names = sorted({field for file_fields in fields.values() for field in file_fields})
+    kept = select(fields, where or {}, names, "the selection of clips")
     if not kept:
-        raise UserError(f"no clip of {root} has all the requested fields: request other values")
-    labels = [_label(record.get(file.relative_to(root).as_posix()), fields[file]) for file in kept]
+        raise UserError(f"no clip in {root} has the requested values in all fields: request other values")
+    labels = [_label(samples.get(file.relative_to(root).as_posix()), fields[file]) for file in kept]
     clips = ClipFolder(
         name=name or root.resolve().name,
         root=root,
         files=tuple(kept),
         labels=np.asarray(labels, dtype=np.int64),
-        log_likelihoods=_recorded(record, kept, root, "log_likelihood"),
-        bits_per_sample=_recorded(record, kept, root, "bits_per_sample"),
+        log_likelihoods=_sample_values(samples, kept, root, "log_likelihood"),
+        bits_per_sample=_sample_values(samples, kept, root, "bits_per_sample"),
     )
+    # The accuracy of a set is defined only if every clip has a label.
     return clips if clips.labeled else replace(clips, labels=np.full(len(clips), -1))
 
 
-def open_sets(places: Sequence[str], pattern: str | None = None, skip_bad_files: bool = False) -> list[ClipFolder]:
-    """Open several folders, each given as ``DIR`` or ``NAME=DIR``, with different names; see :func:`open_clips`.
+def open_sets(folders: Sequence[str], pattern: str | None = None, skip_bad_files: bool = False) -> list[ClipFolder]:
+    """Open several folders, each given as ``DIR`` or ``NAME=DIR``; see :func:`open_clips`.
 
     Raises:
-        UserError: a folder cannot be used, or two have the same name.
+        UserError: a folder cannot be used, or two sets have the same name.
     """
     sets = []
-    for text in places:
+    for text in folders:
         name, separator, path = text.partition("=")
         if separator and not Path(text).exists():
             sets.append(open_clips(path, name, pattern, None, skip_bad_files))
@@ -134,7 +138,9 @@ def open_sets(places: Sequence[str], pattern: str | None = None, skip_bad_files:
     names = [clips.name for clips in sets]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
-        raise UserError(f"two sets are called {twice!r}: name them, as in ours={twice} theirs=other/{twice}")
+        raise UserError(
+            f"two sets are called {twice!r}: give them different names, such as ours={twice} theirs=other/{twice}"
+        )
     return sets
 
 
@@ -145,7 +151,17 @@ def split_held_out(
     hold_out: Mapping[str, object],
     skip_bad_files: bool,
 ) -> tuple[ClipFolder, ClipFolder]:
-    """Split a folder of real clips into the reference and the held-out clips, whose fields match ``hold_out``.
+    """Split a folder of real clips into a reference and held-out clips.
+
+    Args:
+        path: the folder.
+        pattern: see :func:`open_clips`.
+        where: see :func:`open_clips`; applies to both sets.
+        hold_out: values by field; clips that have one of the given values in every field are held out.
+        skip_bad_files: see :func:`open_clips`.
+
+    Returns:
+        The reference and the held-out clips.
 
     Raises:
         UserError: as :func:`open_clips`, or one of the two sets is empty.
@@ -156,13 +172,15 @@ def split_held_out(
     rest = [i for i, file in enumerate(clips.files) if file not in matching]
     for indices, what in ((held_out, "none"), (rest, "all")):
         if not indices:
-            raise UserError(f"--hold-out takes {what} of the {len(clips)} clips of {path}: both parts need clips")
+            raise UserError(
+                f"--hold-out matches {what} of the {len(clips)} clips in {path}: it must match some of them, not all"
+            )
     return clips.select(rest), replace(clips.select(held_out), name="held-out recordings")
 
 
-def _read_record(root: Path) -> dict[str, dict[str, Any]]:
-    """Return the entries of ``samples.json`` by file name; none if there is no such file."""
-    path = root / RECORD
+def _read_samples_file(root: Path) -> dict[str, dict[str, Any]]:
+    """Return the entries of ``samples.json`` by file name, or an empty dictionary if there is no such file."""
+    path = root / SAMPLES_FILE
     if not path.is_file():
         return {}
     try:
@@ -170,17 +188,19 @@ def _read_record(root: Path) -> dict[str, dict[str, Any]]:
         return {sample["file"]: sample for sample in samples if sample["file"] is not None}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"{path} is not a record of sashimi-sample ({type(error).__name__}: {error}): generate the samples again, "
-            "or remove it to evaluate the clips without labels and likelihoods"
+            f"{path} was not written by sashimi-sample or is damaged ({type(error).__name__}: {error}): generate the "
+            "samples again, or remove the file to evaluate the clips without labels and likelihoods"
         ) from error
 
 
 def _label(sample: dict[str, Any] | None, fields: dict[str, str]) -> int:
+    """Return the first known digit among the entry of ``samples.json``, the file name and the folder, or -1."""
     texts = [] if sample is None else [sample.get("class_name"), sample.get("label")]
     texts += [fields.get("label"), fields.get(FOLDER)]
-    return next((digit for digit in (digit_index(str(text)) for text in texts if text is not None) if digit >= 0), -1)
+    digits = [digit_index(str(text)) for text in texts if text is not None]
+    return next((digit for digit in digits if digit >= 0), -1)
 
 
-def _recorded(record: Mapping[str, dict], files: Sequence[Path], root: Path, key: str) -> np.ndarray:
-    values = [record.get(file.relative_to(root).as_posix(), {}).get(key) for file in files]
+def _sample_values(samples: Mapping[str, dict], files: Sequence[Path], root: Path, key: str) -> np.ndarray:
+    values = [samples.get(file.relative_to(root).as_posix(), {}).get(key) for file in files]
     return np.asarray([np.nan if value is None else value for value in values], dtype=np.float64)

@@ -20,7 +20,7 @@ from sashimi_evaluation.feature_extraction import (
     extract_clip_features,
 )
 from sashimi_evaluation.metrics.arrays import check_same_width, feature_matrix, probability_matrix
-from sashimi_evaluation.metrics.distances import compute_nearest_neighbours
+from sashimi_evaluation.metrics.distances import compute_nearest_neighbors
 from sashimi_evaluation.metrics.frechet import frechet_metrics
 from sashimi_evaluation.metrics.inception import inception_metrics
 from sashimi_evaluation.metrics.intervals import Resampling
@@ -49,9 +49,9 @@ class Settings:
     Args:
         protocol: "default", or "sashimi-icml22": the metrics of the official code, including its errors.
         resampling: settings of the confidence intervals.
-        window: fractions of the least and the most likely clips to leave out, or None.
+        window: likelihood window: fractions of the least and of the most likely clips to leave out; None to keep all.
         cache_dir: folder of the feature cache; None: the default folder.
-        skip_bad_files: warn of unusable files and continue without them.
+        skip_bad_files: warn about unusable files and continue without them.
     """
 
     protocol: str = "default"
@@ -65,15 +65,15 @@ class Settings:
 class Extraction:
     """The features of all clips, and the networks that computed them.
 
-    The outputs of every set are validated float64 arrays: FEATURES (n, d) and PROBABILITIES (n, classes).
+    ``outputs`` of every set has the validated float64 arrays ``FEATURES`` (n, d) and ``PROBABILITIES`` (n, classes).
 
     Args:
         sets: the clips to evaluate.
-        reference: real clips that distances are measured to; the papers take the training set.
-        held_out: other real clips, or None. They are evaluated like a set, and their distances to the reference are
-            those of clips without memorization.
-        classifier: computed the probabilities, and the features if there is no ``extractor``.
-        extractor: computed the features, or None.
+        reference: real clips that the sets are compared with; the papers use the training set.
+        held_out: real clips outside of the reference, or None. They are evaluated like a set. Their distances to the
+            reference are the baseline of the memorization metrics.
+        classifier: the classifier that computed the probabilities, and the features if there is no ``extractor``.
+        extractor: the network that computed the features, or None.
         settings: see :class:`Settings`.
     """
 
@@ -91,19 +91,19 @@ class EvaluatedSet:
 
     Args:
         clip_features: the clips and their features.
-        metrics: in the order of the report.
+        metrics: metrics in the order of the report.
         histogram: number of clips of each predicted class, int64 (classes,).
-        accuracy: of the labels, or None if they are not all known.
-        neighbours: the index of the nearest reference clip of each clip, int64 (n,), and its distance (n,).
+        accuracy: label accuracy, or None if a label is unknown.
+        neighbors: index of the nearest reference clip of each clip, int64 (n,), and the distance to it, float64 (n,).
         notes: limitations of the metrics.
-        real: whether these are recordings instead of samples.
+        real: whether the clips are held-out recordings instead of generated samples.
     """
 
     clip_features: ClipFeatures
     metrics: list[Metric]
     histogram: np.ndarray
     accuracy: Accuracy | None
-    neighbours: tuple[np.ndarray, np.ndarray]
+    neighbors: tuple[np.ndarray, np.ndarray]
     notes: list[str]
     real: bool = False
 
@@ -115,7 +115,7 @@ class EvaluatedSet:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """All sets with their metrics, the held-out recordings last, and the features that they were computed from."""
+    """All sets with their metrics, with the held-out recordings last, and the features that were evaluated."""
 
     sets: list[EvaluatedSet]
     extraction: Extraction
@@ -131,49 +131,64 @@ def extract_features(
 ) -> Extraction:
     """Extract the features of all clips.
 
-    With ``accelerate launch`` the processes divide the work, and each returns all results.
+    With ``accelerate launch`` the processes divide the work, and each process returns all results.
+
+    Args:
+        sets: the clips to evaluate.
+        reference: real clips that the sets are compared with.
+        held_out: real clips outside of the reference, or None.
+        classifier: network for the class probabilities, and for the features if there is no ``extractor``.
+        extractor: network for the features, or None.
+        settings: settings of the evaluation; default: ``Settings()``.
 
     Raises:
-        UserError: unusable files, invalid outputs of a network, or a likelihood window without likelihoods.
+        UserError: a file cannot be used, the outputs of a network are invalid, or there is a likelihood window but no
+            likelihoods.
     """
     settings = settings or Settings()
-    of_reference = _extract(reference, classifier, extractor, settings)
-    of_held_out = None if held_out is None else _extract(held_out, classifier, extractor, settings)
-    of_sets = [_likely_clips(_extract(clips, classifier, extractor, settings), settings.window) for clips in sets]
-    for other in [*of_sets, *([] if of_held_out is None else [of_held_out])]:
+    reference_features = _extract(reference, classifier, extractor, settings)
+    held_out_features = None if held_out is None else _extract(held_out, classifier, extractor, settings)
+    set_features = [
+        _clips_in_window(_extract(clips, classifier, extractor, settings), settings.window) for clips in sets
+    ]
+    for other in [*set_features, *([] if held_out_features is None else [held_out_features])]:
         check_same_width(
-            (of_reference.outputs[FEATURES], other.outputs[FEATURES]),
+            (reference_features.outputs[FEATURES], other.outputs[FEATURES]),
             ("the features of the reference", f"those of {other.clips.name}"),
-            "the extractor must return the same number for all clips",
+            "the extractor must return the same number of features for all clips",
         )
-    return Extraction(of_sets, of_reference, of_held_out, classifier, extractor, settings)
+    return Extraction(set_features, reference_features, held_out_features, classifier, extractor, settings)
 
 
 def evaluate(extraction: Extraction) -> Evaluation:
     """Compute the metrics of every set against the reference.
 
     Raises:
-        UserError: the protocol needs a package that is not installed, or a reference of equal clips.
+        UserError: the protocol needs a package that is not installed, the median distance between two reference clips
+            is 0, or at least half of the held-out clips are in the reference.
     """
     reference, settings = extraction.reference, extraction.settings
     held_out, held_out_distances = [], None
     if extraction.held_out is not None:
         held_out = [_evaluate_set(extraction.held_out, reference, None, settings, real=True)]
-        held_out_distances = held_out[0].neighbours[1]
+        held_out_distances = held_out[0].neighbors[1]
     sets = [_evaluate_set(clips, reference, held_out_distances, settings) for clips in extraction.sets]
     return Evaluation(sets + held_out, extraction)
 
 
 def distance_metrics(reference: np.ndarray, features: np.ndarray, resampling: Resampling) -> list[Metric]:
-    """Return FID with its limit, KID, KAD, precision, recall, density, coverage, NDB and its divergence.
+    """Return FID, its extrapolation, KID, KAD, precision, recall, density, coverage, NDB and Jensen-Shannon divergence.
 
     Args:
         reference: features of the real clips, float64 (n, d).
-        features: of the clips to evaluate, float64 (m, d).
-        resampling: settings of the intervals.
+        features: features of the clips to evaluate, float64 (m, d).
+        resampling: settings of the confidence intervals.
+
+    Raises:
+        UserError: the median distance between two reference clips is 0.
     """
     if min(len(reference), len(features)) < 2:
-        return [Metric("fid", "FID", None, better="lower", note="needs at least two clips on either side")]
+        return [Metric("fid", "FID", None, better="lower", note="needs at least two clips in each set")]
     return [
         *frechet_metrics(reference, features, resampling),
         *kernel_metrics(reference, features, resampling),
@@ -211,7 +226,7 @@ def _extractor_features(
     return extract_clip_features(clips, network, cache_dir).outputs[FEATURES]
 
 
-def _likely_clips(clips: ClipFeatures, window: tuple[float, float] | None) -> ClipFeatures:
+def _clips_in_window(clips: ClipFeatures, window: tuple[float, float] | None) -> ClipFeatures:
     if window is None:
         return clips
     likelihoods = clips.clips.log_likelihoods
@@ -230,20 +245,19 @@ def _evaluate_set(
     settings: Settings,
     real: bool = False,
 ) -> EvaluatedSet:
-    """Evaluate one set; ``held_out_distances`` (m,) are those of held-out recordings to the reference, if any."""
+    """Evaluate one set; ``held_out_distances`` (m,) are the distances of held-out recordings to the reference."""
     features, probabilities = clip_features.outputs[FEATURES], clip_features.outputs[PROBABILITIES]
-    known, resampling, clips = reference.outputs, settings.resampling, clip_features.clips
-    neighbours = compute_nearest_neighbours(features, known[FEATURES])
+    real_features, real_probabilities = reference.outputs[FEATURES], reference.outputs[PROBABILITIES]
+    resampling, clips = settings.resampling, clip_features.clips
+    neighbors = compute_nearest_neighbors(features, real_features)
     if settings.protocol == "sashimi-icml22":
-        metrics = official_metrics(
-            known[FEATURES], known[PROBABILITIES], features, probabilities, clips.log_likelihoods
-        )
+        metrics = official_metrics(real_features, real_probabilities, features, probabilities, clips.log_likelihoods)
     else:
         metrics = [
-            *distance_metrics(known[FEATURES], features, resampling),
-            *inception_metrics(known[PROBABILITIES], probabilities, resampling),
+            *distance_metrics(real_features, features, resampling),
+            *inception_metrics(real_probabilities, probabilities, resampling),
             *(label_accuracy_metrics(probabilities, clips.labels, resampling) if clips.labeled else []),
-            *memorization_metrics(neighbours[1], held_out_distances, resampling),
+            *memorization_metrics(neighbors[1], held_out_distances, resampling),
             *signal_metrics(clip_features.properties, resampling),
             *likelihood_metrics(clips.bits_per_sample, resampling),
         ]
@@ -252,7 +266,7 @@ def _evaluate_set(
         metrics=metrics,
         histogram=compute_class_histogram(probabilities),
         accuracy=compute_label_accuracy(probabilities, clips.labels) if clips.labeled else None,
-        neighbours=neighbours,
+        neighbors=neighbors,
         notes=[
             *_preprocessing_notes(clip_features),
             *_overlap_notes(clip_features, reference),
@@ -270,7 +284,7 @@ def _preprocessing_notes(clips: ClipFeatures) -> list[str]:
         notes.append(f"resampled to 16000 Hz: {listing}")
     mixed = int((properties["channels"] > 1).sum())
     if mixed:
-        notes.append(f"mean of the channels: {mixed} of {count} clips have more than one")
+        notes.append(f"mixed down to mono: {mixed} of {count} clips have more than one channel")
     cropped = int((properties["seconds"] > 1).sum())
     if cropped:
         notes.append(f"only the first second is used: {cropped} of {count} clips are longer")
@@ -283,8 +297,8 @@ def _overlap_notes(clips: ClipFeatures, reference: ClipFeatures) -> list[str]:
     if not same:
         return []
     return [
-        f"{same} of {len(clips)} clips are files of the reference too: distances and neighbors are too good for this "
-        "set. Choose a reference that does not contain the clips"
+        f"{same} of {len(clips)} clips are also in the reference, so metrics that depend on distances are too good: "
+        "choose a reference that does not contain the clips"
     ]
 
 

@@ -28,8 +28,8 @@ from sashimi_evaluation.clips import ClipFolder
 from sashimi_evaluation.metrics.signal import signal_properties
 
 _FORMAT = 2  # of the shards; increase it when reading, cropping or the properties change
-_SHARD = 256
-_BATCH = 32
+_SHARD = 256  # clips per shard
+_BATCH = 32  # clips per call of the network
 _FILTER_SECONDS = 0.1  # longer than the filter of the resampler
 
 FEATURES, PROBABILITIES = "features", "probabilities"
@@ -43,10 +43,10 @@ class ClipNetwork:
     """A network that is run on clips.
 
     Args:
-        compute: takes waveforms (B, L), float32, and returns arrays with B rows, by name.
-        fingerprint: changes whenever ``compute`` gives other results.
-        sample_rate: of the waveforms, in Hz.
-        seconds: duration of the waveforms.
+        compute: function that maps waveforms, float32 (B, L), to arrays (B, ...) by name.
+        fingerprint: text that changes whenever the results of ``compute`` for the same waveforms change.
+        sample_rate: sample rate of the waveforms in Hz.
+        seconds: duration of the waveforms in seconds.
     """
 
     compute: Callable[[np.ndarray], Mapping[str, np.ndarray]]
@@ -56,7 +56,7 @@ class ClipNetwork:
 
     @property
     def length(self) -> int:
-        """Samples in a waveform."""
+        """Number of samples L of a waveform."""
         return round(self.seconds * self.sample_rate)
 
 
@@ -66,10 +66,10 @@ class ClipFeatures:
 
     Args:
         clips: the usable clips.
-        outputs: of the network, arrays (n, ...) by name.
+        outputs: outputs of the network, arrays (n, ...) by name.
         properties: arrays (n,) by name: ``rate`` in Hz and ``channels`` of the file, and the fields of
-            :class:`sashimi_evaluation.metrics.signal.SignalProperties` at the rate and the whole length of the file.
-        fingerprints: of the content of the files.
+            :class:`sashimi_evaluation.metrics.signal.SignalProperties`, computed from the whole file at its own rate.
+        fingerprints: hash of the content of each file.
     """
 
     clips: ClipFolder
@@ -92,7 +92,13 @@ class ClipFeatures:
 
 @dataclass(frozen=True)
 class _Shard:
-    """The results of the usable files of one shard, and the reasons for the unusable ones by position."""
+    """Results of one shard.
+
+    Args:
+        outputs: outputs of the network for the usable files.
+        properties: properties of the usable files.
+        bad: for each unusable file, its position in the shard and the reason.
+    """
 
     outputs: Arrays
     properties: Arrays
@@ -112,20 +118,21 @@ def extract_clip_features(
     """Run a network on clips, or return its cached outputs.
 
     Args:
-        clips: read in batches, so memory grows only with the size of the results.
+        clips: the clips. They are read in batches, so memory grows only with the size of the results.
         network: the network.
-        cache_dir: folder of the cache; default: ``evaluation`` in `default_cache_dir`.
-        skip_bad_files: warn of unusable files and continue without them.
+        cache_dir: folder of the cache; default: ``evaluation`` in
+            :func:`~sashimi_diffusion.data.cache.default_cache_dir`.
+        skip_bad_files: warn about unusable files and continue without them.
 
     Raises:
-        UserError: unusable files, or a cache that cannot be written.
+        UserError: a file cannot be used, or the cache cannot be written.
     """
     cache = Path(cache_dir).expanduser() if cache_dir is not None else default_cache_dir() / "evaluation"
     starts = range(0, len(clips), _SHARD)
     shards = [clips.files[start : start + _SHARD] for start in starts]
     state = PartialState()
-    own = range(state.process_index, len(shards), state.num_processes)
-    bar = tqdm(own, desc=f"features of {clips.name}", unit="shard", delay=2, disable=not state.is_main_process)
+    assigned = range(state.process_index, len(shards), state.num_processes)
+    bar = tqdm(assigned, desc=f"features of {clips.name}", unit="shard", delay=2, disable=not state.is_main_process)
     try:
         cache.mkdir(parents=True, exist_ok=True)
         gathered = gather_object([(number, *_cached_shard(shards[number], network, cache)) for number in bar])
@@ -175,28 +182,29 @@ def _compute_shard(files: Sequence[Path], network: ClipNetwork) -> _Shard:
     batch: list[np.ndarray] = []
     for position, path in enumerate(files):
         try:
-            waveform, own = _read_clip(path, network)
+            waveform, clip_properties = _read_clip(path, network)
         except AudioFileError as error:
             bad[position] = error.reason
             continue
         batch.append(waveform)
-        properties.append(own)
+        properties.append(clip_properties)
         if len(batch) == _BATCH:
             outputs.append(network.compute(np.stack(batch)))
             batch = []
     if batch:
         outputs.append(network.compute(np.stack(batch)))
-    columns = {name: np.asarray([own[name] for own in properties]) for name in properties[0]} if properties else {}
+    names = properties[0] if properties else {}
+    columns = {name: np.asarray([clip_properties[name] for clip_properties in properties]) for name in names}
     return _Shard(_concatenated(outputs), columns, bad)
 
 
 def _read_clip(path: Path, network: ClipNetwork) -> tuple[np.ndarray, dict[str, float]]:
-    """Return the input of the network, and the properties of the whole file."""
+    """Return the input of the network, float32 (L,), and the properties of the whole file."""
     samples = read_audio(path)
     info = soundfile.info(path)
     signal = asdict(signal_properties(samples, info.samplerate))
     properties = {"rate": info.samplerate, "channels": info.channels, **signal}
-    # Cropping before resampling keeps long recordings cheap.
+    # Cropping first saves the resampling of samples that are not used.
     cropped = samples[: round((network.seconds + _FILTER_SECONDS) * info.samplerate)]
     return fit_length(resample(cropped, info.samplerate, network.sample_rate), network.length), properties
 
@@ -204,6 +212,7 @@ def _read_clip(path: Path, network: ClipNetwork) -> tuple[np.ndarray, dict[str, 
 def _write_shard(path: Path, shard: _Shard) -> None:
     arrays: dict[str, Any] = {"bad": np.asarray(json.dumps(shard.bad))}
     arrays |= {f"outputs.{name}": values for name, values in shard.outputs.items()}
+    # "facts." belongs to the file format: another prefix would invalidate existing caches.
     arrays |= {f"facts.{name}": values for name, values in shard.properties.items()}
     with file_written_beside(path) as file:
         np.savez(file, **arrays)

@@ -12,8 +12,8 @@ def keep_freed_memory() -> None:
     """Make the process keep and reuse the memory of freed tensors of up to 32 MiB. It has an effect with glibc only.
 
     By default glibc returns large blocks to the operating system, which clears every page before it allocates the page
-    again. This takes up to a fifth of a denoiser's forward pass. The setting affects the whole process, so commands
-    call this function and an import does not.
+    again. This takes up to a fifth of the time of a denoiser's forward pass. The setting affects the whole process, so
+    only commands call this function, and an import never does.
     """
     if platform.libc_ver()[0] != "glibc":
         return

@@ -39,7 +39,7 @@ class Task(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """The result of a task. ``resources`` is None if it did not compile; ``problems`` has one line per problem."""
+    """The result of a task. ``resources`` is None if the kernel did not compile; ``problems`` has one line for each."""
 
     task: Task
     resources: Resources | None
@@ -81,7 +81,7 @@ def table(outcomes: Iterable[Outcome]) -> str:
 
 
 def markdown(outcomes: list[Outcome]) -> str:
-    """Return a Markdown table with one row per kernel and one cell per target, for the worst of all forms."""
+    """Return a Markdown table with one row per kernel and one column per target; a cell has the worst of all forms."""
     targets = list(dict.fromkeys(outcome.task.target for outcome in outcomes))
     lines = [f"| kernel | forms | {' | '.join(targets)} |", f"|---|---|{'---|' * len(targets)}"]
     for kernel in dict.fromkeys(_kernel(outcome.task) for outcome in outcomes):
@@ -155,7 +155,7 @@ def _kernel(task: Task) -> str:
 
 
 def _form(task: Task) -> str:
-    """Return what distinguishes the forms of a kernel: tensor types, constants and assumptions on the arguments."""
+    """Return a description of the form: tensor types, constants and assumptions on the arguments."""
     launch = every_launch()[task.position]
     types = [type.removeprefix("*") for type in launch.signature.values() if type.startswith("*")]
     constants = [f"{name}={value}" for name, value in launch.constants.items()]

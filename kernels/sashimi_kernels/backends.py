@@ -1,10 +1,13 @@
 """Selection of the backend: ``reference`` (definitions), ``torch`` (any device) or ``triton`` (CUDA and ROCm).
 
-``backend="auto"`` takes the environment variable ``SASHIMI_KERNELS`` if it is set. Otherwise float64 and all devices
-except CUDA and ROCm devices get ``torch``. A CUDA or ROCm device gets the fastest backend according to
-``python -m sashimi_kernels.benchmark --device cuda``, and without a measurement ``triton`` if it can run.
+``backend="auto"`` selects the backend that the environment variable ``SASHIMI_KERNELS`` names. If it is not set, the
+backend is
 
-If a requested backend cannot run, an error is raised. There is no silent fallback to a slower one.
+- ``torch`` for float64, for all devices except CUDA and ROCm devices, and if Triton cannot run;
+- the faster of ``torch`` and ``triton`` if ``python -m sashimi_kernels.benchmark --device cuda`` has measured them;
+- ``triton`` in all other cases.
+
+If a requested backend cannot run, an error is raised. There is no silent fallback to another one.
 """
 
 import importlib.util
@@ -22,7 +25,7 @@ _DOUBLE = (torch.float64, torch.complex128)
 
 
 def available_backends() -> tuple[str, ...]:
-    """Return the names that ``backend=`` and ``SASHIMI_KERNELS`` accept, except "auto"."""
+    """Return the names of all backends, whether they can run here or not; ``backend=`` also accepts "auto"."""
     return _NAMES
 
 
@@ -42,8 +45,8 @@ def backend_name(
         backend: "auto" or one of ``available_backends()``.
         device: device of the tensors.
         operation: name of the operation.
-        dtype: working precision of the operation, or its complex counterpart.
-        length: number of samples, 1 if the operation has no such axis.
+        dtype: working precision of the operation, real or complex.
+        length: number of samples, 1 if the operation has no time axis.
 
     Raises:
         BackendUnavailableError: the name is unknown, or this backend cannot run here.
@@ -77,7 +80,7 @@ def _module(name: str) -> ModuleType:
 
 
 def _fastest(device: torch.device, operation: str, dtype: torch.dtype, length: int) -> str:
-    if device.type != "cuda" or _interpreting() or _triton_obstacle(device, dtype) is not None:
+    if device.type != "cuda" or _interpreter_enabled() or _triton_obstacle(device, dtype) is not None:
         return "torch"
     from sashimi_kernels.choices import measured_choice, nearest_length
 
@@ -94,12 +97,12 @@ def _triton_obstacle(device: torch.device, dtype: torch.dtype) -> str | None:
         from sashimi_kernels.choices import gpu_obstacle
 
         return gpu_obstacle(device)
-    if device.type == "cpu" and _interpreting():
+    if device.type == "cpu" and _interpreter_enabled():
         return None
     return "it needs a CUDA or ROCm device (or, on a CPU, its interpreter: set TRITON_INTERPRET=1 before Python starts)"
 
 
-def _interpreting() -> bool:
+def _interpreter_enabled() -> bool:
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 

@@ -1,11 +1,12 @@
-"""Time and memory of every operation, by backend.
+"""Benchmark of the time and memory of every operation, by backend.
 
     python -m sashimi_kernels.benchmark
     python -m sashimi_kernels.benchmark --features 64 --length 4000 --threads 1 --operation nplr_kernel
     python -m sashimi_kernels.benchmark --device cuda
 
-Each row has the medians of interleaved repeats, so other load on the computer affects all backends, and the peak memory
-of the tensors. ``fft_convolution`` is the generation of a layer's kernels plus the convolution by FFT.
+Each row has the median times and the peak memory of the tensors. The repeats of the backends are interleaved, so other
+load on the computer affects all of them equally. ``fft_convolution`` is the generation of a layer's kernels plus the
+convolution by FFT.
 
 On a CUDA or ROCm device the faster of ``torch`` and ``triton`` is saved for every operation, dtype and length.
 ``backend="auto"`` uses these choices (see :mod:`sashimi_kernels.choices`).
@@ -39,7 +40,7 @@ _STEPWISE_LENGTH = 4000  # a reference implementation that iterates over longer 
 
 
 class Row(NamedTuple):
-    """Seconds and bytes of one pass of one operation, by backend. Infinite seconds: out of memory."""
+    """Time in seconds and memory in bytes of one pass of one operation, by backend. Infinite time: out of memory."""
 
     operation: str
     length: int
@@ -57,7 +58,7 @@ def main() -> int:
 def measure(
     workload: Workload, dtype: torch.dtype, backends: list[str], repeats: int, device: torch.device
 ) -> list[Row]:
-    """Return rows of the forward pass and, if the workload has gradients, of forward plus backward pass."""
+    """Return a row for the forward pass and, if the workload has gradients, one for forward plus backward pass."""
     passes = {"forward": workload.forward}
     if workload.inputs:
         passes["forward + backward"] = workload.backward
@@ -72,7 +73,7 @@ def measure(
 
 
 def fastest(rows: list[Row]) -> dict[str, str]:
-    """Return the faster backends by ``choice_key``. A row with gradients replaces that of the forward pass."""
+    """Return the faster backend by ``choice_key``. A row with gradients replaces the row of the forward pass alone."""
     choices = {}
     for row in rows:
         seconds = {name: row.seconds[name] for name in CANDIDATES if name in row.seconds}
@@ -95,8 +96,8 @@ def _benchmark(arguments: argparse.Namespace) -> int:
         sizes = Sizes(arguments.batch_size, arguments.features, (arguments.states + 1) // 2, length)
         for workload in _workloads(sizes, dtype, arguments):
             takes_minutes = workload.stepwise and length > _STEPWISE_LENGTH
-            within = [name for name in backends if not (takes_minutes and name == "reference")]
-            for row in measure(workload, _DTYPES[dtype], within, arguments.repeats, device):
+            timed = [name for name in backends if not (takes_minutes and name == "reference")]
+            for row in measure(workload, _DTYPES[dtype], timed, arguments.repeats, device):
                 print(_line(row, backends), flush=True)
                 rows.append(row)
     choices = fastest(rows)
@@ -130,7 +131,7 @@ def _arguments() -> argparse.Namespace:
         described = f"any of {', '.join(names)} (default: {what})"
         parser.add_argument(option, choices=names, nargs="+", metavar="NAME", help=described)
     parser.add_argument("--repeats", type=positive, help="timed repeats per backend (default: 3, on a GPU 20)")
-    parser.add_argument("--threads", type=positive, help="CPU threads (default: the setting of torch)")
+    parser.add_argument("--threads", type=positive, help="CPU threads (default: that of PyTorch)")
     arguments = parser.parse_args()
     arguments.device = _device(arguments.device)
     for name, default in _DEFAULTS[arguments.device.type].items():

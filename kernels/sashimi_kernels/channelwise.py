@@ -12,10 +12,10 @@ def scalar_norm(
     """Normalize over the channels with one gain and one shift for all of them, then add a bias per channel.
 
     y = gain · (x - mean + shift) / √(variance + epsilon) + bias, with the biased variance. This is the norm of the
-    official SaShiMi code, followed by the diffusion-step bias.
+    official SaShiMi code, followed by the bias that conditions a layer on the diffusion step.
 
-    Outputs and gradients are finite for every ``epsilon`` down to 1e-30, also if all channels are equal. The gradient
-    of ``x`` is then as large as 1 / √epsilon.
+    Outputs and gradients are finite for every ``epsilon`` down to 1e-30, even if all channels are equal. In that case
+    the gradient of ``x`` is as large as 1 / √epsilon.
 
     Args:
         x: real (B, H, L). Statistics are computed in float32 or float64.

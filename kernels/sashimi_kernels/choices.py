@@ -1,4 +1,4 @@
-"""Choice of the backend on this machine's GPUs: whether Triton can run, and the faster backend per operation.
+"""Choice of the backend on a GPU: whether Triton can run, and the measured faster backend of each operation.
 
 ``python -m sashimi_kernels.benchmark --device cuda`` writes ``kernel-choices.json`` in the folder ``$SASHIMI_CACHE``
 (default: ``$XDG_CACHE_HOME/sashimi-diffusion`` or ``~/.cache/sashimi-diffusion``). ``backend="auto"`` reads it once per
@@ -41,12 +41,18 @@ def nearest_length(length: int) -> int:
 
 
 def choice_key(operation: str, dtype: torch.dtype, length: int) -> str:
-    """Return the key of a choice in the file: ``length`` is in ``LENGTHS``, a complex dtype counts as its real one."""
+    """Return the key of a choice in the file.
+
+    Args:
+        operation: name of the operation.
+        dtype: a complex dtype has the key of its real counterpart.
+        length: a number in ``LENGTHS``.
+    """
     return f"{operation} {torch.finfo(dtype).dtype} {length}"
 
 
 def load_choices() -> dict[str, dict[str, str]]:
-    """Return the backends by device name and ``choice_key``, or with a warning nothing if the file is damaged."""
+    """Return the backends by device name and ``choice_key``. If the file is damaged, warn and return nothing."""
     path = choices_file()
     try:
         choices = json.loads(path.read_text())
@@ -60,11 +66,11 @@ def load_choices() -> dict[str, dict[str, str]]:
 
 
 def save_choices(device_name: str, measured: dict[str, str]) -> Path:
-    """Add choices to the file or replace older ones. The file is replaced atomically.
+    """Add choices to the file, or replace older ones, and return the path. The file is replaced atomically.
 
     Args:
         device_name: result of ``torch.cuda.get_device_name``.
-        measured: backend by ``choice_key``.
+        measured: faster backend by ``choice_key``.
 
     Raises:
         OSError: the file cannot be written.

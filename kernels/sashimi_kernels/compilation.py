@@ -2,8 +2,8 @@
 
 Triton specializes a kernel for properties of its arguments: whether addresses and integers are multiples of 16, which
 integers are 1, and on AMD whether tensors are smaller than 2 GB. Every form is therefore compiled twice: for ``any``
-arguments (odd sizes, strided tensors) and for ``aligned`` ones, which have these properties and a ``…position_stride``
-of 1.
+arguments (odd sizes, strided tensors), and for ``aligned`` arguments, which have these properties and a
+``…position_stride`` of 1.
 """
 
 import contextlib
@@ -25,7 +25,12 @@ _MATRIX_INSTRUCTIONS = {"mma.sync": "mma.sync", "wgmma": "wgmma.mma_async", "tcg
 
 
 def compile_for(launch: Launch, target: str, aligned: bool) -> Resources:
-    """Compile this form for a target of :data:`sashimi_kernels.hardware.HARDWARE`.
+    """Compile one form of a kernel and return the resources that the binary uses.
+
+    Args:
+        launch: the form.
+        target: a key of :data:`sashimi_kernels.hardware.HARDWARE`, for example "cuda:90".
+        aligned: whether to assume aligned, contiguous arguments.
 
     Raises:
         Exception: Triton's passes and ptxas raise various types.
@@ -63,7 +68,7 @@ def _specialized(
 
 @contextlib.contextmanager
 def _without_cache() -> Iterator[None]:
-    """Disable Triton's cache and print the log of ptxas, which is where the register counts are."""
+    """Disable Triton's cache and print the log of ptxas, which contains the register counts."""
     with (
         tempfile.TemporaryDirectory() as folder,
         knobs.cache.scope(),

@@ -24,9 +24,9 @@ def chunked_convolution(
     k[l] = 2 Re Σ_n c Ā^l B̄ and r[l], which has ``reverse`` instead of c (S4D, arXiv 2206.11893, equation 7).
 
     Args:
-        u: input, real (B, H, L): float32, float16 or bfloat16, except on "triton" also float64. Half precision applies
-            to the samples only: sums are float32.
-        system: Ā and B̄. Use complex128 for log_a: see :func:`diagonal_kernel`.
+        u: input, real (B, H, L): float32, float16, bfloat16 or, except on "triton", float64. Half precision applies to
+            the samples only: sums are float32.
+        system: Ā and B̄, complex (H, N). Use complex128 for log_a, see :func:`diagonal_kernel`.
         c: output vector, complex (H, N).
         skip: D of the state space, real (H,).
         reverse: output vector of the reverse direction, complex (H, N).
@@ -50,7 +50,7 @@ def chunked_convolution(
         raise ValueError(f"expected shift 0 (reverse from this sample) or 1 (from the next sample), not {shift}")
     _require_shapes(u, system, c, skip, reverse, state)
     module = select_backend(backend, u.device, "chunked_convolution", u.dtype, u.shape[-1])
-    # Half precision is not enough for the states and for the vectors that read and write them.
+    # Half precision is not accurate enough for the states, for B̄ and for C.
     with torch.autocast(u.device.type, enabled=False):
         return module.chunked_convolution(u, system, c, skip, reverse, shift, state)
 

@@ -1,4 +1,4 @@
-"""Second derivatives of operations that have a hand-written backward pass.
+"""Second derivatives of operations with a hand-written backward pass.
 
 Inside a backward pass, gradients are enabled if and only if the caller passes ``create_graph=True``. The backward pass
 must then be differentiable itself.
@@ -18,12 +18,12 @@ def gradients_of(
 
     Args:
         function: composed of differentiable PyTorch operations.
-        inputs: its arguments, as saved by the forward pass.
-        needed: for each input, whether its gradient is needed (``ctx.needs_input_grad``).
+        inputs: arguments of ``function``, as saved by the forward pass.
+        needed: for each input, whether the gradient is needed (``ctx.needs_input_grad``).
         gradient: gradient of the output.
 
     Returns:
-        one gradient per input, None where it is not needed. They are differentiable if gradients are enabled.
+        one gradient per input, None where it is not needed. The gradients are differentiable if gradients are enabled.
     """
     differentiable = torch.is_grad_enabled()
     if not differentiable:
@@ -38,7 +38,7 @@ def gradients_of(
 
 
 def no_second_derivative(operation: str) -> Callable[..., NoReturn]:
-    """Return a backward function for the backward kernels of a Triton operation. It raises ``NotImplementedError``."""
+    """Return a function that raises ``NotImplementedError``, as the derivative of an operation's backward pass."""
 
     def refuse(ctx: Any, *gradients: Tensor) -> NoReturn:
         raise NotImplementedError(

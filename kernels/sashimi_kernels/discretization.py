@@ -50,12 +50,14 @@ def discretize_diagonal(dt: Tensor, a: Tensor, b: Tensor, method: str) -> Discre
 def discretize_nplr(dt: Tensor, a: Tensor, p: Tensor, q: Tensor, b: Tensor) -> DiscreteNPLR:
     """Discretize A = diag(a) - p qᵀ by the bilinear rule (S4, arXiv 2111.00396, appendix C.2).
 
-    The inverse of I - dt/2 A is diagonal plus rank one by the Sherman-Morrison identity. Therefore Ā has that form too
-    and a recurrence step costs O(N). Inner products are over both halves of the conjugate pairs, hence the 2 Re.
+    By the Sherman-Morrison identity the inverse of I - dt/2 A is diagonal plus rank one. Therefore Ā has that form too,
+    and a recurrence step costs O(N). Inner products are over both halves of the conjugate pairs, which gives 2 Re.
 
     Args:
         dt: step sizes, real (H, 1).
-        a, p, q, b: diagonal, low-rank pair and input vector, complex (H, N).
+        a: diagonal, complex (H, N).
+        p, q: vectors of the low-rank term, complex (H, N).
+        b: input vector, complex (H, N).
     """
     d = 1 / (1 - dt * a / 2)
     scale = (dt / 2) / (1 + dt * (q * d * p).real.sum(-1, keepdim=True))
@@ -65,19 +67,20 @@ def discretize_nplr(dt: Tensor, a: Tensor, p: Tensor, q: Tensor, b: Tensor) -> D
 
 
 def real_vector(x: Tensor) -> Tensor:
-    """Return complex (..., N) as real (..., 2N): real parts, then imaginary parts."""
+    """Convert complex (..., N) to real (..., 2N): real parts, then imaginary parts."""
     return torch.cat([x.real, x.imag], dim=-1)
 
 
 def real_output(c: Tensor) -> Tensor:
-    """Return the real row (..., 2N) that has the product 2 Re(c · x) with ``real_vector(x)``."""
+    """Convert an output vector c, complex (..., N), to a real row (..., 2N): row · real_vector(x) = 2 Re(c · x)."""
     return torch.cat([2 * c.real, -2 * c.imag], dim=-1)
 
 
 def real_matrix(system: DiscreteNPLR) -> Tensor:
     """Return Ā as a dense real matrix (H, 2N, 2N) that acts on ``real_vector(x)``.
 
-    Λ - p p* is a contraction in this basis, so its powers stay accurate in float32.
+    If A is diag(a) - p p* and no eigenvalue a has a positive real part, Ā is a contraction in this basis, so its powers
+    do not grow.
     """
     rank_one = real_vector(system.u).unsqueeze(-1) * real_output(system.v).unsqueeze(-2)  # (H, 2N, 2N)
     re, im = torch.diag_embed(system.a.real), torch.diag_embed(system.a.imag)

@@ -41,7 +41,7 @@ def kernel_lags(kernel: Tensor, skip: Tensor | None = None, reverse: Tensor | No
             the current sample (older official code).
 
     Returns:
-        real (..., fft_length(L)): the lags 0, 1, … and, from the end backwards, -1, -2, …
+        real (..., fft_length(L)): the lags 0, 1, … from the beginning, and the lags -1, -2, … from the end backwards.
 
     Raises:
         ValueError: the kernel has no samples.
@@ -60,7 +60,8 @@ def kernel_lags(kernel: Tensor, skip: Tensor | None = None, reverse: Tensor | No
 def long_convolution(u: Tensor, lags: Tensor) -> Tensor:
     """Convolve a signal with kernels that may be as long as the signal.
 
-    The backward pass takes three real transforms. That of PyTorch's FFT takes complex transforms of twice the work.
+    The backward pass computes three real transforms. PyTorch's own derivative of the FFT computes complex transforms,
+    which take twice as long.
 
     Args:
         u: signal, real (B, 1, H, L).
@@ -95,18 +96,18 @@ def spectrum_convolution(u: Tensor, spectrum: Tensor) -> Tensor:
 
 
 def lags_spectrum(lags: Tensor) -> Tensor:
-    """Return the spectrum of ``lags`` (..., size) divided by ``size``, complex (..., size // 2 + 1).
+    """Return the spectrum of ``lags``, real (..., size), divided by ``size``: complex (..., size // 2 + 1).
 
-    With this scale the inverse transform needs no division.
+    The division is done here once, so the inverse transform of every convolution needs none.
     """
     return torch.fft.rfft(lags, norm="forward")
 
 
 class _LongConvolution(torch.autograd.Function):
-    """The convolution, and the conjugate spectrum of the lags.
+    """The convolution, with the conjugate spectrum of the lags as second output.
 
-    The spectrum is saved for the backward pass. As an output it stays connected to the lags, so second derivatives are
-    correct.
+    The backward pass needs the spectrum. A saved output, unlike a saved intermediate tensor, stays connected to the
+    lags, so second derivatives are correct.
     """
 
     @staticmethod
@@ -117,33 +118,33 @@ class _LongConvolution(torch.autograd.Function):
         y = _inverse_transform(_multiply(_transform(u, ctx.size), spectrum), ctx.size, "forward")
         conjugate = spectrum.conj_physical_()
         ctx.save_for_backward(u, conjugate)
-        # A slice would keep twice its memory alive as long as the graph.
+        # Without the copy, the graph would keep the whole buffer, which is twice as long.
         return y[..., : u.shape[-1]].contiguous(), conjugate
 
     @staticmethod
-    def backward(ctx: Any, by_y: Tensor | None, by_conjugate: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+    def backward(ctx: Any, dy: Tensor | None, dconjugate: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
         """Correlate with the gradient: multiply by conjugate spectra."""
         u, conjugate = ctx.saved_tensors
         du = dlags = None
-        if by_y is not None:
-            transformed = _transform(by_y, ctx.size)  # (B, M, H, F)
+        if dy is not None:
+            dy_spectrum = _transform(dy, ctx.size)  # (B, M, H, F)
             if ctx.needs_input_grad[1]:
-                by_lag = _multiply(_transform(u, ctx.size).conj_physical_(), transformed)
-                dlags = _inverse_transform(_sum(by_lag, 0), ctx.size, "backward")
+                product = _multiply(_transform(u, ctx.size).conj_physical_(), dy_spectrum)
+                dlags = _inverse_transform(_sum(product, 0), ctx.size, "backward")
             if ctx.needs_input_grad[0]:
-                by_sample = _sum(_multiply(transformed, conjugate), 1).unsqueeze(1)
-                du = _inverse_transform(by_sample, ctx.size, "forward")[..., : u.shape[-1]]
-        if by_conjugate is not None and ctx.needs_input_grad[1]:  # in a second derivative
-            by_spectrum = torch.fft.ifft(by_conjugate.conj(), n=ctx.size).real
-            dlags = by_spectrum if dlags is None else dlags + by_spectrum
+                du_spectrum = _sum(_multiply(dy_spectrum, conjugate), 1).unsqueeze(1)
+                du = _inverse_transform(du_spectrum, ctx.size, "forward")[..., : u.shape[-1]]
+        if dconjugate is not None and ctx.needs_input_grad[1]:  # in a second derivative
+            from_conjugate = torch.fft.ifft(dconjugate.conj(), n=ctx.size).real
+            dlags = from_conjugate if dlags is None else dlags + from_conjugate
         return du, dlags
 
 
 def _transform(u: Tensor, size: int) -> Tensor:
     """Return the spectrum of ``u`` (..., H, L), padded with zeros to ``size`` samples.
 
-    Signals with adjacent channels are copied in pieces that fit the caches. Copying the whole signal at once would load
-    every cache line again for every channel.
+    On a CPU, signals whose channels are adjacent in memory are copied in pieces that fit the caches. Copying the whole
+    signal at once would load every cache line again for every channel.
     """
     if u.numel() == 0:  # MKL refuses an empty batch
         return u.new_empty(*u.shape[:-1], size // 2 + 1, dtype=u.dtype.to_complex())
@@ -159,17 +160,18 @@ def _transform(u: Tensor, size: int) -> Tensor:
 
 
 def _inverse_transform(spectrum: Tensor, size: int, norm: str) -> Tensor:
-    """Return ``size`` real samples from their spectrum; "forward" multiplies by nothing, "backward" by 1 / size."""
+    """Return ``size`` real samples from their spectrum, unscaled for the norm "forward", / size for "backward"."""
     if spectrum.numel() == 0:
         return spectrum.new_empty(*spectrum.shape[:-1], size, dtype=spectrum.dtype.to_real())
     return torch.fft.irfft(spectrum, n=size, norm=norm)
 
 
 def _multiply(x: Tensor, y: Tensor) -> Tensor:
-    """Return x · y, in ``x`` if possible: these are the largest tensors of a layer. Gradients need ``x`` unchanged."""
+    """Return x · y. Without gradients, overwrite ``x`` to save memory: spectra are the largest tensors of a layer."""
     in_place = not torch.is_grad_enabled() and torch.broadcast_shapes(x.shape, y.shape) == x.shape
     return x.mul_(y) if in_place else x * y
 
 
 def _sum(x: Tensor, axis: int) -> Tensor:
+    # A view instead of a copy if there is nothing to add.
     return x.squeeze(axis) if x.shape[axis] == 1 else x.sum(axis)

@@ -14,9 +14,9 @@ def diagonal_kernel(log_a: Tensor, coefficients: Tensor, length: int, backend: s
 
     Args:
         log_a: logarithm of the discrete eigenvalues, complex (H, N). Use complex128: the phases l · Im(log_a) grow
-            with l, and only their remainder modulo 2π fits float32.
+            with l, and float32 is accurate enough only for their remainder modulo 2π.
         coefficients: C · B̄ for each of the M outputs per feature, or C · x for the response to a state x; complex
-            (M, H, N). They determine the precision of the result, which is float32 on "triton".
+            (M, H, N). The result has their precision, except on "triton", where it is float32.
         length: number of samples L.
         backend: "auto", "torch", "triton" or "reference".
 
@@ -45,19 +45,22 @@ def nplr_kernel(
 ) -> tuple[Tensor, Tensor | None]:
     """Return the convolution kernel of a normal-plus-low-rank state space (S4, arXiv 2111.00396).
 
-    K[m, h, l] = C Āˡ B̄ for A = diag(a) - p qᵀ under the bilinear rule.
+    K[m, h, l] = C Āˡ B̄ for A = diag(a) - p qᵀ under the bilinear rule, over both halves of the conjugate pairs.
 
     Args:
         dt: step sizes, real (H, 1).
-        a, p, q, b: complex (H, N). q = conj(p) makes the system stable.
-        c: output vectors C, complex (M, H, N): not the C (I - Ā^L) that the official checkpoints store. They determine
-            the precision of the result, which is float32 on "triton".
+        a: diagonal, complex (H, N).
+        p, q: vectors of the low-rank term, complex (H, N). q = conj(p) makes the system stable.
+        b: input vector, complex (H, N).
+        c: output vectors C, complex (M, H, N): not C (I - Ā^L), which the official checkpoints store. The result has
+            their precision, except on "triton", where it is float32.
         length: number of samples L.
-        state: states, complex (B, H, N), for the response to an initial state.
+        state: initial states x, complex (B, H, N), or None.
         backend: "auto", "torch", "triton" or "reference".
 
     Returns:
-        the kernel, real (M, H, L), and the outputs after ``state`` without an input, real (B, M, H, L), or None.
+        the kernel, real (M, H, L), and the responses C Ā^(l+1) x to ``state`` without an input, real (B, M, H, L), or
+        None without ``state``.
 
     Raises:
         BackendUnavailableError: the backend cannot run.
@@ -72,13 +75,13 @@ def diagonal_state(system: DiscreteDiagonal, u: Tensor, state: Tensor | None = N
     """Return the state of a diagonal system after an input: Ā^L state + Σ_t Ā^(L-1-t) B̄ u[t].
 
     Args:
-        system: discrete system, complex (H, N). Use complex128 for log_a, as in :func:`diagonal_kernel`.
-        u: real (B, H, L): float32, float16 or bfloat16, except on "triton" also float64.
+        system: Ā and B̄, complex (H, N). Use complex128 for log_a, see :func:`diagonal_kernel`.
+        u: input, real (B, H, L): float32, float16, bfloat16 or, except on "triton", float64.
         state: state before the first sample, complex (B, H, N); zero by default.
         backend: "auto", "torch", "triton" or "reference".
 
     Returns:
-        complex64 or complex128 (B, H, N).
+        complex (B, H, N).
 
     Raises:
         BackendUnavailableError: the backend cannot run.
@@ -99,10 +102,10 @@ def nplr_state(
     state: Tensor | None = None,
     backend: str = "auto",
 ) -> Tensor:
-    """Return the state of the system of :func:`nplr_kernel` after an input.
+    """Return the state of a normal-plus-low-rank system after an input.
 
-    ``u``, ``state``, the result and the errors are those of :func:`diagonal_state`. "triton" supports up to 512 states
-    N per feature.
+    ``dt``, ``a``, ``p``, ``q`` and ``b`` are those of :func:`nplr_kernel`; ``u``, ``state``, the result and the errors
+    are those of :func:`diagonal_state`. "triton" supports up to 512 states N per feature.
     """
     require_samples(u.shape[-1])
     module = select_backend(backend, u.device, "nplr_state", u.dtype, u.shape[-1])

@@ -18,8 +18,8 @@ def interleaved_medians(
 ) -> dict[str, float]:
     """Return the median seconds of each function over ``repeats`` rounds, after one warm-up round.
 
-    The rounds are interleaved, so other load on the computer affects all functions. A function that runs out of memory
-    has infinite seconds.
+    Every round runs all functions once, so other load on the computer affects all of them equally. A function that runs
+    out of GPU memory has infinite seconds.
     """
     seconds: dict[str, list[float]] = {name: [] for name in functions}
     for repeat in range(repeats + 1):
@@ -39,7 +39,7 @@ def peak_memory(function: Callable[[], object], device: torch.device | str = "cp
         before = torch.cuda.memory_allocated(device)
         function()
         return torch.cuda.max_memory_allocated(device) - before
-    # Otherwise the profiler prints its own start and stop on stderr.
+    # Without this setting the profiler prints a message on stderr when it starts and stops.
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         function()
@@ -52,7 +52,7 @@ def peak_memory(function: Callable[[], object], device: torch.device | str = "cp
 
 
 def gemm_peak(device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> float:
-    """Return the GFLOP/s of a large square matrix product with the current number of threads."""
+    """Return the GFLOP/s of the fastest of several large matrix products with the current number of threads."""
     x = torch.randn(_GEMM_SIZE, _GEMM_SIZE, device=device).to(dtype)
     best = min(seconds_of(lambda: x @ x, device) for _ in range(_GEMM_REPEATS + 1))
     return 2 * _GEMM_SIZE**3 / best / 1e9

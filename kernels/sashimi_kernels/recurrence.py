@@ -19,10 +19,10 @@ def diagonal_step(
 ) -> tuple[Tensor, Tensor]:
     """Run one recurrence step of a diagonal system (S4D, arXiv 2206.11893).
 
-    x = a state + b u and y = 2 Re Σ_n c x + skip u.
+    x = a · state + b · u and y = 2 Re Σ_n c · x + skip · u.
 
     Args:
-        u: input sample per feature, real (B, H): float32, float16 or bfloat16, except on "triton" also float64.
+        u: input sample of each feature, real (B, H): float32, float16, bfloat16 or, except on "triton", float64.
         state: state before the sample, complex (B, H, N).
         a, b: discrete eigenvalues Ā and input vector B̄, complex (H, N).
         c: output vectors, complex (M, H, N).
@@ -53,8 +53,9 @@ def nplr_step(
 ) -> tuple[Tensor, Tensor]:
     """Run one recurrence step of a diagonal-plus-rank-one system, O(N) per feature.
 
-    x = a state - system.u · 2 Re Σ_n v state + b u, with a, v and b of ``system``, complex (H, N). The other arguments,
-    the results and the errors are those of :func:`diagonal_step`.
+    x = a · state - system.u · 2 Re Σ_n v · state + b · u, where a, v and b are those of ``system``, complex (H, N), and
+    y is that of :func:`diagonal_step`. The other arguments, the results and the errors are also those of
+    :func:`diagonal_step`.
     """
     _require_shapes(u, state, c, skip, system._asdict())
     module = select_backend(backend, u.device, "nplr_step", u.dtype)

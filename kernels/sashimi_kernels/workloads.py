@@ -36,7 +36,7 @@ class Workload(NamedTuple):
     """One row of the benchmark.
 
     Args:
-        operation: name that ``backend="auto"`` looks up, or a separate name for a sequence of operations.
+        operation: name of the operation, by which ``backend="auto"`` selects a backend, or "fft_convolution".
         length: number of samples, 1 for a recurrence step.
         run: runs the operation with the backend of this name and returns a differentiable result.
         inputs: tensors that receive gradients; empty if only the forward pass is timed.
@@ -61,7 +61,13 @@ class Workload(NamedTuple):
 
 
 def workloads(sizes: Sizes, dtype: torch.dtype, device: torch.device | str) -> list[Workload]:
-    """Return the workloads of all ``OPERATIONS`` for float32 signals, otherwise of those that support the dtype."""
+    """Return the workloads.
+
+    Args:
+        sizes: sizes of the inputs.
+        dtype: dtype of the signals. Only float32 includes the operations that generate kernels and final states.
+        device: device of the inputs.
+    """
     torch.manual_seed(0)
     system = _System(sizes, device)
     layer = _Layer(sizes, dtype, device)

@@ -81,7 +81,7 @@ def test_one_unknown_label_makes_the_set_unlabelled(tmp_path):
 def test_a_damaged_record_is_named(tmp_path, text):
     write_clips(tmp_path, ["a.wav"])
     (tmp_path / "samples.json").write_text(text)
-    with pytest.raises(UserError, match=r"samples\.json is not a record of sashimi-sample"):
+    with pytest.raises(UserError, match=r"samples\.json was not written by sashimi-sample"):
         open_clips(tmp_path)
 
 
@@ -116,5 +116,5 @@ def test_wrong_requests_are_named(tmp_path):
         open_clips(tmp_path, pattern="{label}-{take}")
     with pytest.raises(UserError, match="did you mean 'speaker'"):
         open_clips(tmp_path, pattern="{label}_{speaker}_{index}", where={"speakers": ["theo"]})
-    with pytest.raises(UserError, match="takes all of the 1 clips"):
+    with pytest.raises(UserError, match="matches all of the 1 clips"):
         split_held_out(tmp_path, "{label}_{speaker}_{index}", None, {"index": ["0"]}, skip_bad_files=False)

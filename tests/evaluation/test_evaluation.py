@@ -8,7 +8,7 @@ from sashimi_evaluation.evaluation import Settings, evaluate, extract_features
 from sashimi_evaluation.metrics import arrays
 from sashimi_evaluation.metrics.frechet import frechet_metrics
 from sashimi_evaluation.metrics.intervals import Resampling
-from sashimi_evaluation.report.record import record, table
+from sashimi_evaluation.report.record import json_report, text_table
 
 FEW_DRAWS = Settings(resampling=Resampling(resamples=20))
 
@@ -107,8 +107,8 @@ def test_the_reference_against_itself(folders, classifier):
     assert metrics["fid"].value == pytest.approx(0, abs=1e-9)
     assert metrics["ndb"].value == 0
     assert metrics["precision"].value == metrics["recall"].value == metrics["coverage"].value == 1
-    assert "80 of 80 clips are files of the reference too" in " ".join(evaluated.notes)
-    assert np.array_equal(evaluated.neighbours[0], np.arange(80))
+    assert "80 of 80 clips are also in the reference" in " ".join(evaluated.notes)
+    assert np.array_equal(evaluated.neighbors[0], np.arange(80))
 
 
 def test_an_extractor_measures_the_distances_only(folders, classifier):
@@ -120,7 +120,7 @@ def test_an_extractor_measures_the_distances_only(folders, classifier):
     ).sets[0]
     assert metrics_of(evaluated)["mcs"] == metrics_of(plain)["mcs"]
     assert metrics_of(evaluated)["fid"].value != metrics_of(plain)["fid"].value
-    content = record(evaluate(extraction), "command")
+    content = json_report(evaluate(extraction), "command")
     assert content["features"] == {"name": "mean", "fingerprint": "mean-1", "dimensions": 2}
 
 
@@ -165,7 +165,7 @@ def test_table_and_record_tell_the_same(folders, classifier):
         [folders["samples"]], folders["reference"], folders["held out"], classifier, settings=FEW_DRAWS
     )
     evaluation = evaluate(extraction)
-    text, content = table(evaluation), record(evaluation, "the command")
+    text, content = text_table(evaluation), json_report(evaluation, "the command")
     first = content["sets"][0]
     assert f"{first['figures']['mcs']['value']:.4g}" in text
     assert text.splitlines()[0].split() == ["samples", "held-out", "recordings"] or "held out" in text.splitlines()[0]

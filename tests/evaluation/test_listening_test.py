@@ -147,10 +147,10 @@ def test_a_clip_that_cannot_be_used_leaves_nothing_behind(tmp_path: Path, method
 
 def test_a_test_that_exists_is_not_overwritten(tmp_path: Path, methods):
     write_listening_test(tmp_path / "test", methods, 0, 2)
-    with pytest.raises(UserError, match="exists already"):
+    with pytest.raises(UserError, match="already exists"):
         write_listening_test(tmp_path / "test", methods, 1, 2)
     shutil.rmtree(tmp_path / "test")
-    with pytest.raises(UserError, match=r"test\.key\.json exists already"):
+    with pytest.raises(UserError, match=r"test\.key\.json already exists"):
         write_listening_test(tmp_path / "test", methods, 1, 2)
 
 
@@ -238,7 +238,7 @@ def test_a_file_from_a_spreadsheet_is_read(key: Path, save):
         ({"intelligibility": ""}, r"a\.csv, line 3: intelligibility of clip-002 is ''"),
         ({"transcription": "ten"}, r"a\.csv, line 3: transcription of clip-002 is 'ten', expected one of 0, 1"),
         ({"item": "clip-009"}, r"a\.csv, line 3: the test has no item 'clip-009'"),
-        ({"item": "clip-001"}, r"a\.csv, line 3: rater 'r1' has rated clip-001 already \(.*a\.csv, line 2\)"),
+        ({"item": "clip-001"}, r"a\.csv, line 3: rater 'r1' has already rated clip-001 \(.*a\.csv, line 2\)"),
         ({"rater": ""}, r"a\.csv, line 3: the rater is missing"),
     ],
 )
@@ -250,7 +250,7 @@ def test_wrong_answers_are_named_by_file_and_line(key: Path, save, changes: dict
 
 def test_a_rater_twice_in_two_files(key: Path, save):
     content = rows("r1", (4, 5, "3"))
-    with pytest.raises(UserError, match=r"b\.csv, line 2: rater 'r1' has rated clip-001 already \(.*a\.csv, line 2\)"):
+    with pytest.raises(UserError, match=r"b\.csv, line 2: rater 'r1' has already rated clip-001 \(.*a\.csv, line 2\)"):
         score_listening_test(key, [save("a.csv", content), save("b.csv", content)])
 
 

@@ -1,4 +1,4 @@
-"""Digit classifier: features and class probabilities of arrays of audio."""
+"""Digit classifier: features and class probabilities of waveforms in NumPy arrays."""
 
 import hashlib
 import json
@@ -27,8 +27,8 @@ class ClassifierOutput(BaseOutput):
     """Output of a classifier network.
 
     Args:
-        features: shape (B, D), for distances between sets of clips.
-        logits: shape (B, classes).
+        features: features for distances between sets of clips, shape (B, D).
+        logits: unnormalized log-probabilities of the classes, shape (B, classes).
     """
 
     features: Tensor
@@ -36,7 +36,7 @@ class ClassifierOutput(BaseOutput):
 
 
 class ClassifierNetwork(ModelMixin, ConfigMixin):
-    """Base class of the networks: they map waveforms (B, 1, L) at 16 kHz to :class:`ClassifierOutput`."""
+    """Base class of networks that map waveforms (B, 1, L) at 16 kHz to :class:`ClassifierOutput`."""
 
     config: Any
 
@@ -47,9 +47,9 @@ class DigitClassifier:
     Clips are cropped to one second, or padded with zeros on the right.
 
     Args:
-        model: a :class:`.ResNeXtClassifier` or :class:`.SmallClassifier`; it is put into evaluation mode.
+        model: a :class:`.ResNeXtClassifier` or :class:`.SmallClassifier`; it is set to evaluation mode.
         name: name in reports.
-        accuracy: known accuracy by data set.
+        accuracy: results on held-out recordings by data set, the content of ``accuracy.json``.
 
     Attributes:
         name: name in reports.
@@ -74,20 +74,20 @@ class DigitClassifier:
         """Return the features of waveforms, for distances between sets of clips.
 
         Args:
-            audio: waveforms, float32 (B, L); the level does not matter.
-            rate: their sample rate in Hz.
+            audio: waveforms, float32 (B, L). The result does not depend on their level.
+            rate: sample rate of the waveforms in Hz.
 
         Returns:
-            float32, shape (B, D); see the class of the network.
+            float32, shape (B, D); D depends on the network.
 
         Raises:
-            UserError: audio of another shape or with non-finite samples, or an invalid rate.
+            UserError: the audio has another shape or non-finite samples, or the rate is invalid.
         """
         return self.classify(audio, rate)[0]
 
     @torch.inference_mode()
     def classify(self, audio: np.ndarray, rate: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return the features and the probabilities of the digits, float32 (B, 10); see :meth:`features`."""
+        """Return features, float32 (B, D), and class probabilities, float32 (B, 10); see :meth:`features`."""
         audio = one_second(audio, rate)
         features, probabilities = [], []
         for start in range(0, len(audio), _BATCH):
@@ -99,10 +99,10 @@ class DigitClassifier:
 
 
 def one_second(audio: np.ndarray, rate: int) -> np.ndarray:
-    """Resample waveforms (B, L) from ``rate`` Hz to 16 kHz and crop or pad them to float32 (B, 16000).
+    """Resample waveforms (B, L) from ``rate`` Hz to 16 kHz, and crop or pad them to float32 (B, 16000).
 
     Raises:
-        UserError: audio of another shape or with non-finite samples, or an invalid rate.
+        UserError: the audio has another shape or non-finite samples, or the rate is invalid.
     """
     audio = np.asarray(audio, dtype=np.float32)
     if audio.ndim != 2 or audio.size == 0:
@@ -111,7 +111,7 @@ def one_second(audio: np.ndarray, rate: int) -> np.ndarray:
         raise UserError(f"the sample rate must be a whole number of at least 1 Hz, got {rate!r}")
     if not np.isfinite(audio).all():
         raise UserError("the audio has non-finite samples (NaN or infinity): leave such clips out")
-    # Cropping before resampling keeps long recordings cheap.
+    # Cropping first saves the resampling of samples that are not used.
     cropped = audio[:, : math.ceil(rate * (1 + _FILTER_SECONDS))]
     resampled = resample(cropped, int(rate), SAMPLE_RATE)[:, :SAMPLE_RATE]
     return np.pad(resampled, ((0, 0), (0, SAMPLE_RATE - resampled.shape[1])))

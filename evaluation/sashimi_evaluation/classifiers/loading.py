@@ -20,8 +20,8 @@ def load_classifier(name_or_folder: str | Path = "digits-small", device: str | t
 
     Args:
         name_or_folder: name of a bundled classifier ("digits-small"), or a folder written by a training run
-            (``pipeline``), a conversion or ``save_pretrained``. Its accuracy is read from ``accuracy.json`` in that
-            folder, if there is one.
+            (its subfolder ``pipeline``), by sashimi-convert or by ``save_pretrained``. The accuracy is read from
+            ``accuracy.json`` in that folder, if the file exists.
         device: device of the network.
 
     Raises:
@@ -38,7 +38,7 @@ def load_speech_embedding(name_or_folder: str | Path = "speech-embedding") -> Sp
     """Load a speech embedding from disk in float32; nothing is downloaded.
 
     Args:
-        name_or_folder: the bundled one ("speech-embedding"), or a folder written by ``save_pretrained``.
+        name_or_folder: name of the bundled embedding ("speech-embedding"), or a folder written by ``save_pretrained``.
 
     Raises:
         UserError: there is no such embedding, or its files are damaged or of another kind.

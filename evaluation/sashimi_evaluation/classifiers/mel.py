@@ -78,10 +78,15 @@ class PowerMel(nn.Module):
 
 
 def decibels_below_peak(power: Tensor, smallest: float, floor: float) -> Tensor:
-    """Return the decibels of powers (B, ...) relative to the maximum of each of the B, from ``floor`` to 0.
+    """Convert powers (B, ...) to dB relative to the maximum of each batch element, clamped to ``floor`` from below.
 
-    Powers are raised to at least ``smallest``, so silence is 0 everywhere. This is librosa's power_to_db with
+    Powers are clamped to ``smallest`` first, so digital silence is 0 dB everywhere. This is librosa's power_to_db with
     ``ref=max``.
+
+    Args:
+        power: powers, real (B, ...).
+        smallest: lower bound of the powers.
+        floor: lower bound of the result in dB.
     """
     level = power.clamp(min=smallest)
     peak = level.amax(dim=tuple(range(1, level.ndim)), keepdim=True)
@@ -91,8 +96,8 @@ def decibels_below_peak(power: Tensor, smallest: float, floor: float) -> Tensor:
 class ProtocolMel(nn.Module):
     """Input of the classifier of the SC09 protocol: 32 mel bands and 32 frames, in dB relative to the maximum.
 
-    Equal to librosa's melspectrogram with its defaults (windows of 2048 samples, hop 512, power, up to 8 kHz) and
-    power_to_db (``ref=max``, 80 dB), as used for the results of SaShiMi (arXiv 2202.09729).
+    It is equal to librosa's melspectrogram with the default settings (windows of 2048 samples, hop 512, power, up to
+    8 kHz) followed by power_to_db (``ref=max``, 80 dB), as used for the results of SaShiMi (arXiv 2202.09729).
     """
 
     def __init__(self) -> None:
@@ -107,20 +112,20 @@ class ProtocolMel(nn.Module):
 class RelativeMel(nn.Module):
     """Input of the small classifier: a mel spectrogram of the telephone band, independent of the level.
 
-    It has 32 bands and windows of 25 ms every 10 ms, the input of :class:`.SpeechEmbedding`. The maximum of each clip
-    is shifted to the level of loud speech. The bands end at 3.8 kHz, because most of the training recordings contain
-    nothing above 4 kHz: higher frequencies would identify the data set instead of the word, and the results for clips
-    of 8 kHz and 16 kHz would differ.
+    It has 32 bands and windows of 25 ms every 10 ms, the input of :class:`.SpeechEmbedding`. Levels are in units of
+    10 dB. Those of each clip are shifted so that the maximum is ``peak``, the level of loud speech. The bands end at
+    3.8 kHz, because most of the training recordings contain nothing above 4 kHz: higher frequencies would identify the
+    data set instead of the word, and the results for clips of 8 kHz and 16 kHz would differ.
     """
 
     peak = 11.0
-    floor = 5.0  # 60 dB below the loudest
+    floor = 5.0  # 60 dB below the peak
 
     def __init__(self) -> None:
         super().__init__()
         self.power = PowerMel(32, window=400, n_fft=512, hop=160, f_min=60.0, f_max=3800.0)
 
     def forward(self, waveform: Tensor) -> Tensor:
-        """Map waveforms (B, 1, L) at 16 kHz to levels (B, 1, 32, 1 + L // 160) from ``floor`` to ``peak``, in 10 dB."""
+        """Map waveforms (B, 1, L) at 16 kHz to levels (B, 1, 32, 1 + L // 160) from ``floor`` to ``peak``."""
         depth = 10 * (self.floor - self.peak)
         return self.peak + decibels_below_peak(self.power(waveform), smallest=1e-12, floor=depth)[:, None] / 10

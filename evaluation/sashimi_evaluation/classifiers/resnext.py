@@ -12,11 +12,11 @@ class Bottleneck(nn.Module):
     """Residual block: 1x1 convolution, grouped convolution, 1x1 convolution (arXiv 1611.05431, figure 3c).
 
     Args:
-        in_channels: of the input.
-        inner_channels: of the grouped convolution.
-        out_channels: of the output.
-        groups: of the grouped convolution.
-        stride: of the grouped convolution.
+        in_channels: channels of the input.
+        inner_channels: channels of the grouped convolution.
+        out_channels: channels of the output.
+        groups: groups of the grouped convolution.
+        stride: stride of the grouped convolution.
     """
 
     def __init__(self, in_channels: int, inner_channels: int, out_channels: int, groups: int, stride: int) -> None:
@@ -43,7 +43,7 @@ class Bottleneck(nn.Module):
 class ResNeXtClassifier(ClassifierNetwork):
     """ResNeXt-29, 8x64d (arXiv 1611.05431), on 32 x 32 mel spectrograms: the classifier of the published SC09 results.
 
-    With the default arguments it has 34,425,546 parameters. Its features are the 1024 inputs of the last layer.
+    With the default arguments it has 34,425,546 parameters. Its features are the 1,024 inputs of the last layer.
 
     Args:
         num_classes: number of classes.
@@ -53,7 +53,7 @@ class ResNeXtClassifier(ClassifierNetwork):
         widen_factor: the stages have 64, 128 and 256 times as many output channels.
 
     Raises:
-        ValueError: a depth that is not 9 k + 2.
+        ValueError: ``depth`` is not 9 k + 2 with k of at least 1.
     """
 
     @register_to_config
@@ -68,7 +68,7 @@ class ResNeXtClassifier(ClassifierNetwork):
         super().__init__()
         blocks, rest = divmod(depth - 2, 9)
         if rest or blocks < 1:
-            raise ValueError(f"depth is {depth}: it must be 9 k + 2")
+            raise ValueError(f"depth is {depth}: it must be 9 k + 2, such as 11, 20 or 29")
         self.mel = ProtocolMel()
         self.stem = nn.Conv2d(1, 64, 3, padding=1, bias=False)
         self.stem_norm = nn.BatchNorm2d(64)
@@ -89,7 +89,7 @@ class ResNeXtClassifier(ClassifierNetwork):
         return self.from_mel(self.mel(waveform))
 
     def from_mel(self, mel: Tensor) -> ClassifierOutput:
-        """Classify levels (B, 1, 32, 32) of :class:`ProtocolMel`."""
+        """Classify mel spectrograms (B, 1, 32, 32) in dB, the outputs of :class:`.ProtocolMel`."""
         hidden = F.relu(self.stem_norm(self.stem(mel)))
         for stage in self.stages:
             hidden = stage(hidden)

@@ -1,4 +1,4 @@
-"""A digit classifier for a CPU: a small head on speech embeddings."""
+"""A digit classifier that is fast on a CPU: a small head on speech embeddings."""
 
 from collections.abc import Sequence
 
@@ -13,19 +13,19 @@ from sashimi_evaluation.classifiers.speech_embedding import WINDOW, SpeechEmbedd
 
 
 class SmallClassifier(ClassifierNetwork):
-    """A convolutional head on the speech embeddings of every 80 ms; the level of the audio does not matter.
+    """A convolutional head on one speech embedding per 80 ms. Its outputs do not depend on the level of the audio.
 
     With the default arguments it has 358,090 parameters, 328,224 of them in the embedding. Its features are the mean
-    and the maximum over time of the normalized embeddings. They describe speech in general, not only the differences
-    between digits, so noise is far from all words.
+    and the maximum over time of the normalized embeddings, 192 numbers. They describe speech in general, not only the
+    differences between digits, so the features of noise are far from those of all words.
 
     Args:
         num_classes: number of classes.
-        channels: of the :class:`.SpeechEmbedding`.
+        channels: channels of the :class:`.SpeechEmbedding`, four numbers.
         dropout: dropout rate of the embeddings and of the input of the last layer.
 
     Raises:
-        ValueError: ``channels`` are not four numbers, or ``dropout`` is not in [0, 1).
+        ValueError: ``channels`` has not four numbers, or ``dropout`` is not in [0, 1).
     """
 
     @register_to_config
@@ -46,7 +46,7 @@ class SmallClassifier(ClassifierNetwork):
 
         Args:
             embedding: a trained speech embedding.
-            arguments: other arguments of the constructor.
+            arguments: arguments of the constructor except ``channels``.
         """
         classifier = cls(channels=embedding.config.channels, **arguments)
         classifier.embedding.load_state_dict(embedding.state_dict())
@@ -55,7 +55,7 @@ class SmallClassifier(ClassifierNetwork):
 
     def forward(self, waveform: Tensor) -> ClassifierOutput:
         """Classify waveforms (B, 1, L) at 16 kHz."""
-        # Padding with silence puts also the first and the last sound into the middle of a window.
+        # Without padding, the beginning and the end of the clip would never be in the middle of a window.
         levels = F.pad(self.mel(waveform), (WINDOW // 2, WINDOW // 2), value=self.mel.floor)
         embeddings = self.norm(self.embedding(levels))  # (B, C, frames)
         hidden = F.relu(self.head(self._dropout(embeddings)))
@@ -68,5 +68,5 @@ class SmallClassifier(ClassifierNetwork):
 
 def _mean_and_maximum(channels: Tensor) -> Tensor:
     """Pool over time, (B, C, frames) to (B, 2 C)."""
-    # The mean alone would depend on the silence around a short word.
+    # The mean alone would depend on the duration of the silence around a word.
     return torch.cat([channels.mean(dim=-1), channels.amax(dim=-1)], dim=1)

@@ -10,29 +10,29 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 WINDOW = 76
-"""Receptive field of one embedding in frames of 10 ms; the next embedding starts 8 frames later."""
+"""Receptive field of one embedding in frames of 10 ms. The window of the next embedding starts 8 frames later."""
 
 
 class BoundedLeakyReLU(nn.Module):
     """Leaky ReLU with slope 0.2 for negative inputs and a lower bound of -0.4."""
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Apply to any shape."""
+        """Apply the activation to a tensor of any shape."""
         return F.leaky_relu(inputs, 0.2).clamp(min=-0.4)
 
 
 class SpeechEmbedding(ModelMixin, ConfigMixin):
-    """The embedding of Lin et al., "Training Keyword Spotters with Limited and Synthesized Speech Data".
+    """The embedding network of Lin et al., "Training Keyword Spotters with Limited and Synthesized Speech Data".
 
-    arXiv 2002.01322, section 3: alternating convolutions over bands and over frames, 328,224 parameters with the
-    default ``channels``. The weights that Google trained to distinguish 5,000 words come with this package
+    arXiv 2002.01322, section 3: alternating convolutions over mel bands and over frames, 328,224 parameters with the
+    default ``channels``. This package contains the weights that Google trained to distinguish 5,000 words
     (``pretrained/speech-embedding``).
 
     Args:
-        channels: of the four widths; the last is the size of an embedding.
+        channels: channels of the layers, four numbers in ascending depth; the last is the size of an embedding.
 
     Raises:
-        ValueError: ``channels`` are not four numbers.
+        ValueError: ``channels`` has not four numbers.
     """
 
     config: Any
@@ -69,10 +69,10 @@ class SpeechEmbedding(ModelMixin, ConfigMixin):
                 nn.init.zeros_(layer.bias)
 
     def forward(self, levels: Tensor) -> Tensor:
-        """Map levels of 32 mel bands (B, 1, 32, frames) to embeddings (B, channels[-1], 1 + (frames - 76) // 8).
+        """Map the levels of 32 mel bands (B, 1, 32, frames) to embeddings (B, channels[-1], 1 + (frames - 76) // 8).
 
-        A level is the power in dB divided by 10, plus 2, for samples from -32,768 to 32,767; the bands are those of
-        :class:`.RelativeMel`.
+        The bands are those of :class:`.RelativeMel`. For audio samples from -32,768 to 32,767, a level is the power in
+        dB divided by 10, plus 2.
         """
         # On a CPU this memory format is twice as fast.
         hidden = self.stem(levels).contiguous(memory_format=torch.channels_last)
@@ -80,7 +80,7 @@ class SpeechEmbedding(ModelMixin, ConfigMixin):
 
 
 def _across_bands_and_frames(in_channels: int, out_channels: int) -> list[nn.Module]:
-    # Frames are not padded: an embedding depends only on the content of its window, not on its position.
+    # No padding over frames: an embedding depends only on the content of its window, not on its position.
     return [
         nn.Conv2d(in_channels, out_channels, (3, 1), padding=(1, 0)),
         BoundedLeakyReLU(),

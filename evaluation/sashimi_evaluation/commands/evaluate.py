@@ -20,7 +20,7 @@ from sashimi_evaluation.evaluation import PROTOCOLS, Evaluation, Settings, evalu
 from sashimi_evaluation.extractors import load_extractor
 from sashimi_evaluation.metrics.intervals import Resampling
 from sashimi_evaluation.report.evaluation_page import write_page
-from sashimi_evaluation.report.record import record, table, write_record
+from sashimi_evaluation.report.record import json_report, text_table, write_json_report
 
 EXAMPLES = """examples:
   sashimi-evaluate samples --reference recordings
@@ -32,27 +32,32 @@ EXAMPLES = """examples:
   sashimi-evaluate listening-test --help
 """
 
-PATTERN_HELP = 'pattern of the recordings\' names, e.g. "{label}_{speaker}_{index}" (default: one folder per digit)'
-WINDOW_HELP = "leave out these fractions of the least and the most likely clips; the paper's are 0.4 0.05"
+PATTERN_HELP = 'file names of the recordings, e.g. "{label}_{speaker}_{index}" (default: one folder per digit)'
+WINDOW_HELP = "leave out these fractions of the least and the most likely clips; the paper uses 0.4 0.05"
 
 
 def build_parser() -> Parser:
     """Return the parser of the command's arguments."""
     parser = Parser(
         prog="sashimi-evaluate",
-        description="Evaluate clips of spoken digits, of any system, against real recordings.",
+        description="Evaluate clips of spoken digits from any system against real recordings.",
         epilog=EXAMPLES,
     )
     add = parser.add_argument
-    add("samples", nargs="+", metavar="[NAME=]DIR", help="folders of clips, one column of the table each")
-    add("--reference", type=Path, required=True, metavar="DIR", help="real clips; the papers take the training set")
+    add("samples", nargs="+", metavar="[NAME=]DIR", help="folders of clips; each one is a column of the table")
+    add("--reference", type=Path, required=True, metavar="DIR", help="real clips; the papers use the training set")
     add("--pattern", metavar="P", help=PATTERN_HELP)
     add("--where", action="append", metavar="FIELD=A,B", help="use only recordings with these values (default: all)")
-    add("--hold-out", action="append", metavar="FIELD=A,B", help="evaluate these recordings; the reference is the rest")
-    add("--held-out", type=Path, metavar="DIR", help="evaluate the recordings of this folder")
-    add("--sample-pattern", metavar="P", help="pattern of the samples' names if there is no samples.json")
-    add("--classifier", default="digits-small", metavar="C", help="bundled classifier, or folder of a classifier")
-    add("--features", metavar="MODULE:FUNCTION", help="feature extractor for the distances (default: the classifier)")
+    add("--hold-out", action="append", metavar="FIELD=A,B", help="move these recordings from the reference to a set")
+    add("--held-out", type=Path, metavar="DIR", help="folder of further recordings to evaluate as a set")
+    add("--sample-pattern", metavar="P", help="file names of the samples if there is no samples.json")
+    add(
+        "--classifier",
+        default="digits-small",
+        metavar="C",
+        help="name or folder of a classifier",
+    )
+    add("--features", metavar="MODULE:FUNCTION", help="feature extractor (default: the features of the classifier)")
     add(
         "--protocol",
         choices=PROTOCOLS,
@@ -62,10 +67,15 @@ def build_parser() -> Parser:
     add("--likelihood-window", type=float, nargs=2, metavar=("LOW", "HIGH"), help=WINDOW_HELP)
     add("--resamples", type=int, default=200, metavar="N", help="bootstrap resamples of each interval")
     add("--seed", type=int, default=0, help="seed of the bootstrap, the splits and the bins")
-    add("--json", type=Path, default=Path("evaluation.json"), metavar="FILE", help="JSON report to write")
-    add("--html", type=Path, metavar="FILE", help="page to look at and listen to (needs the extra eval)")
+    add("--json", type=Path, default=Path("evaluation.json"), metavar="FILE", help="JSON report")
+    add("--html", type=Path, metavar="FILE", help="HTML report with spectrograms and players (needs the extra eval)")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
-    add("--cache-dir", type=Path, metavar="DIR", help="folder of the feature cache (default: the user's cache)")
+    add(
+        "--cache-dir",
+        type=Path,
+        metavar="DIR",
+        help="folder of the feature cache (default: the cache folder of the user)",
+    )
     add("--skip-bad-files", action="store_true", help="continue without unusable files")
     return parser
 
@@ -142,9 +152,9 @@ def settings_of(options: argparse.Namespace) -> Settings:
 
 def report(evaluation: Evaluation, options: argparse.Namespace, command: str) -> None:
     """Print the table and write the JSON report and, if requested, the page."""
-    print(table(evaluation))
+    print(text_table(evaluation))
     with writing(f"to {options.json}"):
-        write_record(options.json, record(evaluation, command))
+        write_json_report(options.json, json_report(evaluation, command))
     written = [options.json]
     if options.html is not None:
         with writing(f"to {options.html}"):
@@ -166,7 +176,7 @@ def _fields(texts: Sequence[str] | None, flag: str) -> dict[str, list[str]]:
 def _require_writable(path: Path) -> None:
     """Raise OSError or UserError before the extraction, which may take hours, if the file cannot be written."""
     if path.is_dir():
-        raise UserError(f"{path} is a folder: name the file to write")
+        raise UserError(f"{path} is a folder: give the name of a file")
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=path.parent):
         pass

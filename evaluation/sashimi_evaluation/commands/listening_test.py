@@ -17,7 +17,7 @@ EXAMPLES = """examples:
 
 
 def build_parser() -> Parser:
-    """Return the parser of the command line."""
+    """Return the parser of the command's arguments."""
     parser = Parser(
         prog="sashimi-evaluate listening-test",
         description="Blind listening test: people rate clips of several systems in a browser.",
@@ -31,9 +31,9 @@ def build_parser() -> Parser:
     make.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to create, for the raters")
     make.add_argument("--clips", type=int, default=20, metavar="N", help="clips of each system")
     make.add_argument(
-        "--pattern", metavar="P", help='pattern of the file names, for their labels, e.g. "{label}_{speaker}_{index}"'
+        "--pattern", metavar="P", help='file names from which to read the labels, e.g. "{label}_{speaker}_{index}"'
     )
-    make.add_argument("--seed", type=int, default=0, help="seed of the choice and the order of the clips")
+    make.add_argument("--seed", type=int, default=0, help="seed of the selection and the order of the clips")
     score = actions.add_parser(
         "score",
         help="compute mean opinion scores from the raters' files (needs the extra eval)",
@@ -45,10 +45,10 @@ def build_parser() -> Parser:
 
 
 def listening_test(arguments: Sequence[str]) -> None:
-    """Run the command line.
+    """Run the command.
 
     Raises:
-        UserError: folders, files or options that cannot be used.
+        UserError: a folder, a file or an option cannot be used.
     """
     options = build_parser().parse_args(arguments)
     if options.action == "make":
@@ -58,7 +58,7 @@ def listening_test(arguments: Sequence[str]) -> None:
 
 
 def format_result(result: ListeningResult) -> str:
-    """Return the scores of the systems as a table, followed by the agreement of the raters."""
+    """Return a table of the mean scores with intervals and numbers of answers, and the agreement of the raters."""
     ratings = list(dict.fromkeys(rating for scores in result.scores.values() for rating in scores))
     rows = [["", *ratings]]
     rows += [[name, *(_cell(scores.get(rating)) for rating in ratings)] for name, scores in result.scores.items()]
@@ -70,7 +70,7 @@ def _cell(score: Score | None) -> str:
     if score is None:
         return "-"
     interval = "" if score.low is None else f" [{score.low:.2f}, {score.high:.2f}]"
-    return f"{score.mean:.2f}{interval} of {score.answers}"
+    return f"{score.mean:.2f}{interval} n={score.answers}"
 
 
 def _make(options: argparse.Namespace) -> None:

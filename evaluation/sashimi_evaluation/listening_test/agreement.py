@@ -20,10 +20,11 @@ def fleiss_kappa(counts: ArrayLike) -> float:
         counts: number of raters who chose each category for each item, shape (items, categories).
 
     Returns:
-        A value up to 1; 0 at chance. NaN if it is undefined: no item has two raters, or all answers are the same.
+        Kappa, which is 1 for perfect agreement and 0 for agreement by chance. NaN if it is undefined: no item has two
+        raters, or all answers are the same.
 
     Raises:
-        UserError: wrong shape, or negative counts.
+        UserError: the shape is wrong, or a count is negative.
     """
     table = np.asarray(counts, dtype=np.float64)
     if table.ndim != 2 or (table < 0).any():
@@ -49,11 +50,11 @@ def weighted_kappa(first: ArrayLike, second: ArrayLike, categories: int) -> floa
         categories: number of categories.
 
     Returns:
-        A value up to 1; 0 at chance. NaN if it is undefined: no items, or both raters gave one and the same answer to
-        all of them.
+        Kappa, which is 1 for perfect agreement and 0 for agreement by chance. NaN if it is undefined: there are no
+        items, or both raters gave the same single answer to all items.
 
     Raises:
-        UserError: different shapes, values that are not categories, or scikit-learn is not installed.
+        UserError: the shapes differ, a value is not a category, or scikit-learn is not installed.
     """
     a, b = np.asarray(first), np.asarray(second)
     if a.shape != b.shape or a.ndim != 1:
@@ -76,11 +77,11 @@ def mean_weighted_kappa(ratings: ArrayLike, categories: int) -> float:
     """Return the mean of ``weighted_kappa`` over all pairs of raters for whom it is defined.
 
     Args:
-        ratings: categories from 0 to ``categories`` - 1, NaN where a rater did not answer, shape (raters, items).
+        ratings: categories from 0 to ``categories`` - 1, shape (raters, items), NaN where a rater did not answer.
         categories: number of categories.
 
     Returns:
-        NaN if it is undefined for every pair.
+        The mean, or NaN if ``weighted_kappa`` is undefined for every pair.
 
     Raises:
         UserError: scikit-learn is not installed.

@@ -16,9 +16,9 @@ class Key:
 
     Attributes:
         test: id of the test.
-        ratings: the questions.
-        methods: method by item, that is by name of a clip or a batch.
-        labels: requested digit by clip, for the clips for which it is known.
+        ratings: the questions, see :mod:`.ratings`.
+        methods: method by item; an item is the neutral name of a clip or of a batch of all clips of a method.
+        labels: requested digit by clip; clips without a known digit are missing.
         batches: the items that are batches.
     """
 
@@ -31,7 +31,7 @@ class Key:
 
 @dataclass(frozen=True)
 class Answer:
-    """The answer of a rater to one question about one item."""
+    """The answer of a rater to the question ``rating`` about one item."""
 
     rater: str
     item: str
@@ -63,8 +63,8 @@ def read_answers(paths: Sequence[Path | str], key: Key) -> list[Answer]:
     """Read the files that raters saved.
 
     Raises:
-        UserError: names file and line: a file of another test, missing columns, an answer that is not allowed, an
-            unknown item, or an item that the same rater has rated already.
+        UserError: a file belongs to another test, lacks columns, or has an answer that is not allowed, an unknown item
+            or an item that the same rater has already rated. The message contains the file and the line.
     """
     answers: list[Answer] = []
     seen: dict[tuple[str, str], str] = {}
@@ -74,8 +74,8 @@ def read_answers(paths: Sequence[Path | str], key: Key) -> list[Answer]:
             rater, item = row["rater"], row["item"]
             first = seen.setdefault((rater, item), place)
             if first != place:
-                raise UserError(f"{place}: rater {rater!r} has rated {item} already ({first}): keep one of the two")
-            for rating in _asked(key, item):
+                raise UserError(f"{place}: rater {rater!r} has already rated {item} ({first}): keep one of the two")
+            for rating in _questions(key, item):
                 if row[rating] not in allowed(rating):
                     raise UserError(
                         f"{place}: {rating} of {item} is {row[rating]!r}, expected one of {', '.join(allowed(rating))}"
@@ -113,5 +113,5 @@ def _check_row(row: Mapping[str, str], key: Key, place: str) -> None:
         raise UserError(f"{place}: the rater is missing")
 
 
-def _asked(key: Key, item: str) -> list[str]:
+def _questions(key: Key, item: str) -> list[str]:
     return [rating for rating in RATINGS if rating in key.ratings and (rating == DIVERSITY) == (item in key.batches)]

@@ -1,4 +1,4 @@
-"""Creation of a listening test: a folder with a page and clips under neutral names, and a key that identifies them."""
+"""Creation of a listening test: a folder with a page and anonymized clips, and a key that identifies the clips."""
 
 import hashlib
 import json
@@ -34,24 +34,25 @@ def write_listening_test(
     """Write a listening test that runs in a browser from a folder, without a server or a network.
 
     ``out`` contains ``index.html`` and ``audio/``: randomly chosen clips of all methods in random order, as 16-bit mono
-    wav files under neutral names, at their own sample rates and levels. For ``diversity``, the clips of one method are
-    also presented together as a batch. The source of the page therefore shows which clips belong together, but not to
-    which method. Only the key contains the methods. It is written next to the folder and must not be given to raters.
+    wav files with neutral names. Sample rates and levels are not changed. For the question ``diversity``, the clips of
+    each method are also presented together as a batch. The source of the page therefore shows which clips belong
+    together, but not to which method. Only the key contains the methods. It is written next to the folder and must not
+    be given to raters.
 
     Args:
-        out: the folder to create; it must not exist or must be empty.
-        methods: files by method, the system that generated them (real recordings are a method too).
-        seed: of the choice and the order of the clips.
+        out: folder to create. If it exists, it must be empty.
+        methods: files by method. A method is a system that generates clips; real recordings are also a method.
+        seed: seed of the selection and the order of the clips.
         clips_per_method: number of clips of each method.
-        ratings: the questions, some of ``RATINGS``.
-        labels: the requested digit, from 0 to 9, of the files for which it is known.
+        ratings: the questions, a subset of ``RATINGS``.
+        labels: requested digit, from 0 to 9, by file; files without a known digit may be missing.
 
     Returns:
         The path of the key, ``<out>.key.json``.
 
     Raises:
-        UserError: no methods, too few files, an unknown rating, a file that cannot be used, or a folder that is not
-            empty or cannot be written.
+        UserError: there are no methods, too few files, or an unknown rating; a file cannot be used; or the folder is
+            not empty or cannot be written.
     """
     labels = labels or {}
     _check_arguments(methods, clips_per_method, ratings, labels)
@@ -60,19 +61,20 @@ def write_listening_test(
     for path in (out, key):
         if path.is_file() or (path.is_dir() and any(path.iterdir())):
             raise UserError(
-                f"{path} exists already: choose another name, or remove it if nobody has rated that test yet"
+                f"{path} already exists: choose another name, or remove it if nobody has rated that test yet"
             )
     clips = _choose_clips(methods, seed, clips_per_method)
-    asked = [rating for rating in RATINGS if rating in ratings]
-    batches = _batches(methods, seed) if DIVERSITY in asked else {}
+    ratings = [rating for rating in RATINGS if rating in ratings]
+    batches = _batches(methods, seed) if DIVERSITY in ratings else {}
     audio = {name: (read_audio(clip.file), soundfile.info(clip.file).samplerate) for name, clip in clips.items()}
     try:
         (out / "audio").mkdir(parents=True, exist_ok=True)
         for name, (waveform, sample_rate) in audio.items():
             write_audio(out / "audio" / f"{name}.wav", waveform, sample_rate)
-        test = _test_id(out, clips, seed, asked)
-        (out / "index.html").write_bytes(_page(test, asked, clips, batches))
-        content = {"test": test, "seed": seed, "ratings": asked, "clips": _key_clips(clips, labels), "batches": batches}
+        test = _test_id(out, clips, seed, ratings)
+        (out / "index.html").write_bytes(_page(test, ratings, clips, batches))
+        key_clips = _key_clips(clips, labels)
+        content = {"test": test, "seed": seed, "ratings": ratings, "clips": key_clips, "batches": batches}
         key.write_text(json.dumps(content, indent=1), encoding="utf-8")
     except OSError as error:
         raise UserError(f"cannot write the listening test {out}: {error.strerror}") from error
@@ -88,7 +90,7 @@ def _check_arguments(
         raise UserError(f"clips_per_method must be at least 1, got {clips_per_method}")
     unknown = next((rating for rating in ratings if rating not in RATINGS), None)
     if unknown is not None or not ratings:
-        raise UserError(f"ratings must be some of {', '.join(RATINGS)}, got {unknown or 'none'}")
+        raise UserError(f"ratings must be one or more of {', '.join(RATINGS)}, got {unknown or 'none'}")
     wrong = next((file for file, label in labels.items() if label not in range(10)), None)
     if wrong is not None:
         raise UserError(f"labels must be digits from 0 to 9, got {labels[wrong]!r} for {wrong}")
@@ -101,7 +103,7 @@ def _check_arguments(
 
 
 def _choose_clips(methods: Mapping[str, Sequence[Path]], seed: int, count: int) -> dict[str, _Clip]:
-    """Return clips by neutral name. The choice depends on seed and files, but not on their order."""
+    """Return the selected clips by neutral name. The selection does not depend on the order of the files."""
     generator = random.Random(seed)
     chosen = [
         _Clip(method, file)
@@ -113,7 +115,7 @@ def _choose_clips(methods: Mapping[str, Sequence[Path]], seed: int, count: int) 
 
 
 def _batches(methods: Mapping[str, Sequence[Path]], seed: int) -> dict[str, str]:
-    """Return methods by the neutral name of their batch, in random order."""
+    """Return the method of each batch by the neutral name of the batch, in random order."""
     shuffled = random.Random(f"batches {seed}").sample(sorted(methods), len(methods))
     return {f"batch-{number}": method for number, method in enumerate(shuffled, 1)}
 

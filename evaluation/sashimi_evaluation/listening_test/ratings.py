@@ -3,7 +3,7 @@
 QUALITY, INTELLIGIBILITY, TRANSCRIPTION, DIVERSITY = "quality", "intelligibility", "transcription", "diversity"
 
 CLIP_RATINGS = (QUALITY, INTELLIGIBILITY, TRANSCRIPTION)
-RATINGS = (*CLIP_RATINGS, DIVERSITY)  # diversity rates all clips of a method together
+RATINGS = (*CLIP_RATINGS, DIVERSITY)  # the question "diversity" is about all clips of a method together
 
 OPINIONS = ("1", "2", "3", "4", "5")
 WORDS = (*"0123456789", "none")

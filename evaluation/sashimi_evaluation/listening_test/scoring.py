@@ -19,7 +19,7 @@ class Score:
     """A mean over raters and items.
 
     Attributes:
-        mean: of all answers.
+        mean: mean of all answers.
         low: lower end of the 95 % confidence interval, or None for a single answer.
         high: upper end of the interval, or None for a single answer.
         answers: number of answers.
@@ -55,36 +55,36 @@ def score_listening_test(key: Path | str, csvs: Sequence[Path | str], seed: int 
 
     The intervals come from the pigeonhole bootstrap (Owen 2007, "The pigeonhole bootstrap", Annals of Applied
     Statistics 1(2), 386-411): raters and items are resampled independently, because the ratings of one rater are
-    correlated, and so are the ratings of one clip. The intervals are rather too wide. With a single rater, only items
+    correlated, and so are the ratings of one clip. The intervals tend to be too wide. With a single rater, only items
     are resampled; the interval then does not include the variation between raters.
 
     Args:
         key: the ``.key.json`` file that was written next to the folder of the test.
-        csvs: the files that raters saved; a file may contain several raters, and answers may be missing.
-        seed: of the bootstrap.
+        csvs: the files that raters saved. A file may contain several raters, and raters may have skipped items.
+        seed: seed of the bootstrap.
 
     Raises:
         UserError: a file cannot be read, belongs to another test, lacks columns, or has an answer that is not allowed
-            or was given twice (the text names file and line); or scikit-learn is not installed.
+            or that was given twice (the message contains the file and the line); or scikit-learn is not installed.
     """
-    content = read_key(key)
-    answers = read_answers(csvs, content)
-    scores: dict[str, dict[str, Score]] = {method: {} for method in dict.fromkeys(content.methods.values())}
+    test_key = read_key(key)
+    answers = read_answers(csvs, test_key)
+    scores: dict[str, dict[str, Score]] = {method: {} for method in dict.fromkeys(test_key.methods.values())}
     agreement: dict[str, float] = {}
-    for rating in content.ratings:
+    for rating in test_key.ratings:
         table, items = _answer_table([answer for answer in answers if answer.rating == rating])
         agreement[rating] = _agreement(table, rating)
         name = rating
         if rating == TRANSCRIPTION:
             name = ACCURACY
-            values, items = _correct(table, items, content)
+            values, items = _correct(table, items, test_key)
         else:
-            values = table + 1
+            values = table + 1  # opinions start at 1
         for method, results in scores.items():
-            of_method = values[:, [content.methods[item] == method for item in items]]
+            of_method = values[:, [test_key.methods[item] == method for item in items]]
             if np.isfinite(of_method).any():
                 results[name] = mean_score(of_method, seed)
-    return ListeningResult(content.test, len({answer.rater for answer in answers}), scores, agreement)
+    return ListeningResult(test_key.test, len({answer.rater for answer in answers}), scores, agreement)
 
 
 def mean_score(values: np.ndarray, seed: int = 0) -> Score:
@@ -94,7 +94,7 @@ def mean_score(values: np.ndarray, seed: int = 0) -> Score:
 
     Args:
         values: shape (raters, items), NaN where there is no answer, with at least one finite value.
-        seed: of the bootstrap.
+        seed: seed of the bootstrap.
     """
     rated = np.isfinite(values)
     answered = np.ix_(rated.any(axis=1), rated.any(axis=0))
@@ -112,7 +112,7 @@ def mean_score(values: np.ndarray, seed: int = 0) -> Score:
 
 
 def _answer_table(answers: Sequence[Answer]) -> tuple[np.ndarray, list[str]]:
-    """Return indices into the allowed answers, NaN where there is no answer, shape (raters, items), and the items."""
+    """Return a table (raters, items) of indices into the allowed answers, NaN where there is none, and the items."""
     raters = list(dict.fromkeys(answer.rater for answer in answers))
     items = sorted({answer.item for answer in answers})
     table = np.full((len(raters), len(items)), np.nan)
@@ -123,7 +123,7 @@ def _answer_table(answers: Sequence[Answer]) -> tuple[np.ndarray, list[str]]:
 
 
 def _correct(table: np.ndarray, items: Sequence[str], key: Key) -> tuple[np.ndarray, list[str]]:
-    """Return whether each transcription is correct, as 0, 1 or NaN, for the items whose digit is known."""
+    """Return a table (raters, items) of 1 (correct), 0 (wrong) and NaN (no answer) for items with a known digit."""
     labeled = [item for item in items if item in key.labels]
     labels = np.array([key.labels[item] for item in labeled], dtype=float)
     transcribed = table[:, [item in key.labels for item in items]]

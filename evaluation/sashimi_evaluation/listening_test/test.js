@@ -28,7 +28,7 @@
   let played = new Set();
   let plays = 0;
 
-  // --- Order: random, but always the same for the same rater. ---
+  // --- Order: random, but the same whenever a rater opens the page again. ---
 
   function randomNumbers(text) {
     let seed = 2166136261;
@@ -61,7 +61,7 @@
     return clips.concat(batches);
   }
 
-  // --- Storage: some browsers give no local storage to pages opened from a disk. ---
+  // --- Storage: in some browsers, pages opened from a file have no local storage. ---
 
   const storage = {
     works: true,
@@ -247,5 +247,5 @@
   byId("answers").addEventListener("submit", next);
   byId("back").addEventListener("click", back);
   byId("again").addEventListener("click", back);
-  storage.write(); // no rater yet: shows before the test whether this browser stores answers
+  storage.write(); // shows the warning before the test begins if this browser has no local storage
 })();

@@ -14,13 +14,14 @@ def feature_matrix(features: ArrayLike, name: str = "features", at_least: int = 
     Args:
         features: real numbers, shape (clips, width).
         name: name of the features in error messages.
-        at_least: the smallest number of clips that the metric is defined for.
+        at_least: smallest number of clips for which the metric is defined.
 
     Returns:
         float64, the same shape.
 
     Raises:
-        UserError: not numbers, not two axes, no columns, too few rows, or not finite.
+        UserError: the array has values that are not finite real numbers, another number of axes, no columns, or too
+            few rows.
     """
     return _matrix(features, name, ("clips", "width"), at_least)
 
@@ -83,7 +84,7 @@ def check_same_width(matrices: tuple[np.ndarray, np.ndarray], names: tuple[str, 
     """Check that two matrices have the same number of columns.
 
     Raises:
-        UserError: they have not; the message ends with ``expected``.
+        UserError: the numbers of columns differ; the message ends with ``expected``.
     """
     widths = [matrix.shape[1] for matrix in matrices]
     if widths[0] != widths[1]:

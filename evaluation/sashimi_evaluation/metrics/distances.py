@@ -8,12 +8,12 @@ from numpy.typing import ArrayLike
 from sashimi_evaluation.metrics.arrays import feature_pair
 
 _BLOCK_ENTRIES = 2**23  # 64 MiB of float64; a few temporary copies exist at a time
-# Features come from float32 networks: points closer than a millionth of their norm are equal.
-_SAME = 1e-12
+# Relative to the squared norms: features have float32 precision, so points closer than 1e-6 of their norm are equal.
+_EQUAL = 1e-12
 
 
 def row_blocks(rows: int, columns: int) -> Iterator[slice]:
-    """Return consecutive slices of ``rows`` rows; one block of a (rows, columns) matrix fits into 64 MiB."""
+    """Return consecutive slices that cover ``rows`` rows; a float64 block (slice, columns) fits into 64 MiB."""
     size = max(1, _BLOCK_ENTRIES // max(1, columns))
     return (slice(start, min(start + size, rows)) for start in range(0, rows, size))
 
@@ -28,15 +28,15 @@ def squared_distances(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
     Returns:
         float64, shape (m, n); exactly 0 where two points are equal within the precision of float32.
     """
-    center = columns.mean(axis=0)  # the product loses digits if the points are far from the origin
+    center = columns.mean(axis=0)  # points far from the origin would lose digits to cancellation
     rows, columns = rows - center, columns - center
     sizes = np.square(rows).sum(axis=1)[:, None] + np.square(columns).sum(axis=1)
     squared = sizes - 2 * (rows @ columns.T)
-    squared[squared < _SAME * sizes] = 0
+    squared[squared < _EQUAL * sizes] = 0
     return squared
 
 
-def nearest_neighbours(queries: ArrayLike, references: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+def nearest_neighbors(queries: ArrayLike, references: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     """Return the nearest reference of every query by Euclidean distance; the first one in case of a tie.
 
     Args:
@@ -49,11 +49,11 @@ def nearest_neighbours(queries: ArrayLike, references: ArrayLike) -> tuple[np.nd
     Raises:
         UserError: the arrays are invalid, see :mod:`sashimi_evaluation.metrics.arrays`.
     """
-    return compute_nearest_neighbours(*feature_pair(queries, references, ("the queries", "the references")))
+    return compute_nearest_neighbors(*feature_pair(queries, references, ("the queries", "the references")))
 
 
-def compute_nearest_neighbours(queries: np.ndarray, references: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return what :func:`nearest_neighbours` returns, for validated arrays."""
+def compute_nearest_neighbors(queries: np.ndarray, references: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return what :func:`nearest_neighbors` returns, for validated arrays."""
     blocks = row_blocks(len(queries), len(references))
     indices = np.concatenate([squared_distances(queries[block], references).argmin(axis=1) for block in blocks])
     return indices, np.linalg.norm(queries - references[indices], axis=1)

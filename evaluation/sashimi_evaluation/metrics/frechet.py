@@ -18,7 +18,7 @@ class Gaussian:
 
     Attributes:
         mean: float64, shape (width,).
-        factor: float64, shape (rank, width); ``factor.T @ factor`` is the covariance, divided by n - 1.
+        factor: float64, shape (rank, width); ``factor.T @ factor`` is the covariance with the divisor n - 1.
     """
 
     mean: np.ndarray
@@ -31,8 +31,8 @@ class FrechetExtrapolation:
 
     Attributes:
         sizes: numbers of clips, ascending.
-        values: the distance at each, averaged over random subsets.
-        limit: value of the line in 1 / N at N → ∞; noise can make it negative.
+        values: the distance at each number of clips, averaged over random subsets.
+        limit: value at N → ∞ of the line that is fitted to the values as a function of 1 / N; may be negative.
     """
 
     sizes: tuple[int, ...]
@@ -43,18 +43,18 @@ class FrechetExtrapolation:
 def frechet_distance(features_a: ArrayLike, features_b: ArrayLike) -> float:
     """Return the Fréchet distance (FID) of two feature sets: Heusel et al. 2017, arXiv 1706.08500, eq. 6.
 
-    Covariances are divided by n - 1. The bias is positive and shrinks like 1 / N: compare only values of equal N, or
-    their extrapolations.
+    Covariances have the divisor n - 1. The bias is positive and proportional to 1 / N, where N is the number of clips:
+    compare only values with equal N, or their extrapolations.
 
     Args:
         features_a: shape (clips, width), at least 2 clips.
-        features_b: the same for the other set, of the same width; the order of the two does not matter.
+        features_b: shape (clips, width), at least 2 clips. The distance is symmetric.
 
     Returns:
-        In squared units of the features; 0 for equal sets up to rounding, which may leave a value such as -1e-13.
+        The distance in squared units of the features. Rounding may leave a value such as -1e-13 for equal sets.
 
     Raises:
-        UserError: the arrays are invalid, or one set has a single clip.
+        UserError: the arrays are invalid, or a set has fewer than 2 clips.
     """
     return _frechet_distance(*feature_pair(features_a, features_b, at_least=2))
 
@@ -64,16 +64,16 @@ def frechet_extrapolation(
 ) -> FrechetExtrapolation:
     """Return the Fréchet distance at several N and its limit for N → ∞: Chong & Forsyth 2020, arXiv 1911.07023.
 
-    Subsets of ``features`` are drawn without replacement; ``reference`` is used whole. The bias is linear in 1 / N only
-    if N is well above the width of the features; otherwise the limit is only a hint.
+    Subsets of ``features`` are drawn without replacement; ``reference`` is always used completely. The bias is linear
+    in 1 / N only if N is well above the width of the features; otherwise the limit is unreliable.
 
     Args:
         reference: shape (clips, width), at least 2 clips.
         features: shape (n, width).
         sizes: numbers of clips from 2 to n, at least two different ones. Default: eight from n / 5 to n, evenly spaced
             in 1 / N.
-        seed: of the random subsets.
-        draws: subsets of each size that are averaged; there is one subset of all n clips.
+        seed: seed of the random subsets.
+        draws: number of subsets per size that are averaged. Size n needs only one.
 
     Raises:
         UserError: the arrays or sizes are invalid.
@@ -108,8 +108,8 @@ def frechet_metrics(reference: np.ndarray, features: np.ndarray, resampling: Res
 
     Args:
         reference: features of the real clips, (n, d), at least 2 clips.
-        features: of the clips to evaluate, (m, d), at least 2 clips.
-        resampling: settings of the intervals.
+        features: features of the clips to evaluate, (m, d), at least 2 clips.
+        resampling: settings of the confidence intervals.
     """
     interval = resampling.interval(_frechet_distance, reference, features, low=0)
     note = _note(min(len(reference), len(features)), features.shape[1])
@@ -140,8 +140,9 @@ def _extrapolation_sizes(clips: int, width: int) -> tuple[int, ...]:
 def _limit_interval(
     reference: np.ndarray, features: np.ndarray, line: FrechetExtrapolation, resampling: Resampling
 ) -> Interval:
-    """Return the interval of the line through the two outermost sizes, shifted to the limit of all sizes.
+    """Return the interval of the limit.
 
+    It is the bootstrap interval of the limit of the smallest and the largest size, shifted to the limit of all sizes.
     Two sizes instead of eight save time and make the interval slightly too wide.
     """
     sizes = line.sizes[0], line.sizes[-1]

@@ -9,7 +9,7 @@ from sashimi_evaluation.metrics.intervals import Interval, Resampling
 from sashimi_evaluation.metrics.metric import FEW_CLIPS, Metric
 
 PROBABILITY_FLOOR = float(np.finfo(np.float32).tiny)
-"""Smallest normal float32; smaller probabilities, which a float32 softmax rounds to 0, are raised to it."""
+"""Smallest normal float32. Logarithms clamp probabilities to it, because a float32 softmax rounds smaller ones to 0."""
 _SPLITS = 10
 
 
@@ -17,15 +17,15 @@ def inception_score(probs: ArrayLike, splits: int = 10, seed: int = 0) -> tuple[
     """Return the Inception Score exp(mean KL(p(y|x) ‖ p(y))): Salimans et al. 2016, arXiv 1606.03498, section 4.
 
     The clips are shuffled and divided into ``splits`` parts whose sizes differ by 1 or less; p(y) is the mean of each
-    part. ``splits=1`` scores the whole set.
+    part. ``splits=1`` evaluates the whole set.
 
     Args:
         probs: shape (clips, classes), rows sum to 1.
         splits: number of parts.
-        seed: of the shuffle.
+        seed: seed of the shuffle.
 
     Returns:
-        Mean and standard deviation over the parts; the score lies between 1 and the number of classes.
+        Mean and standard deviation over the parts. Scores lie between 1 and the number of classes.
 
     Raises:
         UserError: the array is invalid, or there are fewer clips than parts.
@@ -39,8 +39,8 @@ def inception_score(probs: ArrayLike, splits: int = 10, seed: int = 0) -> tuple[
 def log_modified_classifier_score(probs: ArrayLike) -> float:
     """Return the mean of KL(p_i ‖ p_j) over all ordered pairs of clips, in nats.
 
-    This is the logarithm of ``modified_classifier_score``. It suits comparisons better: the score itself is the
-    exponential of an unbounded quantity.
+    This is the logarithm of ``modified_classifier_score``. It is easier to compare, because the score itself grows
+    exponentially with the confidence of the classifier.
 
     Args:
         probs: shape (clips, classes), rows sum to 1.
@@ -54,11 +54,11 @@ def log_modified_classifier_score(probs: ArrayLike) -> float:
 def modified_classifier_score(probs: ArrayLike) -> float:
     """Return the modified classifier score (mCS), also called modified Inception Score (mIS): exp(mean KL(p_i ‖ p_j)).
 
-    Gurumurthy et al. 2017 (DeLiGAN, arXiv 1706.02071), over all ordered pairs of clips of all classes. DiffWave and
-    SaShiMi estimate it from random pairs; this is the exact value. The mean over i and j splits into two sums over
-    single clips: mean_i Σ_c p_ic log p_ic - Σ_c (mean_i p_ic) (mean_j log p_jc).
+    Gurumurthy et al. 2017 (DeLiGAN, arXiv 1706.02071), as the mean over all ordered pairs of clips i, j, also of
+    different classes. DiffWave and SaShiMi estimate it from random pairs; this is the exact value. No loop over pairs
+    is necessary, because the mean is mean_i Σ_c p_ic log p_ic - Σ_c (mean_i p_ic) (mean_j log p_jc).
 
-    Logarithms use max(p, 1.2e-38) (``PROBABILITY_FLOOR``). The score grows fast with the confidence of the classifier;
+    Logarithms use max(p, 1.2e-38) (``PROBABILITY_FLOOR``). The score grows fast with the confidence of the classifier:
     compare only values of the same classifier.
 
     Args:
@@ -77,11 +77,11 @@ def am_score(probs_reference: ArrayLike, probs: ArrayLike) -> float:
     """Return the AM score KL(mean reference ‖ mean generated) + mean entropy of the generated clips, in nats.
 
     Zhou et al. 2018, arXiv 1703.02000. Lower is better. Logarithms use max(p, 1.2e-38) (``PROBABILITY_FLOOR``), so the
-    score stays finite if no generated clip has some class.
+    score stays finite if a class is missing among the generated clips.
 
     Args:
-        probs_reference: of real clips, shape (clips, classes), rows sum to 1.
-        probs: of the generated clips, shape (clips, classes).
+        probs_reference: class probabilities of real clips, shape (clips, classes), rows sum to 1.
+        probs: class probabilities of the generated clips, shape (clips, classes), rows sum to 1.
 
     Raises:
         UserError: the arrays are invalid.
@@ -91,22 +91,23 @@ def am_score(probs_reference: ArrayLike, probs: ArrayLike) -> float:
 
 def compute_am_score(reference: np.ndarray, probabilities: np.ndarray) -> float:
     """Return what :func:`am_score` returns, for validated arrays."""
-    expected, given = reference.mean(axis=0), probabilities.mean(axis=0)
-    return float(expected @ (_log(expected) - _log(given)) + _entropy(probabilities).mean())
+    reference_mean, mean = reference.mean(axis=0), probabilities.mean(axis=0)
+    divergence = reference_mean @ (_log(reference_mean) - _log(mean))
+    return float(divergence + _entropy(probabilities).mean())
 
 
 def inception_metrics(reference: np.ndarray, probabilities: np.ndarray, resampling: Resampling) -> list[Metric]:
     """Return IS, mCS and AM.
 
-    The score of 10 splits is added if there are at least 10 clips per split and class.
+    The Inception Score over 10 splits is added if every split has at least as many clips as there are classes.
 
     Args:
         reference: class probabilities of real clips, (n, classes).
-        probabilities: of the clips to evaluate, (m, classes).
-        resampling: settings of the intervals.
+        probabilities: class probabilities of the clips to evaluate, (m, classes).
+        resampling: settings of the confidence intervals.
     """
     count, classes = probabilities.shape
-    note = f"{count} clips are few: the papers score 2,048 and more" if count < FEW_CLIPS else ""
+    note = f"{count} clips are few: the papers use 2,048 or more" if count < FEW_CLIPS else ""
 
     def score(rows: np.ndarray) -> float:
         return _inception_score(rows, splits=1, seed=0)[0]
@@ -116,9 +117,9 @@ def inception_metrics(reference: np.ndarray, probabilities: np.ndarray, resampli
     if count >= _SPLITS * classes:
         mean, deviation = _inception_score(probabilities, _SPLITS, resampling.seed)
         interval = Interval(mean - deviation, mean + deviation)
-        note_of_splits = "interval: ± one standard deviation over the splits"
+        splits_note = "interval: ± one standard deviation over the splits"
         title = f"Inception score, {_SPLITS} splits"
-        metrics.append(Metric("is_splits", title, mean, interval, "higher", note_of_splits))
+        metrics.append(Metric("is_splits", title, mean, interval, "higher", splits_note))
     modified, am = _modified_classifier_score(probabilities), compute_am_score(reference, probabilities)
     interval = resampling.interval(_modified_classifier_score, probabilities, low=1)
     metrics.append(Metric("mcs", "mCS (mIS)", modified, interval, "higher", note))

@@ -44,27 +44,27 @@ def bootstrap(
     seed: int = 0,
     level: float = 0.95,
 ) -> Interval:
-    """Return the interval in which the statistic of the same number of other clips would lie (Efron 1979).
+    """Return a bootstrap confidence interval of a statistic (Efron 1979).
 
-    Each array is resampled independently: as many rows as it has, drawn with replacement. Repeated clips bias metrics
-    such as the Fréchet distance upwards, so the quantiles of the resampled values may not even contain the value
-    itself. The interval is therefore the value plus the quantiles of the resampled values minus *their* mean. It
-    describes how the metric varies at this number of clips, not its limit for infinitely many. It is not clipped to
-    the range of the metric. The intervals of ``scipy.stats.bootstrap`` (percentile, basic, BCa) are not centered on
-    the mean of the resampled values, so they do not correct this bias.
+    Each array is resampled independently: its rows are drawn with replacement, as many as it has. Repeated clips bias
+    metrics such as the Fréchet distance upwards, so the quantiles of the resampled values may not even contain the
+    value itself. The interval is therefore the value plus the quantiles of (resampled values - mean of the resampled
+    values). It describes how the metric varies at this number of clips, not its limit for infinitely many clips. It is
+    not clipped to the range of the metric. The intervals of ``scipy.stats.bootstrap`` (percentile, basic, BCa) are not
+    centered on the mean of the resampled values, so they do not correct this bias.
 
-    Rows that belong together (the probabilities and the label of a clip) go into one array, or are resampled by index:
-    ``bootstrap(lambda rows: metric(probs[rows], labels[rows]), np.arange(len(probs)))``.
+    Rows that belong together (the probabilities and the label of a clip) must be in one array, or be resampled by
+    index: ``bootstrap(lambda rows: metric(probs[rows], labels[rows]), np.arange(len(probs)))``.
 
     Args:
-        statistic: takes as many arrays as are given and returns a float.
-        arrays: clips along the first axis, not empty.
+        statistic: function of ``arrays`` that returns a float.
+        arrays: arrays with the clips along the first axis, not empty.
         resamples: number of resampled values, at least 2.
         seed: the same seed gives the same interval.
         level: confidence level, between 0 and 1.
 
     Raises:
-        UserError: no arrays, an empty one, or a number out of its range.
+        UserError: there are no arrays, an array is empty, or a number is out of its range.
     """
     rows = [np.asarray(array) for array in arrays]
     if not rows or any(array.ndim == 0 or len(array) == 0 for array in rows):
@@ -79,7 +79,7 @@ def bootstrap(
 
 
 def interval_about(value: float, resampled: np.ndarray, level: float = 0.95) -> Interval:
-    """Return ``value`` plus the quantiles of the resampled values minus their mean, see :func:`bootstrap`.
+    """Return the interval of :func:`bootstrap` from resampled values: ``value`` plus their centered quantiles.
 
     Args:
         value: the metric of the clips themselves.
@@ -100,7 +100,7 @@ def wilson_interval(successes: int, n: int, level: float = 0.95) -> Interval:
     ``scipy.stats.binomtest`` gives the same interval, but SciPy is an optional dependency.
 
     Args:
-        successes: from 0 to n.
+        successes: number of successes, from 0 to n.
         n: number of trials, at least 1.
         level: confidence level, between 0 and 1.
 

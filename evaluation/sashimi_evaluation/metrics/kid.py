@@ -27,8 +27,8 @@ def kernel_distance(features_a: ArrayLike, features_b: ArrayLike, kernel: str = 
     are more. The distance does not depend on the scale of the features, but it is not symmetric. The authors' toolkit
     reports this value times 100.
 
-    Both have the expectation 0 for two sets of the same distribution at all numbers of clips, so single values are
-    often negative. Memory is bounded: the matrix of all pairs is never held.
+    For two sets of the same distribution the expectation of both is 0 at any number of clips, so values are often
+    negative. Memory is bounded: pairs of clips are processed in blocks.
 
     Args:
         features_a: the reference, shape (clips, width), at least 2 clips.
@@ -36,11 +36,11 @@ def kernel_distance(features_a: ArrayLike, features_b: ArrayLike, kernel: str = 
         kernel: "polynomial" or "rbf".
 
     Raises:
-        UserError: the arrays are invalid, an unknown kernel, or a reference whose median distance is 0.
+        UserError: the arrays are invalid, the kernel is unknown, or the median distance in the reference is 0.
     """
     features_a, features_b = feature_pair(features_a, features_b, at_least=2)
-    once = np.ones((len(features_a), 1)), np.ones((len(features_b), 1))
-    return float(_discrepancies(features_a, features_b, *once, _kernel(kernel, features_a))[0])
+    weights = np.ones((len(features_a), 1)), np.ones((len(features_b), 1))
+    return float(_discrepancies(features_a, features_b, *weights, _kernel(kernel, features_a))[0])
 
 
 def kernel_distance_with_interval(
@@ -53,20 +53,20 @@ def kernel_distance_with_interval(
 ) -> tuple[float, Interval]:
     """Return ``kernel_distance`` and its interval (see :func:`.intervals.bootstrap`) in one pass over the pairs.
 
-    A clip that is drawn w times gets the weight w. Pairs of a clip with itself are left out, because they would bias
-    the value. The bandwidth of "rbf" is that of the whole reference. If both sets come from one distribution, the
-    interval is almost twice too wide.
+    A clip that is drawn w times has the weight w. Pairs of a clip with itself are left out, because they would bias
+    the value. All resamples use the bandwidth σ of the whole reference. If both sets come from one distribution, the
+    interval is almost twice as wide as necessary.
 
     Args:
         features_a: the reference, shape (clips, width), at least 2 clips.
         features_b: shape (clips, width), at least 2 clips.
         kernel: "polynomial" or "rbf".
-        resamples: at least 2.
+        resamples: number of resampled values, at least 2.
         seed: the same seed gives the same interval.
         level: confidence level, between 0 and 1.
 
     Raises:
-        UserError: as ``kernel_distance``, or a number out of its range.
+        UserError: as ``kernel_distance``, or a number is out of its range.
     """
     features_a, features_b = feature_pair(features_a, features_b, at_least=2)
     check_resamples(resamples)
@@ -79,8 +79,8 @@ def kernel_metrics(reference: np.ndarray, features: np.ndarray, resampling: Resa
 
     Args:
         reference: features of the real clips, (n, d), at least 2 clips.
-        features: of the clips to evaluate, (m, d), at least 2 clips.
-        resampling: settings of the intervals.
+        features: features of the clips to evaluate, (m, d), at least 2 clips.
+        resampling: settings of the confidence intervals.
 
     Raises:
         UserError: the median distance in the reference is 0.
@@ -110,7 +110,18 @@ def _weights(clips: int, resamples: int, random: np.random.Generator) -> np.ndar
 def _discrepancies(
     a: np.ndarray, b: np.ndarray, weights_a: np.ndarray, weights_b: np.ndarray, kernel: Kernel
 ) -> np.ndarray:
-    """Return the squared discrepancy for each column of weights: (na, width), (nb, width), (na, r), (nb, r) to (r,)."""
+    """Return the squared discrepancy for each column of weights.
+
+    Args:
+        a: features, shape (clips_a, width).
+        b: features, shape (clips_b, width).
+        weights_a: weights of the clips of ``a``, shape (clips_a, columns).
+        weights_b: weights of the clips of ``b``, shape (clips_b, columns).
+        kernel: function of two blocks of features.
+
+    Returns:
+        float64, shape (columns,).
+    """
     within = _mean_within(a, weights_a, kernel) + _mean_within(b, weights_b, kernel)
     return within - 2 * _mean_between(a, b, weights_a, weights_b, kernel)
 

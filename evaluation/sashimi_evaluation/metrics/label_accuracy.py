@@ -13,11 +13,11 @@ from sashimi_evaluation.metrics.metric import Metric
 
 @dataclass(frozen=True, eq=False)
 class Accuracy:
-    """How often the most probable class is the label; fractions from 0 to 1.
+    """Classification accuracy: how often the most probable class is the label.
 
     Attributes:
-        accuracy: over all clips.
-        per_class: float64, shape (classes,); NaN for a class that no label has.
+        accuracy: fraction of all clips, from 0 to 1.
+        per_class: fraction of the clips with each label, float64, shape (classes,); NaN for a class without clips.
         confusion: counts, int64, shape (classes, classes): rows are labels, columns are predictions.
         mean_probability: mean probability of the label over all clips.
     """
@@ -29,7 +29,7 @@ class Accuracy:
 
 
 def class_histogram(probs: ArrayLike) -> np.ndarray:
-    """Count the clips by their most probable class; the first one in case of a tie.
+    """Count the clips by their most probable class, or by the first one in case of a tie.
 
     Args:
         probs: shape (clips, classes), rows sum to 1.
@@ -56,7 +56,7 @@ def label_accuracy(probs: ArrayLike, labels: ArrayLike) -> Accuracy:
         labels: whole numbers from 0 to classes - 1, shape (clips,).
 
     Raises:
-        UserError: the arrays are invalid or do not fit together.
+        UserError: the arrays are invalid, or have different numbers of clips.
     """
     matrix = probability_matrix(probs)
     return compute_label_accuracy(matrix, _checked_labels(labels, *matrix.shape))
@@ -76,17 +76,17 @@ def label_accuracy_metrics(probabilities: np.ndarray, labels: np.ndarray, resamp
     """Return the accuracy of the labels and the mean probability of the label.
 
     Args:
-        probabilities: of the classes, (clips, classes).
+        probabilities: class probabilities, (clips, classes).
         labels: the class of each clip, int64 (clips,).
-        resampling: settings of the intervals.
+        resampling: settings of the confidence intervals.
     """
     accuracy = compute_label_accuracy(probabilities, labels)
     interval = wilson_interval(int(np.trace(accuracy.confusion)), len(labels))
-    of_label = probabilities[np.arange(len(labels)), labels]
-    interval_of_mean = resampling.interval(np.mean, of_label, low=0, high=1)
+    label_probabilities = probabilities[np.arange(len(labels)), labels]
+    mean_interval = resampling.interval(np.mean, label_probabilities, low=0, high=1)
     return [
         Metric("accuracy", "Label accuracy", accuracy.accuracy, interval, "higher"),
-        Metric("confidence", "Mean probability of the label", accuracy.mean_probability, interval_of_mean, "higher"),
+        Metric("confidence", "Mean probability of the label", accuracy.mean_probability, mean_interval, "higher"),
     ]
 
 
@@ -102,10 +102,10 @@ def expected_calibration_error(probabilities: ArrayLike, labels: ArrayLike, bins
         bins: number of bins.
 
     Returns:
-        From 0 (calibrated) to 1.
+        The error, from 0 (calibrated) to 1.
 
     Raises:
-        UserError: no examples, or shapes that do not fit.
+        UserError: there are no examples, or the shapes do not match.
     """
     probabilities, labels = np.asarray(probabilities, dtype=np.float64), np.asarray(labels)
     if probabilities.ndim != 2 or len(probabilities) == 0 or labels.shape != (len(probabilities),):

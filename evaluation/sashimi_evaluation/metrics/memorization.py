@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from sashimi_diffusion.errors import UserError
-from sashimi_evaluation.metrics.distances import nearest_neighbours
+from sashimi_evaluation.metrics.distances import nearest_neighbors
 from sashimi_evaluation.metrics.intervals import Resampling, wilson_interval
 from sashimi_evaluation.metrics.metric import Metric
 
@@ -34,16 +34,16 @@ def memorization(samples: ArrayLike, train: ArrayLike, held_out: ArrayLike) -> M
     The distance of a clip is the distance to its nearest training clip. Percentiles are interpolated linearly.
 
     Args:
-        samples: shape (clips, width).
+        samples: features of the samples, shape (clips, width).
         train: features of the training clips, shape (clips, width).
         held_out: features of real clips that were not used in training, shape (clips, width); their number limits the
             resolution of the percentiles.
 
     Raises:
-        UserError: the arrays are invalid, or half of the held-out clips are in the training set.
+        UserError: the arrays are invalid, or at least half of the held-out clips are in the training set.
     """
-    _, held_out_distances = nearest_neighbours(held_out, train)
-    _, distances = nearest_neighbours(samples, train)
+    _, held_out_distances = nearest_neighbors(held_out, train)
+    _, distances = nearest_neighbors(samples, train)
     return memorization_of_distances(distances, held_out_distances)
 
 
@@ -51,15 +51,17 @@ def memorization_of_distances(distances: np.ndarray, held_out_distances: np.ndar
     """Return what :func:`memorization` returns, from the distances to the nearest training clip.
 
     Args:
-        distances: of the samples, (n,).
-        held_out_distances: of the held-out clips, (m,).
+        distances: distances of the samples, shape (n,).
+        held_out_distances: distances of the held-out clips, shape (m,).
 
     Raises:
-        UserError: half of the held-out clips are in the training set.
+        UserError: at least half of the held-out clips are in the training set.
     """
     first, fifth, median = np.percentile(held_out_distances, [1, 5, 50])
     if median == 0:
-        raise UserError("at least half of the held-out clips are training clips: give real clips not trained on")
+        raise UserError(
+            "at least half of the held-out clips are also training clips: give real clips that were not trained on"
+        )
     below_first, below_fifth = (float((distances < limit).mean()) for limit in (first, fifth))
     return Memorization(below_first, below_fifth, float(np.median(distances) / median))
 
@@ -70,12 +72,12 @@ def memorization_metrics(
     """Return the fraction of copies and the ratio of the median distances.
 
     Args:
-        distances: of the clips to their nearest reference clips, (n,).
-        held_out_distances: of held-out recordings to theirs, (m,), or None: no metrics.
-        resampling: settings of the intervals.
+        distances: distances of the clips to their nearest reference clips, shape (n,).
+        held_out_distances: the same for held-out recordings, shape (m,). None: the result is empty.
+        resampling: settings of the confidence intervals.
 
     Raises:
-        UserError: half of the held-out clips are in the reference.
+        UserError: at least half of the held-out clips are in the reference.
     """
     if held_out_distances is None:
         return []
@@ -91,7 +93,7 @@ def memorization_metrics(
             result.share_below_first,
             wilson_interval(round(result.share_below_first * count), count),
             "lower",
-            "fraction of clips closer to the reference than 99 % of the held-out clips are: 0.01 without memorization",
+            "fraction of clips closer to the reference than 99 % of held-out clips; about 0.01 without memorization",
         ),
         Metric(
             "neighbour_ratio",

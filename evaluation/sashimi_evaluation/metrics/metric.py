@@ -16,12 +16,12 @@ class Metric:
     """One metric of one set of clips.
 
     Args:
-        key: its name in the JSON report.
-        title: its name in tables.
-        value: None if it cannot be computed; ``note`` then says why.
+        key: name in the JSON report.
+        title: name in tables.
+        value: the value, or None if it cannot be computed; ``note`` then says why.
         interval: 95 % confidence interval, or None if there is none.
-        better: whether lower or higher values are better; "" for a metric that only describes.
-        note: what limits its interpretation, for example too few clips; may be empty.
+        better: whether lower or higher values are better; "" if neither is.
+        note: remark for the interpretation of the value, for example that there are too few clips; may be empty.
     """
 
     key: str
@@ -33,5 +33,5 @@ class Metric:
 
 
 def mean_metric(key: str, title: str, values: np.ndarray, resampling: Resampling) -> Metric:
-    """Return the mean of one number per clip (clips,) with its bootstrap interval."""
+    """Return the mean of ``values``, one number per clip, shape (clips,), with its bootstrap interval."""
     return Metric(key, title, float(np.mean(values)), resampling.interval(np.mean, values))

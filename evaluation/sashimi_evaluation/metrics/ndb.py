@@ -20,12 +20,12 @@ class BinComparison:
     """Histograms of two sets of clips over the same bins.
 
     Attributes:
-        share: fraction of the bins whose proportions differ significantly (NDB/K), from 0 to 1; about alpha for two
+        share: fraction of the bins with significantly different proportions (NDB/K), from 0 to 1; about alpha for two
             sets of the same distribution.
-        different: their number (NDB).
+        different: number of these bins (NDB).
         divergence: Jensen-Shannon divergence of the proportions, in bits, from 0 to 1.
-        proportions_reference: float64, shape (bins,).
-        proportions: float64, shape (bins,).
+        proportions_reference: fraction of the reference clips in each bin, float64, shape (bins,).
+        proportions: fraction of the other clips in each bin, float64, shape (bins,).
     """
 
     share: float
@@ -38,18 +38,19 @@ class BinComparison:
 def ndb(
     features_reference: ArrayLike, features: ArrayLike, bins: int = 50, seed: int = 0, alpha: float = 0.05
 ) -> BinComparison:
-    """Compare the histograms of two sets over k-means clusters of the reference: Richardson & Weiss 2018,
-    arXiv 1805.12462.
+    """Compare the histograms of two sets over k-means clusters of the reference (Richardson & Weiss 2018).
+
+    arXiv 1805.12462; each cluster is a bin.
 
     Args:
         features_reference: shape (clips, width), at least as many clips as bins.
         features: shape (clips, width).
         bins: number of clusters.
-        seed: of k-means.
+        seed: seed of k-means.
         alpha: significance level of the two-proportion z-test.
 
     Raises:
-        UserError: the arrays are invalid, fewer reference clips than bins, or scikit-learn is not installed.
+        UserError: the arrays are invalid, there are fewer reference clips than bins, or scikit-learn is not installed.
     """
     reference, others = feature_pair(features_reference, features, ("the reference features", "the features"))
     if not 1 <= bins <= len(reference):
@@ -83,14 +84,14 @@ def proportions_differ(
     """Apply the two-sided, pooled two-proportion z-test to each bin.
 
     Args:
-        proportions_a: of ``count_a`` clips, shape (..., bins).
-        count_a: number of clips.
-        proportions_b: of ``count_b`` clips, shape (..., bins).
-        count_b: number of clips.
-        alpha: a bin differs if its p-value is below this.
+        proportions_a: fraction of the clips of the first set in each bin, shape (..., bins).
+        count_a: number of clips of the first set.
+        proportions_b: the same for the second set, shape (..., bins).
+        count_b: number of clips of the second set.
+        alpha: significance level: a bin differs if its p-value is smaller.
 
     Returns:
-        bool, shape (..., bins); False for bins that are empty in both sets, or contain all clips of both.
+        bool, shape (..., bins); False for bins that are empty in both sets, or contain all clips of both sets.
 
     Raises:
         UserError: SciPy is not installed.
@@ -105,7 +106,7 @@ def proportions_differ(
 
 
 def jensen_shannon_divergence(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Return the mean KL divergence of two distributions from their mean, in bits, from 0 to 1.
+    """Return the Jensen-Shannon divergence in bits, from 0 to 1: the mean KL divergence from the mean distribution.
 
     Args:
         first: proportions, shape (..., bins).
@@ -129,18 +130,18 @@ def ndb_metrics(reference: np.ndarray, features: np.ndarray, resampling: Resampl
 
     Args:
         reference: features of the real clips, (n, d).
-        features: of the clips to evaluate, (m, d).
-        resampling: settings of the intervals; its seed is also that of k-means.
+        features: features of the clips to evaluate, (m, d).
+        resampling: settings of the confidence intervals; its seed is also the seed of k-means.
     """
     if min(len(reference), len(features)) < _BINS:
-        note = f"needs at least {_BINS} clips on either side"
+        note = f"needs at least {_BINS} clips in each set"
         return [Metric("ndb", "NDB/K", None, better="lower", note=note)]
     try:
         result = compute_ndb(reference, features, seed=resampling.seed)
     except UserError as error:  # scikit-learn is not installed
         return [Metric("ndb", "NDB/K", None, better="lower", note=str(error))]
     share, divergence = _intervals(result, len(reference), len(features), resampling)
-    note = f"{_BINS} bins; about 0.05 of them differ between two sets of the same distribution"
+    note = f"fraction of {_BINS} bins; about 0.05 for two sets of the same distribution"
     title = "Jensen-Shannon divergence of the bins (bits)"
     return [
         Metric("ndb", "NDB/K", result.share, share, "lower", note),
@@ -150,7 +151,7 @@ def ndb_metrics(reference: np.ndarray, features: np.ndarray, resampling: Resampl
 
 @contextmanager
 def require_extra_eval(what: str) -> Iterator[None]:
-    """Raise a UserError that starts with ``what`` if an import in the block fails."""
+    """Raise a UserError that starts with ``what`` and names the extra ``eval`` if an import in the block fails."""
     try:
         yield
     except ImportError:
@@ -160,7 +161,7 @@ def require_extra_eval(what: str) -> Iterator[None]:
 def _intervals(
     result: BinComparison, count_reference: int, count: int, resampling: Resampling
 ) -> tuple[Interval, Interval]:
-    """Return the intervals of the share and of the divergence; the clips are resampled and the bins are fixed."""
+    """Return the intervals of the share and of the divergence: clips are resampled, the bins stay the same."""
     random, resamples = np.random.default_rng(resampling.seed), resampling.resamples
     first = random.multinomial(count_reference, result.proportions_reference, size=resamples) / count_reference
     second = random.multinomial(count, result.proportions, size=resamples) / count

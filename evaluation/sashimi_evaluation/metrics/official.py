@@ -1,4 +1,4 @@
-"""The SC09 metrics as the official SaShiMi repository computes them, errors included, to compare with published values.
+"""The SC09 metrics of the official SaShiMi repository, including its errors, to compare with published values.
 
 They follow ``models/sashimi/metrics.py`` and ``sc09_classifier/test_speech_commands.py`` of state-spaces/s4. Its AM
 score is ``.inception.am_score``. Random numbers come from NumPy's legacy generator. The official code seeds it
@@ -22,8 +22,8 @@ _PAIRS = 10_000
 _BINS = 50
 _LOWER = np.arange(0.0, 0.5, 0.1)
 _UPPER = np.arange(0.6, 1.0, 0.05)
-_FEWEST_CLIPS = 20  # the narrowest window of the search, a fifth of one half, then contains two clips
-_NOT_THE_SCORE = "not the Inception Score: the entropy runs over the clips, so missing classes hardly count"
+_MIN_CLIPS = 20  # the narrowest window of the search, a fifth of one half, then contains two clips
+_NOT_THE_SCORE = "not the Inception Score: its entropy is over the clips, so missing classes have little effect"
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,12 +31,13 @@ class ThresholdSearch:
     """A search for the likelihood window with the best official Inception Score.
 
     Attributes:
-        pairs: the windows (lower, upper) that were tried, as fractions of the ascending order.
-        scores: the official Inception Score of each on the tuning half.
-        selected: the window that the official code selects: the last one, not the best.
+        pairs: the windows (lower, upper) of the search. A window keeps the clips between these two fractions of the
+            clips in ascending order of likelihood.
+        scores: official Inception Score of each window on the tuning half.
+        selected: the window that the official code selects, which is the last one instead of the best.
         best: the window with the best score.
-        tuning: indices of the clips of the tuning half, ascending.
-        kept: indices of the clips of the other half inside ``selected``, ascending.
+        tuning: indices of the clips of the tuning half, int64, ascending.
+        kept: indices of the clips of the other half that are inside ``selected``, int64, ascending.
     """
 
     pairs: tuple[tuple[float, float], ...]
@@ -50,16 +51,16 @@ class ThresholdSearch:
 def official_inception_score(probs: ArrayLike) -> float:
     """Return the official "IS", which is not the Inception Score.
 
-    Its entropy runs over the clips instead of the classes (SciPy's default axis): each class column of a random half
-    of the clips is normalized over the clips and compared with a constant. The other half of the clips has no effect.
-    The marginal distribution of the classes has no effect either, so missing classes are hardly penalized, and the
-    value may exceed the number of classes. It is close to the Inception Score only if the classes are balanced.
+    Its entropy is over the clips instead of the classes (SciPy's default axis): each class column of a random half of
+    the clips is normalized over the clips and compared with a constant. The other half of the clips has no effect. The
+    marginal distribution of the classes has no effect either, so missing classes are hardly penalized, and the value
+    may exceed the number of classes. It is close to the Inception Score only if the classes are balanced.
 
     Args:
         probs: shape (clips, classes), at least 2 clips; rows sum to 1.
 
     Returns:
-        exp of the mean over the classes; NaN if a class has no probability in any clip, as in the official code.
+        exp of the mean over the classes; NaN if the probability of a class is 0 in all clips, as in the official code.
 
     Raises:
         UserError: the array is invalid, or there are fewer than 2 clips.
@@ -79,7 +80,7 @@ def official_modified_inception_score(probs: ArrayLike, pairs: int = _PAIRS, see
     Args:
         probs: shape (clips, classes), rows sum to 1.
         pairs: number of pairs.
-        seed: of NumPy's legacy generator.
+        seed: seed of NumPy's legacy generator.
 
     Raises:
         UserError: the array is invalid.
@@ -88,7 +89,11 @@ def official_modified_inception_score(probs: ArrayLike, pairs: int = _PAIRS, see
 
 
 def official_ndb(features_reference: ArrayLike, features: ArrayLike) -> float:
-    """Return the official NDB/K: 50 bins, k-means with seed 0, significance level 0.05. The same as ``.ndb.ndb``.
+    """Return the official NDB/K, which is that of ``.ndb.ndb`` with 50 bins, seed 0 and significance level 0.05.
+
+    Args:
+        features_reference: shape (clips, width), at least 50 clips.
+        features: shape (clips, width).
 
     Returns:
         The fraction of the bins that differ, from 0 to 1.
@@ -125,21 +130,21 @@ def official_threshold_search(probs: ArrayLike, random: np.random.RandomState) -
     one, and the last one is selected.
 
     Args:
-        probs: of clips in ascending order of likelihood, shape (clips, classes), at least 20 clips.
-        random: draws the half. In the official script it has drawn the pairs of the test set's mIS before, see
-            ``state_after_modified_inception_score``.
+        probs: class probabilities of clips in ascending order of likelihood, shape (clips, classes), at least 20 clips.
+        random: generator that draws the half. The official script uses it first for the mIS of the test set, so its
+            state then is that of ``state_after_modified_inception_score``.
 
     Raises:
         UserError: the array is invalid, or there are fewer than 20 clips.
     """
     matrix = probability_matrix(probs)
-    if len(matrix) < _FEWEST_CLIPS:
-        raise UserError(f"the threshold search needs at least {_FEWEST_CLIPS} clips, got {len(matrix)}")
+    if len(matrix) < _MIN_CLIPS:
+        raise UserError(f"the threshold search needs at least {_MIN_CLIPS} clips, got {len(matrix)}")
     return _threshold_search(matrix, random)
 
 
 def state_after_modified_inception_score(clips: int) -> np.random.RandomState:
-    """Return NumPy's legacy generator as the official mIS of ``clips`` clips leaves it: seed 0, then 10,000 pairs."""
+    """Return NumPy's legacy generator with seed 0 after it has drawn the 10,000 pairs of the mIS of ``clips`` clips."""
     random = np.random.RandomState(0)
     random.choice(clips, size=(_PAIRS, 2))
     return random
@@ -152,24 +157,27 @@ def official_metrics(
     probabilities: np.ndarray,
     log_likelihoods: np.ndarray,
 ) -> list[Metric]:
-    """Return FID, IS, mIS, AM and NDB of the official code, and the same after its rejection by likelihood.
+    """Return FID, IS, mIS, AM and NDB of the official code, of all clips and after its rejection by likelihood.
 
     Args:
-        reference_features: of the real clips, (n, d); the official script takes the training set.
-        reference_probabilities: their class probabilities, (n, classes).
-        features: of the clips to evaluate, (m, d); the papers take 2,048 clips, or 10,240 autoregressive ones.
-        probabilities: their class probabilities, (m, classes).
-        log_likelihoods: (m,); NaN where unknown, then there is no rejection.
+        reference_features: features of the real clips, (n, d); the official script uses the training set.
+        reference_probabilities: class probabilities of the real clips, (n, classes).
+        features: features of the clips to evaluate, (m, d); the papers use 2,048 clips, or 10,240 clips of
+            autoregressive models.
+        probabilities: class probabilities of the clips to evaluate, (m, classes).
+        log_likelihoods: log-likelihoods of the clips to evaluate, (m,). With a NaN, or with fewer than 20 clips, the
+            metrics after rejection are left out.
 
     Raises:
-        UserError: scikit-learn or SciPy are not installed.
+        UserError: scikit-learn or SciPy is not installed.
     """
     reference = reference_features, reference_probabilities
     metrics = _metrics(*reference, features, probabilities, rejection=False)
-    if not np.isfinite(log_likelihoods).all() or len(features) < _FEWEST_CLIPS:
+    if not np.isfinite(log_likelihoods).all() or len(features) < _MIN_CLIPS:
         return metrics
     order = np.argsort(log_likelihoods, kind="stable")
-    # The official script has scored its test set before; the half that it draws depends on the size of that set.
+    # The official script draws the pairs of its test set's mIS first, so the random half depends on the size of that
+    # set. There is no test set here: the reference takes its place.
     random = state_after_modified_inception_score(len(reference_features))
     kept = order[_threshold_search(probabilities[order], random).kept]
     return [*metrics, *_metrics(*reference, features[kept], probabilities[kept], rejection=True)]
@@ -183,9 +191,9 @@ def _metrics(
     rejection: bool,
 ) -> list[Metric]:
     key_end, title_end = ("_rejection", " after rejection by likelihood") if rejection else ("", "")
-    fewest, width = min(len(reference_features), len(features)), features.shape[1]
-    if fewest < 2:
-        note = "needs at least two clips on either side"
+    smaller, width = min(len(reference_features), len(features)), features.shape[1]
+    if smaller < 2:
+        note = "needs at least two clips in each set"
         return [Metric(f"official_fid{key_end}", "FID (official)", None, better="lower", note=note)]
 
     def metric(key: str, title: str, value: float, better: Literal["lower", "higher"], note: str = "") -> Metric:
@@ -195,7 +203,7 @@ def _metrics(
             return Metric(key, title, None, better=better, note=note)
         return Metric(key, title, value, better=better, note=note)
 
-    singular = f"unreliable: {fewest} clips for {width} feature dimensions" if fewest <= width else ""
+    singular = f"unreliable: {smaller} clips for {width} feature dimensions" if smaller <= width else ""
     modified = _modified_inception_score(probabilities, _PAIRS, seed=0)
     metrics = [
         metric("fid", "FID (official)", _frechet_distance(reference_features, features), "lower", singular),
@@ -203,7 +211,7 @@ def _metrics(
         metric("mis", "mIS (official)", modified, "higher", "an estimate from 10,000 random pairs, seed 0"),
         metric("am", "AM", compute_am_score(reference_probabilities, probabilities), "lower"),
     ]
-    if fewest >= _BINS:
+    if smaller >= _BINS:
         metrics.append(metric("ndb", "NDB/K", compute_ndb(reference_features, features, _BINS).share, "lower"))
     return metrics
 
@@ -238,7 +246,7 @@ def _threshold_search(probabilities: np.ndarray, random: np.random.RandomState) 
     scores = tuple(_inception_score(probabilities[tuning[_window(pair, count)]]) for pair in pairs)
     positive = [pair for pair, score in zip(pairs, scores, strict=True) if score > 0]
     if not positive:
-        raise UserError("no window has an official Inception Score: a class has no probability in any clip")
+        raise UserError("no window has an official Inception Score: the probability of a class is 0 in all clips")
     best = pairs[int(np.nanargmax(scores))]
     return ThresholdSearch(pairs, scores, positive[-1], best, tuning, others[_window(positive[-1], count)])
 

@@ -11,9 +11,9 @@ from sashimi_evaluation.metrics.distances import row_blocks, squared_distances
 from sashimi_evaluation.metrics.intervals import Resampling
 from sashimi_evaluation.metrics.metric import Metric
 
-# Keeps a clip at the boundary of a neighborhood outside, independently of rounding.
+# Neighborhoods are open balls. This factor keeps a clip on the boundary outside of the ball in spite of rounding.
 _INSIDE = 1 - 1e-9
-_NEIGHBOURS = 5
+_NEIGHBORS = 5
 
 
 @dataclass(frozen=True)
@@ -34,17 +34,19 @@ class PrecisionRecall:
 
 
 def precision_recall_density_coverage(reference: ArrayLike, samples: ArrayLike, k: int = 5) -> PrecisionRecall:
-    """Return improved precision and recall (Kynkäänniemi et al. 2019, arXiv 1904.06991, eq. 1 and 2), density and
-    coverage (Naeem et al. 2020, arXiv 2002.09797).
+    """Return improved precision and recall, density and coverage of samples.
 
-    The neighborhood of a clip is the open ball with the distance to its k-th nearest neighbor in its own set as radius;
-    the clip itself does not count as its neighbor. A set without duplicates has precision, recall, density and coverage
-    1 against itself.
+    Precision and recall: Kynkäänniemi et al. 2019, arXiv 1904.06991, equations 1 and 2. Density and coverage: Naeem et
+    al. 2020, arXiv 2002.09797.
+
+    The neighborhood of a clip is an open ball around it. The radius is the distance to the k-th nearest neighbor in the
+    same set; the clip itself does not count as a neighbor. All four values are 1 if a set without duplicates is
+    compared with itself.
 
     Args:
         reference: shape (clips, width), more than k clips.
         samples: shape (clips, width), more than k clips.
-        k: at least 1.
+        k: rank of the neighbor that defines the radius, at least 1.
 
     Raises:
         UserError: the arrays are invalid, or k is out of range.
@@ -58,7 +60,7 @@ def precision_recall_density_coverage_per_item(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Return the contribution of each clip; the means are the results of ``precision_recall_density_coverage``.
 
-    The interval of a mean comes from resampling its array, with the neighborhoods fixed.
+    Resampling an array gives the confidence interval of its mean for fixed neighborhoods.
 
     Returns:
         Precision (samples,), recall (references,), density (samples,) and coverage (references,), float64.
@@ -76,15 +78,15 @@ def precision_recall_metrics(reference: np.ndarray, features: np.ndarray, resamp
 
     Args:
         reference: features of the real clips, (n, d).
-        features: of the clips to evaluate, (m, d).
-        resampling: settings of the intervals.
+        features: features of the clips to evaluate, (m, d).
+        resampling: settings of the confidence intervals.
     """
     names = ("precision", "recall", "density", "coverage")
-    if min(len(reference), len(features)) <= _NEIGHBOURS:
-        note = f"needs more than {_NEIGHBOURS} clips on either side"
+    if min(len(reference), len(features)) <= _NEIGHBORS:
+        note = f"needs more than {_NEIGHBORS} clips in each set"
         return [Metric(name, name.capitalize(), None, better="higher", note=note) for name in names]
     metrics = []
-    for name, part in zip(names, _per_item(reference, features, _NEIGHBOURS), strict=True):
+    for name, part in zip(names, _per_item(reference, features, _NEIGHBORS), strict=True):
         interval = resampling.interval(np.mean, part, low=0, high=np.inf if name == "density" else 1)
         metrics.append(Metric(name, name.capitalize(), float(part.mean()), interval, "higher"))
     return metrics
@@ -94,7 +96,7 @@ def _per_item(
     reference: np.ndarray, samples: np.ndarray, k: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     reference_radii, sample_radii = _squared_radii(reference, k), _squared_radii(samples, k)
-    neighborhoods = np.zeros(len(samples))  # of reference clips that contain each sample
+    neighborhoods = np.zeros(len(samples))  # number of reference neighborhoods that contain each sample
     recall, coverage = np.zeros(len(reference)), np.zeros(len(reference))
     for block in row_blocks(len(reference), len(samples)):
         squared = squared_distances(reference[block], samples)

@@ -19,16 +19,16 @@ SOUND_DB = -40.0
 
 @dataclass(frozen=True)
 class SignalProperties:
-    """Properties of one waveform; full scale is 1.0.
+    """Properties of one waveform. Levels are in dB relative to full scale, which is 1.0, and at least -120 dB.
 
     Args:
-        seconds: duration.
-        level: root mean square in dB.
+        seconds: duration in seconds.
+        level: root mean square of the waveform in dB.
         noise_floor: 10 % quantile of the levels of frames of 20 ms, in dB.
-        inner_floor: the same of the frames from the first to the last within 40 dB of the loudest, without the silence
-            before and after a word.
+        inner_floor: noise floor between the first and the last frame within 40 dB of the loudest frame, in dB. It
+            excludes the silence before and after a word.
         loudest: level of the loudest frame in dB.
-        clipped: fraction of the samples at or beyond full scale of 16 bits, from 0 to 1.
+        clipped: fraction of the audio samples at or beyond the full scale of 16 bits, from 0 to 1.
     """
 
     seconds: float
@@ -49,7 +49,7 @@ def signal_properties(waveform: np.ndarray, sample_rate: int) -> SignalPropertie
 
     Args:
         waveform: float, (L,), not empty.
-        sample_rate: in Hz.
+        sample_rate: sample rate in Hz.
     """
     samples = np.asarray(waveform, dtype=np.float64)
     frame = min(len(samples), max(1, round(FRAME_SECONDS * sample_rate)))
@@ -71,7 +71,7 @@ def signal_metrics(properties: Mapping[str, np.ndarray], resampling: Resampling)
 
     Args:
         properties: the fields of :class:`SignalProperties`, arrays (clips,) by name.
-        resampling: settings of the intervals.
+        resampling: settings of the confidence intervals.
     """
     return [
         _proportion("silent", "Silent clips", properties["loudest"] < SILENT_DB),
@@ -84,8 +84,9 @@ def signal_metrics(properties: Mapping[str, np.ndarray], resampling: Resampling)
     ]
 
 
-def _proportion(key: str, title: str, true: np.ndarray) -> Metric:
-    return Metric(key, title, float(true.mean()), wilson_interval(int(true.sum()), len(true)), "lower")
+def _proportion(key: str, title: str, condition: np.ndarray) -> Metric:
+    interval = wilson_interval(int(condition.sum()), len(condition))
+    return Metric(key, title, float(condition.mean()), interval, "lower")
 
 
 def _decibels(power: float) -> float:

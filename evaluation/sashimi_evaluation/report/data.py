@@ -1,4 +1,4 @@
-"""The content of a report as plain data, independent of how it was computed and of how it is shown."""
+"""The content of a report as plain data, independent of its computation and its presentation."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,10 +13,10 @@ class Neighbor:
     """The training clip nearest to a sample.
 
     Attributes:
-        title: its name, for example a file name.
+        title: name of the clip, for example a file name.
         waveform: real, shape (length,), in [-1, 1].
-        sample_rate: in Hz.
-        distance: to the sample, in the feature space of the metrics.
+        sample_rate: sample rate in Hz.
+        distance: distance to the sample in the feature space of the metrics.
     """
 
     title: str
@@ -30,14 +30,14 @@ class Clip:
     """One clip with a spectrogram and a player.
 
     Attributes:
-        title: its name, for example a file name.
+        title: name of the clip, for example a file name.
         waveform: real, shape (length,), in [-1, 1]; other values are clamped, non-finite samples become zero.
-        sample_rate: in Hz.
+        sample_rate: sample rate in Hz.
         predicted: predicted class, an index into ``ReportData.classes``.
-        probability: of the predicted class, from 0 to 1.
+        probability: probability of the predicted class, from 0 to 1.
         label: true or requested class, or None if unknown.
         neighbor: the nearest training clip, or None.
-        log_likelihood: of the clip under the model that generated it, in nats, or None.
+        log_likelihood: log-likelihood of the clip in nats under the model that generated it, or None.
     """
 
     title: str
@@ -51,7 +51,7 @@ class Clip:
 
     @property
     def row(self) -> int:
-        """The class whose row shows the clip: its label or, without one, its predicted class."""
+        """Class of the table row that shows the clip: the label, or the predicted class if there is no label."""
         return self.predicted if self.label is None else self.label
 
     @property
@@ -65,13 +65,13 @@ class Method:
     """One folder of clips: the samples of a system, or real recordings for comparison.
 
     Attributes:
-        name: shown name, unique in the report.
-        clips: the clips with players; usually a few of each class, far fewer than were evaluated.
-        metrics: its column of the metric table; may be empty.
+        name: displayed name, unique in the report.
+        clips: the clips to show with players, a small part of the evaluated clips.
+        metrics: the column of the metric table; may be empty.
         predictions: predicted classes of all evaluated clips, integers, shape (N,).
         labels: true or requested classes of all evaluated clips, integers, shape (N,), or None if unknown.
-        log_likelihoods: of all evaluated clips, in nats, shape (N,), or None.
-        is_reference: whether these are real recordings, which are shown first.
+        log_likelihoods: log-likelihoods of all evaluated clips in nats, shape (N,), or None.
+        is_reference: whether the clips are real recordings. They are shown first.
     """
 
     name: str
@@ -99,7 +99,7 @@ class Classifier:
     Attributes:
         name: its name.
         hash: hexadecimal digest of its weights.
-        accuracy: on held-out real clips, from 0 to 1, or None if unknown.
+        accuracy: accuracy on held-out real clips, from 0 to 1, or None if unknown.
         accuracy_note: the clips that the accuracy is computed on; may be empty.
     """
 
@@ -121,7 +121,7 @@ class ReportData:
         command: the command line that produced the report.
         versions: program versions by program name.
         warnings: sentences shown at the top of the page.
-        details: further facts for the header, for example seeds, as text by name.
+        details: further entries of the header, for example seeds, as text by name.
     """
 
     title: str

@@ -102,7 +102,7 @@ def _clip(evaluated: EvaluatedSet, reference: ClipFeatures, index: int) -> Clip:
 
 
 def _neighbor(evaluated: EvaluatedSet, reference: ClipFeatures, index: int) -> Neighbor:
-    indices, distances = evaluated.neighbours
+    indices, distances = evaluated.neighbors
     nearest = int(indices[index])
     waveform, sample_rate = _evaluated_audio(reference, nearest)
     return Neighbor(_title(reference, nearest), waveform, sample_rate, float(distances[index]))

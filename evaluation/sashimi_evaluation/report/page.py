@@ -44,7 +44,7 @@ def write_report(path: Path | str, report: ReportData) -> None:
 
 
 def _variables(report: ReportData) -> dict[str, Any]:
-    """Return the variables of the template; a section whose variables are None or empty is left out."""
+    """Return the variables of the template. It leaves out a section if the variables of the section are empty."""
     methods = sorted(report.methods, key=lambda method: not method.is_reference)  # stable: real clips first
     classified = [method for method in methods if len(method.predictions)]
     with_likelihoods = [method for method in methods if method.log_likelihoods is not None]

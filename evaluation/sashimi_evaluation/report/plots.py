@@ -1,4 +1,4 @@
-"""Histograms drawn with matplotlib, as SVG images in the light or dark color scheme of the reader."""
+"""Histograms drawn with matplotlib, as SVG images that follow the light or dark color scheme of the browser."""
 
 import io
 from collections.abc import Callable, Sequence
@@ -25,7 +25,7 @@ _DARK = dict(
 
 @dataclass(frozen=True)
 class Plot:
-    """An image of a plot: its data URI, and the text that describes it to readers who cannot see it."""
+    """An image of a plot: its data URI, and its description for screen readers."""
 
     uri: str
     description: str
@@ -90,7 +90,7 @@ def _svg_uri(draw: Callable[[Any], None]) -> str:
     settings: dict[Any, Any] = {
         **colors,
         "svg.fonttype": "none",
-        "svg.hashsalt": "report",  # the same report is the same file
+        "svg.hashsalt": "report",  # equal reports become equal files
         "font.family": "sans-serif",
         "font.size": 10,
     }
@@ -116,6 +116,6 @@ def _with_dark_colors(svg: str) -> str:
 
 
 def _literal(name: str) -> str:
-    """Return text that matplotlib shows unchanged: "$" would start a formula, a leading "_" would hide a label."""
+    """Escape text for matplotlib, where "$" starts a formula and a leading "_" hides a label."""
     name = name.encode("utf-8", "replace").decode().replace("$", r"\$")
     return f" {name}" if name.startswith("_") else name

@@ -1,7 +1,7 @@
-"""Published SC09 results, grouped by the classifier they were computed with.
+"""Published SC09 results, grouped by classifier and source.
 
-FID, IS, mIS and AM depend on the classifier, and nearly every group used a different one. Results can be compared
-within a group, but not between groups, and not with results from the classifier of this package.
+FID, IS, mIS and AM depend on the classifier, and most groups used different ones. Results can be compared within a
+group, but not between groups, and not with results from the classifier of this package.
 """
 
 from dataclasses import dataclass
@@ -18,16 +18,16 @@ class PublishedResult:
     """One row of a published table; None where the source has no value.
 
     Attributes:
-        model: as its source calls it.
+        model: name of the model in the source.
         parameters: number of parameters.
-        nll: test negative log-likelihood, as printed (lower is better).
+        nll: negative log-likelihood of the test set in bits per sample (lower is better).
         fid: Fréchet distance (lower is better).
         fid_by_class: Fréchet distance computed class by class (lower is better); not comparable with ``fid``.
-        inception_score: Inception Score (higher is better); for ``OFFICIAL`` and ``RERUNS`` as the official repository
-            computes it.
-        mis: modified Inception Score, mCS with the classifier of the group (higher is better).
+        inception_score: Inception Score (higher is better). In ``OFFICIAL`` and ``RERUNS`` it is the value of the
+            official repository, see :func:`sashimi_evaluation.metrics.official.official_inception_score`.
+        mis: modified Inception Score, also called mCS (higher is better).
         am: AM score (lower is better).
-        accuracy: share of class-conditional samples that are classified as their class, from 0 to 1.
+        accuracy: fraction of class-conditional samples that are classified as their class, from 0 to 1.
     """
 
     model: str
@@ -47,9 +47,9 @@ class ResultGroup:
 
     Attributes:
         name: short heading.
-        classifier: the classifier that gave the probabilities and features.
-        source: where the results are published.
-        results: the rows.
+        classifier: the classifier that computed the probabilities and features.
+        source: publication of the results.
+        results: the rows of the table.
     """
 
     name: str

@@ -17,8 +17,8 @@ from sashimi_evaluation.feature_extraction import FEATURES, ClipFeatures
 from sashimi_evaluation.metrics.metric import Metric
 
 
-def record(evaluation: Evaluation, command: str) -> dict[str, Any]:
-    """Return the content of the JSON report: all metrics, and how to reproduce them.
+def json_report(evaluation: Evaluation, command: str) -> dict[str, Any]:
+    """Return the content of the JSON report: all metrics, and the settings and versions that reproduce them.
 
     Args:
         evaluation: the evaluated sets.
@@ -51,12 +51,12 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), "torch": torch.__version__, **packages}
 
 
-def write_record(path: Path, content: dict[str, Any]) -> None:
-    """Write the JSON report; the file is never left incomplete."""
+def write_json_report(path: Path, content: dict[str, Any]) -> None:
+    """Write the JSON report. An existing file is replaced only by a complete new one."""
     write_file(path, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
 
 
-def table(evaluation: Evaluation) -> str:
+def text_table(evaluation: Evaluation) -> str:
     """Return a table with one column per set, followed by the notes."""
     sets = evaluation.sets
     rows = [["", *(each.name for each in sets)], ["clips", *(str(len(each.clip_features)) for each in sets)]]
@@ -83,6 +83,7 @@ def _set_record(evaluated: EvaluatedSet) -> dict[str, Any]:
         "name": evaluated.name,
         **_source(evaluated.clip_features),
         "recordings": evaluated.real,
+        # The names "figures" (metrics) and "classes_heard" (predicted classes) belong to the file format.
         "figures": {metric.key: _metric_record(metric) for metric in evaluated.metrics},
         "classes_heard": dict(zip(DIGITS, histogram, strict=True)),
         "accuracy_per_class": per_class,
@@ -92,7 +93,7 @@ def _set_record(evaluated: EvaluatedSet) -> dict[str, Any]:
 
 
 def _finite_or_none(values: np.ndarray) -> list[float | None]:
-    """Replace NaN, which JSON does not have, by None."""
+    """Replace NaN by None, because JSON has no NaN."""
     return [float(value) if np.isfinite(value) else None for value in values]
 
 
@@ -102,7 +103,7 @@ def _metric_record(metric: Metric) -> dict[str, Any]:
 
 
 def _first_metrics(sets: list[EvaluatedSet]) -> dict[str, Metric]:
-    """Return the first metric of each key, in the order of the sets."""
+    """Return the first metric with each key; sets may lack metrics that others have."""
     found: dict[str, Metric] = {}
     for evaluated in sets:
         for metric in evaluated.metrics:

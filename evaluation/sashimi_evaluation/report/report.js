@@ -17,8 +17,8 @@
       clip.hidden = onlyWrong && clip.dataset.wrong === undefined;
     }
     for (const row of table.querySelectorAll("tbody tr")) {
-      const wanted = chosenClass === "" || row.dataset.class === chosenClass;
-      row.hidden = !wanted || !row.querySelector("td:not([hidden]) .clip:not([hidden])");
+      const selected = chosenClass === "" || row.dataset.class === chosenClass;
+      row.hidden = !selected || !row.querySelector("td:not([hidden]) .clip:not([hidden])");
     }
     const shown = clips.filter((clip) => !clip.closest("[hidden]")).length;
     table.hidden = shown === 0;

@@ -17,7 +17,7 @@ _DASH = "\N{EN DASH}"
 
 @dataclass(frozen=True)
 class Heading:
-    """The heading of a row or a column; ``better`` says which direction of its values is better, if any."""
+    """The heading of a row or a column; ``better`` says whether lower or higher values are better."""
 
     text: str
     better: Literal["lower", "higher", ""] = ""
@@ -29,10 +29,10 @@ class Cell:
 
     Attributes:
         text: the value.
-        best: whether it is the best value of its row.
-        note: number of its note below the table, from 1, or None.
-        interval: its confidence interval; may be empty.
-        share: strength of the background color from 0 to 1, or None.
+        best: whether it is the best value of the row.
+        note: number of the note below the table, from 1, or None.
+        interval: the confidence interval; may be empty.
+        share: fraction from 0 to 1 that sets the intensity of the background color, or None.
     """
 
     text: str
@@ -55,13 +55,13 @@ class Table:
     """A table.
 
     Attributes:
-        name: its name for screen readers.
-        caption: the text above it.
+        name: name for screen readers.
+        caption: text above the table.
         corner: heading of the column of row headings.
         columns: headings of the other columns.
-        rows: its rows.
+        rows: the rows.
         title: emphasized beginning of the caption; may be empty.
-        notes: numbered notes below it.
+        notes: numbered notes below the table.
         shaded: whether cells have background colors.
     """
 
@@ -79,15 +79,15 @@ def metric_table(methods: Sequence[Method]) -> Table:
     """Return a table with one row for each metric and one column for each method that has metrics."""
     evaluated = [method for method in methods if method.metrics]
     by_method = [{metric.key: metric for metric in method.metrics} for method in evaluated]
-    samples = [metrics for metrics, method in zip(by_method, evaluated, strict=True) if not method.is_reference]
+    of_samples = [metrics for metrics, method in zip(by_method, evaluated, strict=True) if not method.is_reference]
     first_of_key: dict[str, Metric] = {}
-    notes: dict[str, int] = {}  # numbers by text
+    notes: dict[str, int] = {}  # number of each note by its text
     for method in evaluated:
         for metric in method.metrics:
             first_of_key.setdefault(metric.key, metric)
     rows = []
     for key, first in first_of_key.items():
-        best = _best_value([metrics[key] for metrics in samples if key in metrics])
+        best = _best_value([metrics[key] for metrics in of_samples if key in metrics])
         cells = [_metric_cell(metrics.get(key), best, notes) for metrics in by_method]
         rows.append(Row(Heading(first.title, first.better), cells))
     caption = (
@@ -107,7 +107,7 @@ def _metric_cell(metric: Metric | None, best: float | None, notes: dict[str, int
 
 
 def _best_value(metrics: Sequence[Metric]) -> float | None:
-    """Return the best of at least two values; None if there are fewer, or if neither direction is better."""
+    """Return the best value, or None if there are fewer than two values or no better direction."""
     values = [metric.value for metric in metrics if metric.better and metric.value is not None]
     values = [value for value in values if math.isfinite(value)]
     if len(values) < 2:
@@ -147,21 +147,21 @@ def published_table(group: ResultGroup) -> Table:
 
 
 def _as_printed(values: Sequence[float | None]) -> list[str]:
-    """Format values with the most common number of decimals, which restores zeros that floats lose: 4.9 as 4.90."""
+    """Format values with the most common number of decimals. This restores zeros that floats lose: 4.9 becomes 4.90."""
     decimals = [len(f"{value:g}".partition(".")[2]) for value in values if value is not None]
     common = Counter(decimals).most_common(1)[0][0]
 
     def text(value: float | None) -> str:
         if value is None:
             return _DASH
-        own = len(f"{value:g}".partition(".")[2])
-        return f"{value:g}" if value >= 100 else f"{value:.{max(own, common)}f}"
+        needed = len(f"{value:g}".partition(".")[2])
+        return f"{value:g}" if value >= 100 else f"{value:.{max(needed, common)}f}"
 
     return [text(value) for value in values]
 
 
 def confusion_table(method: Method, classes: Sequence[str]) -> Table:
-    """Return the counts of label against prediction; the method must have labels."""
+    """Return the confusion matrix: the number of clips by label and prediction. The method must have labels."""
     assert method.labels is not None
     counts = np.zeros((len(classes), len(classes)), dtype=np.int64)  # (labels, predictions)
     np.add.at(counts, (method.labels, method.predictions), 1)
@@ -180,7 +180,7 @@ def confusion_table(method: Method, classes: Sequence[str]) -> Table:
 
 
 def class_table(methods: Sequence[Method], classes: Sequence[str]) -> Table:
-    """Return the values of the class histogram."""
+    """Return the values of the class histogram: the share of each method's predictions in each class."""
     shares = [100 * method.class_shares(len(classes)) for method in methods]
     rows = [Row(Heading(name), [Cell(f"{share[index]:.1f}") for share in shares]) for index, name in enumerate(classes)]
     caption = "Share of clips in each predicted class, in percent."
@@ -203,7 +203,7 @@ def _names(methods: Sequence[Method]) -> list[Heading]:
 
 
 def _number(value: float | None) -> str:
-    """Format a value with four significant digits, up to six of them after the point."""
+    """Format a value with four significant digits, but no more than six decimals."""
     if value is None or not math.isfinite(value):
         return _DASH
     decimals = max(0, 3 - math.floor(math.log10(abs(value)))) if value else 3

@@ -28,8 +28,8 @@ def _moments(x: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
     x = x.to(torch.promote_types(x.dtype, torch.float32))
     n_channels = x.shape[1]
     centered = x - x.mean(1, keepdim=True)
-    # The derivative of a vector norm is finite where all channels are equal; that of √variance overflows for a small
-    # epsilon.
+    # If all channels are equal, the derivative of a vector norm is finite, but the derivative of √(variance + epsilon)
+    # overflows for a small epsilon.
     floor = x.new_full((x.shape[0], 1, x.shape[2]), (n_channels * epsilon) ** 0.5)
     deviation = torch.linalg.vector_norm(torch.cat([centered, floor], dim=1), dim=1, keepdim=True)
     return centered, deviation / n_channels**0.5

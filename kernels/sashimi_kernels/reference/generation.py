@@ -32,7 +32,7 @@ def nplr_kernel(
 
 
 def truncated_output(dt: Tensor, a: Tensor, p: Tensor, q: Tensor, b: Tensor, c: Tensor, length: int) -> Tensor:
-    """Return C (I - Ā^L), which replaces C in the generating function of a kernel of L samples."""
+    """Return C (I - Ā^L), complex (M, H, N). It replaces C in the generating function of a kernel of L samples."""
     matrix = real_matrix(discretize_nplr(*(x.to(_double(x)) for x in (dt, a, p, q, b))))  # (H, 2N, 2N)
     row = real_output(c).to(matrix.dtype).unsqueeze(-2)  # (M, H, 1, 2N)
     row = (row - row @ torch.linalg.matrix_power(matrix, length)).squeeze(-2)
@@ -52,7 +52,7 @@ def cauchy_kernel(dt: Tensor, a: Tensor, p: Tensor, q: Tensor, b: Tensor, c_trun
     b_c, q_c = cauchy(b, c_truncated), cauchy(p, c_truncated)
     spectrum = weight * (b_c - cauchy(b, q) * q_c / (1 + cauchy(p, q)))
     if length % 2 == 0:
-        # z is infinite at ω = -1; there the sums reduce to this limit and the low-rank term vanishes.
+        # At ω = -1, z is infinite: the product of weight and sums has this limit, and the low-rank term vanishes.
         spectrum = torch.cat([spectrum[..., :-1], dt * (b * c_truncated).real.sum(-1, keepdim=True) + 0j], dim=-1)
     return torch.fft.irfft(spectrum, n=length)
 
@@ -60,11 +60,11 @@ def cauchy_kernel(dt: Tensor, a: Tensor, p: Tensor, q: Tensor, b: Tensor, c_trun
 def bilinear_nodes(length: int, device: torch.device | str) -> tuple[Tensor, Tensor]:
     """Return the images of the L-th roots of unity ω = exp(-2πi k/L), k = 0 … L/2, under the bilinear rule.
 
-    They are computed in float64 because an error here is an error of frequency, which grows along the kernel.
+    They are computed in float64, because an error of a node is an error of frequency, which grows along the kernel.
 
     Returns:
-        z = 2 (1-ω)/(1+ω) = 2i tan(πk/L) and the weight 2/(1+ω) = 1 + z/2, complex128 (L // 2 + 1,). Both are infinite
-        at ω = -1; they are set to 0 there, and the caller inserts the limit.
+        z = 2 (1-ω)/(1+ω) = 2i tan(πk/L) and the weight 2/(1+ω) = 1 + z/2, complex128 (L // 2 + 1,). For even L both
+        would be infinite at the last root ω = -1. They are set to 0 there, and the caller inserts the limit.
     """
     k = torch.arange(length // 2 + 1, device=device, dtype=torch.float64)
     z = 2j * torch.tan(math.pi * k / length)

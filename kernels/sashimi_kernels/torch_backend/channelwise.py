@@ -1,7 +1,8 @@
 """Channel norms and the gated residual in plain PyTorch, with few passes over memory.
 
 PyTorch's layer norm takes one pass if the channels of a position are adjacent in memory. On a CPU this is several times
-faster than statistics over strided channels, so inputs are copied to that layout if necessary and results have it.
+faster than statistics over strided channels. Inputs with another layout are therefore copied, and the results have this
+layout.
 """
 
 import functools
@@ -16,7 +17,7 @@ from sashimi_kernels.reference.channelwise import scalar_norm as reference_scala
 
 
 def scalar_norm(x: Tensor, gain: Tensor, shift: Tensor, bias: Tensor | None, epsilon: float) -> Tensor:
-    """Apply PyTorch's layer norm with one gain, then add gain · shift / deviation."""
+    """Apply PyTorch's layer norm with equal weights, then add gain · shift / deviation and the bias."""
     rows = _at_least_float32(x).transpose(1, 2).contiguous()  # (B, L, H)
     gain, shift = gain.to(rows.dtype), shift.to(rows.dtype)
     # PyTorch's layer norm adds the bias of a single batch element in its own pass.
@@ -91,7 +92,10 @@ class _ScalarNorm(torch.autograd.Function):
 
 
 class _GatedResidual(torch.autograd.Function):
-    """residual + glu(x). PyTorch's derivative of the gate takes three times as long if the channels are adjacent."""
+    """residual + glu(x).
+
+    If the channels are adjacent in memory, the backward pass below is three times as fast as PyTorch's.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, residual: Tensor) -> Tensor:
@@ -101,10 +105,10 @@ class _GatedResidual(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
         (x,) = ctx.saved_tensors
-        if x.is_contiguous() or torch.is_grad_enabled():  # PyTorch's derivative is differentiable; that below is not
+        if x.is_contiguous() or torch.is_grad_enabled():  # only PyTorch's derivative is differentiable
             return torch.ops.aten.glu_backward(gradient, x, 1), gradient
         value, gate = x.transpose(1, 2).chunk(2, dim=-1)  # (B, L, H)
-        opening = gate.clone(memory_format=torch.contiguous_format).sigmoid_()
-        d_value = gradient.transpose(1, 2) * opening
-        d_gate = opening.neg_().add_(1).mul_(value).mul_(d_value)
+        sigmoid = gate.clone(memory_format=torch.contiguous_format).sigmoid_()
+        d_value = gradient.transpose(1, 2) * sigmoid
+        d_gate = sigmoid.neg_().add_(1).mul_(value).mul_(d_value)  # overwrites sigmoid
         return torch.cat([d_value, d_gate], dim=-1).transpose(1, 2), gradient

@@ -20,9 +20,9 @@ from torch import Tensor
 from sashimi_kernels.discretization import DiscreteDiagonal
 from sashimi_kernels.torch_backend.generation import exponentials
 
-# A sample takes 2T operations in the Toeplitz product, and per direction 8N operations and 16N / T bytes of states. For
-# N = 32 and both directions, T = 128 takes a fifth more operations than T = 64 but half the bytes of states. These are
-# 8 bytes per sample, fewer than the traffic of the sample itself, which is read twice and written once.
+# Chunk length T. A sample takes 2T operations in the Toeplitz product, and per direction 8N operations and 16N / T
+# bytes of states. For N = 32 and both directions, T = 128 takes a fifth more operations than T = 64, but half the bytes
+# of states: 8 bytes per sample, which is less than the traffic of the sample itself (two reads and one write).
 CHUNK = 128
 
 
@@ -32,7 +32,7 @@ class ChunkOperators(NamedTuple):
     Args:
         lags: kernel at the lags 1-T … T-1, including the skip connection, real (H, 2T-1).
         write: contribution of each sample to the states, complex (H, T, D, N).
-        read: contribution Re(read* · state) of each state to the samples, complex (H, T, D, N).
+        read: each state contributes Re(conj(read) · state) to the samples; complex (H, T, D, N).
         powers: Ā^l for l = 0 … T, complex (H, T + 1, N).
     """
 
@@ -42,7 +42,12 @@ class ChunkOperators(NamedTuple):
     powers: Tensor
 
     def state_after(self, rest: Tensor, state: Tensor) -> Tensor:
-        """Return the forward state after up to T samples ``rest`` (B, H, l), for a state before them (B, H, N)."""
+        """Return the forward state after the samples ``rest``.
+
+        Args:
+            rest: up to T samples, real (B, H, l).
+            state: state before these samples, complex (B, H, N).
+        """
         length, chunk = rest.shape[-1], self.write.shape[1]
         write = torch.view_as_real(self.write[:, chunk - length :, 0])
         written = torch.einsum("bhl,hlnr->bhnr", rest, write).contiguous()
@@ -58,15 +63,15 @@ def chunk_operators(
     chunk: int,
     dtype: torch.dtype,
 ) -> ChunkOperators:
-    """Return the operators for chunks of ``chunk`` samples, in the complex ``dtype`` or its real counterpart."""
+    """Return the operators for chunks of ``chunk`` samples, in the complex ``dtype`` or the real counterpart."""
     b = system.b.to(dtype)
     vectors = torch.stack([c] if reverse is None else [c, reverse]).to(dtype)  # (D, H, N)
     powers = exponentials(system.log_a, chunk + 1, dtype).transpose(1, 2)
     kernels = 2 * torch.einsum("dhn,htn->dht", vectors * b, powers[:, :chunk]).real
-    written = [powers[:, :chunk].flip(1), powers[:, :chunk]]
-    seen = [powers[:, 1:], powers[:, 1 - shift : chunk + 1 - shift].flip(1)]
-    write = torch.stack(written[: len(vectors)], dim=2) * b[:, None, None]
-    read = torch.stack(seen[: len(vectors)], dim=2) * vectors.transpose(0, 1).unsqueeze(1)
+    write_powers = [powers[:, :chunk].flip(1), powers[:, :chunk]]  # forward, reverse
+    read_powers = [powers[:, 1:], powers[:, 1 - shift : chunk + 1 - shift].flip(1)]
+    write = torch.stack(write_powers[: len(vectors)], dim=2) * b[:, None, None]
+    read = torch.stack(read_powers[: len(vectors)], dim=2) * vectors.transpose(0, 1).unsqueeze(1)
     return ChunkOperators(_lags(kernels, skip, shift), write, 2 * read.conj(), powers)
 
 
@@ -79,7 +84,7 @@ def chunked_convolution(
     shift: int,
     state: Tensor | None,
 ) -> tuple[Tensor, Tensor | None]:
-    """Compute three batched matrix products, with a tree over the chunks between them."""
+    """Compute the states before the chunks (a matrix product and a tree), then the outputs (two matrix products)."""
     real = torch.float64 if u.dtype == torch.float64 else torch.float32
     dtype = torch.complex128 if u.dtype == torch.float64 else torch.complex64
     n_batch, _, length = u.shape
@@ -111,8 +116,11 @@ def states_before_chunks(sums: Tensor, decay: Tensor, start: Tensor) -> Tensor:
 
     Args:
         sums: contributions of the chunks, complex (H, B, chunks, N).
-        decay: complex (H, N). Its powers are computed in its own precision.
-        start: complex (H, B, N).
+        decay: factor of a state over a chunk, complex (H, N). Its powers have the same precision.
+        start: state before the first chunk, complex (H, B, N).
+
+    Returns:
+        complex (H, B, chunks, N).
     """
     n_chunks = sums.shape[2]
     if n_chunks == 1:

@@ -1,6 +1,6 @@
 """Convolution kernels and final states in plain PyTorch.
 
-Both kernels split the position l = T·a + b, with T near √L, and become one batched matrix product. No tensor of size
+With the position l = T·a + b and T near √L, both kernels are computed as one batched matrix product. No tensor of size
 H·N·L is stored, neither in the forward nor in the backward pass.
 """
 
@@ -35,12 +35,12 @@ def diagonal_kernel(log_a: Tensor, coefficients: Tensor, length: int) -> Tensor:
 
 
 def diagonal_state(system: DiscreteDiagonal, u: Tensor, state: Tensor | None = None) -> Tensor:
-    """Compute sums inside blocks of T samples, then over the blocks."""
+    """Compute the contributions of blocks of T samples, then their sum over the blocks."""
     dtype = torch.complex128 if u.dtype == torch.float64 else torch.complex64
     u, length = u.to(dtype.to_real()), u.shape[-1]
     block = _block_length(length)
     n_blocks = -(-length // block)
-    # Leading zeros do not change the state of a system at rest, so the first block may be shorter than T samples.
+    # The first block may be shorter than T samples: leading zeros do not change a state of zero.
     blocks = torch.nn.functional.pad(u, (n_blocks * block - length, 0)).unflatten(-1, (n_blocks, block))
     fine = torch.view_as_real(exponentials(system.log_a, block, dtype).flip(-1))  # (H, N, block, 2)
     inner = torch.einsum("bhat,hntr->bhnar", blocks, fine)  # (B, H, N, n_blocks, 2)
@@ -56,7 +56,8 @@ def nplr_kernel(
 ) -> tuple[Tensor, Tensor | None]:
     """Compute the two-level Krylov form K[T·a + b] = (C Ā^(Ta)) (Ā^b B̄) as one matrix product.
 
-    The powers up to Ā^T are computed in float64: they are few, and the coarse powers multiply their rounding errors.
+    The powers up to Ā^T are computed in float64. They are few, and the powers of Ā^T would multiply their rounding
+    errors.
     """
     system, block = discretize_nplr(dt, a, p, q, b), _block_length(length)
     start = system.b.unsqueeze(1)  # (H, 1, N)
@@ -107,9 +108,9 @@ def exponentials(log_a: Tensor, count: int, dtype: torch.dtype) -> Tensor:
 
 
 class _Exponentials(torch.autograd.Function):
-    """exp(l · log_a) with the phase reduced modulo 2π before it is rounded to the working precision.
+    """exp(l · log_a). The phase is reduced modulo 2π before it is rounded to the working precision.
 
-    The derivative is l times the result, so no intermediate tensor is saved.
+    The derivative with respect to log_a is l times the result, so no intermediate tensor is saved.
     """
 
     @staticmethod

@@ -1,13 +1,15 @@
 """Powers of a diagonal-plus-rank-one matrix, and their products with vectors, from few matrix products.
 
-One recurrence step is x ↦ D x - u w with the scalar w = v · x (over both halves of the pairs), so the
-first T steps need no dense matrix. With S[t, s] = v · D^(t-1-s) u below the diagonal,
+With D = diag(a), one recurrence step is x[t+1] = Ā x[t] = D x[t] - u w[t] with the scalar w[t] = v · x[t] (over both
+halves of the conjugate pairs), so the first T steps need no dense matrix. With S[t, s] = v · D^(t-1-s) u below the
+diagonal,
 
-    (I + S) w = [v · D^t x₀]    and    x[t] = D^t x₀ - Σ_{s<t} D^(t-1-s) u w[s].
+    (I + S) w = [v · D^t x[0]]    and    x[t] = D^t x[0] - Σ_{s<t} D^(t-1-s) u w[s].
 
-T = 16 steps cost less than two squarings of the dense matrix and replace four. Higher powers are squarings of Ā^T.
+T = 16 steps cost less than two squarings of the dense matrix and replace four of them. Higher powers are computed by
+squaring Ā^T.
 
-Complex vectors of N states are real row vectors of 2N elements here, with interleaved real and imaginary parts
+In this file, complex vectors of N states are real row vectors of 2N elements with interleaved real and imaginary parts
 (``view_as_real``).
 """
 
@@ -18,8 +20,9 @@ from torch import Tensor
 
 from sashimi_kernels.discretization import DiscreteNPLR
 
+# Number of powers computed by the triangular system.
 FIRST = 16
-# Number of rows computed by doubling. The other rows follow group by group, which saves the highest squarings.
+# Number of powers computed by doubling. The others follow group by group, which saves the highest squarings.
 GROUP = 4
 
 
@@ -30,8 +33,8 @@ def krylov_columns(system: DiscreteNPLR, start: Tensor, count: int, dtype: torch
         system: complex (H, N), complex128 for the accuracy of Ā^count.
         start: complex (H, m, N).
         count: a power of two.
-        dtype: dtype of the first result. Ā^count keeps the precision of ``system`` because further powers multiply its
-            errors.
+        dtype: real dtype of the first result. Ā^count keeps the precision of ``system``, because its powers multiply
+            rounding errors.
 
     Returns:
         real (H, m, count, 2N), and the transpose of Ā^count, real (H, 2N, 2N).
@@ -46,7 +49,16 @@ def krylov_columns(system: DiscreteNPLR, start: Tensor, count: int, dtype: torch
 
 
 def krylov_rows(matrix: Tensor, start: Tensor, count: int) -> Tensor:
-    """Return c, c M, …, c M^(count-1) for the rows c of ``start`` (H, m, n) and M (H, n, n): (H, count, m, n)."""
+    """Return c, c M, …, c M^(count-1) for the rows c of ``start``, where M is ``matrix``.
+
+    Args:
+        matrix: real (H, n, n).
+        start: real (H, m, n).
+        count: number of powers.
+
+    Returns:
+        real (H, count, m, n).
+    """
     n_rows, size = start.shape[1], 1
     while size < min(count, GROUP):
         start = torch.cat([start, start @ matrix], dim=1)
@@ -80,7 +92,7 @@ class _Repeat(torch.autograd.Function):
 
 
 def _adjoint_powers(gradient: Tensor, matrix: Tensor) -> Tensor:
-    """Return g[i] + a[i+1] Mᵀ for the gradients g (count, H, m, n), from the last to the first: (count, H, m, n)."""
+    """Return a[i] = g[i] + a[i+1] Mᵀ for the gradients g, (count, H, m, n), computed from the last to the first."""
     if torch.is_grad_enabled():  # in-place operations are not differentiable
         later = [gradient[-1]]
         for earlier in reversed(gradient[:-1].unbind()):
@@ -95,28 +107,28 @@ def _adjoint_powers(gradient: Tensor, matrix: Tensor) -> Tensor:
 def flush(x: Tensor) -> Tensor:
     """Set elements of real ``x`` that are almost zero to zero, in place and without gradients.
 
-    Decaying exponentials would become denormal numbers, which some processors multiply fifty times more slowly.
+    Otherwise decaying exponentials become denormal numbers, which some processors multiply fifty times more slowly.
     """
     return torch.ops.aten.hardshrink.out(x, 1e8 * torch.finfo(x.dtype).tiny, out=x)
 
 
 def as_row(x: Tensor) -> Tensor:
-    """Return a complex state (..., N) as a real row (..., 2N)."""
+    """Convert a complex state (..., N) to a real row (..., 2N)."""
     return torch.view_as_real(x.resolve_conj()).flatten(-2)
 
 
 def as_output_row(c: Tensor) -> Tensor:
-    """Return the real row (..., 2N) that has the product 2 Re(c · x) with ``as_row(x)``."""
+    """Convert an output vector c, complex (..., N), to a real row (..., 2N): row · as_row(x) = 2 Re(c · x)."""
     return 2 * as_row(c.conj())
 
 
 def from_row(x: Tensor) -> Tensor:
-    """Return a real row (..., 2N) as a complex state (..., N)."""
+    """Convert a real row (..., 2N) to a complex state (..., N)."""
     return torch.view_as_complex(x.unflatten(-1, (-1, 2)).contiguous())
 
 
 def _first_powers(system: DiscreteNPLR, start: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Return the results of :func:`krylov_columns` for ``count`` <= 16, from the triangular system above."""
+    """Return the results of :func:`krylov_columns` for ``count`` <= 16, by the triangular system of this module."""
     powers = _diagonal_powers(system.a, count + 1)  # (H, count + 1, N)
     inner = as_output_row(powers[:, :-1] * system.v.unsqueeze(1))  # v · D^t: (H, count, 2N)
     outer = as_row(powers[:, :-1] * system.u.unsqueeze(1))  # D^t u: (H, count, 2N)
@@ -126,8 +138,8 @@ def _first_powers(system: DiscreteNPLR, start: Tensor, count: int) -> tuple[Tens
     w = torch.linalg.solve_triangular(lower, right, upper=False, unitriangular=True)
     w_all, w_start = w[..., : inner.shape[-1]], w[..., inner.shape[-1] :]
     dense = torch.baddbmm(_rotation(powers[:, -1]), w_all.transpose(1, 2), outer.flip(1), alpha=-1)
-    free = as_row(powers[:, :-1].unsqueeze(1) * start.unsqueeze(2))  # (H, m, count, 2N)
-    return free - _toeplitz(w_start.transpose(1, 2)) @ outer.unsqueeze(1), dense
+    diagonal_part = as_row(powers[:, :-1].unsqueeze(1) * start.unsqueeze(2))  # D^t x: (H, m, count, 2N)
+    return diagonal_part - _toeplitz(w_start.transpose(1, 2)) @ outer.unsqueeze(1), dense
 
 
 def _diagonal_powers(a: Tensor, count: int) -> Tensor:
@@ -147,6 +159,6 @@ def _toeplitz(series: Tensor) -> Tensor:
 
 
 def _rotation(a: Tensor) -> Tensor:
-    """Return the transpose of multiplication by ``a`` (H, N), as a real matrix (H, 2N, 2N)."""
+    """Return multiplication by ``a`` (H, N) of row vectors as a real matrix (H, 2N, 2N)."""
     rows = torch.stack([torch.view_as_real(a), torch.view_as_real(a * 1j)], dim=-2)  # (H, N, 2, 2)
     return torch.diag_embed(rows.permute(0, 2, 3, 1), dim1=1, dim2=3).flatten(3).flatten(1, 2)

@@ -1,4 +1,4 @@
-"""Named kernel arguments: their values at a launch and their types in the list of compiled forms."""
+"""Dictionaries of kernel arguments: of their values for a launch, or of their Triton types for ``launches()``."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ _AXES = ("batch", "channel", "position")
 
 
 def pointers(**values: Any) -> dict[str, Any]:
-    """Return the arguments ``{name}_ptr``: tensors or types, or None for an absent tensor."""
+    """Return the arguments ``{name}_ptr``. Values are tensors or Triton types, or None for an absent tensor."""
     return {f"{name}_ptr": value for name, value in values.items()}
 
 

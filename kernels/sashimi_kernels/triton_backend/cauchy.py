@@ -8,7 +8,7 @@ With f = 1/(z-λ) = (-σ - iδ)/(σ² + δ²), δ = y - ω, and g = 1/(z-λ*), t
 
     Re: Re v (Re f + Re g) + Im v (Im g - Im f)        Im: Re v (Im f + Im g) + Im v (Re f - Re g).
 
-The accuracy near a pole is that of δ. Nodes and imaginary parts are sums of two float32 numbers, high + low, and
+Near a pole, δ determines the accuracy. y and ω are therefore sums of two float32 numbers, high + low, and
 δ = (y_high - ω_high) + (y_low - ω_low). The first difference is exact for close numbers, so δ has float32 accuracy at
 any distance. Matrix units would not help: there are few rows R, and loading the terms would take longer than the sums.
 
@@ -82,8 +82,8 @@ def cauchy_backward_kernel(
     gradient_ptr,  # (R, H, K, 2)
     poles_ptr,  # (H, N, 3): σ, ω high, ω low
     nodes_ptr,  # (K, 2): y high, y low
-    by_vectors_ptr,  # (R, H, N, 2)
-    slopes_ptr,  # (R, H, N, 2)
+    dvectors_ptr,  # (R, H, N, 2): Σ_k f* s + g s*
+    slopes_ptr,  # (R, H, N, 2): Σ_k f*² s + g² s*
     n_rows,
     n_features,
     n_states,
@@ -116,15 +116,15 @@ def cauchy_backward_kernel(
         slope_real += s_real * (f_real + g_real) + s_imag * (f_imag + g_imag)
         slope_imag += s_real * (g_imag - f_imag) + s_imag * (f_real - g_real)
     out_offsets = (row_offsets * n_states + pid_n) * 2
-    tl.store(by_vectors_ptr + out_offsets, tl.sum(real, 1, keep_dims=True), mask=row_mask)
-    tl.store(by_vectors_ptr + out_offsets + 1, tl.sum(imag, 1, keep_dims=True), mask=row_mask)
+    tl.store(dvectors_ptr + out_offsets, tl.sum(real, 1, keep_dims=True), mask=row_mask)
+    tl.store(dvectors_ptr + out_offsets + 1, tl.sum(imag, 1, keep_dims=True), mask=row_mask)
     tl.store(slopes_ptr + out_offsets, tl.sum(slope_real, 1, keep_dims=True), mask=row_mask)
     tl.store(slopes_ptr + out_offsets + 1, tl.sum(slope_imag, 1, keep_dims=True), mask=row_mask)
 
 
 @torch.library.custom_op("sashimi_kernels::cauchy_sums", mutates_args=())
 def cauchy_sums(vectors: Tensor, poles: Tensor, nodes: Tensor) -> Tensor:
-    """Return the sums S.
+    """Return the Cauchy sums S. The last axis of 2 contains real and imaginary parts.
 
     Args:
         vectors: v, float32 (R, H, N, 2).
@@ -146,14 +146,14 @@ def cauchy_sums(vectors: Tensor, poles: Tensor, nodes: Tensor) -> Tensor:
 def cauchy_sums_backward(gradient: Tensor, vectors: Tensor, poles: Tensor, nodes: Tensor) -> tuple[Tensor, Tensor]:
     """Return the gradients of vectors, float32 (R, H, N, 2), and of poles, float64 (H, N, 2)."""
     n_rows, n_features, n_states, _ = vectors.shape
-    by_vectors, slopes = vectors.new_empty(vectors.shape), vectors.new_empty(vectors.shape)
+    dvectors, slopes = vectors.new_empty(vectors.shape), vectors.new_empty(vectors.shape)
     inputs = {"gradient_ptr": gradient.contiguous(), **_split_numbers(poles, nodes)}
-    outputs = {"by_vectors_ptr": by_vectors, "slopes_ptr": slopes}
+    outputs = {"dvectors_ptr": dvectors, "slopes_ptr": slopes}
     grid = (n_states, n_features, triton.cdiv(n_rows, TILE["ROWS"]))
     launch(cauchy_backward_kernel, grid, {**inputs, **outputs, **_sizes(vectors, nodes)}, TILE)
     v, slopes = (torch.view_as_complex(x.contiguous()) for x in (vectors, slopes))
-    # torch.compile ignores a lazy conj() here.
-    return by_vectors, torch.view_as_real((v.conj_physical() * slopes).sum(0).to(torch.complex128))
+    # torch.compile would ignore a lazy conj() here.
+    return dvectors, torch.view_as_real((v.conj_physical() * slopes).sum(0).to(torch.complex128))
 
 
 @cauchy_sums.register_fake
@@ -183,7 +183,7 @@ def launches() -> Iterator[Launch]:
     sizes = dict.fromkeys(("n_rows", "n_features", "n_states", "n_nodes"), "i32")
     forward = dict.fromkeys(("vectors_ptr", "poles_ptr", "nodes_ptr", "sums_ptr"), "*fp32")
     yield Launch(cauchy_kernel, {**forward, **sizes}, TILE, 4, 2, matrix=False)
-    backward = dict.fromkeys(("gradient_ptr", "poles_ptr", "nodes_ptr", "by_vectors_ptr", "slopes_ptr"), "*fp32")
+    backward = dict.fromkeys(("gradient_ptr", "poles_ptr", "nodes_ptr", "dvectors_ptr", "slopes_ptr"), "*fp32")
     yield Launch(cauchy_backward_kernel, {**backward, **sizes}, TILE, 4, 2, matrix=False)
 
 

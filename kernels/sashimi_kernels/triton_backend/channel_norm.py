@@ -1,4 +1,4 @@
-"""Both channel norms with the bias that follows them, in one read and one write of x.
+"""Both channel norms with their bias, in one read and one write of x.
 
 With the mean μ and the biased variance of the H channels at a position, r = 1/√(variance + ε) and x̂ = (x - μ) r,
 
@@ -9,11 +9,11 @@ Centered moments of blocks of channels are combined by the rule of Chan, Golub a
 differences of large squares. The backward pass recomputes them from x, the only signal that is saved. With e = w dy in
 the layer norm, e = g dy in the scalar norm, and means <·> over the channels,
 
-    dx = r (e - <e> - x̂ (<e x̂> + s r <e>))      the term with s in the scalar norm only
+    dx = r (e - <e> - x̂ (<e x̂> + s r <e>))      s = 0 in the layer norm
     dw = Σ dy x̂    do = Σ dy    dg = Σ dy (x̂ + s r)    ds = Σ g r dy    dbias = Σ_positions dy
 
-where every program writes the sums over its own positions and PyTorch adds them in a fixed order. No term has a power
-of r above the second, so gradients are finite in float32 for ε = 1e-30 and equal channels.
+where every program writes the sums over the positions of its tile, and PyTorch adds them in a fixed order. No term has
+a power of r above the second, so gradients are finite in float32 for ε = 1e-30 and equal channels.
 
 Each program handles all channels of a tile of positions, in blocks. A pass over the blocks starts with the last block
 of the previous pass, which is still in registers. Up to 128 channels are read once. With more channels, all but one
@@ -65,7 +65,7 @@ def _channel_norm(
 def _channel_norm_backward(
     dy: Tensor, x: Tensor, weight: Tensor, offset: Tensor, has_bias: bool, epsilon: float, scalar: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return the gradients of x, weight, offset and bias. The last is empty if it is not needed."""
+    """Return the gradients of x, weight, offset and bias. That of the bias is empty if it is not computed."""
     constants = _tile(x.shape[1], scalar)
     grid = _grid(x, constants)
     dx = x.new_empty(x.shape)
@@ -248,7 +248,7 @@ def _channel_norm_backward_kernel(
         sum_dy += tl.sum(weighted, 0)
         sum_product += tl.sum(product, 0)
     if SCALAR:
-        # The sums exclude the gain, as its own gradient requires.
+        # So far the sums exclude the gain, because the gradient of the gain does, too.
         gain = tl.load(weight_ptr)
         sum_product += tl.load(offset_ptr) * scale * sum_dy
         tl.store(dweight_ptr + pid_sum, tl.sum(sum_product))

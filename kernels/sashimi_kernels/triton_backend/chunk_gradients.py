@@ -30,10 +30,11 @@ _DECAY = {"ROWS": 64, "COLUMNS": BLOCK_STATE}
 
 
 def lag_gradient(dy: Tensor, u: Tensor) -> Tensor:
-    """Return Σ dY[c, i] U[c, j] over all chunks and i - j = l: float32 (H, 2T-1)."""
+    """Return Σ dY[c, i] U[c, i-l] over all chunks c and samples i for the lags l = 1-T … T-1: float32 (H, 2T-1)."""
     layout = {"other_pitch": CHUNK, "other_limit": u.shape[-1], **row_strides(other=u)}
     products = _chunk_products(dy, u, CHUNK, layout).flip(-1)  # (H, T, T): i, T-1 - j
-    # An array with rows of 2T elements, read as rows of 2T-1, has every row shifted by one more element to the right.
+    # The diagonals i - j = l become columns: if rows of 2T elements are read as rows of 2T-1 elements, each row is
+    # shifted to the right by one element more than the row above.
     skewed = torch.nn.functional.pad(products, (0, CHUNK)).flatten(1)[:, :-CHUNK]
     return skewed.unflatten(1, (CHUNK, 2 * CHUNK - 1)).sum(1)
 
@@ -95,6 +96,11 @@ def chunk_products_kernel(
     BLOCK_K: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
+    """Compute products[h, t, k] = Σ signal[t] other[k] over the rows: the chunks of all batch elements.
+
+    ``other_pitch`` is the distance from one chunk to the next in ``other``, ``other_limit`` the number of elements of
+    ``other`` per batch element and feature.
+    """
     pid_column, pid_h = tl.program_id(0) * COLUMNS, tl.program_id(1).to(tl.int64)
     n_chunks = tl.cdiv(length, CHUNK)
     width = tl.multiple_of(width, COLUMNS)
@@ -106,11 +112,11 @@ def chunk_products_kernel(
         rows = row_start + tl.arange(0, BLOCK_K)
         row_mask = rows < n_rows
         batches, chunks = (rows // n_chunks).to(tl.int64), rows % n_chunks
-        left = tl.where(row_mask, length - chunks * CHUNK, 0)
-        samples = load_samples(signal_ptr, batches * signal_batch_stride + chunks * CHUNK, position_offsets, left)
-        left = tl.where(row_mask, other_limit - chunks * other_pitch, 0)
+        remaining = tl.where(row_mask, length - chunks * CHUNK, 0)
+        samples = load_samples(signal_ptr, batches * signal_batch_stride + chunks * CHUNK, position_offsets, remaining)
+        remaining = tl.where(row_mask, other_limit - chunks * other_pitch, 0)
         other_offsets = batches * other_batch_stride + chunks * other_pitch
-        other = load_samples(other_ptr, other_offsets, column_offsets, left)
+        other = load_samples(other_ptr, other_offsets, column_offsets, remaining)
         products = tl.dot(tl.trans(samples.to(other.dtype)), other, products, input_precision=PRECISION)
     product_ptrs = products_ptr + (pid_h * CHUNK + position_offsets[:, None]) * width + column_offsets[None, :]
     tl.store(product_ptrs, products)
@@ -127,6 +133,7 @@ def decay_gradient_kernel(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
+    """Compute gradient[h, k] = Σ G S* over the rows: the chunks of all batch elements."""
     pid_column, pid_h = tl.program_id(0) * COLUMNS, tl.program_id(1).to(tl.int64)
     n_features = tl.num_programs(1)
     width = tl.multiple_of(width, COLUMNS)

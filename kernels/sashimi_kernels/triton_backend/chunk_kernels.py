@@ -11,8 +11,8 @@ The reverse direction runs from the last chunk to the first. Everything is linea
 form with flipped lags, write and read exchanged, directions reversed and Λ conjugated. Therefore these two kernels do
 most of the backward pass as well.
 
-chunk_states multiplies 64 chunks with ``write`` and accumulates them in registers: in each of log₂ 64 rounds, every
-chunk adds the value of the chunk 2^i before it, times Λ^(2^i). Only states are stored, not the contributions of the
+chunk_states multiplies 64 chunks with ``write`` and scans the results in registers: in round i of log₂ 64 rounds, every
+chunk adds Λ^(2^i) times the value of the chunk 2^i before it. Only states are stored, not the contributions of the
 chunks. chunk_outputs gathers the tiles of the Toeplitz matrix from the lags and writes every output once.
 
 Precision: products of two half-precision tensors are exact and summed in float32. Other products split float32 operands
@@ -50,12 +50,12 @@ def chunk_states(
 
     Args:
         signal: (B, H, L), contiguous along L.
-        write: float32 (H, T, K).
-        decay: float32 (H, K).
+        write: contribution of each sample to the states, float32 (H, T, K).
+        decay: factor Λ of a state over a chunk, float32 (H, K).
         start: state before the first chunk, float32 (B, H, K), or (B, H, K / 2) if half of the columns belong to a
             reverse direction. The reverse direction starts from zero.
         added: added to the state after the first chunk, in the shape of ``start``.
-        adjoint: reverse all directions, so the first chunk of the forward direction is the last of the signal.
+        adjoint: reverse both directions: the first chunk of the forward direction is then the last of the signal.
 
     Returns:
         float32 (B, H, chunks, K), and a tensor in the shape of ``start``.
@@ -134,7 +134,7 @@ def chunk_states_kernel(
     n_chunks = tl.cdiv(length, CHUNK)
     width = tl.multiple_of(width, COLUMNS)
     backward = (pid_column < forward_width) == (adjoint != 0)
-    step = tl.where(backward, -1, 1)
+    direction = tl.where(backward, -1, 1)
     row_offsets, k_offsets = tl.arange(0, ROWS), tl.arange(0, BLOCK_K)
     column_offsets = pid_column + tl.arange(0, COLUMNS)
     real_offsets = pid_column + 2 * tl.arange(0, COLUMNS // 2)
@@ -156,13 +156,13 @@ def chunk_states_kernel(
     tl.store(first_ptrs + 1, last_imag)
     for row_start in range(0, n_chunks, ROWS):
         rows = row_start + row_offsets
-        chunks = first_chunk + step * rows
+        chunks = first_chunk + direction * rows
         # Rows after the last chunk have no samples.
-        left = tl.where(rows < n_chunks, length - chunks * CHUNK, 0)
+        remaining = tl.where(rows < n_chunks, length - chunks * CHUNK, 0)
         sums = tl.zeros((ROWS, COLUMNS), dtype=tl.float32)
         for k_start in range(0, CHUNK, BLOCK_K):
             positions = k_start + k_offsets
-            samples = load_samples(signal_ptr, chunks * CHUNK, positions, left).to(tl.float32)
+            samples = load_samples(signal_ptr, chunks * CHUNK, positions, remaining).to(tl.float32)
             write = tl.load(write_ptr + positions[:, None] * width + column_offsets[None, :])
             sums = tl.dot(samples, write, sums, input_precision=PRECISION)
         real, imag = tl.split(tl.reshape(sums, (ROWS, COLUMNS // 2, 2)))
@@ -170,7 +170,7 @@ def chunk_states_kernel(
         real += tl.where(is_first, enter_real[None, :], 0.0)
         imag += tl.where(is_first, enter_imag[None, :], 0.0)
         real, imag = _scan(real, imag, decay_real, decay_imag, ROWS, COLUMNS // 2)
-        next_chunks = chunks + step
+        next_chunks = chunks + direction
         state_ptrs = states_ptr + next_chunks[:, None] * width + column_offsets[None, :]
         tl.store(state_ptrs, tl.reshape(tl.join(real, imag), (ROWS, COLUMNS)), mask=(rows + 1 < n_chunks)[:, None])
         is_last = rows[:, None] == tl.minimum(row_start + ROWS, n_chunks) - 1
@@ -204,14 +204,14 @@ def chunk_outputs_kernel(
     rows = pid_row * ROWS + tl.arange(0, ROWS)
     row_mask = rows < n_rows
     batches, chunks = (rows // n_chunks).to(tl.int64), rows % n_chunks
-    left = tl.where(row_mask, length - chunks * CHUNK, 0)
+    remaining = tl.where(row_mask, length - chunks * CHUNK, 0)
     out_offsets, k_offsets = tl.arange(0, CHUNK), tl.arange(0, BLOCK_K)
     sample_offsets = batches * signal_batch_stride + pid_h * signal_feature_stride + chunks * CHUNK
     y = tl.zeros((ROWS, CHUNK), dtype=tl.float32)
     lags_ptr += pid_h * (2 * CHUNK - 1) + CHUNK - 1
     for k_start in range(0, CHUNK, BLOCK_K):
         positions = k_start + k_offsets
-        samples = load_samples(signal_ptr, sample_offsets, positions, left)
+        samples = load_samples(signal_ptr, sample_offsets, positions, remaining)
         toeplitz = tl.load(lags_ptr + out_offsets[None, :] - positions[:, None])
         y = tl.dot(samples, toeplitz.to(samples.dtype), y, input_precision=PRECISION)
     state_ptrs = states_ptr + ((batches * n_features + pid_h) * n_chunks + chunks)[:, None] * width
@@ -223,19 +223,19 @@ def chunk_outputs_kernel(
         y = tl.dot(states, read, y, input_precision=PRECISION)
     y_offsets = (batches * n_features + pid_h) * length + chunks * CHUNK
     y_ptrs = y_ptr + y_offsets[:, None] + out_offsets[None, :]
-    tl.store(y_ptrs, y.to(y_ptr.dtype.element_ty), mask=out_offsets[None, :] < left[:, None])
+    tl.store(y_ptrs, y.to(y_ptr.dtype.element_ty), mask=out_offsets[None, :] < remaining[:, None])
 
 
 @triton.jit
-def load_samples(signal_ptr, row_offsets, position_offsets, left):
-    """Load a zero-padded tile (rows, positions) of rows that start at ``row_offsets`` and have ``left`` elements."""
-    mask = position_offsets[None, :] < left[:, None]
+def load_samples(signal_ptr, row_offsets, position_offsets, remaining):
+    """Load a zero-padded tile (rows, positions). Rows start at ``row_offsets`` and have ``remaining`` elements."""
+    mask = position_offsets[None, :] < remaining[:, None]
     return tl.load(signal_ptr + (row_offsets[:, None] + position_offsets[None, :]), mask=mask, other=0.0)
 
 
 @triton.jit
 def _scan(real, imag, decay_real, decay_imag, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """Replace row r by the sum of decay^(r-s) · row s over the rows s ≤ r, by doubling."""
+    """Return rows in which row r is the sum of decay^(r-s) · row s over the rows s ≤ r, computed by doubling."""
     row_offsets = tl.arange(0, ROWS)[:, None]
     distance = 1
     while distance < ROWS:

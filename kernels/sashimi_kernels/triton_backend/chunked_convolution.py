@@ -1,8 +1,8 @@
 """The chunked convolution of a diagonal system as a custom operation with gradients.
 
 Differentiable PyTorch code computes the operators of a chunk from the parameters. The custom operation applies them;
-its equations are in ``chunk_kernels``. It saves only its arguments for the backward pass, which recomputes the states.
-This is about a seventh of its work and saves as much memory as the samples take in float32.
+``chunk_kernels`` has the equations. Only the arguments are saved for the backward pass, which recomputes the states.
+This is about a seventh of the work of the backward pass, and saves as much memory as the samples take in float32.
 """
 
 from typing import Any
@@ -45,9 +45,9 @@ def chunked_convolution(
 def _chunked_convolution(
     u: Tensor, lags: Tensor, write: Tensor, read: Tensor, decay: Tensor, state: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Return the output and the forward direction's state before the last chunk.
+    """Return the output, (B, H, L), and the forward direction's state before the last chunk.
 
-    The arguments are those of the functions of ``chunk_kernels``.
+    The arguments are those of ``chunk_states`` and ``chunk_outputs``; ``state`` is ``start``.
     """
     u = _along_length(u)
     states = _states(u, write, decay, state)
@@ -57,7 +57,7 @@ def _chunked_convolution(
 
 @torch.library.custom_op("sashimi_kernels::chunk_adjoint_states", mutates_args=())
 def _adjoint_states(dy: Tensor, dlast: Tensor, read: Tensor, decay: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the gradients of the contributions of every chunk to the states, and of the first state."""
+    """Return the gradients of the contributions of all chunks to the states, and of the state before the signal."""
     dy, dlast, start = _along_length(dy), dlast.contiguous(), torch.zeros_like(dlast)
     conjugate = torch.view_as_real(_complex(decay).conj().resolve_conj()).flatten(-2)
     return chunk_states(dy, read.contiguous(), conjugate, start, dlast, adjoint=True)
@@ -133,12 +133,12 @@ def _states(u: Tensor, write: Tensor, decay: Tensor, state: Tensor) -> Tensor:
 
 
 def _along_length(u: Tensor) -> Tensor:
-    """Make ``u`` contiguous along the samples: a copy costs less than strided reads, because chunks are read twice."""
+    """Return ``u`` contiguous along the samples. A copy costs less than strided reads, as chunks are read twice."""
     return u if u.stride(-1) == 1 else u.contiguous()
 
 
 def _columns(x: Tensor) -> Tensor:
-    """Return complex (..., D, N) as pairs of float32, with N padded to a multiple of the block size, (..., K)."""
+    """Convert complex (..., D, N) to pairs of float32, (..., K), with N padded to a multiple of the block size."""
     n_states = x.shape[-1]
     block = BLOCK_STATE // 2
     padded = torch.nn.functional.pad(x.to(torch.complex64), (0, -n_states % block))

@@ -1,6 +1,7 @@
 """Kernel and final state of a diagonal state space: the Vandermonde matrix and its transpose as custom operations.
 
-Complex tensors enter and leave a custom operation as real tensors with a last axis of 2.
+Inputs and outputs of a custom operation are real: a complex tensor has a last axis of 2. The gradients use the notation
+of ``vandermonde``: E[n, l] = exp(l · log_a[n]), coefficients c, signal x, and g for the gradient of the output.
 """
 
 from typing import Any
@@ -63,28 +64,28 @@ def _keep_project(ctx: Any, inputs: tuple, output: Tensor) -> None:
 
 
 def _evaluate_backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None, None, None, None]:
-    """Return 2 Σ_l g[l] E[l]* for c, and 2 Σ_l l g[l] (c E[l])*, summed over the outputs, for log_a."""
+    """Return the gradient 2 Σ_l g[l] E[l]* of c, and that of log_a: 2 Σ_l l g[l] (c E[l])*, summed over the outputs."""
     coefficients, log_a = ctx.saved_tensors
     slopes = ctx.needs_input_grad[1]
     sums = 2 * _complex(vandermonde_project(gradient, log_a, ctx.reverse, slopes)).conj()  # (1 or 2, M, H, N)
-    by_log_a = _real((_complex(coefficients).conj() * sums[1]).sum(0).to(torch.complex128)) if slopes else None
-    return _real(sums[0]), by_log_a, None, None, None
+    dlog_a = _real((_complex(coefficients).conj() * sums[1]).sum(0).to(torch.complex128)) if slopes else None
+    return _real(sums[0]), dlog_a, None, None, None
 
 
 def _project_backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
-    """Return Re Σ_n g* E[l] for x[l], and g (Σ_l l x[l] E[l])*, summed over the rows, for log_a."""
+    """Return the gradient Re Σ_n g* E[l] of x[l], and that of log_a: g (Σ_l l x[l] E[l])*, summed over the rows."""
     if ctx.slopes:
         no_second_derivative("diagonal_kernel and diagonal_state")(ctx, gradient)
     signal, log_a = ctx.saved_tensors
     g = _complex(gradient[0])  # (M, H, N)
-    by_signal = by_log_a = None
+    dsignal = dlog_a = None
     if ctx.needs_input_grad[0]:
         half = _real(g.conj() / 2)
-        by_signal = vandermonde_evaluate(half, log_a, signal.shape[-1], ctx.reverse, signal.dtype)
+        dsignal = vandermonde_evaluate(half, log_a, signal.shape[-1], ctx.reverse, signal.dtype)
     if ctx.needs_input_grad[1]:
         slopes = _complex(vandermonde_project(signal, log_a, ctx.reverse, True)[1])
-        by_log_a = _real((g * slopes.conj()).sum(0).to(torch.complex128))
-    return by_signal, by_log_a, None, None
+        dlog_a = _real((g * slopes.conj()).sum(0).to(torch.complex128))
+    return dsignal, dlog_a, None, None
 
 
 vandermonde_evaluate.register_autograd(_evaluate_backward, setup_context=_keep_evaluate)

@@ -25,7 +25,7 @@ _N_WARPS = 4
 
 
 def gated_residual(x: Tensor, residual: Tensor) -> Tensor:
-    """Return residual + a · sigmoid(b), computed in float32 and rounded once."""
+    """Compute residual + a · sigmoid(b) in float32 and round the result to the dtype of ``residual``."""
     return _gated_residual(x, residual)
 
 

@@ -55,7 +55,13 @@ def launch(
 ) -> None:
     """Launch ``kernel`` on ``grid``, on the device of its tensors. Do nothing if an axis of the grid is 0.
 
-    An argument that is None is a constant.
+    Args:
+        kernel: function decorated with ``triton.jit``.
+        grid: number of programs along each axis.
+        arguments: tensors and numbers by name. None becomes a constant of the compiled form.
+        constants: value of every ``tl.constexpr`` argument by name.
+        num_warps: warps per program.
+        num_stages: pipeline stages of loops.
     """
     if 0 in grid:
         return

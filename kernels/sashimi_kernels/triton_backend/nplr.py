@@ -1,17 +1,18 @@
 """Kernel of a normal-plus-low-rank state space by S4's generating function (arXiv 2111.00396, algorithm 1) in float32.
 
 With z = 2 (1-ω)/(1+ω) = 2i tan(πk/L) at the L-th roots of unity ω, A = diag(a) - p qᵀ and the Cauchy sums
-S(x, y) = Σ dt x y / (z - dt a) over both halves of the pairs,
+S(x, y) = Σ dt x y / (z - dt a) over both halves of the conjugate pairs,
 
     K̂(ω) = 2/(1+ω) · (S(b, C̃) - S(b, q) S(p, C̃) / (1 + S(p, q))),        C̃ = C (I - Ā^L).
 
-C̃ is small and computed in float64, because in float32 Ā^L would accumulate L rounding errors. The response to a state
-x, C Ā^(l+1) x, is the kernel with Ā x instead of B̄ = (I - dt/2 A)⁻¹ dt b, which is that of the input vector
-(I/dt + A/2) x.
+C̃ is a small tensor and computed in float64, because in float32 Ā^L would accumulate L rounding errors. The response to
+a state x, C Ā^(l+1) x, is the kernel with Ā x in place of B̄ = (I - dt/2 A)⁻¹ dt b. This is the kernel of the input
+vector (I/dt + A/2) x in place of b.
 
-Errors relative to float64, for HiPPO-LegS with 64 states and dt from 1e-3 to 1e-1: kernels of 1,000 and 16,000 samples
-are within 1e-6 of their maximum. Gradients are within 5e-6, except that of dt, which is within 5e-5 and 2e-4. It is a
-small sum of the derivatives at all frequencies, and near the eigenvalues of diag(a) the two terms of K̂ cancel.
+Errors relative to float64, for HiPPO-LegS with 64 states, dt from 1e-3 to 1e-1 and kernels of 1,000 and 16,000 samples:
+kernels are within 1e-6 of their maximum and gradients within 5e-6, except the gradient of dt, which is within 5e-5
+(1,000 samples) and 2e-4 (16,000 samples). It is the sum of the derivatives at all frequencies, which mostly cancel, and
+near the eigenvalues of diag(a) the two terms of K̂ cancel as well.
 """
 
 import math
@@ -51,13 +52,13 @@ def _spectrum(vectors: Tensor, poles: Tensor, length: int) -> Tensor:
     weight = torch.complex(torch.ones_like(y), y / 2).to(sums.dtype)  # 2/(1+ω) = 1 + z/2
     spectrum = weight * (b_c - b_q * p_c / (1 + p_q))
     if length % 2 == 0:
-        # z is infinite at ω = -1; there the sums reduce to this limit and the low-rank term vanishes.
+        # At ω = -1, z is infinite: the product of weight and sums has this limit, and the low-rank term vanishes.
         limit = vectors[:-1, :-1].real.sum(-1, keepdim=True).to(sums.dtype)
         spectrum = torch.cat([spectrum, limit], dim=-1)
     return spectrum
 
 
 def _equivalent_inputs(dt: Tensor, a: Tensor, p: Tensor, q: Tensor, state: Tensor) -> Tensor:
-    """Return the input vectors that have the responses to ``state`` (B, H, N) as their kernels."""
+    """Return the input vectors, (B, H, N), whose kernels are the responses to ``state``, (B, H, N)."""
     a_x = a * state - p * 2 * (q * state).real.sum(-1, keepdim=True)
     return state / dt + a_x / 2

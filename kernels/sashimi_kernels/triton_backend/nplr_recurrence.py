@@ -1,11 +1,12 @@
 """Final state of a normal-plus-low-rank state space by its O(N) recurrence
 
-    x[t] = a x[t-1] - u 2 Re(v · x[t-1]) + b s[t].
+    x[t] = a x[t-1] - u 2 Re(v · x[t-1]) + b s[t]        for the input s and the system a, u, v, b of DiscreteNPLR.
 
 There is one program per batch element and feature, with the whole state in registers. It computes in float64. With Ā in
-float32, slow states would accumulate L rounding errors (7e-5 for HiPPO-LegS at dt = 1e-4 after 16,000 samples), and the
-time of a recurrence step is the latency of the sum over n, not arithmetic. The backward pass recomputes the state by
-the matrix form of the ``torch`` backend in float32, which needs no intermediate states, and differentiates it.
+float32, slowly decaying states would accumulate L rounding errors (7e-5 for HiPPO-LegS at dt = 1e-4 after 16,000
+samples). float64 takes little extra time, because the latency of the sum over n dominates a recurrence step, not the
+arithmetic. The backward pass recomputes the state in float32 by the matrix form of the ``torch`` backend and
+differentiates it. This form needs no intermediate states.
 """
 
 from collections.abc import Iterator
@@ -85,7 +86,17 @@ def nplr_state(
 def nplr_state_recurrence(
     u: Tensor, dt: Tensor, a: Tensor, p: Tensor, q: Tensor, b: Tensor, state: Tensor | None
 ) -> Tensor:
-    """Compute :func:`nplr_state` on real tensors: dt and the system in float64, the states in float32 (B, H, N, 2)."""
+    """Compute :func:`nplr_state` on real tensors.
+
+    Args:
+        u: input, real (B, H, L).
+        dt: float64 (H, 1).
+        a, p, q, b: float64 (H, N, 2).
+        state: float32 (B, H, N, 2), or None.
+
+    Returns:
+        float32 (B, H, N, 2).
+    """
     (n_features, n_states), length = a.shape[:2], u.shape[-1]
     out = _like_state(u, a)
     start = torch.zeros_like(out) if state is None else state.contiguous()
@@ -114,7 +125,7 @@ def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
 
 
 def _matrix_form(u: Tensor, dt: Tensor, a: Tensor, p: Tensor, q: Tensor, b: Tensor, state: Tensor | None) -> Tensor:
-    """Compute :func:`nplr_state_recurrence` by the torch backend."""
+    """Compute :func:`nplr_state_recurrence` with the differentiable implementation of the torch backend."""
     a, p, q, b = (torch.view_as_complex(x.contiguous()) for x in (a, p, q, b))
     start = None if state is None else torch.view_as_complex(state.contiguous())
     return torch.view_as_real(nplr_state_in_blocks(dt, a, p, q, b, u, start))

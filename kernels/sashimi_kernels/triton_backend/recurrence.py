@@ -168,7 +168,7 @@ def launches() -> Iterator[Launch]:
 
 
 def _pairs(x: Tensor) -> Tensor:
-    """Return a complex tensor as pairs of float32 on a last axis of 2."""
+    """Convert a complex tensor to pairs of float32 on a last axis of 2."""
     return torch.view_as_real(x.to(torch.complex64).resolve_conj())
 
 

@@ -1,6 +1,7 @@
 """Kernels of one recurrence step of a diagonal or diagonal-plus-rank-one system, with skip connection and GELU.
 
-Per feature, with the input u, the old state s and the rank-one pair p, q (absent in a diagonal system),
+Per feature, with the input u, the old state s and the rank-one pair p, q (``u`` and ``v`` of DiscreteNPLR; absent in a
+diagonal system),
 
     r = 2 Re Σ_n q s        x = a s - p r + b u        z = 2 Re Σ_n c x + d u        y = GELU(z)
 
@@ -11,7 +12,7 @@ i times the gradient of its imaginary part. With dz = dy GELU'(z),
     du = Re Σ_n conj(b) ξ + Σ_m d dz
     da = Σ conj(s) ξ    db = Σ u ξ    dp = -Σ r ξ    dq = 2 Σ conj(s) dr    dc = 2 Σ conj(x) dz    dd = Σ u dz
 
-where the last six are summed over the batch inside a program, in a fixed order.
+where the six gradients of parameters are summed over the batch inside a program, in a fixed order.
 
 Complex numbers are pairs of float32. A program of the forward kernel or the first backward kernel handles a block of
 features of one batch element. A program of the second backward kernel handles a block of features and states of the
@@ -44,7 +45,10 @@ def step_kernel(
     BLOCK_H: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    """Compute y, x and z. Each block of x is written after the last read of the same block of states."""
+    """Compute y, x and z.
+
+    x is computed again for every output, because the whole state may not fit the registers. It is stored once.
+    """
     feature_offsets = tl.program_id(0) * BLOCK_H + tl.arange(0, BLOCK_H)
     pid_batch = tl.program_id(1)
     feature_mask = feature_offsets < n_features
@@ -106,7 +110,7 @@ def signal_gradients_kernel(
     BLOCK_H: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    """Compute du and ds, and r and dr for the other kernel."""
+    """Compute du and ds, and r and dr for ``parameter_gradients_kernel``."""
     feature_offsets = tl.program_id(0) * BLOCK_H + tl.arange(0, BLOCK_H)
     pid_batch = tl.program_id(1)
     feature_mask = feature_offsets < n_features
@@ -245,7 +249,7 @@ def parameter_gradients_kernel(
             dc_im -= 2 * dz[:, None] * x_im
             dskip += dz * _input(u_ptr, batch, feature_offsets, feature_mask, u_batch_stride, u_feature_stride)
         _store_pair(dc_ptr, _pair_offsets(output, feature_offsets, n_offsets, n_features, n_states), dc_re, dc_im, mask)
-        # The programs of all blocks of states compute it; one writes it.
+        # The programs of all blocks of states compute the same sum, so only one writes it.
         tl.store(dskip_ptr + output * n_features + feature_offsets, dskip, feature_mask & (tl.program_id(1) == 0))
 
 
@@ -263,7 +267,7 @@ def _state_gradient(
     n_outputs,
     GELU: tl.constexpr,
 ):
-    """Return ξ, with zeros in place of absent states."""
+    """Return the real and imaginary parts of ξ, with zeros for masked features and states."""
     mask = (feature_offsets < n_features)[:, None] & (n_offsets < n_states)[None, :]
     g_re, g_im = _load_pair(dx_ptr, _pair_offsets(batch, feature_offsets, n_offsets, n_features, n_states), mask)
     for output in range(0, n_outputs):

@@ -4,17 +4,17 @@ For the position l = FINE · i + j, exp(l · log_a) = exp(FINE · i · log_a) ·
 values of i and all FINE values of j. It computes COARSE + FINE exponentials per state in registers, and
 
     evaluate   2 Re Σ_n c[n] E[n, l]        sums over n:  (c ∘ coarse) · fine, a matrix product over 2N real columns;
-    project    S[n] = Σ_l x[l] E[n, l]      sums over l:  Σ_i coarse ∘ (x · fine), and with slopes
-               S'[n] = Σ_l l x[l] E[n, l]   its derivative by log_a, in the same pass.
+    project    S[n] = Σ_l x[l] E[n, l]      sums over l:  Σ_i coarse ∘ (x · fine), and with ``slopes``
+               S'[n] = Σ_l l x[l] E[n, l]   the derivative of S with respect to log_a, in the same pass.
 
-Each is the adjoint and therefore the backward pass of the other. ``project`` writes one partial sum per tile. Adding
-them outside makes the result reproducible, unlike atomics.
+Each is the adjoint and therefore the backward pass of the other. ``project`` writes one partial sum per tile. PyTorch
+adds them, so the result is reproducible, unlike with atomics.
 
-Exponentials: the phase may have turned thousands of times. One turn is represented by 2^64, so the integer product of
-a position and the turns per sample wraps around, its remainder modulo 2π is exact at any position, and no float64 is
-needed (most GPUs have little of it). The top 32 bits of the remainder are the phase. Its first two bits select the
-quarter of the circle. The rest, within π/4 of the nearest quarter, enters minimax polynomials of sin(x)/x and cos(x)
-with an error of 4e-9.
+Exponentials: l · Im(log_a) may be thousands of turns (2π). Angles are integers in units of 2^-64 turns. The integer
+product of a position and the angle per sample overflows, which drops whole turns: the remainder modulo 2π is exact at
+any position without float64, which is slow on most GPUs. The top 32 bits of the remainder are the phase. It is the sum
+of a multiple of π/2 and an angle from -π/4 to π/4. There the minimax polynomials of sin(x)/x and cos(x) have an error
+of 4e-9.
 
 Precision: every float32 operand is split into three bfloat16 numbers and six of their products are summed. The relative
 error is 2^-23 and every matrix unit supports it. One TF32 product would have an error of 1e-3.
@@ -43,7 +43,7 @@ PROJECT_OPTIONS = {"num_warps": 4, "num_stages": 1}
 
 
 def whole_turns(angle: Tensor) -> Tensor:
-    """Return angles (float64, radians) modulo one turn in units of 2^-64 turns, int64. The last 11 bits are zeros."""
+    """Convert angles in radians, float64, to units of 2^-64 turns modulo one turn, int64. The last 11 bits are 0."""
     turns = (angle / (2 * math.pi)).remainder(1)
     return (turns * 2**53).to(torch.int64) << 11
 

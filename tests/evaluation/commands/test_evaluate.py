@@ -113,7 +113,7 @@ def test_several_processes_say_what_one_says(samples, recordings, classifier, tm
         (["--features", "json:nothing"], "has no attribute 'nothing'"),
         (["--features", "collections:OrderedDict"], "which lacks one of name, sample_rate"),
         (["--resamples", "1"], "--resamples is 1, expected at least 2"),
-        (["--json", "recordings"], "recordings is a folder: name the file to write"),
+        (["--json", "recordings"], "recordings is a folder: give the name of a file"),
         (["--likelihood-window", "0.4", "0.05"], "needs the log-likelihood of every clip"),
         (["--protocol", "mine"], "invalid choice: 'mine'"),
     ],

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from sashimi_evaluation.metrics import distances
-from sashimi_evaluation.metrics.distances import nearest_neighbours, row_blocks, squared_distances
+from sashimi_evaluation.metrics.distances import nearest_neighbors, row_blocks, squared_distances
 
 
 def test_blocks_cover_all_rows_once(monkeypatch):
@@ -30,14 +30,14 @@ def test_equal_points_are_exactly_at_distance_zero():
     assert squared[~np.eye(50, dtype=bool)].min() > 1
 
 
-def test_nearest_neighbours(monkeypatch):
+def test_nearest_neighbors(monkeypatch):
     random = np.random.default_rng(1)
     queries, references = random.normal(size=(23, 4)), random.normal(size=(17, 4))
     queries[3] = references[5]
     expected = np.linalg.norm(queries[:, None] - references, axis=-1)
     for entries in (2**23, 40):
         monkeypatch.setattr(distances, "_BLOCK_ENTRIES", entries)
-        indices, found = nearest_neighbours(queries, references)
+        indices, found = nearest_neighbors(queries, references)
         np.testing.assert_array_equal(indices, expected.argmin(axis=1))
         np.testing.assert_allclose(found, expected.min(axis=1), rtol=1e-14)
     assert found[3] == 0

@@ -29,5 +29,5 @@ def test_the_shares_that_count_as_near():
 
 def test_wrong_input():
     features = np.random.default_rng(0).normal(size=(5, 3))
-    with pytest.raises(UserError, match="held-out clips are training clips"):
+    with pytest.raises(UserError, match="held-out clips are also training clips"):
         memorization(features, features, features)
