@@ -1,4 +1,4 @@
-"""Print the files of the packages that one command enters, in the order of their first call.
+"""Print the files of the packages that a piece of work enters, in the order of their first call.
 
     python tests/walks.py waveform|batch|evaluation|conversion
 
@@ -6,9 +6,7 @@ These are the walks of docs/architecture.md; tests/test_walks.py compares them w
 """
 
 import contextlib
-import importlib.util
 import inspect
-import io
 import os
 import sys
 import tempfile
@@ -23,7 +21,7 @@ import torch
 from safetensors.torch import load_file
 
 ROOT = Path(__file__).resolve().parent.parent
-FOLDERS = [ROOT / "recipes", ROOT / "sashimi_diffusion", ROOT / "kernels", ROOT / "evaluation"]
+FOLDERS = [ROOT / "sashimi_diffusion", ROOT / "kernels", ROOT / "evaluation"]
 
 
 @contextlib.contextmanager
@@ -48,7 +46,7 @@ def recorded(files: list[str]) -> Iterator[None]:
 
 
 def recordings(folder: Path) -> Path:
-    """Ten digits by one speaker, three takes each: noise of half a second."""
+    """Write noise of half a second under the names of ten digits by one speaker, three takes each."""
     random = np.random.default_rng(0)
     folder.mkdir()
     for digit in range(10):
@@ -57,61 +55,63 @@ def recordings(folder: Path) -> Path:
     return folder
 
 
-def waveform(folder: Path) -> Callable[[], int]:
-    """From noise to a wav file: sashimi-sample with the bundled pipeline."""
-    from sashimi_diffusion.commands.sample import main
+def waveform(folder: Path) -> Callable[[], object]:
+    """From noise to a wav file: a call of the bundled pipeline."""
+    from sashimi_diffusion import SashimiPipeline
+    from sashimi_diffusion.data import write_audio
 
-    return lambda: main(["--num-samples", "1", "--steps", "2", "--out", str(folder / "samples")])
-
-
-def batch(folder: Path) -> Callable[[], int]:
-    """From recordings to an optimizer step and a checkpoint: the diffusion recipe."""
-    path = ROOT / "recipes" / "train_diffwave_sashimi.py"
-    spec = importlib.util.spec_from_file_location("recipe", path)
-    assert spec is not None
-    assert spec.loader is not None
-    recipe = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(recipe)
-    short = ["training.steps=1", "training.batch_size=2", "training.trackers=[]", "sampling.num_samples=0"]
-    sys.argv = [str(path), f"data.path={recordings(folder / 'data')}", f"output_dir={folder / 'run'}", *short]
-    sys.argv += ["data.holdout={index: [0]}"]
-    return recipe.main
+    pipe = SashimiPipeline.from_pretrained("sashimi-digits")
+    pipe.set_progress_bar_config(disable=True)
+    return lambda: write_audio(folder / "3.wav", pipe(class_labels=3, num_inference_steps=1).audios[0, 0], 8000)
 
 
-def evaluation(folder: Path) -> Callable[[], int]:
-    """From clips to a table and a record: sashimi-evaluate."""
-    from sashimi_evaluation.commands.evaluate import main
+def batch(folder: Path) -> Callable[[], object]:
+    """From recordings to new weights: a training step of the default recipe."""
+    from sashimi_diffusion.training.config import load_config
+    from sashimi_diffusion.training.diffusion.config import DiffusionConfig
+    from sashimi_diffusion.training.diffusion.task import DiffusionTask
+    from sashimi_diffusion.training.loop import Trainer
 
-    clips = recordings(folder / "clips")
-    options = ["--pattern", "{label}_{speaker}_{index}", "--sample-pattern", "{label}_{speaker}_{index}"]
-    options += ["--hold-out", "index=0", "--resamples", "3", "--json", str(folder / "evaluation.json")]
-    return lambda: main([str(clips), "--reference", str(clips), *options])
+    settings = [f"data.path={recordings(folder / 'data')}", f"output_dir={folder / 'run'}", "data.holdout={index: [0]}"]
+    settings += ["training.steps=1", "training.batch_size=2", "training.trackers=[]", "sampling.num_samples=0"]
+    config = load_config(DiffusionConfig, ROOT / "recipes" / "configs" / "digits-small.yaml", settings)
+    trainer = Trainer(DiffusionTask, config, resume=False, resume_from=None, skip_bad_files=False)
+    return lambda: trainer._step(0.0)
 
 
-def conversion(folder: Path) -> Callable[[], int]:
-    """From an official checkpoint to a pipeline folder: sashimi-convert."""
-    from sashimi_evaluation.commands.convert import main
+def evaluation(folder: Path) -> Callable[[], object]:
+    """From features and probabilities to metrics."""
+    from sashimi_evaluation import Settings, evaluate, extract_features, load_classifier, open_clips
+
+    clips = open_clips(recordings(folder / "clips"), pattern="{label}_{speaker}_{index}")
+    settings = Settings(cache_dir=folder / "cache")
+    extraction = extract_features([clips], clips, None, load_classifier(), settings=settings)
+    return lambda: evaluate(extraction)
+
+
+def conversion(folder: Path) -> Callable[[], object]:
+    """From an official checkpoint to a model and its scheduler."""
+    from sashimi_diffusion.interop.diffwave import ConversionOptions, convert_diffwave
 
     tensors = load_file(ROOT / "tests" / "golden" / "d_diffwave" / "master_sashimi_unet_L16000.safetensors")
     state = {name.removeprefix("sd."): tensor for name, tensor in tensors.items() if name.startswith("sd.")}
-    torch.save({"model_state_dict": state}, folder / "official.pkl")
-    return lambda: main([str(folder / "official.pkl"), str(folder / "converted")])
+    return lambda: convert_diffwave(state, ConversionOptions())
 
 
 WALKS = {walk.__name__: walk for walk in (waveform, batch, evaluation, conversion)}
 
 
-def main() -> int:
+def main() -> None:
     """Run the walk that the command line names and print its files."""
     files: list[str] = []
+    torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as name:
         os.environ["SASHIMI_CACHE"] = f"{name}/cache"
-        command = WALKS[sys.argv[1]](Path(name))
-        with recorded(files), contextlib.redirect_stdout(io.StringIO()):
-            code = command()
+        run = WALKS[sys.argv[1]](Path(name))
+        with recorded(files):
+            run()
     print("\n".join(files))
-    return code
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
