@@ -10,6 +10,7 @@ from sashimi_diffusion.commands.cli import run
 from sashimi_diffusion.commands.convert import Saveable, build_parser, convert, convert_pipeline, refuse_options
 from sashimi_evaluation.classifiers.official_checkpoint import convert_classifier, is_classifier_checkpoint
 
+# Options that apply to other checkpoints only.
 _OTHER_OPTIONS = (
     "sample_rate",
     "length",
@@ -28,6 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _convert_tensors(tensors: dict[str, Tensor], options: argparse.Namespace) -> tuple[Saveable, dict[str, str]]:
+    """Convert any official checkpoint; return the object to save and the lines of the summary by title."""
     if not is_classifier_checkpoint(tensors):
         return convert_pipeline(tensors, options)
     refuse_options(options, _OTHER_OPTIONS, "a classifier")

@@ -56,7 +56,7 @@ class NumbaEngine:
             memory.load(self.layout, state, streams)
 
     def run(self, tokens: Tensor, uniforms: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor, Tensor]:
-        """Generate the samples after ``tokens`` (B,), one for each column of ``uniforms`` (B, n).
+        """Generate the samples after the inputs ``tokens`` (B,), one for each column of ``uniforms`` (B, n).
 
         Returns:
             tokens, log-probabilities and entropies (B, n), see :func:`sample_tokens`.
