@@ -16,7 +16,7 @@ _INSTALL = "pip install 'sashimi-diffusion[fast]'"
 
 
 class Engine(Protocol):
-    """Engine that generates samples of ``batch_size`` clips and keeps their state, at first the model's initial state."""
+    """Generator of the samples of ``batch_size`` clips; it keeps their state, at first the model's initial state."""
 
     def load(self, state: Any) -> None:
         """Continue from a state of the model with ``batch_size`` clips."""

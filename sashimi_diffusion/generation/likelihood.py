@@ -27,7 +27,7 @@ def likelihood_window(log_likelihoods: ArrayLike, low: float = 0.4, high: float 
     logs = require_log_likelihoods(log_likelihoods)
     if not (low >= 0 and high >= 0 and low + high < 1):
         raise UserError(f"the fractions removed must be at least 0 and below 1 together, got {low:g} and {high:g}")
-    # Without the small number, rounding errors would remove too few clips: in floating point 0.29 · 100 is below 29.
+    # The small number corrects rounding: in floating point 0.29 · 100 is below 29.
     start, stop = (int(fraction * len(logs) + 1e-9) for fraction in (low, 1 - high))
     if start >= stop:
         raise UserError(f"no clip of {len(logs)} is left between the lowest {low:g} and the highest {high:g}")

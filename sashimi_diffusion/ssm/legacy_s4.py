@@ -1,8 +1,8 @@
 """The S4 layer of the oldest official code, which the published DiffWave-SaShiMi weights use.
 
-It differs from :class:`S4Layer` in three ways. Only the output vector C, the second low-rank vector q and D are trained.
-The kernel is defined for one length and lacks the factor I - Ā^L that corrects the truncation. Both directions are
-concatenated and mixed without a gate.
+It differs from :class:`S4Layer` in three ways. Only the output vector C, the second low-rank vector q and D are
+trained. The kernel is defined for one length and lacks the factor I - Ā^L that corrects the truncation. Both directions
+are concatenated and mixed without a gate.
 """
 
 import math
