@@ -149,9 +149,6 @@ class Trainer:
     def _step(self, progress: float) -> tuple[float, float, float]:
         """Take an optimizer step; skip it if the loss or the gradient is not finite.
 
-        Args:
-            progress: completed share of the run, see :meth:`_progress`.
-
         Returns:
             mean loss of the global batch, 2-norm of the gradient before clipping, learning rate.
 
@@ -271,10 +268,7 @@ class Trainer:
             self._print(f"step {self.counters.step}: {words}")
 
     def _progress(self) -> float:
-        """Return the completed share of the run, by steps or by minutes, whichever is larger.
-
-        All processes use the mean of their times, so they stop at the same step.
-        """
+        """Return the completed share of the run, by steps or minutes, whichever is larger; equal on all processes."""
         training, counters = self.config.training, self.counters
         progress = counters.step / training.steps
         if training.max_minutes is not None:
