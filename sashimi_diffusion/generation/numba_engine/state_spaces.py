@@ -10,8 +10,8 @@ next span begins, the recurrence with these inputs updates the states.
 
 A vector of features has LANES features. In ``Memory.spans`` it has one row for each of the SPAN samples. The row
 contains the first term until its sample is generated, and the input of the sample afterwards. The weights of a layer
-are, for each vector of features, SPAN numbers of the kernel; then for each vector and each state a, b and C, and u and v
-for an NPLR system, Ā x = a x - u Re(v · x). C and v contain the factor 2 of the sum over conjugate pairs.
+are, for each vector of features, SPAN numbers of the kernel; then for each vector and each state a, b and C, and for an
+NPLR system, Ā x = a x - u Re(v · x), also u and v. C and v contain the factor 2 of the sum over conjugate pairs.
 
 A pass over the states of a vector of features is a loop over their N states. States and parameters are stored in the
 order in which the loop reads them, and stay in the innermost cache during the passes of a span. For an NPLR system a
