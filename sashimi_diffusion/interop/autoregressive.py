@@ -1,5 +1,6 @@
 """Conversion of official autoregressive checkpoints (versions 3 and 4 of the S4 repository)."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -71,7 +72,12 @@ V4 = S4Names("layer.layer.D", "layer.layer.kernel", "inv_dt", "A_real", "A_imag"
 
 
 class AutoregressiveConversion(NamedTuple):
-    """A converted checkpoint: ``model`` in evaluation mode, and a description of its ``layout`` for people."""
+    """A converted checkpoint.
+
+    Args:
+        model: the model, in evaluation mode.
+        layout: description of the network and its version, for the summary of ``sashimi-convert``.
+    """
 
     model: SashimiAutoregressive
     layout: str
@@ -208,12 +214,11 @@ def _official_layers(checkpoint: Checkpoint) -> list[str]:
     """Return the names of the official layers in the order of execution, including pools."""
     found: dict[tuple[int, ...], str] = {}
     for name in checkpoint.tensors:
-        parts = name.removeprefix("model.").split(".")
-        if parts[0] not in _STAGES or not name.startswith("model."):
-            continue
-        depth = 2 if parts[2].isdigit() else 1  # without U-net, u_layers is a list of stages
-        place = (_STAGES.index(parts[0]), *map(int, parts[1 : 1 + depth]))
-        found[place] = ".".join(["model", *parts[: 1 + depth]])
+        # Without U-net, u_layers is a list of stages, each of which is a list of layers: two numbers.
+        match = re.match(r"(model\.([dcu]_layers)\.(\d+(?:\.\d+)?))\.", name)
+        if match:
+            place = (_STAGES.index(match[2]), *map(int, match[3].split(".")))
+            found[place] = match[1]
     return [found[place] for place in sorted(found)]
 
 

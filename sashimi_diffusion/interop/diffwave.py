@@ -57,7 +57,7 @@ class Conversion:
     Args:
         model: the denoiser, in evaluation mode.
         scheduler: its noise schedule.
-        layout: a description of the file's layout, for people.
+        layout: description of the network and its version, for the summary of ``sashimi-convert``.
     """
 
     model: SashimiDenoiser | WaveNetDenoiser

@@ -110,7 +110,7 @@ def long_wait_count(team: Team) -> int:
 @compiled
 def request_separation(counters: np.ndarray) -> None:
     """Request that all threads stop working together after the next barrier."""
-    counters[2] = 1  # between the counters of the first two threads
+    counters[2] = 1  # elements 0 and 1 are the counters of the first thread
 
 
 @compiled

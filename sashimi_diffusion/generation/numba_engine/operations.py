@@ -55,7 +55,7 @@ class Operation(NamedTuple):
 
     @property
     def is_s4(self) -> bool:
-        """Whether it is an S4 layer."""
+        """Whether the operation is an S4 layer."""
         return self.kind in (Kind.S4_NPLR, Kind.S4_DIAGONAL)
 
 

@@ -38,7 +38,7 @@ def augment(waveform: np.ndarray, config: AugmentationConfig, random: np.random.
 def at_speed(waveform: np.ndarray, factor: float) -> np.ndarray:
     """Return the waveform (L,) played ``factor`` times as fast, with pitch and formants scaled by the same factor.
 
-    Linear interpolation is exact enough here: its errors lie at high frequencies, like those of a poor recorder.
+    Linear interpolation is exact enough here: its errors are at high frequencies, like those of a poor recorder.
     """
     places = np.arange(0, len(waveform) - 1e-9, factor)
     return np.interp(places, np.arange(len(waveform)), waveform).astype(np.float32)

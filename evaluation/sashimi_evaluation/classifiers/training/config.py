@@ -96,8 +96,8 @@ class AugmentationConfig(Settings):
         default=0.3,
         ge=0,
         le=1,
-        description="share of the recordings with a silenced interval; independently of it, the same share has no "
-        "energy in a band of frequencies (SpecAugment, arXiv 1904.08779)",
+        description="share of the recordings with a silenced interval; independently of it, the same share lacks "
+        "a band of frequencies (SpecAugment, arXiv 1904.08779)",
     )
 
     @field_validator("noise_db")
