@@ -13,3 +13,10 @@ def require_samples(length: int) -> None:
     """Raise ``ValueError`` if a signal or kernel of this length has no samples. An empty batch is allowed."""
     if length < 1:
         raise ValueError(f"expected a length of at least one sample, got {length}")
+
+
+def require_sequence(u: Tensor, n_features: int) -> None:
+    """Raise ValueError unless ``u`` has shape (B, n_features, L) with at least one sample. An empty batch is allowed."""
+    if u.ndim != 3 or u.shape[1] != n_features:
+        raise ValueError(f"expected an input of shape (batch, {n_features}, length), got {tuple(u.shape)}")
+    require_samples(u.shape[-1])

@@ -3,11 +3,11 @@
     python -m sashimi_diffusion.benchmarks.denoiser
     python -m sashimi_diffusion.benchmarks.denoiser --d-model 128 --threads 1 --skip-reference
 
-Times of forward passes are medians of interleaved repeats. A large float32 matrix product is timed in the same rounds
-as the peak of this machine; every row is compared with it. In ``cached kernels`` the convolution kernels are computed
-once, as sampling does in evaluation mode. ``bfloat16`` is the same under autocast, compared with the float32 peak.
-WaveNet with 6.8 million parameters is the paper's baseline. The reference backend, the optimizer step and sampling run
-once, after a warm-up.
+Times of forward passes are medians of interleaved repeats. A large float32 matrix product, timed in the same rounds,
+gives the peak of this machine, with which every row is compared. Rows with ``cached kernels`` compute the convolution
+kernels once, as sampling does in evaluation mode. ``bfloat16`` is the same under autocast, also compared with the
+float32 peak. WaveNet with 6.8 million parameters is the paper's baseline. The reference backend, the optimizer step and
+sampling are timed once, after a warm-up.
 """
 
 import argparse
@@ -30,7 +30,7 @@ MATRIX_PRODUCT = "matrix product of this machine (float32)"
 
 
 class Row(NamedTuple):
-    """Seconds of a run and the floating-point operations of its matrix products."""
+    """Time of a run in seconds, and the number of floating-point operations in its matrix products."""
 
     seconds: float
     operations: int
@@ -72,7 +72,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def _forward_rows(model: nn.Module, sample: torch.Tensor, arguments: argparse.Namespace) -> dict[str, Row]:
-    """Time each kind of forward pass in evaluation mode, and the peak of the machine in the same rounds."""
+    """Return the times of each kind of forward pass in evaluation mode, and of a matrix product in the same rounds."""
     layers = [module for module in model.modules() if isinstance(module, StateSpace)]
     wavenet = WaveNetDenoiser(residual_channels=128, skip_channels=128, n_layers=30, dilation_cycle=10).eval()
     model.eval()
@@ -100,11 +100,12 @@ def _forward_rows(model: nn.Module, sample: torch.Tensor, arguments: argparse.Na
     if not arguments.skip_reference:
         slow = seconds_of(lambda: forward("reference", cached=False))
         table["forward, reference backend"] = Row(slow, table["forward, cached kernels"].operations)
-        forward("auto", cached=False)
+        forward("auto", cached=False)  # sets the backend back for the next measurements
     return table
 
 
 def _optimizer_step(model: nn.Module, sample: torch.Tensor) -> tuple[float, int]:
+    """Return the seconds of an optimizer step and the peak memory of its tensors in bytes."""
     optimizer = torch.optim.AdamW(model.parameters())
 
     def step() -> None:
@@ -117,12 +118,14 @@ def _optimizer_step(model: nn.Module, sample: torch.Tensor) -> tuple[float, int]
 
 
 def _sampling(model: SashimiDenoiser, arguments: argparse.Namespace) -> float:
+    """Return the seconds of sampling a batch."""
     pipeline: Any = SashimiPipeline(model, create_scheduler("dpmsolver++-karras", DiffWaveScheduler().config))
     pipeline.set_progress_bar_config(disable=True)
     return seconds_of(lambda: pipeline(batch_size=arguments.batch_size, num_inference_steps=SAMPLING_STEPS))
 
 
 def _matrix_operations(run: Callable[[], object]) -> int:
+    """Return the number of floating-point operations in the matrix products of ``run``."""
     with FlopCounterMode(display=False) as counter:
         run()
     return counter.get_total_flops()

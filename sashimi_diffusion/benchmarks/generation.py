@@ -3,10 +3,11 @@
     python -m sashimi_diffusion.benchmarks.generation
     python -m sashimi_diffusion.benchmarks.generation --no-unet --streams 1 8 32
 
-The network has the published sizes of "sashimi-sc09-unet" (with ``--no-unet``, of "sashimi-sc09") and random weights,
-which take the same time. ``eager`` is the recurrence in PyTorch, one operation after the other. ``dense`` is the same
-with the dense transition matrices of the official code. The last line compares one pass over a prefix with eager steps;
-the steps are timed on ``--samples`` samples and scaled to the prefix. Times are medians of interleaved rounds.
+The network has the sizes of the published "sashimi-sc09-unet" (with ``--no-unet``, of "sashimi-sc09"). Its weights are
+random, which does not change the time. ``eager`` is the recurrence in PyTorch, one operation after the other. ``dense``
+is the same with the dense transition matrices of the official code. The last line compares one pass over a prefix with
+eager steps; the steps are timed on ``--samples`` samples and scaled to the length of the prefix. Times are medians of
+interleaved rounds.
 """
 
 import argparse
@@ -27,7 +28,7 @@ from sashimi_kernels.allocation import keep_freed_memory
 from sashimi_kernels.measuring import conditions, gemm_peak, interleaved_medians
 
 ROUNDS = 3
-_READ_BYTES = 2**28
+_READ_BYTES = 2**28  # 256 MiB, more than any cache
 
 
 def main() -> None:
@@ -50,11 +51,11 @@ def main() -> None:
 
 
 def use_dense_steps(model: nn.Module) -> None:
-    """Make all state spaces of type "nplr" in ``model`` step as the official code does by default when it generates.
+    """Replace the recurrence step of all "nplr" state spaces in ``model`` by that of the official code, its default.
 
     The official code computes Ā as a matrix of 2 N x 2 N complex numbers for each feature, and multiplies the whole
-    state with it, including the conjugate half: O(N²) operations, where :meth:`StateSpace.step` needs O(N). Afterwards
-    the model cannot prefill, and its steps do not follow changes of its parameters.
+    state with it, including the conjugate half. This takes O(N²) operations; :meth:`StateSpace.step` takes O(N).
+    Afterwards the model has no prefill, and later changes of its parameters do not affect its steps.
     """
     for module in model.modules():
         if isinstance(module, StateSpace) and module.parameterization == "nplr":
@@ -62,24 +63,27 @@ def use_dense_steps(model: nn.Module) -> None:
 
 
 class DenseStep:
-    """The method ``step`` of a state space with a dense transition matrix; its states are complex (B, H, 2 N)."""
+    """A replacement for :meth:`StateSpace.step` with a dense transition matrix; its states are complex (B, H, 2 N)."""
 
     @torch.no_grad()
     def __init__(self, state_space: StateSpace) -> None:
         system: Any
         system, c = state_space.discrete_system()
-        halves = system.u, system.u.conj()
-        others = torch.cat([system.v, system.v.conj()], dim=-1)
-        rank_one = torch.cat(halves, dim=-1).unsqueeze(-1) * others.unsqueeze(-2)  # (H, 2 N, 2 N)
+        u, v = (torch.cat([half, half.conj()], dim=-1) for half in (system.u, system.v))  # (H, 2 N)
+        rank_one = u.unsqueeze(-1) * v.unsqueeze(-2)  # (H, 2 N, 2 N)
         self.a = torch.diag_embed(torch.cat([system.a, system.a.conj()], dim=-1)) - rank_one
         self.b = torch.cat([system.b, system.b.conj()], dim=-1)  # (H, 2 N)
-        self.c = torch.cat([c, c.conj()], dim=-1)  # (M, H, 2 N)
-        self.skip = state_space.D.detach()  # (M, H)
+        self.c = torch.cat([c, c.conj()], dim=-1)  # (outputs, H, 2 N)
+        self.skip = state_space.D.detach()  # (outputs, H)
 
     def __call__(self, u: Tensor, state: Tensor, gelu: bool = False, rate: float = 1.0) -> tuple[Tensor, Tensor]:
-        """Process one sample ``u`` (B, H); return the output (B, M · H) and the next state."""
+        """Process one sample ``u`` (B, H); return the output (B, outputs · H) and the next state.
+
+        Raises:
+            ValueError: ``rate`` is not 1.
+        """
         if rate != 1:
-            raise ValueError(f"dense steps have the sample rate of the model only, got rate {rate}")
+            raise ValueError(f"the dense step supports rate 1 only, got {rate}")
         if state.shape[-1] < self.b.shape[-1]:  # the initial state has one half of the conjugate pairs
             state = torch.cat([state, state.conj()], dim=-1)
         state = torch.einsum("hmn,bhn->bhm", self.a, state) + self.b * u.unsqueeze(-1)
@@ -148,9 +152,9 @@ def _run(engine: Any, streams: int, samples: int) -> Callable[[], object]:
 def _bytes_per_step(engine: Any) -> float:
     """Return the average memory traffic of a step; all streams of a thread share one read of the weights.
 
-    An operation of stage s runs once in strides[s] samples. A state space reads its parameters and reads and writes its
-    states once per span. At every sample it reads on average half of its kernel and half of the span's inputs, reads
-    one first term and writes one input.
+    The terms are those of the README of the compiled engine. An operation of stage s runs once in strides[s] samples. A
+    state space reads its parameters and reads and writes its states once per span. At every sample it reads on average
+    half of its kernel and half of the inputs of the span, reads one first term and writes one input.
     """
     from sashimi_diffusion.generation.numba_engine.operations import Kind, Operation
     from sashimi_diffusion.generation.numba_engine.state_spaces import parameters_size
@@ -159,17 +163,17 @@ def _bytes_per_step(engine: Any) -> float:
     program = engine.program
     operations = [operation for row in program.operations.tolist() if (operation := Operation(*row)).weights]
     ends = [*(operation.weights for operation in operations[1:]), program.head]
-    weights, streams = float(program.weights.size - program.head), 0.0
+    weights, per_stream = float(program.weights.size - program.head), 0.0  # float32 numbers
     for operation, end in zip(operations, ends, strict=True):
         size, stride = float(end - operation.weights), program.strides[operation.stage]
         if operation.is_s4:
             features, n = whole_vectors(operation.width), operation.inner
             parameters = parameters_size(operation.kind == Kind.S4_NPLR, operation.width, n)
             size -= parameters * (1 - 1 / SPAN) + features * SPAN / 2
-            streams += features * (4 * n / SPAN + SPAN / 2 + 2) / stride
+            per_stream += features * (4 * n / SPAN + SPAN / 2 + 2) / stride
         weights += size / stride
-    parts = 1 if engine.batch_size == 1 else engine.threads
-    return 4 * (parts * weights + engine.batch_size * streams)
+    reads = 1 if engine.batch_size == 1 else engine.threads
+    return 4 * (reads * weights + engine.batch_size * per_stream)
 
 
 def _read_bandwidth() -> float:

@@ -31,6 +31,7 @@ class Saveable(Protocol):
         """Write all files into ``folder``."""
 
 
+# Returns the object to save and the lines of the summary by their titles.
 Convert = Callable[[dict[str, Tensor], argparse.Namespace], tuple[Saveable, dict[str, str]]]
 
 EXAMPLES = """examples:
@@ -116,14 +117,15 @@ def convert(options: argparse.Namespace, convert_tensors: Convert | None = None)
 
     Args:
         options: the parsed command line.
-        convert_tensors: function from the tensors of the checkpoint to the object to save and the lines of the summary;
-            :func:`convert_pipeline` by default.
+        convert_tensors: function of the tensors of the checkpoint and the options; it returns the object to save and
+            the lines of the summary by their titles. None: :func:`convert_pipeline`.
 
     Raises:
-        UserError: the checkpoint cannot be read or does not fit, or the folder is not empty or cannot be written.
+        UserError: the checkpoint cannot be read or does not fit a known network, an option does not apply to it, or the
+            folder is not empty or cannot be written.
     """
     if options.out.exists() and (not options.out.is_dir() or any(options.out.iterdir())):
-        raise UserError(f"{options.out} is there already and not empty: choose another folder or remove it")
+        raise UserError(f"{options.out} already exists and is not empty: choose another folder or remove it")
     pipeline, notes = (convert_tensors or convert_pipeline)(read_tensors(options.checkpoint), options)
     with writing(f"to {options.out}"):
         pipeline.save_pretrained(options.out)
@@ -133,7 +135,7 @@ def convert(options: argparse.Namespace, convert_tensors: Convert | None = None)
 
 
 def convert_pipeline(tensors: dict[str, Tensor], options: argparse.Namespace) -> tuple[Saveable, dict[str, str]]:
-    """Convert a diffusion or an autoregressive checkpoint and return the pipeline and the lines of the summary."""
+    """Convert a diffusion or autoregressive checkpoint; return the pipeline and the lines of the summary by title."""
     if is_autoregressive_checkpoint(tensors):
         return _autoregressive(tensors, options)
     return _diffusion(tensors, options)
@@ -217,13 +219,15 @@ def describe(conversion: Conversion) -> dict[str, str]:
 
 
 def _positive(kind: type[float]) -> Callable[[str], float]:
+    """Return a parser of positive, finite numbers, for the ``type`` of an option."""
+
     def parse(text: str) -> float:
         number = kind(text)
         if not 0 < number < float("inf"):
             raise argparse.ArgumentTypeError(f"{text} is not a positive number")
         return number
 
-    parse.__name__ = kind.__name__
+    parse.__name__ = kind.__name__  # argparse names the type by it
     return parse
 
 

@@ -1,8 +1,10 @@
 """Generation on a GPU without Python between the kernels: a step and its sampling, recorded as a CUDA graph.
 
-A CUDA graph replays the same kernels on the same memory. So tokens, random numbers and states are in fixed buffers that
-a recorded step reads and overwrites. There is one recording for each pattern of a step: a pooled stage runs only at the
-last sample of its frame, which depends on the integers of the model's state.
+A CUDA graph replays the same kernels on the same memory. Tokens, random numbers and states are therefore in fixed
+buffers, which a recorded step reads and overwrites.
+
+The kernels of a step depend on its position, because a pooled stage runs only at the last sample of its frame. The
+position is part of the integers in the model's state, so there is one recording for each combination of integers.
 """
 
 from collections.abc import Callable
@@ -15,7 +17,7 @@ from sashimi_diffusion.generation.sampling import Sampling, sample_tokens
 
 
 def record_cuda_graph(step: Callable[[], None]) -> Callable[[], None]:
-    """Record ``step`` as a CUDA graph; return a function that replays it."""
+    """Record ``step`` as a CUDA graph and return a function that replays it."""
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     graph = torch.cuda.CUDAGraph()
@@ -25,12 +27,12 @@ def record_cuda_graph(step: Callable[[], None]) -> Callable[[], None]:
 
 
 class CudaGraphEngine:
-    """Steps an autoregressive model by replaying recorded steps.
+    """Engine that replays recorded recurrence steps of an autoregressive model.
 
     Args:
         model: an ``AutoregressiveModel`` in evaluation mode.
         batch_size: number of clips generated together.
-        record: takes a function that works on fixed buffers and returns a function that repeats it.
+        record: receives a function that works on fixed buffers, and returns a function that repeats it.
     """
 
     def __init__(
@@ -54,7 +56,7 @@ class CudaGraphEngine:
 
     @torch.no_grad()
     def run(self, tokens: Tensor, uniforms: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor, Tensor]:
-        """Generate the samples after ``tokens`` (B,), one for each column of ``uniforms`` (B, n).
+        """Generate the samples after the inputs ``tokens`` (B,), one for each column of ``uniforms`` (B, n).
 
         Returns:
             tokens, log-probabilities and entropies (B, n), see :func:`sample_tokens`.
@@ -73,28 +75,30 @@ class CudaGraphEngine:
         return generated, log_probabilities, entropies
 
     def _step(self, sampling: Sampling) -> None:
+        """Generate one sample, with a recording of its step."""
         key = (_integers(self._state), sampling)
         if key not in self._recorded:
-            # Before the recording: this step compiles kernels, fills caches and returns the integers of the next state.
-            _, following = self.model.step(self._tokens, self._state)
+            # A step before the recording compiles kernels and fills caches. It also gives the integers of the next
+            # state, which a replay does not compute.
+            _, next_state = self.model.step(self._tokens, self._state)
             state = self._state
-            self._recorded[key] = self.record(lambda: self._step_on_buffers(state, sampling)), following
-        replay, following = self._recorded[key]
+            self._recorded[key] = self.record(lambda: self._step_on_buffers(state, sampling)), next_state
+        replay, next_state = self._recorded[key]
         replay()
-        self._state = _with_integers(self._state, following)
+        self._state = _with_integers(self._state, next_state)
 
     def _step_on_buffers(self, state: Any, sampling: Sampling) -> None:
         """Compute one step and write its results to the buffers."""
-        logits, following = self.model.step(self._tokens, state)
+        logits, next_state = self.model.step(self._tokens, state)
         tokens, log_probabilities, entropies = sample_tokens(logits, self._uniforms, sampling)
         self._tokens.copy_(tokens)
         self._log_probabilities.copy_(log_probabilities)
         self._entropies.copy_(entropies)
-        _overwrite(state, following)
+        _overwrite(state, next_state)
 
 
 def _copied(state: Any) -> Any:
-    """Return a copy of a nested tuple of tensors; those of a model's initial state may be views of its parameters."""
+    """Return a nested tuple with copies of its tensors; in an initial state they may be views of parameters."""
     if isinstance(state, Tensor):
         return state.detach().clone(memory_format=torch.contiguous_format)
     if not isinstance(state, tuple):
@@ -113,7 +117,7 @@ def _overwrite(state: Any, other: Any) -> None:
 
 
 def _integers(state: Any) -> tuple:
-    """Return everything in a nested tuple that is not a tensor."""
+    """Return a nested tuple without its tensors."""
     if isinstance(state, Tensor):
         return ()
     return tuple(map(_integers, state)) if isinstance(state, tuple) else (state,)

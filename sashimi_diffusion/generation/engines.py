@@ -1,4 +1,4 @@
-"""The engines that generate samples: the eager engine, and how an engine is selected."""
+"""Engines that generate samples: their interface, the eager engine, and the selection of an engine."""
 
 import importlib.util
 import warnings
@@ -16,13 +16,18 @@ _INSTALL = "pip install 'sashimi-diffusion[fast]'"
 
 
 class Engine(Protocol):
-    """Generates samples of ``batch_size`` clips and keeps the state; the first state is the model's initial state."""
+    """Generator of the samples of ``batch_size`` clips; it keeps their state, at first the model's initial state."""
 
     def load(self, state: Any) -> None:
         """Continue from a state of the model with ``batch_size`` clips."""
 
     def run(self, tokens: Tensor, uniforms: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor, Tensor]:
-        """Generate the samples after ``tokens`` (B,), one for each column of ``uniforms`` (B, n).
+        """Generate the n samples after the inputs ``tokens``.
+
+        Args:
+            tokens: inputs of the first step, int64 (B,).
+            uniforms: random numbers in [0, 1) that select the samples, float64 (B, n).
+            sampling: temperature, top-k and top-p.
 
         Returns:
             tokens, log-probabilities and entropies (B, n), see :func:`sample_tokens`.
@@ -30,7 +35,7 @@ class Engine(Protocol):
 
 
 class EagerEngine:
-    """Steps an autoregressive model one PyTorch operation after the other: any model, any device, slow.
+    """Engine that runs a model one PyTorch operation after the other: any model, any device, slow.
 
     Args:
         model: an ``AutoregressiveModel`` in evaluation mode.
@@ -46,7 +51,7 @@ class EagerEngine:
 
     @torch.no_grad()
     def run(self, tokens: Tensor, uniforms: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor, Tensor]:
-        """Generate the samples after ``tokens`` (B,), one for each column of ``uniforms`` (B, n).
+        """Generate the samples after the inputs ``tokens`` (B,), one for each column of ``uniforms`` (B, n).
 
         Returns:
             tokens, log-probabilities and entropies (B, n), see :func:`sample_tokens`.
@@ -69,7 +74,7 @@ def create_engine(name: str, model: Any, batch_size: int) -> Engine:
     Args:
         name: "eager" runs any model on any device. "numba" runs a SaShiMi model in float32 on a CPU, about a hundred
             times faster; it needs the extra ``fast``. "cuda-graph" runs any model on a CUDA device, without Python
-            between its kernels. "auto" is the fastest of these that can run.
+            between its kernels. "auto" selects the fastest of these that can run.
         model: an ``AutoregressiveModel`` in evaluation mode.
         batch_size: number of clips generated together.
 
@@ -114,6 +119,7 @@ def _reason_against_numba(model: Any) -> str | None:
 
 
 def _unsupported_by_numba(model: Any) -> str | None:
+    """Return why the compiled engine cannot run this model even if numba is installed, or None."""
     if torch.device(model.device).type != "cpu":
         return f"the model is on {model.device}, not on the CPU"
     if not hasattr(model, "backbone"):

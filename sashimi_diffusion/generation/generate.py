@@ -13,9 +13,9 @@ from sashimi_diffusion.generation.sampling import Sampling
 from sashimi_diffusion.memory import available_memory
 
 BLOCK = 1600
-"""Samples of a block, if nothing else is given."""
+"""Default number of samples in a block."""
 PREFILL_CHUNK = 2**15
-"""Samples of a prefix in one pass; it bounds the memory of a prefix."""
+"""Largest number of samples of a prefix in one pass; it limits the memory of a pass."""
 
 # Bytes per sample of a clip: token, log-probability, entropy, random number. There are two copies of the first three
 # when the blocks are concatenated.
@@ -30,13 +30,15 @@ Generators = torch.Generator | Sequence[torch.Generator] | None
 
 
 class Generation(NamedTuple):
-    """Clips, or a block of them, with the model's log-probability of each sample. A prefix is part of the clips.
+    """Clips, or a block of them, with the log-probability of each sample. A prefix is part of the clips.
 
     Args:
         tokens: int64 (B, L).
         log_probabilities: of each token given the tokens before it, in nats, float32 (B, L).
-        entropies: of the distribution of each token before temperature, top-k and top-p, in nats, float32 (B, L).
+        entropies: of the distribution of each token, in nats, float32 (B, L).
         prefix_length: number of the L samples that belong to the prefix.
+
+    Log-probabilities and entropies are those of the model's distribution, before temperature, top-k and top-p.
     """
 
     tokens: Tensor
@@ -46,7 +48,7 @@ class Generation(NamedTuple):
 
     @property
     def log_likelihood(self) -> Tensor:
-        """Log-likelihood of the generated samples in nats, float64 (B,)."""
+        """Log-likelihood of the generated samples, without the prefix, in nats, float64 (B,)."""
         return self.log_probabilities[:, self.prefix_length :].double().sum(dim=1)
 
 
@@ -67,7 +69,7 @@ def generate(
         model: an ``AutoregressiveModel`` in evaluation mode.
         length: samples of a clip, including the prefix.
         batch_size: number of clips.
-        prefix: tokens at the begin of the clips, int64 (P,), (1, P) or (batch_size, P).
+        prefix: tokens at the beginning of the clips, int64 (P,), (1, P) or (batch_size, P).
         temperature, top_k, top_p: see :class:`Sampling`.
         generator: random number generator on the CPU, one for all clips or one for each clip. With one for each clip, a
             clip does not depend on the other clips of the batch.
@@ -99,7 +101,13 @@ def stream(
 ) -> Iterator[Generation]:
     """Generate clips as :func:`generate` does, ``block`` samples at a time; a prefix is the first block.
 
-    If ``length`` is None, the stream does not end. Errors are raised by this call, before the first block is requested.
+    Args:
+        length: samples of a clip, including the prefix; None: the stream does not end.
+        block: samples of a block.
+        model, batch_size, prefix, temperature, top_k, top_p, generator, engine: see :func:`generate`.
+
+    Raises:
+        UserError: as :func:`generate`; this call raises it, before the first block is requested.
     """
     sampling = Sampling(temperature, top_k, top_p)
     prefix = _checked_prefix(prefix, length, batch_size, model.config.num_tokens)
@@ -114,17 +122,22 @@ def stream(
 
 @torch.no_grad()
 def prefill(model: Any, tokens: Tensor, chunk: int = PREFILL_CHUNK) -> tuple[Tensor, Tensor, Any]:
-    """Process a prefix (B, P) in chunks; the result is that of one pass over all of it.
+    """Process a prefix in chunks, with the result of one pass over the whole prefix.
+
+    Args:
+        model: an ``AutoregressiveModel`` in evaluation mode.
+        tokens: the prefix, int64 (B, P).
+        chunk: samples of a chunk.
 
     Returns:
-        log-probability of each token given the tokens before it, and entropy of each token's distribution, in nats,
-        float32 (B, P); and the model's state before the last token is its input.
+        log-probability of each token given the tokens before it, and entropy of the distribution of each token, both in
+        nats, float32 (B, P); and the model's state before it receives the last token as input.
     """
-    state, scores = None, []
+    state, results = None, []
     for inputs, targets in zip(model.inputs(tokens).split(chunk, dim=1), tokens.split(chunk, dim=1), strict=True):
-        *scored, state = _prefill_chunk(model, inputs, targets, state)
-        scores.append(scored)
-    log_probabilities, entropies = (torch.cat(parts, dim=1) for parts in zip(*scores, strict=True))
+        *chunk_results, state = _prefill_chunk(model, inputs, targets, state)
+        results.append(chunk_results)
+    log_probabilities, entropies = (torch.cat(parts, dim=1) for parts in zip(*results, strict=True))
     return log_probabilities, entropies, state
 
 
@@ -146,7 +159,7 @@ def check_memory(model: Any, batch_size: int, length: int, prefix_length: int) -
 
 
 def state_bytes(state: Any) -> int:
-    """Return the memory of a nested tuple of tensors."""
+    """Return the memory of a nested tuple of tensors, in bytes."""
     if isinstance(state, Tensor):
         return state.numel() * state.element_size()
     return sum(map(state_bytes, state)) if isinstance(state, tuple) else 0
@@ -162,6 +175,7 @@ def _blocks(
     sampling: Sampling,
     generators: list[torch.Generator | None],
 ) -> Iterator[Generation]:
+    """Yield the blocks of :func:`stream`, with checked arguments."""
     tokens = torch.full((batch_size,), model.start_token, device=model.device)
     done = 0
     if prefix is not None:
@@ -180,7 +194,10 @@ def _blocks(
 
 
 def _prefill_chunk(model: Any, inputs: Tensor, targets: Tensor, state: Any) -> tuple[Tensor, Tensor, Any]:
-    """Process one chunk; a separate function frees its logits before the next chunk begins."""
+    """Process one chunk: log-probabilities and entropies (B, L), and the next state.
+
+    This is a separate function so that the logits are freed before the next chunk begins.
+    """
     logits, state = model.prefill(inputs, state)
     log_probabilities = logits.float().log_softmax(dim=1)  # (B, num_tokens, L)
     entropies = -(log_probabilities.exp() * log_probabilities).nan_to_num(0).sum(dim=1)
@@ -191,7 +208,7 @@ def _generators(generator: Generators, batch_size: int) -> list[torch.Generator 
     if not isinstance(generator, Sequence):
         return [generator] * batch_size
     if len(generator) != batch_size:
-        raise UserError(f"one generator per clip is expected: {batch_size}, got {len(generator)}")
+        raise UserError(f"expected one generator for each of {batch_size} clips, got {len(generator)}")
     return list(generator)
 
 

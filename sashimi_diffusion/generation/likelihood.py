@@ -7,7 +7,7 @@ from sashimi_diffusion.errors import UserError
 
 
 def likelihood_window(log_likelihoods: ArrayLike, low: float = 0.4, high: float = 0.05) -> np.ndarray:
-    """Return the clips that remain when the least likely and the most likely clips are removed.
+    """Return the indices of the clips that remain when the least likely and the most likely clips are removed.
 
     The defaults are those of SaShiMi (Goel et al. 2022, arXiv 2202.09729) for SC09 samples: the bottom 40 % and the top
     5 % are removed. Of n clips in ascending order, the clips from int(low n) up to but not including int((1 - high) n)
@@ -15,11 +15,11 @@ def likelihood_window(log_likelihoods: ArrayLike, low: float = 0.4, high: float 
 
     Args:
         log_likelihoods: of clips of equal length, shape (clips,).
-        low: fraction removed at the lower end.
-        high: fraction removed at the upper end.
+        low: fraction of the clips to remove at the lower end.
+        high: fraction of the clips to remove at the upper end.
 
     Returns:
-        Indices in ascending order, int64.
+        Indices in ascending order, int64 (remaining clips,).
 
     Raises:
         UserError: the likelihoods are invalid, the fractions are out of range, or no clip remains.
@@ -27,7 +27,7 @@ def likelihood_window(log_likelihoods: ArrayLike, low: float = 0.4, high: float 
     logs = require_log_likelihoods(log_likelihoods)
     if not (low >= 0 and high >= 0 and low + high < 1):
         raise UserError(f"the fractions removed must be at least 0 and below 1 together, got {low:g} and {high:g}")
-    # In floating point 0.29 · 100 is below 29.
+    # The small number corrects rounding: in floating point 0.29 · 100 is below 29.
     start, stop = (int(fraction * len(logs) + 1e-9) for fraction in (low, 1 - high))
     if start >= stop:
         raise UserError(f"no clip of {len(logs)} is left between the lowest {low:g} and the highest {high:g}")

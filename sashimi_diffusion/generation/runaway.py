@@ -17,7 +17,7 @@ def runaway_second(waveform: np.ndarray, sample_rate: int) -> float | None:
 
     Args:
         waveform: (L,), full scale 1.
-        sample_rate: in Hz.
+        sample_rate: sampling rate in Hz.
     """
     size = round(FRAME_SECONDS * sample_rate)
     count = len(waveform) // size
@@ -25,7 +25,7 @@ def runaway_second(waveform: np.ndarray, sample_rate: int) -> float | None:
     start = len(waveform) - count * size
     noisy = [_is_noise(frame) for frame in np.asarray(waveform[start:], dtype=np.float64).reshape(count, size)]
     others = [index for index, noise in enumerate(noisy) if not noise]
-    first = others[-1] + 1 if others else 0
+    first = others[-1] + 1 if others else 0  # of the noise at the end
     if (count - first) * FRAME_SECONDS < _MIN_SECONDS - 1e-9:
         return None
     return (start + first * size) / sample_rate

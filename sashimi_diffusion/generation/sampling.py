@@ -10,7 +10,7 @@ from sashimi_diffusion.errors import UserError
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are sampled.
+    """Parameters of sampling a token from its distribution.
 
     Args:
         temperature: divides the logits; 0 always selects the most likely token.
@@ -53,10 +53,10 @@ def sample_tokens(logits: Tensor, uniforms: Tensor, sampling: Sampling) -> tuple
         tokens = logits.argmax(dim=-1)
     else:
         cumulative = _probabilities(logits, sampling).cumsum(dim=-1)
-        # Scaled by the total: rounding must not leave a gap at the end that belongs to no token.
+        # The total differs from 1 by rounding and by top-k and top-p, so the uniform number is scaled by it.
         threshold = uniforms.to(cumulative).unsqueeze(-1) * cumulative[:, -1:]
         tokens = (cumulative <= threshold).sum(dim=-1)
-        last = (cumulative < cumulative[:, -1:]).sum(dim=-1)
+        last = (cumulative < cumulative[:, -1:]).sum(dim=-1)  # the last token with a probability above 0
         tokens = torch.minimum(tokens, last)
     return tokens, log_probabilities.gather(1, tokens.unsqueeze(1)).squeeze(1), entropies
 

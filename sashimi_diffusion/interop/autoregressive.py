@@ -1,5 +1,6 @@
 """Conversion of official autoregressive checkpoints (versions 3 and 4 of the S4 repository)."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -34,9 +35,9 @@ class AutoregressiveOptions:
         sample_rate: sampling rate in Hz.
         length: training length in samples.
         quantization: "mu-law", or "linear" as in the Beethoven experiment.
-        dt_transform: function from the stored value to the step size. None: "exp" for version 3 and for the standalone
-            network, "softplus" for version 4 of the training framework. A version 3 file that was renamed to version 4
-            needs "exp", which cannot be detected; with "softplus" it generates noise.
+        dt_transform: function that maps a stored value to the step size dt. None: "exp" for version 3 and for the
+            standalone network, "softplus" for version 4 of the training framework. A version 3 file with the names of
+            version 4 needs "exp". This cannot be detected; with "softplus" the model generates noise.
     """
 
     sample_rate: int = 16000
@@ -46,11 +47,20 @@ class AutoregressiveOptions:
 
 
 class S4Names(NamedTuple):
-    """Names of the parameters of an S4 layer in one version of the official code."""
+    """Names of the parameters of an S4 layer in one version of the official code.
+
+    Args:
+        skip: D, relative to the layer.
+        kernel: the module of the kernel, relative to the layer; the names below are relative to it.
+        dt: transformed step sizes.
+        real, imag: log(-Re Λ) and ± Im Λ.
+        length: buffer with the length L of the kernel.
+        imag_sign: factor of the stored Im Λ, 1 or -1.
+    """
 
     skip: str
     kernel: str
-    step: str
+    dt: str
     real: str
     imag: str
     length: str
@@ -62,14 +72,19 @@ V4 = S4Names("layer.layer.D", "layer.layer.kernel", "inv_dt", "A_real", "A_imag"
 
 
 class AutoregressiveConversion(NamedTuple):
-    """A converted checkpoint: ``model`` in evaluation mode, and a description of the ``layout``."""
+    """A converted checkpoint.
+
+    Args:
+        model: the model, in evaluation mode.
+        layout: description of the network and its version, for the summary of ``sashimi-convert``.
+    """
 
     model: SashimiAutoregressive
     layout: str
 
 
 def is_autoregressive_checkpoint(tensors: dict[str, Tensor]) -> bool:
-    """Return whether a state dict belongs to an autoregressive SaShiMi: lists of layers after an embedding."""
+    """Return whether a state dict belongs to an autoregressive SaShiMi: an embedding and lists of layers."""
     names = [name.removeprefix("model.") for name in tensors]
     return any(name.startswith("c_layers.") for name in names) and any(name.startswith("encoder.") for name in tensors)
 
@@ -86,7 +101,7 @@ def convert_autoregressive(
     names = _s4_names(checkpoint)
     config = read_config(checkpoint, names)
     dt_transform = options.dt_transform
-    if dt_transform is None:
+    if dt_transform is None:  # only the standalone network has layer norms
         dt_transform = "softplus" if names is V4 and config["norm"] == "scalar" else "exp"
     if dt_transform not in DT_TRANSFORMS:
         raise UserError(f"unknown dt_transform {dt_transform!r}: expected one of {', '.join(DT_TRANSFORMS)}")
@@ -96,7 +111,13 @@ def convert_autoregressive(
         )
     except ValueError as error:
         raise UserError(f"the checkpoint does not fit any known network: {error}") from error
-    for name, layer in zip(_official_layers(checkpoint), _layers_in_order(model), strict=False):
+    official_names, layers = _official_layers(checkpoint), list(_layers_in_order(model))
+    if len(official_names) < len(layers):
+        raise UserError(
+            f"the checkpoint does not fit the network that its shapes imply: it has {len(official_names)} of "
+            f"{len(layers)} layers"
+        )
+    for name, layer in zip(official_names, layers, strict=False):  # tensors of other layers are reported as unexpected
         _load_layer(checkpoint, name, layer, names, dt_transform)
     checkpoint.copy(model.embedding.weight, "encoder.0.weight")
     load_linear_map(checkpoint, "model.norm", model.output_norm)
@@ -108,7 +129,11 @@ def convert_autoregressive(
 
 
 def read_config(checkpoint: Checkpoint, names: S4Names) -> dict[str, Any]:
-    """Return the configuration that the shapes of the tensors imply."""
+    """Return the arguments of :class:`SashimiAutoregressive` that the shapes of the tensors imply.
+
+    Raises:
+        UserError: a required tensor is missing or misshapen, or the S4 layers are not supported.
+    """
     layers = {stage: [name for name in _official_layers(checkpoint) if f".{stage}." in name] for stage in _STAGES}
     s4 = [name for name in layers["c_layers"] if f"{name}.{names.skip}" in checkpoint]
     if not s4:
@@ -142,7 +167,7 @@ def read_config(checkpoint: Checkpoint, names: S4Names) -> dict[str, Any]:
 
 
 def load_linear_map(checkpoint: Checkpoint, name: str, layer: nn.Module) -> None:
-    """Load a weight, with or without an axis for a kernel of size 1, and a bias."""
+    """Load the weight and the bias of a linear map; in the file, the weight may lack the kernel axis of size 1."""
     weight = layer.get_parameter("weight")
     with torch.no_grad():
         weight.copy_(_take_matrix(checkpoint, f"{name}.weight", weight))
@@ -165,6 +190,11 @@ def _newer_name(name: str) -> str:
 
 
 def _s4_names(checkpoint: Checkpoint) -> S4Names:
+    """Return the names of the version of the file.
+
+    Raises:
+        UserError: the S4 layers are diagonal or of an earlier version.
+    """
     if any(name.endswith(("kernel.A_imag", "kernel.w_imag")) for name in checkpoint.tensors) and not any(
         name.endswith("kernel.P") for name in checkpoint.tensors
     ):
@@ -184,12 +214,11 @@ def _official_layers(checkpoint: Checkpoint) -> list[str]:
     """Return the names of the official layers in the order of execution, including pools."""
     found: dict[tuple[int, ...], str] = {}
     for name in checkpoint.tensors:
-        parts = name.removeprefix("model.").split(".")
-        if parts[0] not in _STAGES or not name.startswith("model."):
-            continue
-        depth = 2 if parts[2].isdigit() else 1
-        place = (_STAGES.index(parts[0]), *map(int, parts[1 : 1 + depth]))
-        found[place] = ".".join(["model", *parts[: 1 + depth]])
+        # Without U-net, u_layers is a list of stages, each of which is a list of layers: two numbers.
+        match = re.match(r"(model\.([dcu]_layers)\.(\d+(?:\.\d+)?))\.", name)
+        if match:
+            place = (_STAGES.index(match[2]), *map(int, match[3].split(".")))
+            found[place] = match[1]
     return [found[place] for place in sorted(found)]
 
 
@@ -235,8 +264,8 @@ def _load_pool(checkpoint: Checkpoint, name: str, linear: nn.Conv1d) -> None:
 def _load_s4(checkpoint: Checkpoint, name: str, layer: S4Layer, names: S4Names, dt_transform: str) -> None:
     ssm, kernel = layer.ssm, f"{name}.{names.kernel}"
     n_ssm, half_states = ssm.imag.shape
-    step = checkpoint.tensors.get(f"{kernel}.{names.step}", ssm.log_dt)
-    stored = checkpoint.take(f"{kernel}.{names.step}", (ssm.d_model, 1) if step.ndim == 2 else (ssm.d_model,)).double()
+    has_column = checkpoint.tensors.get(f"{kernel}.{names.dt}", ssm.log_dt).ndim == 2
+    stored = checkpoint.take(f"{kernel}.{names.dt}", (ssm.d_model, 1) if has_column else (ssm.d_model,)).double()
     log_dt = stored if dt_transform == "exp" else F.softplus(stored).log()
     with torch.no_grad():
         ssm.log_dt.copy_(log_dt.flatten())

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sashimi_diffusion.errors import UserError
 
-LISTED = 12
+_MAX_LISTED = 12  # problems in an error message
 LFS_POINTER = b"version https://git-lfs"
 
 
@@ -19,14 +19,14 @@ class RefusedPickle(UserError):
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
-    """Return the state dict of the network in a file of the official code.
+    """Return the state dict of the network in a file of the official code, on the CPU.
 
     Args:
-        path: a pickle with an entry model_state_dict or state_dict, or of a bare state dict (.pkl, .pt, .ckpt), or
-            .safetensors.
+        path: a pickle (.pkl, .pt, .ckpt) of a state dict, or of a dict with an entry model_state_dict or state_dict; or
+            a .safetensors file.
 
     Raises:
-        UserError: the file does not exist, could run code, or contains no state dict.
+        UserError: the file does not exist, cannot be read, could run code, or contains no state dict.
     """
     path = Path(path)
     if not path.is_file():
@@ -39,7 +39,10 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
         if isinstance(content, dict) and isinstance(content.get(entry), dict):
             content = content[entry]
     if not isinstance(content, dict) or not content or not all(map(_is_entry, content.items())):
-        raise UserError(f"{path} holds no state dict: expected tensors by name, or such an entry model_state_dict")
+        raise UserError(
+            f"{path} contains no state dict: expected a dict of tensors by name, or an entry model_state_dict or "
+            "state_dict with one"
+        )
     return dict(content)
 
 
@@ -65,7 +68,7 @@ def _load_pickle(path: Path) -> object:
 
 
 class Checkpoint:
-    """The tensors of a state dict; :meth:`finish` reports missing, misshapen and unused ones.
+    """Tensors of an official state dict; :meth:`finish` reports missing, misshapen and unused ones.
 
     Args:
         tensors: the state dict.
@@ -113,14 +116,14 @@ class Checkpoint:
             target.copy_(self.take(name, tuple(target.shape)))
 
     def finish(self) -> None:
-        """Check that all tensors were found and used.
+        """Check that all requested tensors were found, and that all tensors of the state dict were requested.
 
         Raises:
-            UserError: the list of missing, misshapen and unexpected tensors.
+            UserError: some were not; the message lists missing, misshapen and unexpected tensors.
         """
         extra = [f"unexpected {name}" for name in self.tensors if name not in self._taken]
         problems = self._problems + extra
         if problems:
-            more = f"; and {len(problems) - LISTED} more" if len(problems) > LISTED else ""
-            listed = "; ".join(problems[:LISTED])
+            more = f"; and {len(problems) - _MAX_LISTED} more" if len(problems) > _MAX_LISTED else ""
+            listed = "; ".join(problems[:_MAX_LISTED])
             raise UserError(f"the checkpoint does not fit the network that its shapes imply: {listed}{more}")

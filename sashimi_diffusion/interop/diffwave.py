@@ -12,7 +12,7 @@ from tqdm import tqdm
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.interop.checkpoint import Checkpoint
 from sashimi_diffusion.interop.networks import (
-    is_older,
+    has_legacy_s4,
     is_wavenet,
     load_sashimi,
     load_wavenet,
@@ -29,14 +29,14 @@ Network = TypeVar("Network", SashimiDenoiser, WaveNetDenoiser)
 
 @dataclass(frozen=True)
 class ConversionOptions:
-    """Properties of a network that its checkpoint does not contain; None is the published value for this kind.
+    """Properties of a network that its checkpoint does not contain; None selects the published value.
 
     Args:
         sample_rate: sampling rate in Hz; 16,000 by default, 22,050 for a vocoder.
         length: training length in samples; by default the length in the file, else 16,000.
         timesteps, beta_start, beta_end: noise schedule; by default 200, 1e-4 and 0.02, for a vocoder 50, 1e-4 and 0.05.
         dilation_cycle: dilation cycle of a WaveNet; by default 12 for 36 layers and 10 for 30 layers.
-        step_on_residual: the step embedding of a WaveNet is also added to the residual path, as in the published ones.
+        step_on_residual: whether a WaveNet also adds the step embedding to the residual path, as the published ones do.
         stored_nodes: keep the inexact FFT nodes in the file, for the older SaShiMi layout; see :class:`LegacyS4`.
     """
 
@@ -52,7 +52,13 @@ class ConversionOptions:
 
 @dataclass(frozen=True)
 class Conversion:
-    """A converted checkpoint: ``model`` in evaluation mode, ``scheduler``, and a description of the ``layout``."""
+    """A converted checkpoint.
+
+    Args:
+        model: the denoiser, in evaluation mode.
+        scheduler: its noise schedule.
+        layout: description of the network and its version, for the summary of ``sashimi-convert``.
+    """
 
     model: SashimiDenoiser | WaveNetDenoiser
     scheduler: DiffWaveScheduler
@@ -69,8 +75,8 @@ def convert_diffwave(tensors: dict[str, Tensor], options: ConversionOptions = Co
     checkpoint = Checkpoint(tensors)
     vocoder = any(".mel_conv." in name for name in tensors)
     rate = options.sample_rate or (22050 if vocoder else 16000)
-    older = is_older(checkpoint)
-    if options.stored_nodes and not older:
+    legacy = has_legacy_s4(checkpoint)
+    if options.stored_nodes and not legacy:
         raise UserError("--stored-nodes does not apply: only the older SaShiMi layout stores FFT nodes; leave it out")
     model: SashimiDenoiser | WaveNetDenoiser
     if is_wavenet(checkpoint):
@@ -83,7 +89,7 @@ def convert_diffwave(tensors: dict[str, Tensor], options: ConversionOptions = Co
         config = sashimi_config(checkpoint, options.length)
         model = sashimi = _build(SashimiDenoiser, **config, sample_rate=rate, stored_nodes=options.stored_nodes)
         load_sashimi(checkpoint, sashimi)
-        branch = "older (checkpoints branch)" if older else "newer (main branch)"
+        branch = "older (checkpoints branch)" if legacy else "newer (main branch)"
         layout = f"DiffWave, SaShiMi backbone, {branch} S4 layers"
     scheduler = DiffWaveScheduler(
         num_train_timesteps=options.timesteps or (50 if vocoder else 200),
@@ -104,7 +110,9 @@ def _build(network: Callable[..., Network], **config: Any) -> Network:
 def output_distance(
     model: SashimiDenoiser | WaveNetDenoiser, other: SashimiDenoiser | WaveNetDenoiser, progress: bool = False
 ) -> float:
-    """Return the largest difference between the outputs of two denoisers on white noise, relative to the maximum.
+    """Return the largest difference between the outputs of two denoisers, relative to the largest output of the first.
+
+    The input is white noise at diffusion step 100.
 
     Args:
         model: a denoiser.

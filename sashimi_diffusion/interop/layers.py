@@ -1,4 +1,8 @@
-"""Loading of single layers from the official checkpoints."""
+"""Loading of single layers from official checkpoints.
+
+``name`` is always the official name of the layer, the prefix of the names of its tensors. The functions record tensors
+that do not fit in the :class:`Checkpoint`, which reports them at the end.
+"""
 
 import torch
 from torch import Tensor, nn
@@ -64,7 +68,7 @@ def load_block(checkpoint: Checkpoint, name: str, block: Block) -> None:
         load_legacy_s4(checkpoint, f"{name}.layer", s4.s4)
     else:
         assert isinstance(s4.s4, S4Layer)
-        load_newer_s4(checkpoint, f"{name}.layer", s4.s4)
+        load_s4(checkpoint, f"{name}.layer", s4.s4)
     load_mel(checkpoint, name, s4.mel)
     load_norm(checkpoint, f"{name}.norm2", feed_forward.norm)
     load_normalized(checkpoint, f"{name}.ff.ff.0.conv", feed_forward.input_linear)
@@ -74,7 +78,7 @@ def load_block(checkpoint: Checkpoint, name: str, block: Block) -> None:
 def require_rank_one(checkpoint: Checkpoint, kernel: str) -> None:
     """Raise UserError if the S4 kernel called ``kernel`` has a low-rank term of higher rank.
 
-    Misshapen tensors are left to :meth:`Checkpoint.take`.
+    A tensor of another shape is ignored here; :meth:`Checkpoint.take` reports it.
     """
     low_rank = checkpoint.tensors.get(f"{kernel}.P")
     if low_rank is not None and low_rank.ndim == 4 and low_rank.shape[0] > 1:
@@ -84,8 +88,8 @@ def require_rank_one(checkpoint: Checkpoint, kernel: str) -> None:
         )
 
 
-def load_newer_s4(checkpoint: Checkpoint, name: str, layer: S4Layer) -> None:
-    """Load an S4 layer of the official main branch."""
+def load_s4(checkpoint: Checkpoint, name: str, layer: S4Layer) -> None:
+    """Load an S4 layer of the main branch of the official DiffWave code."""
     ssm, kernel = layer.ssm, f"{name}.kernel.kernel"
     checkpoint.copy(ssm.log_dt, f"{kernel}.log_dt")
     checkpoint.copy(ssm.get_parameter("log_neg_real"), f"{kernel}.inv_w_real")
@@ -98,13 +102,13 @@ def load_newer_s4(checkpoint: Checkpoint, name: str, layer: S4Layer) -> None:
 
 
 def load_output_vectors(checkpoint: Checkpoint, kernel: str, length_name: str, ssm: StateSpace) -> None:
-    """Load C. After a run with kernels of length L, the file contains C (I - Ā^L) in the place of C.
+    """Load C. Once the official code has computed a kernel of length L, it stores C (I - Ā^L) instead of C.
 
     Args:
         checkpoint: the state dict.
         kernel: name of the official kernel module.
-        length_name: name of the buffer with L, which is 0 before the first run.
-        ssm: the state space, with its system already loaded.
+        length_name: name of the buffer with L, which is 0 before the first kernel is computed.
+        ssm: the state space; its other parameters must already be loaded.
     """
     stored = checkpoint.take(f"{kernel}.C", tuple(ssm.C.shape))
     length = int(checkpoint.take(f"{kernel}.{length_name}", ()))
@@ -119,8 +123,8 @@ def output_from_truncated(ssm: StateSpace, truncated: Tensor, length: int) -> Te
 
     Args:
         ssm: the state space that defines Ā.
-        truncated: C (I - Ā^length), real (M, H, N, 2).
-        length: length of the kernel.
+        truncated: C (I - Ā^length), real (M, H, N, 2), with M output vectors for each feature.
+        length: length of the kernel in samples.
 
     Returns:
         C, float64 (M, H, N, 2).
@@ -135,26 +139,26 @@ def output_from_truncated(ssm: StateSpace, truncated: Tensor, length: int) -> Te
 
 
 def load_legacy_s4(checkpoint: Checkpoint, name: str, layer: LegacyS4) -> None:
-    """Load an S4 layer of the official checkpoints branch.
+    """Load an S4 layer of the checkpoints branch of the official DiffWave code.
 
-    Its nodes are loaded if the layer stores nodes, and otherwise only checked: the file contains them in single
-    precision, with errors of up to 1e-4.
+    The FFT nodes of the file have errors of up to 1e-4, because they are in single precision. They are loaded if the
+    layer stores nodes; otherwise only their shape is checked.
     """
     ssm = layer.ssm
-    for way, kernel in enumerate((f"{name}.kernel.krylov", f"{name}.kernel2.krylov")):  # causal, reverse
-        checkpoint.copy(ssm.log_dt[way], f"{kernel}.log_dt")
-        checkpoint.copy(ssm.A[way], f"{kernel}.w")
+    for direction, kernel in enumerate((f"{name}.kernel.krylov", f"{name}.kernel2.krylov")):  # causal, reverse
+        checkpoint.copy(ssm.log_dt[direction], f"{kernel}.log_dt")
+        checkpoint.copy(ssm.A[direction], f"{kernel}.w")
         input_and_p = checkpoint.take(f"{kernel}.B", (2, *ssm.B.shape[1:]))
         output_and_q = checkpoint.take(f"{kernel}.C", (ssm.d_model, 2, *ssm.C.shape[2:]))
         with torch.no_grad():
             for target, value in zip((ssm.B, ssm.P), input_and_p.unbind(0), strict=True):
-                target[way] = value
+                target[direction] = value
             for target, value in zip((ssm.C, ssm.Q), output_and_q.unbind(1), strict=True):
-                target[way] = value
+                target[direction] = value
             for buffer, part in ((ssm.omega, "nodes"), (ssm.z, "z")):
                 nodes = checkpoint.take(f"{kernel}.{part}", (ssm.length // 2 + 1, 2))
                 if buffer is not None:
-                    buffer[way] = nodes
+                    buffer[direction] = nodes
     checkpoint.copy(ssm.D, f"{name}.D")
     weight, bias = (layer.output_linear.get_parameter(part).detach() for part in ("weight", "bias"))
     checkpoint.copy(weight.squeeze(-1), f"{name}.output_linear.weight")  # (H, 2 H)

@@ -22,7 +22,7 @@ from sashimi_diffusion.models.denoiser import SashimiDenoiser
 from sashimi_diffusion.models.wavenet import WaveNetBlock, WaveNetDenoiser
 
 DILATION_CYCLES = {36: 12, 30: 10}
-"""Dilation cycles of the published WaveNets by number of layers. The state dict does not contain them."""
+"""Dilation cycles of the published WaveNets, by number of layers; a state dict does not contain them."""
 
 
 def is_wavenet(checkpoint: Checkpoint) -> bool:
@@ -31,11 +31,12 @@ def is_wavenet(checkpoint: Checkpoint) -> bool:
 
 
 def wavenet_config(checkpoint: Checkpoint, dilation_cycle: int | None = None) -> dict[str, Any]:
-    """Return the configuration of a WaveNet.
+    """Return the arguments of :class:`WaveNetDenoiser` that the shapes of the tensors imply.
 
     Args:
         checkpoint: the state dict.
-        dilation_cycle: None for that of the published network with the same number of layers.
+        dilation_cycle: number of layers after which the dilations repeat; None for that of the published network with
+            the same number of layers.
 
     Raises:
         UserError: a required tensor is missing, or the dilation cycle is unknown.
@@ -79,24 +80,25 @@ def load_wavenet(checkpoint: Checkpoint, model: WaveNetDenoiser) -> None:
 
 
 def sashimi_config(checkpoint: Checkpoint, length: int | None = None) -> dict[str, Any]:
-    """Return the configuration of a SaShiMi.
+    """Return the arguments of :class:`SashimiDenoiser` that the shapes of the tensors imply.
 
     Args:
         checkpoint: the state dict.
         length: training length in samples; None for the length in the file, or 16,000 if the file has none.
 
     Raises:
-        UserError: a required tensor is missing, the file has another length, or its S4 layers are not supported.
+        UserError: a required tensor is missing or misshapen, the file has another length, or its S4 layers are not
+            supported.
     """
     d_model, in_channels, _ = checkpoint.shape("init_conv.0.conv.weight_v", 3)
     pool, expand = _pools(checkpoint, d_model)
-    older = is_older(checkpoint)
-    kernel = "c_layers.0.layer.kernel.krylov" if older else "c_layers.0.layer.kernel.kernel"
+    legacy = has_legacy_s4(checkpoint)
+    kernel = "c_layers.0.layer.kernel.krylov" if legacy else "c_layers.0.layer.kernel.kernel"
     require_rank_one(checkpoint, kernel)
     width = d_model * expand ** len(pool)
-    copies = width if older else checkpoint.shape(f"{kernel}.B", 4)[1]
+    n_ssm = width if legacy else checkpoint.shape(f"{kernel}.B", 4)[1]
     mel = _mel_config(checkpoint, "c_layers.0")
-    sample_size = _sample_size(checkpoint, older, length)
+    sample_size = _sample_size(checkpoint, legacy, length)
     return {
         "in_channels": in_channels,
         "out_channels": checkpoint.shape("final_conv.2.conv.weight", 3)[0],
@@ -107,9 +109,9 @@ def sashimi_config(checkpoint: Checkpoint, length: int | None = None) -> dict[st
         "expand": expand,
         "ff": _multiple(checkpoint, "c_layers.0.ff.ff.0.conv.weight_v", 0, width),
         "unet": any(re.match(r"d_layers\.\d+\.fc_t\.", name) for name in checkpoint.tensors),
-        "parameterization": "legacy" if older else "nplr",
+        "parameterization": "legacy" if legacy else "nplr",
         "n_state": 2 * checkpoint.shape(f"{kernel}.C", 4)[2],
-        "n_ssm": None if copies == width else copies,
+        "n_ssm": None if n_ssm == width else n_ssm,
         "kernel_length": sample_size,
         **_embedding_config(checkpoint, ""),
         **mel,
@@ -117,8 +119,8 @@ def sashimi_config(checkpoint: Checkpoint, length: int | None = None) -> dict[st
     }
 
 
-def is_older(checkpoint: Checkpoint) -> bool:
-    """Return whether the S4 layers of a SaShiMi are those of the official checkpoints branch."""
+def has_legacy_s4(checkpoint: Checkpoint) -> bool:
+    """Return whether the S4 layers of a SaShiMi are :class:`LegacyS4`, those of the official checkpoints branch."""
     return any(".kernel.krylov." in name for name in checkpoint.tensors)
 
 
@@ -146,6 +148,7 @@ def named_layers(model: SashimiDenoiser) -> Iterator[tuple[str, nn.Module]]:
 
 
 def _load_ends(checkpoint: Checkpoint, model: SashimiDenoiser | WaveNetDenoiser, prefix: str) -> None:
+    """Load the input layer, the step embedding and the output layers, which are equal in both networks."""
     load_normalized(checkpoint, "init_conv.0.conv", model.input[0])
     load_linear(checkpoint, f"{prefix}fc_t1", model.step_embedding.hidden)
     load_linear(checkpoint, f"{prefix}fc_t2", model.step_embedding.output)
@@ -162,7 +165,7 @@ def _embedding_config(checkpoint: Checkpoint, prefix: str) -> dict[str, Any]:
 def _mel_config(checkpoint: Checkpoint, block: str) -> dict[str, Any]:
     if f"{block}.mel_conv.conv.weight_v" not in checkpoint:
         return {}
-    # A transposed convolution with stride s has a kernel of 2 s.
+    # A transposed convolution that upsamples by s has a kernel of 2 s samples.
     layers = range(_count(checkpoint, f"{block}.upsample_conv2d"))
     kernels = [checkpoint.shape(f"{block}.upsample_conv2d.{index}.weight_v", 4)[-1] for index in layers]
     return {
@@ -191,15 +194,15 @@ def _multiple(checkpoint: Checkpoint, name: str, axis: int, width: int) -> int:
     return shape[axis] // width
 
 
-def _sample_size(checkpoint: Checkpoint, older: bool, length: int | None) -> int:
-    """Return the training length: the kernel length of the last S4 layer, which has the full rate in all networks."""
+def _sample_size(checkpoint: Checkpoint, legacy: bool, length: int | None) -> int:
+    """Return the training length: the kernel length of the last S4 layer, which always runs at the raw rate."""
     last = f"u_layers.{_count(checkpoint, 'u_layers') - 1}.layer.kernel"
-    if older:
+    if legacy:
         stored = 2 * (checkpoint.shape(f"{last}.krylov.nodes", 2)[0] - 1)
     else:
         checkpoint.shape(f"{last}.kernel.L", 0)
         stored = int(checkpoint.tensors[f"{last}.kernel.L"])
-    if older and length not in (None, stored):
+    if legacy and length not in (None, stored):
         raise UserError(f"--length {length} does not fit: the kernels in the file have {stored} samples")
     return length or stored or 16000
 

@@ -27,7 +27,7 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     the tensors instead.
 
     Raises:
-        UserError: as in :func:`read_state_dict`.
+        UserError: as :func:`read_state_dict`.
     """
     try:
         return read_state_dict(path)

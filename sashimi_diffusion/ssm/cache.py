@@ -1,4 +1,4 @@
-"""Cache of a value that depends on the parameters of a module only."""
+"""Cache of a value that depends only on the parameters of a module."""
 
 from collections.abc import Hashable
 from itertools import chain
@@ -12,8 +12,8 @@ class ParameterCache:
     """Cache of one value, valid while the parameters and buffers of a module are unchanged.
 
     The parameter values are compared, not their version counters: optimizers and moving averages write through
-    ``parameter.data``, which does not change the counters. The comparison takes less than a thousandth of the time of a
-    kernel.
+    ``parameter.data``, which does not change the counters. The comparison takes less than a thousandth of the time in
+    which a convolution kernel is computed.
 
     Nothing is cached in training mode, while gradients are recorded, or under compilation.
     """
@@ -23,7 +23,7 @@ class ParameterCache:
     _value: Any = None
 
     def lookup(self, module: nn.Module, key: Hashable) -> Any:
-        """Return the cached value if ``key`` and the tensors of ``module`` are unchanged, else None.
+        """Return the cached value, or None if there is none or if ``key`` or a tensor of ``module`` has changed.
 
         Args:
             module: owner of the parameters; all its tensors have the same dtype and device.
@@ -31,14 +31,14 @@ class ParameterCache:
         """
         if not _caching(module) or self._snapshot is None or key != self._key:
             return None
-        kept, snapshot = self._snapshot, _snapshot(module)
-        same_type = (kept.dtype, kept.device) == (snapshot.dtype, snapshot.device)
-        return self._value if same_type and torch.equal(kept, snapshot) else None
+        stored, current = self._snapshot, _flat_tensors(module)
+        same_type = (stored.dtype, stored.device) == (current.dtype, current.device)
+        return self._value if same_type and torch.equal(stored, current) else None
 
     def store(self, module: nn.Module, key: Hashable, value: Any) -> None:
-        """Replace the cached value."""
+        """Replace the cached value; see :meth:`lookup` for ``module`` and ``key``."""
         if _caching(module):
-            self._key, self._snapshot, self._value = key, _snapshot(module), value
+            self._key, self._snapshot, self._value = key, _flat_tensors(module), value
 
     def clear(self) -> None:
         """Drop the cached value and free its memory."""
@@ -49,5 +49,6 @@ def _caching(module: nn.Module) -> bool:
     return not (module.training or torch.is_grad_enabled() or torch.compiler.is_compiling())
 
 
-def _snapshot(module: nn.Module) -> Tensor:
+def _flat_tensors(module: nn.Module) -> Tensor:
+    """Return a copy of all parameters and buffers, concatenated."""
     return torch.cat([tensor.detach().reshape(-1) for tensor in chain(module.parameters(), module.buffers())])

@@ -1,6 +1,6 @@
 """Initial state matrices: HiPPO-LegS in normal-plus-low-rank form, and the diagonal matrices of S4D.
 
-Only the half of the conjugate pairs with non-negative imaginary parts is returned.
+States come in conjugate pairs. Only the member of each pair with the non-negative imaginary part is returned.
 """
 
 import math
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 INITIALIZATIONS = {"nplr": ("legs",), "diag": ("legs", "lin", "inv")}
+"""Names of the initializations of each parameterization."""
 
 _OFFICIAL_NAMES = {"diag-legs": "legs", "diag-lin": "lin", "diag-linear": "lin", "diag-inv": "inv"}
 _UNSUPPORTED = {
@@ -28,7 +29,7 @@ _UNSUPPORTED = {
 
 
 class InitialSystem(NamedTuple):
-    """A = diag(a) - p p* and input vector b, complex128 (N,), where N is half of the state size."""
+    """State matrix diag(a) - p p* and input vector b, complex128 (N,), where N is half of the state size."""
 
     a: Tensor
     p: Tensor
@@ -42,7 +43,7 @@ def initial_system(name: str, n_state: int, parameterization: str) -> InitialSys
         name: "legs" (HiPPO-LegS; with "diag" its normal part only, S4D-LegS), "lin" or "inv" (S4D, arXiv 2206.11893,
             section 4).
         n_state: state size, counting both halves of the conjugate pairs; even.
-        parameterization: "nplr" or "diag".
+        parameterization: "nplr" or "diag"; p is zero for "lin" and "inv", and not used by "diag".
 
     Raises:
         ValueError: ``n_state`` is odd, or the parameterization has no initialization of this name.
@@ -81,7 +82,7 @@ def _legs(n_state: int) -> InitialSystem:
     a = -torch.tril(torch.outer(b, b), diagonal=-1) - torch.diag(n + 1)
     normal = a + torch.outer(p, p)
     imag, vectors = torch.linalg.eigh(-1j * (normal - normal.T) / 2)
-    # The eigenvalues ascend and come in pairs ±, so the upper half is positive.
+    # The eigenvalues ascend and come in pairs ±λ, so the upper half is positive.
     imag, vectors = imag[n_state // 2 :], vectors[:, n_state // 2 :]
     real = torch.diagonal(normal).mean().expand(n_state // 2)
     project = vectors.conj().T

@@ -1,7 +1,8 @@
 """The S4 layer of the oldest official code, which the published DiffWave-SaShiMi weights use.
 
-It differs from :class:`S4Layer` in its trained parameters (only the output vector and the second low-rank vector), in
-its kernel (for one length only, without the correction for truncating it there) and in how it combines the directions.
+It differs from :class:`S4Layer` in three ways. Only the output vector C, the second low-rank vector q and D are
+trained. The kernel is defined for one length and lacks the factor I - Ā^L that corrects the truncation. Both directions
+are concatenated and mixed without a gate.
 """
 
 import math
@@ -13,12 +14,12 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from sashimi_diffusion.ssm.cache import ParameterCache
-from sashimi_diffusion.ssm.checks import require_sequence
 from sashimi_diffusion.ssm.initialization import initial_system
 from sashimi_diffusion.ssm.pointwise import gelu
 from sashimi_diffusion.ssm.precision import KeepFloat32, without_autocast
 from sashimi_kernels import kernel_lags, lags_spectrum, long_convolution, spectrum_convolution
 from sashimi_kernels.reference.generation import bilinear_nodes
+from sashimi_kernels.shapes import require_sequence
 
 # Number of terms of the generating function computed at once: several arrays of 4 MB in float64.
 TILE = 2**19
@@ -27,7 +28,8 @@ TILE = 2**19
 class Nodes(NamedTuple):
     """Points at which the generating function is evaluated: z = 2 (1-ω) / (1+ω) and 2 / (1+ω) for roots of unity ω.
 
-    Complex (directions or 1, K). Both are infinite at ω = -1, where they are set to 0 and a limit replaces them.
+    Complex128 (directions or 1, K), where K = length // 2 + 1 is the number of frequencies. Both are infinite at
+    ω = -1. There they are set to 0, and the limit of the generating function is used instead.
     """
 
     z: Tensor
@@ -35,7 +37,7 @@ class Nodes(NamedTuple):
 
 
 class LegacyS4(nn.Module):
-    """W · GELU(state space(u)) + b: both directions are concatenated and mixed by a linear map without a gate.
+    """W · GELU(state space(u)) + b, a layer that concatenates both directions and mixes them without a gate.
 
     Args:
         d_model: number of features H.
@@ -48,18 +50,21 @@ class LegacyS4(nn.Module):
         self.output_linear = nn.Conv1d(2 * d_model, d_model, 1)
 
     def forward(self, u: Tensor, residual: Tensor | None = None) -> Tensor:
-        """Apply the layer to a sequence (B, H, L) and add ``residual`` (B, H, L) if given."""
+        """Apply the layer to a sequence (B, H, L), add ``residual`` (B, H, L) if given, and return (B, H, L)."""
         y = self.output_linear(gelu(self.ssm(u)))
         return y if residual is None else y + residual
 
 
 class LegacyStateSpace(KeepFloat32):
-    """Two kernels per feature, y₁[t] = D u[t] + Σ k₁[j] u[t-j] and y₂[t] = D u[t] + Σ k₂[j] u[t+j], j from 0 in both.
+    """A causal and an anti-causal convolution of each feature, each with its own output.
+
+    y₁[t] = D u[t] + Σ_j k₁[j] u[t-j] and y₂[t] = D u[t] + Σ_j k₂[j] u[t+j], with j from 0 in both.
 
     A = Λ - p qᵀ, where Λ, p, B and the step sizes keep their initial values (buffers) and q, C, D are trained. The
-    kernel is S4's generating function on the roots of unity (arXiv 2111.00396, algorithm 1) with C in the place of
-    C (I - Ā^L). It therefore depends on its ``length``; for longer signals it is zero beyond that length. All tensors
-    are real float32 (a trailing axis of 2 for complex values) and stay float32 under ``.to(dtype)`` and autocast.
+    kernel is the inverse FFT of S4's generating function at the roots of unity (arXiv 2111.00396, algorithm 1), with C
+    in the place of C (I - Ā^L). It therefore depends on ``length``; for longer signals it is zero beyond that length.
+    All tensors are real float32 (a trailing axis of 2 for complex values) and stay float32 under ``.to(dtype)`` and
+    autocast.
 
     Args:
         d_model: number of features H.
@@ -117,13 +122,13 @@ class LegacyStateSpace(KeepFloat32):
         return y.flatten(1, 2).to(u.dtype)
 
     def kernel(self) -> Tensor:
-        """Return the two kernels without D, real (directions, H, length)."""
+        """Return the two kernels without D, real (directions, H, length), the causal one first."""
         z, weight = (x.expand(2, -1) for x in self.nodes())
-        spectra = [self._generating_function(way, Nodes(z[way], weight[way])) for way in range(2)]
+        spectra = [self._generating_function(index, Nodes(z[index], weight[index])) for index in range(2)]
         return torch.fft.irfft(torch.stack(spectra), n=self.length).to(self.D.dtype)
 
     def nodes(self) -> Nodes:
-        """Return the nodes of the kernels in double precision: stored ones if there are any, else exact ones."""
+        """Return the nodes of the kernels: the stored ones if the model has them, otherwise exact ones."""
         if self.omega is None or self.z is None:
             return exact_nodes(self.length, self.D.device)
         omega, z = _complex(self.omega), _complex(self.z)
@@ -147,20 +152,21 @@ class LegacyStateSpace(KeepFloat32):
         return spectrum
 
     def _lags(self, length: int) -> Tensor:
-        """Return kernels and D for signals of ``length`` in the layout of the FFT, real (2, H, size)."""
+        """Return kernels and D for L = ``length``, arranged by :func:`kernel_lags`, real (directions, H, size)."""
         kernel = self.kernel()[..., :length]
         causal, reverse = F.pad(kernel, (0, length - kernel.shape[-1])).unbind()
-        ways = kernel_lags(causal, self.D), kernel_lags(torch.zeros_like(reverse), self.D, reverse, shift=0)
-        return torch.stack(ways)
+        causal_lags = kernel_lags(causal, self.D)
+        reverse_lags = kernel_lags(torch.zeros_like(reverse), self.D, reverse, shift=0)
+        return torch.stack([causal_lags, reverse_lags])
 
-    def _generating_function(self, way: int, nodes: Nodes) -> Tensor:
-        """Return the spectrum of one direction's kernel, complex128 (H, K), computed in tiles of features.
+    def _generating_function(self, direction: int, nodes: Nodes) -> Tensor:
+        """Return the spectrum of one direction's kernel at its nodes (K,), complex128 (H, K).
 
-        All H · N · K terms together would need too much memory.
+        It is computed in tiles of features, because all H · N · K terms together would need too much memory.
         """
-        a, b, p = (_complex(x[way]) for x in (self.A, self.B, self.P))  # (N,)
-        c, q = _complex(self.C[way]).conj(), _complex(self.Q[way]).conj()  # (H, N)
-        dt = torch.exp(self.log_dt[way].double()).unsqueeze(-1)  # (H, 1)
+        a, b, p = (_complex(x[direction]) for x in (self.A, self.B, self.P))  # (N,)
+        c, q = _complex(self.C[direction]).conj(), _complex(self.Q[direction]).conj()  # (H, N)
+        dt = torch.exp(self.log_dt[direction].double()).unsqueeze(-1)  # (H, 1)
         vectors = torch.stack([b * c, b * q, p * q, p * c], dim=-1)  # (H, N, 4)
         features = max(1, TILE // (self.n_state // 2 * nodes.z.shape[-1]))
         tiles = zip(dt.split(features), (dt * a).split(features), vectors.split(features), strict=True)
@@ -186,22 +192,28 @@ def _initial_nodes(length: int) -> tuple[Tensor, Tensor]:
 def _woodbury(dt: Tensor, poles: Tensor, vectors: Tensor, nodes: Nodes) -> Tensor:
     """Return the generating function of a diagonal plus rank-one system, (H, K) (arXiv 2111.00396, lemma C.2).
 
-    ``vectors`` (H, N, 4) holds the products b c, b q, p q and p c. Each is summed over x / (z - pole) together with its
-    conjugate, 2 (z Re x - Re(x pole*)) / (z² - 2 z Re pole + |pole|²). These are matrix products of real numbers,
-    several times faster than complex divisions. The denominator cancels where z is close to a pole, so float64 is
-    needed.
+    It combines four Cauchy sums Σ_n v_n / (z - pole_n), where v is one of the products b c, b q, p q and p c. A term
+    and its conjugate together are 2 (z Re v - Re(v pole*)) / (z² - 2 z Re pole + |pole|²). In this form the sums are
+    matrix products of real numbers, several times faster than complex divisions. The denominator cancels where z is
+    close to a pole, so float64 is needed.
+
+    Args:
+        dt: step sizes, (H, 1).
+        poles: dt · a, (H, N).
+        vectors: the four products, (H, N, 4).
+        nodes: (K,).
     """
     z, one, zero = nodes.z, torch.ones_like(nodes.z.real), torch.zeros_like(nodes.z.real)
     powers = torch.stack([(z * z).real, z.real, one, (z * z).imag, z.imag, zero], dim=-1).unflatten(-1, (2, 3))
     factors = torch.stack([torch.ones_like(poles.real), -2 * poles.real, poles.abs().square()], dim=1)  # (H, 3, N)
-    re, im = powers[:, 0] @ factors, powers[:, 1] @ factors  # (H, K, N)
-    scale = 1 / (re * re + im * im)
+    real, imag = powers[:, 0] @ factors, powers[:, 1] @ factors  # of the denominators, (H, K, N)
+    scale = 1 / (real * real + imag * imag)
     weights = torch.cat([vectors.real, (vectors * poles.conj().unsqueeze(-1)).real], dim=-1)  # (H, N, 8)
-    sums = torch.complex((re * scale) @ weights, (im * -scale) @ weights)  # (H, K, 8)
+    sums = torch.complex((real * scale) @ weights, (imag * -scale) @ weights)  # (H, K, 8)
     slope, constant = sums.chunk(2, dim=-1)
     b_c, b_q, p_q, p_c = (2 * dt.unsqueeze(-1) * (z.unsqueeze(-1) * slope - constant)).unbind(-1)
     finite = nodes.weight * (b_c - b_q * p_c / (1 + p_q))
-    # The limit at ω = -1.
+    # The limit at ω = -1, where the weight was set to 0.
     limit = dt * vectors[..., 0].sum(1, keepdim=True).real
     return torch.where(nodes.weight == 0, limit.to(finite.dtype), finite)
 

@@ -1,4 +1,4 @@
-"""Pointwise operations on (B, H, L): a linear map of the channels, and GELU."""
+"""Pointwise operations on (B, channels, L): a linear map of the channels, and GELU."""
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +15,9 @@ class Pointwise(nn.Conv1d):
         super().__init__(in_channels, out_channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map (B, in_channels, L) to (B, out_channels, L)."""
         weight = self.weight.squeeze(-1)
-        if x.shape[0] == 1:  # the product of matrices adds the bias itself, for any memory layout of x
+        if x.shape[0] == 1:  # for a 2-D input, one matrix product also adds the bias, in any memory layout
             return F.linear(x.squeeze(0).T, weight, self.bias).T.unsqueeze(0)
         return F.linear(x.transpose(1, 2), weight, self.bias).transpose(1, 2)
 

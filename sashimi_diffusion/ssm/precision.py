@@ -10,9 +10,11 @@ _HALF_PRECISION = (torch.float16, torch.bfloat16)
 
 
 class KeepFloat32(nn.Module):
-    """A module whose parameters stay float32 under ``.half()``, ``.bfloat16()`` and ``.to(dtype)``; devices do change.
+    """Module with parameters that are not cast to half precision.
 
-    Half precision is too coarse for eigenvalues close to the unit circle: a decay of 0.999 rounds to 1.
+    ``.half()``, ``.bfloat16()`` and ``.to(dtype)`` with one of these dtypes leave the parameters in float32;
+    ``.to(device)`` and ``.double()`` work as in any module. Half precision is too coarse for eigenvalues close to the
+    unit circle: a decay of 0.999 rounds to 1.
     """
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:

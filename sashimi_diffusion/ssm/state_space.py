@@ -8,13 +8,13 @@ from torch.nn import functional as F
 
 import sashimi_kernels as kernels
 from sashimi_diffusion.ssm.cache import ParameterCache
-from sashimi_diffusion.ssm.checks import require_rate, require_sequence
 from sashimi_diffusion.ssm.precision import without_autocast
-from sashimi_diffusion.ssm.system import ContinuousSystem, LinearSystem
+from sashimi_diffusion.ssm.system import ContinuousSystem, LinearSystem, require_rate
+from sashimi_kernels.shapes import require_sequence
 
 
 class StateSpace(LinearSystem):
-    """y = (K * u) + D u, where K is the convolution kernel of a state space with ``n_state`` states per feature.
+    """y = K * u + D u, where * is a convolution and K the kernel of a state space with ``n_state`` states per feature.
 
     "nplr" is S4's A = Λ - p p* with Re Λ = -exp(·), which is always stable (SaShiMi, arXiv 2202.09729, section 4.2);
     "diag" is S4D's diagonal A. :meth:`forward`, :meth:`step` and :meth:`prefill` compute the same function.
@@ -26,19 +26,19 @@ class StateSpace(LinearSystem):
         d_model: number of features H.
         n_state: state size, even. Half of each conjugate pair is stored, N = n_state / 2.
         parameterization: "nplr" or "diag".
-        initialization: "legs"; for "diag" also "lin" and "inv".
+        initialization: "legs"; for "diag" also "lin" and "inv". See :func:`initial_system`.
         discretization: "bilinear"; for "diag" also "zoh".
         bidirectional: add an anti-causal kernel. A bidirectional state space has no ``step`` and no ``prefill``.
         reverse_shift: the anti-causal kernel starts at the next sample (1) or at the current one (0).
         n_ssm: number of distinct (A, B), repeated over the features; None for one per feature.
-        outputs_per_feature: outputs of each feature, each with its own C and D.
+        outputs_per_feature: number of outputs of each feature, each with its own C and D.
         max_length: truncate the kernels of a bidirectional state space to this many samples, as the official code does;
             None for no limit.
         dt_min, dt_max: initial step sizes are log-uniform in this range.
-        stable: constrain A as above. False trains Re Λ without a constraint and, in A = Λ - p q*, q independently of p,
+        stable: constrain A = Λ - p q* as above: Re Λ < 0 and q = p. False trains Re Λ and q without these constraints,
             as S4 did before SaShiMi. Such a state space can become unstable; it exists for comparisons.
-        bandlimit: drop the states of "diag" with a frequency of at least half of this value (S4ND, arXiv 2210.06583).
-            The frequency is abs(Im A) · dt / 2π, in cycles per sample at rate 1. None keeps all states.
+        bandlimit: for "diag", drop states with a frequency of at least half of this value (S4ND, arXiv 2210.06583). The
+            frequency is abs(Im A) · dt / 2π, in cycles per sample at rate 1. None keeps all states.
         backend: kernel backend, see :mod:`sashimi_kernels`.
 
     Raises:
@@ -72,8 +72,8 @@ class StateSpace(LinearSystem):
             raise ValueError("max_length would make the convolution differ from the recurrence: set bidirectional")
         if bandlimit is not None and parameterization != "diag":
             raise ValueError(
-                "bandlimit needs parameterization 'diag': the low-rank term of 'nplr' couples the states, so that they "
-                "have no frequency of their own"
+                "bandlimit needs parameterization 'diag': the low-rank term of 'nplr' couples the states, so a single "
+                "state has no frequency"
             )
         self.outputs_per_feature, self.bandlimit, self.backend = outputs_per_feature, bandlimit, backend
         self.bidirectional, self.reverse_shift, self.max_length = bidirectional, reverse_shift, max_length
@@ -95,14 +95,14 @@ class StateSpace(LinearSystem):
             (B, outputs · H, L).
 
         Raises:
-            ValueError: the input has another shape or no samples.
-            RuntimeError: a bidirectional state space has no initial state.
+            ValueError: the input has another shape or no samples, or ``rate`` is not positive.
+            RuntimeError: an initial state was given to a bidirectional state space.
         """
         require_sequence(u, self.d_model)
         if state is not None:
             self._require_causal()
         with without_autocast(u.device):
-            if self._in_chunks(u):
+            if self._uses_chunks(u):
                 return self._convolve_in_chunks(u, state, rate)[0]
             return self._convolve(u, state, rate)
 
@@ -113,11 +113,15 @@ class StateSpace(LinearSystem):
 
         Returns:
             output (B, outputs · H, L) and state, complex (B, H, N).
+
+        Raises:
+            ValueError: as :meth:`forward`.
+            RuntimeError: the state space is bidirectional.
         """
         self._require_causal()
         require_sequence(u, self.d_model)
         with without_autocast(u.device):
-            if self._in_chunks(u):
+            if self._uses_chunks(u):
                 y, final = self._convolve_in_chunks(u, state, rate)
                 assert final is not None  # as the state space is causal
                 return y, final
@@ -137,6 +141,9 @@ class StateSpace(LinearSystem):
 
         Returns:
             output (B, outputs · H) and the next state.
+
+        Raises:
+            RuntimeError: the state space is bidirectional.
         """
         self._require_causal()
         constants = self._step_cache.lookup(self, rate)
@@ -159,7 +166,11 @@ class StateSpace(LinearSystem):
         return torch.zeros(batch_size, self.d_model, self.n_state // 2, dtype=dtype, device=self.D.device)
 
     def kernel(self, length: int, rate: float = 1.0) -> Tensor:
-        """Return the convolution kernels without D, real (outputs · directions, H, length), causal ones first."""
+        """Return the convolution kernels without D, real (outputs · directions, H, length), the causal ones first.
+
+        Raises:
+            ValueError: ``rate`` is not positive.
+        """
         require_rate(rate)
         limit = length if self.max_length is None else max(1, round(self.max_length / rate))
         kernel, _ = self._kernel_and_response(min(length, limit), None, rate)
@@ -168,7 +179,10 @@ class StateSpace(LinearSystem):
     def discrete_system(
         self, rate: float = 1.0
     ) -> tuple[kernels.DiscreteNPLR, Tensor] | tuple[tuple[Tensor, Tensor], Tensor]:
-        """Return the constants of :meth:`step` in the working precision: the system ((Ā, B̄) if diagonal) and C."""
+        """Return the constants of :meth:`step`: the discrete system, which is (Ā, B̄) if it is diagonal, and C.
+
+        They are complex64, or complex128 after ``.double()``.
+        """
         system = self.continuous_system(rate)
         c = self._output_vectors(system, rate)
         if self.parameterization == "nplr":
@@ -211,12 +225,12 @@ class StateSpace(LinearSystem):
         return spectrum
 
     def _lags(self, kernel: Tensor) -> Tensor:
-        """Return kernels and D in the layout of the FFT, real (outputs, H, size)."""
+        """Return kernels and D arranged by :func:`sashimi_kernels.kernel_lags`, real (outputs, H, size)."""
         reverse = kernel[self.outputs_per_feature :] if self.bidirectional else None
         return kernels.kernel_lags(kernel[: self.outputs_per_feature], self.D, reverse, self.reverse_shift)
 
     def _kernel_and_response(self, length: int, state: Tensor | None, rate: float) -> tuple[Tensor, Tensor | None]:
-        """Return the kernels (outputs · directions, H, L) and the response to ``state`` (B, outputs, H, L)."""
+        """Return the kernels (outputs · directions, H, L) and the response (B, outputs, H, L) to ``state``, if any."""
         system = self.continuous_system(rate)
         c = self._output_vectors(system, rate)
         if self.parameterization == "nplr":
@@ -231,19 +245,21 @@ class StateSpace(LinearSystem):
         return kernel, response.unflatten(0, coefficients.shape[:2])
 
     def _final_state(self, u: Tensor, state: Tensor | None, rate: float) -> Tensor:
+        """Return the state after the last sample of ``u``, complex (B, H, N)."""
         signal, system = u.to(self.D.dtype), self.continuous_system(rate)
         if self.parameterization == "diag":
             return kernels.diagonal_state(self._discretize_diagonal(system), signal, state, self.backend)
         return kernels.nplr_state(*system, signal, state, self.backend)
 
-    def _in_chunks(self, u: Tensor) -> bool:
-        """Return whether Triton convolves without an FFT, as it can for a diagonal state space."""
+    def _uses_chunks(self, u: Tensor) -> bool:
+        """Return whether Triton convolves chunk by chunk, without an FFT. Only a diagonal state space allows it."""
         if self.parameterization != "diag" or self.outputs_per_feature > 1 or self.max_length is not None:
             return False
         backend = kernels.backend_name(self.backend, u.device, "chunked_convolution", u.dtype, u.shape[-1])
         return backend == "triton"
 
     def _convolve_in_chunks(self, u: Tensor, state: Tensor | None, rate: float) -> tuple[Tensor, Tensor | None]:
+        """Convolve chunk by chunk: output (B, H, L) and the final state (B, H, N), None if bidirectional."""
         system = self.continuous_system(rate)
         discrete, c = self._discretize_diagonal(system), self._output_vectors(system, rate)
         reverse = c[1] if self.bidirectional else None

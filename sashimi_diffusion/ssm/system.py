@@ -6,12 +6,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from sashimi_diffusion.ssm.checks import require_rate
 from sashimi_diffusion.ssm.initialization import INITIALIZATIONS, initial_system
 from sashimi_diffusion.ssm.precision import KeepFloat32
 
-# Trained step sizes stay inside of these bounds, and kernels outside of them are useless. The clamp prevents a
-# diverging log_dt from turning the whole kernel into NaN.
+# Step sizes of useful kernels are inside of these bounds. Clamping to them prevents a diverging log_dt from turning the
+# whole kernel into NaN.
 DT_BOUNDS = (1e-6, 10.0)
 
 
@@ -73,10 +72,13 @@ class LinearSystem(KeepFloat32):
         self.Q = _float32_parameter(low_rank) if nplr and not stable else None  # (n_ssm, N, 2)
 
     def continuous_system(self, rate: float = 1.0) -> ContinuousSystem:
-        """Return the system in float64, with (A, B) repeated to all features.
+        """Return the system in double precision, with (A, B) repeated to all features.
 
         Args:
             rate: factor of the step sizes.
+
+        Raises:
+            ValueError: ``rate`` is not positive.
         """
         require_rate(rate)
         low, high = (math.log(bound) for bound in DT_BOUNDS)
@@ -101,8 +103,14 @@ class LinearSystem(KeepFloat32):
         return self.real.double()
 
     def _repeat(self, x: Tensor) -> Tensor:
-        """Feature h uses copy h mod n_ssm."""
+        """Repeat (n_ssm, N) to (H, N); feature h uses copy h mod n_ssm."""
         return x if x.shape[0] == self.d_model else x.repeat(self.d_model // x.shape[0], 1)
+
+
+def require_rate(rate: float) -> None:
+    """Raise ValueError unless ``rate``, a factor of the step sizes, is positive."""
+    if not rate > 0:
+        raise ValueError(f"rate must be positive, got {rate}")
 
 
 def _float32_parameter(value: Tensor) -> nn.Parameter:

@@ -23,7 +23,7 @@ def create_accelerator(config: RunConfig) -> Accelerator:
             support.
     """
     accelerator = Accelerator(
-        cpu=not _has_accelerator(),  # else Accelerate ignores the processes of torchrun on a CPU
+        cpu=_has_only_cpu(),  # without it, Accelerate ignores processes that torchrun starts on a CPU
         mixed_precision=_PRECISIONS[config.training.mixed_precision],
         log_with=_installed(config.training.trackers) or None,
         project_config=ProjectConfiguration(project_dir=config.output_dir, logging_dir=config.output_dir),
@@ -36,22 +36,29 @@ def create_accelerator(config: RunConfig) -> Accelerator:
     return accelerator
 
 
-def _has_accelerator() -> bool:
-    """Return whether there is a device other than the CPU."""
+def _has_only_cpu() -> bool:
+    """Return whether there is no device except the CPU."""
     if hasattr(torch, "accelerator"):  # since torch 2.6
-        return torch.accelerator.is_available()
-    return torch.cuda.is_available() or torch.backends.mps.is_available()
+        return not torch.accelerator.is_available()
+    return not (torch.cuda.is_available() or torch.backends.mps.is_available())
 
 
 def set_threads(accelerator: Accelerator, threads: int | None) -> None:
-    """Use ``threads`` threads on a CPU, by default all cores: ``accelerate launch`` sets one thread per process."""
+    """Set the number of threads of this process on a CPU; None: its share of all cores.
+
+    ``accelerate launch`` sets one thread per process.
+    """
     if accelerator.device.type == "cpu":
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         torch.set_num_threads(threads or max(1, cores // accelerator.num_processes))
 
 
 def _installed(names: list[str]) -> list[str]:
-    """Return the trackers to use. tensorboard is the default, so it is not an error if it is not installed."""
+    """Return the installed trackers of ``names``.
+
+    Raises:
+        UserError: a tracker does not exist or is not installed. A missing tensorboard, the default, is no error.
+    """
     available = [str(tracker.value) for tracker in get_available_trackers()]
     for name in names:
         if name not in [str(tracker.value) for tracker in LoggerType]:
@@ -62,7 +69,13 @@ def _installed(names: list[str]) -> list[str]:
 
 
 def start_trackers(accelerator: Accelerator, settings: dict, step: int) -> None:
-    """Open the trackers; tensorboard drops its values after ``step``, as metrics.jsonl does."""
+    """Open the trackers of a run.
+
+    Args:
+        accelerator: of the run.
+        settings: the config as a nested dictionary, which the trackers store.
+        step: optimizer steps done. In a resumed run, tensorboard drops values of later steps, as metrics.jsonl does.
+    """
     if accelerator.log_with:
         Path(accelerator.logging_dir).mkdir(parents=True, exist_ok=True)
         options = {"tensorboard": {"purge_step": step + 1}}

@@ -1,6 +1,6 @@
 """Checkpoints of a run, in folders such as checkpoints/step-000100.
 
-Kept instead of Accelerate's checkpoints: a manifest with SHA-256 sums shows any damage before a run resumes from it.
+They replace Accelerate's checkpoints: a manifest with SHA-256 sums shows any damage before a run resumes.
 """
 
 import hashlib
@@ -30,17 +30,17 @@ class Counters:
     """The state of a run in addition to its tensors.
 
     Args:
-        step: optimizer steps done.
-        seconds: time spent in training steps.
-        nonfinite_total: steps skipped in total.
+        step: optimizer steps done, including skipped ones.
+        seconds: time spent in optimizer steps.
+        nonfinite_total: steps skipped because the loss or the gradient was not finite.
         nonfinite_in_row: steps skipped since the last finite one.
-        loss_sum: sum of the losses since the last line of metrics.jsonl.
+        loss_sum: sum of the finite losses since the last training line of metrics.jsonl.
         loss_count: number of those losses.
-        global_batch: examples per step of all processes.
+        global_batch: examples per optimizer step, of all processes together.
         data: fingerprint of the training data.
         plateau_factor: factor of the learning rate after plateaus of the validation loss.
         plateau_loss: lowest validation loss so far.
-        plateau_validations: validations since the lowest.
+        plateau_validations: validations since that loss, or since the last change of ``plateau_factor``.
     """
 
     step: int = 0
@@ -79,7 +79,7 @@ def save_checkpoint(
     """Write the checkpoint of ``counters.step``, remove all except the ``keep`` newest, and return its folder.
 
     Raises:
-        OSError: it cannot be written; the earlier checkpoints are unchanged.
+        OSError: the checkpoint cannot be written; the earlier checkpoints are unchanged.
     """
     target = run / "checkpoints" / checkpoint_name(counters.step)
     optimizer_bytes = io.BytesIO()
@@ -133,7 +133,7 @@ def find_checkpoint(run: Path, chosen: str | None = None) -> Path | None:
 
     Args:
         run: the run folder.
-        chosen: a checkpoint, as a path, relative to the run folder, or by name; None: the newest.
+        chosen: name or path of a checkpoint; only the last component of a path is used. None: the newest.
 
     Raises:
         UserError: the checkpoint does not exist or is damaged; the message names the newest undamaged one before it.
@@ -174,7 +174,7 @@ def load_checkpoint(
     """Load a verified checkpoint into ``model``, ``ema`` and ``optimizer``, and return its counters.
 
     Raises:
-        UserError: the tensors do not fit this network; another version of the project wrote them.
+        UserError: the tensors do not fit this network, because another version of the project wrote them.
     """
     settings = [{key: group[key] for key in group if key != "params"} for group in optimizer.param_groups]
     try:
@@ -186,7 +186,7 @@ def load_checkpoint(
             f"{folder} does not fit this network: continue with the version that wrote it ({error})"
         ) from error
     for group, setting in zip(optimizer.param_groups, settings, strict=True):
-        # Learning rates and betas come from the config, which may have changed; the moments from the checkpoint.
+        # The moments come from the checkpoint; learning rates and betas from the config, which may have changed.
         group.update(setting)
     stored = json.loads((folder / "counters.json").read_text())
     ema.updates = stored.pop("ema_updates")
@@ -194,7 +194,7 @@ def load_checkpoint(
 
 
 def set_later_aside(run: Path, folder: Path) -> list[Path]:
-    """Rename the checkpoints after ``folder``, so that ``folder`` is the newest one, and return their new folders."""
+    """Rename the checkpoints after ``folder``, so that it becomes the newest one, and return their new folders."""
     checkpoints = list_checkpoints(run)
     later = checkpoints[checkpoints.index(folder) + 1 :]
     moved = []

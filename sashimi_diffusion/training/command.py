@@ -20,7 +20,7 @@ def run_recipe(task_class: type[Task], kind: type[RunConfig], default_file: Path
     Args:
         task_class: the kind of run.
         kind: the class of its config.
-        default_file: the config without ``--config``.
+        default_file: the config file that is used without ``--config``.
         description: text of ``--help``.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -33,7 +33,7 @@ class DataConfig(Settings):
         default=False, description="speech_commands only: download the data set into `path` if it is not there"
     )
     sample_rate: int = Field(default=16000, ge=1, description="in Hz; recordings of another rate are resampled")
-    length: int = Field(default=16000, ge=1, description="samples of a training example")
+    length: int = Field(default=16000, ge=1, description="length of a training example in samples")
     pattern: str | None = Field(
         default=None,
         description='folder only: fields in the file names, for instance "{label}_{speaker}_{index}"; null: the names '
@@ -45,22 +45,22 @@ class DataConfig(Settings):
     )
     holdout: dict[str, list[str | int]] | None = Field(
         default=None,
-        description="folder only: validation files, by field and values, for instance {index: [0, 1]}; null: chosen "
-        "by `splits`",
+        description="folder only: use files whose field has one of these values for validation, for instance "
+        "{index: [0, 1]}; null: `splits` selects them",
     )
     splits: list[float] = Field(
         default=[0.88, 0.06, 0.06], description="folder only: shares of the files for training, validation and test"
     )
     order: Literal["shuffled", "name"] = Field(
         default="shuffled",
-        description='folder only: "shuffled": `splits` applies to the shuffled files of each class; "name": the first '
-        "files are for training and the last for test, as papers split music data sets",
+        description='folder only: "shuffled": `splits` applies to the shuffled files of each class; "name": it applies '
+        "to the files in the order of their names, training files first, as papers split music data sets",
     )
     random_shift: int | None = Field(
         default=0,
         ge=0,
-        description="largest random shift of the start, in samples: of a short recording in its window, of the window "
-        "in a long recording; 0: none; null: any position",
+        description="largest random shift in samples, of a short recording within its window or of the window within "
+        "a long recording; 0: no shift; null: any position",
     )
     cache_dir: str | None = Field(default=None, description="folder for decoded audio; null: the user's cache folder")
 
@@ -70,31 +70,34 @@ class OptimizerConfig(Settings):
 
     name: Literal["adamw", "sgd", "muon"] = Field(
         default="adamw",
-        description='"adamw"; "sgd" with momentum; or "muon" for the weight matrices and AdamW for everything else, '
-        "at the same learning rates: often fewer steps to the same loss",
+        description='"adamw"; "sgd" with momentum; or "muon" for the weight matrices with AdamW for everything else, '
+        "which often needs fewer steps to the same loss, at the same learning rates",
     )
     lr: float = Field(default=2e-4, gt=0, description="peak learning rate")
     ssm_lr: float = Field(
         default=1e-3,
         gt=0,
-        description="peak learning rate of the state-space parameters, which are sensitive; limited to 1e-3",
+        description="peak learning rate of the state-space parameters dt, A and B; values above 1e-3 act as 1e-3",
     )
     weight_decay: float = Field(
-        default=0.0, description="of weight matrices; state-space parameters, biases and norms have none"
+        default=0.0,
+        description="weight decay of the weight matrices; state-space parameters, biases and norms have none",
     )
-    betas: list[float] = Field(default=[0.9, 0.999], description="of AdamW")
-    momentum: float = Field(default=0.9, ge=0, lt=1, description="of SGD (default 0.9) and Muon (0.95 recommended)")
+    betas: list[float] = Field(default=[0.9, 0.999], description="betas of AdamW")
+    momentum: float = Field(
+        default=0.9, ge=0, lt=1, description="momentum of SGD, and of Muon, for which 0.95 is recommended"
+    )
     warmup_steps: int = Field(default=0, ge=0, description="the learning rate rises linearly from 0 over these steps")
     decay: Literal["constant", "cosine", "plateau"] = Field(
         default="constant",
         description='"constant"; "cosine": to 0 at the end of `training.steps` or `training.max_minutes`, whichever is '
-        'first; "plateau": multiplied by `plateau_factor` after more than `plateau_patience` validations in a row '
-        "without a lower loss (by at least 0.01 %)",
+        'first; "plateau": multiplied by `plateau_factor` after more than `plateau_patience` validations in a row that '
+        "do not lower the loss by at least 0.01 %",
     )
     plateau_factor: float = Field(default=0.2, ge=0, lt=1, description='factor of decay "plateau"')
     plateau_patience: int = Field(default=20, ge=0, description='validations of decay "plateau"')
     gradient_clip: float | None = Field(
-        default=1.0, gt=0, description="largest norm of the whole gradient; null: no clipping"
+        default=1.0, gt=0, description="largest 2-norm of the whole gradient; null: no clipping"
     )
 
     @field_validator("betas")
@@ -112,8 +115,8 @@ class TrainingConfig(Settings):
     max_minutes: float | None = Field(
         default=None,
         gt=0,
-        description="end the run after this many minutes of training steps if it has not reached `steps`; the last "
-        "step then depends on the machine; null: no limit",
+        description="largest time spent in optimizer steps, in minutes; the number of steps then depends on the "
+        "machine; null: no limit",
     )
     batch_size: int = Field(default=16, ge=1, description="examples per process and accumulation step")
     gradient_accumulation: int = Field(default=1, ge=1, description="batches per optimizer step")
@@ -131,8 +134,8 @@ class TrainingConfig(Settings):
         default=0.9995,
         ge=0,
         lt=1,
-        description="decay of the averaged weights, which validation, samples and the pipeline use; it starts lower, "
-        "for short runs; 0: no averaging",
+        description="decay of the moving average of the weights, which validation, samples and the pipeline use; the "
+        "first steps use a lower decay; 0: no averaging",
     )
     log_every: int = Field(default=10, ge=1, description="steps between lines of metrics.jsonl")
     checkpoint_every: int = Field(
@@ -141,7 +144,7 @@ class TrainingConfig(Settings):
     keep_checkpoints: int = Field(default=2, ge=1, description="number of newest checkpoints to keep")
     validate_every: int = Field(default=1000, ge=0, description="steps between validations; 0: never")
     validation_examples: int = Field(
-        default=512, ge=1, description="largest number of held-out examples to validate on, spread evenly over them"
+        default=512, ge=1, description="largest number of held-out examples per validation, evenly spaced"
     )
     sample_every: int | None = Field(
         default=None, ge=0, description="steps between sets of samples; null: at every checkpoint; 0: never"
@@ -163,7 +166,7 @@ class RunConfig(Settings):
 
     fixed: ClassVar[tuple[str, ...]] = ("seed", "model", "data")
 
-    seed: int = Field(default=0, ge=0, description="of all random numbers of the run")
+    seed: int = Field(default=0, ge=0, description="seed of all random numbers of the run")
     output_dir: str = Field(default="runs/run", description="the run folder")
     model: ModelConfig
     optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig)
@@ -172,12 +175,19 @@ class RunConfig(Settings):
     @model_validator(mode="after")
     def _check_plateau(self) -> "RunConfig":
         if self.optimizer.decay == "plateau" and not self.training.validate_every:
-            raise UserError("optimizer.decay=plateau watches validations, but training.validate_every is 0: set it")
+            raise UserError(
+                "optimizer.decay=plateau needs validations, but training.validate_every is 0: set it to 1 or more"
+            )
         return self
 
 
 def load_config(kind: type[Config], file: str | Path | None = None, overrides: Iterable[str] = ()) -> Config:
     """Return the config of a YAML file with ``key.sub=value`` overrides.
+
+    Args:
+        kind: the class of the config.
+        file: the YAML file; None: only defaults and overrides.
+        overrides: settings that replace those of the file.
 
     Raises:
         UserError: unreadable file, unknown key (the message suggests one), wrong type or value out of range.
@@ -194,28 +204,35 @@ def from_tree(kind: type[Config], tree: dict) -> Config:
 
 
 def to_tree(config: RunConfig) -> dict[str, Any]:
-    """Return the nested dictionary that :func:`from_tree` reads back."""
+    """Return a config as a nested dictionary, which :func:`from_tree` reads."""
     return config.model_dump()
 
 
 def write_schema(kind: type[RunConfig]) -> str:
-    """Return the JSON schema of a config, with which editors complete and check its YAML files."""
+    """Return the JSON schema of a config as text; editors use it to complete and check YAML files."""
     schema = {"$comment": f"written with pydantic {pydantic.VERSION}", **kind.model_json_schema()}
     return json.dumps(schema, indent=1) + "\n"
 
 
 def with_measured(config: Config, values: Mapping[str, Any]) -> Config:
-    """Return a copy of ``config`` in which ``values`` replace measured arguments of the network that are null."""
+    """Return a copy of ``config`` with ``values`` in place of measured arguments of the network that are null.
+
+    Args:
+        config: configuration of a run.
+        values: measured values by the names of the arguments; other names are ignored.
+    """
     missing = {name for name in config.model.measured if config.model.argument(name) is None}
     model = config.model.model_copy(update={name: values[name] for name in missing & values.keys()})
     return config.model_copy(update={"model": model})
 
 
 def check_same_run(config: RunConfig, stored: RunConfig) -> None:
-    """Check that a run may continue with other settings: its batches, network and loss must stay the same.
+    """Check that a run that started with ``stored`` may continue with ``config``.
+
+    The settings that determine its batches, network and loss must be equal.
 
     Raises:
-        UserError: names the first key that differs and must not.
+        UserError: one of them differs; the message names the first.
     """
     new, old = _fixed_settings(config), _fixed_settings(stored)
     for name in {**old, **new}:
@@ -232,15 +249,16 @@ def _fixed_settings(config: RunConfig) -> dict[str, Any]:
     tree = to_tree(config)
     settings: dict[str, Any] = {}
     for section in config.fixed:
-        own = tree[section]
-        settings |= _named(own, f"{section}.") if isinstance(own, dict) else {section: own}
+        value = tree[section]
+        settings |= _named(value, f"{section}.") if isinstance(value, dict) else {section: value}
     return settings
 
 
 def _named(group: dict, prefix: str) -> dict[str, Any]:
-    """Return the settings of a group by their full names, without the places of the data, which may be moved."""
+    """Return the settings of a group by their full names, without the paths of the data, because data may be moved."""
     settings: dict[str, Any] = {}
     for key, value in group.items():
+        # A dictionary of groups, such as the sources of a classifier: each source has paths.
         if isinstance(value, dict) and value and all(isinstance(part, dict) for part in value.values()):
             for name, part in value.items():
                 settings |= _named(part, f"{prefix}{key}.{name}.")

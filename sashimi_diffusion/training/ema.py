@@ -1,6 +1,6 @@
 """Exponential moving average of a network's weights.
 
-Kept instead of diffusers' EMAModel: the average is a second network, so validation, sampling and saving use it without
+It replaces diffusers' EMAModel. Here the average is a second network, so validation, sampling and saving use it without
 swapping weights.
 """
 
@@ -17,7 +17,7 @@ class Ema:
     has a useful average.
 
     Args:
-        model: the diffusers model to average; it is not changed.
+        model: the diffusers model with the weights to average; it is not changed.
         decay: the largest decay.
 
     Attributes:

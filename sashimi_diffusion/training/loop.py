@@ -44,7 +44,7 @@ def train(
     resume_from: str | None = None,
     skip_bad_files: bool = False,
 ) -> Path:
-    """Train, and return the run folder.
+    """Train and return the run folder.
 
     Args:
         task_class: the kind of run.
@@ -55,7 +55,8 @@ def train(
         skip_bad_files: ignore recordings that cannot be used instead of stopping.
 
     Raises:
-        UserError: the user can fix the problem; if the run has not started yet, its folder is unchanged.
+        UserError: the config, the data, the run folder or the training has a problem that the user can correct. If the
+            run has not started, its folder is unchanged.
     """
     trainer = Trainer(task_class, config, resume, resume_from, skip_bad_files)
     trainer.run()
@@ -63,7 +64,7 @@ def train(
 
 
 class Trainer:
-    """All parts of a run. The constructor opens the data, builds the network and loads the checkpoint.
+    """A training run. The constructor opens the data, builds the network and loads the checkpoint.
 
     Args:
         task_class, config, resume, resume_from, skip_bad_files: see :func:`train`.
@@ -86,7 +87,7 @@ class Trainer:
         set_seed(config.seed)
 
         measured = read_measured(self.folder) if resume else {}
-        with self.accelerator.main_process_first():  # it decodes the recordings; the others read its cache
+        with self.accelerator.main_process_first():  # it decodes the recordings; the other processes read its cache
             self.task = task_class(with_measured(config, measured), self.accelerator.device, skip_bad_files)
         self.network = self.task.network
         if config.training.gradient_checkpointing:
@@ -100,7 +101,7 @@ class Trainer:
         self.counters = Counters(global_batch=per_process * self.accelerator.num_processes, data=self.task.data)
         if checkpoint is not None:
             self._load(checkpoint)
-        self._last_line = (self.counters.step, self.counters.seconds)
+        self._last_line = (self.counters.step, self.counters.seconds)  # of the last training line of metrics.jsonl
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
             with self._writing("the run folder"):
@@ -146,13 +147,17 @@ class Trainer:
         )
 
     def _step(self, progress: float) -> tuple[float, float, float]:
-        """Take an optimizer step, unless it is not finite.
+        """Take an optimizer step; skip it if the loss or the gradient is not finite.
 
         Returns:
-            mean loss of the global batch, norm of the gradient, learning rate.
+            mean loss of the global batch, 2-norm of the gradient before clipping, learning rate.
+
+        Raises:
+            UserError: ``training.max_nonfinite`` steps in a row were not finite.
         """
         training, optimizer = self.config.training, self.config.optimizer
         step, batch_size = self.counters.step, training.batch_size
+        # With training.max_minutes, the number of steps of the whole run is an estimate.
         expected_steps = step / progress if step else training.steps
         factor = learning_rate_factor(step, expected_steps, optimizer) * self.counters.plateau_factor
         rate = set_learning_rate(self.optimizer, factor)
@@ -207,7 +212,7 @@ class Trainer:
         )
 
     def _after_step(self, norm: float, rate: float, finished: bool) -> None:
-        """Write what is due after this step. The checkpoint is last, so everything up to its step exists."""
+        """Write what is due after this step, the checkpoint last: a run that resumes from it has all earlier output."""
         training, step = self.config.training, self.counters.step
 
         def due(every: int) -> bool:
@@ -227,6 +232,7 @@ class Trainer:
             self._save_checkpoint()
 
     def _log_training(self, norm: float, rate: float) -> None:
+        """Log the mean loss since the last training line, and the gradient norm and learning rate of this step."""
         counters, (step, seconds) = self.counters, self._last_line
         self._last_line = (counters.step, counters.seconds)
         self._log(
@@ -242,6 +248,7 @@ class Trainer:
         counters.loss_sum, counters.loss_count = 0.0, 0
 
     def _log(self, values: dict) -> None:
+        """Write a line of metrics.jsonl and send its numbers to the trackers."""
         if self.accelerator.is_main_process:
             with self._writing("metrics.jsonl"):
                 self.metrics.write({"step": self.counters.step, **values})
@@ -261,7 +268,7 @@ class Trainer:
             self._print(f"step {self.counters.step}: {words}")
 
     def _progress(self) -> float:
-        """Return the completed share of the run, by steps or minutes, whichever is more; equal on all processes."""
+        """Return the completed share of the run, by steps or minutes, whichever is larger; equal on all processes."""
         training, counters = self.config.training, self.counters
         progress = counters.step / training.steps
         if training.max_minutes is not None:
@@ -271,6 +278,7 @@ class Trainer:
         return progress
 
     def _finished(self, progress: float) -> bool:
+        """Return whether the run ends now, see :attr:`Task.chunks`."""
         return progress >= 1 and self.counters.step % self.task.chunks == 0
 
     def _save_samples(self) -> None:
@@ -308,17 +316,19 @@ class Trainer:
             )
         if self.counters.data != expected.data:
             raise UserError(
-                f"{checkpoint} was made with other recordings than `data` of the config gives now: restore them, or "
+                f"{checkpoint} was made with other recordings than `data` of the config selects now: restore them, or "
                 "start again in another output_dir"
             )
         self._print(f"resumed from {checkpoint}")
 
     def _writing(self, what: str) -> contextlib.AbstractContextManager[None]:
+        """Return a context that reports a full disk or a missing permission with advice on how to continue."""
         saved = checkpoints.list_checkpoints(self.folder)
         last = f"the last good checkpoint is {saved[-1]}: " if saved else ""
         return writing(what, f"{last}make room or allow writing, then continue with --resume")
 
     def _description(self) -> str:
+        """Return the first line of the output."""
         parameters = sum(parameter.numel() for parameter in self.network.parameters())
         return (
             f"{type(self.network).__name__}, {parameters:,} parameters; {self.task.description}; "

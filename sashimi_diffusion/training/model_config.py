@@ -1,4 +1,4 @@
-"""The part of a config that says which network to build, checked against the network's constructor."""
+"""The part of a config that selects the network and its arguments, checked against the network's constructor."""
 
 import inspect
 from collections.abc import Mapping
@@ -13,11 +13,15 @@ from sashimi_diffusion.training.settings import Settings, first_problem
 
 
 class ModelConfig(Settings):
-    """The name of a network and the arguments of its constructor; in YAML they stand side by side under ``model``."""
+    """Name of a network and arguments of its constructor; in YAML all of them are keys under ``model``.
+
+    A subclass sets ``networks`` and the type of ``name``. Its other fields are settings that are not arguments.
+    """
 
     model_config = ConfigDict(extra="allow")
 
     networks: ClassVar[Mapping[str, type[ModelMixin]]] = {}
+    """Network classes by name."""
     from_data: ClassVar[tuple[str, ...]] = ("sample_rate", "sample_size")
     """Arguments that the data determine; a config must not give them."""
     measured: ClassVar[tuple[str, ...]] = ()
@@ -27,33 +31,33 @@ class ModelConfig(Settings):
 
     @model_validator(mode="after")
     def _check_arguments(self) -> "ModelConfig":
-        tree, form = self.model_dump(), self._form(self.name)
+        tree, settings = self.model_dump(), self._settings_of(self.name)
         try:
-            form.model_validate(tree)
+            settings.model_validate(tree)
         except ValidationError as error:
-            raise first_problem(error, form, tree, "model.") from None
+            raise first_problem(error, settings, tree, "model.") from None
         return self
 
     @property
     def network_class(self) -> type[Any]:
-        """The class that ``name`` stands for."""
+        """The class of the network called ``name``."""
         return self.networks[self.name]
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """The arguments of the network's constructor that the config gives."""
+        """The arguments of the network's constructor that the config contains."""
         return dict(self.model_extra or {})
 
     def argument(self, name: str) -> Any:
-        """Return an argument of the network's constructor, or its default if the config does not give it."""
+        """Return an argument of the network's constructor, or its default if the config does not contain it."""
         return self.arguments.get(name, inspect.signature(self.network_class).parameters[name].default)
 
     @classmethod
     @cache
-    def _form(cls, name: str) -> type[BaseModel]:
-        """Return the settings of the network called ``name``: the fields of this class and its constructor's arguments.
+    def _settings_of(cls, name: str) -> type[BaseModel]:
+        """Return a settings class for one network: the fields of this class and the arguments of the constructor.
 
-        Built from the signature, so that types, unknown keys and the JSON schema follow the network.
+        It is built from the constructor's signature, so types, unknown keys and the JSON schema follow the network.
         """
         fields: dict[str, Any] = {key: (field.annotation, field) for key, field in cls.model_fields.items()}
         default = cls.model_fields["name"].default
@@ -69,5 +73,5 @@ class ModelConfig(Settings):
     @classmethod
     def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         """Return a schema with one alternative per network."""
-        forms = [cls._form(name).model_json_schema() for name in cls.networks]
-        return {"description": inspect.getdoc(cls), "anyOf": forms}
+        schemas = [cls._settings_of(name).model_json_schema() for name in cls.networks]
+        return {"description": inspect.getdoc(cls), "anyOf": schemas}

@@ -1,6 +1,6 @@
-"""Muon, an optimizer whose steps are orthogonalized momentum.
+"""Muon, an optimizer that takes steps along the orthogonalized momentum.
 
-Kept instead of torch.optim.Muon: that one accepts 2-D parameters only, and most weights here are convolutions (3-D).
+It replaces torch.optim.Muon, which accepts 2-D parameters only: most weights here are convolutions (3-D).
 """
 
 from collections import defaultdict
@@ -14,16 +14,16 @@ from torch.optim import Optimizer
 # Five iterations of x -> a x + b (x xᵀ) x + c (x xᵀ)² x move every singular value to between about 0.7 and 1.2.
 _ITERATIONS = 5
 _A, _B, _C = 3.4445, -4.7750, 2.0315
-# An orthogonal (rows, columns) matrix has a root mean square of 1/sqrt(max(rows, columns)). Scaled to this value, the
-# steps are as large as AdamW's and use the same learning rate and weight decay (arXiv 2502.16982, equation 4).
+# Root mean square of a step at learning rate 1, about that of AdamW, so that both use the same learning rate and weight
+# decay (arXiv 2502.16982, equation 4). An orthogonal (rows, columns) matrix has 1/sqrt(max(rows, columns)).
 _ADAMW_RMS = 0.2
 
 
 class Muon(Optimizer):
     """Momentum, orthogonalized by Newton-Schulz iterations (Jordan et al. 2024, kellerjordan.github.io/posts/muon).
 
-    For the weights of linear layers and convolutions, viewed as matrices with one row per output. Weight decay is
-    decoupled, as in AdamW.
+    It is meant for the weights of linear layers and convolutions, viewed as matrices with one row per output. Weight
+    decay is decoupled, as in AdamW.
 
     Args:
         params: parameters of at least two dimensions, or groups of them.
@@ -103,10 +103,10 @@ class CombinedOptimizer:
         return {"parts": [part.state_dict() for part in self.parts]}
 
     def load_state_dict(self, state: dict) -> None:
-        """Load what :meth:`state_dict` returned.
+        """Load a result of :meth:`state_dict`.
 
         Raises:
-            ValueError: it is the state of another kind of optimizer.
+            ValueError: ``state`` belongs to another kind of optimizer.
         """
         if len(state.get("parts", ())) != len(self.parts):
             raise ValueError("the checkpoint was written with another optimizer.name")

@@ -1,4 +1,4 @@
-"""The optimizer, with the parameter groups that state-space models need, and the learning rate over the run."""
+"""Optimizers with the parameter groups that state-space models need, and the learning rate over a run."""
 
 import math
 
@@ -19,20 +19,20 @@ def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[dict]:
 
     State-space parameters (those of :func:`state_space_parameters`) have their own learning rate, at most 1e-3, and no
     weight decay, as in the S4 paper's experiments (arXiv 2111.00396, appendix D). Biases, norms and other vectors have
-    no weight decay. All other parameters have weight decay. ``peak_lr`` of a group is its peak learning rate.
+    no weight decay. All other parameters have weight decay. The entry ``peak_lr`` of a group is its peak learning rate.
     """
-    ssm, plain, decayed = state_space_parameters(model), [], []
-    own_group = {id(parameter) for parameter in ssm}
+    ssm, undecayed, decayed = state_space_parameters(model), [], []
+    ssm_ids = {id(parameter) for parameter in ssm}
     for parameter in model.parameters():
-        if not parameter.requires_grad or id(parameter) in own_group:
+        if not parameter.requires_grad or id(parameter) in ssm_ids:
             continue
         if parameter.squeeze().ndim <= 1:
-            plain.append(parameter)
+            undecayed.append(parameter)
         else:
             decayed.append(parameter)
     groups = [
         {"params": decayed, "peak_lr": config.lr, "weight_decay": config.weight_decay},
-        {"params": plain, "peak_lr": config.lr, "weight_decay": 0.0},
+        {"params": undecayed, "peak_lr": config.lr, "weight_decay": 0.0},
         {"params": ssm, "peak_lr": min(config.ssm_lr, LARGEST_SSM_LR), "weight_decay": 0.0},
     ]
     return [group for group in groups if group["params"]]
@@ -62,7 +62,11 @@ def create_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.O
 
 
 def _split_off_matrices(model: nn.Module, groups: list[dict]) -> tuple[list[dict], list[dict]]:
-    """Return the group of weight matrices without embedding tables, and all other groups."""
+    """Return the group of weight matrices without embedding tables, and all other groups.
+
+    Raises:
+        UserError: there are no weight matrices.
+    """
     tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     matrices = [p for p in groups[0]["params"] if p.squeeze().ndim > 1 and id(p) not in tables]
     if not matrices:
@@ -73,9 +77,9 @@ def _split_off_matrices(model: nn.Module, groups: list[dict]) -> tuple[list[dict
 
 
 def learning_rate_factor(step: int, steps: float, config: OptimizerConfig) -> float:
-    """Return the share of the peak learning rate at ``step`` (from 0) of ``steps``: linear warm-up, then the decay.
+    """Return the factor of the peak learning rate at ``step`` (from 0) of ``steps``: linear warm-up, then the decay.
 
-    It depends on the step only, so a resumed run needs no stored state of it.
+    It depends on the arguments only, so a checkpoint does not store a state of it.
     """
     if step < config.warmup_steps:
         return (step + 1) / config.warmup_steps
@@ -86,7 +90,13 @@ def learning_rate_factor(step: int, steps: float, config: OptimizerConfig) -> fl
 
 
 def watch_plateau(counters: Counters, loss: float, config: OptimizerConfig) -> None:
-    """Lower ``counters.plateau_factor`` if the validation loss has stopped falling, as ReduceLROnPlateau does."""
+    """Lower ``counters.plateau_factor`` if the validation loss has stopped falling, as ReduceLROnPlateau does.
+
+    Args:
+        counters: counters of the run, which are updated.
+        loss: the new validation loss.
+        config: gives the patience and the factor.
+    """
     if loss < counters.plateau_loss * (1 - 1e-4):
         counters.plateau_loss, counters.plateau_validations = loss, 0
         return

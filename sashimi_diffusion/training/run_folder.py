@@ -33,11 +33,18 @@ def config_of_command(
 ) -> Config:
     """Return the config of a run for the arguments of a command line.
 
-    Without ``file`` it is read from ``default_file``, or from the run folder if the run is resumed. Overrides apply in
-    each case.
+    It is read from ``file``; without ``file`` from the run folder if the run is resumed, and otherwise from
+    ``default_file``. The overrides are applied in each case.
+
+    Args:
+        kind: the class of the config.
+        file: the YAML file of ``--config``, or None.
+        default_file: the YAML file of the recipe.
+        overrides: settings that replace those of the file, as ``key.sub=value``.
+        resume: whether a run is resumed; its folder is the ``output_dir`` of these files and overrides.
 
     Raises:
-        UserError: as :func:`load_config`; or a resumed run would change its data, network or loss.
+        UserError: as :func:`load_config`; or the settings of a resumed run would change its data, network or loss.
     """
     overrides = list(overrides)
     file_config = load_config(kind, file or default_file, overrides) if file or not resume else None
@@ -48,7 +55,7 @@ def config_of_command(
         return file_config or load_config(kind, default_file, overrides)
     stored = from_tree(kind, read_yaml_file(run / CONFIG))
     config = file_config or from_tree(kind, apply_overrides(to_tree(stored), overrides) | {"output_dir": str(run)})
-    # A run keeps a value that its config.yaml holds, as older versions wrote it there, if the config leaves it null.
+    # Older versions wrote measured values to config.yaml. They remain valid where the new config has null.
     config = with_measured(config, {name: stored.model.argument(name) for name in stored.model.measured})
     measured = read_measured(run)
     check_same_run(with_measured(config, measured), with_measured(stored, measured))
@@ -67,10 +74,10 @@ def check_startable(run: Path, resume: bool) -> None:
     """Check that a run may start, or resume, in the folder ``run``.
 
     Raises:
-        UserError: it is a file, or it holds a run and ``resume`` is false.
+        UserError: ``run`` is a file, or it contains a run and ``resume`` is false.
     """
     if run.exists() and not run.is_dir():
-        raise UserError(f"output_dir {run} is a file: name a folder")
+        raise UserError(f"output_dir {run} is a file, not a folder: set another output_dir")
     if not resume and ((run / CONFIG).exists() or list_checkpoints(run)):
         raise UserError(f"{run} already holds a run: continue it with --resume, or choose another output_dir=FOLDER")
 
@@ -88,7 +95,7 @@ def write_measured(run: Path, values: Mapping[str, float]) -> None:
 
 
 def read_measured(run: Path) -> dict[str, Any]:
-    """Return what :func:`write_measured` wrote, or an empty dictionary.
+    """Return the values of measured.json, or an empty dictionary if there is no such file.
 
     Raises:
         UserError: measured.json is damaged.
@@ -101,7 +108,7 @@ def read_measured(run: Path) -> dict[str, Any]:
 
 
 class MetricsFile:
-    """metrics.jsonl: one JSON object per line, complete up to the last step even if the process is killed.
+    """The file metrics.jsonl: one JSON object per line, complete up to the last step even if the process is killed.
 
     Args:
         path: the file; it is created if it does not exist.
@@ -116,7 +123,7 @@ class MetricsFile:
         self._file = path.open("a", encoding="utf-8")
 
     def write(self, values: dict) -> None:
-        """Append one line and flush it to the operating system, so that it survives the process."""
+        """Append one line and flush it to the operating system, so that it survives a killed process."""
         self._file.write(json.dumps(values) + "\n")
         self._file.flush()
 
@@ -130,6 +137,7 @@ class MetricsFile:
 
 
 def _is_up_to(line: str, last_step: int) -> bool:
+    """Return whether a line is complete and belongs to ``last_step`` or an earlier step."""
     try:
         return json.loads(line)["step"] <= last_step
     except (json.JSONDecodeError, KeyError, TypeError):
@@ -146,8 +154,8 @@ class Saveable(Protocol):
 def save_pipeline(run: Path, pipeline: Saveable) -> None:
     """Write or update ``run``/pipeline, which can be loaded with from_pretrained at any time.
 
-    The first time, the folder appears as a whole. Later, each file is replaced in one operation: only weights and
-    metrics change within a run, so old and new files fit together.
+    A new folder appears with all its files at once. In an existing folder each file is replaced in one operation. Only
+    weights and metrics change within a run, so old and new files fit together in between.
     """
     target = run / "pipeline"
     with files_written_beside(target) if target.exists() else folder_written_beside(target) as folder:

@@ -24,7 +24,7 @@ class Settings(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _accept_empty_group(cls, value: Any) -> Any:
-        return {} if value is None else value  # how YAML reads a key without a value
+        return {} if value is None else value  # YAML reads a key without a value as null
 
 
 def unknown_key(key: str, valid: Iterable[str], prefix: str = "") -> UserError:
@@ -36,10 +36,10 @@ def unknown_key(key: str, valid: Iterable[str], prefix: str = "") -> UserError:
 
 
 def first_problem(error: ValidationError, kind: type[BaseModel], tree: Any, prefix: str = "") -> UserError:
-    """Return the first problem that pydantic found as an error of one line.
+    """Return the first problem that pydantic found, as a UserError with a message of one line.
 
     Args:
-        error: what ``kind.model_validate(tree)`` raised.
+        error: the exception that ``kind.model_validate(tree)`` raised.
         kind: the class of the settings.
         tree: the nested dictionary that was checked.
         prefix: path of ``tree`` in the whole config, for example "model.".
@@ -54,7 +54,8 @@ def first_problem(error: ValidationError, kind: type[BaseModel], tree: Any, pref
     if problem["type"] == "missing":
         return UserError(f"the config key {prefix}{_dotted(location)} is missing")
 
-    # Descend to the last group of settings on the way to the problem, and there to one of its fields.
+    # Follow the location of the problem through the nested groups of settings down to one field. The rest of the
+    # location is inside the value of that field.
     annotation, value, field, path = kind, tree, FieldInfo(), []  # type: Any, Any, FieldInfo, list[str | int]
     for key in location:
         if _is_group(annotation):
@@ -105,7 +106,7 @@ def _describe(annotation: Any) -> str:
     if origin is Literal:
         return " or ".join(repr(choice) for choice in arguments)
     if origin in (list, tuple, collections.abc.Sequence):
-        return "a list" + (f" whose items are {_describe(arguments[0])}" if arguments else "")
+        return "a list" + (f", each item {_describe(arguments[0])}" if arguments else "")
     if origin is dict and not _is_group(arguments[1]):
         return f"a group of keys, each with {_describe(arguments[1])}"
     if origin is dict or _is_group(annotation):

@@ -19,17 +19,17 @@ _WHERE_TO_GET_DATA = (
 def open_split(
     data: DataConfig, split: str, length: int, skip_bad_files: bool = False, speakers: str | None = None
 ) -> Recordings:
-    """Return the recordings of a split, in items of ``length`` samples.
+    """Return the recordings of a split, divided into items of ``length`` samples.
 
     Args:
-        data: the place and the kind of the recordings.
+        data: the path and the kind of the recordings.
         split: "train", "validation" or "test".
         length: samples in an item.
         skip_bad_files: ignore files that cannot be used, with a warning.
-        speakers: the field of the file names with the speaker; None: items have no speakers.
+        speakers: the field of the file names that contains the speaker; None: items have no speakers.
 
     Raises:
-        UserError: there is no path, no recording or no field for the speakers, or a file cannot be used.
+        UserError: the path is not set, there is no recording or no such field, or a file cannot be used.
     """
     if data.path is None:
         raise UserError(f"data.path is not set: it must name the folder of the recordings; {_WHERE_TO_GET_DATA}")
@@ -60,7 +60,7 @@ def open_split(
 
 
 def has_validation(data: DataConfig) -> bool:
-    """Return whether the data have recordings for validation."""
+    """Return whether the settings reserve recordings for validation."""
     return data.kind == "speech_commands" or bool(data.holdout) or data.splits[1] > 0
 
 

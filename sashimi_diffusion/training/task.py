@@ -12,7 +12,7 @@ from sashimi_diffusion.training.run_folder import Saveable
 
 
 class Task(Protocol):
-    """Data, network, loss and samples of one kind of run.
+    """Protocol of a kind of run: its data, network, loss, metrics and samples.
 
     Attributes:
         network: the diffusers model to train.
@@ -21,7 +21,8 @@ class Task(Protocol):
         measured: arguments of the network that were measured on the training data; empty if there are none.
         data: fingerprint of the training recordings.
         description: the numbers of examples, for the first line of the output.
-        chunks: a run ends only after a multiple of this number of optimizer steps.
+        chunks: optimizer steps that belong together, because they train on consecutive chunks of the same examples. A
+            run ends only after a multiple of this number.
         samples: number of samples drawn at a time; 0: the task draws none.
     """
 
@@ -37,21 +38,32 @@ class Task(Protocol):
         """Open the data and build the network.
 
         Raises:
-            UserError: the config cannot work with the data; nothing has been written then.
+            UserError: the config and the data do not fit together; nothing has been written.
         """
 
     def loss(self, module: nn.Module, step: int, positions: range, global_batch: int) -> Tensor:
-        """Return the mean loss, a scalar with a gradient, of the examples at ``positions`` of the global batch of
-        ``step``."""
+        """Return the mean loss of some examples of a step, a scalar with a gradient.
+
+        The global batch of a step consists of the examples of all processes and accumulation steps.
+
+        Args:
+            module: ``self.module``, prepared for distributed training.
+            step: index of the optimizer step, from 0.
+            positions: positions of the examples in the global batch.
+            global_batch: number of examples in the global batch.
+        """
 
     def validate(self, accelerator: Accelerator, network: Any) -> dict[str, float]:
-        """Return metrics of the held-out data, among them "validation_loss"; empty if there are no such data."""
+        """Return metrics of the held-out data, among them "validation_loss"; empty if there are no such data.
+
+        All processes call this method with the averaged network and receive the same metrics.
+        """
 
     def conclude(self, accelerator: Accelerator, network: Any) -> dict[str, float]:
-        """Return metrics at the end of the run, which may be empty."""
+        """Return metrics for the end of the run, for instance of test data; may be empty."""
 
     def pipeline(self, network: Any) -> Saveable:
-        """Return what the run saves for use."""
+        """Return the object that the run saves in its folder ``pipeline``."""
 
     def save_samples(self, run: Path, step: int, network: Any) -> str:
         """Draw samples into ``run``/samples and return a description of their defects, empty if there are none."""

@@ -1,4 +1,4 @@
-"""Read and write YAML files of settings, and apply ``key.sub=value`` overrides to what they hold."""
+"""Read and write YAML files of settings, and apply ``key.sub=value`` overrides to their values."""
 
 import re
 from collections.abc import Iterable
@@ -27,10 +27,14 @@ _Loader.add_implicit_resolver(
 
 
 def read_yaml(text: str, source: str) -> Any:
-    """Return the value that ``text`` holds.
+    """Return the value of a YAML text.
+
+    Args:
+        text: the YAML text.
+        source: name of the text for error messages, for instance its file.
 
     Raises:
-        UserError: ``text`` is not YAML; the message names its ``source``.
+        UserError: ``text`` is not valid YAML or has a duplicate key.
     """
     try:
         return yaml.load(text, Loader=_Loader)

@@ -165,6 +165,11 @@ def test_what_does_not_fit_is_listed(small: Callable, tmp_path: Path, capsys: py
         convert_autoregressive({key: value for key, value in state.items() if key != "model.norm.weight"})
     with pytest.raises(UserError, match=r"unexpected model\.extra"):
         convert_autoregressive({**state, "model.extra": torch.zeros(1)})
+    with pytest.raises(UserError, match=r"unexpected model\.c_layers\.x"):
+        convert_autoregressive({**state, "model.c_layers.x": torch.zeros(1)})
+    truncated = {key: value for key, value in state.items() if not key.startswith("model.u_layers.9.")}
+    with pytest.raises(UserError, match="it has 23 of 24 layers"):
+        convert_autoregressive(truncated)
     older = {key.replace("A_real", "w"): value for key, value in state.items()}
     with pytest.raises(UserError, match="no autoregressive checkpoint of version 3 or 4"):
         convert_autoregressive(older)

@@ -61,8 +61,8 @@ def test_a_pipeline_folder_is_written(
     ("arguments", "message"),
     [
         (["nothing.pkl", "out"], "there is no file nothing.pkl"),
-        (["official.pkl", "full"], "full is there already and not empty"),
-        (["official.pkl", "official.pkl"], "official.pkl is there already"),
+        (["official.pkl", "full"], "full already exists and is not empty"),
+        (["official.pkl", "official.pkl"], "official.pkl already exists"),
         (["official.pkl", "official.pkl/out"], "cannot write to official.pkl/out"),
         (["official.pkl", "out"], "--dilation-cycle"),
         (["broken.pkl", "out"], "missing final_conv.0.conv.bias"),

@@ -196,7 +196,7 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path, name: str, content:
 @pytest.mark.parametrize("content", [{}, [torch.zeros(2)], {"a": 3}, {0: torch.zeros(2)}, {"model_state_dict": None}])
 def test_files_without_a_state_dict_are_refused(tmp_path: Path, content: object) -> None:
     torch.save(content, tmp_path / "x.pkl")
-    with pytest.raises(UserError, match="holds no state dict"):
+    with pytest.raises(UserError, match="contains no state dict"):
         read_state_dict(tmp_path / "x.pkl")
 
 

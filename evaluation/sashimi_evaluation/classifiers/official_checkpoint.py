@@ -28,10 +28,10 @@ def convert_classifier(tensors: dict[str, Tensor]) -> ResNeXtClassifier:
     """Convert the state dict of the official classifier; the shapes of its tensors imply the configuration.
 
     Returns:
-        ResNeXtClassifier: in evaluation mode.
+        ResNeXtClassifier: the classifier, in evaluation mode.
 
     Raises:
-        UserError: tensors are missing, unexpected or misshapen (the error lists them).
+        UserError: tensors are missing, unexpected or misshapen (the message lists them).
     """
     checkpoint = Checkpoint({name.removeprefix(_PARALLEL): tensor for name, tensor in tensors.items()})
     first = "stage_1.stage_1_bottleneck_0"

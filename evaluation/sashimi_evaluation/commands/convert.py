@@ -1,4 +1,4 @@
-"""``sashimi-convert``: convert an official checkpoint of a model or of the SC09 classifier."""
+"""``sashimi-convert``: convert any official checkpoint, including the SC09 classifier."""
 
 import argparse
 from collections.abc import Sequence
@@ -10,7 +10,8 @@ from sashimi_diffusion.commands.cli import run
 from sashimi_diffusion.commands.convert import Saveable, build_parser, convert, convert_pipeline, refuse_options
 from sashimi_evaluation.classifiers.official_checkpoint import convert_classifier, is_classifier_checkpoint
 
-_MODEL_OPTIONS = (
+# Options that apply to other checkpoints only.
+_OTHER_OPTIONS = (
     "sample_rate",
     "length",
     "timesteps",
@@ -28,9 +29,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _convert_tensors(tensors: dict[str, Tensor], options: argparse.Namespace) -> tuple[Saveable, dict[str, str]]:
+    """Convert any official checkpoint; return the object to save and the lines of the summary by title."""
     if not is_classifier_checkpoint(tensors):
         return convert_pipeline(tensors, options)
-    refuse_options(options, _MODEL_OPTIONS, "a classifier")
+    refuse_options(options, _OTHER_OPTIONS, "a classifier")
     model = convert_classifier(tensors)
     config: Any = model.config
     return model, {

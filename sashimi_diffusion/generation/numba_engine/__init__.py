@@ -1,4 +1,4 @@
-"""A SaShiMi model's whole recurrent step compiled for the CPU; needs numba (extra ``fast``)."""
+"""The recurrence of a SaShiMi model, compiled for the CPU; it needs numba (extra ``fast``). See README.md."""
 
 from sashimi_diffusion.generation.numba_engine.engine import NumbaEngine
 

@@ -1,6 +1,6 @@
 """Norms, gates and copies of a step, compiled. Rows are streams, columns are features.
 
-Inner loops run over contiguous slices, with one array written and few arrays read; LLVM vectorizes these.
+Inner loops run over contiguous slices, write one array and read few arrays, because LLVM vectorizes such loops.
 """
 
 import numpy as np
@@ -11,8 +11,9 @@ _ONE, _HALF = np.float32(1), np.float32(0.5)
 _LAYER_NORM_EPSILON, _SCALAR_NORM_EPSILON = np.float32(1e-5), np.float32(1e-20)
 _INVERSE_ROOT_OF_TWO = np.float32(0.7071067811865476)
 
-# Rational fits of erf(x)/x and tanh(x)/x in x², by reweighted least squares at Chebyshev nodes of [0, 16] and [0, 81];
-# the error in float32 is below 4e-7 everywhere.
+# Coefficients of rational functions of x² that approximate erf(x)/x and tanh(x)/x: numerator, then denominator without
+# its constant 1. They were fitted by reweighted least squares at Chebyshev nodes of [0, 16] and [0, 81]; the error in
+# float32 is below 4e-7 everywhere.
 _ERF = tuple(
     np.float32(c)
     for c in (
@@ -33,7 +34,7 @@ _T0, _T1, _T2, _T3, _T4, _T5, _T6, _T7, _T8 = _TANH
 
 @fast_math
 def erf(x: np.float32) -> np.float32:
-    """Return the error function."""
+    """Return the error function of x; |x| above 4 counts as 4."""
     x = min(max(x, np.float32(-4)), np.float32(4))
     t = x * x
     numerator = _E0 + t * (_E1 + t * (_E2 + t * (_E3 + t * (_E4 + t * (_E5 + t * _E6)))))
@@ -51,7 +52,14 @@ def sigmoid(x: np.float32) -> np.float32:
 
 @fast_math
 def embed(tokens: np.ndarray, width: int, weights: np.ndarray, begin: int, x: np.ndarray) -> None:
-    """Copy the embedding of each stream's token to the first columns of ``x``."""
+    """Copy the embedding of each stream's token to the first ``width`` columns of ``x``.
+
+    Args:
+        tokens: int64 (streams,).
+        width: features H.
+        weights, begin: array with the embedding (num_tokens, H), and the index of its first number.
+        x: float32 (streams, columns).
+    """
     for stream in range(tokens.size):
         row, at = x[stream, :width], begin + tokens[stream] * width
         embedding = weights[at : at + width]
@@ -70,7 +78,7 @@ def gelu(x: np.ndarray, first: int, last: int) -> None:
 
 @fast_math
 def sum_partials(partials: np.ndarray, x: np.ndarray, at: int, width: int, added: bool) -> None:
-    """Write the sum of ``partials`` (shards, streams, columns) to columns of ``x``, or add it to them if ``added``."""
+    """Write the sum of ``partials`` (shards, streams, columns) to columns of ``x``; if ``added``, add it to them."""
     for stream in range(x.shape[0]):
         row = x[stream, at : at + width]
         for index in range(partials.shape[0]):
@@ -85,7 +93,7 @@ def sum_partials(partials: np.ndarray, x: np.ndarray, at: int, width: int, added
 
 @fast_math
 def add_gated(x: np.ndarray, at: int, width: int, hidden: np.ndarray, values: int, gates: int) -> None:
-    """Compute x += a · sigmoid(b); a and b begin at the columns ``values`` and ``gates`` of ``hidden``."""
+    """Compute x += a · sigmoid(b), a gated linear unit; a is at column ``values`` of ``hidden``, b at ``gates``."""
     for stream in range(x.shape[0]):
         row = x[stream, at : at + width]
         a, b = hidden[stream, values : values + width], hidden[stream, gates : gates + width]
@@ -95,7 +103,7 @@ def add_gated(x: np.ndarray, at: int, width: int, hidden: np.ndarray, values: in
 
 @fast_math
 def copy(x: np.ndarray, at: int, width: int, buffers: np.ndarray, place: int) -> None:
-    """Copy columns of ``x`` to the buffers."""
+    """Copy ``width`` columns of ``x`` from ``at`` on to the buffers from ``place`` on."""
     for stream in range(x.shape[0]):
         row, saved = x[stream, at : at + width], buffers[stream, place : place + width]
         for i in range(row.size):
@@ -104,7 +112,7 @@ def copy(x: np.ndarray, at: int, width: int, buffers: np.ndarray, place: int) ->
 
 @fast_math
 def add(x: np.ndarray, at: int, width: int, buffers: np.ndarray, place: int) -> None:
-    """Add columns of the buffers to ``x``."""
+    """Add ``width`` columns of the buffers from ``place`` on to ``x`` from ``at`` on."""
     for stream in range(x.shape[0]):
         row, saved = x[stream, at : at + width], buffers[stream, place : place + width]
         for i in range(row.size):

@@ -11,13 +11,13 @@ from numba.extending import intrinsic
 
 from sashimi_diffusion.generation.numba_engine.vectors import compiled
 
-_STRIDE = 16  # int64 numbers between the counters of two threads, which then lie in different cache lines
-# A thread that has read the counter so often, about 10 microseconds, waits for one that has no core.
-_LONG = 10_000
+_STRIDE = 16  # int64 numbers between the counters of two threads, so that they are in different cache lines
+# A wait with this many reads of the counter, about 10 microseconds, is a long one: the other thread has no core.
+_LONG_WAIT = 10_000
 
 
 class Team(NamedTuple):
-    """The threads that run a step together, as one of them knows them.
+    """The threads that run a step together, described for one of them.
 
     Args:
         counters: int64, shared by all threads; see :func:`create_counters`.
@@ -31,7 +31,7 @@ class Team(NamedTuple):
 
 
 def create_counters(n_threads: int) -> np.ndarray:
-    """Return the counters of a barrier before its first use: per thread its waits and its long waits."""
+    """Return the counters of a new barrier: the waits and the long waits of each thread, and a request to separate."""
     return np.zeros(n_threads * _STRIDE, dtype=np.int64)
 
 
@@ -62,6 +62,7 @@ def _typed_yield(typing_context: Any) -> tuple:
 
 
 def _pointer(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    """Return the address of the element that the first two arguments of an intrinsic, array and index, select."""
     array_type = signature.args[0]
     array = context.make_array(array_type)(context, builder, arguments[0])
     pointer = cgutils.get_item_pointer(context, builder, array_type, array, [arguments[1]])
@@ -72,13 +73,13 @@ def _pointer(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
 _store: Any = intrinsic(_typed_store)
 # array[index]; makes visible everything that the writing thread had written before.
 _load: Any = intrinsic(_typed_load)
-# Yields this core to another thread, on systems that have POSIX's sched_yield.
+# Yields this core to another thread, on systems with POSIX's sched_yield.
 _yield_core: Any = intrinsic(_typed_yield)
 
 
 @compiled
 def wait(team: Team) -> None:
-    """Return when every thread of the team has called this function as often as this thread."""
+    """Wait until every thread of the team has called this function as often as this thread."""
     if team.n_threads == 1:
         return
     counters = team.counters
@@ -88,9 +89,9 @@ def wait(team: Team) -> None:
         reads = 0
         while _load(counters, other * _STRIDE) < count:
             reads += 1
-            if reads == _LONG:
+            if reads == _LONG_WAIT:
                 counters[team.thread * _STRIDE + 1] += 1
-            if reads >= _LONG:
+            if reads >= _LONG_WAIT:
                 _yield_core()
 
 
@@ -102,14 +103,14 @@ def wait_count(team: Team) -> int:
 
 @compiled
 def long_wait_count(team: Team) -> int:
-    """Return how many of these waits were longer than any wait between threads that have a core each."""
+    """Return how many waits of this thread were long ones, which do not occur if every thread has a core."""
     return team.counters[team.thread * _STRIDE + 1]
 
 
 @compiled
 def request_separation(counters: np.ndarray) -> None:
-    """Request, before a barrier, that all threads stop working together after it."""
-    counters[2] = 1
+    """Request that all threads stop working together after the next barrier."""
+    counters[2] = 1  # elements 0 and 1 are the counters of the first thread
 
 
 @compiled
@@ -119,6 +120,6 @@ def separation_requested(counters: np.ndarray) -> bool:
 
 
 def release(counters: np.ndarray) -> None:
-    """Let no thread wait for the first one any more; all stop after the current sample, which is then invalid."""
+    """End all waits for the first thread and stop all threads after the current sample, which is then invalid."""
     counters[0] = np.iinfo(np.int64).max
     request_separation(counters)

@@ -1,4 +1,7 @@
-"""The engine that runs the compiled step: its memory and its threads."""
+"""The engine that runs the compiled step: its memory and its threads.
+
+A stream is one of the clips that are generated together. See README.md for the algorithm and the terms.
+"""
 
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -15,16 +18,16 @@ from sashimi_diffusion.generation.numba_engine.program import flatten
 from sashimi_diffusion.generation.numba_engine.step import Block, run
 from sashimi_diffusion.generation.sampling import Sampling
 
-# A shard takes a few microseconds between two barriers. More threads have not been measured.
+# Between two barriers a thread works for a few microseconds only. More threads have not been measured.
 _THREADS_PER_STREAM = 2
-# After the threads have separated, one thread runs alone for this multiple of the time that the attempt to share took.
+# After the threads have separated, one thread runs alone for this multiple of the time for which they ran together.
 _TIMES_ALONE = 10
-# Samples that it generates between two readings of the clock.
+# Samples that one thread generates before it reads the clock again.
 _SAMPLES_ALONE = 64
 
 
 class NumbaEngine:
-    """Steps a SaShiMi model in compiled code that Python enters once per block of samples.
+    """Engine that runs a SaShiMi model in compiled code, which Python enters once per block of samples.
 
     Two threads share one stream: each computes half of the features, and they meet at spin barriers. Several streams
     are divided among all threads.
@@ -46,7 +49,7 @@ class NumbaEngine:
         )
         self._parts = [slice(first, last) for first, last in pairwise(bounds)]
         self._memory = [Memory.allocate(self.program, self.layout, part.stop - part.start) for part in self._parts]
-        self._position = self._loaded_at = 0
+        self._position = self._loaded_at = 0  # samples processed so far, and when a state was loaded
         self._alone_until = 0.0
 
     def load(self, state: Any) -> None:
@@ -56,7 +59,7 @@ class NumbaEngine:
             memory.load(self.layout, state, streams)
 
     def run(self, tokens: Tensor, uniforms: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor, Tensor]:
-        """Generate the samples after ``tokens`` (B,), one for each column of ``uniforms`` (B, n).
+        """Generate the samples after the inputs ``tokens`` (B,), one for each column of ``uniforms`` (B, n).
 
         Returns:
             tokens, log-probabilities and entropies (B, n), see :func:`sample_tokens`.
@@ -95,23 +98,24 @@ class NumbaEngine:
     def _run_shared(self, block: Block) -> None:
         """Generate a block of one stream: with all threads while each has a core, otherwise with one thread."""
         if not run.signatures:
-            # Compile in one thread; the other thread would already spin at the first barrier.
+            # Compile in one thread, without samples. With two, one would spin at the first barrier during compilation.
             self._run_alone(0, block._replace(inputs=block.inputs.copy()).samples(slice(0)))
         done, count = 0, block.uniforms.shape[1]
         while done < count:
             started = time.monotonic()
-            if together := started >= self._alone_until:
+            together = started >= self._alone_until
+            if together:
                 generated = self._run_together(block.samples(slice(done, None)))
             else:
                 generated = self._run_alone(0, block.samples(slice(done, done + _SAMPLES_ALONE)))
             done += generated
             self._position += generated
-            if done < count and together:
+            if together and done < count:  # the threads have separated
                 ended = time.monotonic()
                 self._alone_until = ended + _TIMES_ALONE * (ended - started)
 
     def _run_together(self, block: Block) -> int:
-        """Generate a block with all threads; return how many samples they generated before they separated."""
+        """Generate a block with all threads and return how many samples they generated before they separated."""
         counters = create_counters(self.threads)
         with ThreadPoolExecutor(self.threads) as pool:
             try:
@@ -129,5 +133,5 @@ class NumbaEngine:
         return self._run_as(part, block, Team(create_counters(1), 0, 1))
 
     def _run_as(self, part: int, block: Block, team: Team) -> int:
-        """Generate a block of a part of the streams, as one thread of a team."""
+        """Generate a block of a part of the streams, as one thread of a team; return the number of samples."""
         return run(self.program, self._memory[part], block, self._position, self._loaded_at, team)

@@ -1,7 +1,8 @@
 """Linear maps of a step, with their sums in vector registers.
 
-The weights of a map are stored in the order in which they are read: for every ``LANES`` outputs, one vector for each
-input; then the biases. Outputs are padded to whole vectors with zeros. Four streams use each vector that is loaded.
+The weights of a map are packed in the order in which they are read: for every ``LANES`` outputs, one vector for each
+input; then the biases. Outputs are padded to whole vectors with zeros. ``STREAMS`` streams use each vector of weights
+when it is loaded.
 """
 
 from collections.abc import Callable
@@ -27,8 +28,8 @@ class Map(NamedTuple):
     """Position and size of a packed map.
 
     Args:
-        begin: index of its first weight.
-        n_in, n_out: inputs and outputs.
+        begin: index of its first weight in the array of weights.
+        n_in, n_out: number of inputs and of outputs.
     """
 
     begin: int
@@ -37,7 +38,7 @@ class Map(NamedTuple):
 
 
 class Columns(NamedTuple):
-    """The columns of ``values`` (streams, columns) from ``first`` on."""
+    """The columns of ``values``, float32 (streams, columns), from ``first`` on."""
 
     values: np.ndarray
     first: int
@@ -45,22 +46,30 @@ class Columns(NamedTuple):
 
 @fast_math
 def shard_range(size: int, shard: int, n_shards: int) -> tuple[int, int]:
-    """Return begin and end of one of ``n_shards`` parts of ``range(size)``; each part begins with a whole vector."""
+    """Return start and end of one of ``n_shards`` parts of ``range(size)``; each start is a multiple of ``LANES``."""
     part = (size // n_shards + LANES - 1) // LANES * LANES
     return min(shard * part, size), size if shard == n_shards - 1 else min((shard + 1) * part, size)
 
 
 def packed_shards(weight: np.ndarray, bias: np.ndarray, n_shards: int) -> np.ndarray:
-    """Pack a map as one map for each shard of its inputs; their sum is the whole map, the first one has the bias."""
+    """Return a map, packed as one map for each shard of its inputs. Only the first one has the bias.
+
+    The sum of their outputs is the output of the whole map.
+
+    Args:
+        weight: (out, in).
+        bias: (out,).
+        n_shards: number of shards.
+    """
     ranges = [shard_range(weight.shape[1], shard, n_shards) for shard in range(n_shards)]
     biases = [bias, *[np.zeros_like(bias)] * (n_shards - 1)]
     return np.concatenate(
-        [_packed(weight[:, first:last], own) for (first, last), own in zip(ranges, biases, strict=True)]
+        [_packed(weight[:, first:last], shard_bias) for (first, last), shard_bias in zip(ranges, biases, strict=True)]
     )
 
 
 def _packed(weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
-    """Pack ``weight`` (out, in) and ``bias`` (out,) in the order in which :func:`linear` reads them."""
+    """Return ``weight`` (out, in) and ``bias`` (out,) in the order in which :func:`linear` reads them."""
     n_out, n_in = weight.shape
     whole = np.zeros((whole_vectors(n_out), n_in + 1), dtype=np.float32)
     whole[:n_out, :n_in], whole[:n_out, n_in] = weight, bias
@@ -70,7 +79,7 @@ def _packed(weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
 
 @fast_math
 def map_size(n_in: int, n_out: int) -> int:
-    """Return how many numbers a packed map takes."""
+    """Return the number of float32 numbers of a packed map."""
     return whole_vectors(n_out) * (n_in + 1)
 
 
@@ -78,13 +87,13 @@ def map_size(n_in: int, n_out: int) -> int:
 def linear(
     weights: np.ndarray, linear_map: Map, outputs: tuple[int, int], source: Columns, target: Columns, added: bool
 ) -> None:
-    """Compute target = source · W + bias, or add it to target if ``added``.
+    """Compute target = W · source + bias for each stream; if ``added``, target += W · source + bias.
 
     Args:
         weights: array with the packed map.
         linear_map: the map in ``weights``.
-        outputs: begin and end of the outputs to compute; the begin is a multiple of ``LANES``.
-        source: inputs.
+        outputs: start and end of the outputs to compute; the start is a multiple of ``LANES``.
+        source: inputs, ``n_in`` columns.
         target: outputs, with columns for whole vectors.
         added: whether the result is added to ``target``.
     """
@@ -133,6 +142,7 @@ def _map(n_streams: int, groups: int) -> Any:
 
 
 def _emit_map(n_streams: int, groups: int, context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    """Emit the code of :func:`_map`; ``arguments`` are those of its ``typed``, after the context."""
     emit = Vectors(context, builder, signature, arguments)
     _, begin, bias, n_in, _, from_column, _, to_column, stream, added = arguments
     group_size = builder.mul(n_in, index(LANES))
@@ -140,7 +150,7 @@ def _emit_map(n_streams: int, groups: int, context: Any, builder: Any, signature
     rows = [builder.add(stream, index(s)) for s in range(n_streams)]
     sources = [emit.pointer(4, row, from_column) for row in rows]
     targets = [emit.pointer(6, row, to_column) for row in rows]
-    # The inputs of a single stream are distributed over four accumulators, which do not wait for each other.
+    # A single stream has several accumulators, each for a part of its inputs: their sums do not wait for each other.
     accumulators = [[[emit.accumulator() for _ in maps] for _ in sources] for _ in range(STREAMS // n_streams)]
 
     def add(part: int, i: Any) -> None:

@@ -1,4 +1,4 @@
-"""The operations of a compiled step: what the rows of a program's table hold."""
+"""The operations of a compiled step, the rows of a program's table."""
 
 from enum import IntEnum
 from typing import NamedTuple
@@ -7,12 +7,12 @@ import numpy as np
 
 
 class Kind(IntEnum):
-    """What an operation does to the features x of its stage.
+    """Kind of an operation on the features x of its stage.
 
     S4_NPLR and S4_DIAGONAL are S4 layers, FEED_FORWARD is a feed-forward layer, each with its norm and residual.
-    SAVE copies x to the buffer, ADD adds the buffer to x. DOWN collects x in a frame and pools the complete frame to
-    the next stage. UP maps the next stage to the samples of the next frame. MERGE adds the sample of the current frame
-    to x and, at the end of the frame, stores the output of UP.
+    SAVE copies x to the buffer, ADD adds the buffer to x. DOWN collects x in a frame, and pools a complete frame to x
+    of the next stage. UP maps x of the next stage to the samples of the next frame. MERGE adds to x the sample of the
+    current frame that an earlier UP computed; at the end of the frame, it stores the output of the latest UP.
     """
 
     S4_NPLR = 0
@@ -26,19 +26,20 @@ class Kind(IntEnum):
 
 
 class Operation(NamedTuple):
-    """One row of the table.
+    """One row of the table. Fields that a kind does not use are 0.
 
     Args:
-        kind: what to do, a :class:`Kind`.
+        kind: kind of the operation.
         stage: index of the stage; stage 0 has the raw sample rate.
         width: features H of the stage.
         layer_norm: 1 for layer norm, 0 for SaShiMi's scalar norm.
         weights: index of the first weight in ``Program.weights``.
-        memory: offset of the S4 layer's state, or of the data in the buffer, in numbers per stream.
-        span: offset of the S4 layer's span, in numbers per stream.
+        memory: offset of the state of an S4 layer in ``Memory.states``, otherwise of the data in ``Memory.buffers``, in
+            numbers per stream.
+        span: offset of the span of an S4 layer in ``Memory.spans``, in numbers per stream.
         inner: complex states N of a feature, inner width of a feed-forward layer, or width of the next stage of a pool.
         pool: pooling factor.
-        next_if_incomplete: index of the operation that follows while a frame is incomplete.
+        next_if_incomplete: for DOWN, index of the operation that follows while the frame is incomplete.
     """
 
     kind: Kind
@@ -54,7 +55,7 @@ class Operation(NamedTuple):
 
     @property
     def is_s4(self) -> bool:
-        """Whether it is an S4 layer."""
+        """Whether the operation is an S4 layer."""
         return self.kind in (Kind.S4_NPLR, Kind.S4_DIAGONAL)
 
 

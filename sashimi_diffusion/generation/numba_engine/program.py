@@ -1,7 +1,7 @@
 """A model flattened for the compiled step: one array of weights, one table of operations.
 
-Activations, weights and states are unstructured float32 arrays. An operation names what to do and where its operands
-begin, so one compiled loop runs every topology: all stages, layers, pools and norms.
+Activations, weights and states are flat float32 arrays. An operation contains its kind and the offsets of its operands,
+so one compiled loop runs every topology: all stages, layers, pools and norms.
 """
 
 from typing import Any, NamedTuple
@@ -27,7 +27,7 @@ class Program(NamedTuple):
         strides: samples per position of each stage, int64.
         num_tokens: number of quantization levels.
         embedding: index of the embedding (num_tokens, H) in the weights.
-        head: index of the last norm's gain and offset, followed by the output map.
+        head: index of the gain and offset of the last norm, followed by the output map, in the weights.
     """
 
     operations: np.ndarray
@@ -44,12 +44,12 @@ class Layout(NamedTuple):
     """Sizes and offsets of a program's memory, in float32 numbers per stream.
 
     Args:
-        shards: parts of a layer's features that two threads can compute; each part has its own packed map.
-        buffer_size: skip connections, frames and the outputs of up pools.
-        state_size: states of all S4 layers.
-        span_size: spans of all S4 layers.
-        s4_offsets: offset of each S4 layer's state, in the order of the model's state.
-        frame_offsets, upsampled_offsets: offset of each pool's frame and outputs in the buffer.
+        shards: number of parts of a layer's features; a part is computed by one thread and has its own packed map.
+        buffer_size: size of the skip connections, frames and outputs of up-pools.
+        state_size: size of the states of all S4 layers.
+        span_size: size of the spans of all S4 layers.
+        s4_offsets: offset of the state of each S4 layer, in the order of the model's state.
+        frame_offsets, upsampled_offsets: offsets of the frame and of the outputs of each pool in the buffer.
     """
 
     shards: int
@@ -63,10 +63,14 @@ class Layout(NamedTuple):
 
 @torch.no_grad()
 def flatten(model: Any, shards: int) -> tuple[Program, Layout]:
-    """Flatten a ``SashimiAutoregressive`` in evaluation mode.
+    """Return a model as a program, and the layout of its memory.
 
-    Of two maps in a row, the first is split by outputs and the second by inputs. So a thread computes its shard of both
-    before it needs a result of another thread.
+    Of two consecutive maps, the first is split by outputs and the second by inputs. A thread therefore computes its
+    shard of both before it needs a result of another thread.
+
+    Args:
+        model: a ``SashimiAutoregressive`` in evaluation mode.
+        shards: number of parts of a layer's features.
     """
     build = _Builder(model, shards)
     embedding = build.store(model.embedding.weight)
@@ -87,7 +91,7 @@ def flatten(model: Any, shards: int) -> tuple[Program, Layout]:
 
 
 class _Builder:
-    """Collects the operations, weights and offsets of a model."""
+    """Builder of a program: it collects the operations, weights and offsets of a model."""
 
     def __init__(self, model: Any, shards: int) -> None:
         self.backbone, self.shards = model.backbone, shards
@@ -107,7 +111,7 @@ class _Builder:
         self._upsampled_offsets = [self._buffer(size) for size in frames]
 
     def store(self, *parts: Tensor | np.ndarray) -> int:
-        """Append weights, each part padded to whole vectors; return the index of the first one."""
+        """Append weights, each part padded to whole vectors, and return the index of the first one."""
         begin = self._weights_size
         for part in parts:
             numbers = (part if isinstance(part, np.ndarray) else _numbers(part)).ravel()
@@ -132,7 +136,7 @@ class _Builder:
         )
 
     def add_stage(self, stage: int) -> None:
-        """Add the operations of a stage and all stages below it, in the order of ``SashimiBackbone.stage``."""
+        """Add the operations of a stage and of all slower stages, in the order of ``SashimiBackbone.forward``."""
         backbone, width = self.backbone, self.widths[stage]
         if stage == len(self.pools):
             center = self._save(stage)
@@ -145,16 +149,16 @@ class _Builder:
             skips.append(self._save(stage))
             self._add_block(stage, block)
         self._add_low_rate(stage)
-        whole = self._save(stage) if backbone.stage_skip else None
+        stage_input = self._save(stage) if backbone.stage_skip else None
         for block in backbone.up[stage]:
             self._add_block(stage, block)
             if backbone.unet:
                 self._add(Operation(Kind.ADD, stage, width, memory=skips.pop()))
-        if whole is not None:
-            self._add(Operation(Kind.ADD, stage, width, memory=whole))
+        if stage_input is not None:
+            self._add(Operation(Kind.ADD, stage, width, memory=stage_input))
 
     def _add_low_rate(self, stage: int) -> None:
-        """Add the pools of a stage and the stages between them."""
+        """Add the down-pool of a stage, all slower stages, and the up-pool."""
         frame, upsampled = self._frame_offsets[stage], self._upsampled_offsets[stage]
         width, below, pool = self.widths[stage], self.widths[stage + 1], self.pools[stage]
         weights = self.store(_linear(self.backbone.down_pools[stage].linear, self.shards))
@@ -195,26 +199,32 @@ class _Builder:
         self._add(Operation(kind, stage, width, layer_norm, weights, memory, self._span(width), inner=n))
 
     def _save(self, stage: int) -> int:
-        """Add a copy of the features to the buffer; return its offset."""
+        """Add an operation that copies the features to the buffer, and return the offset of the copy."""
         offset = self._buffer(self.widths[stage])
         self._add(Operation(Kind.SAVE, stage, self.widths[stage], memory=offset))
         return offset
 
     def _add(self, operation: Operation) -> int:
+        """Append an operation and return its index."""
         self.operations.append(operation)
         return len(self.operations) - 1
 
     def _buffer(self, size: int) -> int:
+        """Reserve ``size`` numbers of the buffer and return their offset."""
         offset, self._buffer_size = self._buffer_size, self._buffer_size + whole_vectors(size)
         return offset
 
     def _span(self, width: int) -> int:
+        """Reserve the span of an S4 layer with ``width`` features and return its offset."""
         offset, self._span_size = self._span_size, self._span_size + SPAN * whole_vectors(width)
         return offset
 
 
 def by_vector(numbers: Tensor) -> Tensor:
-    """Reorder numbers (parts, H, N) as state spaces read them: (vectors, N, parts, LANES), padded with zeros."""
+    """Return numbers (parts, H, N) in the order in which state spaces read them, (vectors, N, parts, LANES).
+
+    Features are padded with zeros to whole vectors.
+    """
     parts, h, n = numbers.shape
     return F.pad(numbers, (0, 0, 0, -h % LANES)).view(parts, -1, LANES, n).permute(1, 3, 0, 2)
 
@@ -227,9 +237,10 @@ def _norm(layer: Any) -> tuple[int, tuple[Tensor, Tensor]]:
 
 
 def _linear(layer: Any, shards: int = 1) -> np.ndarray:
-    """Pack the weight and bias of a pointwise map, split into shards of its inputs."""
+    """Return the packed weight and bias of a pointwise map, split into shards of its inputs."""
     return packed_shards(_numbers(layer.weight.flatten(1)), _numbers(layer.bias), shards)
 
 
 def _numbers(tensor: Tensor) -> np.ndarray:
+    """Return a tensor as a contiguous float32 array."""
     return tensor.detach().float().contiguous().numpy()

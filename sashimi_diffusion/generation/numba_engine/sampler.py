@@ -1,4 +1,4 @@
-"""Draw a token from its logits, compiled; :func:`sashimi_diffusion.generation.sample_tokens` is the definition."""
+"""Sample a token from its logits, compiled; :func:`sashimi_diffusion.generation.sample_tokens` is the definition."""
 
 import numpy as np
 from numba import njit
@@ -8,7 +8,7 @@ from numba import njit
 def sample_token(
     logits: np.ndarray, uniform: float, temperature: float, top_k: int, top_p: float, probabilities: np.ndarray
 ) -> tuple[int, float, float]:
-    """Return the token, its log-probability and the entropy in nats.
+    """Return the token, and its log-probability and the entropy in nats, before temperature, top-k and top-p.
 
     Args:
         logits: float32 (num_tokens,).
@@ -43,6 +43,7 @@ def _draw(
     top_p: float,
     probabilities: np.ndarray,
 ) -> int:
+    """Return the token that ``uniform`` selects; ``probabilities`` are those at temperature 1, not normalized."""
     total = 0.0
     for token in range(logits.size):
         if temperature != 1.0:
@@ -62,7 +63,7 @@ def _draw(
 
 @njit(nogil=True)
 def _truncate(probabilities: np.ndarray, top_k: int, top_p: float) -> float:
-    """Set the probabilities outside of top-k and top-p to zero; return the sum of the others."""
+    """Set the probabilities outside of top-k and top-p to zero, and return the sum of the others."""
     order = np.argsort(-probabilities, kind="mergesort")
     keep = probabilities.size if top_k == 0 else min(top_k, probabilities.size)
     kept = 0.0

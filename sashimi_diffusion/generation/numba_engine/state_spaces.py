@@ -1,20 +1,21 @@
-"""The state spaces of a step. Their states are updated once per span of samples, so each is read once for all of these.
+"""The state spaces of a step. Their states are updated once per span of SPAN samples instead of at every sample.
 
 Let x be the state before a span and u the inputs of the span. The output at sample j of the span is
 
-    y[j] = C Ā^(j+1) x + Σ_{i ≤ j} k[i] u[j - i],    k[i] = C Ā^i B̄, and D is part of k[0].
+    y[j] = C Ā^(j+1) x + Σ_{i ≤ j} k[i] u[j - i],    k[i] = C Ā^i B̄ (+ D for i = 0).
 
 The first term does not depend on the inputs. It is computed for the whole span when the span begins, by the recurrence
-without inputs. The second term takes a few numbers of the kernel and the inputs of the span so far. When the next span
-begins, the recurrence with these inputs updates the states.
+without inputs. The second term needs only the first numbers of the kernel and the inputs of the span so far. When the
+next span begins, the recurrence with these inputs updates the states.
 
-The span of a vector of features has one row for each of its SPAN samples. The row holds the first term until the sample
-is generated, and its input afterwards. The weights of a layer are, for each vector of features, SPAN numbers of the
-kernel; then for each vector and each state a, b, C and, for an NPLR system, u and v. C and v contain a factor 2.
+A vector of features has LANES features. In ``Memory.spans`` it has one row for each of the SPAN samples. The row
+contains the first term until its sample is generated, and the input of the sample afterwards. The weights of a layer
+are, for each vector of features, SPAN numbers of the kernel; then for each vector and each state a, b and C, and for an
+NPLR system, Ā x = a x - u Re(v · x), also u and v. C and v contain the factor 2 of the sum over conjugate pairs.
 
 A pass over the states of a vector of features is a loop over their N states. States and parameters are stored in the
-order in which the loop reads them and stay in the innermost cache during the passes of a span. For an NPLR system a
-pass also accumulates the inner product v · x that the next pass begins with.
+order in which the loop reads them, and stay in the innermost cache during the passes of a span. For an NPLR system a
+pass also computes the inner product v · x that the next pass needs.
 """
 
 from collections.abc import Callable, Iterator
@@ -43,7 +44,7 @@ _Complex = tuple[Any, Any]
 
 @register_jitable
 def parameters_size(nplr: bool, width: int, n: int) -> int:
-    """Return how many numbers the parameters of ``width`` features with ``n`` states each take, without the kernel."""
+    """Return the number of parameters of ``width`` features with ``n`` states each, without the kernel."""
     return (10 if nplr else 6) * n * whole_vectors(width)
 
 
@@ -51,14 +52,14 @@ def parameters_size(nplr: bool, width: int, n: int) -> int:
 def state_space_step(
     operation: Operation, weights: np.ndarray, begin: int, memory: Memory, samples: int, first: int, last: int
 ) -> int:
-    """Compute one step of the state spaces of some features, from ``memory.normed`` to ``memory.hidden``.
+    """Compute one recurrence step of the state spaces of some features, from ``memory.normed`` to ``memory.hidden``.
 
     Args:
         operation: an S4 layer.
         weights, begin: array with the layer's kernel and parameters, and the index of the first one.
         memory: memory of this thread.
         samples: samples that the layer has processed since its state was loaded.
-        first, last: begin and end of the features to compute; the begin is a multiple of ``LANES``.
+        first, last: start and end of the features to compute; the start is a multiple of ``LANES``.
 
     Returns:
         the index of the weights after the parameters.
@@ -83,7 +84,10 @@ def state_space_step(
 def _begin_spans(
     nplr: bool, n: int, weights: np.ndarray, begin: int, memory: Memory, state: int, span: int, has_inputs: bool
 ) -> None:
-    """Begin the span of a vector of features in every stream."""
+    """Begin a span of a vector of features in every stream: update the states and compute the first terms.
+
+    ``begin``, ``state`` and ``span`` are the indices of its parameters, of its states and of its rows.
+    """
     states, spans, scratch = memory.states, memory.spans, memory.scratch
     n_streams, stream = memory.normed.shape[0], 0
     while stream < n_streams:
@@ -102,10 +106,11 @@ def _begin_spans(
 
 
 def _span_beginning(nplr: bool, n_streams: int) -> Any:
-    """Return a compiled function that updates the states with the inputs of a span and computes the next first terms.
+    """Return a compiled function that begins a span of a vector of features in ``n_streams`` streams.
 
-    Its arguments are the weights and the index of the parameters; N; the states and the index of the first stream's
-    states; the spans and the index of the first stream's span; whether the span has inputs; scratch memory.
+    It updates the states with the inputs of the previous span and computes the first terms of the new one. Its
+    arguments are the weights and the index of the parameters; N; the states and the index of the first stream's
+    states; the spans and the index of the first stream's rows; whether there was a previous span; scratch memory.
     """
 
     def typed(
@@ -128,6 +133,7 @@ def _span_beginning(nplr: bool, n_streams: int) -> Any:
 
 
 def _emit_beginning(nplr: bool, n_streams: int, context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    """Emit the code of :func:`_span_beginning`; ``arguments`` are those of its ``typed``, after the context."""
     emit = Vectors(context, builder, signature, arguments)
     _, begin, n, _, state, _, span, has_inputs, _ = arguments
     passes = _Passes(emit, nplr, n, emit.pointer(0, begin))
@@ -149,12 +155,12 @@ def _emit_beginning(nplr: bool, n_streams: int, context: Any, builder: Any, sign
 
 
 class _Passes:
-    """Emits passes over the states x of a vector of features in some streams.
+    """Emitter of passes over the states x of a vector of features in some streams.
 
     Args:
-        emit: emits into the function that numba compiles.
+        emit: emitter of instructions into the function that numba compiles.
         nplr: whether the systems are NPLR.
-        n: states per feature.
+        n: number of complex states of a feature.
         weights: pointer to the parameters.
     """
 
@@ -162,7 +168,7 @@ class _Passes:
         self._emit, self._nplr, self._n, self._weights = emit, nplr, n, weights
 
     def inner_products(self, x: list[Any]) -> list[Any]:
-        """Return accumulators of v · x, a vector for each stream; the other passes read and update them."""
+        """Return accumulators with Re(v · x), a vector for each stream; the other passes read and update them."""
         inner = [self._emit.accumulator() for _ in x]
         if self._nplr:
             with self._each_state() as i:
@@ -176,7 +182,7 @@ class _Passes:
         self._step(x, inner, inputs, [])
 
     def step_with_outputs(self, x: list[Any], inner: list[Any]) -> list[Any]:
-        """Emit x ← Ā x; return C x."""
+        """Emit x ← Ā x and return Re(C x), a vector for each stream."""
         outputs = [self._emit.accumulator() for _ in x]
         self._step(x, inner, [], outputs)
         return [self._emit.builder.load(output) for output in outputs]
@@ -188,6 +194,7 @@ class _Passes:
                 self._store(self._state(source, i), target, i)
 
     def _step(self, x: list[Any], inner: list[Any], inputs: list[Any], outputs: list[Any]) -> None:
+        """Emit x ← Ā x, plus B̄ u if there are inputs u; add Re(C x) of the new x to the outputs if there are any."""
         emit, builder = self._emit, self._emit.builder
         products = [builder.load(accumulator) for accumulator in inner]
         for accumulator in inner:
@@ -212,10 +219,12 @@ class _Passes:
 
     @contextmanager
     def _each_state(self) -> Iterator[Any]:
+        """Emit a loop over the states; the body of the with statement emits the body of the loop."""
         with cgutils.for_range_slice(self._emit.builder, index(0), self._n, index(1)) as (i, _):
             yield i
 
     def _parameter(self, which: int, i: Any) -> _Complex:
+        """Load a, b, C, u or v (``which`` from 0 to 4) of state i."""
         builder = self._emit.builder
         at = builder.add(builder.mul(i, index(parameters_size(self._nplr, LANES, 1))), index(2 * which * LANES))
         return self._emit.load(self._weights, at), self._emit.load(self._weights, builder.add(at, index(LANES)))
@@ -229,6 +238,7 @@ class _Passes:
             self._emit.store(value, states, at)
 
     def _places(self, i: Any) -> tuple[Any, Any]:
+        """Return the offsets of the real and the imaginary part of state i."""
         real = self._emit.builder.mul(i, index(2 * LANES))
         return real, self._emit.builder.add(real, index(LANES))
 
@@ -238,6 +248,7 @@ class _Passes:
         return real, emit.multiply_add(a[1], x[0], emit.multiply(a[0], x[1]))
 
     def _add_real_product(self, accumulator: Any, a: _Complex, x: _Complex) -> None:
+        """Emit accumulator += Re(a x)."""
         self._emit.add_product(accumulator, a[0], x[0])
         self._emit.subtract_product(accumulator, a[1], x[1])
 
@@ -254,13 +265,17 @@ def _typed_convolution(
     stream: Any,
     feature: Any,
 ) -> tuple[Any, Callable]:
-    """Compute y = row + Σ_{i ≤ sample} kernel[i] · u[sample - i] of a vector of features; then row = u[sample]."""
+    """Return the signature and the code of y = row + Σ_{i ≤ sample} kernel[i] · u[sample - i]; then row = u[sample].
+
+    All are vectors of features; row is row ``sample`` of the span.
+    """
     number = types.intp
     signature = types.void(weights, number, spans, number, number, u, y, number, number)
     return signature, _emit_convolution
 
 
 def _emit_convolution(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    """Emit the code of :func:`_typed_convolution`."""
     emit = Vectors(context, builder, signature, arguments)
     _, kernel, _, span, sample, _, _, stream, feature = arguments
     taps, rows = emit.pointer(0, kernel), emit.pointer(2, span)

@@ -1,4 +1,4 @@
-"""The loop over samples and over the operations of a program: everything that runs between two calls from Python."""
+"""The compiled loop over the samples of a block and the operations of a program, which Python calls once per block."""
 
 import zlib
 from pathlib import Path
@@ -34,7 +34,7 @@ from sashimi_diffusion.generation.numba_engine.sampler import sample_token
 from sashimi_diffusion.generation.numba_engine.state_spaces import state_space_step
 from sashimi_diffusion.generation.numba_engine.vectors import compiled, whole_vectors
 
-# Threads separate after a sample with more long waits than _LONG_WAITS plus one in _WAITS_PER_LONG_WAIT of its waits.
+# Threads separate after a sample in which more than _LONG_WAITS + waits // _WAITS_PER_LONG_WAIT waits were long.
 # Occasional preemption should not stop the sharing.
 _LONG_WAITS, _WAITS_PER_LONG_WAIT = 2, 8
 
@@ -43,7 +43,7 @@ class Block(NamedTuple):
     """Samples to generate for some streams, and the memory for the results.
 
     Args:
-        inputs: tokens before the first sample, int64 (streams,); overwritten with the last tokens.
+        inputs: tokens before the first sample, int64 (streams,); overwritten with the last generated tokens.
         uniforms: random numbers in [0, 1), float64 (streams, n).
         temperature, top_k, top_p: see :class:`sashimi_diffusion.generation.Sampling`; ``top_k`` 0 keeps all tokens.
         tokens: generated tokens, int64 (streams, n).
@@ -60,12 +60,12 @@ class Block(NamedTuple):
     entropies: np.ndarray
 
     def streams(self, part: slice) -> "Block":
-        """Return the block of some streams."""
+        """Return the part of the block for some streams; its arrays are views."""
         rows = {name: getattr(self, name)[part] for name in ("inputs", "uniforms", *_RESULTS)}
         return self._replace(**rows)
 
     def samples(self, part: slice) -> "Block":
-        """Return the block of some samples."""
+        """Return the part of the block for some samples; its arrays are views."""
         columns = {name: getattr(self, name)[:, part] for name in ("uniforms", *_RESULTS)}
         return self._replace(**columns)
 
@@ -75,20 +75,20 @@ _RESULTS = ("tokens", "log_probabilities", "entropies")
 
 @njit(nogil=True, error_model="numpy")
 def _run(program: Program, memory: Memory, block: Block, position: int, loaded_at: int, team: Team) -> int:
-    """Generate the samples of a block, as one thread of a team; the threads compute shards of the features.
+    """Generate the samples of a block, as one thread of a team; each thread computes its shard of the features.
 
-    The threads stop after a sample in which they waited too long for each other because they do not have a core each.
+    The threads stop early after a sample with too many long waits, because then they do not have a core each.
 
     Args:
         program: the flattened model.
         memory: memory of all threads.
         block: samples to generate; the first thread writes the results.
-        position: samples processed so far.
-        loaded_at: the position of the state that was loaded.
+        position: number of samples processed so far.
+        loaded_at: position at which a state was loaded.
         team: the threads and their barrier.
 
     Returns:
-        how many samples were generated.
+        the number of generated samples.
     """
     n_streams, count = block.uniforms.shape
     probabilities = np.empty(program.num_tokens, dtype=np.float64)
@@ -98,8 +98,8 @@ def _run(program: Program, memory: Memory, block: Block, position: int, loaded_a
     tokens, sample = block.inputs.copy(), 0
     wait(team)
     while sample < count and not separation_requested(team.counters):
-        place = _step(tokens, program, own, position + sample, loaded_at, team)
-        logits = own.partials[place, 0]
+        half = _step(tokens, program, own, position + sample, loaded_at, team)
+        logits = own.partials[half, 0]
         for stream in range(n_streams):
             token, log_probability, entropy = sample_token(
                 logits[stream, : program.num_tokens],
@@ -122,6 +122,7 @@ def _run(program: Program, memory: Memory, block: Block, position: int, loaded_a
 
 @njit(nogil=True)
 def _memory_of_thread(memory: Memory, thread: int) -> Memory:
+    """Return the memory of one thread, without the axis of threads."""
     return Memory(
         memory.states,
         memory.spans,
@@ -136,7 +137,7 @@ def _memory_of_thread(memory: Memory, thread: int) -> Memory:
 
 @compiled
 def _step(tokens: np.ndarray, program: Program, memory: Memory, position: int, loaded_at: int, team: Team) -> int:
-    """Compute the logits after the inputs ``tokens`` (streams,); return the index of their place in ``partials``."""
+    """Compute the logits after the inputs ``tokens`` (streams,); return the half of ``partials`` that contains them."""
     width, num_tokens, head = program.widths[0], program.num_tokens, program.head
     waits, long_waits = wait_count(team), long_wait_count(team)
     embed(tokens, width, program.weights, program.embedding, memory.x)
@@ -144,23 +145,23 @@ def _step(tokens: np.ndarray, program: Program, memory: Memory, position: int, l
     while index < program.operations.size:
         index = _execute(index, program, memory, position, loaded_at, team)
     norm(memory.x, 0, width, True, program.weights, head, memory.normed)
-    place = wait_count(team) & 1
+    half = wait_count(team) & 1
     output = Map(head + 2 * whole_vectors(width), width, num_tokens)
     outputs = shard_range(num_tokens, team.thread, team.n_threads)
-    linear(program.weights, output, outputs, Columns(memory.normed, 0), Columns(memory.partials[place, 0], 0), False)
+    linear(program.weights, output, outputs, Columns(memory.normed, 0), Columns(memory.partials[half, 0], 0), False)
     waits, long_waits = wait_count(team) - waits, long_wait_count(team) - long_waits
     if team.thread == 0 and long_waits > _LONG_WAITS + waits // _WAITS_PER_LONG_WAIT:
         request_separation(team.counters)
     wait(team)
-    return place
+    return half
 
 
 @compiled
 def _execute(index: int, program: Program, memory: Memory, position: int, loaded_at: int, team: Team) -> int:
-    """Execute one operation; return the index of the next one.
+    """Execute one operation and return the index of the next one.
 
-    A thread has all of ``x`` and ``buffers``. Of ``hidden`` it has its shard of the features, and all of them after the
-    partial sums of the threads are added.
+    Each thread keeps all features in ``x`` and ``buffers``. In ``hidden`` it computes only its shard of the features,
+    until the partial sums of all threads are added.
     """
     operation = program.operations[index]
     kind, at, width, place = operation.kind, program.starts[operation.stage], operation.width, operation.memory
@@ -196,7 +197,7 @@ def _execute(index: int, program: Program, memory: Memory, position: int, loaded
 
 @compiled
 def _s4_layer(operation: Operation, at: int, program: Program, memory: Memory, samples: int, team: Team) -> None:
-    """x += the gated output map of GELU of the state spaces of norm(x)."""
+    """Compute x += GLU(W · GELU(state space(norm(x))) + b)."""
     width, layer_norm = operation.width, operation.layer_norm == 1
     norm(memory.x, at, width, layer_norm, program.weights, operation.weights, memory.normed)
     first, last = shard_range(width, team.thread, team.n_threads)
@@ -211,7 +212,7 @@ def _s4_layer(operation: Operation, at: int, program: Program, memory: Memory, s
 
 @compiled
 def _feed_forward(operation: Operation, at: int, program: Program, memory: Memory, team: Team) -> None:
-    """x += the second map of GELU of the first map of norm(x)."""
+    """Compute x += W₂ · GELU(W₁ · norm(x) + b₁) + b₂."""
     width, inner, layer_norm = operation.width, operation.inner, operation.layer_norm == 1
     norm(memory.x, at, width, layer_norm, program.weights, operation.weights, memory.normed)
     first, last = shard_range(inner, team.thread, team.n_threads)
@@ -235,8 +236,8 @@ def _shared_linear(
 ) -> None:
     """Compute :func:`linear` of a map that is split by inputs; each thread has its shard of the inputs in ``source``.
 
-    Every thread gets the whole result. The partial sums have two places that are used by turns: a thread that is ahead
-    writes to the other place, and returns to the first one only when all threads have read it.
+    Every thread receives the whole result. The partial sums are double-buffered: a thread that is ahead writes to the
+    other half, and writes to the first half again only after all threads have read it.
     """
     shards, n_in, n_out = all_partials.shape[1], linear_map.n_in, linear_map.n_out
     if shards == 1:
@@ -256,8 +257,8 @@ def _shared_linear(
 def _cached(sources: int) -> Any:
     """Return :func:`_run` compiled; numba caches the machine code on disk.
 
-    numba detects changes of this file only. The variable of the closure, which is part of numba's cache key, detects
-    changes of the other files of this package.
+    numba detects changes of this file only. ``sources``, the checksum of all files of this package, is a variable of
+    the closure and therefore part of numba's cache key.
     """
 
     @njit(nogil=True, cache=True, error_model="numpy")
@@ -268,7 +269,7 @@ def _cached(sources: int) -> Any:
 
 
 def _sources() -> int:
-    """Return a checksum of this package's files; never 0."""
+    """Return a checksum of all files of this package; it is never 0."""
     texts = [path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))]
     return 1 + zlib.crc32(b"".join(texts))
 

@@ -1,7 +1,7 @@
 """Vector instructions for the innermost loops, emitted as LLVM instructions.
 
-For the same loops in Python, numba keeps accumulators in memory and tests whether arrays overlap before it uses
-vectors. The emitted instructions do neither.
+For the same loops in Python, numba would keep accumulators in memory and test whether arrays overlap before it uses
+vectors. The emitted instructions avoid both.
 """
 
 import math
@@ -14,20 +14,21 @@ from numba.core import cgutils
 from numba.extending import register_jitable
 
 LANES = 16
-"""Float32 numbers of a vector, 64 bytes."""
+"""Float32 numbers in a vector of 64 bytes."""
 STREAMS = 4
-"""Streams that use a weight each time it is loaded."""
+"""Number of streams that use a vector of weights each time it is loaded."""
 GROUPS = 2
-"""Vectors of outputs that use an input each time it is loaded."""
+"""Number of vectors of outputs that use an input each time it is loaded."""
 SPAN = 16
 """Samples between two updates of the states of a state space."""
 
-# Without _nrt=False, every call of a function would change the atomic reference count of every array in its arguments.
+# Without _nrt=False, every call of a function changes the atomic reference counts of all arrays in its arguments, which
+# is slow; see README.md.
 _OPTIONS: Any = {"nogil": True, "error_model": "numpy", "_nrt": False}
 compiled: Any = njit(**_OPTIONS)
 """Decorator that compiles a function that does not allocate arrays."""
 fast_math: Any = njit(fastmath=True, **_OPTIONS)
-"""The same for a function whose sums may be reordered."""
+"""The same for a function in which the compiler may reorder sums."""
 
 _VECTOR = ir.VectorType(ir.FloatType(), LANES)
 _INDEX, _LANE = ir.IntType(64), ir.IntType(32)
@@ -37,12 +38,12 @@ _FAST = ("contract", "nsz")
 
 @register_jitable
 def whole_vectors(n: Any) -> Any:
-    """Return ``n`` (an integer or an array of them) rounded up to a multiple of ``LANES``."""
+    """Return ``n``, an integer or an array of integers, rounded up to a multiple of ``LANES``."""
     return (n + LANES - 1) // LANES * LANES
 
 
 def aligned_zeros(*shape: int) -> np.ndarray:
-    """Return a float32 array that begins at an address of 64 bytes; a load of a vector then touches one cache line."""
+    """Return a float32 array at an address that is a multiple of 64; each vector is then within one cache line."""
     size = math.prod(shape)
     numbers = np.zeros(size + LANES, dtype=np.float32)
     first = -numbers.ctypes.data // numbers.itemsize % LANES
@@ -55,7 +56,7 @@ def index(number: int) -> Any:
 
 
 class Vectors:
-    """Emits instructions on vectors of ``LANES`` float32 numbers into the function that numba compiles.
+    """Emitter of instructions on vectors of ``LANES`` float32 numbers into the function that numba compiles.
 
     Args:
         context, builder, signature, arguments: the arguments that numba passes to the code generator of an intrinsic.
@@ -90,7 +91,7 @@ class Vectors:
         return self.builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(_LANE, LANES), [0] * LANES))
 
     def accumulator(self) -> Any:
-        """Return a vector variable that is zero at first; LLVM keeps it in a register."""
+        """Return a vector variable with initial value zero; LLVM keeps it in a register."""
         return cgutils.alloca_once_value(self.builder, _ZEROS)
 
     def add_product(self, accumulator: Any, x: Any, y: Any) -> None:

@@ -12,17 +12,17 @@ from sashimi_diffusion.training.autoregressive.config import AutoregressiveConfi
 from sashimi_diffusion.training.examples import TRAINING, ShuffledEpochs, stream
 
 IGNORED = -100
-"""Target of padding, which PyTorch's cross-entropy ignores by default."""
+"""Target at padded positions; PyTorch's cross-entropy ignores it by default."""
 
 
 class TokenSource:
-    """Cuts recordings into examples and quantizes them.
+    """Quantized examples of a data set.
 
     Args:
-        dataset: recordings whose items are examples.
+        dataset: recordings; each item is an example.
         config: configuration of the run; its seed and data are used.
-        quantization: "mu-law" or "linear", that of the model.
-        bits: of the model's quantization.
+        quantization: quantization of the model, "mu-law" or "linear".
+        bits: bits of the quantization; the model has 2^bits tokens.
     """
 
     def __init__(self, dataset: Recordings, config: AutoregressiveConfig, quantization: str, bits: int) -> None:
@@ -31,25 +31,35 @@ class TokenSource:
         self._epochs = ShuffledEpochs(len(dataset), config.seed)
         self._limits: dict[int, tuple[Tensor, Tensor]] = {}
 
-    def training_examples(self, window: int, positions: range, global_batch: int) -> list[Tensor]:
-        """Return the examples at ``positions`` of global batch ``window`` (from 0): int64 (L,), of any lengths."""
-        numbers = [window * global_batch + position for position in positions]
-        return [self._window(self._epochs[number], stream(TRAINING, self.seed, number)) for number in numbers]
+    def training_examples(self, batch: int, positions: range, global_batch: int) -> list[Tensor]:
+        """Return training examples, int64 (L,), with a different L for each.
 
-    def training_lengths(self, window: int, global_batch: int) -> list[int]:
-        """Return the numbers of samples of all examples of global batch ``window``, without reading audio."""
-        numbers = range(window * global_batch, (window + 1) * global_batch)
+        Args:
+            batch: index of the global batch, from 0.
+            positions: positions of the examples in the global batch.
+            global_batch: number of examples in a global batch.
+        """
+        numbers = [batch * global_batch + position for position in positions]
+        return [self._random_window(self._epochs[number], stream(TRAINING, self.seed, number)) for number in numbers]
+
+    def training_lengths(self, batch: int, global_batch: int) -> list[int]:
+        """Return the number of samples of each example of global batch ``batch``, without reading audio."""
+        numbers = range(batch * global_batch, (batch + 1) * global_batch)
         return [min(self.dataset.clip_length(self._epochs[number]), self.dataset.length) for number in numbers]
 
-    def _window(self, index: int, random: np.random.Generator) -> Tensor:
+    def _random_window(self, index: int, random: np.random.Generator) -> Tensor:
+        """Return the tokens (L,) of item ``index``, shifted at random within its recording."""
         start = self.dataset.items[index][1]
-        spare = max(0, self.dataset.clip_length(index) - self.dataset.length)
-        start, most = (0, spare) if self.data.random_shift is None else (min(start, spare), self.data.random_shift)
-        start += int(random.integers(min(most, spare - start) + 1))
+        last_start = max(0, self.dataset.clip_length(index) - self.dataset.length)
+        if self.data.random_shift is None:
+            start, largest_shift = 0, last_start
+        else:
+            start, largest_shift = min(start, last_start), self.data.random_shift
+        start += int(random.integers(min(largest_shift, last_start - start) + 1))
         return self.tokens(index, start, start + self.dataset.length)
 
     def tokens(self, index: int, start: int, stop: int | None) -> Tensor:
-        """Return the tokens (L,) of samples ``start`` to ``stop`` of the recording of item ``index``."""
+        """Return samples ``start`` to ``stop`` (None: the end) of the recording of item ``index``, int64 (L,)."""
         waveform = torch.from_numpy(np.array(self.dataset.part(index, start, stop)))
         limits = self._limits_of_recording(index) if self.data.normalize == "recording" else None
         return encode(normalize(waveform, self.quantization, limits), self.quantization, self.bits)
@@ -64,6 +74,7 @@ class TokenSource:
         return [self.tokens(index, 0, None) for index, (_, start) in enumerate(self.dataset.items) if start == 0]
 
     def _limits_of_recording(self, index: int) -> tuple[Tensor, Tensor]:
+        """Return the extremes of the recording of item ``index``, see :func:`extremes`."""
         recording = self.dataset.items[index][0]
         if recording not in self._limits:
             self._limits[recording] = extremes(torch.from_numpy(np.array(self.dataset.clip(index))))
@@ -71,9 +82,14 @@ class TokenSource:
 
 
 def padded(examples: Sequence[Tensor], multiple: int, start_token: int) -> tuple[Tensor, Tensor]:
-    """Return inputs and targets (B, L) of examples (L,) of any lengths; L is a multiple of ``multiple``.
+    """Return inputs and targets of a batch of examples, int64 (B, L).
 
-    The inputs are the targets delayed by one sample, after ``start_token``. The targets are padded with IGNORED.
+    The inputs are ``start_token`` and the targets delayed by one sample. The targets are padded with IGNORED.
+
+    Args:
+        examples: tokens, int64 (length,), of any lengths.
+        multiple: L is the largest length, rounded up to a multiple of this number.
+        start_token: input that predicts the first sample.
     """
     longest = max(len(example) for example in examples)
     length = -(-longest // multiple) * multiple

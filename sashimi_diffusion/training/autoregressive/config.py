@@ -27,7 +27,7 @@ class AutoregressiveModelConfig(ModelConfig):
 
 
 class TokenDataConfig(DataConfig):
-    """The recordings, as quantized samples. The loss ignores the padding of examples that end early."""
+    """The recordings, as quantized samples. Short examples are padded; the loss ignores the padding."""
 
     normalize: Literal["example", "recording"] = Field(
         default="example",
@@ -37,10 +37,10 @@ class TokenDataConfig(DataConfig):
     carry_chunks: int = Field(
         default=1,
         ge=1,
-        description="chunks of `length` samples in an example; each optimizer step trains on one chunk, from the state "
-        "after the chunk before it (truncated back-propagation through time)",
+        description="number of chunks of `length` samples in an example; each optimizer step trains on one chunk, "
+        "starting from the state after the previous chunk (truncated back-propagation through time)",
     )
-    test: bool = Field(default=True, description="whether there are test data, for the metrics at the end")
+    test: bool = Field(default=True, description="whether to compute metrics of the test split at the end of the run")
 
 
 class GenerationConfig(Settings):
@@ -48,10 +48,10 @@ class GenerationConfig(Settings):
 
     num_samples: int = Field(default=4, ge=0, description="number of samples; 0: none")
     seconds: float | None = Field(default=None, gt=0, description="length of each sample; null: `data.length`")
-    temperature: float = Field(default=1.0, description="of the softmax; 0: greedy")
-    top_p: float = Field(default=1.0, description="nucleus sampling; 1: all tokens")
+    temperature: float = Field(default=1.0, description="temperature of the softmax; 0: greedy")
+    top_p: float = Field(default=1.0, description="probability of nucleus sampling; 1: all tokens")
     engine: str = Field(default="auto", description="an engine of `sashimi_diffusion.generation`")
-    seed: int = Field(default=0, description="of the random numbers")
+    seed: int = Field(default=0, description="seed of the random numbers")
 
 
 class AutoregressiveConfig(RunConfig):

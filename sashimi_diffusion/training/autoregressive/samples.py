@@ -25,7 +25,7 @@ def save_samples(run: Path, step: int, model: AutoregressiveModel, config: Gener
     Sample i uses the same random numbers at every step.
 
     Returns:
-        str: the names of the samples that degenerate into noise; empty if there are none.
+        str: a message that names the samples that degenerate into noise; empty if there are none.
     """
     output = SashimiAutoregressivePipeline(model=model)(
         batch_size=config.num_samples,
@@ -43,7 +43,7 @@ def save_samples(run: Path, step: int, model: AutoregressiveModel, config: Gener
             write_audio(folder / f"{index:02d}.wav", audio, rate)
         contact_sheet(list(audios), rate, titles=titles).save(folder / "contact-sheet.png")
     noisy = [title for title, audio in zip(titles, audios, strict=True) if runaway_second(audio, rate) is not None]
-    return f"noise to the end: {', '.join(noisy)}" if noisy else ""
+    return f"noise until the end of {', '.join(noisy)}" if noisy else ""
 
 
 def check_generation(config: GenerationConfig, model: AutoregressiveModel) -> None:

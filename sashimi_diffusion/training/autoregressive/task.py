@@ -23,7 +23,7 @@ from sashimi_diffusion.training.splits import fingerprint, has_validation, open_
 
 
 class NextTokenLoss(nn.Module):
-    """The summed cross-entropy, in nats, of an autoregressive model."""
+    """Sum of the cross-entropies of all samples of a batch, in nats."""
 
     def __init__(self, network: Any) -> None:
         super().__init__()
@@ -33,9 +33,9 @@ class NextTokenLoss(nn.Module):
         """Return the loss, a scalar, and the state after the inputs.
 
         Args:
-            inputs: tokens, (B, L).
-            targets: tokens, (B, L); IGNORED has no loss.
-            carried: whether to use and return a state; False is faster and returns None.
+            inputs: tokens, int64 (B, L).
+            targets: tokens, int64 (B, L); IGNORED has no loss.
+            carried: whether to use and return a state; False is faster and returns None as the state.
             state: state before the inputs; None: the initial state.
         """
         logits, state = self.network.prefill(inputs, state) if carried else (self.network(inputs), None)
@@ -61,41 +61,45 @@ class AutoregressiveTask:
         self.data = fingerprint(recordings)
         counts = [0 if part is None else len(part.dataset) for part in (self.validation, self.test)]
         self.description = f"{len(recordings):,} training, {counts[0]:,} validation and {counts[1]:,} test examples"
-        # The current global batch of examples: their lengths, and by first position of each part, tokens and states.
-        self._window = -1
+        # The current global batch, which is kept for ``chunks`` steps. A part of it is one batch of this process; its
+        # inputs and targets and its state are stored by the position of its first example.
+        self._batch = -1
         self._lengths: list[int] = []
-        self._examples: dict[int, tuple[Tensor, Tensor]] = {}
+        self._tokens: dict[int, tuple[Tensor, Tensor]] = {}
         self._states: dict[int, Any] = {}
 
     def loss(self, module: nn.Module, step: int, positions: range, global_batch: int) -> Tensor:
-        """Return the cross-entropy of the step's chunk of the examples at ``positions``.
+        """Return the cross-entropy in nats per sample of the current chunk of the examples at ``positions``.
 
-        Parts of a global batch may have different numbers of samples left. The sum of a part is divided by the mean
-        number of samples per part. The mean over the parts is then the mean over all samples of the global batch,
-        however it is divided into parts.
+        The loop averages the losses of the parts of a global batch. The parts may contain different numbers of samples,
+        so the sum of a part is divided by the mean number of samples per part. The average is then the mean over all
+        samples of the global batch and does not depend on its division into parts.
         """
         length = self.config.data.length
-        window, chunk = divmod(step, self.chunks)
-        if window != self._window:
-            self._window, self._examples, self._states = window, {}, {}
-            self._lengths = self.source.training_lengths(window, global_batch)
-        if positions.start not in self._examples:
-            examples = self.source.training_examples(window, positions, global_batch)
+        batch, chunk = divmod(step, self.chunks)
+        if batch != self._batch:
+            self._batch, self._tokens, self._states = batch, {}, {}
+            self._lengths = self.source.training_lengths(batch, global_batch)
+        if positions.start not in self._tokens:
+            examples = self.source.training_examples(batch, positions, global_batch)
             multiple = self.network.length_multiple if self.chunks == 1 else length * self.chunks
-            self._examples[positions.start] = padded(examples, multiple, self.network.start_token)
-        parts = self._examples[positions.start]
-        inputs, targets = (part[:, chunk * length : (chunk + 1) * length].to(self.device) for part in parts)
+            self._tokens[positions.start] = padded(examples, multiple, self.network.start_token)
+        part = self._tokens[positions.start]
+        inputs, targets = (tokens[:, chunk * length : (chunk + 1) * length].to(self.device) for tokens in part)
         state = self._states.get(positions.start)
         total, state = module(inputs, targets, self.chunks > 1, state)
         samples = sum(min(max(0, count - chunk * length), length) for count in self._lengths)
         # If all recordings of the batch have ended, its last chunks have no samples: the loss is 0.
         loss = total / (max(1, samples) * len(positions) / global_batch)
-        if self.chunks > 1:
+        if self.chunks > 1:  # a state that is not finite would spoil all following chunks
             self._states[positions.start] = detached(state) if loss.isfinite() else None
         return loss
 
     def validate(self, accelerator: Accelerator, network: Any) -> dict[str, float]:
-        """Return the loss of chunks of held-out recordings, each from the initial state, as in the official code."""
+        """Return the loss per sample of chunks of held-out recordings, in nats and in bits.
+
+        Each chunk starts from the initial state, as in the official code.
+        """
         if self.validation is None:
             return {}
         chunks = _chunks(self.validation, self.config.training.validation_examples)
@@ -103,7 +107,7 @@ class AutoregressiveTask:
         return {"validation_loss": bits * math.log(2), "validation_bits": bits}
 
     def conclude(self, accelerator: Accelerator, network: Any) -> dict[str, float]:
-        """Return the bits per sample of the test data, of chunks as in :meth:`validate` and of whole recordings."""
+        """Return the bits per sample of the test data, in chunks as in :meth:`validate` and as whole recordings."""
         if self.test is None:
             return {}
         recordings, chunks = self.test.whole_recordings(), _chunks(self.test, len(self.test.dataset))
@@ -125,8 +129,8 @@ class AutoregressiveTask:
         longest = max(recordings.clip_length(index) for index in range(len(recordings)))
         if longest <= length * (self.chunks - 1):
             raise UserError(
-                f"data.carry_chunks is {self.chunks}, but even the longest recording, {longest} samples, is too "
-                f"short for this number of chunks of {length}: lower it or data.length"
+                f"data.carry_chunks is {self.chunks}, but the longest recording has {longest} samples, too few for "
+                f"this number of chunks of data.length={length} samples: lower one of them"
             )
 
     def _bits(self, accelerator: Accelerator, network: Any, examples: list[Tensor]) -> float:
@@ -134,6 +138,7 @@ class AutoregressiveTask:
         return bits_per_sample(accelerator, network, examples, size, chunk)
 
     def _held_out(self, split: str, skip_bad_files: bool) -> TokenSource:
+        """Return the chunks of a split that is not for training."""
         return self._source(open_split(self.config.data, split, self.config.data.length, skip_bad_files))
 
     def _source(self, recordings: Recordings) -> TokenSource:
@@ -159,8 +164,8 @@ def _create_model(config: AutoregressiveConfig) -> Any:
     return network
 
 
-def _chunks(source: TokenSource, most: int) -> list[Tensor]:
-    return [source.chunk(index) for index in spread_evenly(len(source.dataset), most)]
+def _chunks(source: TokenSource, limit: int) -> list[Tensor]:
+    return [source.chunk(index) for index in spread_evenly(len(source.dataset), limit)]
 
 
 @torch.no_grad()
@@ -185,9 +190,9 @@ def bits_per_sample(
     for batch in batches[accelerator.process_index :: accelerator.num_processes]:
         inputs, targets = (part.to(accelerator.device) for part in padded(batch, 1, model.start_token))
         state = None
-        for part, wanted in zip(inputs.split(chunk, dim=1), targets.split(chunk, dim=1), strict=True):
+        for chunk_inputs, chunk_targets in zip(inputs.split(chunk, dim=1), targets.split(chunk, dim=1), strict=True):
             with accelerator.autocast():
-                logits, state = model.prefill(part, state)
-            nats += F.cross_entropy(logits.float(), wanted, ignore_index=IGNORED, reduction="sum").double()
+                logits, state = model.prefill(chunk_inputs, state)
+            nats += F.cross_entropy(logits.float(), chunk_targets, ignore_index=IGNORED, reduction="sum").double()
     total = accelerator.reduce(nats, "sum").item()
     return total / sum(len(example) for example in examples) / math.log(2)

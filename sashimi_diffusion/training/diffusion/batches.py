@@ -1,7 +1,8 @@
-"""Batches of waveforms, as a function of (seed, step). A resumed run needs no stored state of them.
+"""Batches of waveforms, as a function of (seed, step).
 
-Example g = step * global batch + position of the run has its own random stream and its own place in the shuffled epoch.
-The data of a step do not depend on how processes and accumulation steps divide the global batch, nor on earlier steps.
+Example number step * global_batch + position of the run has its own random number generator and its own place in the
+shuffled epochs. The data of a step therefore depend neither on earlier steps, nor on the division of the global batch
+among processes and accumulation steps. A checkpoint does not store a state of them.
 """
 
 from collections.abc import Callable, Iterable
@@ -23,10 +24,11 @@ class Batch:
     Args:
         waveform: clean audio divided by the model's waveform_std, (B, 1, L), float32.
         noise: standard normal, (B, 1, L), float32.
-        timesteps: (B,), int64.
-        labels: (B,), int64, dropped labels are the null class; None for a model without classes.
-        mel: log-mel spectrogram of the waveform before the division, (B, bands, frames); None for other models.
-        speakers: (B,), int64, dropped speakers are the null speaker; None for a model without speakers.
+        timesteps: diffusion steps, (B,), int64.
+        labels: classes, (B,), int64; a dropped label is the null class. None for a model without classes.
+        mel: log-mel spectrogram of the waveform before the division, (B, bands, frames); None for a model without mel
+            conditioning.
+        speakers: (B,), int64; a dropped speaker is the null speaker. None for a model without speakers.
     """
 
     waveform: Tensor
@@ -38,7 +40,9 @@ class Batch:
 
 
 class BatchSource:
-    """Cuts, shifts and scales recordings, and draws noise, timesteps and dropped labels, for any step of the run.
+    """Source of training and validation batches for any step of the run.
+
+    It cuts, shifts and scales recordings, and draws noise, timesteps and dropped labels.
 
     The label and the speaker of an example are dropped together, because classifier-free guidance (arXiv 2207.12598)
     compares the prediction with both and the prediction with neither.
@@ -46,11 +50,11 @@ class BatchSource:
     Args:
         dataset: recordings (:class:`sashimi_diffusion.data.recordings.Recordings`).
         config: configuration of the run; its seed, data, schedule and objective are used.
-        waveform_std: recordings are divided by it.
-        num_classes: of the model; None: no labels.
+        waveform_std: number by which the waveforms are divided.
+        num_classes: number of classes of the model, and index of the null class; None: no labels.
         mel: a function from (B, 1, L) to (B, bands, frames); None for a model without mel conditioning.
         device: device of the batches.
-        num_speakers: of the model; None: no speakers.
+        num_speakers: number of speakers of the model, and index of the null speaker; None: no speakers.
     """
 
     def __init__(
@@ -71,7 +75,7 @@ class BatchSource:
         self._epochs = ShuffledEpochs(len(dataset), config.seed)
 
     def training_batch(self, step: int, positions: range, global_batch: int) -> Batch:
-        """Return the examples at ``positions`` of the global batch of ``step`` (from 0).
+        """Return the examples at ``positions`` of the global batch of ``step`` (from 0), of ``global_batch`` examples.
 
         The timesteps of the global batch are evenly spaced from one random offset per step: each is uniform, and the
         loss has less variance than with independent timesteps (Kingma et al. 2021, arXiv 2107.00630, appendix I.1).
@@ -79,21 +83,29 @@ class BatchSource:
         offset = stream(STEP, self.seed, step).random()
         streams = [stream(TRAINING, self.seed, step, position) for position in positions]
         indices = [self._epochs[step * global_batch + position] for position in positions]
-        shares = [(offset + position / global_batch) % 1.0 for position in positions]
-        return self._batch(indices, streams, shares, drop_labels=True)
+        fractions = [(offset + position / global_batch) % 1.0 for position in positions]
+        return self._batch(indices, streams, fractions, drop_labels=True)
 
     def validation_batch(self, indices: Iterable[int]) -> Batch:
-        """Return recordings ``indices`` of the dataset, with noise, timesteps and shifts that never change in a run."""
+        """Return items ``indices`` of the data set, with noise, timesteps and shifts that never change in a run."""
         indices = list(indices)
         streams = [stream(VALIDATION, self.seed, index) for index in indices]
         count = len(self.dataset)
         return self._batch(indices, streams, [(index + 0.5) / count for index in indices], drop_labels=False)
 
-    def _batch(self, indices: list[int], streams: list, shares: list[float], drop_labels: bool) -> Batch:
+    def _batch(self, indices: list[int], streams: list, fractions: list[float], drop_labels: bool) -> Batch:
+        """Return a batch of the items ``indices``.
+
+        Args:
+            indices: indices of the items.
+            streams: random number generator of each example.
+            fractions: timestep of each example as a fraction of all timesteps, in [0, 1).
+            drop_labels: whether to drop labels at random.
+        """
         waveforms = torch.from_numpy(np.stack([self._window(i, s) for i, s in zip(indices, streams, strict=True)]))
         noise = np.stack([s.standard_normal(self.data.length, dtype=np.float32) for s in streams])
         dropped = [s.random() < self.label_dropout and drop_labels for s in streams]
-        timesteps = torch.tensor([int(share * self.num_train_timesteps) for share in shares])
+        timesteps = torch.tensor([int(fraction * self.num_train_timesteps) for fraction in fractions])
         waveforms = waveforms[:, None].to(self.device)  # (B, 1, L)
         return Batch(
             waveform=waveforms / self.waveform_std,
@@ -110,27 +122,30 @@ class BatchSource:
         """Return ``labels`` of the items ``indices``, ``null`` where dropped; None for a model without such labels."""
         if null is None or labels is None:
             return None
-        shown = [null if drop else int(labels[index]) for index, drop in zip(indices, dropped, strict=True)]
-        return torch.tensor(shown).to(self.device)
+        kept = [null if drop else int(labels[index]) for index, drop in zip(indices, dropped, strict=True)]
+        return torch.tensor(kept).to(self.device)
 
-    def _window(self, index: int, stream: np.random.Generator) -> np.ndarray:
-        """Return a training example from the recording of item ``index``, (L,) float32."""
+    def _window(self, index: int, random: np.random.Generator) -> np.ndarray:
+        """Return item ``index`` with a random shift and gain, (L,) float32; a short recording is padded with zeros."""
         samples, length = self.dataset.clip_length(index), self.data.length
-        start, spare = self.dataset.items[index][1], samples - length
-        most = abs(spare) if self.data.random_shift is None else self.data.random_shift
+        start, last_start = self.dataset.items[index][1], samples - length
+        largest_shift = abs(last_start) if self.data.random_shift is None else self.data.random_shift
         window = np.zeros(length, dtype=np.float32)
-        if spare < 0:
-            shift = stream.integers(min(most, -spare) + 1)
+        if last_start < 0:
+            shift = random.integers(min(largest_shift, -last_start) + 1)
             window[shift : shift + samples] = self.dataset.clip(index)
         else:
-            start = 0 if self.data.random_shift is None else min(start, spare)
-            start += stream.integers(min(most, spare - start) + 1)
+            start = 0 if self.data.random_shift is None else min(start, last_start)
+            start += random.integers(min(largest_shift, last_start - start) + 1)
             window[:] = self.dataset.part(index, start, start + length)
-        return window * np.float32(10 ** (stream.uniform(-1, 1) * self.data.gain_db / 20))
+        return window * np.float32(10 ** (random.uniform(-1, 1) * self.data.gain_db / 20))
 
 
 def measure_std(dataset: Recordings, config: DiffusionConfig, examples: int = 1000) -> float:
-    """Return the root mean square of training examples: divided by it, they have unit variance."""
+    """Return the root mean square of up to ``examples`` training windows, by which waveforms are divided.
+
+    The divided waveforms have unit variance, as the noise has.
+    """
     source = BatchSource(dataset, config, waveform_std=1.0)
     indices = stream(MEASURE, config.seed).permutation(len(dataset))[:examples]
     power = [np.mean(np.square(source._window(int(i), stream(MEASURE, config.seed, int(i))))) for i in indices]

@@ -11,7 +11,7 @@ from sashimi_diffusion.training.settings import Settings
 
 
 class DenoiserConfig(ModelConfig):
-    """The denoiser and the arguments of its constructor; ``waveform_std: null`` is measured on the training data."""
+    """The denoiser and the arguments of its constructor. With ``waveform_std: null``, the run measures that value."""
 
     networks: ClassVar = {"sashimi": SashimiDenoiser, "wavenet": WaveNetDenoiser}
     from_data: ClassVar = (
@@ -30,7 +30,7 @@ class DenoiserConfig(ModelConfig):
 
 
 class MelConfig(Settings):
-    """The mel spectrogram of a vocoder. ``model.mel_upsample`` gives the hop, ``model.mel_channels`` the bands."""
+    """The mel spectrogram of a vocoder. ``model.mel_upsample`` sets its hop, ``model.mel_channels`` its bands."""
 
     n_fft: int = Field(default=1024, description="samples in a window")
     f_min: float = Field(default=0.0, description="lower edge of the first band in Hz")
@@ -42,13 +42,13 @@ class WaveformDataConfig(DataConfig):
 
     speakers: str | None = Field(
         default=None,
-        description='folder only: condition the network on the speaker, too: the field of `pattern`, or "folder"; '
-        "null: no speakers",
+        description="folder only: condition the network also on the speaker; the field of `pattern` that contains it, "
+        'or "folder" for the first sub-folder; null: no speakers',
     )
     normalize_rms: float | None = Field(
         default=None,
         gt=0,
-        description="scale each recording as a whole to this root mean square; null: no scaling",
+        description="scale each whole recording to this root mean square; null: no scaling",
     )
     gain_db: float = Field(default=0.0, ge=0, description="random gain, uniform in plus or minus this many decibels")
     mel: MelConfig = Field(default_factory=MelConfig)
@@ -90,7 +90,7 @@ class SamplingConfig(Settings):
     num_samples: int = Field(
         default=8,
         ge=0,
-        description="number of samples; the classes take turns, and after each round of classes the speakers do; "
+        description="number of samples; the class changes with each sample, the speaker after each round of classes; "
         "0: none",
     )
     steps: int = Field(default=50, ge=1, description="sampling steps")
@@ -98,9 +98,10 @@ class SamplingConfig(Settings):
         default="ddim", description="a name for `create_scheduler`; null: the sampler of the training schedule"
     )
     guidance_scale: float = Field(
-        default=1.0, description="of classifier-free guidance; the pipeline keeps it as its default; 1: no guidance"
+        default=1.0,
+        description="scale of classifier-free guidance, also the default of the saved pipeline; 1: no guidance",
     )
-    seed: int = Field(default=0, description="of the noise")
+    seed: int = Field(default=0, description="seed of the noise")
 
 
 class DiffusionConfig(RunConfig):

@@ -33,6 +33,14 @@ def save_samples(
 
     Sample i starts from the same noise at every step. A vocoder resynthesizes ``recordings``.
 
+    Args:
+        run: the run folder.
+        step: optimizer steps done.
+        model: the denoiser.
+        scheduler: the training schedule.
+        config: settings of the samples.
+        recordings: source of the mel spectrograms for a vocoder.
+
     Returns:
         str: the defects of the samples (clipped to [-1, 1], or silent because not finite); empty if there are none.
     """
@@ -82,10 +90,12 @@ def check_sampling(config: SamplingConfig, model: Any, scheduler: DiffWaveSchedu
 
 
 def _sampler(config: SamplingConfig, scheduler: DiffWaveScheduler) -> SchedulerMixin:
+    """Return the scheduler that draws the samples."""
     return scheduler if config.scheduler is None else create_scheduler(config.scheduler, scheduler.config)
 
 
 def _mels(recordings: BatchSource, count: int) -> torch.Tensor | None:
+    """Return the mel spectrograms of the first ``count`` recordings, again from the first one if there are fewer."""
     return recordings.validation_batch(index % len(recordings.dataset) for index in range(count)).mel
 
 

@@ -48,13 +48,13 @@ class DiffusionTask:
         )
 
     def loss(self, module: nn.Module, step: int, positions: range, global_batch: int) -> Tensor:
-        """Return the mean loss of the examples at ``positions``."""
+        """Return the mean loss of the examples at ``positions``, see :func:`diffusion_losses`."""
         batch = self.source.training_batch(step, positions, global_batch)
         return diffusion_losses(module, self.scheduler, batch, self.config.objective.min_snr_gamma).mean()
 
     @torch.no_grad()
     def validate(self, accelerator: Accelerator, network: nn.Module) -> dict[str, float]:
-        """Return the mean loss of held-out recordings, shared among the processes.
+        """Return the mean loss of held-out recordings; the processes share the work.
 
         The noise and the timestep of an example depend only on the seed of the run, so the losses of different steps
         are comparable.
@@ -73,7 +73,7 @@ class DiffusionTask:
         return {"validation_loss": accelerator.reduce(total, "sum").item() / len(indices)}
 
     def conclude(self, accelerator: Accelerator, network: nn.Module) -> dict[str, float]:
-        """Return no metrics: the last validation has them."""
+        """Return no metrics: the last validation has already computed them."""
         return {}
 
     def pipeline(self, network: Any) -> SashimiPipeline:
@@ -182,7 +182,7 @@ def min_snr_weights(alphas_cumprod: Tensor, gamma: float, velocity: bool) -> Ten
 
     Args:
         alphas_cumprod: abar of the timestep of each example, shape (B,).
-        gamma: largest SNR.
+        gamma: upper limit of the SNR.
         velocity: whether the network predicts the velocity.
     """
     noise_power = 1 - alphas_cumprod

@@ -181,7 +181,7 @@ def test_sources_of_a_digit_are_balanced(
 def test_labels_are_digits() -> None:
     assert [digit_of(label, "mine") for label in ("7", "seven", "Seven", "0", "zero")] == [7, 7, 7, 0, 0]
     for label in ("10", "sieben", "", "-1"):
-        with pytest.raises(UserError, match=r"data\.sources\.mine has recordings labelled"):
+        with pytest.raises(UserError, match=r"data\.sources\.mine has recordings labeled"):
             digit_of(label, "mine")
 
 
@@ -189,8 +189,8 @@ def test_labels_are_digits() -> None:
     ("overrides", "message"),
     [
         (["data.sources.folder.path=null", "data.sources.commands.path=null"], "set data.sources.folder.path or"),
-        (["data.sources.folder.path=null"], "no training recording says two, three"),
-        (["data.sources.folder.pattern='{speaker}_{label}_{index}'"], "labelled 'a'"),
+        (["data.sources.folder.path=null"], "there is no training recording of two, three"),
+        (["data.sources.folder.pattern='{speaker}_{label}_{index}'"], "labeled 'a'"),
         (["data.sources.folder.pattern='{digit}_{speaker}_{index}'"], "labels names the field 'label'"),
         (["data.sources.folder.path=/nowhere"], "does not exist"),
         (["data.sources.commands.test=test"], "no recordings of the test split"),

@@ -180,6 +180,6 @@ def test_recordings_that_are_chunks_are_scored_once(ar_config, monkeypatch, leng
 
 
 def test_recordings_too_short_to_carry_a_state_are_refused_at_once(ar_config, tmp_path):
-    with pytest.raises(UserError, match=r"even the longest recording, \d+ samples, is too short for this number"):
+    with pytest.raises(UserError, match=r"the longest recording has \d+ samples, too few for this number"):
         train(AutoregressiveTask, ar_config(carry_chunks=2, length=1024))
     assert not (tmp_path / "run").exists()

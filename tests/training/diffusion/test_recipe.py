@@ -79,7 +79,7 @@ def test_errors_are_one_line_and_exit_code_2(recipe, tiny_file, tmp_path):
         (["training.stepz=3"], "unknown config key training.stepz: did you mean training.steps?"),
         ([f"data.path={tmp_path / 'missing'}"], "missing does not exist"),
         ([f"data.path={text}"], "0_a_1.wav"),
-        ([f"output_dir={tmp_path / 'file'}"], "is a file: name a folder"),
+        ([f"output_dir={tmp_path / 'file'}"], "is a file, not a folder"),
         ([f"output_dir={tmp_path / 'file' / 'run'}"], "cannot write the run folder"),
         (["--config", tmp_path / "none.yaml"], "cannot read the config file"),
         (["--resume-from", "step-000007"], "there is no checkpoint step-000007"),

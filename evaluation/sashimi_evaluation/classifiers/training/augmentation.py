@@ -11,12 +11,12 @@ SAMPLE_RATE = 16000
 LENGTH = 16000  # one second, the input of the classifiers
 
 _FREQUENCIES = np.fft.rfftfreq(LENGTH, 1 / SAMPLE_RATE).astype(np.float32)
-# Octaves above 1 kHz. Speech has nothing below 60 Hz; a steeper tilt would only amplify rumble there.
+# Octaves above 1 kHz, constant below 60 Hz: speech has no energy there, and a tilt would only amplify rumble.
 _OCTAVES = np.log2(np.maximum(_FREQUENCIES, 60) / 1000)
-_MARGIN = 800  # 50 ms: quiet sounds before and after the loud part of a word
+_MARGIN = 800  # 50 ms: includes quiet sounds before and after the loud part of a word
 _LONGEST_SILENCE = 1280  # 80 ms
 _NARROWEST_BAND, _WIDEST_BAND = 100, 500  # Hz
-_BAND_GAIN = 0.03
+_BAND_GAIN = 0.03  # factor of the amplitude in the missing band
 
 
 def augment(waveform: np.ndarray, config: AugmentationConfig, random: np.random.Generator) -> np.ndarray:
@@ -38,7 +38,7 @@ def augment(waveform: np.ndarray, config: AugmentationConfig, random: np.random.
 def at_speed(waveform: np.ndarray, factor: float) -> np.ndarray:
     """Return the waveform (L,) played ``factor`` times as fast, with pitch and formants scaled by the same factor.
 
-    Linear interpolation is exact enough here: its errors lie at high frequencies, like those of a poor recorder.
+    Linear interpolation is exact enough here: its errors are at high frequencies, like those of a poor recorder.
     """
     places = np.arange(0, len(waveform) - 1e-9, factor)
     return np.interp(places, np.arange(len(waveform)), waveform).astype(np.float32)
@@ -58,7 +58,7 @@ def placed(waveform: np.ndarray, random: np.random.Generator) -> np.ndarray:
 
 
 def loud_part(waveform: np.ndarray) -> tuple[int, int]:
-    """Return the start and the end of the middle 98 % of the energy, with a margin, in samples."""
+    """Return start and end, in samples, of the middle 98 % of the energy, with a margin of 50 ms on both sides."""
     energy = np.cumsum(np.square(waveform, dtype=np.float64))
     first, last = np.searchsorted(energy, [0.01 * energy[-1], 0.99 * energy[-1]])
     return max(0, int(first) - _MARGIN), min(len(waveform), int(last) + _MARGIN)
@@ -81,7 +81,7 @@ def filtered(window: np.ndarray, config: AugmentationConfig, random: np.random.G
         lowest, highest = config.noise_db
         noise_energy = np.square(np.abs(spectrum)).sum() * 10 ** (-random.uniform(lowest, highest) / 10)
         spectrum += noise * np.sqrt(noise_energy / np.square(np.abs(noise)).sum())
-    # Keep the level, so that a filtered word is not below the floor of the mels.
+    # Restore the energy, so that a filtered word is not below the floor of the mel spectrogram.
     level = np.sqrt(energy / max(np.square(np.abs(spectrum)).sum(), np.finfo(np.float32).tiny))
     return (np.fft.irfft(spectrum, LENGTH) * level).astype(np.float32)
 
@@ -93,6 +93,6 @@ def _band_pass(low: float, high: float) -> np.ndarray:
 
 
 def _noise(random: np.random.Generator) -> np.ndarray:
-    """Return the spectrum of one second of noise, with a random slope between white and brown."""
+    """Return the spectrum of one second of noise, between white (flat) and brown (-6 dB per octave)."""
     parts = random.standard_normal((2, len(_FREQUENCIES)), dtype=np.float32)
     return (parts[0] + 1j * parts[1]) * np.exp2(-random.uniform(0, 1) * _OCTAVES)

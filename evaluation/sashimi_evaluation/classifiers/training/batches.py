@@ -23,11 +23,13 @@ class DigitRecordings:
     """The recordings and digits of one split of one source.
 
     Args:
-        name: of the source.
-        recordings: their classes must be named like "7" or "seven".
+        name: name of the source.
+        recordings: recordings with classes that are named like "7" or "seven".
 
     Attributes:
-        digits: int64, shape (recordings,).
+        name: name of the source.
+        digits: digit of each recording, int64 (recordings,).
+        fingerprint: hash of the recordings, see :func:`sashimi_diffusion.training.splits.fingerprint`.
 
     Raises:
         UserError: a class is not a digit.
@@ -48,7 +50,7 @@ class DigitRecordings:
         return self._recordings.clip(self._items[index])
 
     def batch(self, indices: list[int]) -> tuple[Tensor, Tensor]:
-        """Return unchanged recordings, as the metrics use them (B, 1, 16000), and their digits (B,)."""
+        """Return recordings without augmentation, float32 (B, 1, 16000), and their digits, int64 (B,)."""
         waveforms = [one_second(self.waveform(index)[None], SAMPLE_RATE) for index in indices]
         return torch.from_numpy(np.stack(waveforms)), torch.from_numpy(self.digits[indices])
 
@@ -62,8 +64,8 @@ def digit_of(label: str, source: str) -> int:
     digit = digit_index(label)
     if digit < 0:
         raise UserError(
-            f"data.sources.{source} has recordings labelled {label!r}: expected a digit, 0 to 9 or zero to nine; set "
-            "its pattern so that {label} is the digit, or exclude others with its where"
+            f"data.sources.{source} has recordings labeled {label!r}: expected a digit, 0 to 9 or zero to nine; set "
+            "its `pattern` so that {label} is the digit, or exclude other recordings with its `where`"
         )
     return digit
 
@@ -73,7 +75,8 @@ def open_sources(data: SourcesConfig, split: str, skip_bad_files: bool = False) 
 
     Args:
         data: the sources.
-        split: "train", "validation", or "final" for the split that each source names in ``test``.
+        split: "train" or "validation"; or "final" for the split of the metrics at the end, the setting ``test`` of each
+            source.
         skip_bad_files: ignore files that cannot be used, with a warning.
 
     Raises:
@@ -93,6 +96,7 @@ def open_sources(data: SourcesConfig, split: str, skip_bad_files: bool = False) 
 
 
 def _open(source: SourceConfig, path: str, split: str, skip_bad_files: bool) -> Recordings:
+    """Return the recordings of a split of one source, at 16 kHz."""
     common: dict[str, Any] = {"split": split, "cache_dir": source.cache_dir, "skip_bad_files": skip_bad_files}
     if source.kind == "speech_commands":
         return SpeechCommandsDigits(path, download=source.download, **common)
@@ -109,7 +113,7 @@ def _open(source: SourceConfig, path: str, split: str, skip_bad_files: bool) -> 
 
 
 class BalancedBatches:
-    """Training examples with random changes; all digits are equally frequent.
+    """Augmented training examples; all digits are equally frequent.
 
     Args:
         sources: the recordings.
@@ -125,12 +129,12 @@ class BalancedBatches:
         counts = np.array([[len(indices) for indices in of_digit] for of_digit in self._recordings])  # (10, sources)
         missing = [word for word, total in zip(DIGITS, counts.sum(axis=1), strict=True) if total == 0]
         if missing:
-            raise UserError(f"no training recording says {', '.join(missing)}: add a source that has all ten digits")
+            raise UserError(f"there is no training recording of {', '.join(missing)}: add a source with all ten digits")
         weights = np.where(counts > 0, np.maximum(counts, 1) ** (1 - config.data.balance), 0)
         self._shares = weights / weights.sum(axis=1, keepdims=True)
 
     def examples(self, numbers: list[int]) -> tuple[Tensor, Tensor]:
-        """Return the examples of the run with these numbers: waveforms (B, 1, 16000) and digits (B,)."""
+        """Return the examples with these numbers (from 0) in the run: float32 (B, 1, 16000) and digits, int64 (B,)."""
         waveforms, digits = zip(*(self._example(number) for number in numbers), strict=True)
         return torch.from_numpy(np.stack(waveforms))[:, None], torch.tensor(digits)
 

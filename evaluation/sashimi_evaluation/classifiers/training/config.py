@@ -22,8 +22,8 @@ class ClassifierModelConfig(ModelConfig):
     )
     embedding: str | None = Field(
         default=None,
-        description="small only: the speech embedding under the head, which is not trained: the bundled "
-        '"speech-embedding", or a folder',
+        description="small only: the speech embedding below the head, which is not trained; the bundled "
+        '"speech-embedding" or a folder',
     )
 
 
@@ -48,15 +48,16 @@ class SourceConfig(Settings):
     )
     holdout: dict[str, list[str | int]] | None = Field(
         default=None,
-        description="folder only: validation files, by field and values, for instance {speaker: [theo]}; null: chosen "
-        "by `splits`",
+        description="folder only: use files whose field has one of these values for validation, for instance "
+        "{speaker: [theo]}; null: `splits` selects them",
     )
     splits: list[float] = Field(
         default=[0.88, 0.06, 0.06], description="folder only: shares of the files for training, validation and test"
     )
     test: Literal["validation", "test"] = Field(
         default="validation",
-        description='split of the metrics at the end; "validation" if validations choose nothing during training',
+        description='split of the metrics at the end of the run; "validation" is unbiased only if validation results '
+        "do not affect the training",
     )
     cache_dir: str | None = Field(default=None, description="folder for decoded audio; null: the user's cache folder")
 
@@ -65,14 +66,14 @@ class SourcesConfig(Settings):
     """The recordings to train on."""
 
     sources: dict[str, SourceConfig] = Field(
-        default={}, description="sets of recordings, by names of your choice, which the metrics carry"
+        default={}, description="sets of recordings by name; you choose the names, which appear in the metrics"
     )
     balance: float = Field(
         default=1.0,
         ge=0,
         le=1,
-        description="every digit is equally frequent; a source with n recordings of a digit is chosen in proportion to "
-        "n to the power of 1 - balance: 1: all sources equally often, 0: all recordings equally often",
+        description="how often the sources are used: for each digit, the probability of a source with n recordings is "
+        "proportional to n^(1 - balance); 1: all sources equally often, 0: all recordings equally often",
     )
 
 
@@ -95,8 +96,8 @@ class AugmentationConfig(Settings):
         default=0.3,
         ge=0,
         le=1,
-        description="share of the recordings with a silenced interval, and share of those without a band of "
-        "frequencies (SpecAugment, arXiv 1904.08779)",
+        description="share of the recordings with a silenced interval; independently of it, the same share lacks "
+        "a band of frequencies (SpecAugment, arXiv 1904.08779)",
     )
 
     @field_validator("noise_db")
@@ -111,7 +112,10 @@ class ClassificationConfig(Settings):
     """The cross-entropy loss."""
 
     label_smoothing: float = Field(
-        default=0.0, ge=0, lt=1, description="share of a target that is spread over all digits (arXiv 1512.00567, 7)"
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="share of a target that is spread over all digits (arXiv 1512.00567, section 7)",
     )
 
 

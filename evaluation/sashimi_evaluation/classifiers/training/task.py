@@ -1,4 +1,4 @@
-"""Classifier training: cross-entropy of augmented recordings, accuracy of unchanged ones."""
+"""Classifier training: cross-entropy of augmented recordings, accuracy of recordings without augmentation."""
 
 import json
 from collections.abc import Mapping
@@ -41,7 +41,7 @@ class TrainedClassifier:
 
     Args:
         network: the classifier.
-        accuracy: metrics of each source, for accuracy.json; empty until the end of the run.
+        accuracy: metrics of each source for accuracy.json; empty before the end of the run.
     """
 
     def __init__(self, network: Any, accuracy: dict[str, dict[str, float]]) -> None:
@@ -100,9 +100,9 @@ class ClassifierTask:
         return module(waveforms.to(self.device), digits.to(self.device))
 
     def validate(self, accelerator: Accelerator, network: Any) -> dict[str, float]:
-        """Return the loss and the accuracy of unchanged held-out recordings, of each source and of all.
+        """Return the loss and the accuracy of each source on held-out recordings, and the loss of all of them.
 
-        Every process classifies all recordings: they are few, and nothing has to be gathered.
+        Every process classifies all recordings: they are few, and no results have to be gathered.
         """
         metrics: dict[str, float] = {}
         all_losses = []
@@ -110,9 +110,9 @@ class ClassifierTask:
             chosen = spread_evenly(len(source), self.config.training.validation_examples)
             log_probabilities = self._log_probabilities(network, source, chosen)
             losses = -log_probabilities[np.arange(len(chosen)), source.digits[chosen]]
-            right = log_probabilities.argmax(axis=1) == source.digits[chosen]
+            correct = log_probabilities.argmax(axis=1) == source.digits[chosen]
             metrics[f"validation_loss_{source.name}"] = float(losses.mean())
-            metrics[f"validation_accuracy_{source.name}"] = float(right.mean())
+            metrics[f"validation_accuracy_{source.name}"] = float(correct.mean())
             all_losses.append(losses)
         return {"validation_loss": float(np.concatenate(all_losses).mean()), **metrics}
 
@@ -135,11 +135,11 @@ class ClassifierTask:
 
     def _metrics(self, network: Any, source: DigitRecordings) -> dict[str, float]:
         probabilities = np.exp(self._log_probabilities(network, source, list(range(len(source)))))
-        right = probabilities.argmax(axis=1) == source.digits
-        per_digit = [right[source.digits == digit].mean() for digit in np.unique(source.digits)]
+        correct = probabilities.argmax(axis=1) == source.digits
+        per_digit = [correct[source.digits == digit].mean() for digit in np.unique(source.digits)]
         return {
             "recordings": len(source),
-            "accuracy": float(right.mean()),
+            "accuracy": float(correct.mean()),
             "mean_accuracy_of_digits": float(np.mean(per_digit)),
             "calibration_error": expected_calibration_error(probabilities, source.digits),
         }
