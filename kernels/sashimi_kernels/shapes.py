@@ -16,7 +16,7 @@ def require_samples(length: int) -> None:
 
 
 def require_sequence(u: Tensor, n_features: int) -> None:
-    """Raise ValueError unless ``u`` has shape (B, n_features, L) with at least one sample. An empty batch is allowed."""
+    """Raise ``ValueError`` unless ``u`` has shape (B, n_features, L) and at least one sample; B may be 0."""
     if u.ndim != 3 or u.shape[1] != n_features:
         raise ValueError(f"expected an input of shape (batch, {n_features}, length), got {tuple(u.shape)}")
     require_samples(u.shape[-1])
