@@ -75,7 +75,7 @@ def build_parser() -> Parser:
         metavar="T",
         help="diffusion steps in training (default: 200, for a vocoder 50)",
     )
-    add("--beta-start", type=_positive(float), default=1e-4, metavar="B", help="first noise variance")
+    add("--beta-start", type=_positive(float), metavar="B", help="first noise variance (default: 0.0001)")
     add(
         "--beta-end", type=_positive(float), metavar="B", help="last noise variance (default: 0.02, for a vocoder 0.05)"
     )
@@ -88,12 +88,12 @@ def build_parser() -> Parser:
     add(
         "--step-on-residual",
         action=argparse.BooleanOptionalAction,
-        default=True,
-        help="add the step embedding of a WaveNet to the residual path too, as the published ones do",
+        help="add the step embedding of a WaveNet to the residual path too (default: yes, as the published ones do)",
     )
     add(
         "--stored-nodes",
         action="store_true",
+        default=None,
         help="keep the inexact FFT nodes that an older SaShiMi file (checkpoints branch) contains, to reproduce the "
         "official outputs more closely (default: compute exact nodes)",
     )
@@ -143,8 +143,7 @@ def convert_pipeline(tensors: dict[str, Tensor], options: argparse.Namespace) ->
 
 def _diffusion(tensors: dict[str, Tensor], options: argparse.Namespace) -> tuple[SashimiPipeline, dict[str, str]]:
     refuse_options(options, ("quantization", "dt_transform"), "a diffusion model")
-    names = [field.name for field in fields(ConversionOptions)]
-    chosen = ConversionOptions(**{name: getattr(options, name) for name in names})
+    chosen = ConversionOptions(**_given(options, [field.name for field in fields(ConversionOptions)]))
     conversion = convert_diffwave(tensors, chosen)
     notes = describe(conversion)
     if conversion.model.config.get("parameterization") == "legacy":
@@ -162,17 +161,25 @@ def _diffusion(tensors: dict[str, Tensor], options: argparse.Namespace) -> tuple
 def _autoregressive(
     tensors: dict[str, Tensor], options: argparse.Namespace
 ) -> tuple[SashimiAutoregressivePipeline, dict[str, str]]:
-    refuse_options(options, ("timesteps", "beta_end", "dilation_cycle", "stored_nodes"), "an autoregressive model")
-    given = {name: getattr(options, name) for name in ("sample_rate", "length", "quantization", "dt_transform")}
-    chosen = AutoregressiveOptions(**{name: value for name, value in given.items() if value is not None})
+    refuse_options(
+        options,
+        ("timesteps", "beta_start", "beta_end", "dilation_cycle", "step_on_residual", "stored_nodes"),
+        "an autoregressive model",
+    )
+    chosen = AutoregressiveOptions(**_given(options, ["sample_rate", "length", "quantization", "dt_transform"]))
     model, layout = convert_autoregressive(tensors, chosen)
     return SashimiAutoregressivePipeline(model), describe_autoregressive(model, layout)
+
+
+def _given(options: argparse.Namespace, names: Sequence[str]) -> dict[str, Any]:
+    """Return the options called ``names`` that the command line sets."""
+    return {name: getattr(options, name) for name in names if getattr(options, name) is not None}
 
 
 def refuse_options(options: argparse.Namespace, names: Sequence[str], kind: str) -> None:
     """Raise UserError if one of the options called ``names`` is set, because it does not apply to this checkpoint."""
     for name in names:
-        if getattr(options, name) not in (None, False):
+        if getattr(options, name) is not None:
             raise UserError(f"--{name.replace('_', '-')} does not apply: the checkpoint is of {kind}; leave it out")
 
 

@@ -180,5 +180,6 @@ def test_what_does_not_fit_is_listed(small: Callable, tmp_path: Path, capsys: py
     with pytest.raises(UserError, match="low-rank term of rank 2"):
         convert_autoregressive(rank_two)
     torch.save(state, tmp_path / "official.pt")
-    assert main([str(tmp_path / "official.pt"), str(tmp_path / "out"), "--timesteps", "50"]) == 2
-    assert "--timesteps does not apply" in capsys.readouterr().err
+    for option in (["--timesteps", "50"], ["--beta-start", "1e-4"], ["--no-step-on-residual"], ["--stored-nodes"]):
+        assert main([str(tmp_path / "official.pt"), str(tmp_path / "out"), *option]) == 2
+        assert f"{option[0].replace('--no-', '--')} does not apply" in capsys.readouterr().err

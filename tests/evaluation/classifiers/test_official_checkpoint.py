@@ -102,12 +102,13 @@ def test_every_form_is_converted(
         assert torch.equal(tensor, tensors[official_name(name)]), name
 
 
+@pytest.mark.parametrize("option", [["--length", "16000"], ["--beta-start", "1e-4"], ["--stored-nodes"]])
 def test_an_option_that_does_not_apply(
-    tensors: dict[str, Tensor], tmp_path: Path, capsys: pytest.CaptureFixture
+    tensors: dict[str, Tensor], tmp_path: Path, capsys: pytest.CaptureFixture, option: list[str]
 ) -> None:
     torch.save(tensors, tmp_path / "official.pth")
-    assert main([str(tmp_path / "official.pth"), str(tmp_path / "out"), "--length", "16000"]) == 2
-    assert "--length does not apply: the checkpoint is of a classifier" in capsys.readouterr().err
+    assert main([str(tmp_path / "official.pth"), str(tmp_path / "out"), *option]) == 2
+    assert f"{option[0]} does not apply: the checkpoint is of a classifier" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
