@@ -1,4 +1,4 @@
-"""sashimi-sample: its files, its record, and what it says to wrong input."""
+"""Tests of ``sashimi-sample``: audio files, record and errors."""
 
 import errno
 import json
@@ -71,14 +71,14 @@ def record(out: Path) -> dict:
 
 
 def assert_same_audio(first: Path, second: Path) -> None:
-    """Equal up to the last bit of PCM16."""
+    """Assert that the files are equal up to the last bit of PCM16."""
     one, other = read(first), read(second)
     assert list(one) == list(other)
     for name, waveform in one.items():
         assert np.abs(waveform.astype(int) - other[name]).max() <= 1, name
 
 
-def test_all_files_are_there(class_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_all_files_are_written(class_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert run(class_folder, tmp_path / "a" / "b", "--num-samples", "4", "--batch-size", "3") == 0
     out = tmp_path / "a" / "b"
     expected = ["0000-zero.wav", "0001-one.wav", "0002-two.wav", "0003-zero.wav"]
@@ -94,7 +94,7 @@ def test_all_files_are_there(class_folder: Path, tmp_path: Path, capsys: pytest.
     assert "batch 2/2: 100%" in captured.err
 
 
-def test_the_record_is_enough_to_make_a_sample_again(class_folder: Path, tmp_path: Path) -> None:
+def test_the_record_reproduces_the_samples(class_folder: Path, tmp_path: Path) -> None:
     run(class_folder, tmp_path, "--num-samples", "3", "--seed", "5", "--label", "2,one", "--guidance-scale", "1.5")
     made = record(tmp_path)
     assert made["pipeline"]["sha256"] == hash_pipeline(class_folder)
@@ -113,20 +113,20 @@ def test_the_record_is_enough_to_make_a_sample_again(class_folder: Path, tmp_pat
         np.testing.assert_allclose(written, audio[0, 0].clip(-1, 1), atol=2 / 32768)
 
 
-def test_the_pipelines_own_guidance_is_used_and_recorded(class_folder: Path, tmp_path: Path) -> None:
+def test_the_guidance_scale_of_the_pipeline_is_the_default(class_folder: Path, tmp_path: Path) -> None:
     own = SashimiPipeline.from_pretrained(class_folder)
     SashimiPipeline(own.model, own.scheduler, guidance_scale=3.0).save_pretrained(tmp_path / "guided")
-    for name, arguments in {"own": [], "asked": ["--guidance-scale", "1"]}.items():
+    for name, arguments in {"default": [], "option": ["--guidance-scale", "1"]}.items():
         assert run(tmp_path / "guided", tmp_path / name, "--num-samples", "2", *arguments) == 0
-    assert record(tmp_path / "own")["guidance_scale"] == 3
-    assert record(tmp_path / "asked")["guidance_scale"] == 1
-    assert run(class_folder, tmp_path / "without", "--num-samples", "2", "--guidance-scale", "3") == 0
+    assert record(tmp_path / "default")["guidance_scale"] == 3
+    assert record(tmp_path / "option")["guidance_scale"] == 1
+    assert run(class_folder, tmp_path / "same", "--num-samples", "2", "--guidance-scale", "3") == 0
     for file in ("0000-zero.wav", "0001-one.wav"):
-        heard = {name: (tmp_path / name / file).read_bytes() for name in ("own", "asked", "without")}
-        assert heard["own"] == heard["without"] != heard["asked"]
+        audio = {name: (tmp_path / name / file).read_bytes() for name in ("default", "option", "same")}
+        assert audio["default"] == audio["same"] != audio["option"]
 
 
-def test_speakers_change_after_each_round_of_classes(speaker_folder: Path, tmp_path: Path) -> None:
+def test_speakers_alternate_after_all_classes(speaker_folder: Path, tmp_path: Path) -> None:
     assert run(speaker_folder, tmp_path, "--num-samples", "7", "--batch-size", "2") == 0
     samples, every_pair = record(tmp_path)["samples"], [(name, who) for who in ("ann", "bob b.") for name in NAMES]
     assert [(one["class_name"], one["speaker_name"]) for one in samples] == [*every_pair, ("zero", "ann")]
@@ -140,7 +140,7 @@ def test_speakers_change_after_each_round_of_classes(speaker_folder: Path, tmp_p
         np.testing.assert_allclose(written, audio[0, 0].clip(-1, 1), atol=2 / 32768)
 
 
-def test_the_seed_is_that_of_the_pipeline(plain_folder: Path, tmp_path: Path) -> None:
+def test_the_seed_gives_the_audio_of_the_pipeline_with_that_seed(plain_folder: Path, tmp_path: Path) -> None:
     run(plain_folder, tmp_path, "--num-samples", "2", "--seed", "7")
     pipe = SashimiPipeline.from_pretrained(plain_folder)
     audios = pipe(batch_size=2, generator=torch.Generator().manual_seed(7)).audios
@@ -167,14 +167,14 @@ def test_the_batch_size_does_not_change_the_audio(class_folder: Path, tmp_path: 
     assert_same_audio(tmp_path / "1", tmp_path / "10")
 
 
-def test_several_processes_make_what_one_makes(class_folder: Path, tmp_path: Path) -> None:
+def test_several_processes_generate_the_samples_of_one(class_folder: Path, tmp_path: Path) -> None:
     run(class_folder, tmp_path / "one", "--num-samples", "5", "--batch-size", "2")
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     command = [*launch, "-m", "sashimi_diffusion.commands.sample", "--pipeline", str(class_folder)]
     command += ["--num-samples", "5", "--batch-size", "2", "--out", str(tmp_path / "two")]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
     assert done.stdout.count("real-time factor") == 1
-    assert "batch 2/2" in done.stderr  # of the three batches, two are the first process's
+    assert "batch 2/2" in done.stderr  # the first process generates two of the three batches
     assert_same_audio(tmp_path / "one", tmp_path / "two")
     one, two = record(tmp_path / "one"), record(tmp_path / "two")
     for each in (one, two):
@@ -264,7 +264,9 @@ def test_a_vocoder_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture) -> 
     assert "vocoder" in only_error(capsys)
 
 
-def test_an_out_folder_that_cannot_be(class_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_an_output_folder_that_cannot_be_created(
+    class_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     (tmp_path / "file").write_text("mine")
     for out in (tmp_path / "file", tmp_path / "file" / "below", Path("/proc/none/of/it")):
         assert run(class_folder, out) == 2
@@ -272,7 +274,7 @@ def test_an_out_folder_that_cannot_be(class_folder: Path, tmp_path: Path, capsys
     assert (tmp_path / "file").read_text() == "mine"
 
 
-def test_a_disk_without_room_is_noticed_first(
+def test_a_full_disk_is_reported_before_sampling(
     class_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(output.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000})())
@@ -311,7 +313,7 @@ def test_a_broken_pipeline_folder(name: str, tmp_path: Path, capsys: pytest.Capt
     assert not (tmp_path / "out").exists()
 
 
-def test_running_out_of_memory_is_told(
+def test_running_out_of_memory_is_reported(
     class_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sample_diffusion, "require_memory", lambda *_: None)
@@ -320,12 +322,12 @@ def test_running_out_of_memory_is_told(
     assert "out of memory: ask for fewer --seconds or a smaller --batch-size" in only_error(capsys)
 
 
-def test_other_runtime_errors_are_not_taken_for_memory() -> None:
+def test_other_runtime_errors_are_not_reported_as_out_of_memory() -> None:
     with pytest.raises(RuntimeError, match="something else"), memory.report_out_of_memory():
         raise RuntimeError("something else")
 
 
-def test_an_interrupt_ends_quietly(class_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_exits_with_code_130(class_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
@@ -354,8 +356,8 @@ def test_help_has_examples_and_defaults(capsys: pytest.CaptureFixture) -> None:
     assert "None" not in text
 
 
-def test_as_a_process(tmp_path: Path) -> None:
-    """Exit code 2, one line, and torchaudio is never touched: it cannot be imported beside a CPU-only torch."""
+def test_a_process_exits_with_one_line_and_does_not_import_torchaudio(tmp_path: Path) -> None:
+    """Check the exit code, the error, and that torchaudio, which may fail with a CPU-only torch, is not imported."""
     code = (
         "import sys; from sashimi_diffusion.commands.sample import main; status = main(sys.argv[1:]); "
         "assert 'torchaudio' not in sys.modules; sys.exit(status)"

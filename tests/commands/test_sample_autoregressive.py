@@ -1,4 +1,4 @@
-"""``sashimi-sample`` with an autoregressive pipeline: what it writes, continues, streams and refuses."""
+"""Tests of ``sashimi-sample`` with an autoregressive pipeline: files, prefixes, streams and errors."""
 
 import json
 import math
@@ -54,7 +54,7 @@ def test_clips_picture_and_record(folder: Path, tmp_path: Path, capsys: pytest.C
         assert clip["bits_per_sample"] == pytest.approx(-clip["log_likelihood"] / LENGTH / math.log(2))
 
 
-def test_batches_do_not_change_the_clips(folder: Path, tmp_path: Path) -> None:
+def test_the_batch_size_does_not_change_the_clips(folder: Path, tmp_path: Path) -> None:
     for size in (1, 3):
         assert run(folder, tmp_path / str(size), "--num-samples", 3, "--batch-size", size) == 0
     for name in ("0000.wav", "0001.wav", "0002.wav"):
@@ -84,7 +84,7 @@ def test_sorted_clips_keep_their_likelihoods(folder: Path, tmp_path: Path) -> No
         assert (tmp_path / "sorted" / clip["file"]).read_bytes() == expected
 
 
-def test_the_likelihood_window_leaves_out_both_ends(folder: Path, tmp_path: Path) -> None:
+def test_the_likelihood_window_omits_both_ends(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert run(folder, out, "--num-samples", 5, "--likelihood-window", 0.4, 0.2) == 0
     clips = sorted(record(out)["samples"], key=lambda clip: clip["log_likelihood"])
@@ -92,7 +92,7 @@ def test_the_likelihood_window_leaves_out_both_ends(folder: Path, tmp_path: Path
     assert sorted(path.name for path in out.glob("*.wav")) == ["0000.wav", "0001.wav"]
 
 
-def test_a_stream_is_the_clip(folder: Path, tmp_path: Path, prefix: Path) -> None:
+def test_a_stream_equals_the_clip(folder: Path, tmp_path: Path, prefix: Path) -> None:
     assert run(folder, tmp_path / "out", "--num-samples", 1, "--prefix", prefix) == 0
     assert run(folder, tmp_path / "unused", "--stream", tmp_path / "stream.wav", "--prefix", prefix) == 0
     whole, streamed = soundfile.read(tmp_path / "out" / "0000.wav")[0], soundfile.read(tmp_path / "stream.wav")[0]
@@ -100,7 +100,7 @@ def test_a_stream_is_the_clip(folder: Path, tmp_path: Path, prefix: Path) -> Non
     assert not (tmp_path / "unused").exists()
 
 
-def test_an_interrupted_stream_leaves_what_was_made(
+def test_an_interrupted_stream_keeps_the_generated_audio(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file, original = tmp_path / "stream.wav", SashimiAutoregressivePipeline.stream
@@ -109,7 +109,7 @@ def test_an_interrupted_stream_leaves_what_was_made(
         blocks = original(*arguments, **options)
         yield next(blocks)
         yield next(blocks)
-        assert len(soundfile.read(file)[0]) == 2 * RATE // 10  # whole before it is closed
+        assert len(soundfile.read(file)[0]) == 2 * RATE // 10  # the file is valid before it is closed
         raise KeyboardInterrupt
 
     monkeypatch.setattr(SashimiAutoregressivePipeline, "stream", two_blocks)
@@ -117,7 +117,9 @@ def test_an_interrupted_stream_leaves_what_was_made(
     assert len(soundfile.read(file)[0]) == 2 * RATE // 10
 
 
-def test_another_rate_is_resampled_and_said(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_prefix_at_another_rate_is_resampled_with_a_message(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     pytest.importorskip("torchaudio", reason="torchaudio cannot be imported", exc_type=(ImportError, OSError))
     soundfile.write(tmp_path / "fast.wav", 0.5 * np.sin(np.arange(400) / 14), 2 * RATE)
     assert run(folder, tmp_path / "out", "--num-samples", 1, "--prefix", tmp_path / "fast.wav") == 0
@@ -126,7 +128,7 @@ def test_another_rate_is_resampled_and_said(folder: Path, tmp_path: Path, capsys
 
 @pytest.mark.parametrize("rate", [RATE, 2 * RATE])
 @pytest.mark.parametrize("samples", [np.zeros(50), np.full(50, 0.25), np.ones(1)], ids=["silent", "constant", "one"])
-def test_a_prefix_without_sound_is_refused_and_nothing_is_lost(
+def test_a_prefix_without_sound_is_refused_and_no_file_is_changed(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture, samples: np.ndarray, rate: int
 ) -> None:
     soundfile.write(tmp_path / "prefix.wav", samples, rate)
@@ -182,6 +184,6 @@ def test_a_prefix_as_long_as_the_clip_is_refused(
     assert "the prefix has 200 samples, the clip 160" in capsys.readouterr().err
 
 
-def test_a_diffusion_pipeline_takes_no_prefix(tmp_path: Path, prefix: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_diffusion_pipeline_refuses_a_prefix(tmp_path: Path, prefix: Path, capsys: pytest.CaptureFixture) -> None:
     assert sample.main(["--prefix", str(prefix), "--out", str(tmp_path / "out")]) == 2
     assert "--prefix does not apply: sashimi-digits is a diffusion pipeline; leave it out" in capsys.readouterr().err

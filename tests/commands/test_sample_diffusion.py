@@ -1,4 +1,4 @@
-"""What sashimi-sample plans to generate: which class by which speaker, and what the files are called."""
+"""Tests of the classes, speakers and file names that ``sashimi-sample`` plans."""
 
 from collections import Counter
 
@@ -20,7 +20,7 @@ def files(config: dict, *arguments: str) -> list[str]:
     return [one.file for one in plan(config, *arguments)]
 
 
-def test_sixty_samples_are_every_digit_by_each_of_six_speakers() -> None:
+def test_sixty_samples_contain_every_digit_by_each_of_six_speakers() -> None:
     samples = plan({"num_classes": 10, "num_speakers": 6}, "--num-samples", "60")
     assert [one.label for one in samples[:20]] == [*range(10), *range(10)]
     assert [one.speaker for one in samples] == [speaker for speaker in range(6) for _ in range(10)]
@@ -46,11 +46,11 @@ def test_sixty_samples_are_every_digit_by_each_of_six_speakers() -> None:
         (["--speaker", "ann"], ["0000-zero-ann", "0001-one-ann", "0002-two-ann", "0003-zero-ann"]),
     ],
 )
-def test_chosen_classes_and_speakers_take_turns(arguments: list[str], expected: list[str]) -> None:
+def test_chosen_classes_and_speakers_alternate(arguments: list[str], expected: list[str]) -> None:
     assert files(CLASSES | SPEAKERS, "--num-samples", "4", *arguments) == [f"{stem}.wav" for stem in expected]
 
 
-def test_models_that_know_less_have_shorter_names() -> None:
+def test_models_without_classes_or_speakers_have_shorter_file_names() -> None:
     assert files({}, "--num-samples", "2") == ["0000.wav", "0001.wav"]
     assert files(CLASSES, "--num-samples", "2") == ["0000-zero.wav", "0001-one.wav"]
     assert files(SPEAKERS, "--num-samples", "3") == ["0000-ann.wav", "0001-bob_b..wav", "0002-ann.wav"]

@@ -1,4 +1,4 @@
-"""Recordings to test with, and a cache that is never the user's own."""
+"""Fixtures of the data tests: recordings, an empty cache folder, and torchaudio's availability."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +10,7 @@ import soundfile
 
 @pytest.fixture(autouse=True)
 def cache_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache folder, set in the environment."""
+    """Set an empty cache folder in the environment and return it."""
     folder = tmp_path / "cache"
     monkeypatch.setenv("SASHIMI_CACHE", str(folder))
     return folder
@@ -18,7 +18,7 @@ def cache_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def record() -> Callable[..., np.ndarray]:
-    """``record(path, samples, rate)`` writes noise, different for each path, and returns it."""
+    """Return ``record(path, samples, rate)``, which writes noise that depends on the file name and returns it."""
 
     def write(path: Path, samples: int = 100, rate: int = 16000, channels: int = 1) -> np.ndarray:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -32,7 +32,7 @@ def record() -> Callable[..., np.ndarray]:
 
 @pytest.fixture
 def without_torchaudio(monkeypatch: pytest.MonkeyPatch) -> None:
-    """torchaudio fails to import the way it does beside a CPU-only torch."""
+    """Make importing torchaudio fail as it does with a CPU-only torch."""
     import builtins
 
     real_import = builtins.__import__
@@ -47,7 +47,7 @@ def without_torchaudio(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def needs_torchaudio() -> None:
-    """Skips where torchaudio cannot be imported, as beside a CPU-only torch."""
+    """Skip the test if torchaudio cannot be imported, for example with a CPU-only torch."""
     try:
         import torchaudio  # noqa: F401
     except (ImportError, OSError) as error:

@@ -1,4 +1,4 @@
-"""Reading, classifying, resampling and writing audio files."""
+"""Tests of reading, validating, resampling and writing audio files."""
 
 from pathlib import Path
 
@@ -34,7 +34,7 @@ def test_channels_are_averaged(tmp_path: Path, record):
     np.testing.assert_allclose(samples, stereo.mean(axis=1), atol=1e-7)
 
 
-def test_what_is_written_is_read_back_exactly(tmp_path: Path):
+def test_written_audio_is_read_back_exactly(tmp_path: Path):
     pcm = np.arange(-(2**15), 2**15, 7)
     assert write_audio(tmp_path / "ramp.wav", pcm / 2**15, 8000) == 0
     np.testing.assert_array_equal(read_audio(tmp_path / "ramp.wav") * 2**15, pcm)
@@ -42,7 +42,7 @@ def test_what_is_written_is_read_back_exactly(tmp_path: Path):
     assert (info.subtype, info.samplerate, info.channels) == ("PCM_16", 8000, 1)
 
 
-def test_clipping_is_clamped_and_counted(tmp_path: Path):
+def test_values_out_of_range_are_clamped_and_counted(tmp_path: Path):
     waveform = torch.tensor([0.0, 1.5, -3.0, 1.0, -1.0, 0.25, 0.5, 0.75])
     assert write_audio(tmp_path / "loud.wav", waveform, 16000) == 0.25
     samples = read_audio(tmp_path / "loud.wav")
@@ -60,7 +60,7 @@ def test_channels_are_written(tmp_path: Path):
     ("waveform", "complaint"),
     [(np.array([0.0, np.nan]), "non-finite"), (np.zeros(0), "shape"), (np.zeros((1, 1, 4)), "shape")],
 )
-def test_waveforms_that_cannot_be_written(tmp_path: Path, waveform: np.ndarray, complaint: str):
+def test_invalid_waveforms_are_refused(tmp_path: Path, waveform: np.ndarray, complaint: str):
     with pytest.raises(UserError, match=complaint):
         write_audio(tmp_path / "out.wav", waveform, 16000)
     assert not (tmp_path / "out.wav").exists()
@@ -111,7 +111,7 @@ def make_broken_link(path: Path):
         (make_broken_link, "unreadable (No such file or directory)"),
     ],
 )
-def test_why_a_file_cannot_be_used(tmp_path: Path, make, reason: str):
+def test_errors_state_why_a_file_cannot_be_used(tmp_path: Path, make, reason: str):
     make(tmp_path / "bad.wav")
     with pytest.raises(AudioFileError, match=r"bad\.wav") as caught:
         read_audio(tmp_path / "bad.wav", source_rate=16000)
@@ -139,17 +139,17 @@ def test_resampling_keeps_a_tone(from_rate: int, to_rate: int):
 
 
 @pytest.mark.usefixtures("needs_torchaudio")
-def test_resampling_removes_what_the_lower_rate_cannot_hold():
+def test_resampling_removes_frequencies_above_the_new_nyquist_frequency():
     tone = np.sin(2 * np.pi * 5000 * np.arange(16000) / 16000).astype(np.float32)
     assert np.abs(resample(tone, 16000, 8000)[400:-400]).max() < 1e-4
 
 
-def test_the_same_rate_is_left_alone_without_torchaudio(without_torchaudio, tmp_path: Path, record):
+def test_audio_at_the_target_rate_does_not_need_torchaudio(without_torchaudio, tmp_path: Path, record):
     noise = record(tmp_path / "noise.wav", 50)
     np.testing.assert_array_equal(read_audio(tmp_path / "noise.wav", sample_rate=16000), noise)
 
 
-def test_resampling_without_torchaudio_says_why_and_what_to_do(without_torchaudio, tmp_path: Path, record):
+def test_resampling_without_torchaudio_explains_the_error(without_torchaudio, tmp_path: Path, record):
     record(tmp_path / "noise.wav", 50)
     with pytest.raises(UserError) as caught:
         read_audio(tmp_path / "noise.wav", sample_rate=8000)
@@ -159,4 +159,4 @@ def test_resampling_without_torchaudio_says_why_and_what_to_do(without_torchaudi
     assert "_torchaudio.abi3.so" in message
     assert "give recordings that are at 8000 Hz already" in message
     assert "\n" not in message
-    assert not isinstance(caught.value, AudioFileError)  # the file is not to blame
+    assert not isinstance(caught.value, AudioFileError)  # the error is not about the file

@@ -1,4 +1,4 @@
-"""Folders of recordings: chunks, labels, splits, and what is said about bad files."""
+"""Tests of AudioFolder: chunks, labels, speakers, splits and bad files."""
 
 from collections import Counter
 from pathlib import Path
@@ -20,7 +20,7 @@ PATTERN = "{label}_{speaker}_{index}"
 
 @pytest.fixture
 def words(tmp_path: Path, record) -> Path:
-    """Two words by two speakers, ten times each, named by PATTERN."""
+    """Write two words by two speakers, ten times each, with names of the form PATTERN."""
     for word in ("ja", "no"):
         for speaker in ("ann", "bob"):
             for index in range(10):
@@ -31,7 +31,7 @@ def words(tmp_path: Path, record) -> Path:
 def test_long_recordings_are_cut_into_consecutive_chunks(tmp_path: Path, record):
     noise = record(tmp_path / "audio" / "long.wav", 1050)
     dataset = AudioFolder(tmp_path / "audio", "all", length=250)
-    assert len(dataset) == 4  # the last 50 samples are no item
+    assert len(dataset) == 4  # the last 50 samples are dropped
     for number, item in enumerate(dataset):
         assert item["waveform"].shape == (1, 250)
         assert item["waveform"].dtype == torch.float32
@@ -52,7 +52,7 @@ def test_only_recordings_shorter_than_a_chunk_are_padded(tmp_path: Path, record,
     assert not first[samples:].any()
 
 
-def test_the_whole_tree_is_searched(tmp_path: Path, record):
+def test_sub_folders_are_searched(tmp_path: Path, record):
     for name in ("a.wav", "b/c.flac", "b/d/e.OGG", "f/g.mp3", ".hidden/h.wav", "b/._c.wav"):
         record(tmp_path / "audio" / name, 2000)
     (tmp_path / "audio" / "notes.txt").write_text("no audio")
@@ -70,7 +70,7 @@ def test_recordings_are_resampled_and_made_mono(tmp_path: Path, record):
     assert dataset.sample_rate == 16000
 
 
-def test_resampling_without_torchaudio_is_one_clear_error(without_torchaudio, tmp_path: Path, record, cache_dir: Path):
+def test_resampling_without_torchaudio_is_refused(without_torchaudio, tmp_path: Path, record, cache_dir: Path):
     record(tmp_path / "audio" / "a.wav", 4410, rate=44100)
     with pytest.raises(UserError, match="resampling from 44100 Hz to 16000 Hz needs torchaudio"):
         AudioFolder(tmp_path / "audio", "all", skip_bad_files=True)
@@ -89,12 +89,12 @@ def test_labels_from_another_field(words: Path):
     assert AudioFolder(words, "all", length=60, pattern=PATTERN, labels="speaker").class_names == ["ann", "bob"]
 
 
-def test_speakers_beside_the_labels_where_they_are_asked_for(words: Path):
+def test_speakers_are_optional(words: Path):
     dataset = AudioFolder(words, "all", length=60, pattern=PATTERN, speakers="speaker")
     assert (dataset.class_names, dataset.speaker_names) == (["ja", "no"], ["ann", "bob"])
     for index, (path, item) in enumerate(zip(dataset.files, dataset, strict=True)):
-        said = dataset.class_names[item["label"]], dataset.speaker_names[item["speaker"]]
-        assert said == tuple(path.name.split("_")[:2])
+        names = dataset.class_names[item["label"]], dataset.speaker_names[item["speaker"]]
+        assert names == tuple(path.name.split("_")[:2])
         assert dataset.speakers[index] == item["speaker"]
     batch = next(iter(DataLoader(dataset, batch_size=40)))
     assert batch["speaker"].tolist() == dataset.speakers.tolist()
@@ -110,7 +110,7 @@ def test_speaker_names_do_not_depend_on_the_split(words: Path):
     assert (set(train.speakers), set(validation.speakers)) == ({0}, {1})
 
 
-def test_every_chunk_is_by_the_speaker_of_its_recording(tmp_path: Path, record):
+def test_every_chunk_has_the_speaker_of_its_recording(tmp_path: Path, record):
     for name in ("10/a.wav", "9/b.wav"):
         record(tmp_path / "audio" / name, 250)
     dataset = AudioFolder(tmp_path / "audio", "all", length=100, speakers="folder")
@@ -133,7 +133,7 @@ def test_labels_from_sub_folders(tmp_path: Path, record):
         AudioFolder(tmp_path / "audio", "all", length=100, labels="folder")
 
 
-def test_where_keeps_only_what_is_asked_for(words: Path):
+def test_where_selects_recordings(words: Path):
     dataset = AudioFolder(words, "all", length=60, pattern=PATTERN, where={"speaker": ["bob"], "label": "ja"})
     assert {path.name for path in dataset.files} == {f"ja_bob_{index}.wav" for index in range(10)}
     assert dataset.class_names == ["ja"]
@@ -182,7 +182,7 @@ def test_class_names_do_not_depend_on_the_split(tmp_path: Path, record):
     assert dataset.labels.tolist() == [1]
 
 
-def test_adding_a_file_hardly_moves_others(tmp_path: Path, record):
+def test_adding_a_file_hardly_changes_the_split_of_others(tmp_path: Path, record):
     for index in range(40):
         record(tmp_path / "audio" / f"{index}.wav")
     before = set(AudioFolder(tmp_path / "audio", "train", length=100, splits=(0.5, 0.5, 0)).files)
@@ -195,7 +195,7 @@ def test_adding_a_file_hardly_moves_others(tmp_path: Path, record):
     files=st.integers(1, 2000),
     ratios=st.tuples(*[st.floats(0, 1)] * 3).filter(lambda r: sum(r) > 0.1),
 )
-def test_counts_of_a_split(files: int, ratios: tuple[float, float, float]):
+def test_sizes_of_the_splits_follow_the_ratios(files: int, ratios: tuple[float, float, float]):
     splits = tuple(ratio / sum(ratios) for ratio in ratios)
     validation, test = audio_folder._held_out_counts(files, splits)
     train = files - validation - test
@@ -210,7 +210,7 @@ def test_counts_of_a_split(files: int, ratios: tuple[float, float, float]):
         assert abs(test - splits[2] * files) <= 2
 
 
-def test_recordings_scaled_to_one_level(words: Path):
+def test_recordings_are_scaled_to_the_given_rms(words: Path):
     dataset = AudioFolder(words, "all", length=60, normalize_rms=0.1)
     for index in (0, 7):
         assert np.sqrt(np.mean(dataset.clip(index).astype(np.float64) ** 2)) == pytest.approx(0.1, rel=1e-5)
@@ -227,7 +227,7 @@ def test_silence_stays_silence_when_scaled(tmp_path: Path):
     assert not dataset[0]["waveform"].any()
 
 
-def test_rms_counts_the_padding(tmp_path: Path):
+def test_rms_includes_the_padding(tmp_path: Path):
     import soundfile
 
     (tmp_path / "audio").mkdir()
@@ -235,7 +235,7 @@ def test_rms_counts_the_padding(tmp_path: Path):
     assert AudioFolder(tmp_path / "audio", "all", length=200).rms() == pytest.approx(0.25)
 
 
-def test_no_epoch_and_no_second_run_decodes(words: Path, monkeypatch: pytest.MonkeyPatch):
+def test_recordings_are_decoded_only_once(words: Path, monkeypatch: pytest.MonkeyPatch):
     for split in ("train", "validation"):
         AudioFolder(words, split, length=60, pattern=PATTERN)
         monkeypatch.setattr(cache_module, "read_audio", None)
@@ -272,7 +272,7 @@ def test_all_bad_files_are_listed_in_one_message(words: Path):
     assert all(item["waveform"].any() for item in dataset)
 
 
-def test_one_bad_file_is_one_line(words: Path):
+def test_one_bad_file_is_reported_in_one_line(words: Path):
     (words / "ja_ann_0.wav").write_text("text")
     with pytest.raises(UserError) as caught:
         AudioFolder(words, "train", length=60)
@@ -290,14 +290,14 @@ def test_a_long_list_is_cut_with_a_count(tmp_path: Path, record):
     assert str(caught.value).count(": not audio") == 20
 
 
-def test_only_bad_files_cannot_be_skipped(tmp_path: Path):
+def test_skipping_every_file_is_an_error(tmp_path: Path):
     (tmp_path / "audio").mkdir()
     (tmp_path / "audio" / "a.wav").write_text("text")
     with pytest.raises(UserError, match=r"1 of 1 audio files .* no usable file is left"):
         AudioFolder(tmp_path / "audio", skip_bad_files=True)
 
 
-def test_bad_files_that_are_not_asked_for_do_not_matter(words: Path):
+def test_bad_files_that_are_not_selected_are_ignored(words: Path):
     (words / "ja_ann_0.wav").write_text("text")
     assert len(AudioFolder(words, "all", length=60, pattern=PATTERN, where={"speaker": "bob"})) == 20
 

@@ -1,4 +1,4 @@
-"""The cache of decoded audio: decodes once, is keyed by content, and survives company and damage."""
+"""Tests of the cache of decoded audio: keys, damaged entries and concurrent processes."""
 
 import multiprocessing
 import os
@@ -17,7 +17,7 @@ from sashimi_diffusion.errors import UserError
 
 @pytest.fixture
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """The files decoded so far."""
+    """Return a list to which every decoded file is added."""
     seen = []
     real = cache_module.read_audio
 
@@ -65,7 +65,7 @@ def test_a_file_is_decoded_once(files: list[Path], decoded: list[Path], cache_di
         np.testing.assert_array_equal(ours, theirs)
 
 
-def test_the_key_is_the_content_not_the_place(files: list[Path], decoded: list[Path], tmp_path: Path):
+def test_the_key_is_the_content_not_the_path(files: list[Path], decoded: list[Path], tmp_path: Path):
     cached_recordings(files, 16000)
     moved = shutil.copytree(tmp_path / "audio", tmp_path / "elsewhere")
     cached_recordings([moved / path.name for path in files], 16000)
@@ -74,13 +74,13 @@ def test_the_key_is_the_content_not_the_place(files: list[Path], decoded: list[P
 
 def test_changed_content_is_decoded_again(files: list[Path], decoded: list[Path], record):
     cached_recordings(files, 16000)
-    expected = record(files[0].with_name("other.wav"), 100)  # same size, and perhaps the same time stamp
+    expected = record(files[0].with_name("other.wav"), 100)  # same size, possibly the same modification time
     files[0].with_name("other.wav").replace(files[0])
     np.testing.assert_array_equal(cached_recordings(files, 16000)[0], expected)
     assert len(decoded) == 8
 
 
-def test_unchanged_files_are_not_even_read_again(files: list[Path], monkeypatch: pytest.MonkeyPatch):
+def test_unchanged_files_are_not_read_again(files: list[Path], monkeypatch: pytest.MonkeyPatch):
     long_ago = time.time() - 3600
     for path in files:
         os.utime(path, (long_ago, long_ago))
@@ -89,13 +89,13 @@ def test_unchanged_files_are_not_even_read_again(files: list[Path], monkeypatch:
     assert len(cached_recordings(files, 16000)) == 4
 
 
-def test_another_expected_rate_is_another_entry(files: list[Path], cache_dir: Path):
+def test_each_source_rate_has_its_own_entry(files: list[Path], cache_dir: Path):
     assert not cached_recordings(files, 16000).bad
     assert len(cached_recordings(files, 16000, source_rate=8000).bad) == 4
     assert len(entries(cache_dir)) == 2
 
 
-def test_bad_files_are_remembered_with_their_reasons(files: list[Path], decoded: list[Path]):
+def test_bad_files_are_cached_with_their_reasons(files: list[Path], decoded: list[Path]):
     files[1].write_text("not audio")
     files[2].unlink()
     for _ in range(2):
@@ -113,7 +113,7 @@ def test_only_bad_files(files: list[Path]):
 
 
 @pytest.mark.parametrize("damage", ["truncated", "no index", "broken index", "no audio"])
-def test_a_damaged_entry_is_made_again(files: list[Path], cache_dir: Path, record, damage: str):
+def test_a_damaged_entry_is_rebuilt(files: list[Path], cache_dir: Path, record, damage: str):
     cached_recordings(files, 16000)
     (entry,) = entries(cache_dir)
     if damage == "truncated":
@@ -127,14 +127,14 @@ def test_a_damaged_entry_is_made_again(files: list[Path], cache_dir: Path, recor
     np.testing.assert_array_equal(cached_recordings(files, 16000)[3], record(files[3], 103))
 
 
-def test_a_damaged_memo_of_fingerprints_is_made_again(files: list[Path], cache_dir: Path):
+def test_damaged_fingerprints_are_recomputed(files: list[Path], cache_dir: Path):
     cached_recordings(files, 16000)
-    (memo,) = cache_dir.glob("*.json")
-    memo.write_text("[[1")
+    (fingerprints,) = cache_dir.glob("*.json")
+    fingerprints.write_text("[[1")
     assert len(cached_recordings(files, 16000)) == 4
 
 
-def test_pickled_recordings_carry_no_audio(tmp_path: Path, record):
+def test_pickled_recordings_contain_no_audio(tmp_path: Path, record):
     record(tmp_path / "long.wav", 100_000)
     recordings = cached_recordings([tmp_path / "long.wav"], 16000)
     pickled = pickle.dumps(recordings)
@@ -148,10 +148,10 @@ def _build_at_once(files, cache_dir, gate, results):
     results.put([samples.tobytes() for samples in recordings])
 
 
-def test_processes_that_start_at_once_do_not_harm_each_other(tmp_path: Path, cache_dir: Path, record):
+def test_concurrent_processes_build_one_entry(tmp_path: Path, cache_dir: Path, record):
     paths = [tmp_path / "audio" / f"{number}.wav" for number in range(200)]
     expected = [record(path, 2000).tobytes() for path in paths]
-    context = multiprocessing.get_context("fork")  # quick to start, so that they really meet
+    context = multiprocessing.get_context("fork")  # starts fast, so that the processes run at the same time
     gate, results = context.Barrier(4), context.Queue()
     workers = [context.Process(target=_build_at_once, args=(paths, cache_dir, gate, results)) for _ in range(4)]
     for worker in workers:
@@ -161,10 +161,10 @@ def test_processes_that_start_at_once_do_not_harm_each_other(tmp_path: Path, cac
     for worker in workers:
         worker.join()
         assert worker.exitcode == 0
-    assert len(entries(cache_dir)) == 1  # nothing half-written is left
+    assert len(entries(cache_dir)) == 1  # no incomplete entry is left
 
 
-def test_a_failure_leaves_nothing_half_written(files: list[Path], cache_dir: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_failure_leaves_no_incomplete_entry(files: list[Path], cache_dir: Path, monkeypatch: pytest.MonkeyPatch):
     def fail(path, *arguments):
         raise OSError(28, "No space left on device")
 
@@ -174,7 +174,7 @@ def test_a_failure_leaves_nothing_half_written(files: list[Path], cache_dir: Pat
     assert entries(cache_dir) == []
 
 
-def test_what_killed_processes_left_is_removed_later(files: list[Path], cache_dir: Path):
+def test_temporary_files_of_killed_processes_are_removed_later(files: list[Path], cache_dir: Path):
     abandoned, active = cache_dir / ".old.1.tmp", cache_dir / ".new.2.tmp"
     abandoned_file, other = cache_dir / ".old.json.3.tmp", cache_dir / "old.json"
     for folder in (abandoned, active):
@@ -200,7 +200,7 @@ def test_a_cache_that_cannot_be_written(files: list[Path], tmp_path: Path):
         cached_recordings(files, 16000, cache_dir=tmp_path / "file" / "cache")
 
 
-def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+def test_location_of_the_default_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setenv("SASHIMI_CACHE", str(tmp_path))
     assert default_cache_dir() == tmp_path
     monkeypatch.delenv("SASHIMI_CACHE")

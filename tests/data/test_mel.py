@@ -1,4 +1,4 @@
-"""The log-mel against the one the official vocoder code computes."""
+"""Tests of the log-mel spectrogram against that of the official vocoder code."""
 
 import pytest
 import torch
@@ -21,7 +21,7 @@ def official(golden) -> dict[str, torch.Tensor]:
         (2048, slice(None), "out.mel_harder"),
     ],
 )
-def test_the_official_mel(official: dict[str, torch.Tensor], hop: int, part: slice, name: str):
+def test_log_mel_agrees_with_the_official_one(official: dict[str, torch.Tensor], hop: int, part: slice, name: str):
     waveform = (official["in.mel_pcm_int16"].float() / 2**15)[part]
     mel = LogMel(hop=hop)(waveform[None])
     assert mel.shape == (1, *official[name].shape)
@@ -29,7 +29,7 @@ def test_the_official_mel(official: dict[str, torch.Tensor], hop: int, part: sli
 
 
 @pytest.mark.usefixtures("needs_torchaudio")
-def test_the_official_mel_bands(official: dict[str, torch.Tensor]):
+def test_mel_bands_agree_with_the_official_ones(official: dict[str, torch.Tensor]):
     torch.testing.assert_close(LogMel().bands, official["mel_basis"], atol=1e-6, rtol=0)
 
 
@@ -46,16 +46,16 @@ def test_shapes_and_silence():
 
 @pytest.mark.usefixtures("needs_torchaudio")
 @pytest.mark.parametrize("shape", [(1000,), (1, 2, 1000), (1, 512)])
-def test_waveforms_it_cannot_use(shape: tuple[int, ...]):
+def test_invalid_waveforms_are_refused(shape: tuple[int, ...]):
     with pytest.raises(UserError):
         LogMel()(torch.zeros(shape))
 
 
-def test_bands_above_half_the_sample_rate():
+def test_bands_above_half_the_sample_rate_are_refused():
     with pytest.raises(UserError, match="8000"):
         LogMel(sample_rate=8000)
 
 
-def test_without_torchaudio_it_says_why(without_torchaudio):
+def test_without_torchaudio_the_error_names_the_reason(without_torchaudio):
     with pytest.raises(UserError, match="a mel spectrogram needs torchaudio, which cannot be imported"):
         LogMel()

@@ -1,4 +1,4 @@
-"""Fields in file names, and files chosen by them."""
+"""Tests of the fields in file names and of the selection of files by them."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Contact sheets show what is in the clips."""
+"""Tests of contact sheets and spectrogram images."""
 
 import numpy as np
 import pytest
@@ -36,7 +36,7 @@ def test_a_tone_is_bright_at_its_frequency(frequency: int):
 
 
 @pytest.mark.parametrize("frequency", [1000, 7000])
-def test_a_spectrogram_alone_has_the_asked_size_and_shows_the_tone(frequency: int):
+def test_a_single_spectrogram_has_the_given_size_and_shows_the_tone(frequency: int):
     picture = np.asarray(spectrogram_image(tone(frequency), RATE, 150, 80).convert("L"), dtype=float)
     assert picture.shape == (80, 150)
     assert abs(picture.mean(axis=1).argmax() + 0.5 - 80 * (1 - frequency / (RATE / 2))) <= 1.5
@@ -54,7 +54,7 @@ def test_an_event_is_bright_at_its_time():
 
 def test_a_shorter_clip_ends_earlier():
     picture = spectrogram_of_first_tile(contact_sheet([tone(2000, 0.25), tone(2000, 0.5)], RATE))
-    assert (picture[:20, 160:] > 250).all()  # paper
+    assert (picture[:20, 160:] > 250).all()  # background
     assert (picture[:20, :140] < 250).all()
 
 
@@ -84,7 +84,7 @@ def test_silence_and_non_finite_samples_can_be_drawn():
 
 
 @pytest.mark.parametrize(("clips", "columns", "shape"), [(1, None, (1, 1)), (8, None, (3, 3)), (5, 2, (2, 3))])
-def test_the_sheet_has_room_for_all_tiles(clips: int, columns: int | None, shape: tuple[int, int]):
+def test_the_sheet_fits_all_tiles(clips: int, columns: int | None, shape: tuple[int, int]):
     one = contact_sheet([tone(500)], RATE).size
     sheet = contact_sheet([tone(500)] * clips, RATE, columns=columns)
     margins = 2 * pictures._MARGIN
@@ -101,7 +101,7 @@ def test_titles_are_drawn():
     assert contact_sheet([tone(300)], RATE, titles=["one"]) != contact_sheet([tone(300)], RATE, titles=["two"])
 
 
-def test_the_colours_grow_lighter_evenly():
+def test_the_colors_increase_evenly_in_lightness():
     linear = (pictures._COLORS / 255.0) ** 2.2
     luminance = linear @ [0.2126, 0.7152, 0.0722]
     lightness = 116 * np.cbrt(luminance)

@@ -1,4 +1,4 @@
-"""Quantization against the official definition, and there and back."""
+"""Tests of quantization against the official definition, and of encoding and decoding."""
 
 import math
 
@@ -10,10 +10,11 @@ from sashimi_diffusion.errors import UserError
 
 
 @pytest.mark.parametrize("quantization", QUANTIZATIONS)
-def test_every_level_comes_back(quantization: str) -> None:
+def test_every_level_is_recovered(quantization: str) -> None:
     tokens = torch.arange(256)
     edges = decode(torch.arange(257), quantization)
-    # A decoded level is the left edge of its interval, up to the 0.01 of a level that the official scale is short of.
+    # A decoded level is the left edge of its interval, but the official scale is 0.01 of a level too small. Encode the
+    # middles instead.
     middles = (edges[:-1] + edges[1:]) / 2
     scaled = middles if quantization == "mu-law" else (middles + 1) / 2
     assert torch.equal(encode(scaled, quantization), tokens)
@@ -36,7 +37,7 @@ def test_the_middle_level_is_silence(quantization: str) -> None:
     assert decode(torch.tensor([255]), quantization).item() < 1
 
 
-def test_clips_are_scaled_over_themselves() -> None:
+def test_every_clip_is_scaled_by_its_own_range() -> None:
     clips = torch.tensor([[0.1, 0.2, 0.3], [-4.0, 0.0, 4.0]])
     torch.testing.assert_close(normalize(clips, "mu-law"), torch.tensor([[-1.0, 0, 1], [-1, 0, 1]]), rtol=0, atol=1e-4)
     torch.testing.assert_close(normalize(clips, "linear"), torch.tensor([[0, 0.5, 1], [0, 0.5, 1]]), rtol=0, atol=1e-4)
@@ -47,6 +48,6 @@ def test_a_constant_clip_is_level_zero(quantization: str) -> None:
     assert encode(normalize(torch.full((1, 5), 0.3), quantization), quantization).tolist() == [[0] * 5]
 
 
-def test_another_name_is_refused() -> None:
+def test_an_unknown_quantization_is_refused() -> None:
     with pytest.raises(UserError, match="expected one of mu-law, linear"):
         encode(torch.zeros(1), "a-law")

@@ -1,4 +1,4 @@
-"""SC09: the official layouts, splits and labels, on folders laid out alike and on the real recordings."""
+"""Tests of the SC09 digits of Speech Commands: folder layouts, splits, labels and downloads."""
 
 import shutil
 import sys
@@ -15,7 +15,7 @@ from sashimi_diffusion.errors import UserError
 
 
 def lay_out(root: Path, record, ending: str = ".wav", lists: bool = True) -> None:
-    """Three speakers say each digit, in the layout of the archive, beside a word and a folder that are no digits."""
+    """Write each digit by three speakers in the layout of the archive, and two folders that are not digits."""
     for word in [*DIGITS, "yes", "_background_noise_"]:
         for number, speaker in enumerate(["aaa", "bbb", "ccc"]):
             record(root / word / f"{speaker}_nohash_{number}{ending}", 16000 if word == "one" else 9000)
@@ -26,7 +26,7 @@ def lay_out(root: Path, record, ending: str = ".wav", lists: bool = True) -> Non
 
 @pytest.mark.parametrize("below", [".", "speech_commands_v0.02", "SpeechCommands/speech_commands_v0.02"])
 @pytest.mark.parametrize("ending", [".wav", ".flac"])
-def test_layouts_and_official_lists(tmp_path: Path, record, below: str, ending: str):
+def test_all_layouts_and_the_official_lists_are_read(tmp_path: Path, record, below: str, ending: str):
     lay_out(tmp_path / "data" / below, record, ending)
     for split, speaker in [("train", "aaa"), ("validation", "bbb"), ("test", "ccc")]:
         dataset = SpeechCommandsDigits(tmp_path / "data", split)
@@ -51,14 +51,14 @@ def test_items_are_padded_on_the_right_or_cut(tmp_path: Path, record):
     np.testing.assert_array_equal(one["waveform"][0], dataset.clip(1)[:12000])
 
 
-def test_one_decoding_serves_all_splits(tmp_path: Path, record, monkeypatch: pytest.MonkeyPatch):
+def test_all_splits_share_one_cache_entry(tmp_path: Path, record, monkeypatch: pytest.MonkeyPatch):
     lay_out(tmp_path / "data", record)
     SpeechCommandsDigits(tmp_path / "data", "train")
     monkeypatch.setattr(cache_module, "read_audio", None)
     assert len(SpeechCommandsDigits(tmp_path / "data", "test")) == 10
 
 
-def test_the_hash_rule_without_lists(tmp_path: Path, record):
+def test_the_hash_rule_applies_without_lists(tmp_path: Path, record):
     speakers = {"train": "004ae714", "validation": "060cd039", "test": "bb05582b"}
     for speaker in speakers.values():
         for digit in DIGITS:
@@ -68,8 +68,8 @@ def test_the_hash_rule_without_lists(tmp_path: Path, record):
         assert [path.name for path in dataset.files] == [f"{speaker}_nohash_0.wav"] * 10
 
 
-def test_the_hash_rule_is_the_official_one():
-    """Speakers that the published lists name; those of training are named in neither."""
+def test_the_hash_rule_agrees_with_the_published_lists():
+    """Compare with speakers of the published lists; training speakers are in neither list."""
     published = {
         "validation": "026290a7 060cd039 099d52ad",
         "test": "bb05582b 97f4c236 f2e59fea fdb5155e dc75148d 3f170018 18f8afd5 e1469561 5c8af87a aa48c94a",
@@ -138,7 +138,7 @@ def test_the_download_is_found_where_torchaudio_puts_it(tmp_path: Path, record, 
     assert calls == [(tmp_path / "new", "speech_commands_v0.02", True)]
 
 
-def test_torchaudio_takes_the_arguments_of_the_download(tmp_path: Path, record, needs_torchaudio):
+def test_torchaudio_accepts_the_arguments_of_the_download(tmp_path: Path, record, needs_torchaudio):
     import torchaudio
 
     lay_out(tmp_path / "SpeechCommands" / "speech_commands_v0.02", record)
@@ -149,7 +149,7 @@ def test_torchaudio_takes_the_arguments_of_the_download(tmp_path: Path, record, 
     }
 
 
-def test_a_download_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_failed_download_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def download(root, url, download):
         raise OSError("Name or service not known")
 
@@ -158,7 +158,7 @@ def test_a_download_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         SpeechCommandsDigits(tmp_path / "new", download=True)
 
 
-def test_downloading_without_torchaudio(without_torchaudio, tmp_path: Path):
+def test_downloading_without_torchaudio_is_refused(without_torchaudio, tmp_path: Path):
     with pytest.raises(UserError, match=r"needs torchaudio.*unpack http"):
         SpeechCommandsDigits(tmp_path / "new", download=True)
 

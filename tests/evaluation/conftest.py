@@ -1,4 +1,4 @@
-"""Clips, a cache that is never the user's own, and a classifier that needs no training."""
+"""Fixtures of the evaluation tests: audio clips, an empty cache folder and a classifier with random weights."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +15,7 @@ RATE = 8000
 
 @pytest.fixture(autouse=True)
 def cache_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache folder, set in the environment."""
+    """Set an empty cache folder in the environment and return it."""
     folder = tmp_path / "cache"
     monkeypatch.setenv("SASHIMI_CACHE", str(folder))
     return folder
@@ -23,7 +23,7 @@ def cache_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(scope="session")
 def classifier_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small classifier with random weights, loud enough that it hears different digits in different clips."""
+    """Save a small classifier whose random weights are large enough to predict different digits for different clips."""
     torch.manual_seed(0)
     model = SmallClassifier(channels=(4, 4, 8, 16))
     model.classifier.weight.data *= 100
@@ -34,7 +34,7 @@ def classifier_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def write_digits() -> Callable[..., Path]:
-    """``write_digits(folder, per_class, seed)`` writes harmonic tones, one pitch for each digit, into its folder."""
+    """Return ``write_digits(folder, per_class, seed)``, which writes harmonic tones, one pitch per digit."""
 
     def write(folder: Path, per_class: int, seed: int = 0, rate: int = RATE, noise: float = 0.02) -> Path:
         random = np.random.default_rng(seed)

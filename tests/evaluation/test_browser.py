@@ -1,6 +1,6 @@
-"""The pages in a real browser: players, filters, and a listening test up to the file of answers.
+"""Tests of the report and of the listening test in a real browser.
 
-Chromium is driven through the DevTools protocol over a pair of pipes, which needs nothing but the standard library.
+They control Chromium with the DevTools protocol over two pipes, which requires only the standard library.
 """
 
 import json
@@ -29,7 +29,8 @@ pytestmark = pytest.mark.skipif(
 )
 RATE = 8000
 
-# The browser reads commands from descriptor 3 and answers on 4: moved there, away from those numbers first.
+# Chromium reads commands from descriptor 3 and replies on 4. The pipes first move to numbers of 10 and above, so that
+# neither overwrites the other.
 LAUNCH = """
 import fcntl, os, sys
 commands, answers = (fcntl.fcntl(int(end), fcntl.F_DUPFD, 10) for end in sys.argv[1:3])
@@ -41,7 +42,7 @@ FLAGS = ["--headless=new", "--no-sandbox", "--disable-gpu", "--mute-audio", "--n
 
 
 class Browser:
-    """One page of a headless Chromium, and everything that went wrong in it."""
+    """A page of a headless Chromium, with its errors and network requests."""
 
     def __init__(self, folder: Path):
         to_browser, self._commands = os.pipe()
@@ -90,7 +91,7 @@ class Browser:
         self.until("!window.isThePageBefore && document.readyState === 'complete'")
 
     def run(self, script: str) -> Any:
-        """The value of an expression, evaluated as if the user had just pressed a key."""
+        """Return the value of a JavaScript expression, evaluated as part of a user action."""
         reply = self.call(
             "Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True, userGesture=True
         )
@@ -109,7 +110,7 @@ class Browser:
         self.call("Input.dispatchKeyEvent", type="keyUp", **parameters)
 
     def close(self) -> None:
-        os.close(self._commands)  # the browser ends when its pipe does
+        os.close(self._commands)  # the browser exits when its pipe closes
         try:
             self._process.wait(20)
         except subprocess.TimeoutExpired:
@@ -185,7 +186,7 @@ def choose(browser: Browser, control: str, value: str) -> None:
 def test_players_of_a_report_play(browser: Browser, report: Path):
     browser.open(report)
     assert browser.run("document.querySelectorAll('audio').length") == 9 + 6
-    for number in (0, 4):  # a sample and a neighbor
+    for number in (0, 4):  # a sample and a nearest neighbor
         player = f"document.querySelectorAll('audio')[{number}]"
         browser.run(f"{player}.play()")
         browser.until(f"{player}.currentTime > 0.1")
@@ -216,7 +217,7 @@ def test_filters_of_a_report(browser: Browser, report: Path):
     assert browser.errors == []
 
 
-def test_a_report_asks_the_network_for_nothing(browser: Browser, report: Path):
+def test_a_report_makes_no_network_requests(browser: Browser, report: Path):
     browser.requests.clear()
     browser.open(report)
     browser.run("document.querySelectorAll('audio')[0].play()")
@@ -227,16 +228,16 @@ def test_a_report_asks_the_network_for_nothing(browser: Browser, report: Path):
 
 
 @pytest.mark.parametrize("width", [360, 800, 1400])
-def test_a_report_is_never_wider_than_the_window(browser: Browser, report: Path, width: int):
+def test_a_report_is_not_wider_than_the_window(browser: Browser, report: Path, width: int):
     browser.call("Emulation.setDeviceMetricsOverride", width=width, height=800, deviceScaleFactor=1, mobile=False)
     browser.open(report)
     assert browser.run("document.documentElement.scrollWidth - document.documentElement.clientWidth") == 0
-    assert browser.run("document.documentElement.clientWidth") == pytest.approx(width, abs=20)  # less a scroll bar
+    assert browser.run("document.documentElement.clientWidth") == pytest.approx(width, abs=20)  # minus a scroll bar
     browser.call("Emulation.clearDeviceMetricsOverride")
 
 
 def answer_everything(browser: Browser, quality: int) -> None:
-    """Rates what is on the screen: listens, then chooses with the keyboard's focus and goes on."""
+    """Rate the current item: play its clips, choose the answers and go on to the next item with the keyboard."""
     browser.run("Promise.all([...document.querySelectorAll('audio')].map(a => a.play().catch(() => null)))")
     for rating, value in {
         "quality": quality,
@@ -249,7 +250,7 @@ def answer_everything(browser: Browser, quality: int) -> None:
     browser.press("Enter", "\r")
 
 
-def test_a_listening_test_from_the_first_to_the_last_page(browser: Browser, tmp_path: Path):
+def test_a_whole_listening_test(browser: Browser, tmp_path: Path):
     files = [tmp_path / f"{number}.wav" for number in range(4)]
     for number, file in enumerate(files):
         soundfile.write(file, tone(300 + 100 * number, 0.3), RATE)
@@ -275,14 +276,14 @@ def test_a_listening_test_from_the_first_to_the_last_page(browser: Browser, tmp_
     browser.until("document.getElementById('item-title').textContent === 'Recording (2 of 6)'")
     answer_everything(browser, 3)
 
-    browser.open(page)  # closed and opened again: goes on after what was rated
+    browser.open(page)  # the page was closed and opened again: the test continues after the last rated item
     browser.run("document.getElementById('rater').value = 'r-1'")
     browser.run("document.querySelector('#start button').click()")
     browser.until("document.getElementById('item-title').textContent === 'Recording (3 of 6)'")
     for step in range(4, 7):
         answer_everything(browser, 3)
         browser.until(f"document.getElementById('item-title').textContent.endsWith('({step} of 6)')")
-    assert browser.run("document.querySelectorAll('audio').length") == 2  # a group
+    assert browser.run("document.querySelectorAll('audio').length") == 2  # a batch of clips
     answer_everything(browser, 3)
     browser.until("!document.getElementById('done').hidden")
 

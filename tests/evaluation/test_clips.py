@@ -1,3 +1,5 @@
+"""Tests of reading folders of clips with their labels and likelihoods."""
+
 import json
 
 import numpy as np
@@ -20,7 +22,7 @@ def names_of(clips):
     return [file.relative_to(clips.root).as_posix() for file in clips.files]
 
 
-def test_digits_are_read_as_words_and_figures():
+def test_digits_are_read_as_words_and_numerals():
     assert [digit_index(text) for text in ("seven", "Seven ", "7", "0", "10", "happy", "")] == [7, 7, 7, 0, -1, -1, -1]
 
 
@@ -50,8 +52,8 @@ def test_labels_and_likelihoods_from_the_record_of_sashimi_sample(tmp_path):
     assert clips.bits_per_sample.tolist() == [2.0, 1.0]
 
 
-def test_a_pattern_is_for_files_that_the_record_does_not_name(tmp_path):
-    """One --sample-pattern is given for all sets, those of sashimi-sample among them."""
+def test_a_pattern_applies_only_to_files_missing_from_the_record(tmp_path):
+    """All sets share one --sample-pattern, including sets that sashimi-sample wrote."""
     write_clips(tmp_path, ["0000-seven.wav", "3_theo.wav", "other.wav"])
     named = [{"file": "0000-seven.wav", "label": 7, "class_name": "seven"}]
     (tmp_path / "samples.json").write_text(json.dumps({"samples": named}))
@@ -63,14 +65,14 @@ def test_a_pattern_is_for_files_that_the_record_does_not_name(tmp_path):
     assert clips.labels.tolist() == [7, 3]
 
 
-def test_class_names_go_before_class_numbers(tmp_path):
+def test_class_names_take_precedence_over_class_numbers(tmp_path):
     write_clips(tmp_path, ["a.wav"])
     record = {"samples": [{"file": "a.wav", "label": 0, "class_name": "nine"}]}
     (tmp_path / "samples.json").write_text(json.dumps(record))
     assert open_clips(tmp_path).labels.tolist() == [9]
 
 
-def test_one_unknown_label_makes_the_set_unlabelled(tmp_path):
+def test_one_unknown_label_makes_the_set_unlabeled(tmp_path):
     clips = open_clips(write_clips(tmp_path, ["seven/a.wav", "b.wav"]))
     assert not clips.labeled
     assert clips.labels.tolist() == [-1, -1]
@@ -85,7 +87,7 @@ def test_a_damaged_record_is_named(tmp_path, text):
         open_clips(tmp_path)
 
 
-def test_hold_out_divides_a_folder(tmp_path):
+def test_hold_out_splits_a_folder(tmp_path):
     names = [f"{digit}_{speaker}_{i}.wav" for digit in (1, 2) for speaker in ("jackson", "theo") for i in range(3)]
     write_clips(tmp_path, names)
     pattern = "{label}_{speaker}_{index}"
@@ -97,7 +99,7 @@ def test_hold_out_divides_a_folder(tmp_path):
     assert reference.labels.tolist() == [1, 1, 2, 2]
 
 
-def test_the_lists_of_speech_commands_are_a_field(tmp_path):
+def test_the_split_lists_of_speech_commands_are_a_field(tmp_path):
     write_clips(tmp_path, ["one/a_nohash_0.wav", "one/b_nohash_0.wav", "two/c_nohash_0.wav"])
     (tmp_path / "validation_list.txt").write_text("one/b_nohash_0.wav\n")
     (tmp_path / "testing_list.txt").write_text("")
@@ -106,7 +108,7 @@ def test_the_lists_of_speech_commands_are_a_field(tmp_path):
     assert names_of(reference) == ["one/a_nohash_0.wav", "two/c_nohash_0.wav"]
 
 
-def test_wrong_requests_are_named(tmp_path):
+def test_invalid_requests_are_refused(tmp_path):
     with pytest.raises(UserError, match="no audio in"):
         open_clips(tmp_path)
     write_clips(tmp_path, ["1_theo_0.wav"])

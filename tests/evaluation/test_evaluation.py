@@ -1,3 +1,5 @@
+"""Tests of the evaluation of sets of clips: metrics, intervals, notes and reports."""
+
 import numpy as np
 import pytest
 
@@ -14,7 +16,7 @@ FEW_DRAWS = Settings(resampling=Resampling(resamples=20))
 
 
 class Mean:
-    """An extractor of two dimensions: mean and deviation of the waveform."""
+    """Feature extractor of two dimensions: mean and standard deviation of the waveform."""
 
     name, sample_rate, fingerprint = "mean", 4000, "mean-1"
 
@@ -41,31 +43,31 @@ def metrics_of(evaluated):
     return {metric.key: metric for metric in evaluated.metrics}
 
 
-def test_every_figure_is_there_with_its_interval(folders, classifier):
+def test_every_metric_has_an_interval(folders, classifier):
     extraction = extract_features(
         [folders["samples"]], folders["reference"], folders["held out"], classifier, settings=FEW_DRAWS
     )
     samples, held_out = evaluate(extraction).sets
     metrics = metrics_of(samples)
     shares = ["precision", "recall", "coverage", "ndb", "jsd", "accuracy", "confidence", "silent", "clipped"]
-    everywhere = [*shares, "fid", "fid_infinity", "kid", "kad", "density", "is", "mcs", "am"]
-    everywhere += ["level", "noise_floor", "inner_floor"]
+    in_every_set = [*shares, "fid", "fid_infinity", "kid", "kad", "density", "is", "mcs", "am"]
+    in_every_set += ["level", "noise_floor", "inner_floor"]
     for key in (*shares, "copies"):
         assert metrics[key].interval.low >= 0, key
         assert metrics[key].interval.high <= 1, key
     assert metrics["silent"].interval.low == 0
     assert min(metrics[key].interval.low for key in ("fid", "density", "am")) >= 0
     assert min(metrics[key].interval.low for key in ("is", "mcs")) >= 1
-    assert set(metrics) == {*everywhere, "copies", "neighbour_ratio"}
+    assert set(metrics) == {*in_every_set, "copies", "neighbour_ratio"}
     for key in metrics:
         assert metrics[key].interval.low <= metrics[key].value <= metrics[key].interval.high, key
-    assert set(metrics_of(held_out)) == set(everywhere)  # nothing to compare the held-out clips with
+    assert set(metrics_of(held_out)) == set(in_every_set)  # held-out clips have no baseline
     assert held_out.real
     assert samples.histogram.sum() == 60
     assert samples.accuracy.confusion.sum() == 60
 
 
-def test_the_distance_is_extrapolated_where_that_means_something(folders, classifier, tmp_path, write_digits):
+def test_the_distance_is_extrapolated_if_there_are_enough_clips(folders, classifier, tmp_path, write_digits):
     many = open_clips(write_digits(tmp_path / "many", 12, 4), "many")
     extraction = extract_features([many, folders["samples"]], folders["reference"], None, classifier, Mean(), FEW_DRAWS)
     both = [metrics_of(evaluated)["fid_infinity"] for evaluated in evaluate(extraction).sets]
@@ -73,10 +75,10 @@ def test_the_distance_is_extrapolated_where_that_means_something(folders, classi
         assert f" at {clips}" in metric.note
         assert metric.value < 0.01
     few = extract_features([many.select(range(40))], folders["reference"], None, classifier, settings=FEW_DRAWS)
-    assert "fid_infinity" not in metrics_of(evaluate(few).sets[0])  # 32 dimensions: too few clips to grow from
+    assert "fid_infinity" not in metrics_of(evaluate(few).sets[0])  # too few clips for 32 dimensions
 
 
-def test_the_interval_of_the_limit_is_as_wide_as_other_clips_would_scatter():
+def test_the_interval_of_the_extrapolated_distance_has_the_width_of_its_spread():
     random = np.random.default_rng(0)
     limits, widths = [], []
     for _ in range(16):
@@ -87,7 +89,7 @@ def test_the_interval_of_the_limit_is_as_wide_as_other_clips_would_scatter():
     assert 0.7 < np.mean(widths) / (2 * 1.96 * np.std(limits)) < 2
 
 
-def test_one_distribution_scores_better_than_another(folders, classifier, tmp_path, write_digits):
+def test_clips_of_the_same_distribution_have_better_metrics_than_noise(folders, classifier, tmp_path, write_digits):
     noise = open_clips(write_digits(tmp_path / "noise", 6, 3, noise=1.0), "noise")
     extraction = extract_features(
         [folders["samples"], noise], folders["reference"], None, classifier, settings=FEW_DRAWS
@@ -111,7 +113,7 @@ def test_the_reference_against_itself(folders, classifier):
     assert np.array_equal(evaluated.neighbors[0], np.arange(80))
 
 
-def test_an_extractor_measures_the_distances_only(folders, classifier):
+def test_an_extractor_changes_only_the_distances(folders, classifier):
     extraction = extract_features([folders["samples"]], folders["reference"], None, classifier, Mean(), FEW_DRAWS)
     (evaluated,) = evaluate(extraction).sets
     assert evaluated.clip_features.outputs["features"].shape == (60, 2)
@@ -124,7 +126,7 @@ def test_an_extractor_measures_the_distances_only(folders, classifier):
     assert content["features"] == {"name": "mean", "fingerprint": "mean-1", "dimensions": 2}
 
 
-def test_the_official_protocol_has_the_official_figures(folders, classifier):
+def test_the_official_protocol_returns_the_official_metrics(folders, classifier):
     settings = Settings(protocol="sashimi-icml22")
     (evaluated,) = evaluate(
         extract_features([folders["samples"]], folders["reference"], None, classifier, settings=settings)
@@ -143,7 +145,7 @@ def test_the_likelihood_window_leaves_clips_out(folders, classifier):
     assert any("likelihood window" in note for note in evaluated.notes)
 
 
-def test_one_clip_has_the_figures_that_one_clip_can_have(folders, classifier):
+def test_one_clip_has_the_metrics_defined_for_one_clip(folders, classifier):
     one = folders["samples"].select([0])
     (evaluated,) = evaluate(extract_features([one], folders["reference"], None, classifier, settings=FEW_DRAWS)).sets
     metrics = metrics_of(evaluated)
@@ -153,14 +155,14 @@ def test_one_clip_has_the_figures_that_one_clip_can_have(folders, classifier):
     assert metrics["accuracy"].value in (0, 1)
 
 
-def test_fewer_clips_than_dimensions_are_marked(folders, classifier):
+def test_fewer_clips_than_dimensions_are_marked_unreliable(folders, classifier):
     few = folders["samples"].select(range(20))
     (evaluated,) = evaluate(extract_features([few], folders["reference"], None, classifier, settings=FEW_DRAWS)).sets
     assert metrics_of(evaluated)["fid"].note == "unreliable: 20 clips for 32 feature dimensions"
     assert metrics_of(evaluated)["ndb"].value is None
 
 
-def test_table_and_record_tell_the_same(folders, classifier):
+def test_table_and_record_agree(folders, classifier):
     extraction = extract_features(
         [folders["samples"]], folders["reference"], folders["held out"], classifier, settings=FEW_DRAWS
     )
@@ -176,7 +178,7 @@ def test_table_and_record_tell_the_same(folders, classifier):
     assert "resampled to 16000 Hz: 60 of 60 at 8000 Hz" in text
 
 
-def test_the_clips_may_come_in_any_order(folders, classifier):
+def test_the_order_of_the_clips_does_not_matter(folders, classifier):
     samples = folders["samples"]
     shuffled = samples.select(np.random.default_rng(0).permutation(60))
     first, second = evaluate(

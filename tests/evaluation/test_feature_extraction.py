@@ -1,3 +1,5 @@
+"""Tests of feature extraction from clips and of its cache."""
+
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +15,7 @@ RATE = 16000
 
 
 class Network:
-    """Sums the samples, and counts the clips."""
+    """Sum the samples of each clip and count the clips."""
 
     def __init__(self):
         self.clips = 0
@@ -47,12 +49,12 @@ def folder(tmp_path):
     return tmp_path / "clips"
 
 
-def test_clips_are_cut_after_the_second_and_filled_up_on_the_right():
+def test_clips_are_cut_or_padded_on_the_right():
     assert fit_length(np.arange(1.0, 6.0), 3).tolist() == [1, 2, 3]
     assert fit_length(np.arange(1.0, 3.0), 4).tolist() == [1, 2, 0, 0]
 
 
-def test_what_is_heard_is_the_file(tmp_path, folder, clip_network):
+def test_the_network_receives_the_samples_of_the_file(tmp_path, folder, clip_network):
     extracted = extract_clip_features(open_clips(folder), clip_network, tmp_path / "cache")
     np.testing.assert_allclose(extracted.outputs["first"], np.arange(1, 6) / 8)
     np.testing.assert_allclose(extracted.outputs["sum"], np.arange(1, 6) / 8 * RATE, rtol=1e-5)
@@ -60,12 +62,12 @@ def test_what_is_heard_is_the_file(tmp_path, folder, clip_network):
     np.testing.assert_allclose(extracted.properties["level"], 20 * np.log10(np.arange(1, 6) / 8), atol=1e-4)
 
 
-def test_nothing_is_heard_twice(tmp_path, folder, clip_network, network):
+def test_features_are_extracted_once_per_clip_and_network(tmp_path, folder, clip_network, network):
     first = extract_clip_features(open_clips(folder), clip_network, tmp_path / "cache")
     again = extract_clip_features(open_clips(folder), clip_network, tmp_path / "cache")
     assert network.clips == 5
     np.testing.assert_array_equal(first.outputs["sum"], again.outputs["sum"])
-    (folder / "0.wav").rename(folder / "0-renamed.wav")  # the content counts, not the name
+    (folder / "0.wav").rename(folder / "0-renamed.wav")  # the cache key is the content, not the name
     extract_clip_features(open_clips(folder), clip_network, tmp_path / "cache")
     assert network.clips == 5
     write(folder / "2.wav", value=0.9)
@@ -75,16 +77,16 @@ def test_nothing_is_heard_twice(tmp_path, folder, clip_network, network):
     assert network.clips == 15
 
 
-def test_a_stopped_run_goes_on_where_it_was(tmp_path, folder, clip_network, network, monkeypatch):
+def test_an_interrupted_run_continues_from_the_cache(tmp_path, folder, clip_network, network, monkeypatch):
     monkeypatch.setattr(feature_extraction, "_SHARD", 2)
 
-    def tired(audio):
+    def interrupted(audio):
         if network.clips == 4:
             raise KeyboardInterrupt
         return network(audio)
 
     with pytest.raises(KeyboardInterrupt):
-        extract_clip_features(open_clips(folder), replace(clip_network, compute=tired), tmp_path / "cache")
+        extract_clip_features(open_clips(folder), replace(clip_network, compute=interrupted), tmp_path / "cache")
     extracted = extract_clip_features(open_clips(folder), clip_network, tmp_path / "cache")
     assert network.clips == 5
     np.testing.assert_allclose(extracted.outputs["first"], np.arange(1, 6) / 8)
@@ -100,11 +102,11 @@ def test_batches_do_not_change_the_result(tmp_path, folder, clip_network, monkey
 
 
 @pytest.mark.parametrize("damage", [b"", b"nonsense", None])
-def test_a_damaged_cache_is_made_again_and_said(tmp_path, folder, clip_network, network, capsys, damage):
+def test_a_damaged_cache_is_rebuilt_with_a_warning(tmp_path, folder, clip_network, network, capsys, damage):
     first = extract_clip_features(open_clips(folder), clip_network, tmp_path / "cache")
     (shard,) = (tmp_path / "cache").glob("*.npz")
     content = shard.read_bytes()
-    if damage is None:  # one byte of an array
+    if damage is None:  # change one byte of an array
         place = content.index(first.outputs["sum"].tobytes())
         damage = content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
     shard.write_bytes(damage)
@@ -145,7 +147,7 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path, folder, clip_network)
         extract_clip_features(open_clips(folder), clip_network, tmp_path / "file" / "cache")
 
 
-def test_chosen_clips_keep_what_belongs_to_them(tmp_path, folder, clip_network):
+def test_selected_clips_keep_their_features_and_fingerprints(tmp_path, folder, clip_network):
     extracted = extract_clip_features(open_clips(folder), clip_network, tmp_path / "cache")
     chosen = extracted.select(np.asarray([3, 1]))
     assert [file.name for file in chosen.clips.files] == ["3.wav", "1.wav"]

@@ -1,4 +1,4 @@
-"""Listening tests: neutral names, validation of the answers, and scores that can be computed by hand."""
+"""Tests of listening tests: neutral file names, validation of the answers, scores and agreement."""
 
 import csv
 import itertools
@@ -33,7 +33,7 @@ RATE = 8000
 
 @pytest.fixture
 def methods(tmp_path: Path) -> dict[str, list[Path]]:
-    """Two systems with four clips each; every clip has a length of its own, by which it can be told."""
+    """Write four clips for each of two systems. Their lengths differ, so that a test can identify them."""
     (tmp_path / "clips").mkdir()
     files = {
         name: [tmp_path / "clips" / f"{name}-{number}.flac" for number in range(4)] for name in ("sashimi", "humans")
@@ -47,10 +47,10 @@ def length_of(path: Path) -> int:
     return soundfile.info(path).frames
 
 
-# --- Making a test ---
+# --- Writing a test ---
 
 
-def test_clips_are_copied_under_neutral_names_and_the_key_says_which_they_are(tmp_path: Path, methods):
+def test_clips_are_copied_under_neutral_names_and_the_key_identifies_them(tmp_path: Path, methods):
     labels = {methods["sashimi"][2]: 7}
     key = write_listening_test(tmp_path / "test", methods, 5, 3, labels=labels)
     assert key == tmp_path / "test.key.json"
@@ -67,7 +67,7 @@ def test_clips_are_copied_under_neutral_names_and_the_key_says_which_they_are(tm
     assert len({clip["file"] for clip in clips.values()}) == 6
 
 
-def test_the_folder_says_nothing_about_methods(tmp_path: Path, methods):
+def test_the_folder_does_not_reveal_the_methods(tmp_path: Path, methods):
     write_listening_test(tmp_path / "test", methods, 0, 3)
     files = [file for file in (tmp_path / "test").rglob("*") if file.is_file()]
     assert len(files) == 7
@@ -76,20 +76,20 @@ def test_the_folder_says_nothing_about_methods(tmp_path: Path, methods):
         assert not re.search(rb"sashimi|humans|flac", content)
 
 
-def test_a_seed_makes_the_same_test_and_another_seed_another_one(tmp_path: Path, methods):
+def test_the_seed_determines_the_test(tmp_path: Path, methods):
     def made(name: str, seed: int, given: dict[str, list[Path]]) -> dict:
         return json.loads(write_listening_test(tmp_path / name, given, seed, 2).read_text())
 
     first = made("first", 0, methods)
-    turned = {method: files[::-1] for method, files in reversed(methods.items())}
-    assert made("again", 0, turned) == first
+    reversed_methods = {method: files[::-1] for method, files in reversed(methods.items())}
+    assert made("again", 0, reversed_methods) == first
     others = [made(f"other-{seed}", seed, methods) for seed in range(1, 6)]
     assert len({json.dumps(other["clips"]) for other in others}) > 3
     assert len({tuple(clip["method"] for clip in other["clips"].values()) for other in others}) > 1  # shuffled
     assert first["test"] not in [other["test"] for other in others]
 
 
-def test_only_what_is_asked_for_is_asked(tmp_path: Path, methods):
+def test_the_page_asks_only_the_chosen_questions(tmp_path: Path, methods):
     def page(name: str, *ratings: str) -> dict:
         write_listening_test(tmp_path / name, methods, 0, 2, ratings)
         source = (tmp_path / name / "index.html").read_text(encoding="utf-8")
@@ -132,13 +132,13 @@ def test_the_page_needs_nothing_but_its_folder(tmp_path: Path, methods):
         ({"labels": {Path("a.wav"): 10}}, "digits from 0 to 9, got 10 for a.wav"),
     ],
 )
-def test_requests_that_cannot_be_met(tmp_path: Path, methods, changes: dict, complaint: str):
+def test_invalid_requests_are_refused(tmp_path: Path, methods, changes: dict, complaint: str):
     with pytest.raises(UserError, match=complaint):
         write_listening_test(tmp_path / "test", **{"methods": methods, "clips_per_method": 2} | changes)
     assert not (tmp_path / "test").exists()
 
 
-def test_a_clip_that_cannot_be_used_leaves_nothing_behind(tmp_path: Path, methods):
+def test_a_clip_that_cannot_be_read_leaves_no_test_folder(tmp_path: Path, methods):
     methods["humans"][1].write_bytes(b"no sound")
     with pytest.raises(UserError, match=r"humans-1\.flac.*not audio"):
         write_listening_test(tmp_path / "test", methods, 0, 4)
@@ -154,12 +154,12 @@ def test_a_test_that_exists_is_not_overwritten(tmp_path: Path, methods):
         write_listening_test(tmp_path / "test", methods, 1, 2)
 
 
-# --- Scoring it ---
+# --- Scores ---
 
 
 @pytest.fixture
 def key(tmp_path: Path) -> Path:
-    """A test of two methods with two clips each; the clips of the first have labels."""
+    """Write the key of a test of two methods with two clips each; only the clips of the first method have labels."""
     clips = {
         "clip-001": {"method": "ours", "file": "a", "label": 3},
         "clip-002": {"method": "real", "file": "b", "label": None},
@@ -174,9 +174,9 @@ def key(tmp_path: Path) -> Path:
 def rows(rater: str, *answers: tuple[int, int, str]) -> list[dict[str, str]]:
     return [
         {"test": "t1", "rater": rater, "item": f"clip-{number:03}", "quality": str(quality),
-         "intelligibility": str(intelligible), "transcription": heard, "diversity": "", "seconds": "3.5", "plays": "2",
-         "finished": "2024-01-01T00:00:00.000Z"}
-        for number, (quality, intelligible, heard) in enumerate(answers, 1)
+         "intelligibility": str(intelligible), "transcription": transcription, "diversity": "", "seconds": "3.5",
+         "plays": "2", "finished": "2024-01-01T00:00:00.000Z"}
+        for number, (quality, intelligible, transcription) in enumerate(answers, 1)
     ]  # fmt: skip
 
 
@@ -208,7 +208,7 @@ def test_means_by_method(key: Path, save):
     assert (ours["diversity"].mean, ours["diversity"].low, ours["diversity"].answers) == (2, None, 1)
     assert ours["quality"].answers == 4
     assert ours["quality"].low < 2.5 < ours["quality"].high
-    # Three of the four clips are transcribed alike: (3/4 - e) / (1 - e), answers 3, 3, 1, 1, none, 4, 2, 2 of 8.
+    # The raters agree on three of four transcriptions: (3/4 - e) / (1 - e). The answers are 3, 3, 1, 1, none, 4, 2, 2.
     by_chance = (3 * 2**2 + 2 * 1) / 8**2
     assert result.agreement["transcription"] == pytest.approx((0.75 - by_chance) / (1 - by_chance))
     assert result.agreement["quality"] == pytest.approx(weighted_kappa([3, 4, 1, 4], [2, 3, 0, 4], 5))
@@ -242,19 +242,19 @@ def test_a_file_from_a_spreadsheet_is_read(key: Path, save):
         ({"rater": ""}, r"a\.csv, line 3: the rater is missing"),
     ],
 )
-def test_wrong_answers_are_named_by_file_and_line(key: Path, save, changes: dict[str, str], complaint: str):
+def test_invalid_answers_are_reported_with_file_and_line(key: Path, save, changes: dict[str, str], complaint: str):
     good, bad = rows("r1", (4, 5, "3"), (3, 3, "1"))
     with pytest.raises(UserError, match=complaint):
         score_listening_test(key, [save("a.csv", [good, bad | changes])])
 
 
-def test_a_rater_twice_in_two_files(key: Path, save):
+def test_a_rater_in_two_files_is_refused(key: Path, save):
     content = rows("r1", (4, 5, "3"))
     with pytest.raises(UserError, match=r"b\.csv, line 2: rater 'r1' has already rated clip-001 \(.*a\.csv, line 2\)"):
         score_listening_test(key, [save("a.csv", content), save("b.csv", content)])
 
 
-def test_files_that_are_no_ratings(key: Path, save, tmp_path: Path):
+def test_files_without_valid_ratings_are_refused(key: Path, save, tmp_path: Path):
     with pytest.raises(UserError, match=r"a\.csv, line 1: the column 'plays' is missing"):
         score_listening_test(key, [save("a.csv", rows("r1", (4, 5, "3")), tuple(c for c in COLUMNS if c != "plays"))])
     cut = save("cut.csv", rows("r1", (4, 5, "3")))
@@ -271,7 +271,7 @@ def test_files_that_are_no_ratings(key: Path, save, tmp_path: Path):
 
 
 @pytest.mark.parametrize("content", ["[]", "no json", '{"test": "t1"}', '{"clips": 1, "batches": 2}'])
-def test_files_that_are_no_key(tmp_path: Path, save, content: str):
+def test_files_that_are_not_a_key_are_refused(tmp_path: Path, save, content: str):
     (tmp_path / "wrong.json").write_text(content)
     with pytest.raises(UserError, match=r"wrong\.json is not the key of a listening test"):
         score_listening_test(tmp_path / "wrong.json", [save("a.csv", rows("r1", (4, 5, "3")))])
@@ -280,7 +280,7 @@ def test_files_that_are_no_key(tmp_path: Path, save, content: str):
 # --- Intervals and agreement ---
 
 
-def test_the_interval_widens_with_what_raters_and_clips_have_in_common():
+def test_the_interval_widens_with_rater_and_clip_effects():
     generator = np.random.default_rng(0)
     noise = generator.standard_normal((12, 20))
     alone = mean_score(noise)
@@ -298,7 +298,7 @@ def test_the_interval_covers_the_true_mean():
         effects = generator.standard_normal((10, 1)) + generator.standard_normal((1, 15))
         score = mean_score(effects + generator.standard_normal((10, 15)))
         covered += score.low <= 0 <= score.high
-    assert covered >= 50  # 57 expected of an exact interval
+    assert covered >= 50  # an exact interval covers 57 on average
 
 
 def test_missing_answers_do_not_count():
@@ -309,19 +309,20 @@ def test_missing_answers_do_not_count():
 
 
 def test_fleiss_kappa_of_a_worked_example():
-    # Three items, three raters, two categories: agreements 1, 1/3, 1/3; shares 2/3 and 1/3.
+    # Three items, three raters, two categories: the agreements are 1, 1/3, 1/3, the category shares 2/3 and 1/3.
     counts = np.array([[3, 0], [1, 2], [2, 1]])
     by_chance = (2 / 3) ** 2 + (1 / 3) ** 2
     assert fleiss_kappa(counts) == pytest.approx((5 / 9 - by_chance) / (1 - by_chance))
     assert fleiss_kappa(np.array([[2, 0], [0, 2]])) == 1
     assert fleiss_kappa(np.array([[1, 1], [1, 1]])) == -1
-    assert fleiss_kappa(np.array([*counts, [1, 0], [0, 0]])) == fleiss_kappa(counts)  # no pair of raters
+    assert fleiss_kappa(np.array([*counts, [1, 0], [0, 0]])) == fleiss_kappa(counts)  # without pairs of raters
     assert np.isnan(fleiss_kappa(np.array([[2, 0], [2, 0]])))
     assert np.isnan(fleiss_kappa(np.array([[1, 0]])))
 
 
 def test_weighted_kappa_of_a_worked_example():
-    # Squared differences item by item: 0, 1, 4, 0; of every answer from every other rater's answer: 4, 4, 12, 4 in sum.
+    # The squared differences per item are 0, 1, 4, 0. By chance: each answer of the first rater differs from the four
+    # answers of the second by 4, 4, 12, 4 in sum.
     assert weighted_kappa([1, 2, 3, 1], [1, 3, 1, 1], 5) == pytest.approx(1 - (5 / 4) / (24 / 16))
     assert weighted_kappa([0, 1, 2], [2, 1, 0], 3) == pytest.approx(-1)
     assert np.isnan(weighted_kappa([1, 1], [1, 1], 3))
@@ -329,7 +330,7 @@ def test_weighted_kappa_of_a_worked_example():
 
 
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=2, max_size=30))
-def test_weighted_kappa_is_its_definition(pairs: list[tuple[int, int]]):
+def test_weighted_kappa_agrees_with_its_definition(pairs: list[tuple[int, int]]):
     first, second = np.array(pairs).T
     table = np.zeros((5, 5))
     np.add.at(table, (first, second), 1 / len(pairs))
@@ -343,7 +344,7 @@ def test_weighted_kappa_is_its_definition(pairs: list[tuple[int, int]]):
     assert kappa == pytest.approx(weighted_kappa(second, first, 5), nan_ok=True)
 
 
-def test_without_scikit_learn_a_test_is_made_and_scoring_names_the_extra(
+def test_without_scikit_learn_a_test_is_written_but_scoring_names_the_extra(
     tmp_path: Path, methods, key: Path, save, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setitem(sys.modules, "sklearn.metrics", None)
@@ -352,7 +353,7 @@ def test_without_scikit_learn_a_test_is_made_and_scoring_names_the_extra(
         score_listening_test(key, [save("a.csv", rows("r1", (4, 5, "3")) + rows("r2", (3, 5, "3")))])
 
 
-def test_the_mean_over_pairs_of_raters_uses_what_both_rated():
+def test_the_mean_over_pairs_of_raters_uses_items_that_both_rated():
     ratings = np.array([[0, 1, 2, np.nan], [0, 1, 2, 4], [np.nan, 2, 1, 0]])
     first, second = weighted_kappa([1, 2], [2, 1], 5), weighted_kappa([1, 2, 4], [2, 1, 0], 5)
     assert mean_weighted_kappa(ratings, 5) == pytest.approx((1 + first + second) / 3)
@@ -369,6 +370,6 @@ def test_the_mean_over_pairs_of_raters_uses_what_both_rated():
         (lambda: weighted_kappa([0.5], [1], 3), "expected integers"),
     ],
 )
-def test_agreement_of_what_are_no_ratings(compute: Callable[[], float], complaint: str):
+def test_agreement_of_invalid_ratings_is_refused(compute: Callable[[], float], complaint: str):
     with pytest.raises(UserError, match=complaint):
         compute()

@@ -1,4 +1,4 @@
-"""The metrics work without the extra ``eval``, and what needs it says so."""
+"""Tests of the metrics without the packages of the extra ``eval``."""
 
 import ast
 import subprocess
@@ -45,12 +45,12 @@ for function in (evaluation.ndb, official_frechet_distance):
 """
 
 
-def test_metrics_without_the_extra():
+def test_metrics_without_the_extra_work_or_name_it():
     done = subprocess.run([sys.executable, "-c", WITHOUT_EXTRA], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
 
 
-def test_the_evaluation_needs_no_pipelines():
+def test_the_evaluation_does_not_import_pipelines():
     for file in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ImportFrom):

@@ -1,4 +1,4 @@
-"""The autoregressive pipeline: saving and loading, prefixes, streams, and what it refuses."""
+"""Tests of the autoregressive pipeline: saving and loading, prefixes, streams and errors."""
 
 import json
 from pathlib import Path
@@ -39,13 +39,13 @@ def test_clips_and_their_likelihoods(pipe: SashimiAutoregressivePipeline) -> Non
     assert output.prefix_length == 0
 
 
-def test_a_clip_does_not_depend_on_those_beside_it(pipe: SashimiAutoregressivePipeline) -> None:
+def test_a_clip_does_not_depend_on_the_rest_of_the_batch(pipe: SashimiAutoregressivePipeline) -> None:
     together = pipe(batch_size=3, generator=torch.Generator().manual_seed(5), engine="eager").audios
     alone = pipe(batch_size=1, generator=torch.Generator().manual_seed(5), engine="eager").audios
     np.testing.assert_array_equal(together[:1], alone)
 
 
-def test_saved_and_loaded(pipe: SashimiAutoregressivePipeline, tmp_path: Path) -> None:
+def test_a_saved_pipeline_generates_the_same_audio(pipe: SashimiAutoregressivePipeline, tmp_path: Path) -> None:
     pipe.save_pretrained(tmp_path)
     loaded = SashimiAutoregressivePipeline.from_pretrained(tmp_path)
     expected = pipe(generator=generators(3), engine="eager").audios
@@ -83,12 +83,12 @@ def test_a_stream_is_the_clip_in_blocks(pipe: SashimiAutoregressivePipeline) -> 
     np.testing.assert_array_equal(np.concatenate(audios, axis=-1), whole)
 
 
-def test_a_stream_without_end_goes_on(pipe: SashimiAutoregressivePipeline) -> None:
+def test_a_stream_without_a_length_does_not_end(pipe: SashimiAutoregressivePipeline) -> None:
     stream = pipe.stream(block=50, generator=generators(0), engine="eager")
     assert sum(next(stream)[0].shape[-1] for _ in range(6)) == 300
 
 
-def test_a_prefix_at_another_rate_is_resampled_and_said(pipe: SashimiAutoregressivePipeline) -> None:
+def test_a_prefix_at_another_rate_is_resampled_with_a_warning(pipe: SashimiAutoregressivePipeline) -> None:
     pytest.importorskip("torchaudio", reason="torchaudio cannot be imported", exc_type=(ImportError, OSError))
     prefix = np.sin(np.arange(100) / 9)
     with pytest.warns(UserWarning, match="resampled from 16000 Hz to the model's 8000 Hz"):
@@ -142,6 +142,6 @@ def test_a_prefix_shorter_than_a_frame(pipe: SashimiAutoregressivePipeline) -> N
         ({"output_type": "wav"}, "expected 'np' or 'pt'"),
     ],
 )
-def test_what_cannot_be_is_named(pipe: SashimiAutoregressivePipeline, arguments: dict, message: str) -> None:
+def test_invalid_arguments_are_refused(pipe: SashimiAutoregressivePipeline, arguments: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
         pipe(**{"engine": "eager", **arguments})

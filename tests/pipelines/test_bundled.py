@@ -1,4 +1,4 @@
-"""The pipeline that comes with the package: what is promised of it in the README and on its card."""
+"""Tests of the bundled pipeline: the claims of the README and of its model card."""
 
 import json
 from pathlib import Path
@@ -24,7 +24,7 @@ def pipe() -> SashimiPipeline:
     return pipe
 
 
-def test_it_is_small_and_knows_digits_and_speakers(pipe: SashimiPipeline) -> None:
+def test_it_is_small_and_has_digits_and_speakers(pipe: SashimiPipeline) -> None:
     files = [path for path in (BUNDLED / "sashimi-digits").rglob("*") if path.suffix in (".json", ".safetensors")]
     assert sum(path.stat().st_size for path in files) < 8e6
     assert {parameter.dtype for parameter in pipe.model.parameters()} == {torch.float32}
@@ -32,13 +32,13 @@ def test_it_is_small_and_knows_digits_and_speakers(pipe: SashimiPipeline) -> Non
     assert pipe.model.config.speaker_names == SPEAKERS
 
 
-def test_a_call_by_label(pipe: SashimiPipeline) -> None:
+def test_a_call_with_a_label(pipe: SashimiPipeline) -> None:
     audios = pipe(class_labels=[7], num_inference_steps=2).audios
     assert audios.shape == (1, 1, 5120)
     assert np.isfinite(audios).all()
 
 
-def test_the_command_by_label(tmp_path: Path) -> None:
+def test_the_command_with_a_label(tmp_path: Path) -> None:
     arguments = ["--label", "7", "--guidance-scale", "2", "--num-samples", "2", "--steps", "2", "--out", str(tmp_path)]
     assert main(arguments) == 0
     made = json.loads((tmp_path / "samples.json").read_text())
@@ -47,8 +47,8 @@ def test_the_command_by_label(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_its_digits_are_understood(pipe: SashimiPipeline) -> None:
-    """Sixty clips, every digit by every speaker, in twenty steps."""
+def test_its_digits_are_classified_correctly(pipe: SashimiPipeline) -> None:
+    """Classify sixty clips, every digit by every speaker, sampled in twenty steps."""
     fast = SashimiPipeline(
         pipe.model, create_scheduler("dpmsolver++-sde-karras", pipe.scheduler.config), pipe.config.guidance_scale
     )
@@ -57,7 +57,7 @@ def test_its_digits_are_understood(pipe: SashimiPipeline) -> None:
     audios = fast(60, 20, generator=torch.Generator().manual_seed(0), class_labels=digits).audios[:, 0]
     _, probabilities = load_classifier().classify(audios, pipe.model.config.sample_rate)
     assert (probabilities.argmax(axis=1) == digits).mean() >= 0.9
-    facts = [signal_properties(waveform, pipe.model.config.sample_rate) for waveform in audios]
-    assert not any(fact.silent or fact.clipped > 1e-3 for fact in facts)
-    levels = [fact.level for fact in facts]
-    assert -32 < np.mean(levels) < -26  # the recordings' mean is -30 dB, full scale being 0
+    properties = [signal_properties(waveform, pipe.model.config.sample_rate) for waveform in audios]
+    assert not any(clip.silent or clip.clipped > 1e-3 for clip in properties)
+    levels = [clip.level for clip in properties]
+    assert -32 < np.mean(levels) < -26  # the mean of the recordings is -30 dB relative to full scale

@@ -1,4 +1,4 @@
-"""Pipeline folders: written, read back, read by plain diffusers, damaged."""
+"""Tests of saving and loading pipelines, also with diffusers alone, and of damaged folders."""
 
 import json
 import subprocess
@@ -45,7 +45,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("sashimi", [False, True])
 @pytest.mark.parametrize("name", ["diffwave", "ddim", "ipndm"])
-def test_a_saved_pipeline_makes_the_same_audio(sashimi: bool, name: str, tmp_path: Path) -> None:
+def test_a_saved_pipeline_generates_the_same_audio(sashimi: bool, name: str, tmp_path: Path) -> None:
     scheduler = create_scheduler(name, DiffWaveScheduler(5, beta_end=0.3).config)
     pipe = SashimiPipeline(make_model(sashimi), scheduler)
     pipe.save_pretrained(tmp_path / "one")
@@ -68,7 +68,7 @@ def test_loading_in_bfloat16_keeps_state_space_parameters(tmp_path: Path) -> Non
 
 
 def test_plain_diffusers_loads_the_folder(tmp_path: Path) -> None:
-    """In a process that never imports this package by itself."""
+    """Load the folder in a process that does not import this package explicitly."""
     pipe = SashimiPipeline(make_model(sashimi=True), DiffWaveScheduler(5, beta_end=0.3), guidance_scale=2.0)
     pipe.save_pretrained(tmp_path / "pipe")
     code = f"""
@@ -86,12 +86,12 @@ pipe.save_pretrained({str(tmp_path / "again")!r})
     assert hash_pipeline(tmp_path / "again") == hash_pipeline(tmp_path / "pipe")
 
 
-def test_plain_diffusers_asks_for_trust(folder: Path) -> None:
+def test_plain_diffusers_requires_trust_remote_code(folder: Path) -> None:
     with pytest.raises(ValueError, match="trust_remote_code"):
         diffusers.DiffusionPipeline.from_pretrained(folder)
 
 
-def test_files_hold_neither_pickles_nor_the_place_they_came_from(folder: Path) -> None:
+def test_files_contain_neither_pickles_nor_local_paths(folder: Path) -> None:
     SashimiPipeline.from_pretrained(folder).save_pretrained(folder)
     files = [path for path in folder.rglob("*") if path.is_file()]
     assert {path.suffix for path in files} == {".json", ".py", ".safetensors"}
@@ -101,7 +101,7 @@ def test_files_hold_neither_pickles_nor_the_place_they_came_from(folder: Path) -
 
 
 class OwnDenoiser(ModelMixin, ConfigMixin):
-    """A model of somebody else's."""
+    """A model of another package."""
 
     length_multiple = 1
 
@@ -116,7 +116,7 @@ class OwnDenoiser(ModelMixin, ConfigMixin):
         return DenoiserOutput(sample=self.scale * sample)
 
 
-def test_a_model_of_another_package_is_given(tmp_path: Path) -> None:
+def test_a_model_of_another_package_is_passed_as_an_argument(tmp_path: Path) -> None:
     pipe = SashimiPipeline(OwnDenoiser(), DiffWaveScheduler(5))
     pipe.save_pretrained(tmp_path)
     with pytest.raises(UserError, match=r"OwnDenoiser.*give it as model="):
@@ -132,7 +132,7 @@ def test_components_can_be_replaced(folder: Path) -> None:
     assert SashimiPipeline.from_pretrained(folder, scheduler=scheduler).scheduler is scheduler
 
 
-def test_bundled_pipelines_go_by_their_name(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bundled_pipelines_are_found_by_name(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loading, "BUNDLED", folder.parent)
     assert resolve_pipeline("pipe") == folder
     with pytest.raises(UserError, match=r"'pip'.*bundled pipeline \(pipe\)"):
@@ -140,30 +140,30 @@ def test_bundled_pipelines_go_by_their_name(folder: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("name", ["nothing-here", "/no/such/folder", "./no/such", "a/b/c", "../x", "~/x"])
-def test_names_that_lead_nowhere_are_refused_without_the_network(
+def test_unknown_names_are_refused_without_network_access(
     name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(loading, "snapshot_download", lambda *_, **__: pytest.fail("asked the hub"))
+    monkeypatch.setattr(loading, "snapshot_download", lambda *_, **__: pytest.fail("accessed the hub"))
     with pytest.raises(UserError, match="expected a folder"):
         resolve_pipeline(name)
 
 
 def test_hub_ids_are_downloaded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = {}
+    request = {}
 
     def download(name: str, **options: object) -> str:
-        asked.update(options, name=name)
+        request.update(options, name=name)
         return str(folder)
 
     monkeypatch.setattr(loading, "snapshot_download", download)
     loaded = SashimiPipeline.from_pretrained("somebody/sounds", revision="v1", local_files_only=True)
     assert audio(loaded).shape == (2, 1, 64)
-    assert (asked["name"], asked["revision"], asked["local_files_only"]) == ("somebody/sounds", "v1", True)
-    assert "*.py" not in str(asked["allow_patterns"])
+    assert (request["name"], request["revision"], request["local_files_only"]) == ("somebody/sounds", "v1", True)
+    assert "*.py" not in str(request["allow_patterns"])
 
 
-def test_a_hub_that_cannot_be_reached_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_an_unreachable_hub_is_reported_in_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="there is no folder 'somebody/sounds', and the hub") as caught:
         SashimiPipeline.from_pretrained("somebody/sounds", local_files_only=True, cache_dir=tmp_path)
     assert "\n" not in str(caught.value)
@@ -225,7 +225,7 @@ def test_a_pickle_is_not_read(folder: Path) -> None:
         SashimiPipeline.from_pretrained(folder)
 
 
-def test_the_hash_knows_every_part(folder: Path) -> None:
+def test_the_hash_depends_on_every_file(folder: Path) -> None:
     before = hash_pipeline(folder)
     assert before == hash_pipeline(folder)
     with (folder / "scheduler" / "scheduler_config.json").open("a") as file:

@@ -1,4 +1,4 @@
-"""SashimiPipeline: what goes in, what comes out, and that it does not depend on how samples are batched."""
+"""Tests of SashimiPipeline: inputs, outputs, conditioning, and independence of the batch size."""
 
 import functools
 import inspect
@@ -28,7 +28,7 @@ def make_pipeline(steps: int = 10, sashimi: bool = False, **options: object) -> 
         model = SashimiDenoiser(d_model=8, n_layers=1, n_state=8, **{**EMBEDDING, **AUDIO, **options})
     else:
         model = WaveNetDenoiser(**{**SMALL, **EMBEDDING, **AUDIO, **options})
-    # These start at zero, which would hide everything before them.
+    # These layers are initialized with zeros, so the output would not depend on the rest of the network.
     torch.nn.init.normal_(model.output[-1].weight, std=0.3)
     for embedding in (model.class_embedding, model.speaker_embedding):
         if embedding is not None:
@@ -55,7 +55,7 @@ def class_pipe() -> SashimiPipeline:
 @pytest.fixture(scope="module")
 def speaker_pipe() -> SashimiPipeline:
     names = {"class_names": ["a", "b", "c"], "speaker_names": ["ann", "bob"]}
-    # Four channels would be rectified to nothing, whoever speaks.
+    # With four channels, the ReLU would set all of them to zero for every speaker.
     return make_pipeline(num_classes=3, num_speakers=2, residual_channels=8, skip_channels=8, **names)
 
 
@@ -71,7 +71,7 @@ def test_output_is_a_float32_array_of_the_trained_length(pipe: SashimiPipeline) 
     np.testing.assert_array_equal(tensor.numpy(), output.audios)
 
 
-def test_the_loop_is_the_scheduler_and_the_model(pipe: SashimiPipeline) -> None:
+def test_the_loop_applies_the_scheduler_to_the_model(pipe: SashimiPipeline) -> None:
     seed = sample_seeds(seeded(), 1)[0]
     generator = seeded(seed)
     x = torch.randn(1, 1, 50, generator=generator)
@@ -101,14 +101,14 @@ def test_audio_does_not_depend_on_the_batch_split(name: str, class_pipe: Sashimi
         np.testing.assert_allclose(split(size), whole, atol=1e-5 * np.abs(whole).max())
 
 
-def test_a_list_of_generators_is_used_as_it_is(pipe: SashimiPipeline) -> None:
+def test_a_list_of_generators_gives_one_to_each_sample(pipe: SashimiPipeline) -> None:
     both = pipe(batch_size=2, generator=[seeded(5), seeded(6)]).audios
     np.testing.assert_allclose(pipe(generator=[seeded(6)]).audios, both[1:], atol=1e-6)
     with pytest.raises(UserError, match="2 generators for a batch of 3"):
         pipe(batch_size=3, generator=[seeded(), seeded()])
 
 
-def test_without_a_generator_torch_manual_seed_decides(pipe: SashimiPipeline) -> None:
+def test_without_a_generator_torch_manual_seed_determines_the_audio(pipe: SashimiPipeline) -> None:
     torch.manual_seed(3)
     first = pipe().audios
     assert not np.array_equal(first, pipe().audios)
@@ -132,12 +132,12 @@ def test_every_scheduler_gives_finite_audio(steps: int, prediction: str) -> None
         assert np.isfinite(audios).all(), name
 
 
-def test_a_scheduler_of_the_users_own_works(pipe: SashimiPipeline) -> None:
+def test_another_scheduler_of_diffusers_works(pipe: SashimiPipeline) -> None:
     own = diffusers.DDIMScheduler.from_config(pipe.scheduler.config)
     other = SashimiPipeline(pipe.model, own)
     other.set_progress_bar_config(disable=True)
     assert np.isfinite(other(generator=seeded()).audios).all()
-    assert own.num_inference_steps == 10  # as many as trained with, fewer than 50
+    assert own.num_inference_steps == 10  # the number of training steps, fewer than 50
 
 
 @pytest.mark.parametrize(
@@ -188,11 +188,13 @@ def test_labels_may_be_given_in_several_ways(class_pipe: SashimiPipeline) -> Non
     assert not np.allclose(class_pipe(batch_size=2, class_labels=[1, 2], generator=seeded()).audios[1], expected[1])
 
 
-def told(pipe: SashimiPipeline, monkeypatch: pytest.MonkeyPatch, *arguments: object, **labels: object) -> dict:
-    """What the network is told in the first step of a call."""
+def conditioning(pipe: SashimiPipeline, monkeypatch: pytest.MonkeyPatch, *arguments: object, **labels: object) -> dict:
+    """Return the conditioning that the network receives in the first step of a call."""
     seen = []
     forward = pipe.model.forward
-    monkeypatch.setattr(pipe.model, "forward", lambda *inputs, **told: seen.append(told) or forward(*inputs, **told))
+    monkeypatch.setattr(
+        pipe.model, "forward", lambda *inputs, **labels: seen.append(labels) or forward(*inputs, **labels)
+    )
     pipe(*arguments, **labels)
     monkeypatch.undo()
     return {name: value.tolist() for name, value in seen[0].items() if value is not None}
@@ -206,7 +208,7 @@ def test_speakers_may_be_given_in_several_ways(speaker_pipe: SashimiPipeline, mo
         ([1, "ann", 2], [1, 0, 2]),
         (torch.tensor([0, 1, 1]), [0, 1, 1]),
     ):
-        labels = told(speaker_pipe, monkeypatch, 3, 1, class_labels=0, speaker_labels=given)
+        labels = conditioning(speaker_pipe, monkeypatch, 3, 1, class_labels=0, speaker_labels=given)
         assert labels == {"class_labels": [0, 0, 0], "speaker_labels": expected}
 
 
@@ -218,28 +220,28 @@ def test_speakers_may_be_given_in_several_ways(speaker_pipe: SashimiPipeline, mo
         ([2, 2, 0, 0, 0, 2, 1], [0, 1, 0, 1, 0, 0, 0]),
     ],
 )
-def test_speakers_take_turns_within_each_class(
+def test_speakers_alternate_within_each_class(
     classes: object, expected: list[int], speaker_pipe: SashimiPipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert told(speaker_pipe, monkeypatch, 7, 1, class_labels=classes)["speaker_labels"] == expected
+    assert conditioning(speaker_pipe, monkeypatch, 7, 1, class_labels=classes)["speaker_labels"] == expected
 
 
-def test_without_classes_speakers_take_turns_over_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_classes_speakers_alternate_over_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     pipe = make_pipeline(num_speakers=2)
-    assert told(pipe, monkeypatch, 3, 1) == {"speaker_labels": [0, 1, 0]}
-    guided = told(pipe, monkeypatch, 3, 1, guidance_scale=2.0)
+    assert conditioning(pipe, monkeypatch, 3, 1) == {"speaker_labels": [0, 1, 0]}
+    guided = conditioning(pipe, monkeypatch, 3, 1, guidance_scale=2.0)
     assert guided == {"speaker_labels": [0, 1, 0, 2, 2, 2]}
 
 
-def test_no_class_is_no_speaker_either(speaker_pipe: SashimiPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert told(speaker_pipe, monkeypatch, 2, 1) == {}
+def test_without_classes_there_are_no_speakers(speaker_pipe: SashimiPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert conditioning(speaker_pipe, monkeypatch, 2, 1) == {}
     with pytest.raises(UserError, match="speaker_labels were given without class_labels"):
         speaker_pipe(2, 1, speaker_labels=1)
     with pytest.raises(UserError, match="no class_labels"):
         speaker_pipe(2, 1, guidance_scale=2.0)
 
 
-def test_guidance_leaves_the_null_class_and_the_null_speaker(speaker_pipe: SashimiPipeline) -> None:
+def test_guidance_extrapolates_from_the_null_class_and_the_null_speaker(speaker_pipe: SashimiPipeline) -> None:
     def one_step(scale: float, **labels: object) -> np.ndarray:
         return speaker_pipe(1, 1, guidance_scale=scale, generator=seeded(), **labels).audios
 
@@ -269,7 +271,7 @@ def test_speakers_that_do_not_fit_are_refused(speakers: object, message: str, sp
         speaker_pipe(2, 1, class_labels=0, speaker_labels=speakers)
 
 
-def test_speakers_need_a_model_that_knows_them(class_pipe: SashimiPipeline) -> None:
+def test_speakers_need_a_model_with_speakers(class_pipe: SashimiPipeline) -> None:
     with pytest.raises(UserError, match="speaker_labels were given, but this model has no speakers"):
         class_pipe(class_labels=0, speaker_labels=0)
 
@@ -283,7 +285,7 @@ def test_guidance_extrapolates_from_the_null_class(class_pipe: SashimiPipeline) 
     np.testing.assert_allclose(one_step(2, 3.0), unconditional + 3 * (conditional - unconditional), atol=1e-5)
 
 
-def test_a_pipeline_has_a_guidance_of_its_own(class_pipe: SashimiPipeline, tmp_path: Path) -> None:
+def test_a_pipeline_has_a_default_guidance_scale(class_pipe: SashimiPipeline, tmp_path: Path) -> None:
     def audio(pipe: SashimiPipeline, **arguments: object) -> np.ndarray:
         return pipe(1, 2, generator=seeded(), **arguments).audios
 
@@ -293,7 +295,7 @@ def test_a_pipeline_has_a_guidance_of_its_own(class_pipe: SashimiPipeline, tmp_p
     assert guided.config.guidance_scale == 2.5
     same(audio(guided, class_labels=1), audio(class_pipe, class_labels=1, guidance_scale=2.5))
     same(audio(guided, class_labels=1, guidance_scale=1.0), audio(class_pipe, class_labels=1))
-    same(audio(guided), audio(class_pipe))  # nothing to guide towards
+    same(audio(guided), audio(class_pipe))  # without classes, guidance has no effect
     assert not np.allclose(audio(guided, class_labels=1), audio(class_pipe, class_labels=1))
 
     index = json.loads((tmp_path / "model_index.json").read_text())
@@ -316,7 +318,9 @@ def test_a_pipeline_has_a_guidance_of_its_own(class_pipe: SashimiPipeline, tmp_p
         ({"mel": torch.zeros(1, 8, 3)}, "not a vocoder"),
     ],
 )
-def test_what_an_unconditional_model_cannot_do_is_refused(arguments: dict, message: str, pipe: SashimiPipeline) -> None:
+def test_arguments_that_an_unconditional_model_lacks_are_refused(
+    arguments: dict, message: str, pipe: SashimiPipeline
+) -> None:
     with pytest.raises(UserError, match=message):
         pipe(**arguments)
 
@@ -333,7 +337,7 @@ def test_guidance_must_be_a_number(class_pipe: SashimiPipeline) -> None:
 
 
 @pytest.mark.parametrize("sashimi", [False, True])
-def test_a_mel_sets_the_length(sashimi: bool) -> None:
+def test_a_mel_determines_the_length(sashimi: bool) -> None:
     pipe = make_pipeline(sashimi=sashimi, mel_channels=5, mel_upsample=(2, 5))
     mel = torch.randn(2, 5, 7, generator=seeded())
     audios = pipe(batch_size=2, mel=mel, generator=seeded()).audios
@@ -346,7 +350,7 @@ def test_a_mel_sets_the_length(sashimi: bool) -> None:
         pipe(mel=mel)
 
 
-def test_the_callback_sees_and_changes_the_latents(pipe: SashimiPipeline) -> None:
+def test_the_callback_receives_and_changes_the_latents(pipe: SashimiPipeline) -> None:
     seen = []
 
     def callback(pipeline: SashimiPipeline, i: int, t: torch.Tensor, state: dict) -> dict | None:
@@ -394,7 +398,7 @@ def test_the_signature_is_the_documented_one() -> None:
 
 
 @pytest.mark.parametrize("parameterization", ["nplr", "diag"])
-def test_the_fast_path_leaves_the_audio_as_it_is(monkeypatch: pytest.MonkeyPatch, parameterization: str) -> None:
+def test_the_backend_does_not_change_the_audio(monkeypatch: pytest.MonkeyPatch, parameterization: str) -> None:
     audio = {}
     for backend in ("reference", "torch"):
         monkeypatch.setenv("SASHIMI_KERNELS", backend)

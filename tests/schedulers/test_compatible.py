@@ -1,4 +1,4 @@
-"""Every named sampler, with the one model whose answer is known: data of independent Gaussian samples."""
+"""Tests of every named sampler with the exact denoiser of independent Gaussian samples."""
 
 import importlib.util
 import inspect
@@ -20,7 +20,7 @@ DEVIATIONS = torch.tensor([1.0, 0.1]).reshape(2, 1, 1)
 
 
 def generate(name: str, steps: int, base: DiffWaveScheduler, length: int = 4000) -> torch.Tensor:
-    """Two waveforms by a sampler whose model knows that the data have the standard deviations 1 and 0.1."""
+    """Generate two waveforms with the exact denoiser of data with the standard deviations 1 and 0.1."""
     scheduler = create_scheduler(name, base.config)
     scheduler.set_timesteps(None if name == "diffwave-fast" else steps)
     if hasattr(scheduler, "set_begin_index"):
@@ -43,13 +43,13 @@ def generate(name: str, steps: int, base: DiffWaveScheduler, length: int = 4000)
     return x
 
 
-def assert_loudness(x: torch.Tensor, tolerance: float) -> None:
+def assert_deviations(x: torch.Tensor, tolerance: float) -> None:
     assert x.std(dim=-1).flatten().tolist() == pytest.approx(DEVIATIONS.flatten().tolist(), rel=tolerance)
 
 
 @pytest.mark.parametrize(
     ("prediction", "schedule", "numbers"),
-    # All 200 of the first are in the next test.
+    # The next test covers 200 steps with epsilon prediction.
     [("epsilon", "linear", (1, 6, 20, 50)), ("v_prediction", "squaredcos_cap_v2", (6, 200))],
 )
 @pytest.mark.parametrize("name", NAMES)
@@ -60,20 +60,20 @@ def test_finite_at_every_number_of_steps(name: str, prediction: str, schedule: s
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "diffwave-fast"])
-def test_all_steps_give_the_data_their_loudness(name: str) -> None:
-    assert_loudness(generate(name, 200, DiffWaveScheduler()), 0.12)
+def test_all_steps_reproduce_the_deviations_of_the_data(name: str) -> None:
+    assert_deviations(generate(name, 200, DiffWaveScheduler()), 0.12)
 
 
 @pytest.mark.parametrize("name", ["dpmsolver++-karras", "unipc-karras", "ipndm", "deis"])
-def test_velocity_prediction_gives_the_data_their_loudness(name: str) -> None:
-    assert_loudness(generate(name, 50, DiffWaveScheduler(prediction_type="v_prediction")), 0.12)
+def test_velocity_prediction_reproduces_the_deviations_of_the_data(name: str) -> None:
+    assert_deviations(generate(name, 50, DiffWaveScheduler(prediction_type="v_prediction")), 0.12)
 
 
 @pytest.mark.parametrize(
     "name", ["dpmsolver++-karras", "dpmsolver++-3m-karras", "dpmsolver++-sde-karras", "unipc-karras", "ipndm", "pndm"]
 )
-def test_twenty_steps_are_enough_for_the_good_ones(name: str) -> None:
-    assert_loudness(generate(name, 20, DiffWaveScheduler()), 0.12)
+def test_twenty_steps_are_enough_for_higher_order_samplers(name: str) -> None:
+    assert_deviations(generate(name, 20, DiffWaveScheduler()), 0.12)
 
 
 def test_fast_sampling_is_finite_and_not_louder_than_the_data() -> None:
@@ -97,7 +97,7 @@ def test_the_fast_betas_stay_within_the_training_schedule() -> None:
 
 
 def test_linear_multistep_is_exact_where_the_noise_is_known() -> None:
-    """With one clean signal behind all noise, epsilon is linear in x and one step leads to the signal."""
+    """If there is only one clean signal, epsilon is linear in x, so that one step returns the signal."""
     scheduler = LinearMultistepScheduler()
     scheduler.set_timesteps(1)
     clean, noise = torch.full((1, 1, 8), 0.3), torch.randn(1, 1, 8)
@@ -106,7 +106,7 @@ def test_linear_multistep_is_exact_where_the_noise_is_known() -> None:
     torch.testing.assert_close(scheduler.step(noise, scheduler.timesteps[0], noisy).prev_sample, clean)
 
 
-def test_an_unknown_name_is_answered_with_the_nearest() -> None:
+def test_an_unknown_name_suggests_the_nearest() -> None:
     with pytest.raises(UserError, match=r"'unipk', did you mean 'unipc'.*ddim"):
         create_scheduler("unipk", DiffWaveScheduler().config)
 

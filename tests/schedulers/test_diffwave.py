@@ -1,4 +1,4 @@
-"""DiffWaveScheduler against the official update written out, diffusers' DDPM, and the official code's numbers."""
+"""Tests of DiffWaveScheduler against the official update, the numbers of the official code, and diffusers' DDPM."""
 
 import itertools
 import math
@@ -26,7 +26,7 @@ def sample(scheduler, model, seed: int = 0, shape: tuple[int, ...] = (2, 1, 64))
 
 
 def official_sample(betas: torch.Tensor, seed: int = 0, shape: tuple[int, ...] = (2, 1, 64)) -> torch.Tensor:
-    """Algorithm 2 of DiffWave, one statement after the other in float32."""
+    """Return samples of Algorithm 2 of DiffWave, computed statement by statement in float32."""
     alpha = 1 - betas
     alpha_bar = alpha.clone()
     variance = betas.clone()
@@ -59,13 +59,13 @@ def test_all_steps_are_the_official_update(steps: int, end: float) -> None:
         ("fast6", {"num_train_timesteps": 6, "trained_betas": [1e-4, 1e-3, 0.01, 0.05, 0.2, 0.5]}),
     ],
 )
-def test_schedules_are_those_of_the_official_code(golden, name: str, options: dict) -> None:
+def test_schedules_agree_with_the_official_code(golden, name: str, options: dict) -> None:
     tensors = golden.tensors("e_sampling/ckpt")
     scheduler = DiffWaveScheduler(**options)
     torch.testing.assert_close(scheduler.betas, tensors[f"sched.{name}.Beta"], rtol=1e-6, atol=0)
     torch.testing.assert_close(scheduler.alphas_cumprod, tensors[f"sched.{name}.Alpha_bar"], rtol=1e-6, atol=0)
     sigmas = torch.tensor(scheduler._sigmas)[1:]
-    # 1 - abar has few digits left where abar is close to one.
+    # 1 - abar loses precision if abar is close to one.
     torch.testing.assert_close(sigmas, tensors[f"sched.{name}.Sigma"][1:], rtol=1e-3, atol=0)
 
 
@@ -84,7 +84,7 @@ def test_fewer_steps_agree_with_diffusers_ddpm(steps: int, prediction: str) -> N
         if t == ours.timesteps[-1]:  # diffusers adds noise of variance 1e-20 here
             expected = theirs.step(fake_model(x, float(t)), t, x, generator=noise[0]).pred_original_sample
         x = ours.step(fake_model(x, float(t)), t, x, generator=noise[1]).prev_sample
-        # diffusers takes 1 - abar_t / abar_{t-1} in float32, of which few digits are left.
+        # diffusers computes 1 - abar_t / abar_{t-1} in float32, which loses precision.
         assert (x - expected).abs().max() < 2e-4 * expected.abs().max()
 
 
@@ -101,7 +101,7 @@ def test_timesteps_are_trailing_and_distinct(total: int, data: st.DataObject) ->
     assert all(a > b for a, b in itertools.pairwise(visited))
 
 
-def test_velocity_and_epsilon_predictions_make_the_same_audio() -> None:
+def test_velocity_and_epsilon_predictions_generate_the_same_audio() -> None:
     epsilon, velocity = DiffWaveScheduler(), DiffWaveScheduler(prediction_type="v_prediction")
 
     def as_velocity(x: torch.Tensor, t: float) -> torch.Tensor:
@@ -123,22 +123,22 @@ def test_fast_sampling_aligns_noise_levels(betas: tuple, end: float, steps: int)
         for t in range(steps - 1):
             if trained[t + 1] <= math.sqrt(level) <= trained[t]:
                 expected.append(float(t + (trained[t] - math.sqrt(level)) / (trained[t] - trained[t + 1])))
-    # The first level is the first trained one, and on either side of it by rounding.
+    # The first level equals the first trained one up to rounding, which may put it on either side.
     expected = [0.0, *expected[-5:]]
     assert scheduler.timesteps.flip(0).tolist() == pytest.approx(expected, abs=2e-3)
     assert scheduler.timesteps.is_floating_point()
 
 
-def test_fast_sampling_runs_the_update_of_its_own_betas() -> None:
+def test_fast_sampling_applies_the_update_of_its_own_betas() -> None:
     scheduler = DiffWaveScheduler(inference_betas=list(FAST_BETAS_200))
-    asked = []
-    x = sample(scheduler, lambda x, t: (asked.append(t), torch.tanh(x))[1])
+    timesteps = []
+    x = sample(scheduler, lambda x, t: (timesteps.append(t), torch.tanh(x))[1])
     own = DiffWaveScheduler(6, trained_betas=list(FAST_BETAS_200))
     torch.testing.assert_close(x, sample(own, lambda x, t: torch.tanh(x)))
-    assert asked == scheduler.timesteps.tolist()
+    assert timesteps == scheduler.timesteps.tolist()
 
 
-def test_alignment_beyond_the_training_schedule_is_its_nearest_end() -> None:
+def test_alignment_is_clamped_to_the_training_schedule() -> None:
     scheduler = DiffWaveScheduler(50, beta_end=0.05)
     aligned = scheduler.align(torch.tensor([0.99999, float(scheduler.alphas_cumprod[7]), 0.01]))
     assert aligned.tolist() == pytest.approx([0.0, 7.0, 49.0], abs=1e-3)
@@ -170,7 +170,7 @@ def test_a_saved_scheduler_is_the_same(tmp_path) -> None:
     assert loaded.config.prediction_type == "v_prediction"
 
 
-def test_cosine_schedule_is_that_of_diffusers() -> None:
+def test_cosine_schedule_agrees_with_diffusers() -> None:
     expected = DDPMScheduler(200, beta_schedule="squaredcos_cap_v2")
     ours = DiffWaveScheduler(200, beta_schedule="squaredcos_cap_v2")
     torch.testing.assert_close(ours.alphas_cumprod, expected.alphas_cumprod, rtol=1e-4, atol=1e-7)
@@ -204,7 +204,7 @@ def test_impossible_numbers_of_steps_are_refused(steps: int) -> None:
         {"inference_betas": [0.1, 0.0]},
     ],
 )
-def test_settings_that_cannot_be_are_refused(options: dict) -> None:
+def test_invalid_settings_are_refused(options: dict) -> None:
     with pytest.raises(UserError):
         DiffWaveScheduler(**options)
 

@@ -1,4 +1,4 @@
-"""The digit classifiers: their inputs, their networks, and the arrays they are used with."""
+"""Tests of the digit classifiers: mel spectrograms, networks, inputs and loading."""
 
 import json
 import shutil
@@ -32,7 +32,7 @@ def official(golden) -> dict[str, torch.Tensor]:
 
 @pytest.fixture(scope="module")
 def small() -> SmallClassifier:
-    """With random weights, and norms as a training leaves them, so that every layer shows."""
+    """Return a classifier with random weights and random batch norms, so that every layer affects the output."""
     torch.manual_seed(0)
     model = SmallClassifier(channels=(4, 4, 6, 8))
     for name, tensor in model.state_dict().items():
@@ -48,31 +48,31 @@ def clips() -> np.ndarray:
     return (0.3 * tones + 0.05 * random.standard_normal((5, 16000))).astype(np.float32)
 
 
-def test_the_bands_are_those_of_librosa(official: dict) -> None:
+def test_the_mel_bands_agree_with_librosa(official: dict) -> None:
     bands = mel_bands(32, 2048, 0, 8000)
     assert (bands - official["clf_mel_basis"]).abs().max() < 1e-6 * bands.max()
 
 
-def test_the_mel_of_the_protocol(official: dict) -> None:
+def test_the_mel_of_the_protocol_agrees_with_the_official_one(official: dict) -> None:
     mel = ProtocolMel()(official["in.clf_audio"][None, None])
     assert mel.shape == (1, 1, 32, 32)
     assert (mel[0, 0] - official["out.clf_mel32"]).abs().max() < 2e-3  # dB
 
 
-def test_the_network_of_the_protocol(official: dict) -> None:
+def test_the_network_of_the_protocol_agrees_with_the_official_one(official: dict) -> None:
     model = ResNeXtClassifier(depth=11, cardinality=2, base_width=4, widen_factor=1).eval()
     model.load_state_dict({name: official[f"clf.sd.{official_name(name)}"] for name in model.state_dict()})
     with torch.no_grad():
         output = model.from_mel(official["out.clf_mel32"][None, None])
-        heard = model(official["in.clf_audio"][None, None])
+        from_audio = model(official["in.clf_audio"][None, None])
     for ours, name in ((output.features, "out.clf_activation"), (output.logits, "out.clf_logits")):
         assert (ours - official[name]).abs().max() < 1e-5 * official[name].abs().max()
-    assert (heard.logits - output.logits).abs().max() < 1e-3 * output.logits.abs().max()
+    assert (from_audio.logits - output.logits).abs().max() < 1e-3 * output.logits.abs().max()
 
 
-def test_the_speech_embedding_is_the_published_one() -> None:
+def test_the_speech_embedding_agrees_with_the_published_one() -> None:
     levels = np.random.default_rng(0).normal(6, 3, (1, 76, 32)).astype(np.float32)  # frames, bands
-    # What TensorFlow Lite makes of it; the bundled weights are rounded to half precision.
+    # The output of TensorFlow Lite; the bundled weights are rounded to half precision.
     published = torch.tensor([6.650502, 8.231428, 2.911983, -6.758745, 9.724661, 18.104538, 7.0954423, -3.238285])
     network = load_speech_embedding()
     embedding = network(torch.from_numpy(levels).transpose(1, 2)[None])
@@ -104,7 +104,7 @@ def test_sizes_of_the_networks() -> None:
 
 
 @pytest.mark.parametrize("mel", [ProtocolMel(), RelativeMel()])
-def test_mels_are_relative_to_the_loudest(mel: torch.nn.Module, clips: np.ndarray) -> None:
+def test_mels_are_relative_to_their_maximum(mel: torch.nn.Module, clips: np.ndarray) -> None:
     waveform = torch.from_numpy(clips)[:, None]
     loud = mel(waveform)
     assert (mel(0.01 * waveform) - loud).abs().max() < 1e-2
@@ -112,11 +112,11 @@ def test_mels_are_relative_to_the_loudest(mel: torch.nn.Module, clips: np.ndarra
     assert (mel(waveform[:1]) - loud[:1]).abs().max() < 1e-4
 
 
-def test_the_small_classifier_does_not_hear_above_4_khz(clips: np.ndarray) -> None:
+def test_the_mel_of_the_small_classifier_ignores_frequencies_above_4_khz(clips: np.ndarray) -> None:
     whistle = 0.3 * np.sin(2 * np.pi * 5000 * np.arange(16000) / 16000, dtype=np.float32)
     mel = RelativeMel()
     plain, with_whistle = (mel(torch.from_numpy(a)[:, None]) for a in (clips, clips + whistle))
-    # The whistle's abrupt ends click in the first and last frames.
+    # The whistle starts and stops abruptly, which adds wide-band energy to the first and last frames.
     assert (plain - with_whistle)[..., 3:-3].abs().mean() < 0.02
 
 
@@ -127,7 +127,7 @@ def test_results_do_not_depend_on_the_batch(small: SmallClassifier, clips: np.nd
     assert features.shape == (70, 16)
     assert features.dtype == probabilities.dtype == np.float32
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-6)
-    assert np.ptp(probabilities, axis=0).max() > 1e-4  # else everything would look alike
+    assert np.ptp(probabilities, axis=0).max() > 1e-4  # otherwise this test could not detect a mix-up of clips
     for index in (0, 69):
         alone = classifier.classify(many[index : index + 1], 16000)
         np.testing.assert_allclose(alone[0][0], features[index], rtol=1e-4, atol=1e-5)
@@ -135,7 +135,7 @@ def test_results_do_not_depend_on_the_batch(small: SmallClassifier, clips: np.nd
     np.testing.assert_array_equal(classifier.features(clips, 16000), classifier.classify(clips, 16000)[0])
 
 
-def test_one_second_is_heard(clips: np.ndarray) -> None:
+def test_audio_is_cut_or_padded_to_one_second(clips: np.ndarray) -> None:
     np.testing.assert_array_equal(one_second(clips, 16000), clips)
     np.testing.assert_array_equal(one_second(np.tile(clips, 3), 16000), clips)
     short = one_second(clips[:, :5000], 16000)
@@ -151,10 +151,10 @@ def test_other_rates_are_resampled() -> None:
         return np.sin(2 * np.pi * 440 * np.arange(rate * seconds) / rate, dtype=np.float32)[None]
 
     for rate in (8000, 44100):
-        heard = one_second(tone(rate, 3), rate)
-        assert heard.shape == (1, 16000)
-        # It is cut before it is resampled, but where that shows is not heard.
-        np.testing.assert_allclose(heard[:, 500:], tone(16000, 1)[:, 500:], atol=1e-3)
+        resampled = one_second(tone(rate, 3), rate)
+        assert resampled.shape == (1, 16000)
+        # The audio is cut before resampling; the edge effect must lie outside of the second that is kept.
+        np.testing.assert_allclose(resampled[:, 500:], tone(16000, 1)[:, 500:], atol=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ def test_other_rates_are_resampled() -> None:
         (np.zeros((1, 9)), 16000.5, "sample rate"),
     ],
 )
-def test_audio_that_cannot_be_heard(small: SmallClassifier, audio: np.ndarray, rate: float, complaint: str) -> None:
+def test_invalid_audio_is_refused(small: SmallClassifier, audio: np.ndarray, rate: float, complaint: str) -> None:
     with pytest.raises(UserError, match=complaint):
         DigitClassifier(small, "test").features(audio, rate)
 
@@ -185,12 +185,12 @@ def test_a_saved_classifier_is_loaded(small: SmallClassifier, clips: np.ndarray,
     assert load_classifier(str(folder)).accuracy == {"there": {"accuracy": 0.5}}
 
 
-def test_a_device_that_is_not_here_is_one_line() -> None:
+def test_an_unknown_device_is_refused() -> None:
     with pytest.raises(UserError, match=r"digits-small cannot be loaded: .*nowhere"):
         load_classifier(device="nowhere")
 
 
-def test_the_fingerprint_tells_weights_and_configurations_apart(small: SmallClassifier) -> None:
+def test_the_fingerprint_depends_on_weights_and_configuration(small: SmallClassifier) -> None:
     other = SmallClassifier.from_config(small.config)
     other.load_state_dict(small.state_dict())
     first = DigitClassifier(small, "a").fingerprint
@@ -200,7 +200,7 @@ def test_the_fingerprint_tells_weights_and_configurations_apart(small: SmallClas
     assert DigitClassifier(SmallClassifier(channels=(4, 4, 6, 8), dropout=0.5), "a").fingerprint != first
 
 
-def test_what_is_no_classifier(small: SmallClassifier, tmp_path: Path) -> None:
+def test_folders_without_a_valid_classifier_are_refused(small: SmallClassifier, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="there is no digit classifier nothing-of-the-kind"):
         load_classifier("nothing-of-the-kind")
     for name in ("other", "damaged", "empty"):
@@ -220,7 +220,7 @@ def test_what_is_no_classifier(small: SmallClassifier, tmp_path: Path) -> None:
         load_classifier(tmp_path / "empty")
 
 
-def test_the_bundled_classifier_is_small_and_says_how_good_it_is() -> None:
+def test_the_bundled_classifier_is_small_and_accurate() -> None:
     classifier = load_classifier()
     assert (classifier.name, classifier.features(np.zeros((1, 9)), 16000).shape) == ("digits-small", (1, 192))
     assert classifier.accuracy["fsdd"]["accuracy"] >= 0.97
@@ -228,11 +228,11 @@ def test_the_bundled_classifier_is_small_and_says_how_good_it_is() -> None:
     assert sum(path.stat().st_size for path in (PRETRAINED / "digits-small").iterdir()) <= 2_000_000
 
 
-def test_the_bundled_classifier_understands_held_out_recordings(shared_data: Path) -> None:
+def test_the_bundled_classifier_classifies_held_out_recordings(shared_data: Path) -> None:
     pytest.importorskip("torchaudio")
     from sashimi_diffusion.data import read_audio
 
     files = sorted((shared_data / "fsdd").glob("*_0.flac"))
     audio = np.concatenate([one_second(read_audio(file)[None], 8000) for file in files])
-    heard = load_classifier().classify(audio, 16000)[1].argmax(axis=1)
-    assert np.mean(heard == [int(file.name[0]) for file in files]) >= 0.95
+    predicted = load_classifier().classify(audio, 16000)[1].argmax(axis=1)
+    assert np.mean(predicted == [int(file.name[0]) for file in files]) >= 0.95

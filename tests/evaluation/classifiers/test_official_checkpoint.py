@@ -1,4 +1,4 @@
-"""The official SC09 classifier in every form it may come in, and pickles that would run code."""
+"""Tests of converting the official SC09 classifier from every file format, and of refusing unsafe pickles."""
 
 import contextlib
 import os
@@ -21,7 +21,7 @@ from sashimi_evaluation.commands.convert import main
 
 @pytest.fixture
 def tensors() -> dict[str, Tensor]:
-    """The state dict of a small network, under the official names."""
+    """Return the state dict of a small network with the official names."""
     torch.manual_seed(0)
     model = ResNeXtClassifier(depth=11, cardinality=2, base_width=4, widen_factor=1)
     return {
@@ -41,7 +41,7 @@ def test_the_published_names_are_recognized(golden) -> None:
     assert dict(model.config)["depth"] == info["config"]["depth"]
 
 
-def test_the_official_answer(golden) -> None:
+def test_logits_agree_with_the_official_network(golden) -> None:
     tensors = golden.tensors("g_audio/quantise_mel_features")
     model = convert_classifier({n.removeprefix("clf.sd."): t for n, t in tensors.items() if n.startswith("clf.sd.")})
     assert not model.training
@@ -50,7 +50,7 @@ def test_the_official_answer(golden) -> None:
     assert (logits - tensors["out.clf_logits"]).abs().max() < 1e-5 * logits.abs().max()
 
 
-def test_what_does_not_fit_is_listed(tensors: dict[str, Tensor]) -> None:
+def test_tensors_that_do_not_fit_are_listed(tensors: dict[str, Tensor]) -> None:
     tensors["classifier.scale"] = tensors.pop("classifier.bias")
     tensors["bn_1.weight"] = torch.zeros(3)
     with pytest.raises(UserError, match=r"misshapen bn_1.weight.*missing classifier.bias.*unexpected classifier.scale"):
@@ -58,7 +58,7 @@ def test_what_does_not_fit_is_listed(tensors: dict[str, Tensor]) -> None:
 
 
 def network_of(tensors: dict[str, Tensor], where: types.ModuleType) -> nn.Module:
-    """An ``nn.DataParallel`` around a network of classes of the module ``where``, with these tensors in it."""
+    """Return an ``nn.DataParallel`` around a network with these tensors; its classes belong to the module ``where``."""
     where.Net = type("Net", (nn.Module,), {"__module__": where.__name__})
     root = where.Net()
     for name, tensor in tensors.items():
@@ -76,8 +76,8 @@ def network_of(tensors: dict[str, Tensor], where: types.ModuleType) -> nn.Module
 
 
 @pytest.fixture
-def gone(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """A module ``official_code`` that can be imported, until the function is called."""
+def remove_official_code(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Create an importable module ``official_code`` and return a function that removes it."""
     module = types.ModuleType("official_code")
     monkeypatch.setitem(sys.modules, "official_code", module)
     return lambda: monkeypatch.delitem(sys.modules, "official_code")
@@ -85,7 +85,7 @@ def gone(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
 
 @pytest.mark.parametrize("form", ["pickled network", "state dict", "checkpoint", "safetensors"])
 def test_every_form_is_converted(
-    tensors: dict[str, Tensor], gone: Callable, tmp_path: Path, capsys: pytest.CaptureFixture, form: str
+    tensors: dict[str, Tensor], remove_official_code: Callable, tmp_path: Path, capsys: pytest.CaptureFixture, form: str
 ) -> None:
     file = tmp_path / ("official.safetensors" if form == "safetensors" else "official.pth")
     if form == "pickled network":
@@ -94,7 +94,7 @@ def test_every_form_is_converted(
         save_file(tensors, file)
     else:
         torch.save({"state_dict": tensors} if form == "checkpoint" else tensors, file)
-    gone()
+    remove_official_code()
     assert main([str(file), str(tmp_path / "out")]) == 0
     assert "ResNeXt-11 2x4d, widen 1" in capsys.readouterr().out
     loaded = load_classifier(tmp_path / "out").model.state_dict()
@@ -103,7 +103,7 @@ def test_every_form_is_converted(
 
 
 @pytest.mark.parametrize("option", [["--length", "16000"], ["--beta-start", "1e-4"], ["--stored-nodes"]])
-def test_an_option_that_does_not_apply(
+def test_an_option_that_does_not_apply_is_refused(
     tensors: dict[str, Tensor], tmp_path: Path, capsys: pytest.CaptureFixture, option: list[str]
 ) -> None:
     torch.save(tensors, tmp_path / "official.pth")
@@ -113,7 +113,7 @@ def test_an_option_that_does_not_apply(
 
 
 class Attack:
-    """Unpickled as it is meant, it makes a folder."""
+    """Object that calls a function when it is unpickled by ``pickle``."""
 
     def __init__(self, function: Callable, *arguments: object) -> None:
         self.call = function, arguments
@@ -130,12 +130,12 @@ def test_nothing_in_a_pickle_is_run(
     argument = {exec: "import os; os.mkdir('run')", Path.mkdir: Path("run")}.get(function, "run")
     torch.save(Attack(function, argument), "attack.pth")
     torch.load("attack.pth", weights_only=False)
-    Path("run").rmdir()  # the attack works
+    Path("run").rmdir()  # without protection the pickle runs its function
     with pytest.raises(UserError, match=r"attack\.pth is refused: .* weights_only=False\) and then torch\.save"):
         read_tensors("attack.pth")
     network = nn.Linear(2, 2)
     network.trap = Attack(function, argument)
     torch.save(network, "attack.pth")
-    with contextlib.suppress(UserError):  # torch itself blocks some functions
+    with contextlib.suppress(UserError):  # torch refuses some of the functions itself
         assert read_tensors("attack.pth").keys() == {"weight", "bias"}
     assert not Path("run").exists()

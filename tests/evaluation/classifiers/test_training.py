@@ -1,4 +1,4 @@
-"""The training of a digit classifier: batches, augmentation, metrics, and the recipe as people run it."""
+"""Tests of the training of a digit classifier: batches, augmentation, metrics and the recipe."""
 
 import signal
 from collections.abc import Callable
@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[3]
 RECIPE = "train_digit_classifier.py"
 CONFIGS = ROOT / "recipes" / "configs" / "classifiers"
 MetricsOf = Callable[[Path], list[dict]]
-AS_IT_IS = AugmentationConfig(speed=1, gain_db=0, tilt_db=0, filter_share=0, noise_share=0, mask_share=0)
+NO_AUGMENTATION = AugmentationConfig(speed=1, gain_db=0, tilt_db=0, filter_share=0, noise_share=0, mask_share=0)
 
 
 def tone(digit: int, samples: int) -> np.ndarray:
@@ -35,7 +35,7 @@ def tone(digit: int, samples: int) -> np.ndarray:
 
 @pytest.fixture(scope="session")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two sources of tones: "folder", all digits by two speakers in two takes, and "commands", zero and one only."""
+    """Write two sources of tones: "folder" has all digits by two speakers in two takes, "commands" has zero and one."""
     root = tmp_path_factory.mktemp("digits")
     (root / "folder").mkdir()
     for number in range(40):
@@ -53,7 +53,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def embedding(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny speech embedding with random weights."""
+    """Save a tiny speech embedding with random weights."""
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("embedding") / "tiny"
     SpeechEmbedding(channels=(4, 4, 4, 8)).save_pretrained(folder)
@@ -62,7 +62,7 @@ def embedding(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def tree(digits: Path, embedding: Path, tmp_path: Path) -> dict:
-    """A config tree of a tiny classifier, its run folder in tmp_path."""
+    """Return the config tree of a tiny classifier whose output folder is in tmp_path."""
     cache = str(digits / "cache")
     return {
         "output_dir": str(tmp_path / "run"),
@@ -93,11 +93,13 @@ def tree(digits: Path, embedding: Path, tmp_path: Path) -> dict:
 
 @pytest.fixture
 def config(tree: dict) -> Callable[..., ClassifierConfig]:
-    """The same with overrides, as a config."""
+    """Return a function that builds a config from the tree and overrides."""
     return lambda *overrides: from_tree(ClassifierConfig, apply_overrides(tree, overrides))
 
 
-def test_a_run_tells_how_good_the_classifier_is(config: Callable[..., ClassifierConfig], metrics_of: MetricsOf) -> None:
+def test_a_run_reports_the_accuracy_of_the_classifier(
+    config: Callable[..., ClassifierConfig], metrics_of: MetricsOf
+) -> None:
     run = train(ClassifierTask, config())
     lines = metrics_of(run)
     assert [line["step"] for line in lines if "loss" in line] == list(range(1, 9))
@@ -117,19 +119,19 @@ def test_a_run_tells_how_good_the_classifier_is(config: Callable[..., Classifier
     assert not (run / "samples").exists()
 
 
-def test_tones_are_learnt(config: Callable[..., ClassifierConfig], metrics_of: MetricsOf) -> None:
-    settings = [f"augmentation.{name}={value}" for name, value in AS_IT_IS.model_dump().items()]
+def test_tones_are_learned(config: Callable[..., ClassifierConfig], metrics_of: MetricsOf) -> None:
+    settings = [f"augmentation.{name}={value}" for name, value in NO_AUGMENTATION.model_dump().items()]
     settings += ["model.embedding=speech-embedding", "optimizer.lr=2e-2"]
     run = train(ClassifierTask, config(*settings, "training.steps=60", "training.validate_every=0"))
     assert metrics_of(run)[-1]["test_accuracy_folder"] >= 0.8
-    # The running means of the norms are trained too, in the saved weights as well.
+    # Evaluate the saved weights too: they must hold the running means of the batch norms.
     tones = np.stack([tone(digit, 6000) for digit in range(10)])
-    heard = load_classifier(run / "pipeline").classify(tones, 16000)[1].argmax(axis=1)
-    assert np.mean(heard == np.arange(10)) >= 0.8
+    predicted = load_classifier(run / "pipeline").classify(tones, 16000)[1].argmax(axis=1)
+    assert np.mean(predicted == np.arange(10)) >= 0.8
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
-def test_a_resumed_run_is_the_uninterrupted_one(
+def test_a_resumed_run_equals_the_uninterrupted_one(
     config: Callable[..., ClassifierConfig], metrics_of: MetricsOf, tmp_path: Path, optimizer: str
 ) -> None:
     chosen = f"optimizer.name={optimizer}"
@@ -151,7 +153,7 @@ def test_a_continued_run_keeps_its_sources(config: Callable[..., ClassifierConfi
         check_same_run(config("data.sources.more={}"), config())
 
 
-def test_batches_are_balanced_and_repeat(config: Callable[..., ClassifierConfig]) -> None:
+def test_batches_are_balanced_and_reproducible(config: Callable[..., ClassifierConfig]) -> None:
     settings = config()
     batches = BalancedBatches(open_sources(settings.data, "train"), settings)
     waveforms, chosen = batches.examples(list(range(400)))
@@ -170,12 +172,12 @@ def test_batches_are_balanced_and_repeat(config: Callable[..., ClassifierConfig]
 def test_sources_of_a_digit_are_balanced(
     config: Callable[..., ClassifierConfig], balance: float, expected: float
 ) -> None:
-    """Of zero and one there are three recordings in "commands" and two in "folder"; of the others only those two."""
+    """Zero and one have three recordings in "commands" and two in "folder"; other digits have only those two."""
     settings = config(f"data.balance={balance}")
     batches = BalancedBatches(open_sources(settings.data, "train"), settings)
-    heard = [batches._shares[digit].tolist() for digit in (0, 5)]
-    assert heard[0] == pytest.approx([1 - expected, expected])
-    assert heard[1] == [1, 0]
+    shares = [batches._shares[digit].tolist() for digit in (0, 5)]
+    assert shares[0] == pytest.approx([1 - expected, expected])
+    assert shares[1] == [1, 0]
 
 
 def test_labels_are_digits() -> None:
@@ -199,7 +201,9 @@ def test_labels_are_digits() -> None:
         (["model.embedding=digits-small"], "holds a SmallClassifier, not a speech embedding"),
     ],
 )
-def test_what_cannot_be_trained(config: Callable[..., ClassifierConfig], overrides: list[str], message: str) -> None:
+def test_runs_that_cannot_be_trained_are_refused(
+    config: Callable[..., ClassifierConfig], overrides: list[str], message: str
+) -> None:
     settings = config(*overrides)
     with pytest.raises(UserError, match=message):
         train(ClassifierTask, settings)
@@ -224,13 +228,13 @@ def test_what_cannot_be_trained(config: Callable[..., ClassifierConfig], overrid
         ("model.name=resnext", "with model.name=resnext it must be null"),
     ],
 )
-def test_settings_that_mean_nothing(config: Callable[..., ClassifierConfig], override: str, message: str) -> None:
+def test_invalid_settings_are_refused(config: Callable[..., ClassifierConfig], override: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         config(override)
 
 
 @pytest.mark.parametrize(("name", "parameters"), [("digits-small", 358_090), ("resnext-sc09", 34_425_546)])
-def test_the_configs(name: str, parameters: int) -> None:
+def test_the_configs_of_the_recipe(name: str, parameters: int) -> None:
     settings = load_config(ClassifierConfig, CONFIGS / f"{name}.yaml")
     with torch.device("meta"):
         network = settings.model.network_class(**settings.model.arguments)
@@ -238,7 +242,7 @@ def test_the_configs(name: str, parameters: int) -> None:
     assert (settings.optimizer.name == "sgd") == (name == "resnext-sc09")
 
 
-def test_the_word_stays_inside_the_second() -> None:
+def test_the_word_stays_inside_the_window() -> None:
     random = np.random.default_rng(0)
     waveform = np.zeros(24000, dtype=np.float32)
     waveform[15000:23000] = tone(3, 8000)
@@ -249,20 +253,22 @@ def test_the_word_stays_inside_the_second() -> None:
         starts.append(int(np.flatnonzero(window)[0]))
     assert min(starts) < 1500
     assert max(starts) > 6500
-    long = placed(tone(3, 40000), random)  # nothing fits: from its beginning
+    long = placed(tone(3, 40000), random)  # too long for the window: it starts at the beginning of the loud part
     np.testing.assert_allclose(long, tone(3, 40000)[loud_part(tone(3, 40000))[0] :][:16000], atol=1e-6)
 
 
-def test_speed_moves_the_pitch() -> None:
+def test_speed_changes_the_pitch() -> None:
     faster = at_speed(tone(0, 16000), 1.25)  # 300 Hz
     assert len(faster) == 12800
     np.testing.assert_allclose(faster, 0.3 * np.sin(2 * np.pi * 375 * np.arange(12800) / 16000), atol=2e-3)
     np.testing.assert_allclose(at_speed(tone(0, 500), 1.0), tone(0, 500), atol=1e-7)
 
 
-def test_augmentation_does_what_it_is_told() -> None:
+def test_augmentation_follows_its_settings() -> None:
     def change(**settings: object) -> np.ndarray:
-        return augment(waveform, AugmentationConfig(**{**AS_IT_IS.model_dump(), **settings}), np.random.default_rng(0))
+        return augment(
+            waveform, AugmentationConfig(**{**NO_AUGMENTATION.model_dump(), **settings}), np.random.default_rng(0)
+        )
 
     def power(window: np.ndarray, low: float, high: float) -> float:
         spectrum = np.abs(np.fft.rfft(window)) ** 2
@@ -271,7 +277,7 @@ def test_augmentation_does_what_it_is_told() -> None:
     random = np.random.default_rng(1)
     waveform = random.standard_normal(16000).astype(np.float32)
     plain = change()
-    np.testing.assert_allclose(plain, waveform, atol=1e-5)  # noise fills the second, so it cannot be moved
+    np.testing.assert_allclose(plain, waveform, atol=1e-5)  # the noise is as long as the window, so it is not shifted
     loud = change(gain_db=6.0)
     assert np.ptp(loud / waveform) < 1e-2 * abs(loud / waveform).mean()
     assert abs(loud / waveform).mean() != pytest.approx(1, abs=1e-3)

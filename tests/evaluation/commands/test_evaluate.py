@@ -1,4 +1,4 @@
-"""The command ``sashimi-evaluate`` as a user runs it."""
+"""Tests of the command ``sashimi-evaluate``."""
 
 import json
 import subprocess
@@ -34,7 +34,7 @@ def classifier(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def recordings(tmp_path: Path) -> Path:
-    """Sixty noises, named like the digits of three speakers."""
+    """Write sixty clips of noise, named like the digits of three speakers."""
     folder = tmp_path / "recordings"
     folder.mkdir()
     random = np.random.default_rng(0)
@@ -88,7 +88,7 @@ def test_several_sets_side_by_side(samples, recordings, classifier, capsys):
     assert content["sets"][0]["figures"] == content["sets"][1]["figures"]
 
 
-def test_several_processes_say_what_one_says(samples, recordings, classifier, tmp_path):
+def test_several_processes_give_the_results_of_one(samples, recordings, classifier, tmp_path):
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     options = [str(samples), "--reference", str(recordings), "--classifier", classifier, "--resamples", "10"]
     command = [*launch, "-m", "sashimi_evaluation.commands.evaluate", *options, "--cache-dir", str(tmp_path / "two")]
@@ -128,7 +128,7 @@ def test_wrong_options_are_one_line_and_exit_code_2(samples, recordings, classif
     assert not Path("evaluation.json").exists()
 
 
-def test_folders_that_cannot_be_scored(samples, recordings, classifier, capsys, tmp_path):
+def test_folders_that_cannot_be_evaluated(samples, recordings, classifier, capsys, tmp_path):
     (tmp_path / "empty").mkdir()
     options = ["--reference", "recordings", "--classifier", classifier]
     assert run("empty", *options) == 2
@@ -144,10 +144,10 @@ def test_folders_that_cannot_be_scored(samples, recordings, classifier, capsys, 
 
 def test_listening_test_end_to_end(samples, recordings, capsys, tmp_path):
     make = ["listening-test", "make", "ours=samples", "real=recordings", "--out", "test", "--clips", "3"]
-    assert main([*make, "--pattern", "{speaker}--{label}"]) == 2  # the recordings are not named like that
+    assert main([*make, "--pattern", "{speaker}--{label}"]) == 2  # the pattern does not match the recordings
     assert "not of the form" in capsys.readouterr().err
     assert not Path("test").exists()
-    assert main([*make, "--pattern", PATTERN]) == 0  # nor are the samples, which samples.json names
+    assert main([*make, "--pattern", PATTERN]) == 0  # the samples do not match it either, but samples.json lists them
     assert Path("test/index.html").is_file()
     assert "do not give it to them" in capsys.readouterr().out
     assert main(["listening-test", "score", "nothing.json", "nothing.csv"]) == 2

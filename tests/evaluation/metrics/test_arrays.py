@@ -1,4 +1,4 @@
-"""The checks every metric begins with."""
+"""Tests of the validation of feature and probability arrays."""
 
 import numpy as np
 import pytest
@@ -20,12 +20,12 @@ GOOD = np.ones((3, 2))
         ([["loud"]], "real numbers"),
     ],
 )
-def test_features_that_cannot_be_used(features, complaint: str):
+def test_invalid_features_are_refused(features, complaint: str):
     with pytest.raises(UserError, match=complaint):
         feature_matrix(features)
 
 
-def test_features_of_two_widths():
+def test_features_of_different_widths_are_refused():
     with pytest.raises(UserError, match="2 and 5 columns"):
         feature_pair(GOOD, np.ones((3, 5)))
 
@@ -39,12 +39,12 @@ def test_features_of_two_widths():
         ([0.5, 0.5], r"\(clips, classes\), got \(2,\)"),
     ],
 )
-def test_probabilities_that_cannot_be_used(probs, complaint: str):
+def test_invalid_probabilities_are_refused(probs, complaint: str):
     with pytest.raises(UserError, match=complaint):
         probability_matrix(probs)
 
 
-def test_probabilities_over_other_classes():
+def test_probabilities_over_different_classes_are_refused():
     with pytest.raises(UserError, match="2 and 4 columns"):
         probability_pair(np.full((3, 2), 0.5), np.full((3, 4), 0.25))
 

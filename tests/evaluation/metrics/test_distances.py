@@ -1,4 +1,4 @@
-"""Distances in blocks against the definition."""
+"""Tests of block-wise distances against their definition."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The Fréchet distance against its closed form for known covariances."""
+"""Tests of the Fréchet distance against its closed form for known covariances."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from sashimi_evaluation.metrics.frechet import FrechetExtrapolation, frechet_dis
 
 
 def with_moments(mean, covariance, clips: int, seed: int = 0) -> np.ndarray:
-    """Features whose mean and covariance (divided by n - 1) are exactly the given ones."""
+    """Return features with exactly this mean and covariance (divided by n - 1)."""
     mean, covariance = np.asarray(mean, dtype=float), np.asarray(covariance, dtype=float)
     noise = np.random.default_rng(seed).normal(size=(clips, len(mean)))
     white, _ = np.linalg.qr(noise - noise.mean(axis=0))
@@ -25,7 +25,7 @@ def rotation(width: int, seed: int = 0) -> np.ndarray:
 def test_diagonal_covariances():
     a = with_moments([0, 1, 2], np.diag([1.0, 4.0, 9.0]), clips=20)
     b = with_moments([1, 1, 0], np.diag([4.0, 1.0, 0.25]), clips=35, seed=1)
-    # |gap|² and the squared differences of the standard deviations
+    # squared distance of the means plus squared differences of the standard deviations
     assert frechet_distance(a, b) == pytest.approx((1 + 4) + (1 + 1 + 2.5**2), rel=1e-12)
 
 
@@ -40,7 +40,7 @@ def test_covariances_that_do_not_commute():
 
 @pytest.mark.parametrize("clips", [5, 200])
 def test_more_columns_than_clips(clips: int):
-    """Columns without information and a rotation change nothing, though the covariances become singular."""
+    """Zero columns and a rotation do not change the distance, although the covariances become singular."""
     random = np.random.default_rng(3)
     a, b = random.normal(size=(clips, 3)), random.normal(size=(clips + 2, 3)) * 2 + 1
     turn = rotation(40)
@@ -48,7 +48,7 @@ def test_more_columns_than_clips(clips: int):
     assert frechet_distance(wide_a, wide_b) == pytest.approx(frechet_distance(a, b), rel=1e-12)
 
 
-def test_sets_in_orthogonal_spaces_share_nothing():
+def test_the_variances_of_sets_in_orthogonal_spaces_add_up():
     a = with_moments([0], [[2.0]], clips=6) * [[1.0, 0.0]]
     b = with_moments([0], [[3.0]], clips=6) * [[0.0, 1.0]]
     assert frechet_distance(a, b) == pytest.approx(5, rel=1e-12)
@@ -68,14 +68,14 @@ def test_the_extrapolation_removes_the_bias():
     found = frechet_extrapolation(reference, features)
     assert found.sizes == (100, 113, 130, 152, 184, 233, 318, 500)
     assert found.values[-1] == pytest.approx(frechet_distance(reference, features))
-    # The line leaves the noise of the mean of these 500 clips, which the averages of subsets share.
+    # The line cannot remove the noise in the mean of these 500 clips, because all subsets share it.
     gap = features.mean(axis=0) - reference.mean(axis=0)
     assert abs(found.limit - gap @ gap) < 0.03 < found.values[0] - gap @ gap
     assert found == frechet_extrapolation(reference, features, seed=0)
     assert found != frechet_extrapolation(reference, features, seed=1)
 
 
-def test_the_line_ends_where_it_must():
+def test_the_line_through_two_sizes():
     random = np.random.default_rng(0)
     reference, features = random.normal(size=(50, 2)), random.normal(size=(40, 2))
     found = frechet_extrapolation(reference, features, sizes=[40, 20, 20])
@@ -85,7 +85,7 @@ def test_the_line_ends_where_it_must():
 
 
 @pytest.mark.parametrize("sizes", [[], [10], [10, 10], [1, 10], [10, 41]])
-def test_sizes_without_a_line(sizes: list[int]):
+def test_sizes_that_do_not_determine_a_line_are_refused(sizes: list[int]):
     features = np.random.default_rng(0).normal(size=(40, 2))
     with pytest.raises(UserError, match=r"between 2 and the number of clips \(40\)"):
         frechet_extrapolation(features, features, sizes=sizes)

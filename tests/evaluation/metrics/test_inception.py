@@ -1,4 +1,4 @@
-"""Scores of probabilities whose values are known."""
+"""Tests of the Inception, modified classifier and AM scores."""
 
 import numpy as np
 import pytest
@@ -18,11 +18,11 @@ LABELS = np.arange(200) % 10
 PERFECT = np.eye(10)[LABELS]
 COLLAPSED = np.eye(10)[np.zeros(200, dtype=int)]
 DROPPED = np.eye(10)[np.arange(200) % 5]
-CLUELESS = np.full((200, 10), 0.1)
+UNIFORM = np.full((200, 10), 0.1)
 ERROR = 0.2
 NOISY = (1 - ERROR - ERROR / 9) * PERFECT + ERROR / 9
 NOISY_ENTROPY = -(1 - ERROR) * np.log(1 - ERROR) - ERROR * np.log(ERROR / 9)
-LOST = -np.log(PROBABILITY_FLOOR)  # what a probability of 0 costs
+LOST = -np.log(PROBABILITY_FLOOR)  # negative log of a probability of 0
 
 
 @pytest.mark.parametrize(
@@ -31,7 +31,7 @@ LOST = -np.log(PROBABILITY_FLOOR)  # what a probability of 0 costs
         (PERFECT, 10, 0.9 * LOST, 0),
         (COLLAPSED, 1, 0, 0.9 * LOST - np.log(10)),
         (DROPPED, 5, 0.8 * LOST, 0.5 * np.log(0.5) + 0.5 * (np.log(0.1) + LOST)),
-        (CLUELESS, 1, 0, np.log(10)),
+        (UNIFORM, 1, 0, np.log(10)),
         (
             NOISY,
             10 / np.exp(NOISY_ENTROPY),
@@ -39,16 +39,16 @@ LOST = -np.log(PROBABILITY_FLOOR)  # what a probability of 0 costs
             NOISY_ENTROPY,
         ),
     ],
-    ids=["perfect", "collapsed", "dropped", "clueless", "noisy"],
+    ids=["perfect", "collapsed", "dropped", "uniform", "noisy"],
 )
-def test_known_sets(probs: np.ndarray, score: float, log_modified: float, am: float):
+def test_scores_of_known_sets(probs: np.ndarray, score: float, log_modified: float, am: float):
     assert inception_score(probs, splits=1) == (pytest.approx(score, rel=1e-12), 0)
     assert log_modified_classifier_score(probs) == pytest.approx(log_modified, rel=1e-12, abs=1e-12)
     assert modified_classifier_score(probs) == pytest.approx(np.exp(log_modified), rel=1e-10)
     assert am_score(PERFECT, probs) == pytest.approx(am, rel=1e-12, abs=1e-12)
 
 
-def test_the_modified_score_against_all_pairs():
+def test_the_modified_score_is_the_mean_over_all_pairs():
     probs = np.random.default_rng(0).dirichlet(np.full(7, 0.3), size=40)
     pairs = [np.sum(p * np.log(p / q)) for p in probs for q in probs]
     assert log_modified_classifier_score(probs) == pytest.approx(np.mean(pairs), rel=1e-12)
@@ -62,7 +62,7 @@ def test_the_am_score_compares_with_the_classes_of_the_reference():
     assert am_score(reference, probs) == pytest.approx(divergence + np.mean(entropies), rel=1e-12)
 
 
-def test_splits_are_scored_alone():
+def test_splits_are_evaluated_separately():
     probs = np.random.default_rng(0).dirichlet(np.full(5, 0.5), size=23)
     order = np.random.default_rng(7).permutation(23)
     parts = [inception_score(part, splits=1)[0] for part in np.split(probs[order], [8, 16])]
@@ -89,6 +89,6 @@ def test_the_order_of_clips_does_not_matter(seed: int):
 
 
 @pytest.mark.parametrize("splits", [0, 10])
-def test_too_many_splits_or_none(splits: int):
+def test_wrong_numbers_of_splits_are_refused(splits: int):
     with pytest.raises(UserError, match=r"between 1 and the number of clips \(9\)"):
         inception_score(PERFECT[:9], splits=splits)

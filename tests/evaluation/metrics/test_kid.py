@@ -1,4 +1,4 @@
-"""Kernel distances against a double loop."""
+"""Tests of the kernel distances against a double loop."""
 
 import importlib
 import itertools
@@ -17,7 +17,7 @@ def median_distance(features: np.ndarray) -> float:
 
 
 def by_hand(a: np.ndarray, b: np.ndarray, kernel: str, rows=None, columns=None, sigma: float | None = None) -> float:
-    """Gretton's unbiased estimate; clips are given by index, and pairs of a clip with itself are left out."""
+    """Return Gretton's unbiased estimate; clips are given by index, and pairs of a clip with itself are excluded."""
     sigma = sigma or median_distance(a)
 
     def value(x: np.ndarray, y: np.ndarray) -> float:
@@ -40,14 +40,14 @@ def two_sets(shift: float = 0.5) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.mark.parametrize("kernel", ["polynomial", "rbf"])
 @pytest.mark.parametrize("entries", [2**23, 30])
-def test_the_definition_in_blocks_of_any_size(monkeypatch, kernel: str, entries: int):
+def test_distances_agree_with_the_definition_for_every_block_size(monkeypatch, kernel: str, entries: int):
     monkeypatch.setattr(distances, "_BLOCK_ENTRIES", entries)
     a, b = two_sets()
     assert kernel_distance(a, b, kernel) == pytest.approx(by_hand(a, b, kernel), rel=1e-10)
 
 
 @pytest.mark.parametrize("kernel", ["polynomial", "rbf"])
-def test_the_interval_is_that_of_drawing_clips_again(kernel: str):
+def test_the_interval_agrees_with_resampling_the_clips(kernel: str):
     a, b = two_sets()
     random = np.random.default_rng(4)
     rows = [random.integers(len(a), size=len(a)) for _ in range(25)]
@@ -68,7 +68,7 @@ def test_sets_of_one_distribution_are_at_zero_on_average(kernel: str):
     assert abs(np.mean(values)) < 4 * np.std(values) / np.sqrt(len(values))
 
 
-def test_what_the_scale_of_the_features_does():
+def test_the_effect_of_the_scale_of_the_features():
     a, b = two_sets()
     assert kernel_distance(a * 1000, b * 1000, "rbf") == pytest.approx(kernel_distance(a, b, "rbf"), rel=1e-9)
     growth = kernel_distance(a * 2000, b * 2000) / kernel_distance(a * 1000, b * 1000)
@@ -76,7 +76,7 @@ def test_what_the_scale_of_the_features_does():
 
 
 def test_the_bandwidth_of_a_large_reference(monkeypatch):
-    # The package may offer the function under the name of its module.
+    # The package may export a function with the name of the module, so look the module up by its full name.
     monkeypatch.setattr(importlib.import_module(kernel_distance.__module__), "_MEDIAN_CLIPS", 4)
     a, b = two_sets()
     expected = by_hand(a, b, "rbf", sigma=median_distance(a[[0, 4, 8, 12]]))

@@ -1,4 +1,4 @@
-"""Histograms, accuracies and intervals of shares, worked out by hand."""
+"""Tests of class histograms and label accuracy."""
 
 import numpy as np
 import pytest

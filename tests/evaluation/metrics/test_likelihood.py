@@ -1,4 +1,4 @@
-"""Bits per sample, and the clips that a likelihood window keeps."""
+"""Tests of bits per sample and of the likelihood window."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ def test_bits_of_a_uniform_model():
     assert bits_per_sample(uniform[:1], 100) == pytest.approx(8)
 
 
-def test_long_clips_weigh_more():
+def test_clips_are_weighted_by_their_length():
     assert bits_per_sample(-np.log(2) * np.array([1 * 10, 3 * 30]), [10, 30]) == pytest.approx((10 + 90) / 40)
 
 
@@ -27,13 +27,13 @@ def test_the_metric_needs_the_likelihoods_of_all_clips():
 
 
 def test_the_official_window():
-    scores = [9, 1, 8, 3, 7, 0, 6, 5, 4, 2]  # of 10 clips: from int(4.0) up to, not including, int(9.5)
+    scores = [9, 1, 8, 3, 7, 0, 6, 5, 4, 2]  # of 10 clips, ranks int(4.0) to int(9.5) - 1 remain
     assert likelihood_window(scores).tolist() == [2, 4, 6, 7, 8]
     assert likelihood_window(scores, 0, 0).tolist() == list(range(10))
     assert likelihood_window(scores, 0.85, 0.1).tolist() == [2]
     assert likelihood_window([5, 1, 4, 2, 3, 9, 8, 7, 6, 0], 0.3, 0.1).tolist() == [0, 2, 4, 6, 7, 8]
     assert likelihood_window(np.arange(5120)).tolist() == list(range(2048, 4864))  # the published number of clips
-    # int(0.29 * 100) is 28 in binary
+    # int(0.29 * 100) is 28 in floating point
     assert likelihood_window(np.arange(100), 0.29, 0.3).tolist() == list(range(29, 70))
 
 
@@ -55,7 +55,7 @@ def test_impossible_likelihoods(scores: list):
         bits_per_sample(scores, 1)
 
 
-def test_nothing_left_and_lengths_that_do_not_fit():
+def test_empty_windows_and_lengths_that_do_not_fit():
     with pytest.raises(UserError, match="no clip of 1 is left"):
         likelihood_window([0.0])
     for lengths in ([1, 2, 3], 0, [5, 0]):

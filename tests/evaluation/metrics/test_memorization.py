@@ -1,4 +1,4 @@
-"""The check for copies: distances to the training clips whose values are known."""
+"""Tests of the detection of copied training clips."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ def test_copies_are_found_and_real_clips_are_not():
     assert memorization(fresh + 100, train, held_out).median_ratio > 10
 
 
-def test_the_shares_that_count_as_near():
+def test_the_shares_below_the_percentiles():
     train = np.zeros((1, 1))
     held_out = np.arange(101.0)[:, None]  # percentiles 1, 5 and 50 are the distances 1, 5 and 50
     samples = np.array([0.5, 1.0, 4.0, 5.0, 100.0])[:, None]

@@ -1,4 +1,4 @@
-"""Bins whose proportions are known, and the test that compares them."""
+"""Tests of the number of statistically different bins."""
 
 import sys
 
@@ -10,9 +10,9 @@ from sashimi_evaluation.metrics.ndb import jensen_shannon_divergence, ndb, propo
 
 
 def clusters(*sizes: int, seed: int = 0) -> np.ndarray:
-    """Clips in well separated heaps of the given sizes."""
-    heaps = np.repeat(np.arange(len(sizes)), sizes)
-    return np.random.default_rng(seed).normal(size=(len(heaps), 2)) + 1000 * np.stack([heaps, heaps % 2], axis=1)
+    """Return the features of well-separated clusters of these sizes."""
+    cluster = np.repeat(np.arange(len(sizes)), sizes)
+    return np.random.default_rng(seed).normal(size=(len(cluster), 2)) + 1000 * np.stack([cluster, cluster % 2], axis=1)
 
 
 @pytest.fixture
@@ -21,12 +21,12 @@ def needs_scikit_learn() -> None:
 
 
 @pytest.mark.usefixtures("needs_scikit_learn")
-def test_heaps_that_are_filled_otherwise():
+def test_clusters_with_different_proportions():
     found = ndb(clusters(100, 100, 100, 100), clusters(0, 200, 100, 100, seed=1), bins=4)
     assert sorted(found.proportions_reference) == [0.25] * 4
     assert sorted(found.proportions) == [0, 0.25, 0.25, 0.5]
     assert (found.different, found.share) == (2, 0.5)
-    # Against the mean distribution (1/8, 3/8, 1/4, 1/4), in bits.
+    # Divergence from the mean distribution (1/8, 3/8, 1/4, 1/4), in bits.
     first = 0.25 * np.log2(2) + 0.25 * np.log2(2 / 3)
     second = 0.5 * np.log2(4 / 3)
     assert found.divergence == pytest.approx((first + second) / 2, rel=1e-12)
@@ -48,27 +48,27 @@ def test_sets_of_one_distribution_differ_in_about_alpha_of_the_bins():
 
 
 @pytest.mark.usefixtures("needs_scikit_learn")
-def test_the_z_test_by_hand():
+def test_the_z_test_agrees_with_values_computed_by_hand():
     # z = (0.5 - 0.4) / √(0.45 · 0.55 · 2 / n): 1.4213 for n = 100, 2.0101 for n = 200; the limit at 0.05 is 1.9600
     assert not proportions_differ([0.5], 100, [0.4], 100).any()
     assert proportions_differ([0.5], 200, [0.4], 200).all()
     assert not proportions_differ([0.5], 200, [0.4], 200, alpha=0.04).any()
-    # Pooled: z = 0.2 / √(7/15 · 8/15 · (1/100 + 1/20)) = 1.6366, p = 0.102; each variance alone would give p = 0.079
+    # Pooled: z = 0.2 / √(7/15 · 8/15 · (1/100 + 1/20)) = 1.6366, p = 0.102; unpooled variances would give p = 0.079
     assert not proportions_differ([0.5], 100, [0.3], 20, alpha=0.09).any()
     assert proportions_differ([0.5], 100, [0.3], 20, alpha=0.11).all()
     assert proportions_differ([0.0], 100, [0.04], 100).all()  # z = 2.0203
-    assert not proportions_differ([0.0, 1.0], 10, [0.0, 1.0], 20).any()  # empty or full in both
+    assert not proportions_differ([0.0, 1.0], 10, [0.0, 1.0], 20).any()  # both bins are empty, or both hold all clips
 
 
 @pytest.mark.usefixtures("needs_scikit_learn")
-def test_divergence_has_its_limits():
+def test_limits_of_the_divergence():
     apart = np.array([1.0, 0.0]), np.array([0.0, 1.0])
     assert jensen_shannon_divergence(*apart) == 1
     assert jensen_shannon_divergence(apart[0], apart[0]) == 0
 
 
 @pytest.mark.usefixtures("needs_scikit_learn")
-def test_many_histograms_at_once():
+def test_batches_of_histograms():
     from scipy.spatial.distance import jensenshannon
 
     random = np.random.default_rng(0)
@@ -81,12 +81,12 @@ def test_many_histograms_at_once():
     np.testing.assert_allclose(divergence, jensenshannon(first, second, base=2, axis=1) ** 2, rtol=0, atol=1e-12)
 
 
-def test_more_bins_than_clips():
+def test_more_bins_than_clips_are_refused():
     with pytest.raises(UserError, match=r"number of reference clips \(3\), got 50"):
         ndb(clusters(3), clusters(60))
 
 
-def test_without_scikit_learn(monkeypatch):
+def test_without_scikit_learn_the_error_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.cluster", None)
     with pytest.raises(UserError, match=r"pip install \"sashimi-diffusion\[eval\]\""):
         ndb(clusters(60), clusters(60))

@@ -1,4 +1,4 @@
-"""The official metrics against numbers that the official code gave, and what tells them from the right ones."""
+"""Tests of the official metrics against numbers of the official code, and of their differences from the exact ones."""
 
 import numpy as np
 import pytest
@@ -62,7 +62,7 @@ def test_frechet_distance(arrays, outputs):
 
 
 def test_frechet_distance_of_fewer_clips_than_features(arrays, outputs):
-    """The two values differ by 9e-7, by what the official square root of a singular matrix is off."""
+    """The values differ by 9e-7, the error of the official square root of a singular matrix."""
     data, generated = arrays["in.feat_data_lowrank"], arrays["in.feat_gen_lowrank"]
     assert frechet_distance(data, generated) == pytest.approx(outputs["fid_lowrank"], rel=1e-6)
 
@@ -75,18 +75,18 @@ def test_official_frechet_distance(arrays, outputs):
     assert singular == pytest.approx(outputs["fid_lowrank"], rel=1e-6)
 
 
-def test_a_root_that_is_not_finite_is_taken_again_beside_the_singular_matrix(monkeypatch):
-    asked = []
+def test_a_root_that_is_not_finite_is_recomputed_with_an_offset_on_the_diagonal(monkeypatch):
+    matrices = []
 
     def root(matrix: np.ndarray) -> np.ndarray:
-        asked.append(matrix)
-        return np.full_like(matrix, np.nan) if len(asked) == 1 else np.eye(2) * 1j + 0.25
+        matrices.append(matrix)
+        return np.full_like(matrix, np.nan) if len(matrices) == 1 else np.eye(2) * 1j + 0.25
 
     monkeypatch.setattr(official, "_matrix_root", root)
     a, b = np.array([[0.0, 0.0], [2.0, 0.0]]), np.array([[1.0, 0.0], [1.0, 4.0]])  # variances (2, 0) and (0, 8)
     assert official_frechet_distance(a, b) == pytest.approx(4 + 2 + 8 - 2 * 0.5)
-    np.testing.assert_allclose(asked[0], np.zeros((2, 2)))
-    np.testing.assert_allclose(asked[1], np.diag([2.0001e-4, 8.0001e-4]), rtol=1e-12)
+    np.testing.assert_allclose(matrices[0], np.zeros((2, 2)))
+    np.testing.assert_allclose(matrices[1], np.diag([2.0001e-4, 8.0001e-4]), rtol=1e-12)
 
 
 def test_ndb(arrays, outputs):
@@ -101,7 +101,7 @@ def test_ndb(arrays, outputs):
 def test_threshold_search(arrays, outputs):
     found = official_threshold_search(
         arrays["in.probs_gen"], np.random.RandomState(123)
-    )  # as the official data were made
+    )  # the generator of the official data
     np.testing.assert_array_equal(found.tuning, arrays["mid.thr_val_indices"])
     np.testing.assert_allclose(found.pairs, outputs["threshold"]["pairs"], rtol=1e-12)
     np.testing.assert_allclose(found.scores, arrays["mid.thr_scores"], rtol=1e-6)
@@ -111,13 +111,13 @@ def test_threshold_search(arrays, outputs):
     np.testing.assert_array_equal(found.kept, others[100:237])  # int(0.4 · 250) to int(0.95 · 250)
 
 
-def test_the_generator_after_the_pairs_of_the_test_set(arrays):
+def test_the_state_of_the_generator_after_the_pairs_of_the_test_set(arrays):
     expected = np.random.RandomState(0)
     np.testing.assert_array_equal([expected.choice(500, size=2) for _ in range(10_000)], arrays["mid.mis_pairs"])
     assert state_after_modified_inception_score(500).randint(2**31) == expected.randint(2**31)
 
 
-def test_the_global_generator_is_left_alone():
+def test_the_global_generator_is_not_changed():
     probs = np.random.default_rng(0).dirichlet(np.ones(10), size=40)
     np.random.seed(5)
     expected = np.random.random()
@@ -128,12 +128,12 @@ def test_the_global_generator_is_left_alone():
     assert np.random.random() == expected
 
 
-def test_the_official_score_does_not_see_rare_classes():
+def test_the_official_score_counts_rare_classes_like_frequent_ones():
     rare = np.full((1000, 10), 0.01 / 9)
     rare[:, 0] = 0.99
     rare[np.arange(1, 10) * 100] = np.eye(10)[1:] * 0.99 + 0.001
     assert inception_score(rare, splits=1)[0] < 1.1
-    assert official_inception_score(rare) > 3  # nine classes that are hardly there count as much as the one that is
+    assert official_inception_score(rare) > 3  # nine rare classes count as much as the frequent one
 
 
 def test_values_that_only_the_official_code_returns():

@@ -1,4 +1,4 @@
-"""Every figure puts real recordings, the same ones under more and more noise, and noise alone in this order."""
+"""Tests that every metric gets worse as noise is added to real recordings."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ HIGHER = ("density", "coverage", "is", "mcs", "accuracy", "confidence")
 
 
 def with_noise(clips: ClipFolder, folder: Path, ratio: float | None) -> ClipFolder:
-    """The clips under white noise, or white noise of their level alone."""
+    """Write the clips with added white noise, or only white noise of their level if ``ratio`` is None."""
     random = np.random.default_rng(0)
     folder.mkdir()
     for file in clips.files:
@@ -32,7 +32,7 @@ def with_noise(clips: ClipFolder, folder: Path, ratio: float | None) -> ClipFold
 
 @pytest.fixture(scope="module")
 def evaluated(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> list[EvaluatedSet]:
-    """Real clips, then 20, 10 and 0 dB, then noise."""
+    """Return the results of real clips, of clips with noise at 20, 10 and 0 dB, and of noise alone."""
     folder = tmp_path_factory.mktemp("ordering")
     real = open_clips(shared_data / "fsdd", "real", PATTERN, {"index": [str(i) for i in range(5)]})
     reference = open_clips(shared_data / "fsdd", "reference", PATTERN, {"index": [str(i) for i in range(10, 20)]})
@@ -44,15 +44,15 @@ def evaluated(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> li
 
 @pytest.mark.parametrize("key", [*LOWER, *HIGHER])
 def test_more_noise_is_worse(evaluated: list[EvaluatedSet], key: str) -> None:
-    figures = [next(figure for figure in each.metrics if figure.key == key) for each in evaluated]
-    values = [figure.value for figure in figures]
+    metrics = [next(metric for metric in each.metrics if metric.key == key) for each in evaluated]
+    values = [metric.value for metric in metrics]
     worse = values if key in LOWER else values[::-1]
     assert worse == sorted(worse), values
-    first, last = figures[0].interval, figures[-1].interval
+    first, last = metrics[0].interval, metrics[-1].interval
     assert first.high < last.low if key in LOWER else first.low > last.high
 
 
-def test_precision_and_recall_tell_noise_from_speech(evaluated: list[EvaluatedSet]) -> None:
+def test_precision_and_recall_are_lower_for_noise_than_for_speech(evaluated: list[EvaluatedSet]) -> None:
     for key in ("precision", "recall"):
-        first, *_, last = (next(figure for figure in each.metrics if figure.key == key) for each in evaluated)
+        first, *_, last = (next(metric for metric in each.metrics if metric.key == key) for each in evaluated)
         assert first.interval.low > last.interval.high, key

@@ -1,4 +1,4 @@
-"""Precision, recall, density and coverage against their definitions."""
+"""Tests of precision, recall, density and coverage against their definitions."""
 
 import numpy as np
 import pytest
@@ -21,19 +21,21 @@ def by_hand(reference: np.ndarray, samples: np.ndarray, k: int) -> PrecisionReca
     def inside(point: np.ndarray, points: np.ndarray, index: int) -> bool:
         return np.linalg.norm(point - points[index]) < radius(points, index)
 
-    held = np.array([[inside(sample, reference, i) for i in range(len(reference))] for sample in samples])
-    holding = np.array([[inside(real, samples, j) for j in range(len(samples))] for real in reference])
-    return PrecisionRecall(held.any(1).mean(), holding.any(1).mean(), held.sum(1).mean() / k, held.any(0).mean())
+    in_reference = np.array([[inside(sample, reference, i) for i in range(len(reference))] for sample in samples])
+    in_samples = np.array([[inside(real, samples, j) for j in range(len(samples))] for real in reference])
+    return PrecisionRecall(
+        in_reference.any(1).mean(), in_samples.any(1).mean(), in_reference.sum(1).mean() / k, in_reference.any(0).mean()
+    )
 
 
 @pytest.mark.parametrize("k", [1, 3])
 @pytest.mark.parametrize("entries", [2**23, 50])
-def test_the_definition_in_blocks_of_any_size(monkeypatch, k: int, entries: int):
+def test_metrics_agree_with_the_definition_for_every_block_size(monkeypatch, k: int, entries: int):
     monkeypatch.setattr(distances, "_BLOCK_ENTRIES", entries)
     random = np.random.default_rng(0)
     reference, samples = random.normal(size=(20, 2)), 0.7 * random.normal(size=(15, 2)) + 0.5
     expected = by_hand(reference, samples, k)
-    assert 0 < expected.recall < expected.precision < 1  # so that no figure can stand in for another
+    assert 0 < expected.recall < expected.precision < 1  # different values, so that swapped metrics are noticed
     found = precision_recall_density_coverage(reference, samples, k)
     np.testing.assert_allclose(list(vars(found).values()), list(vars(expected).values()), rtol=1e-12)
     shapes = [part.shape for part in precision_recall_density_coverage_per_item(reference, samples, k)]
@@ -53,7 +55,7 @@ def test_sets_that_are_far_apart():
     assert precision_recall_density_coverage(features, features + 100) == PrecisionRecall(0, 0, 0, 0)
 
 
-def test_a_missing_mode_costs_recall_and_coverage_and_noise_costs_precision():
+def test_a_missing_mode_lowers_recall_and_coverage_and_noise_lowers_precision():
     random = np.random.default_rng(0)
     reference = random.normal(size=(200, 3)) + 50 * (np.arange(200) % 2)[:, None]
     half = random.normal(size=(200, 3))

@@ -1,3 +1,5 @@
+"""Tests of the signal properties of a clip: level, noise floor, silence and clipping."""
+
 import numpy as np
 import pytest
 
@@ -21,7 +23,7 @@ def test_the_noise_floor_is_that_of_the_pauses():
     assert signal_properties(noise, RATE).noise_floor == pytest.approx(-60, abs=1)
 
 
-def test_the_inner_floor_leaves_out_what_surrounds_the_sound():
+def test_the_inner_floor_ignores_the_padding_around_the_sound():
     sound = 0.5 * np.sin(np.arange(RATE))
     sound[RATE // 4 : RATE // 2] *= 0.05  # 26 dB
     padded = np.pad(sound, RATE)

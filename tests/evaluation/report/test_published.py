@@ -1,4 +1,4 @@
-"""Published results have the right values, sources and classifiers."""
+"""Tests of the table of published results."""
 
 import dataclasses
 
@@ -12,7 +12,7 @@ def find(group: ResultGroup, model: str) -> PublishedResult:
     return next(result for result in group.results if result.model == model)
 
 
-def test_results_stand_in_the_right_columns():
+def test_results_are_in_the_right_columns():
     assert find(published.OFFICIAL, "DiffWave + SaShiMi") == PublishedResult(
         "DiffWave + SaShiMi", 23_000_000, fid=1.42, inception_score=5.94, mis=69.17, am=0.59
     )
@@ -24,7 +24,7 @@ def test_results_stand_in_the_right_columns():
 
 
 @pytest.mark.parametrize("group", GROUPS, ids=lambda group: group.name)
-def test_every_group_says_whose_classifier_and_where_from(group: ResultGroup):
+def test_every_group_names_its_classifier_and_source(group: ResultGroup):
     assert group.classifier
     assert "arXiv" in group.source or "github.com" in group.source
     models = [result.model for result in group.results]
@@ -41,6 +41,6 @@ def test_results_are_possible():
         assert result.accuracy is None or result.accuracy <= 1
 
 
-def test_the_warning_names_both_traps():
+def test_the_warning_names_both_limits_of_comparison():
     assert "another group" in published.WARNING
     assert "bundled" in published.WARNING

@@ -1,4 +1,4 @@
-"""The report as HTML: its content, its accessibility, and that it loads nothing."""
+"""Tests of the HTML report: content, accessibility, and that it loads no other resources."""
 
 import base64
 import io
@@ -33,7 +33,7 @@ VOID = {"img", "input", "meta"}
 
 
 class Page(HTMLParser):
-    """Every element with its attributes and the text inside it; elements that are not closed in order fail."""
+    """Parser that keeps every element with its attributes and text; it fails if elements are closed out of order."""
 
     def __init__(self, source: str):
         super().__init__()
@@ -118,25 +118,25 @@ def written(tmp_path: Path):
     return write
 
 
-def test_the_header_says_what_was_evaluated_and_how(written, report: ReportData):
+def test_the_header_lists_the_evaluated_sets_and_settings(written, report: ReportData):
     header = Page(written(report)).all("header")[0][1]
-    for said in (
+    for text in (
         "Report of a test", "real: 3 clips", "ours: 4 clips", "digits, accuracy 97.3 % (held-out speakers)", "0123abcd",
         "sashimi-evaluate ours theirs", "numpy 2.0", "The reference is small.", "Seed",
     ):  # fmt: skip
-        assert said in header
+        assert text in header
 
 
 def test_metrics_with_intervals_and_notes(written, report: ReportData):
     page = Page(written(report))
     table = page.all("div", **{"aria-label": "Metrics"})[0][1]
     assert re.search(r"FID↓ \(lower is better\)1\.50011\.250 to 1\.7502\.50012\.250 to 2\.750", table)
-    assert "mCS\N{EN DASH}\N{EN DASH}2" in table  # no metric for one, an undefined value with its note for the other
+    assert "mCS\N{EN DASH}\N{EN DASH}2" in table  # one method lacks the metric, the other has no value but a note
     assert [text for _, text in page.all("ol")] == ["too few samplesno labels"]
     best = {text for _, text in page.all("b")}
     assert "1.500" in best
     assert "2.500" not in best
-    assert "8.000" not in best  # the only one of its row
+    assert "8.000" not in best  # the only value of its row, so not marked as the best
 
 
 def test_published_results_come_with_the_warning(written, report: ReportData):
@@ -147,7 +147,7 @@ def test_published_results_come_with_the_warning(written, report: ReportData):
     assert re.search(r"SaShiMi \(original\)4\.1 M1\.8911\.994\.1224\.570\.90", section)
     assert "Mamba 24.3M24.3 M1.8600.677.33144.90.36" in section
     by_class = [text for _, text in page.all("table") if "FID by class" in text]
-    assert len(by_class) == 1  # columns that a group has nothing for are left out
+    assert len(by_class) == 1  # a group omits columns without values
 
 
 def test_confusions_count_labels_against_predictions(written, report: ReportData):
@@ -167,7 +167,8 @@ def test_classes_and_likelihoods(written, report: ReportData):
     assert "prefers-color-scheme:dark" in svg
     style, _, drawing = svg.partition("</style>")
     assert drawing.count("var(--c") > 20
-    assert not any(colour in drawing for colour in re.findall(r"#\w{6}", style))  # or it would not follow the reader
+    # Fixed colors would ignore the color scheme of the reader.
+    assert not any(color in drawing for color in re.findall(r"#\w{6}", style))
     assert "log-likelihood of a clip (nats)" in svg
 
 
@@ -181,7 +182,7 @@ def test_parts_without_data_are_left_out(written, report: ReportData):
     }  # fmt: skip
 
 
-def test_clips_stand_by_class_and_method_with_real_ones_first(written, report: ReportData):
+def test_clips_are_arranged_by_class_and_method_with_real_ones_first(written, report: ReportData):
     page = Page(written(report))
     table = page.all("table", id="clip-table")[0][1]
     assert re.search(r"Classrealourstheirs", table)
@@ -196,7 +197,7 @@ def test_clips_stand_by_class_and_method_with_real_ones_first(written, report: R
     assert "distance 2.5" in wrong[0]
 
 
-def test_everything_has_a_name(written, report: ReportData):
+def test_elements_have_accessible_names(written, report: ReportData):
     source = written(report)
     page = Page(source)
     assert page.elements[0] == ("html", {"lang": "en"})
@@ -222,7 +223,7 @@ def test_everything_has_a_name(written, report: ReportData):
     assert all(after - before <= 1 for before, after in itertools.pairwise(levels))
 
 
-def test_nothing_is_fetched(written, report: ReportData):
+def test_no_resource_is_loaded(written, report: ReportData):
     page = Page(written(report))
     for tag, attributes in page.elements:
         assert tag not in ("link", "iframe", "object", "base")
@@ -252,7 +253,7 @@ def test_text_from_outside_is_escaped(written, report: ReportData):
     assert any(attributes["aria-label"] == f"{nasty}: {nasty}?" for attributes, _ in page.all("audio"))
 
 
-def test_sound_is_what_it_was_and_never_out_of_range():
+def test_audio_is_encoded_losslessly_and_clipped():
     waveform = np.array([0.0, 0.5, -1.0, 3.0, -3.0, np.nan, np.inf, 2.0**-15])
     encoded = base64.b64decode(audio_uri(waveform, 22050).removeprefix("data:audio/flac;base64,"))
     samples, rate = soundfile.read(io.BytesIO(encoded), dtype="float64")
@@ -263,7 +264,7 @@ def test_sound_is_what_it_was_and_never_out_of_range():
 def test_a_hundred_clips_with_neighbors_fit_in_fifteen_megabytes(tmp_path: Path, report: ReportData):
     generator = np.random.default_rng(0)
 
-    def noise() -> np.ndarray:  # the hardest to compress
+    def noise() -> np.ndarray:  # does not compress
         return generator.uniform(-1, 1, 16000).astype(np.float32)
 
     clips = [
@@ -276,10 +277,10 @@ def test_a_hundred_clips_with_neighbors_fit_in_fifteen_megabytes(tmp_path: Path,
 
 
 def contrast(first: str, second: str) -> float:
-    """The contrast ratio of WCAG 2 for two colours like #23262b."""
+    """Return the contrast ratio of WCAG 2 for two colors such as #23262b."""
 
-    def luminance(colour: str) -> float:
-        channels = np.array([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)])
+    def luminance(color: str) -> float:
+        channels = np.array([int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)])
         linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
         return float(linear @ [0.2126, 0.7152, 0.0722])
 
@@ -288,18 +289,18 @@ def contrast(first: str, second: str) -> float:
 
 
 @pytest.mark.parametrize(("package", "name"), [("report", "report.css"), ("listening_test", "test.css")])
-def test_text_can_be_read_in_light_and_dark(package: str, name: str):
+def test_text_has_enough_contrast_in_light_and_dark(package: str, name: str):
     style = files(f"sashimi_evaluation.{package}").joinpath(name).read_text(encoding="utf-8")
     schemes = [
         dict(re.findall(r"--([\w-]+): (#\w{6})", block)) for block in re.findall(r":root \{(.*?)\}", style, re.S)
     ]
     assert len(schemes) == 2
-    for colours in schemes:
+    for colors in schemes:
         pairs = [(text, "paper") for text in ("ink", "soft", "accent", "alarm", "caution")]
         pairs += [(text, "tint") for text in ("ink", "soft", "caution")]
-        pairs += [("on-accent", "accent")] if "on-accent" in colours else []
-        assert {pair: contrast(colours[pair[0]], colours[pair[1]]) for pair in pairs if
-                contrast(colours[pair[0]], colours[pair[1]]) < 4.5} == {}  # fmt: skip
+        pairs += [("on-accent", "accent")] if "on-accent" in colors else []
+        assert {pair: contrast(colors[pair[0]], colors[pair[1]]) for pair in pairs if
+                contrast(colors[pair[0]], colors[pair[1]]) < 4.5} == {}  # fmt: skip
 
 
 def test_the_same_report_is_the_same_file(written, report: ReportData):
@@ -337,18 +338,18 @@ def method_with(report: ReportData, **changes) -> ReportData:
         (lambda report: method_with(report, clips=[clip("x", 0, -1)]), "class -1"),
     ],
 )
-def test_contradictions(tmp_path: Path, report: ReportData, change, complaint: str):
+def test_contradictory_reports_are_refused(tmp_path: Path, report: ReportData, change, complaint: str):
     with pytest.raises(UserError, match=complaint):
         write_report(tmp_path / "report.html", change(report))
     assert not (tmp_path / "report.html").exists()
 
 
-def test_a_place_that_cannot_be_written(tmp_path: Path, report: ReportData):
+def test_a_path_that_cannot_be_written_is_named(tmp_path: Path, report: ReportData):
     with pytest.raises(UserError, match=r"cannot write .*No such file"):
         write_report(tmp_path / "nowhere" / "report.html", report)
 
 
-def test_without_matplotlib_it_says_what_to_install(tmp_path: Path, report: ReportData, monkeypatch):
+def test_without_matplotlib_the_error_names_the_extra(tmp_path: Path, report: ReportData, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(UserError, match=r'pip install "sashimi-diffusion\[eval\]"'):
         write_report(tmp_path / "report.html", report)
