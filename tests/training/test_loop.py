@@ -253,7 +253,7 @@ def test_the_pipeline_loads_while_it_is_replaced(tiny_config, monkeypatch):
     save_pipeline(trainer.folder, trainer.task.pipeline(trainer.ema.model))
     assert len(loads) >= 3
     expected, loaded = next(trainer.ema.model.parameters()), next(loads[-1].model.parameters())
-    assert torch.equal(loaded, expected)
+    assert torch.equal(expected, loaded)
 
 
 @pytest.mark.parametrize(
