@@ -36,7 +36,7 @@ def _shared(name: str) -> Path:
 
 
 class Golden:
-    """Tensors and configurations computed with the official code, by file name without its ending.
+    """Tensors and configurations computed with the official code, by file name without extension.
 
     The files are those in tests/golden. Files that are not there are read from the larger set in ../shared/golden; the
     test is skipped if that folder does not exist.
@@ -59,7 +59,7 @@ class Golden:
 
 @pytest.fixture(scope="session")
 def golden() -> Golden:
-    """Tensors computed with the official code: a small set in tests/golden, and optionally a larger one."""
+    """Return the tensors computed with the official code: a small set in tests/golden and an optional larger one."""
     return Golden()
 
 
@@ -71,12 +71,12 @@ def shared_golden() -> Path:
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """Real recordings, or a skip that says they are absent."""
+    """Return the folder of real recordings, or skip if it is absent."""
     return _shared("data")
 
 
 class RecipeScript:
-    """A script of recipes/ in a process, without a network and without the variables of another launcher.
+    """Runner of a recipe in a new process, without network access and variables of other launchers.
 
     Attributes:
         ACCELERATE: ``accelerate launch`` on a CPU.
@@ -106,7 +106,7 @@ class RecipeScript:
         """Start the script, and kill it ``pause`` seconds after metrics.jsonl has ``lines`` more lines.
 
         Returns:
-            exit code, -SIGKILL if the process was still running, and stderr.
+            The exit code, -SIGKILL if the process was still running, and stderr.
         """
         enough = count_lines(run / "metrics.jsonl") + lines
         process = self.start(*arguments)
@@ -127,13 +127,13 @@ def count_lines(path: Path) -> int:
 
 @pytest.fixture
 def recipe_script() -> type[RecipeScript]:
-    """A recipe by the name of its file."""
+    """Return the class that runs a recipe by its file name."""
     return RecipeScript
 
 
 @pytest.fixture
 def metrics_of() -> Callable[[Path], list[dict]]:
-    """A function of a run folder that returns the lines of metrics.jsonl without the times."""
+    """Return a function from a run folder to the lines of metrics.jsonl without the times."""
 
     def read(run: Path) -> list[dict]:
         lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
@@ -144,7 +144,7 @@ def metrics_of() -> Callable[[Path], list[dict]]:
 
 @pytest.fixture
 def assert_same_run(metrics_of: Callable[[Path], list[dict]]) -> Callable[[Path, Path], None]:
-    """A function that asserts that two run folders have the same metrics and final weights."""
+    """Return a function that asserts that two run folders have the same metrics and final weights."""
 
     def check(run: Path, other: Path) -> None:
         from sashimi_diffusion.training.checkpoints import list_checkpoints

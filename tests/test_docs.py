@@ -1,4 +1,4 @@
-"""The documentation builds offline without a warning."""
+"""Test of the documentation: it builds offline without warnings."""
 
 import subprocess
 import sys

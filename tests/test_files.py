@@ -1,4 +1,4 @@
-"""Files and folders that are either complete or absent, and errors of writing in one line."""
+"""Tests of writing files and folders that are either complete or absent."""
 
 import errno
 import os
@@ -51,7 +51,7 @@ def test_writers_of_one_file_do_not_mix(tmp_path: Path) -> None:
     with file_written_beside(path) as first, file_written_beside(path) as second:
         first.write(b"first")
         second.write(b"second, longer")
-    assert path.read_bytes() == b"first"  # the one that finished last
+    assert path.read_bytes() == b"first"  # the writer that finished last
     assert names(tmp_path) == ["record.json"]
 
 
@@ -75,7 +75,7 @@ def test_a_failure_leaves_the_old_folder(tmp_path: Path) -> None:
     assert names(tmp_path) == ["checkpoint"]
 
 
-def test_what_a_killed_process_left_is_not_part_of_the_folder(tmp_path: Path) -> None:
+def test_leftovers_of_a_killed_process_are_removed(tmp_path: Path) -> None:
     (tmp_path / ".checkpoint.tmp").mkdir()
     (tmp_path / ".checkpoint.tmp" / "half").touch()
     with folder_written_beside(tmp_path / "checkpoint") as folder:
@@ -139,13 +139,13 @@ def test_only_abandoned_temporary_files_and_folders_are_removed(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
-def test_a_full_disk_is_named(number: int) -> None:
+def test_the_error_names_a_full_disk(number: int) -> None:
     expected = "^cannot write to out: the disk is full; free some space or choose another place$"
     with pytest.raises(UserError, match=expected), writing("to out"):
         raise OSError(number, os.strerror(number))
 
 
-def test_the_path_is_said_once(tmp_path: Path) -> None:
+def test_the_error_names_the_path_once(tmp_path: Path) -> None:
     path = tmp_path / "none" / "file"
     expected = f"^cannot write to {path}: No such file or directory; free"
     with pytest.raises(UserError, match=expected), writing(f"to {path}"):

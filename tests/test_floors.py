@@ -1,4 +1,4 @@
-"""Imports run downwards: the floors of docs/architecture.md, held for every import, also those inside functions."""
+"""Tests of the import order in docs/architecture.md, also for imports inside functions."""
 
 import ast
 from collections.abc import Iterator
@@ -12,10 +12,10 @@ PACKAGES = {
     "sashimi_diffusion": ROOT / "sashimi_diffusion",
     "sashimi_evaluation": ROOT / "evaluation" / "sashimi_evaluation",
 }
-"""From the bottom to the top: a package may import itself and the packages before it."""
+"""Packages from the bottom to the top: a package may import itself and the packages before it."""
 
 PACKAGE = ""
-"""The room of a package's own ``__init__``."""
+"""The name of a package's ``__init__`` in ``FLOORS``."""
 
 FLOORS = {
     "sashimi_kernels": [
@@ -61,11 +61,11 @@ FLOORS = {
         {"commands", "benchmark"},
     ],
 }
-"""Rooms (folders or single files) from the bottom to the top: a room may import itself and rooms on lower floors."""
+"""Units (folders or single files) from the bottom to the top: a unit may import itself and units on lower floors."""
 
 
 def _modules() -> dict[str, Path]:
-    """Every module of the packages by its dotted name."""
+    """Return the path of every module of the packages by its dotted name."""
     found = {}
     for package, folder in PACKAGES.items():
         for path in folder.rglob("*.py"):
@@ -76,7 +76,7 @@ def _modules() -> dict[str, Path]:
 
 
 def _imported(path: Path, modules: dict[str, Path]) -> Iterator[str]:
-    """The modules of the packages that a file imports."""
+    """Yield the modules of the packages that a file imports."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
@@ -94,19 +94,19 @@ MODULES = _modules()
 IMPORTS = {name: set(_imported(path, MODULES)) for name, path in MODULES.items()}
 
 
-def _room(module: str) -> str:
+def _unit(module: str) -> str:
     return module.split(".")[1] if "." in module else PACKAGE
 
 
 def _floor(module: str) -> int:
-    """The number of the floor that a module stands on, 0 at the bottom."""
+    """Return the number of the floor of a module, 0 at the bottom."""
     floors = FLOORS[module.split(".")[0]]
-    return next(number for number, rooms in enumerate(floors) if _room(module) in rooms)
+    return next(number for number, units in enumerate(floors) if _unit(module) in units)
 
 
-def test_every_room_has_a_floor() -> None:
-    rooms = {(module.split(".")[0], _room(module)) for module in MODULES}
-    assert rooms == {(package, room) for package, floors in FLOORS.items() for rooms in floors for room in rooms}
+def test_every_unit_has_a_floor() -> None:
+    units = {(module.split(".")[0], _unit(module)) for module in MODULES}
+    assert units == {(package, unit) for package, floors in FLOORS.items() for units in floors for unit in units}
 
 
 def test_packages_import_downwards() -> None:
@@ -116,11 +116,11 @@ def test_packages_import_downwards() -> None:
             assert order.index(other.split(".")[0]) <= order.index(module.split(".")[0]), f"{module} imports {other}"
 
 
-def test_rooms_import_downwards() -> None:
+def test_units_import_downwards() -> None:
     for module, imported in IMPORTS.items():
         for other in imported:
             same_package = module.split(".")[0] == other.split(".")[0]
-            if same_package and _room(module) != _room(other):
+            if same_package and _unit(module) != _unit(other):
                 assert _floor(other) < _floor(module), f"{module} imports {other}"
 
 
@@ -140,7 +140,7 @@ def test_no_circle_between_files() -> None:
 
 @pytest.mark.parametrize("package", PACKAGES)
 def test_files_have_a_readable_size(package: str) -> None:
-    """No file is longer than 350 lines, and none shorter than 50 has a single reader."""
+    """Files have up to 350 lines; files of fewer than 50 lines are imported by more than one file."""
     for module, path in MODULES.items():
         if module.split(".")[0] != package or path.name == "__init__.py":
             continue
@@ -149,5 +149,5 @@ def test_files_have_a_readable_size(package: str) -> None:
         assert lines <= 350, f"{path} has {lines} lines: split it by idea"
         folded = (
             lines >= 50 or len(readers) != 1 or MODULES[readers[0]].name == "__init__.py"
-        )  # a re-export has many readers
+        )  # a name exported by __init__.py has many readers
         assert folded, f"{path} has {lines} lines and one reader: fold it into {readers[0]}"

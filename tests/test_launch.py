@@ -1,4 +1,4 @@
-"""Commands notice that accelerate has started fewer processes than requested."""
+"""Tests of the check that accelerate has started all requested processes."""
 
 import sys
 from collections.abc import Callable
@@ -16,7 +16,7 @@ VARIABLES = ("ACCELERATE_MIXED_PRECISION", "MASTER_ADDR", "RANK", "LOCAL_RANK", 
 
 @pytest.fixture
 def environment(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """A function that sets these variables of launchers, and no others."""
+    """Return a function that sets the given variables of launchers and deletes the others."""
 
     def set_variables(**variables: str) -> None:
         for name in VARIABLES:
@@ -27,7 +27,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     return set_variables
 
 
-def test_what_accelerate_sets_for_two_processes_on_a_cpu(recipe_script: Callable[[str], Any]) -> None:
+def test_two_processes_requested_from_accelerate_on_a_cpu_are_an_error(recipe_script: Callable[[str], Any]) -> None:
     script = recipe_script("train_diffwave_sashimi.py")
     code, out, err = script.run(launcher=[*script.ACCELERATE, "--num_processes=2"])
     assert code != 0

@@ -1,4 +1,4 @@
-"""How much memory is free."""
+"""Tests of the free memory that is reported."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ import torch
 from sashimi_diffusion import memory
 
 
-def test_the_container_limit_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_limit_of_the_container_is_respected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cpu = torch.device("cpu")
     monkeypatch.setattr(memory, "_CGROUP_LIMIT", tmp_path / "memory.max")
     free = memory.available_memory(cpu)
@@ -20,5 +20,5 @@ def test_the_container_limit_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert memory.available_memory(cpu) < 2**20
 
 
-def test_other_devices_are_unknown() -> None:
+def test_the_memory_of_other_devices_is_unknown() -> None:
     assert memory.available_memory(torch.device("meta")) is None

@@ -1,4 +1,4 @@
-"""The package as a whole."""
+"""Tests of the package: version, exported names, imports."""
 
 import re
 import subprocess
@@ -26,7 +26,7 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 
 
 def test_evaluation_loads_no_pipeline() -> None:
-    """Neither importing the package nor its command loads a pipeline of diffusers or of this project."""
+    """Importing the package or its command loads no pipeline of diffusers or this project."""
     code = (
         "import sys, sashimi_evaluation, sashimi_evaluation.commands.evaluate\n"
         "pipelines = ('sashimi_diffusion.pipelines', 'diffusers.pipelines.')\n"

@@ -1,4 +1,4 @@
-"""Every block of code in the README and the guides runs, shortened to seconds, and every link leads somewhere."""
+"""Tests of the README and the guides: code blocks run (shortened to seconds), links have targets."""
 
 import os
 import re
@@ -20,24 +20,24 @@ SET_UP = ("make", "pip", "python3 -m venv")
 
 
 def blocks(page: Path, language: str) -> list[str]:
-    """The code blocks of a page in one language."""
+    """Return the code blocks of a page in one language."""
     return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
 
 
 def commands(page: Path) -> list[str]:
-    """The commands of a page, without comments, continued lines joined."""
+    """Return the commands of a page without comments, with continued lines joined."""
     text = "".join(blocks(page, "bash")).replace("\\\n", " ")
     return [re.sub(r"\s+#.*", "", line).strip() for line in text.splitlines()]
 
 
-# A command that stands on several pages runs once.
+# A command that occurs on several pages runs once.
 COMMANDS = list(dict.fromkeys(command for page in PAGES for command in commands(page)))
 
 SHORT_TRAINING = "training.batch_size=2 training.validation_examples=2 training.trackers=[] sampling.num_samples=1"
 
 
 def shortened(command: str) -> str:
-    """The command with options appended that make it end in seconds: the last value of an option counts."""
+    """Return the command with options that make it end in seconds; the last value of an option is used."""
     if "train_diffwave" in command:
         steps = 3 if "--resume" in command else 2
         if "vocoder" in command:
@@ -60,9 +60,9 @@ def write_noise(path: Path, random: np.random.Generator, rate: int) -> None:
 
 
 @pytest.fixture(scope="module")
-def reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder a reader is in: the recipes, and the recordings that the pages name."""
-    folder = tmp_path_factory.mktemp("reader")
+def working_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a working folder with the recipes and the recordings that the pages name."""
+    folder = tmp_path_factory.mktemp("working_folder")
     (folder / "recipes").symlink_to(ROOT / "recipes")
     random = np.random.default_rng(0)
     for digit in range(10):
@@ -77,15 +77,22 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def run(reader: Path):
-    """Runs one line as a shell would, with the commands of this installation first."""
+def run(working_folder: Path):
+    """Return a function that runs a shell command with the commands of this installation first in PATH."""
 
     def run(command: str) -> None:
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        cache = str(reader / "cache")
+        cache = str(working_folder / "cache")
         environment = {**os.environ, "PATH": path, "SASHIMI_CACHE": cache, "OMP_NUM_THREADS": "1"}
         done = subprocess.run(
-            command, shell=True, cwd=reader, env=environment, capture_output=True, text=True, timeout=300, check=False
+            command,
+            shell=True,
+            cwd=working_folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
         )
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
 
@@ -109,11 +116,11 @@ def test_make_targets_exist(command: str) -> None:
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if not c.startswith((*SET_UP, "python -m"))])
-def test_commands_run(run, reader: Path, request: pytest.FixtureRequest, command: str) -> None:
+def test_commands_run(run, working_folder: Path, request: pytest.FixtureRequest, command: str) -> None:
     if "official.pkl" in command:
         tensors = request.getfixturevalue("golden").tensors("d_diffwave/master_sashimi_unet_L16000")
         state = {key.removeprefix("sd."): value for key, value in tensors.items() if key.startswith("sd.")}
-        torch.save({"model_state_dict": state}, reader / "official.pkl")
+        torch.save({"model_state_dict": state}, working_folder / "official.pkl")
     if "vocoder" in command:
         pytest.importorskip("torchaudio", reason="mel spectrograms need torchaudio", exc_type=OSError)
     run(shortened(command))
@@ -126,7 +133,7 @@ def test_benchmarks_run(run, command: str) -> None:
 
 
 def test_extras_exist() -> None:
-    """The extras that the pages install are in the metadata of the package."""
+    """The extras that the pages install are in pyproject.toml."""
     named = set(re.findall(r'pip install "\.\[([\w,]+)\]"', "".join(page.read_text() for page in PAGES)))
     extras = {extra for text in named for extra in text.split(",")}
     project = (ROOT / "pyproject.toml").read_text()
@@ -138,7 +145,7 @@ def test_extras_exist() -> None:
 @pytest.mark.parametrize(
     "page", [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "docs" / "index.md"], ids=lambda page: page.stem
 )
-def test_links_lead_somewhere(page: Path) -> None:
+def test_links_have_targets(page: Path) -> None:
     targets = [target.partition("#")[0] for target in re.findall(r"\]\((?!http|#)([^)]+)\)", page.read_text())]
     assert [target for target in targets if not (page.parent / target).exists()] == []
 
@@ -149,6 +156,6 @@ def test_the_readme_is_short() -> None:
 
 
 def test_readme_commands_are_complete_lines() -> None:
-    """Each command parses as a shell line, so that a reader can paste it."""
+    """Each command parses as a shell line, so it can be pasted."""
     for command in COMMANDS:
         assert shlex.split(command), command

@@ -1,4 +1,4 @@
-"""Suggestions for misspelled names."""
+"""Tests of suggestions for misspelled names."""
 
 import pytest
 
@@ -13,7 +13,7 @@ def test_the_nearest_name(name: str, expected: str | None) -> None:
     assert nearest_name(name, ["theo", "Jackson", "lucas"]) == expected
 
 
-def test_the_question() -> None:
+def test_did_you_mean() -> None:
     assert did_you_mean("lucs", ["theo", "lucas"]) == ", did you mean 'lucas'?"
     assert did_you_mean("lucs", ["theo", "lucas"], separator="; ") == "; did you mean 'lucas'?"
     assert did_you_mean("lucs", []) == ""

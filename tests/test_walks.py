@@ -1,4 +1,4 @@
-"""The walks of docs/architecture.md enter the files that the page lists."""
+"""Tests of the walks in docs/architecture.md: the page lists the files that are entered."""
 
 import re
 import subprocess
@@ -18,7 +18,7 @@ def files_on_the_page(walk: str) -> set[str]:
 
 
 @pytest.mark.parametrize("walk", ["waveform", "batch", "evaluation", "conversion"])
-def test_the_page_lists_the_files_that_a_command_enters(walk: str) -> None:
+def test_the_page_lists_the_files_of_a_walk(walk: str) -> None:
     command = [sys.executable, str(ROOT / "tests" / "walks.py"), walk]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
     assert done.returncode == 0, done.stderr

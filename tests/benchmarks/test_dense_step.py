@@ -1,4 +1,4 @@
-"""The official code's step, which benchmarks compare with, makes the same samples."""
+"""Test of the dense step of the official code, which benchmarks compare with."""
 
 import copy
 
@@ -10,7 +10,7 @@ from sashimi_diffusion.models import SashimiAutoregressive
 
 
 @pytest.mark.parametrize("unet", [True, False])
-def test_it_is_the_same_recurrence(unet: bool) -> None:
+def test_logits_match_the_step_of_the_model(unet: bool) -> None:
     torch.manual_seed(0)
     model = SashimiAutoregressive(d_model=8, n_layers=1, n_state=16, pool=(2, 2), unet=unet).eval()
     dense = copy.deepcopy(model)

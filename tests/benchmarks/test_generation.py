@@ -1,4 +1,4 @@
-"""The benchmark of the engines runs and says what it measured; how fast that was is not asserted."""
+"""Test of the benchmark of the engines: it runs and prints its table; times are not asserted."""
 
 import subprocess
 import sys

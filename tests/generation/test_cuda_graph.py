@@ -1,4 +1,4 @@
-"""The engine of recorded steps against the model's own steps; on the CPU, recordings are of PyTorch's operations."""
+"""Tests of the CUDA graph engine against the steps of the model; on a CPU, PyTorch operations are recorded."""
 
 from collections.abc import Callable
 from typing import Any
@@ -30,7 +30,7 @@ SAMPLINGS = [Sampling(), Sampling(temperature=0.0), Sampling(temperature=0.8, to
 
 
 class Operations(TorchDispatchMode):
-    """Notes the operations of a step and repeats them on the same memory: what a CUDA graph does with kernels."""
+    """Recording of the operations of a step that repeats them on the same memory, like a CUDA graph."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -39,25 +39,25 @@ class Operations(TorchDispatchMode):
     def __torch_dispatch__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         assert function is not torch.ops.aten._local_scalar_dense.default, "Python must not wait for a number"
         arguments = aliases((args, kwargs or {}))
-        made = function(*args, **(kwargs or {}))
-        self.calls.append((function, arguments, aliases(made)))
-        return made
+        actual = function(*args, **(kwargs or {}))
+        self.calls.append((function, arguments, aliases(actual)))
+        return actual
 
     def repeat(self) -> None:
-        for function, arguments, made in self.calls:
+        for function, arguments, actual in self.calls:
             args, kwargs = aliases(arguments)
-            for before, now in zip(tree_leaves(made), tree_leaves(function(*args, **kwargs)), strict=True):
-                if isinstance(before, Tensor) and before.data_ptr() != now.data_ptr():  # no view, and not in place
+            for before, now in zip(tree_leaves(actual), tree_leaves(function(*args, **kwargs)), strict=True):
+                if isinstance(before, Tensor) and before.data_ptr() != now.data_ptr():  # neither a view nor in place
                     before.copy_(now)
 
 
 def aliases(values: Any) -> Any:
-    """Other tensors on the same memory: an operation like ``unsqueeze_`` changes the shape of the one it is given."""
+    """Return tensors on the same memory, because operations like ``unsqueeze_`` change the shape of their input."""
     return tree_map_only(Tensor, Tensor.detach, values)
 
 
 def record_operations(step: Callable[[], None]) -> Callable[[], None]:
-    """Unlike a CUDA graph, it has run the step once when it is recorded, so the first repetition does nothing."""
+    """Record a step; unlike a CUDA graph this runs the step, so the first repetition does nothing."""
     operations, ran = Operations(), []
 
     def repeat() -> None:
@@ -82,7 +82,7 @@ def small_model(name: str) -> AutoregressiveModel:
 
 @torch.no_grad()
 def check_against_eager(model: AutoregressiveModel, engine: CudaGraphEngine, batch_size: int) -> None:
-    """From rest, and twice after a prefix that ends inside of a frame."""
+    """Compare samples from the initial state, and after two prefixes that end inside of a frame."""
     eager, device = EagerEngine(model, batch_size), model.device
     tokens = torch.full((batch_size,), model.start_token, device=device)
     for prefix_length in (0, 23, 5):
@@ -94,21 +94,21 @@ def check_against_eager(model: AutoregressiveModel, engine: CudaGraphEngine, bat
             tokens = prefix[:, -1]
         for sampling in SAMPLINGS:
             uniforms = torch.rand(batch_size, 14, dtype=torch.float64)
-            expected, made = eager.run(tokens, uniforms, sampling), engine.run(tokens, uniforms, sampling)
-            assert torch.equal(made[0], expected[0])
-            torch.testing.assert_close(made[1:], expected[1:], rtol=0, atol=1e-6)
+            expected, actual = eager.run(tokens, uniforms, sampling), engine.run(tokens, uniforms, sampling)
+            assert torch.equal(actual[0], expected[0])
+            torch.testing.assert_close(actual[1:], expected[1:], rtol=0, atol=1e-6)
             tokens = expected[0][:, -1]
 
 
 @pytest.mark.parametrize("batch_size", [1, 3])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_it_draws_what_the_model_draws(name: str, batch_size: int) -> None:
+def test_samples_match_the_eager_engine(name: str, batch_size: int) -> None:
     model = small_model(name)
     check_against_eager(model, CudaGraphEngine(model, batch_size, record_operations), batch_size)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_the_model_is_left_as_it_was(name: str) -> None:
+def test_the_model_does_not_change(name: str) -> None:
     model = small_model(name)
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
     engine = CudaGraphEngine(model, 1, record_operations)
@@ -120,7 +120,7 @@ def test_the_model_is_left_as_it_was(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_a_pattern_of_a_step_is_recorded_once(name: str) -> None:
+def test_every_pattern_of_a_step_is_recorded_once(name: str) -> None:
     recorded: list[Callable[[], None]] = []
 
     def record(step: Callable[[], None]) -> Callable[[], None]:
@@ -134,16 +134,16 @@ def test_a_pattern_of_a_step_is_recorded_once(name: str) -> None:
     assert len(recorded) == 2 * PATTERNS[name]
 
 
-def test_what_was_made_outlives_the_next_run() -> None:
+def test_the_next_run_does_not_change_earlier_samples() -> None:
     engine, tokens = CudaGraphEngine(small_model("unet"), 2, record_operations), torch.tensor([8, 3])
     first = engine.run(tokens, torch.rand(2, 7, dtype=torch.float64), Sampling())
-    kept: list[Tensor] = [part.clone() for part in first]
+    copies: list[Tensor] = [part.clone() for part in first]
     engine.run(first[0][:, -1], torch.rand(2, 7, dtype=torch.float64), Sampling())
-    assert all(map(torch.equal, first, kept))
+    assert all(map(torch.equal, first, copies))
     assert tokens.tolist() == [8, 3]
 
 
-def test_it_says_why_it_cannot_run_on_a_cpu() -> None:
+def test_the_error_on_a_cpu_names_the_reason() -> None:
     with pytest.raises(UserError, match=r"engine 'cuda-graph' cannot run: the model is on cpu.*'eager' can"):
         create_engine("cuda-graph", small_model("unet"), 1)
 
@@ -151,7 +151,7 @@ def test_it_says_why_it_cannot_run_on_a_cpu() -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA or ROCm device")
 @pytest.mark.parametrize("name", NETWORKS)
-def test_cuda_graphs_draw_what_the_model_draws(name: str) -> None:
+def test_samples_of_cuda_graphs_match_the_eager_engine(name: str) -> None:
     model = small_model(name).to("cuda")
     engine = create_engine("auto", model, 3)
     assert isinstance(engine, CudaGraphEngine)

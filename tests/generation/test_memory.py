@@ -1,4 +1,4 @@
-"""The estimate of what clips need, against what states and clips really take."""
+"""Tests of the estimated memory of generation against the memory of states and clips."""
 
 import re
 from collections.abc import Callable
@@ -31,7 +31,7 @@ def small_model(name: str) -> AutoregressiveModel:
 
 
 def storages(state: Any) -> dict[int, int]:
-    """The memory that a nested tuple keeps alive: address and bytes."""
+    """Return the memory that a nested tuple keeps alive, in bytes by address."""
     if isinstance(state, Tensor):
         storage = state.untyped_storage()
         return {storage.data_ptr(): storage.nbytes()}
@@ -40,7 +40,7 @@ def storages(state: Any) -> dict[int, int]:
 
 
 def peak(call: Callable[[], object]) -> int:
-    """Bytes that ``call`` had allocated at once."""
+    """Return the peak memory of ``call`` in bytes."""
     with torch.profiler.profile(profile_memory=True) as recorded:
         call()
     events = [event for event in recorded.profiler.kineto_results.events() if event.name() == "[memory]"]
@@ -49,7 +49,7 @@ def peak(call: Callable[[], object]) -> int:
 
 @pytest.fixture
 def estimate(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
-    """A function of the arguments of check_memory: the least free memory, in bytes, with which it is content."""
+    """Return a function that returns the smallest free memory in bytes that ``check_memory`` accepts."""
 
     def fits(free: int, *arguments: Any) -> bool:
         monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=free))
@@ -70,7 +70,7 @@ def estimate(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_a_state_is_as_large_as_the_memory_it_keeps_alive(name: str) -> None:
+def test_the_size_of_a_state_is_the_memory_it_keeps_alive(name: str) -> None:
     model, tokens = small_model(name), torch.full((3, 50), 7)
     with torch.no_grad():
         _, prefilled = model.prefill(tokens)
@@ -80,20 +80,20 @@ def test_a_state_is_as_large_as_the_memory_it_keeps_alive(name: str) -> None:
         assert state_bytes(state) == 3 * state_bytes(model.initial_state(1))
 
 
-def test_what_is_no_tensor_takes_nothing() -> None:
+def test_only_tensors_have_a_size() -> None:
     assert state_bytes((3, None, (), (torch.zeros(2, 3), torch.zeros(4, dtype=torch.complex64)))) == 24 + 32
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_estimates_are_in_the_range_of_the_real_sizes(name: str, estimate: Callable[..., int]) -> None:
+def test_estimates_are_close_to_the_actual_sizes(name: str, estimate: Callable[..., int]) -> None:
     model = small_model(name)
     state = sum(storages(model.prefill(torch.full((2, 50), 7))[1]).values())
     made = sum(storages(tuple(generate(model, 1000, 2, engine="eager"))[:3]).values())
-    at_rest = estimate(model, 2, 0, 0)
-    assert 2 * state <= at_rest <= 4 * state  # there are two at once: the one before a step and the one after
-    assert made <= estimate(model, 2, 1000, 0) - at_rest <= 4 * made
+    of_states = estimate(model, 2, 0, 0)
+    assert 2 * state <= of_states <= 4 * state  # the states before and after a step exist at the same time
+    assert made <= estimate(model, 2, 1000, 0) - of_states <= 4 * made
     prefilled = peak(lambda: prefill(model, torch.full((2, 1000), 7)))
-    assert prefilled <= estimate(model, 2, 0, 1000) - at_rest <= 4 * prefilled
+    assert prefilled <= estimate(model, 2, 0, 1000) - of_states <= 4 * prefilled
 
 
 def test_a_prefix_in_chunks_needs_the_memory_of_a_chunk() -> None:
@@ -104,13 +104,13 @@ def test_a_prefix_in_chunks_needs_the_memory_of_a_chunk() -> None:
     assert peak(lambda: prefill(model, tokens)) > 4 * of_chunk + 2 * result
 
 
-def test_what_a_prefix_needs_stops_growing_at_a_chunk(estimate: Callable[..., int]) -> None:
+def test_the_estimate_of_a_prefix_stops_growing_at_one_chunk(estimate: Callable[..., int]) -> None:
     model, clip = small_model("sashimi"), 10**6
     less, chunk, more = (estimate(model, 1, clip, length) for length in (PREFILL_CHUNK - 1, PREFILL_CHUNK, clip - 1))
     assert less < chunk == more
     assert estimate(model, 1, 0, 2 * PREFILL_CHUNK) > estimate(
         model, 1, 0, PREFILL_CHUNK
-    )  # an endless stream keeps its prefix
+    )  # a stream without end keeps its prefix
 
 
 def test_estimates_grow_with_batch_length_and_prefix(estimate: Callable[..., int]) -> None:
@@ -129,12 +129,12 @@ def test_clips_that_do_not_fit_are_refused_before_the_first_sample() -> None:
     for call in (generate, stream):
         with pytest.raises(UserError) as caught:
             call(model, 10**13, batch_size=3, engine="eager")
-        # Unlike "$", "\Z" is no end before a last line break.
+        # Unlike "$", "\Z" does not match before a final line break.
         expected = r"3 clips of 10{13} samples need about [\d.]+ GB, [\d.]+ GB are free: [^\n]*shorter ones\Z"
         assert re.match(expected, str(caught.value))
 
 
-def test_states_that_do_not_fit_are_refused_whatever_the_length(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_states_that_do_not_fit_are_refused_for_every_length(monkeypatch: pytest.MonkeyPatch) -> None:
     model = small_model("sashimi")
     needed = 4 * state_bytes(model.initial_state(1))
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=100 * needed))
@@ -143,7 +143,7 @@ def test_states_that_do_not_fit_are_refused_whatever_the_length(monkeypatch: pyt
         stream(model, None, 10, batch_size=101, engine="eager")
 
 
-def test_on_a_gpu_its_own_memory_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_a_gpu_the_memory_of_the_gpu_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (10**6, 10**12))
     config = SimpleNamespace(num_tokens=256)
     model = SimpleNamespace(

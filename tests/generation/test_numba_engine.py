@@ -1,4 +1,4 @@
-"""The compiled engine against the model's own steps, for every kind of network."""
+"""Tests of the numba engine against the steps of the model."""
 
 import os
 
@@ -39,17 +39,17 @@ def small_model(**options) -> SashimiAutoregressive:
     return model
 
 
-def assert_same(made: tuple[torch.Tensor, ...], expected: tuple[torch.Tensor, ...]) -> None:
-    """The same tokens, with the same log-probabilities and entropies but for rounding."""
-    assert torch.equal(made[0], expected[0])
-    for ours, theirs in zip(made[1:], expected[1:], strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+def assert_same(actual: tuple[torch.Tensor, ...], expected: tuple[torch.Tensor, ...]) -> None:
+    """Assert that tokens are equal, and log-probabilities and entropies are close."""
+    assert torch.equal(actual[0], expected[0])
+    for got, wanted in zip(actual[1:], expected[1:], strict=True):
+        torch.testing.assert_close(got, wanted, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("streams", [1, 3, 9])
 @pytest.mark.parametrize("options", NETWORKS.values(), ids=NETWORKS)
-def test_it_draws_what_the_model_draws(options: dict, streams: int, threads: int) -> None:
+def test_samples_match_the_eager_engine(options: dict, streams: int, threads: int) -> None:
     model = small_model(**options)
     eager, compiled = EagerEngine(model, streams), NumbaEngine(model, streams, threads)
     prefix = torch.randint(model.config.num_tokens, (streams, 37))  # ends inside of a frame
@@ -60,14 +60,14 @@ def test_it_draws_what_the_model_draws(options: dict, streams: int, threads: int
     tokens = prefix[:, -1]
     for sampling in SAMPLINGS:
         uniforms = torch.rand(streams, 40, dtype=torch.float64)
-        expected, made = eager.run(tokens, uniforms, sampling), compiled.run(tokens, uniforms, sampling)
-        assert_same(made, expected)
+        expected, actual = eager.run(tokens, uniforms, sampling), compiled.run(tokens, uniforms, sampling)
+        assert_same(actual, expected)
         tokens = expected[0][:, -1]
 
 
 @pytest.mark.parametrize("samples", [1, 15, 16, 17])
-def test_a_state_may_be_loaded_within_a_span_and_within_a_frame(samples: int) -> None:
-    """States move once per span of sixteen samples; what is left of an unfinished one must not come back."""
+def test_a_state_may_be_loaded_inside_of_a_span_and_of_a_frame(samples: int) -> None:
+    """States are updated once per span of 16 samples; loading discards the samples of an unfinished span."""
     model = small_model(unet=True)
     eager, compiled = EagerEngine(model, 2), NumbaEngine(model, 2)
     tokens, uniforms = torch.tensor([3, 16]), torch.rand(2, 50, dtype=torch.float64)
@@ -79,7 +79,7 @@ def test_a_state_may_be_loaded_within_a_span_and_within_a_frame(samples: int) ->
     assert_same(compiled.run(tokens, uniforms, Sampling()), eager.run(tokens, uniforms, Sampling()))
 
 
-def test_clips_are_those_of_the_eager_engine() -> None:
+def test_clips_match_the_eager_engine() -> None:
     model = small_model(unet=True)
 
     def clip(engine: str) -> torch.Tensor:
@@ -89,7 +89,7 @@ def test_clips_are_those_of_the_eager_engine() -> None:
 
 
 def test_it_stays_finite_for_a_hundred_thousand_steps() -> None:
-    """SaShiMi, section 4.2: stable state spaces do not grow, whatever the parameters."""
+    """Stable state spaces do not grow for any parameters (SaShiMi, section 4.2)."""
     model = small_model(n_layers=1, d_model=8)
     generated = NumbaEngine(model, 1, 1).run(
         torch.tensor([16]), torch.rand(1, 100_000, dtype=torch.float64), Sampling()
@@ -100,14 +100,14 @@ def test_it_stays_finite_for_a_hundred_thousand_steps() -> None:
 
 
 @pytest.mark.parametrize(("approximation", "exact"), [(erf, torch.erf), (sigmoid, torch.sigmoid)])
-def test_gates_are_exact_to_float32(approximation, exact) -> None:
+def test_activation_functions_are_accurate_to_float32(approximation, exact) -> None:
     numbers = torch.cat([torch.linspace(-8, 8, 4001), torch.tensor([-1e30, -50.0, 50.0, 1e30])])
-    ours = torch.tensor([approximation(x) for x in numbers.numpy()], dtype=torch.float64)
-    assert (ours - exact(numbers.double())).abs().max() < 5e-7
+    actual = torch.tensor([approximation(x) for x in numbers.numpy()], dtype=torch.float64)
+    assert (actual - exact(numbers.double())).abs().max() < 5e-7
 
 
-def test_a_thread_that_fails_leaves_none_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two threads share a stream: the second must not spin on when the first never starts."""
+def test_a_failing_thread_does_not_block_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two threads share a stream; the second must stop waiting if the first never starts."""
     from sashimi_diffusion.generation.numba_engine import engine as module
 
     engine, run = NumbaEngine(small_model(), 1, threads=2), module.run
@@ -128,25 +128,25 @@ def test_a_thread_that_fails_leaves_none_waiting(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system does not bind threads to cores")
-def test_threads_that_have_one_core_between_them_part() -> None:
+def test_threads_on_a_single_core_stop_sharing_a_stream() -> None:
     model = small_model()
-    alone, shared = NumbaEngine(model, 1, threads=1), NumbaEngine(model, 1, threads=2)
+    single, shared = NumbaEngine(model, 1, threads=1), NumbaEngine(model, 1, threads=2)
     tokens, uniforms = torch.tensor([16]), torch.rand(1, 300, dtype=torch.float64)
-    expected = alone.run(tokens, uniforms, Sampling())
+    expected = single.run(tokens, uniforms, Sampling())
     cores = os.sched_getaffinity(0)
     try:
         os.sched_setaffinity(0, {min(cores)})
-        made = shared.run(tokens, uniforms, Sampling())
+        actual = shared.run(tokens, uniforms, Sampling())
     finally:
         os.sched_setaffinity(0, cores)
     assert shared._alone_until > 0
-    for ours, theirs in zip(made, expected, strict=True):
-        assert torch.equal(ours, theirs)
+    for got, wanted in zip(actual, expected, strict=True):
+        assert torch.equal(got, wanted)
 
 
-def test_one_thread_goes_on_where_two_have_parted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_thread_continues_after_two_stop_sharing(monkeypatch: pytest.MonkeyPatch) -> None:
     model = small_model()
-    alone, shared = NumbaEngine(model, 1, threads=1), NumbaEngine(model, 1, threads=2)
+    single, shared = NumbaEngine(model, 1, threads=1), NumbaEngine(model, 1, threads=2)
     tokens, uniforms = torch.tensor([16]), torch.rand(1, 60, dtype=torch.float64)
     monkeypatch.setattr(
         shared,
@@ -154,7 +154,7 @@ def test_one_thread_goes_on_where_two_have_parted(monkeypatch: pytest.MonkeyPatc
         lambda block: shared._run_alone(0, block.samples(slice(7))),
     )
     for _ in range(2):
-        for ours, theirs in zip(
-            shared.run(tokens, uniforms, Sampling()), alone.run(tokens, uniforms, Sampling()), strict=True
+        for got, wanted in zip(
+            shared.run(tokens, uniforms, Sampling()), single.run(tokens, uniforms, Sampling()), strict=True
         ):
-            assert torch.equal(ours, theirs)
+            assert torch.equal(got, wanted)

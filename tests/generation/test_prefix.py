@@ -1,4 +1,4 @@
-"""A prefix processed in chunks, against one pass over all of it."""
+"""Tests of prefixes processed in chunks against one pass over the whole prefix."""
 
 import functools
 import importlib
@@ -33,15 +33,15 @@ def test_chunks_equal_one_pass(model: AutoregressiveModel, chunk: int) -> None:
     tokens, later = torch.randint(32, (2, 61)), torch.randint(32, (2, 30))
     *whole, expected = prefill(model, tokens)
     *scores, state = prefill(model, tokens, chunk)
-    for ours, theirs in zip(scores, whole, strict=True):
-        assert ours.shape == (2, 61)
-        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+    for got, wanted in zip(scores, whole, strict=True):
+        assert got.shape == (2, 61)
+        torch.testing.assert_close(got, wanted, rtol=0, atol=1e-5)
     with torch.no_grad():
         logits = [model.prefill(later, state)[0] for state in (state, expected)]
     torch.testing.assert_close(*logits, rtol=0, atol=1e-5)
 
 
-def test_scores_are_those_of_the_model(model: AutoregressiveModel) -> None:
+def test_scores_match_the_model(model: AutoregressiveModel) -> None:
     tokens = torch.randint(32, (2, 50))
     log_probabilities, entropies, _ = prefill(model, tokens, 16)
     torch.testing.assert_close(log_probabilities, model.score(tokens), rtol=0, atol=1e-5)
@@ -51,8 +51,8 @@ def test_scores_are_those_of_the_model(model: AutoregressiveModel) -> None:
     torch.testing.assert_close(entropies, expected, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("engine", ["eager", "auto"])  # the latter compiles SaShiMi models where numba is installed
-def test_a_clip_goes_on_after_chunks_as_after_one_pass(
+@pytest.mark.parametrize("engine", ["eager", "auto"])  # "auto" compiles SaShiMi models if numba is installed
+def test_a_clip_continues_after_chunks_like_after_one_pass(
     model: AutoregressiveModel, engine: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prefix = torch.randint(32, (2, 53))

@@ -1,4 +1,4 @@
-"""Official checkpoints, as the files of golden tensors contain them."""
+"""Fixtures for the conversion tests: official checkpoints from the files of golden tensors."""
 
 from collections.abc import Callable
 from typing import NamedTuple

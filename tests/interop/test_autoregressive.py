@@ -1,4 +1,4 @@
-"""Official autoregressive checkpoints: their numbers from our model, the layouts found, and what is refused."""
+"""Tests of converting official autoregressive checkpoints: outputs, layouts, refused files."""
 
 import math
 from collections.abc import Callable
@@ -21,7 +21,7 @@ PUBLISHED = {
     "ar_v4_sashimi-sc09-unet": 6_820_512,
     "ar_v4_sashimi-youtubemix": 4_751_072,
     "ar_v4_sashimi-beethoven": 4_751_072,
-    # Our pools have weight normalization: a gain for each of their 128 + 256 + 512 + 256 outputs.
+    # The pools of this project have weight normalization: a gain for each of 128 + 256 + 512 + 256 outputs.
     "ar_v4_sashimi-standalone": 5_447_680 + 1152,
 }
 
@@ -33,10 +33,10 @@ def small(official: Callable) -> Callable:
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", SMALL)
-def test_logits_loss_and_bits_are_the_official_ones(small: Callable, name: str) -> None:
+def test_logits_loss_and_bits_match(small: Callable, name: str) -> None:
     network = small(name)
     model = convert_autoregressive(network.state).model
-    expected = network.tensors["out64.logits"].transpose(1, 2)  # all positions, or the last ones
+    expected = network.tensors["out64.logits"].transpose(1, 2)  # all positions or the last ones
     logits = model(network.tensors["in.tokens"])
     assert (logits[..., -expected.shape[-1] :] - expected).abs().max() < 1e-5 * expected.abs().max()
     loss = F.cross_entropy(logits, network.tensors["in.targets"].squeeze(-1))
@@ -46,7 +46,7 @@ def test_logits_loss_and_bits_are_the_official_ones(small: Callable, name: str) 
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", SMALL)
-def test_steps_are_the_official_ones(small: Callable, name: str) -> None:
+def test_steps_match(small: Callable, name: str) -> None:
     network = small(name)
     model = convert_autoregressive(network.state).model
     expected, state = network.tensors["out64.logits_step_dense"], model.initial_state(2)
@@ -55,8 +55,8 @@ def test_steps_are_the_official_ones(small: Callable, name: str) -> None:
         assert (logits - expected[:, index]).abs().max() < 1e-5 * expected.abs().max()
 
 
-def test_version_3_files_hold_the_truncated_output_after_a_run(small: Callable) -> None:
-    """C (I - Ā^L) and L, which the official code leaves in its files, become C again."""
+def test_the_truncated_output_of_version_3_files_is_converted(small: Callable) -> None:
+    """The official code stores C (I - Ā^L) and L; the conversion computes C from them."""
     network = small("v3_sashimi-sc09_small")
     after = {key.removeprefix("sd_after."): v for key, v in network.tensors.items() if key.startswith("sd_after.")}
     name = "model.c_layers.0.layer.kernel.kernel"
@@ -68,7 +68,7 @@ def test_version_3_files_hold_the_truncated_output_after_a_run(small: Callable) 
 
 @torch.no_grad()
 def test_version_3_names_are_read(small: Callable) -> None:
-    """The weights of a version 4 file under the names of version 3, whose dt is exp(·), give the same logits."""
+    """The weights of a version 4 file with the names of version 3, where dt is exp(·), give the same logits."""
     network, state = small("v4_sashimi-sc09-unet_small"), {}
     for key, value in network.state.items():
         key = key.replace("layer.layer.kernel", "layer.kernel.kernel").replace("layer.layer.D", "layer.D")
@@ -99,7 +99,7 @@ def test_the_standalone_network_gives_the_official_output(golden, name: str) -> 
 
 
 def renamed_to_version_4(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """As the official script brings version 3 to version 4."""
+    """Rename the tensors of version 3 like the official script does."""
     renamed = {}
     for key, value in state.items():
         if key.endswith("log_dt"):
@@ -121,7 +121,7 @@ def test_a_renamed_version_3_file_needs_exp(small: Callable) -> None:
         model = convert_autoregressive(renamed, AutoregressiveOptions(dt_transform=transform)).model
         errors[transform] = ((model(tokens) - expected).abs().max() / expected.abs().max()).item()
     assert errors["exp"] < 1e-5
-    assert errors[None] > 1e-3  # softplus, the default of version 4: the trap
+    assert errors[None] > 1e-3  # softplus, the default of version 4, is wrong for such a file
 
 
 def published(golden, name: str) -> dict[str, torch.Tensor]:
@@ -136,7 +136,7 @@ def published(golden, name: str) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize(("name", "parameters"), PUBLISHED.items())
-def test_every_published_key_is_taken(golden, name: str, parameters: int) -> None:
+def test_every_published_key_is_converted(golden, name: str, parameters: int) -> None:
     model, layout = convert_autoregressive(published(golden, name))
     assert sum(parameter.numel() for parameter in model.parameters()) == parameters
     assert model.config.n_layers == 8
@@ -159,7 +159,9 @@ def test_the_command_writes_a_pipeline(small: Callable, tmp_path: Path, capsys: 
         assert torch.equal(pipe.model(network.tensors["in.tokens"]), expected)
 
 
-def test_what_does_not_fit_is_listed(small: Callable, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_tensors_and_options_that_do_not_fit_are_named(
+    small: Callable, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     state = small("v4_sashimi-sc09-unet_small").state
     with pytest.raises(UserError, match=r"missing model\.norm\.weight \(16,\)"):
         convert_autoregressive({key: value for key, value in state.items() if key != "model.norm.weight"})

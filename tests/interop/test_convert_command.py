@@ -1,4 +1,4 @@
-"""``sashimi-convert``: the folder it writes, the summary it prints, what it refuses."""
+"""Tests of ``sashimi-convert``: the folder, the summary, refused arguments."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -48,8 +48,8 @@ def test_a_pipeline_folder_is_written(
     inputs = network.tensors["in.audio"], network.tensors["in.steps"][:, 0]
     with torch.no_grad():
         output = pipe.model(*inputs, mel=network.tensors.get("in.mel")).sample
-        wanted = expected(*inputs, mel=network.tensors.get("in.mel")).sample
-    assert (output - wanted).abs().max() < 1e-6 * wanted.abs().max()
+        expected_output = expected(*inputs, mel=network.tensors.get("in.mel")).sample
+    assert (output - expected_output).abs().max() < 1e-6 * expected_output.abs().max()
     for name, tensor in expected.state_dict().items():
         assert torch.equal(pipe.model.state_dict()[name], tensor), name
     if "in.mel" not in network.tensors:
@@ -72,7 +72,7 @@ def test_a_pipeline_folder_is_written(
         (["official.pkl", "out", "--dilation-cycle", "2", "--stored-nodes"], "only the older SaShiMi layout"),
     ],
 )
-def test_what_cannot_be_done_is_one_line_and_leaves_nothing(
+def test_errors_are_one_line_and_write_nothing(
     official: Callable,
     tmp_path: Path,
     capsys: pytest.CaptureFixture,

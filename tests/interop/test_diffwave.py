@@ -1,4 +1,4 @@
-"""Converted official networks against what the official code computed with them in float64."""
+"""Tests of converted DiffWave networks against float64 outputs of the official code."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -39,7 +39,7 @@ def test_output_matches(official: Callable, name: str) -> None:
 
 @pytest.mark.parametrize("name", OLDER)
 def test_output_of_the_older_layout_matches(official: Callable, name: str, tmp_path: Path) -> None:
-    """The official results use the inexact nodes of the file; ours use exact ones, unless the nodes are stored."""
+    """The official results use the inexact nodes of the file; a conversion uses exact nodes by default."""
     network = official(f"d_diffwave/{name}")
     model = network.convert().model
     exact = run(model, network.tensors)
@@ -52,12 +52,12 @@ def test_output_of_the_older_layout_matches(official: Callable, name: str, tmp_p
     converted.save_pretrained(tmp_path)
     loaded = SashimiDenoiser.from_pretrained(tmp_path).eval()
     assert relative_error(run(loaded, network.tensors), stored) < 1e-6
-    # Exact nodes move the output by as much as these were off: some 1e-4, and not by more.
+    # The error of the stored nodes changes the output by about 1e-4.
     assert 1e-5 < relative_error(exact, stored) < 1e-3
     assert relative_error(exact, run(network.convert().model.double(), network.tensors)) < 1e-5
 
 
-def test_distance_of_the_stored_nodes(official: Callable) -> None:
+def test_output_distance_between_stored_and_exact_nodes(official: Callable) -> None:
     network = official("d_diffwave/ckpt_sashimi_snet_uncond")
     model = network.convert().model
     assert 1e-5 < output_distance(model, network.convert(stored_nodes=True).model) < 1e-3
@@ -69,7 +69,7 @@ def test_distance_of_the_stored_nodes(official: Callable) -> None:
             value = root if name.endswith(".nodes") else 2 * (1 - root) / (1 + root)
             exact[name] = torch.view_as_real(value)
     stored = network._replace(state=exact).convert(stored_nodes=True).model
-    assert output_distance(model, stored) < 5e-6  # the file rounds them to single precision
+    assert output_distance(model, stored) < 5e-6  # nodes are stored in single precision
 
 
 def test_only_the_older_layout_stores_nodes(official: Callable) -> None:
@@ -90,7 +90,7 @@ def test_a_higher_rank_is_refused(official: Callable) -> None:
 def test_other_lengths_match(official: Callable, length: int) -> None:
     network = official("d_diffwave/master_sashimi_unet_uncond")
     model = network.convert().model
-    # The file does not say at which step these two were computed: of all steps, only this one gives them.
+    # The file does not name the diffusion step of these outputs; only step 42 reproduces them.
     with torch.no_grad():
         output = model(network.tensors[f"in.audio_len{length}"], 42).sample
     assert relative_error(output, network.tensors[f"out64.eps_len{length}"]) < 1e-5
@@ -98,7 +98,7 @@ def test_other_lengths_match(official: Callable, length: int) -> None:
 
 @pytest.mark.parametrize(("name", "length"), [("unet_L16000", 1000), ("unet_uncond", 64)])
 def test_the_output_vector_is_recovered_from_the_truncated_one(official: Callable, name: str, length: int) -> None:
-    """Once it has been run, the official network holds C (I - Ā^L) and says for which L."""
+    """After its first run the official network contains C (I - Ā^L) and L instead of C."""
     network = official(f"d_diffwave/master_sashimi_{name}")
     layer = "c_layers.0.layer.kernel.kernel"
     expected = network.convert().model
@@ -112,7 +112,7 @@ def test_the_output_vector_is_recovered_from_the_truncated_one(official: Callabl
 
 @torch.no_grad()
 @pytest.mark.parametrize("length", [1, 64, 16000])
-def test_recovering_the_output_vector_inverts_truncating_it(length: int) -> None:
+def test_recovering_the_output_vector_inverts_its_truncation(length: int) -> None:
     torch.manual_seed(0)
     ssm = StateSpace(5, n_state=16, bidirectional=True)
     dt, a, p, _, b = ssm.continuous_system()

@@ -1,4 +1,4 @@
-"""The reverse process and the training loss of a converted network, with the official code's noise."""
+"""Tests of sampling and the training loss of a converted network, with the noise of the official code."""
 
 from collections.abc import Callable
 
@@ -22,7 +22,7 @@ SCHEDULES = {
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_sampling_matches(official: Callable, monkeypatch: pytest.MonkeyPatch, schedule: str, stored: bool) -> None:
     network = official("e_sampling/ckpt", full=schedule == "T200")
-    noise = network.tensors[f"in.{schedule}.noise"]  # (T, B, 1, L): x_T, then what each step adds
+    noise = network.tensors[f"in.{schedule}.noise"]  # (T, B, 1, L): x_T, then the noise of each step
     expected = network.tensors[f"out64.{schedule}.x0"]
     draws = iter(noise)
 
@@ -51,7 +51,7 @@ def test_schedule_matches(official: Callable, schedule: str) -> None:
     torch.testing.assert_close(scheduler.alphas_cumprod, tensors[f"sched.{schedule}.Alpha_bar"], rtol=1e-6, atol=0)
 
 
-def test_training_loss_and_its_gradients_match(official: Callable) -> None:
+def test_training_loss_and_gradients_match(official: Callable) -> None:
     network = official("e_sampling/ckpt")
     tensors = network.tensors
     model = network.convert(stored_nodes=True).model.train()
@@ -61,7 +61,7 @@ def test_training_loss_and_its_gradients_match(official: Callable) -> None:
     loss = torch.nn.functional.mse_loss(prediction, z)
     torch.testing.assert_close(loss, tensors["out.loss"].squeeze(), rtol=1e-5, atol=0)
     loss.backward()
-    # The official gradients, brought under our names by the conversion itself; NaN where the file has none.
+    # The conversion renames the official gradients; NaN where the file has none.
     gradients = {
         name: tensors.get(f"grad.{name}", torch.full_like(value, torch.nan)) for name, value in network.state.items()
     }
@@ -70,7 +70,7 @@ def test_training_loss_and_its_gradients_match(official: Callable) -> None:
         known = ~official_gradient.isnan()
         if known.any():
             scale = official_gradient[known].abs().max()
-            # The direction of a vector of one number has no gradient but rounding, hence the floor.
+            # The gradient of the direction of a one-element vector is only rounding, hence the absolute tolerance.
             assert (parameter.grad - official_gradient)[known].abs().max() < 1e-4 * scale + 1e-8, name
             compared += int(known.sum())
     assert compared == sum(value.numel() for name, value in tensors.items() if name.startswith("grad."))

@@ -1,4 +1,4 @@
-"""Which state dicts are converted: those of the published configurations, and nothing that differs from one."""
+"""Tests of which checkpoints are converted: the published configurations, and nothing that differs from them."""
 
 import pickle
 from collections.abc import Callable
@@ -80,7 +80,7 @@ def test_a_tensor_that_does_not_fit_is_named(official: Callable, name: str, chan
         assert message.format(key=key) in str(caught.value)
 
 
-SHAPES_THAT_TELL = {
+SHAPES_THAT_DETERMINE_THE_CONFIGURATION = {
     "master_sashimi_unet_L16000": [
         "init_conv.0.conv.weight_v",
         "d_layers.1.linear.conv.weight_v",
@@ -100,8 +100,10 @@ SHAPES_THAT_TELL = {
 }
 
 
-@pytest.mark.parametrize(("name", "key"), [(name, key) for name, keys in SHAPES_THAT_TELL.items() for key in keys])
-def test_a_wrong_shape_that_tells_the_configuration_is_refused(official: Callable, name: str, key: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "key"), [(name, key) for name, keys in SHAPES_THAT_DETERMINE_THE_CONFIGURATION.items() for key in keys]
+)
+def test_a_wrong_shape_that_determines_the_configuration_is_refused(official: Callable, name: str, key: str) -> None:
     network = official(f"d_diffwave/{name}")
     dims = network.state[key].ndim
     for shape in [(), (3,), (0, 2, 1), (7,) * dims, (2,) * dims, (64,) * dims, (9, 1, 5, 2)[:dims]]:
@@ -111,7 +113,7 @@ def test_a_wrong_shape_that_tells_the_configuration_is_refused(official: Callabl
                 changed.convert(length=None)
 
 
-def test_all_that_does_not_fit_is_listed_up_to_a_dozen(official: Callable) -> None:
+def test_up_to_twelve_tensors_that_do_not_fit_are_listed(official: Callable) -> None:
     network = official("d_diffwave/master_sashimi_unet_L16000")
     for key in [key for key in network.state if ".norm1." in key or ".norm2." in key]:
         del network.state[key]
@@ -128,7 +130,7 @@ def test_another_network_is_refused(state: dict[str, Tensor]) -> None:
         convert_diffwave(state)
 
 
-def test_what_the_file_does_not_tell_must_be_given(official: Callable) -> None:
+def test_settings_that_the_file_does_not_contain_are_required(official: Callable) -> None:
     with pytest.raises(UserError, match=r"4 WaveNet layers.*--dilation-cycle"):
         official("d_diffwave/ckpt_wavenet_vocoder").convert(dilation_cycle=None)
     with pytest.raises(UserError, match=r"--length 2048 does not fit.*1024 samples"):
@@ -139,7 +141,7 @@ STATE = {"a": torch.arange(3.0), "b.c": torch.ones(2, 2)}
 
 
 @pytest.mark.parametrize("kind", ["official", "bare", "safetensors"])
-def test_files_that_are_read(tmp_path: Path, kind: str) -> None:
+def test_supported_files_are_read(tmp_path: Path, kind: str) -> None:
     path = tmp_path / ("x.safetensors" if kind == "safetensors" else "x.pkl")
     if kind == "safetensors":
         save_file(STATE, path)
@@ -156,7 +158,7 @@ def test_files_that_are_read(tmp_path: Path, kind: str) -> None:
 
 
 class RunsCode:
-    """What a malicious checkpoint holds: unpickling it would call a function."""
+    """Object of a malicious checkpoint: unpickling it would call a function."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -1,4 +1,4 @@
-"""What the kernel tests share: random systems, the measure of an error, and memory that nobody wrote to is NaN."""
+"""Fixtures for the kernel tests: random systems, error bounds, NaN in memory that is not written."""
 
 import importlib.util
 from collections.abc import Callable, Iterator
@@ -10,7 +10,7 @@ from torch import Tensor
 
 @pytest.fixture(autouse=True)
 def _launches_are_listed() -> Iterator[None]:
-    """A kernel started in a form that its module does not list would escape the ahead-of-time check."""
+    """Assert that every started kernel is listed, because ahead-of-time checks cover only listed forms."""
     if importlib.util.find_spec("triton") is None:
         yield
         return
@@ -19,13 +19,13 @@ def _launches_are_listed() -> Iterator[None]:
 
     with recording() as started:
         yield
-    ours = {launch.form() for launch in started if launch.kernel.__module__.startswith("sashimi_kernels")}
-    assert ours <= {launch.form() for launch in every_launch()}
+    started_forms = {launch.form() for launch in started if launch.kernel.__module__.startswith("sashimi_kernels")}
+    assert started_forms <= {launch.form() for launch in every_launch()}
 
 
 @pytest.fixture
 def poisoned_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """``torch.empty``, ``torch.empty_like`` and ``Tensor.new_empty`` give NaN, so that an unwritten element shows."""
+    """Fill ``torch.empty``, ``torch.empty_like`` and ``Tensor.new_empty`` with NaN to find unwritten elements."""
 
     def poison(make):
         def allocate(*args, **kwargs):
@@ -41,9 +41,9 @@ def poisoned_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def assert_close() -> Callable[[str, Tensor, Tensor, float, float], None]:
-    """``assert_close(name, actual, expected, rms, maximum)``: same shape, finite, and both errors within bounds.
+    """Return ``assert_close(name, actual, expected, rms, maximum)``, which checks shape, finiteness and two errors.
 
-    ``rms`` bounds the ratio of the root mean squares of error and expectation, ``maximum`` that of their maxima.
+    ``rms`` bounds the ratio of the root mean squares of error and expected values, ``maximum`` that of their maxima.
     """
 
     def check(name: str, actual: Tensor, expected: Tensor, rms: float, maximum: float) -> None:
@@ -62,7 +62,7 @@ def assert_close() -> Callable[[str, Tensor, Tensor, float, float], None]:
 
 @pytest.fixture(scope="session")
 def stable_system() -> Callable[..., dict[str, Tensor]]:
-    """``stable_system(n_features, n, seed=0)``: dt, a, p, q, b of a random A = diag(a) - p p* whose diagonal decays."""
+    """Return ``stable_system(n_features, n, seed=0)``: dt, a, p, q, b of a random A = diag(a) - p p*, Re(a) < 0."""
 
     def make(n_features: int, n: int, seed: int = 0) -> dict[str, Tensor]:
         generator = torch.Generator().manual_seed(seed)

@@ -1,4 +1,4 @@
-"""Freed memory is kept for the next tensors."""
+"""Test that freed memory is reused for the next tensors."""
 
 import platform
 import subprocess
@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-# Pages that the operating system had to clear for 128 MiB of tensors, round by round; without the call, each time all.
+# Prints the pages that the operating system cleared for 128 MiB of tensors in each round (all, without the call).
 _PROGRAM = """
 import resource
 import torch

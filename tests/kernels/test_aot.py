@@ -1,4 +1,4 @@
-"""Ahead-of-time compilation: every kernel fits its targets, and what is wrong with one is found."""
+"""Tests of ahead-of-time compilation: every kernel fits its targets, problems are reported."""
 
 import os
 import re
@@ -16,7 +16,7 @@ pytest.importorskip("triton", reason="the triton package is not installed")
 
 TARGETS = ("cuda:80", "cuda:90", "hip:gfx942")
 
-# Kernels that are right or wrong in one way each, in the place of the package's own.
+# Replaces the kernels of the package by kernels that are correct or have one problem each.
 TOYS = """
 import sys
 import triton
@@ -68,11 +68,11 @@ sys.exit(aot.main())
 
 @pytest.fixture
 def run(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess]:
-    """Runs Python without the interpreter of Triton, and with an empty cache of its own."""
+    """Return a function that runs Python without the Triton interpreter and with an empty Triton cache."""
 
     def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
-        kept = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-        environment = {**kept, "TRITON_CACHE_DIR": str(tmp_path / "triton"), "OMP_NUM_THREADS": "1", **environment}
+        inherited = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+        environment = {**inherited, "TRITON_CACHE_DIR": str(tmp_path / "triton"), "OMP_NUM_THREADS": "1", **environment}
         command = [sys.executable, *arguments]
         return subprocess.run(command, env=environment, capture_output=True, text=True, cwd=tmp_path, check=False)
 
@@ -81,7 +81,7 @@ def run(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess]:
 
 @pytest.fixture
 def run_toys(run: Callable, tmp_path: Path) -> Callable[..., subprocess.CompletedProcess]:
-    """Runs the command on some of the toys."""
+    """Return a function that runs the command on some of ``TOYS``."""
     script = tmp_path / "toys.py"
     script.write_text(TOYS)
 
@@ -92,7 +92,7 @@ def run_toys(run: Callable, tmp_path: Path) -> Callable[..., subprocess.Complete
     return run_toys
 
 
-def test_table_of_a_good_kernel(run_toys: Callable) -> None:
+def test_table_of_correct_kernels(run_toys: Callable) -> None:
     done = run_toys("copy,product", *TARGETS)
     assert done.returncode == 0, done.stderr
     header, *rows = (line.split() for line in done.stdout.splitlines())
@@ -124,7 +124,7 @@ def test_markdown_has_a_row_per_kernel(run_toys: Callable) -> None:
     assert "spills" not in product
 
 
-def test_what_is_wrong_is_found(run_toys: Callable) -> None:
+def test_problems_are_reported(run_toys: Callable) -> None:
     done = run_toys("copy,spilling,wide,idle,wrong", "cuda:90")
     assert done.returncode == 1
     problems = [line for line in done.stderr.splitlines() if line.startswith("problem: ")]
@@ -139,7 +139,7 @@ def test_what_is_wrong_is_found(run_toys: Callable) -> None:
     assert "does not compile" in done.stdout
 
 
-def test_idle_matrix_units_are_found_on_amd(run_toys: Callable) -> None:
+def test_unused_matrix_units_are_reported_on_amd(run_toys: Callable) -> None:
     done = run_toys("copy,idle", "hip:gfx942")
     assert done.returncode == 1
     assert re.search(r"problem: copy \(.*\) for hip:gfx942 has no matrix instruction", done.stderr)
@@ -154,21 +154,21 @@ def test_idle_matrix_units_are_found_on_amd(run_toys: Callable) -> None:
         (("--kernel", "nothing"), "error: unknown kernel 'nothing': expected one of "),
     ],
 )
-def test_unusable_requests_are_one_line(
+def test_errors_are_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, options: tuple[str, ...], message: str
 ) -> None:
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     assert_refused(monkeypatch, capsys, message, *options)
 
 
-def test_an_interpreting_triton_compiles_nothing(
+def test_compilation_with_the_triton_interpreter_is_refused(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     assert_refused(monkeypatch, capsys, "error: TRITON_INTERPRET is set, so Triton interprets kernels")
 
 
-def test_a_system_without_triton_is_told_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+def test_compilation_without_triton_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     monkeypatch.delitem(sys.modules, "sashimi_kernels.compilation", raising=False)
     monkeypatch.setitem(sys.modules, "triton", None)
@@ -220,7 +220,7 @@ for position in positions.values():
         ("hip:gfx942", 64, 32 * 1024, 4, 8 / 32),
     ],
 )
-def test_occupancy_follows_from_the_tightest_limit(
+def test_occupancy_is_the_smallest_of_the_limits(
     target: str, registers: int, shared: int, warps: int, occupancy: float
 ) -> None:
     assert HARDWARE[target].occupancy(registers, shared, warps) == pytest.approx(occupancy)

@@ -1,4 +1,4 @@
-"""Which backend runs, why another one cannot, and the choices that a benchmark leaves behind."""
+"""Tests of the selection of a backend and of the choices that a benchmark stores."""
 
 import json
 import subprocess
@@ -20,18 +20,18 @@ OPERATION = "diagonal_kernel"
 
 @pytest.fixture(autouse=True)
 def empty_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """No measured choice, no choice in the environment, and nothing remembered from the test before."""
+    """Remove measured choices, the environment variable and cached values, and return the empty cache folder."""
     monkeypatch.setenv("SASHIMI_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("SASHIMI_KERNELS", raising=False)
     monkeypatch.setenv("TRITON_INTERPRET", "1")
-    for remembered in (choices._choices, choices._measured_choice, choices._gpu_obstacle):
-        remembered.cache_clear()
+    for cached_function in (choices._choices, choices._measured_choice, choices._gpu_obstacle):
+        cached_function.cache_clear()
     return tmp_path / "cache"
 
 
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stands in for one H100: what is asked of it is its name and its compute capability."""
+    """Simulate an H100 by its name and compute capability."""
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H100")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     monkeypatch.setattr(backends, "_TRITON_INSTALLED", True)
@@ -42,12 +42,12 @@ def chosen(backend: str, device: torch.device, **options: object) -> str:
     return select_backend(backend, device, OPERATION, **options).__name__.split(".")[-1]
 
 
-def test_auto_on_a_cpu_is_torch_even_where_triton_interprets() -> None:
+def test_auto_on_a_cpu_is_torch_even_with_the_triton_interpreter() -> None:
     assert chosen("auto", CPU) == "torch_backend"
     assert chosen("auto", torch.device("mps")) == "torch_backend"
 
 
-def test_the_environment_variable_decides_for_auto_only(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_variable_applies_only_to_auto(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SASHIMI_KERNELS", "reference")
     assert chosen("auto", CPU) == "reference"
     assert chosen("torch", CPU) == "torch_backend"
@@ -55,7 +55,7 @@ def test_the_environment_variable_decides_for_auto_only(monkeypatch: pytest.Monk
     assert chosen("auto", CPU) == "torch_backend"
 
 
-def test_auto_on_a_gpu_is_triton_where_it_can_run(gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_on_a_gpu_is_triton_if_it_can_run(gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
     assert chosen("auto", CUDA) == "triton_backend"
     assert chosen("auto", CUDA, dtype=torch.complex64) == "triton_backend"
     assert chosen("auto", CUDA, dtype=torch.float64) == "torch_backend"
@@ -64,20 +64,20 @@ def test_auto_on_a_gpu_is_triton_where_it_can_run(gpu: None, monkeypatch: pytest
     assert chosen("auto", CUDA) == "torch_backend"
 
 
-def test_an_old_gpu_is_left_to_torch(gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_on_an_old_gpu_is_torch(gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
     assert chosen("auto", CUDA) == "torch_backend"
     with pytest.raises(BackendUnavailableError, match=r"compute capability 7\.5 and Triton needs 8\.0"):
         select_backend("triton", CUDA, OPERATION)
 
 
-def test_a_gpu_is_not_interpreted_by_itself(gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_on_a_gpu_does_not_use_the_triton_interpreter(gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     assert chosen("auto", CUDA) == "torch_backend"
     assert chosen("triton", CUDA) == "triton_backend"
 
 
-def test_auto_takes_the_measured_choice(gpu: None) -> None:
+def test_auto_uses_the_measured_choice(gpu: None) -> None:
     choices.save_choices(
         "NVIDIA H100", {"diagonal_kernel float32 4000": "torch", "diagonal_kernel float16 4000": "triton"}
     )
@@ -98,7 +98,7 @@ def test_auto_takes_the_measured_choice(gpu: None) -> None:
         ("cuda", CPU, True, "1", r"this version has reference, torch, triton"),
     ],
 )
-def test_a_backend_that_cannot_run_says_why(
+def test_the_error_names_why_a_backend_cannot_run(
     monkeypatch: pytest.MonkeyPatch,
     backend: str,
     device: torch.device,
@@ -131,7 +131,7 @@ def test_every_backend_has_every_operation() -> None:
     assert operations[0] <= set(kernels.__all__)
 
 
-def test_a_backend_is_imported_when_asked_for() -> None:
+def test_a_backend_is_imported_when_it_is_selected() -> None:
     code = """
 import sys, torch, sashimi_kernels
 sashimi_kernels.backends.select_backend("auto", torch.device("cpu"), "diagonal_kernel")
@@ -173,7 +173,7 @@ def test_torch_compile_traces_the_selection_on_a_gpu(gpu: None) -> None:
 @pytest.mark.parametrize(
     ("length", "measured"), [(1, 1000), (2000, 1000), (2001, 4000), (8000, 4000), (16000, 16000), (10**6, 64000)]
 )
-def test_lengths_share_the_nearest_measurement(length: int, measured: int) -> None:
+def test_lengths_use_the_nearest_measurement(length: int, measured: int) -> None:
     assert choices.nearest_length(length) == measured
 
 
@@ -188,7 +188,7 @@ def test_choices_are_added_to_the_file(empty_cache: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"A": {"x float32 1000": "cuda"}}', '{"A": 3}', "\xff"])
-def test_a_damaged_file_is_reported_and_made_anew(empty_cache: Path, gpu: None, content: str) -> None:
+def test_a_damaged_file_is_reported_and_created_again(empty_cache: Path, gpu: None, content: str) -> None:
     empty_cache.mkdir()
     choices.choices_file().write_bytes(content.encode("latin-1"))
     with pytest.warns(UserWarning, match=r"kernel-choices\.json is ignored \(.*creates it again") as caught:

@@ -1,4 +1,4 @@
-"""The benchmark: what it measures, what it prints, and the choices it leaves for ``backend="auto"``."""
+"""Tests of the benchmark: measurements, table, choices stored for ``backend="auto"``."""
 
 import math
 import re
@@ -18,7 +18,7 @@ STEPS = ("diagonal_step", "nplr_step")
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    """Runs the command in this process, with a user cache of its own; returns the exit code."""
+    """Return a function that runs the command in this process, with a new cache, and returns the exit code."""
     monkeypatch.setenv("SASHIMI_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(measuring, "_GEMM_SIZE", 64)
 
@@ -68,7 +68,7 @@ def test_rows_and_backends_can_be_chosen(run, capsys: pytest.CaptureFixture) -> 
         (("--backend", "triton"), "kernel backend 'triton' cannot run on cpu"),
     ],
 )
-def test_unusable_requests_are_one_line(
+def test_errors_are_one_line(
     run, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...], message: str
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
@@ -85,7 +85,7 @@ def test_unusable_requests_are_one_line(
     ("backend", "dtype"), [("torch", torch.float32), ("torch", torch.bfloat16), ("triton", torch.float32)]
 )
 def test_backends_agree_on_the_workloads(backend: str, dtype: torch.dtype) -> None:
-    """A benchmark of different results would compare nothing."""
+    """Times of backends are comparable only if their results agree."""
     if backend == "triton":
         pytest.importorskip("triton", reason="the triton package is not installed")
     device = "cuda" if backend == "triton" and torch.cuda.is_available() else "cpu"
@@ -98,7 +98,7 @@ def test_backends_agree_on_the_workloads(backend: str, dtype: torch.dtype) -> No
             workload.backward(backend)
 
 
-def test_choices_follow_the_pass_with_gradients() -> None:
+def test_choices_are_made_by_the_pass_with_gradients() -> None:
     def row(operation: str, length: int, passes: str, **seconds: float) -> Row:
         return Row(operation, length, torch.float16, passes, seconds, {})
 
@@ -117,8 +117,8 @@ def test_choices_follow_the_pass_with_gradients() -> None:
     }
 
 
-def test_choices_of_a_gpu_are_remembered(run, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All of the command but the measurement, for which this computer may have no GPU."""
+def test_choices_of_a_gpu_are_stored(run, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything except the measurement is tested, because there may be no GPU."""
     measured = {"reference": 3.0, "torch": 2.0, "triton": 1.0}
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
@@ -163,7 +163,7 @@ def test_rounds_are_interleaved_and_the_first_does_not_count(monkeypatch: pytest
     assert calls == ["a", "b"] * 4
 
 
-def test_what_runs_out_of_memory_takes_forever(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_functions_that_run_out_of_memory_have_an_infinite_time(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
     monkeypatch.setattr(measuring, "seconds_of", lambda function, device: calls.append(function()) or calls[-1])
     functions = {"fits": lambda: 1.0, "does not": lambda: math.inf}
@@ -171,8 +171,8 @@ def test_what_runs_out_of_memory_takes_forever(monkeypatch: pytest.MonkeyPatch) 
     assert calls.count(math.inf) == 1
 
 
-def test_peak_memory_counts_what_is_there_at_once() -> None:
-    x = torch.randn(1000, 250, requires_grad=True)  # a megabyte
+def test_peak_memory_counts_tensors_that_exist_at_the_same_time() -> None:
+    x = torch.randn(1000, 250, requires_grad=True)  # 1 MB
 
     def three_at_once() -> torch.Tensor:
         y = x.detach().exp()
@@ -181,7 +181,7 @@ def test_peak_memory_counts_what_is_there_at_once() -> None:
         return z.cos()  # the sum and its cosine
 
     assert measuring.peak_memory(three_at_once) == 3 * 1_000_000
-    # The result of exp is kept for its gradient, which takes as much again.
+    # The result of exp is stored for its gradient, which has the same size.
     assert 2_000_000 <= measuring.peak_memory(lambda: x.exp().sum().backward()) <= 4_000_000
 
 

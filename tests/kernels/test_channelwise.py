@@ -1,4 +1,4 @@
-"""Norms over the channels and the gated residual: every backend and every gradient against float64."""
+"""Tests of norms over channels and of the gated residual: outputs and gradients of every backend in float64."""
 
 import functools
 from collections.abc import Callable
@@ -12,7 +12,7 @@ import sashimi_kernels as kernels
 
 pytest.importorskip("triton", reason="the triton package is not installed")
 
-# Within a block of channels, exactly one, across blocks; one tile of positions and several.
+# Fewer channels than a block, exactly one block, several blocks; one tile of positions and several tiles.
 SIZES = [(2, 3, 70), (1, 64, 33), (2, 65, 5), (1, 300, 2), (0, 3, 5)]
 BOUNDS = {torch.float32: (1e-5, 1e-5), torch.float16: (1e-3, 2e-3), torch.bfloat16: (8e-3, 2e-2)}
 DTYPES = (torch.float32, torch.float16)
@@ -24,7 +24,7 @@ def randn(*shape: int, seed: int = 0) -> Tensor:
 
 
 def norm_inputs(norm: str, batch: int, n_channels: int, length: int, bias: bool) -> list[Tensor | None]:
-    """x, its two parameters and the bias; x is off centre, so that a mean is worth taking."""
+    """Return x, the two parameters of the norm and the bias; x has a mean of 3."""
     n_parameters = 1 if norm == "scalar_norm" else n_channels
     parameters = [1 + randn(n_parameters, seed=1) / 4, randn(n_parameters, seed=2)]
     return [3 + randn(batch, n_channels, length), *parameters, randn(batch, n_channels, seed=3) if bias else None]
@@ -44,14 +44,14 @@ def output_and_gradients(
 
 
 def check(assert_close: Callable, name: str, backend: str, inputs: list[Tensor | None]) -> None:
-    """The operation against the reference in float64, on the same rounded inputs."""
+    """Compare the operation with the reference in float64 on the same rounded inputs."""
     operation = getattr(kernels, name)
     exact = [x if x is None else x.detach().double() for x in inputs]
     given = [x for x in inputs if x is not None]
     # The output has the dtype of the residual stream.
     stream = inputs[1] if name == "gated_residual" else inputs[0]
     y = operation(*exact, backend="reference")
-    # Partly along the output, so that no gradient is a small sum of large terms.
+    # Correlated with the output, so that no gradient is a small sum of large terms.
     cotangent = (y / 2 + randn(*y.shape, seed=9).to(y)).to(stream.dtype)
     actual = output_and_gradients(operation, inputs, backend, cotangent)
     expected = output_and_gradients(operation, exact, "reference", cotangent)
@@ -62,7 +62,7 @@ def check(assert_close: Callable, name: str, backend: str, inputs: list[Tensor |
 
 
 @pytest.mark.parametrize("norm", ["scalar_norm", "layer_norm"])
-def test_reference_norms_are_the_definitions(norm: str) -> None:
+def test_reference_norms_match_the_definitions(norm: str) -> None:
     x, weight, offset, bias = (x.double() for x in norm_inputs(norm, 2, 5, 7, bias=True))
     if norm == "layer_norm":
         expected = F.layer_norm(x.transpose(1, 2), (5,), weight, offset).transpose(1, 2)
@@ -72,7 +72,7 @@ def test_reference_norms_are_the_definitions(norm: str) -> None:
     torch.testing.assert_close(actual, expected + bias.unsqueeze(-1), rtol=1e-6, atol=1e-7)
 
 
-def test_reference_gated_residual_is_the_definition() -> None:
+def test_reference_gated_residual_matches_the_definition() -> None:
     x, residual = (x.double() for x in gated_inputs(2, 5, 7))
     expected = residual + F.glu(x, dim=1)
     torch.testing.assert_close(kernels.gated_residual(x, residual, backend="reference"), expected)
@@ -127,7 +127,7 @@ def test_strides(assert_close: Callable, backend: str, name: str, layout: str) -
 @pytest.mark.usefixtures("poisoned_memory")
 @pytest.mark.parametrize("name", ["scalar_norm", "layer_norm", "gated_residual"])
 def test_gradients_that_are_not_contiguous(assert_close: Callable, name: str) -> None:
-    """The gradient of a sum is one number with strides of zero, that of a transposition is transposed."""
+    """The gradient of a sum has strides of zero; the gradient of a transposition is transposed."""
     inputs = gated_inputs(2, 5, 9) if name == "gated_residual" else norm_inputs(name, 2, 5, 9, bias=True)
     exact = [x.double() for x in inputs]
     operation = getattr(kernels, name)
@@ -139,7 +139,7 @@ def test_gradients_that_are_not_contiguous(assert_close: Callable, name: str) ->
 
 
 @pytest.mark.parametrize("backend", ["torch", "triton"])
-def test_one_channel_is_its_own_mean(backend: str) -> None:
+def test_one_channel_equals_its_mean(backend: str) -> None:
     x, weight, offset, bias = norm_inputs("layer_norm", 2, 1, 3, bias=True)
     x.requires_grad_()
     y = kernels.layer_norm(x, weight, offset, bias, backend=backend)
@@ -167,7 +167,7 @@ def test_equal_channels_give_no_nan(norm: str, backend: str) -> None:
 @pytest.mark.parametrize("n_channels", [1, 3, 64, 130])
 @pytest.mark.parametrize("backend", ["reference", "torch", "triton"])
 def test_a_tiny_epsilon_gives_no_nan(backend: str, n_channels: int, value: float, dtype: torch.dtype) -> None:
-    """Equal channels have a scale of up to 1 / √ε = 10¹⁵, the third power of which float32 cannot hold."""
+    """Equal channels have a scale of up to 1 / √ε = 10¹⁵; its third power overflows float32."""
     if backend == "triton" and dtype == torch.float64:
         pytest.skip("the triton backend has no float64")
     _, gain, shift, bias = norm_inputs("scalar_norm", 2, n_channels, 5, bias=True)
@@ -186,7 +186,7 @@ def test_a_tiny_epsilon_gives_no_nan(backend: str, n_channels: int, value: float
 @pytest.mark.parametrize("n_channels", [3, 130])
 @pytest.mark.parametrize("backend", ["reference", "torch", "triton"])
 def test_a_tiny_epsilon_has_the_exact_gradient(assert_close: Callable, backend: str, n_channels: int) -> None:
-    """The gradient for equal channels, and for quiet features that ε = 1e-8 would not normalize."""
+    """The gradient is tested for equal channels and for features so small that ε = 1e-8 would dominate."""
     _, gain, shift, bias = norm_inputs("scalar_norm", 2, n_channels, 5, bias=True)
     operation = functools.partial(kernels.scalar_norm, epsilon=1e-30)
     cotangent = randn(2, n_channels, 5, seed=9)
@@ -200,8 +200,8 @@ def test_a_tiny_epsilon_has_the_exact_gradient(assert_close: Callable, backend: 
 
 @pytest.mark.parametrize("n_channels", [60, 200])
 @pytest.mark.parametrize("backend", ["torch", "triton"])
-def test_a_large_mean_costs_no_more_than_its_rounding(backend: str, n_channels: int) -> None:
-    """E[x²] - mean² would be lost altogether here: 10⁸ against 1."""
+def test_a_large_mean_adds_only_its_rounding_error(backend: str, n_channels: int) -> None:
+    """E[x²] - mean² would have no correct digit in float32: 10⁸ against 1."""
     x, weight, offset, _ = norm_inputs("layer_norm", 1, n_channels, 4, bias=False)
     x = x + 1e4
     expected = kernels.layer_norm(x.double(), weight.double(), offset.double(), backend="reference")
@@ -216,8 +216,8 @@ def test_torch_gradients(name: str) -> None:
     assert torch.autograd.gradcheck(lambda *inputs: getattr(kernels, name)(*inputs, backend="torch"), inputs)
 
 
-class Surroundings(torch.nn.Module):
-    """All three operations, one after the other."""
+class ThreeOperations(torch.nn.Module):
+    """Module that applies the three operations one after the other."""
 
     def __init__(self, backend: str) -> None:
         super().__init__()
@@ -236,7 +236,7 @@ class Surroundings(torch.nn.Module):
 @pytest.mark.parametrize("backend", ["torch", "triton"])
 def test_compiled_as_one_graph(assert_close: Callable, backend: str) -> None:
     torch.manual_seed(0)
-    module, x, bias = Surroundings(backend), randn(2, 3, 7).requires_grad_(), randn(2, 3, seed=1).requires_grad_()
+    module, x, bias = ThreeOperations(backend), randn(2, 3, 7).requires_grad_(), randn(2, 3, seed=1).requires_grad_()
     inputs, cotangent = [x, bias, *module.parameters()], randn(2, 3, 7, seed=2)
     expected = torch.autograd.grad(module(x, bias), inputs, cotangent)
     torch.compiler.reset()
@@ -250,9 +250,9 @@ def test_compiled_as_one_graph(assert_close: Callable, backend: str) -> None:
 
 @pytest.mark.parametrize(("backend", "dtype"), [("torch", torch.bfloat16), ("triton", torch.float16)], ids=str)
 def test_autocast(backend: str, dtype: torch.dtype) -> None:
-    """A residual stream in float32 stays so, whatever the layers in between make of it."""
+    """A residual stream in float32 stays in float32 for every dtype of the layers."""
     torch.manual_seed(0)
-    module, x, bias = Surroundings(backend), randn(2, 3, 7), randn(2, 3, seed=1)
+    module, x, bias = ThreeOperations(backend), randn(2, 3, 7), randn(2, 3, seed=1)
     expected = module(x, bias)
     with torch.autocast("cpu", dtype):
         actual = module(x, bias.to(dtype))
@@ -264,7 +264,7 @@ def test_autocast(backend: str, dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("backend", ["torch", "triton"])
 @pytest.mark.parametrize("name", ["scalar_norm", "layer_norm", "gated_residual"])
-def test_inference_leaves_the_inputs_alone(name: str, backend: str) -> None:
+def test_inference_does_not_change_the_inputs(name: str, backend: str) -> None:
     inputs = gated_inputs(1, 3, 4) if name == "gated_residual" else norm_inputs(name, 1, 3, 4, bias=True)
     before = [x.clone() for x in inputs]
     with torch.no_grad():

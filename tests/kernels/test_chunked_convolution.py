@@ -1,4 +1,4 @@
-"""The chunked convolution: every backend and every gradient against the recurrence in float64."""
+"""Tests of the chunked convolution: outputs and gradients of every backend against the recurrence in float64."""
 
 from collections.abc import Callable
 
@@ -10,14 +10,14 @@ from torch.nn import functional as F
 import sashimi_kernels as kernels
 from sashimi_kernels.torch_backend import convolution
 
-# Forward only without and with a state, and both directions with either shift.
+# The forward direction without and with a state, and both directions with each shift.
 MODES = {
     "forward": (False, False, 1),
     "state": (False, True, 1),
     "both": (True, False, 1),
     "both from here": (True, False, 0),
 }
-# RMS and maximum of the error.
+# Bounds of the RMS and the maximum of the error.
 BOUNDS = {torch.float32: (3e-6, 1e-5), torch.float16: (1e-3, 2e-3), torch.bfloat16: (8e-3, 2e-2)}
 GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA or ROCm device")
 every_mode = pytest.mark.parametrize("mode", MODES)
@@ -25,7 +25,7 @@ every_mode = pytest.mark.parametrize("mode", MODES)
 
 @pytest.fixture
 def make_inputs(stable_system: Callable) -> Callable[..., dict[str, Tensor]]:
-    """``make_inputs(batch, n_features, n, length, mode)``: the arguments of a mode, in float64."""
+    """Return ``make_inputs(batch, n_features, n, length, mode)``: the arguments of a mode in float64."""
 
     def make(batch: int, n_features: int, n: int, length: int, mode: str) -> dict[str, Tensor]:
         system = stable_system(n_features, n)
@@ -36,7 +36,7 @@ def make_inputs(stable_system: Callable) -> Callable[..., dict[str, Tensor]]:
         u = torch.randn(batch, n_features, length, dtype=torch.float64, generator=generator)
         skip = torch.randn(n_features, dtype=torch.float64, generator=generator)
         with_reverse, with_state, _ = MODES[mode]
-        # Scaled so that no term drowns the others.
+        # Scaled so that all terms have a similar magnitude.
         inputs = {"u": u, "log_a": log_a, "b": b / b.abs().max(), "c": c / n, "skip": skip}
         return {
             **inputs,
@@ -54,7 +54,7 @@ def convolve(inputs: dict[str, Tensor], mode: str, backend: str) -> tuple[Tensor
 
 
 def results(inputs: dict[str, Tensor], mode: str, backend: str) -> dict[str, Tensor]:
-    """Outputs, and the gradients of all inputs of a sum of the outputs with random weights."""
+    """Return the outputs, and the gradients of their randomly weighted sum with respect to all inputs."""
     inputs = {name: value.detach().requires_grad_() for name, value in inputs.items()}
     outputs = {
         name: x for name, x in zip(("y", "final"), convolve(inputs, mode, backend), strict=True) if x is not None
@@ -65,7 +65,7 @@ def results(inputs: dict[str, Tensor], mode: str, backend: str) -> dict[str, Ten
 
 
 def _weights(x: Tensor) -> Tensor:
-    """Random numbers that every dtype has."""
+    """Return random numbers that every dtype represents exactly."""
     generator = torch.Generator().manual_seed(9)
     real, imag = torch.randint(-8, 9, (2, *x.shape), generator=generator) / 8
     return (torch.complex(real, imag) if x.is_complex() else real).to(x)
@@ -79,7 +79,7 @@ def check(
     dtype: torch.dtype,
     against: str = "reference",
 ) -> None:
-    """Outputs and gradients for samples of this dtype, against another backend in float64 on the same samples."""
+    """Compare outputs and gradients for samples of ``dtype`` with a backend in float64 on the same samples."""
     rounded = {**inputs, "u": inputs["u"].to(dtype)}
     actual = results(rounded, mode, backend)
     expected = results({**inputs, "u": rounded["u"].double()}, mode, against)
@@ -96,7 +96,7 @@ def check(
 @pytest.mark.parametrize(
     ("batch", "h", "n", "length"), [(1, 1, 1, 1), (2, 3, 5, 37), (1, 2, 33, 16), (2, 1, 4, 3), (3, 2, 1, 200)]
 )
-def test_torch_is_the_recurrence(
+def test_torch_matches_the_recurrence(
     monkeypatch: pytest.MonkeyPatch,
     make_inputs: Callable,
     assert_close: Callable,
@@ -129,8 +129,8 @@ def test_torch_gradients(monkeypatch: pytest.MonkeyPatch, make_inputs: Callable,
 
 
 @every_mode
-def test_chunked_is_the_fft_convolution(make_inputs: Callable, assert_close: Callable, mode: str) -> None:
-    """Over many chunks, and with phases that have turned thousands of times."""
+def test_results_match_the_fft_convolution(make_inputs: Callable, assert_close: Callable, mode: str) -> None:
+    """The signal has many chunks, and phases reach thousands of turns."""
     inputs = make_inputs(1, 2, 4, 6000, mode)
     inputs["log_a"] = torch.complex(inputs["log_a"].real / 10, inputs["log_a"].imag + 3)
     inputs.pop("state", None)
@@ -149,8 +149,8 @@ def test_chunked_is_the_fft_convolution(make_inputs: Callable, assert_close: Cal
 
 
 @pytest.mark.parametrize("backend", ["torch", "triton"])
-def test_a_signal_in_two_halves(make_inputs: Callable, assert_close: Callable, backend: str) -> None:
-    """The state after the first half is all that the second needs."""
+def test_a_signal_in_two_parts(make_inputs: Callable, assert_close: Callable, backend: str) -> None:
+    """The second part of a signal depends on the first only through the state."""
     inputs = make_inputs(1, 1, 3, 300, "state")
     inputs["u"] = inputs["u"].float()
     whole, final = convolve(inputs, "state", backend)
@@ -174,7 +174,7 @@ def test_a_signal_in_two_halves(make_inputs: Callable, assert_close: Callable, b
         (1, 1, 17, 200, "both", torch.float16),
     ],
 )
-def test_triton_is_the_recurrence(
+def test_triton_matches_the_recurrence(
     make_inputs: Callable,
     assert_close: Callable,
     batch: int,
@@ -191,7 +191,7 @@ def test_triton_is_the_recurrence(
 @pytest.mark.usefixtures("poisoned_memory")
 @pytest.mark.parametrize("mode", ["state", "both"])
 def test_triton_states_are_carried_over_many_chunks(make_inputs: Callable, assert_close: Callable, mode: str) -> None:
-    """More chunks than one program sums up at once; a slow decay carries the states far."""
+    """There are more chunks than one program sums at once; a slow decay carries the states far."""
     pytest.importorskip("triton", reason="the triton package is not installed")
     inputs = make_inputs(1, 1, 2, 8500, mode)
     inputs["log_a"] = torch.complex(inputs["log_a"].real / 100, inputs["log_a"].imag)
@@ -225,7 +225,7 @@ def test_layouts(make_inputs: Callable, assert_close: Callable, backend: str, la
 
 @pytest.mark.parametrize("name", ["u", "log_a", "b", "c", "skip", "state"])
 def test_triton_gradient_of_one_input(make_inputs: Callable, assert_close: Callable, name: str) -> None:
-    """Of a sum, whose gradient is one number with strides of zero."""
+    """The output is summed, so that its gradient has strides of zero."""
     inputs = make_inputs(1, 1, 3, 140, "state")
 
     def gradient(backend: str, dtype: torch.dtype) -> Tensor:
@@ -257,7 +257,7 @@ def test_torch_compile(make_inputs: Callable, assert_close: Callable, backend: s
 
 
 @pytest.mark.parametrize("backend", ["torch", "triton"])
-def test_autocast_leaves_it_alone(make_inputs: Callable, backend: str) -> None:
+def test_autocast_changes_nothing(make_inputs: Callable, backend: str) -> None:
     inputs = make_inputs(1, 1, 3, 140, "state")
     inputs["u"] = inputs["u"].float()
     expected = convolve(inputs, "state", backend)
@@ -267,7 +267,7 @@ def test_autocast_leaves_it_alone(make_inputs: Callable, backend: str) -> None:
         assert torch.equal(got, wanted)
 
 
-def test_wrong_requests_say_why(make_inputs: Callable) -> None:
+def test_invalid_arguments_are_refused(make_inputs: Callable) -> None:
     inputs = make_inputs(1, 1, 3, 5, "both")
     with pytest.raises(ValueError, match="give reverse or state, not both"):
         convolve({**inputs, "state": make_inputs(1, 1, 3, 5, "state")["state"]}, "both", "torch")

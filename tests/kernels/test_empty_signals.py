@@ -1,4 +1,4 @@
-"""An empty batch gives empty results and gradients of zero; a signal without samples is an error."""
+"""Tests of empty inputs: a batch of 0 gives empty results and zero gradients; a length of 0 is an error."""
 
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -21,7 +21,7 @@ def complex_(*shape: int) -> Tensor:
     return torch.full(shape, -0.3 + 0.4j, dtype=torch.complex64, requires_grad=True)
 
 
-# By name: a function of a backend and the tensors, and the tensors for a batch size and a length.
+# For each name: a function of a backend and tensors, and a function that makes the tensors of a batch and length.
 OPERATIONS: dict[str, tuple[Callable, Callable[[int, int], list[Tensor]]]] = {
     "scalar_norm": (
         lambda backend, *inputs: kernels.scalar_norm(*inputs, backend=backend),
@@ -88,7 +88,7 @@ def test_an_empty_batch(name: str, backend: str) -> None:
     for empty, full in zip(found, expected, strict=True):
         assert empty.shape == (0, *full.shape[1:])
         assert empty.dtype == full.dtype
-    if name == "spectrum_convolution":  # for inference
+    if name == "spectrum_convolution":  # it has no gradient
         return
     inputs = make_inputs(0, 6)
     results = operation(backend, *inputs)

@@ -1,4 +1,4 @@
-"""Every operation against its definition, in float64, over awkward sizes; and its gradients."""
+"""Tests of every operation in float64 against its definition, and of its gradients, for many sizes."""
 
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -26,7 +26,7 @@ def outputs(m: int, n_features: int, n: int) -> Tensor:
 
 @pytest.mark.parametrize(("m", "h", "n", "length"), SIZES)
 @pytest.mark.parametrize("method", ["zoh", "bilinear"])
-def test_diagonal_kernel_is_the_vandermonde_product(
+def test_diagonal_kernel_matches_the_vandermonde_product(
     assert_close: Callable, stable_system: Callable, m: int, h: int, n: int, length: int, method: str
 ) -> None:
     system = stable_system(h, n)
@@ -42,10 +42,10 @@ def test_diagonal_kernel_is_the_vandermonde_product(
 
 
 @pytest.mark.parametrize(("m", "h", "n", "length"), SIZES)
-def test_nplr_kernel_is_the_impulse_response(
+def test_nplr_kernel_matches_the_impulse_response(
     assert_close: Callable, stable_system: Callable, m: int, h: int, n: int, length: int
 ) -> None:
-    """Both algorithms, Krylov and Cauchy, against the recurrence itself."""
+    """Both algorithms, Krylov and Cauchy, are compared with the recurrence."""
     system, c = stable_system(h, n), outputs(m, h, n)
     state, samples = torch.zeros(1, h, n, dtype=torch.complex128), []
     for step in range(length):
@@ -117,7 +117,7 @@ def test_nplr_gradients(stable_system: Callable) -> None:
 
 @settings(max_examples=30)
 @given(length=st.integers(1, 70), shift=st.sampled_from([0, 1]), seed=st.integers(0, 2**16))
-def test_convolution_is_the_double_sum(assert_close: Callable, length: int, shift: int, seed: int) -> None:
+def test_convolution_matches_the_double_sum(assert_close: Callable, length: int, shift: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     u, forward, reverse = torch.randn(3, 2, length, dtype=torch.float64, generator=generator)
     skip = torch.randn(2, dtype=torch.float64, generator=generator)
@@ -138,8 +138,8 @@ def test_convolution_is_the_double_sum(assert_close: Callable, length: int, shif
 
 
 @pytest.mark.parametrize("length", [1, 2048, 2049, 5000])
-def test_convolution_takes_channels_side_by_side(length: int) -> None:
-    """Such signals are brought in order in pieces, of 2,048 samples for 64 channels."""
+def test_convolution_of_adjacent_channels(length: int) -> None:
+    """Signals with adjacent channels are made contiguous in pieces, of 2,048 samples for 64 channels."""
     generator = torch.Generator().manual_seed(4)
     rows = torch.randn(2, length, 64, generator=generator)
     u = rows.transpose(1, 2).unsqueeze(1)  # (batch, 1, H, L)

@@ -1,4 +1,4 @@
-"""What kernels/README.md says to run, runs: cut short where a reader would wait."""
+"""Tests of kernels/README.md: code blocks and commands run, shortened to seconds."""
 
 import os
 import re

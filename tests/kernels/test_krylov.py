@@ -1,4 +1,4 @@
-"""Powers of a diagonal-plus-rank-one matrix against the recurrence, and how accurate kernels in float32 are."""
+"""Tests of powers of a diagonal-plus-rank-one matrix and of the accuracy of float32 kernels."""
 
 import pytest
 import torch
@@ -17,14 +17,14 @@ def random_system(h: int, n: int) -> kernels.DiscreteNPLR:
 
 
 def step(system: kernels.DiscreteNPLR, x: Tensor) -> Tensor:
-    """Ā x for x (H, m, N)."""
+    """Return Ā x for x (H, m, N)."""
     a, u, v = (part.unsqueeze(1) for part in (system.a, system.u, system.v))
     return a * x - u * 2 * (v * x).real.sum(-1, keepdim=True)
 
 
 @pytest.mark.parametrize("count", [1, 2, 8, 16, 32, 128])
 @pytest.mark.parametrize(("h", "n", "m"), [(1, 1, 1), (2, 5, 3)])
-def test_columns_are_the_powers(count: int, h: int, n: int, m: int) -> None:
+def test_columns_match_the_powers(count: int, h: int, n: int, m: int) -> None:
     system = random_system(h, n)
     x = torch.randn(h, m, n, dtype=torch.complex128, generator=torch.Generator().manual_seed(1))
     columns, power = krylov_columns(system, x, count, torch.float64)
@@ -37,7 +37,7 @@ def test_columns_are_the_powers(count: int, h: int, n: int, m: int) -> None:
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 7, 33])
-def test_rows_are_the_powers(count: int) -> None:
+def test_rows_match_the_powers(count: int) -> None:
     generator = torch.Generator().manual_seed(2)
     matrix = 0.3 * torch.randn(2, 6, 6, dtype=torch.float64, generator=generator)
     start = torch.randn(2, 3, 6, dtype=torch.float64, generator=generator)
@@ -47,13 +47,13 @@ def test_rows_are_the_powers(count: int) -> None:
     assert torch.autograd.gradcheck(lambda matrix, start: krylov_rows(matrix, start, count), (x, y))
 
 
-def test_output_rows_read_states() -> None:
+def test_output_rows_compute_the_output_of_states() -> None:
     c, x = torch.randn(2, 3, 4, dtype=torch.complex128, generator=torch.Generator().manual_seed(3))
     torch.testing.assert_close((as_output_row(c) * as_row(x)).sum(-1), 2 * (c * x).real.sum(-1))
 
 
 def test_float32_kernels_stay_accurate_to_the_last_sample() -> None:
-    """The official float32 code is 1.6e-3 to 4e-3 off at this length."""
+    """The error of the official float32 code is 1.6e-3 to 4e-3 at this length."""
     from sashimi_diffusion.ssm import StateSpace
 
     torch.manual_seed(0)
@@ -67,8 +67,8 @@ def test_float32_kernels_stay_accurate_to_the_last_sample() -> None:
     assert error.max() < 2e-6
 
 
-def test_what_dies_out_becomes_zero() -> None:
-    """Denormal numbers are not wrong, but fifty times slower on some processors."""
+def test_decaying_values_become_zero() -> None:
+    """Denormal numbers are correct but fifty times slower on some processors."""
     rows = krylov_rows(0.1 * torch.eye(4).unsqueeze(0), torch.ones(1, 1, 4), 100)  # 1, 0.1, … 1e-99
     log_a = torch.full((1, 1), -1.0 + 0.1j, dtype=torch.complex128)
     kernel = kernels.diagonal_kernel(log_a, torch.ones(1, 1, 1, dtype=torch.complex64), 200, backend="torch")

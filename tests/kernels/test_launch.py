@@ -1,4 +1,4 @@
-"""How kernels are started and recorded."""
+"""Tests of starting kernels and recording launches."""
 
 from collections.abc import Callable
 
@@ -11,7 +11,7 @@ from sashimi_kernels.triton_backend.launch import Launch, launch, recording
 
 
 class Kernel:
-    """Stands in for a kernel: remembers how it was started."""
+    """Replacement of a kernel that records how it was started."""
 
     __name__ = "kernel"
 
@@ -35,7 +35,7 @@ def test_an_empty_grid_starts_nothing() -> None:
     assert kernel.calls == started == []
 
 
-def test_recordings_hold_types_and_nest() -> None:
+def test_recordings_contain_types_and_can_be_nested() -> None:
     kernel = Kernel()
     tensors = {f"{name}_ptr": torch.zeros(1, dtype=getattr(torch, name)) for name in ("float16", "bfloat16", "float64")}
     arguments = {**tensors, "absent_ptr": None, "n": 3, "stride": 2**31, "epsilon": 0.5, "flag": True}
@@ -50,7 +50,7 @@ def test_recordings_hold_types_and_nest() -> None:
     assert inner == [Launch(kernel, signature, {"BLOCK": 16, "absent_ptr": None}, 4, 2, matrix=False)]
 
 
-def test_a_form_has_everything_but_the_design() -> None:
+def test_a_form_does_not_contain_the_design() -> None:
     launched = Launch(Kernel(), {"x_ptr": "*fp32", "n": "i32"}, {"A": 1, "B": None}, 4, 2, matrix=False)
     same = launched._replace(signature={"n": "i32", "x_ptr": "*fp32"}, constants={"B": None, "A": 1}, matrix=True)
     assert launched.form() == same.form() == "kernel(n: i32, x_ptr: *fp32; A=1, B=None; num_warps=4, num_stages=2)"

@@ -1,4 +1,4 @@
-"""One step of a state space: every backend and every gradient against float64."""
+"""Tests of a recurrence step: outputs and gradients of every backend against float64."""
 
 from collections.abc import Callable
 
@@ -10,7 +10,7 @@ import sashimi_kernels as kernels
 
 pytest.importorskip("triton", reason="the triton package is not installed")
 
-# Batch, features, states, outputs: within a block of features and states and across blocks.
+# Batch, features, states, outputs; fewer features and states than a block, and several blocks.
 SIZES = [(2, 3, 33, 2), (1, 1, 1, 1), (1, 5, 8, 1), (0, 2, 3, 1)]
 BOUNDS = {torch.float32: (3e-6, 1e-5), torch.float16: (1e-3, 2e-3), torch.bfloat16: (8e-3, 2e-2)}
 STEPS = ["diagonal", "nplr"]
@@ -18,7 +18,7 @@ GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA or 
 
 
 def step_inputs(kind: str, batch: int, n_features: int, n_states: int, n_outputs: int) -> list[Tensor]:
-    """u, state, a, b, c, skip and, of the rank-one form, p and q; in float32 and complex64."""
+    """Return u, state, a, b, c, skip and, for the rank-one form, p and q, in float32 and complex64."""
     generator = torch.Generator().manual_seed(0)
 
     def randn(*shape: int, dtype: torch.dtype = torch.complex64) -> Tensor:
@@ -50,10 +50,10 @@ def double(inputs: list[Tensor]) -> list[Tensor]:
 
 
 def check(assert_close: Callable, backend: str, inputs: list[Tensor], gelu: bool) -> None:
-    """The step against the reference in float64, on the same rounded inputs."""
+    """Compare the step with the reference in float64 on the same rounded inputs."""
     u = inputs[0]
     y, x = step(double(inputs), gelu, "reference")
-    # Partly along the outputs, so that no gradient is a small sum of large terms.
+    # Correlated with the outputs, so that no gradient is a small sum of large terms.
     cotangents = [(y / 2 + torch.randn_like(y)).to(u.dtype), x / 2 + torch.randn_like(x)]
     actual = outputs_and_gradients(inputs, gelu, backend, cotangents)
     expected = outputs_and_gradients(double(inputs), gelu, "reference", cotangents)
@@ -85,8 +85,8 @@ def test_step(
     check(assert_close, backend, [u.to(dtype), *rest], gelu)
 
 
-def test_reference_steps_are_the_recurrence(stable_system: Callable) -> None:
-    """Sample by sample, the steps arrive at the state of ``diagonal_state`` and ``nplr_state``."""
+def test_reference_steps_match_the_recurrence(stable_system: Callable) -> None:
+    """Steps over all samples give the state of ``diagonal_state`` and ``nplr_state``."""
     system = stable_system(2, 5)
     u = torch.randn(3, 2, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     c, skip = torch.ones(1, 2, 5, dtype=torch.complex128), torch.zeros(1, 2, dtype=torch.float64)
@@ -106,7 +106,7 @@ def test_reference_steps_are_the_recurrence(stable_system: Callable) -> None:
 @pytest.mark.parametrize("kind", STEPS)
 @pytest.mark.parametrize("backend", ["torch", "triton"])
 def test_strided_and_conjugated_inputs(assert_close: Callable, backend: str, kind: str) -> None:
-    """A column of a longer signal, transposed states, conjugate views, outputs that share a C."""
+    """The inputs are a column of a longer signal, transposed states, conjugate views and an expanded C."""
     torch.manual_seed(1)
     u, state, *matrices, c, skip = step_inputs(kind, 2, 3, 5, 2)[:6]
     low_rank = step_inputs(kind, 2, 3, 5, 2)[6:]
@@ -128,7 +128,7 @@ def test_compiled_as_one_graph(assert_close: Callable, backend: str, kind: str) 
     inputs = [x.requires_grad_() for x in step_inputs(kind, 1, 2, 3, 1)]
 
     def two_steps(*inputs: Tensor) -> Tensor:
-        """The second one has no use for its state."""
+        """Return the output of two steps; the state of the second is not used."""
         u, state, *rest = inputs
         y, state = step([u, state, *rest], True, backend)
         y, _ = step([y[:, 0], state, *rest], False, backend)
@@ -158,7 +158,7 @@ def test_autocast_rounds_the_output_only(assert_close: Callable, kind: str, back
 
 @pytest.mark.parametrize("backend", ["torch", "triton"])
 @pytest.mark.parametrize("kind", STEPS)
-def test_inference_leaves_the_inputs_alone(kind: str, backend: str) -> None:
+def test_inference_does_not_change_the_inputs(kind: str, backend: str) -> None:
     inputs = step_inputs(kind, 2, 3, 4, 1)
     before = [x.clone() for x in inputs]
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Second derivatives: exact on the torch and reference backends, refused by the Triton backend."""
+"""Tests of second derivatives: exact in the torch and reference backends, refused by the Triton backend."""
 
 from collections.abc import Callable
 
@@ -33,7 +33,7 @@ def dt() -> Tensor:
 
 
 def flat(*tensors: Tensor | None) -> Tensor:
-    """All results as one real vector."""
+    """Return all results as one real vector."""
     return torch.cat([(torch.view_as_real(x) if x.is_complex() else x).flatten() for x in tensors if x is not None])
 
 
@@ -64,7 +64,7 @@ def diagonal_state(backend: str, log_a: Tensor, b: Tensor, u: Tensor, state: Ten
 def nplr_kernel(
     backend: str, dt: Tensor, a: Tensor, p: Tensor, q: Tensor, b: Tensor, c: Tensor, state: Tensor
 ) -> Tensor:
-    """Long enough for repeated products with a power of Ā."""
+    """Return a kernel long enough for repeated products with a power of Ā."""
     return flat(*kernels.nplr_kernel(dt, 5 * a, p, q, b, c, 40, state, backend))
 
 
@@ -145,18 +145,18 @@ def distinct(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 
 
 @every_operation
-def test_torch(operation: Function, make_inputs: Callable[[], tuple[Tensor, ...]]) -> None:
+def test_torch_matches_finite_differences(operation: Function, make_inputs: Callable[[], tuple[Tensor, ...]]) -> None:
     inputs = distinct(make_inputs())
     assert torch.autograd.gradgradcheck(lambda *inputs: operation("torch", *inputs), inputs)
 
 
-def test_a_single_batch_element_has_its_bias_inside_the_norm() -> None:
+def test_scalar_norm_of_a_single_batch_element_with_bias() -> None:
     inputs = (real(1, 3, 2), real(1, seed=1), real(1, seed=2), real(1, 3, seed=3))
     assert torch.autograd.gradgradcheck(lambda *inputs: scalar_norm("torch", *inputs), inputs)
 
 
 def test_inputs_without_gradients() -> None:
-    """A gradient penalty on the signal alone."""
+    """Only the signal requires a gradient."""
     x, *parameters = (real(2, 3, 2), real(1, seed=1), real(1, seed=2), real(2, 3, seed=3))
     parameters = [parameter.detach() for parameter in parameters]
     assert torch.autograd.gradgradcheck(lambda x: scalar_norm("torch", x, *parameters), (x,))
@@ -182,10 +182,10 @@ def test_spectrum_convolution() -> None:
 
 
 @every_operation
-def test_a_gradient_penalty_is_that_of_the_reference(
+def test_gradient_penalties_match_the_reference(
     operation: Function, make_inputs: Callable[[], tuple[Tensor, ...]]
 ) -> None:
-    """The gradient of |∂ sum(y²) / ∂ inputs|², with ``create_graph=True``."""
+    """The gradients of |∂ sum(y²) / ∂ inputs|² of both backends are compared."""
     penalties = []
     for backend in ("torch", "reference"):
         inputs = distinct(make_inputs())
@@ -198,7 +198,7 @@ def test_a_gradient_penalty_is_that_of_the_reference(
 
 
 @every_operation
-def test_triton_refuses(operation: Function, make_inputs: Callable[[], tuple[Tensor, ...]]) -> None:
+def test_triton_refuses_second_derivatives(operation: Function, make_inputs: Callable[[], tuple[Tensor, ...]]) -> None:
     pytest.importorskip("triton", reason="the triton package is not installed")
     single = {torch.float64: torch.float32, torch.complex128: torch.complex64}
     inputs = tuple(x.detach().to(single[x.dtype]).requires_grad_() for x in make_inputs())

@@ -1,4 +1,4 @@
-"""Triton's kernel generation and states, in its interpreter: every output and every gradient against float64."""
+"""Tests of the generation of kernels and states in Triton: outputs and gradients against float64."""
 
 from collections.abc import Callable, Iterator
 
@@ -21,7 +21,7 @@ DIAGONAL_SIZES = [(1, 1, 1, 1), (2, 3, 5, 37), (1, 1, 17, 300), (1, 1, 3, 2500),
 NPLR_SIZES = [(1, 1, 1, 1), (2, 3, 5, 37), (1, 1, 3, 600), (3, 2, 4, 64)]
 STATE_SIZES = [(1, 1, 1, 1), (2, 3, 5, 37), (1, 1, 33, 100), (0, 2, 3, 10)]
 BOUNDS = {torch.float32: (1e-5, 1e-5), torch.float16: (2e-3, 2e-3), torch.bfloat16: (1e-2, 1e-2)}
-# Arguments of any operator, as real tensors: (1, H, N, 2), (H, N, 2) and (K,).
+# Arguments of the operators, as real tensors: (1, H, N, 2), (H, N, 2) and (K,).
 PAIRS = torch.tensor([0.7, -1.3, 0.4, 0.9]).view(1, 1, 2, 2)
 EXPONENTS = torch.tensor([-0.3, 1.1, -0.6, 2.0], dtype=torch.float64).view(1, 2, 2)
 NODES = torch.tensor([0.0, 0.5], dtype=torch.float64)
@@ -33,7 +33,7 @@ Operation = Callable[[Inputs, str], list[Tensor]]
 
 @pytest.fixture
 def only_listed_forms() -> Iterator[None]:
-    """Every kernel is started in a form that ahead-of-time compilation covers."""
+    """Assert that every kernel is started in a form that ahead-of-time compilation covers."""
     with recording() as started:
         yield
     listed = {launch.form() for module in (cauchy, nplr_recurrence, vandermonde) for launch in module.launches()}
@@ -42,7 +42,7 @@ def only_listed_forms() -> Iterator[None]:
 
 @pytest.fixture
 def check(assert_close: Callable) -> Callable[..., None]:
-    """``check(operation, inputs, dtypes)``: Triton on ``inputs`` rounded to ``dtypes`` against float64 on the same."""
+    """Return ``check(operation, inputs, dtypes)``: compare Triton on rounded inputs with float64 on the same inputs."""
 
     def check(operation: Operation, inputs: Inputs, dtypes: dict[str, torch.dtype]) -> None:
         rounded = {name: None if x is None else x.to(dtypes.get(name, x.dtype)) for name, x in inputs.items()}
@@ -60,7 +60,7 @@ def check(assert_close: Callable) -> Callable[..., None]:
 
 
 def outputs_and_gradients(operation: Operation, inputs: Inputs, backend: str) -> dict[str, Tensor]:
-    """Outputs by number and gradients by the names of the inputs, of a random linear function of the outputs."""
+    """Return outputs by number, and gradients of their randomly weighted sum by the names of the inputs."""
     leaves = {name: None if x is None else x.detach().requires_grad_() for name, x in inputs.items()}
     outputs = operation(leaves, backend)
     cotangents = [randn(*y.shape, seed=7 + index) for index, y in enumerate(outputs)]
@@ -99,7 +99,7 @@ def diagonal_inputs(stable_system: Callable, h: int, n: int) -> Inputs:
 
 
 def signal(layout: str, batch: int, h: int, length: int) -> Tensor:
-    """A float64 input (batch, H, L): contiguous, or with strides of every kind."""
+    """Return a float64 input (batch, H, L), contiguous or with other strides."""
     if layout == "contiguous":
         return randn(batch, h, length, seed=3).real
     return randn(length, batch, 2 * h, seed=3).real.permute(1, 2, 0)[:, ::2]
@@ -163,7 +163,7 @@ def test_nplr_state(
 
 
 def test_phases_are_exact_far_from_the_start(assert_close: Callable) -> None:
-    """After 20,000 samples and up to 10,000 turns a float32 phase would be wrong in its third digit."""
+    """After 20,000 samples and up to 10,000 turns a float32 phase would have an error in its third digit."""
     log_a = torch.complex(torch.full((1, 4), -1e-5), torch.tensor([[3.14, -2.0, 1e-3, 7.0]])).to(torch.complex128)
     expected = kernels.diagonal_kernel(log_a, torch.ones_like(log_a).unsqueeze(0), 20_000, "reference")
     actual = kernels.diagonal_kernel(log_a, torch.ones(1, 1, 4, dtype=torch.complex64), 20_000, "triton")
@@ -171,7 +171,7 @@ def test_phases_are_exact_far_from_the_start(assert_close: Callable) -> None:
 
 
 def test_sums_over_a_growing_exponential(assert_close: Callable) -> None:
-    """It overflows float32 beyond position 88; what follows the last sample in a tile must not reach the sum."""
+    """The exponential overflows float32 beyond position 88; positions after the last sample must not be summed."""
     system = kernels.DiscreteDiagonal(torch.ones(1, 1, dtype=torch.complex128), torch.ones(1, 1))
     u = torch.ones(1, 1, 40)
     expected = kernels.diagonal_state(system, u.double(), backend="reference")
@@ -186,12 +186,12 @@ SMALL = {
 }
 
 
-def everything(inputs: Inputs, backend: str) -> list[Tensor]:
+def all_operations(inputs: Inputs, backend: str) -> list[Tensor]:
     return [output for operation in SMALL.values() for output in operation(inputs, backend)]
 
 
 def small_inputs(stable_system: Callable, dtype: torch.dtype = torch.complex64) -> Inputs:
-    """What all operations together take."""
+    """Return the inputs of all operations."""
     vectors = {name: randn(1, 1, 2, seed=seed).to(dtype) for seed, name in enumerate(("coefficients", "c", "state"))}
     u = signal("contiguous", 1, 1, 20).to(dtype.to_real())
     return {**stable_system(1, 2), **diagonal_inputs(stable_system, 1, 2), **vectors, "u": u}
@@ -207,8 +207,8 @@ def small_inputs(stable_system: Callable, dtype: torch.dtype = torch.complex64) 
         ("nplr_state", (PAIRS[..., 0], -EXPONENTS[..., 0, :1], *[EXPONENTS] * 4, PAIRS)),
     ],
 )
-def test_operators_keep_what_they_promise(name: str, arguments: tuple) -> None:
-    """The same values under torch.compile, where lazy conjugation is switched off, and fake tensors like real ones."""
+def test_operators_pass_opcheck(name: str, arguments: tuple) -> None:
+    """Operators match their schema, their fake tensors and their values under torch.compile."""
     checks = ("test_schema", "test_faketensor", "test_aot_dispatch_dynamic")
     torch.library.opcheck(getattr(torch.ops.sashimi_kernels, name), arguments, test_utils=checks)
 
@@ -216,9 +216,9 @@ def test_operators_keep_what_they_promise(name: str, arguments: tuple) -> None:
 @pytest.mark.filterwarnings("ignore:Torchinductor does not support code generation for complex operators")
 def test_compiled_as_one_graph(assert_close: Callable, stable_system: Callable) -> None:
     inputs = small_inputs(stable_system)
-    expected = outputs_and_gradients(everything, inputs, "triton")
+    expected = outputs_and_gradients(all_operations, inputs, "triton")
     torch.compiler.reset()
-    compiled = torch.compile(everything, fullgraph=True, backend="aot_eager")
+    compiled = torch.compile(all_operations, fullgraph=True, backend="aot_eager")
     actual = outputs_and_gradients(compiled, inputs, "triton")
     for name, wanted in expected.items():
         assert_close(name, actual[name], wanted, 1e-6, 1e-6)
@@ -226,9 +226,9 @@ def test_compiled_as_one_graph(assert_close: Callable, stable_system: Callable) 
 
 def test_autocast_and_no_grad_change_nothing(stable_system: Callable) -> None:
     inputs = small_inputs(stable_system)
-    expected = everything(inputs, "triton")
+    expected = all_operations(inputs, "triton")
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        actual = everything(inputs, "triton")
+        actual = all_operations(inputs, "triton")
     assert all(torch.equal(got, wanted) for got, wanted in zip(actual, expected, strict=True))
 
 
@@ -258,7 +258,7 @@ def test_on_a_gpu(assert_close: Callable, stable_system: Callable, dtype: torch.
     inputs = small_inputs(stable_system)
     inputs["u"] = inputs["u"].to(dtype)
     exact = {name: x.double() if name == "u" else x.to(torch.complex128) for name, x in inputs.items()}
-    expected = outputs_and_gradients(everything, {**exact, "dt": inputs["dt"]}, "reference")
-    actual = outputs_and_gradients(everything, {name: x.cuda() for name, x in inputs.items()}, "triton")
+    expected = outputs_and_gradients(all_operations, {**exact, "dt": inputs["dt"]}, "reference")
+    actual = outputs_and_gradients(all_operations, {name: x.cuda() for name, x in inputs.items()}, "triton")
     for name, wanted in expected.items():
         assert_close(name, actual[name].cpu(), wanted, *BOUNDS[dtype])

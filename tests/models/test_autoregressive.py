@@ -1,4 +1,4 @@
-"""The autoregressive head: one model in three ways (parallel, in steps, from a prefix), and its stability."""
+"""Tests of SashimiAutoregressive: forward, steps and prefill agree; gradients, saving, stability."""
 
 import pytest
 import torch
@@ -27,7 +27,7 @@ def small_model(seed: int = 0, **options) -> SashimiAutoregressive:
     torch.manual_seed(seed)
     model = SashimiAutoregressive(**{**SMALL, **options}).eval()
     with torch.no_grad():
-        for parameter in model.parameters():  # nothing stays at a value that could hide a mistake, such as 0 or 1
+        for parameter in model.parameters():  # values such as 0 and 1 could hide an error
             parameter += 0.1 * torch.randn_like(parameter)
     return model
 
@@ -54,13 +54,13 @@ def test_forward_steps_and_prefill_agree(options: dict) -> None:
         logits, state = model.prefill(part, state)
         parts.append(logits)
     torch.testing.assert_close(torch.cat(parts, dim=-1), expected, rtol=0, atol=1e-10)
-    for ours, theirs in zip(state.layers, stepped_state.layers, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-10)
+    for actual, stepped_layer in zip(state.layers, stepped_state.layers, strict=True):
+        torch.testing.assert_close(actual, stepped_layer, rtol=0, atol=1e-10)
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("length", [1, 7, 37, 101])
-def test_steps_go_on_after_a_prefix_of_any_length(length: int) -> None:
+def test_steps_continue_after_a_prefix_of_any_length(length: int) -> None:
     model = small_model(unet=True).double()
     tokens = torch.randint(32, (1, 128))
     before, state = model.prefill(tokens[:, :length])
@@ -69,7 +69,7 @@ def test_steps_go_on_after_a_prefix_of_any_length(length: int) -> None:
 
 
 @torch.no_grad()
-def test_a_state_is_left_as_it_was() -> None:
+def test_step_and_prefill_do_not_change_their_state() -> None:
     model = small_model(unet=True)
     _, state = model.prefill(torch.randint(32, (1, 19)))
     copies = [tensor.clone() for part in state[1:] for tensor in part]
@@ -94,7 +94,7 @@ def test_float32_errors_do_not_grow_in_a_second_of_audio(options: dict, record_p
     assert last < 20 * first
 
 
-def test_truncated_back_propagation_carries_the_state_and_not_the_graph() -> None:
+def test_truncated_back_propagation_carries_the_state_without_the_graph() -> None:
     model = small_model(unet=True).double().train()
     tokens = torch.randint(32, (1, 64))
     whole = model(tokens)
@@ -108,7 +108,7 @@ def test_truncated_back_propagation_carries_the_state_and_not_the_graph() -> Non
     assert all(parameter.grad is not None for parameter in model.parameters())
 
 
-def test_gradients_through_a_carried_state_are_those_of_the_whole() -> None:
+def test_gradients_through_a_carried_state_match_one_pass() -> None:
     model = small_model(unet=True).double().train()
     tokens = torch.randint(32, (1, 64))
     weights = torch.randn(1, 32, 64, dtype=torch.float64)
@@ -139,7 +139,7 @@ def test_published_sizes() -> None:
     assert parameters(unet=True) == 6_820_512
 
 
-def test_saved_and_loaded(tmp_path) -> None:
+def test_save_and_load(tmp_path) -> None:
     model = small_model(unet=True, quantization="linear")
     model.save_pretrained(tmp_path)
     loaded = SashimiAutoregressive.from_pretrained(tmp_path).eval()
@@ -148,7 +148,7 @@ def test_saved_and_loaded(tmp_path) -> None:
     assert torch.equal(loaded(tokens), model(tokens))
 
 
-def test_half_precision_keeps_the_state_spaces() -> None:
+def test_half_precision_keeps_the_state_spaces_in_float32() -> None:
     model = small_model().bfloat16()
     assert model.embedding.weight.dtype == torch.bfloat16
     assert all(layer.ssm.C.dtype == torch.float32 for layer in model.backbone.s4_layers())
@@ -176,7 +176,7 @@ def perturbed_state_space(stable: bool, seed: int, scale: float) -> StateSpace:
 
 @torch.no_grad()
 def growth(ssm: StateSpace) -> float:
-    """Largest state of the last 1,000 of 100,000 steps, over that of the first 1,000, on noise."""
+    """Return the growth of the largest state from the first 10,000 to the last 1,000 of 100,000 steps on noise."""
     state = ssm.initial_state(1)
     largest = []
     for signal in torch.randn(STEPS // 1000, 1000, 1, 4).unbind(0):
@@ -191,12 +191,12 @@ def growth(ssm: StateSpace) -> float:
 @pytest.mark.parametrize("scale", [0.1, 1.0, 3.0])
 @pytest.mark.parametrize("seed", range(3))
 def test_stable_by_construction(seed: int, scale: float) -> None:
-    """SaShiMi, section 4.2: with A = Λ - p p* no parameters make the state grow."""
+    """With A = Λ - p p* the state does not grow for any parameters (SaShiMi, section 4.2)."""
     assert growth(perturbed_state_space(True, seed, scale)) < 10
 
 
 def test_unconstrained_parameters_can_grow() -> None:
-    """The same perturbations, with q apart from p and Re Λ free: what the constraint is for."""
+    """With a separate q and unconstrained Re Λ the same perturbations make the state grow."""
     grown = [growth(perturbed_state_space(False, seed, 1.0)) for seed in range(3)]
     assert max(grown) == float("inf")
 
@@ -212,7 +212,7 @@ def test_steps_are_as_stable_as_the_convolution() -> None:
     torch.testing.assert_close(state, expected, rtol=1e-3, atol=1e-3 * expected.abs().max().item())
 
 
-def test_the_unconstrained_layer_starts_as_the_constrained_one() -> None:
+def test_the_unconstrained_layer_is_initialized_like_the_constrained_one() -> None:
     layers = []
     for stable in (True, False):
         torch.manual_seed(0)

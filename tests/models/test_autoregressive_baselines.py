@@ -1,4 +1,4 @@
-"""WaveNet and SampleRNN as autoregressive models: their sizes, their three ways of running, what they may look at."""
+"""Tests of the autoregressive WaveNet and SampleRNN: forward, steps and prefill, causality, sizes."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ MODELS = {
 
 @pytest.fixture(params=MODELS.values(), ids=MODELS)
 def model(request: pytest.FixtureRequest) -> AutoregressiveModel:
-    """A small network in float64 whose parameters are all random."""
+    """Return a small network in float64 with random values in all parameters."""
     torch.manual_seed(0)
     model_class, options = request.param
     model = model_class(num_tokens=16, **options).eval().double()
@@ -46,7 +46,7 @@ def test_forward_steps_and_prefill_agree(model: AutoregressiveModel) -> None:
 
 
 @torch.no_grad()
-def test_no_output_sees_a_later_input(model: AutoregressiveModel) -> None:
+def test_outputs_do_not_depend_on_later_inputs(model: AutoregressiveModel) -> None:
     tokens = torch.randint(16, (1, 96))
     expected = model(tokens)
     for position in range(0, 96, 7):
@@ -58,7 +58,7 @@ def test_no_output_sees_a_later_input(model: AutoregressiveModel) -> None:
 
 
 @torch.no_grad()
-def test_a_state_is_not_changed_by_its_use(model: AutoregressiveModel) -> None:
+def test_step_does_not_change_its_state(model: AutoregressiveModel) -> None:
     _, state = model.prefill(torch.randint(16, (2, 7)))
     token = torch.tensor([3, 4])
     first, _ = model.step(token, state)
@@ -89,7 +89,7 @@ def gradient(model: AutoregressiveModel) -> torch.Tensor:
 
 @torch.no_grad()
 def test_generation_continues_a_prefix(model: AutoregressiveModel) -> None:
-    """A pass over the prefix and steps over it lead to the same samples, and to the scores of the whole."""
+    """Prefill and steps over the prefix give the same samples, with the scores of a pass over the whole clip."""
     prefix = torch.randint(16, (2, 21))
     made = generate(model, 50, 2, prefix, generator=torch.Generator().manual_seed(1), engine="eager")
     assert torch.equal(made.tokens[:, :21], prefix)
@@ -100,8 +100,8 @@ def test_generation_continues_a_prefix(model: AutoregressiveModel) -> None:
         assert torch.equal(logits[..., -1].argmax(dim=1), greedy.tokens[:, position])
 
 
-def test_the_sizes_of_the_paper() -> None:
-    """4.2M and 35.0M (arXiv 2202.09729, table 4)."""
+def test_published_sizes() -> None:
+    """The networks have 4.2M and 35.0M parameters (arXiv 2202.09729, table 4)."""
     with torch.device("meta"):
         wavenet, sample_rnn = WaveNetAutoregressive(), SampleRNN()
     assert sum(parameter.numel() for parameter in wavenet.parameters()) == 4_161_792
@@ -109,7 +109,7 @@ def test_the_sizes_of_the_paper() -> None:
     assert wavenet.receptive_field == 4 * 1023 + 1
 
 
-def test_sizes_that_make_no_network() -> None:
+def test_invalid_sizes_are_refused() -> None:
     with pytest.raises(UserError, match="n_cycles must be at least 1, got 0"):
         WaveNetAutoregressive(n_cycles=0)
     with pytest.raises(UserError, match=r"frame_sizes must be numbers of at least 1.*got \[\]"):
@@ -119,7 +119,7 @@ def test_sizes_that_make_no_network() -> None:
 
 
 @torch.no_grad()
-def test_pipelines_hold_them(model: AutoregressiveModel, tmp_path) -> None:
+def test_pipelines_save_and_load_them(model: AutoregressiveModel, tmp_path) -> None:
     from sashimi_diffusion.pipelines import SashimiAutoregressivePipeline
 
     model = model.float()

@@ -1,4 +1,4 @@
-"""The backbone against the official autoregressive ones, its causality, and the arguments it refuses."""
+"""Tests of SashimiBackbone: outputs of the official code, causality, refused arguments."""
 
 from collections.abc import Callable
 
@@ -25,7 +25,7 @@ AUTOREGRESSIVE = {
 }
 
 
-# The official stand-alone network with bidirectional S4 layers, whose pools are delayed all the same.
+# The official stand-alone network with bidirectional S4 layers; its pools are delayed as in the causal one.
 BIDIRECTIONAL = {"b_sashimi/standalone_snet_bi": AUTOREGRESSIVE["b_sashimi/standalone_snet"]}
 
 
@@ -37,7 +37,7 @@ def autoregressive_backbone(n_ssm: int | None = None, bidirectional: bool = Fals
 
 
 def layers_in_order(backbone: SashimiBackbone) -> dict[str, list[nn.Module]]:
-    """Our modules under the names of the official lists, flat, in the order in which they run."""
+    """Return the layers by the name of the official list, in the order in which they run."""
     down, up = [], []
     for blocks, pool in zip(backbone.down, backbone.down_pools, strict=True):
         down += [layer for block in blocks for layer in block] + [pool]
@@ -47,7 +47,7 @@ def layers_in_order(backbone: SashimiBackbone) -> dict[str, list[nn.Module]]:
 
 
 def official_layers(state: dict[str, Tensor], name: str) -> list[dict[str, Tensor]]:
-    """The tensors of each official layer of a list, which may be nested two deep."""
+    """Return the tensors of each layer of an official list, which may be nested twice."""
     layers: dict[tuple[int, ...], dict[str, Tensor]] = {}
     for key, value in state.items():
         parts = key.split(".")
@@ -59,7 +59,7 @@ def official_layers(state: dict[str, Tensor], name: str) -> list[dict[str, Tenso
 
 
 def fill(layer: nn.Module, official: dict[str, Tensor], softplus: bool) -> None:
-    """Copy one official layer (V4 names) into ours, and see that nothing is left over."""
+    """Copy an official layer (V4 names) into ``layer`` and assert that every tensor is used."""
     left = dict(official)
 
     def take(parameter: Tensor, *names: str) -> None:
@@ -107,11 +107,11 @@ def test_autoregressive_backbones_match(golden, name: str, dtype: torch.dtype) -
     framework = name.startswith("c_ar")
     s4 = config["model"]["layer"] if framework else {}
     softplus = s4.get("dt_transform") == "softplus"
-    # In float64 before it is filled, so that log(softplus(·)) is not rounded.
+    # Cast before the parameters are copied, so that log(softplus(·)) is not rounded.
     options = {"bidirectional": name in BIDIRECTIONAL, **{**AUTOREGRESSIVE, **BIDIRECTIONAL}[name]}
     backbone = autoregressive_backbone(s4.get("n_ssm"), **options).to(dtype).eval()
-    for group, ours in layers_in_order(backbone).items():
-        for layer, official in zip(ours, official_layers(state, group), strict=True):
+    for group, layers in layers_in_order(backbone).items():
+        for layer, official in zip(layers, official_layers(state, group), strict=True):
             fill(layer, official, softplus)
     state = {key: value.to(dtype) for key, value in state.items()}
     with torch.no_grad():
@@ -126,7 +126,7 @@ def test_autoregressive_backbones_match(golden, name: str, dtype: torch.dtype) -
 
 
 @pytest.mark.parametrize("name", AUTOREGRESSIVE)
-def test_a_causal_backbone_does_not_look_ahead(name: str) -> None:
+def test_outputs_of_a_causal_backbone_do_not_depend_on_later_inputs(name: str) -> None:
     torch.manual_seed(0)
     backbone = autoregressive_backbone(**AUTOREGRESSIVE[name]).double().eval()
     x = torch.randn(1, 16, 64, dtype=torch.float64)
@@ -141,7 +141,7 @@ def test_a_causal_backbone_does_not_look_ahead(name: str) -> None:
 @torch.no_grad()
 @pytest.mark.parametrize("unet", [True, False])
 def test_causal_pools_with_bidirectional_layers(unet: bool) -> None:
-    """The official stand-alone U-net: the outputs of the pools are delayed by a frame, the S4 layers look ahead."""
+    """In the official stand-alone U-net the pools are delayed by a frame and the S4 layers are bidirectional."""
     options = {"unet": unet, "split_blocks": unet, "stage_skip": not unet}
     torch.manual_seed(0)
     backbone = autoregressive_backbone(bidirectional=True, **options).double().eval()
@@ -153,9 +153,9 @@ def test_causal_pools_with_bidirectional_layers(unet: bool) -> None:
     without = SashimiBackbone(
         16, 0, [4, 4], 2, 2, lambda width, stage: nn.Identity(), causal_pools=True, ff_weight_norm=False, **options
     ).double()
-    difference = (without(changed) - without(x)).abs().amax((0, 1))  # through the pools alone
+    difference = (without(changed) - without(x)).abs().amax((0, 1))  # through the pools only
     assert difference[:37].max() == 0
-    pooled = difference[48:].amin()  # from the first whole frame of the slowest stage on
+    pooled = difference[48:].amin()  # starts at the first whole frame of the slowest stage
     assert pooled > 0
 
 
@@ -168,7 +168,7 @@ def test_causal_pools_with_bidirectional_layers(unet: bool) -> None:
     ],
     ids=["bidirectional", "pools", "legacy"],
 )
-def test_what_looks_ahead_has_no_recurrence(backbone: Callable[[], SashimiBackbone]) -> None:
+def test_backbones_that_are_not_causal_have_no_recurrence(backbone: Callable[[], SashimiBackbone]) -> None:
     backbone = backbone()
     width = backbone.up_pools[0].linear.out_channels // backbone.up_pools[0].pool
     state = BackboneState(0, (None,) * len(backbone.s4_layers()), (), ())

@@ -1,4 +1,4 @@
-"""The norms of a backbone: quiet features, equal channels, and every backend."""
+"""Tests of ScalarNorm: features of small magnitude, equal channels, every backend."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ BACKENDS = ("torch", "reference", "triton")
 
 @pytest.fixture(params=BACKENDS)
 def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Each kernel backend in turn (Triton in its interpreter)."""
+    """Select each kernel backend in turn (Triton in its interpreter)."""
     if request.param == "triton":
         pytest.importorskip("triton", reason="the triton package is not installed")
     monkeypatch.setenv("SASHIMI_KERNELS", request.param)
@@ -26,19 +26,19 @@ def scalar_norm() -> ScalarNorm:
 
 
 def official(x: Tensor, norm: ScalarNorm) -> Tensor:
-    """The norm of the official code, without an epsilon, in float64."""
+    """Return the norm of the official code, without epsilon, in float64."""
     x, gain, shift = x.double(), norm.gain.double(), norm.shift.double()
     return gain / x.std(1, correction=0, keepdim=True) * (x - x.mean(1, keepdim=True) + shift)
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("deviation", [1.0, 1e-2, 1e-4, 1e-6])
-def test_the_scalar_norm_of_quiet_features_is_the_official_one(backend: str, deviation: float) -> None:
+def test_the_scalar_norm_of_small_features_matches_the_official_one(backend: str, deviation: float) -> None:
     x = deviation * torch.randn(2, 6, 5, generator=torch.Generator().manual_seed(0))
     norm = scalar_norm()
     expected = official(x, norm)
     assert (norm(x) - expected).abs().max() < 1e-5 * expected.abs().max()
-    if backend != "triton":  # which has no float64
+    if backend != "triton":  # Triton has no float64
         expected = official(x.double(), norm)
         assert (norm.double()(x.double()) - expected).abs().max() < 1e-7 * expected.abs().max()
 

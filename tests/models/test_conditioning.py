@@ -1,4 +1,4 @@
-"""What denoisers are told: the embedded diffusion step, the class, the speaker, the mel spectrogram."""
+"""Tests of the conditioning: diffusion step, class, speaker, mel spectrogram."""
 
 import math
 from types import SimpleNamespace
@@ -12,7 +12,7 @@ from sashimi_diffusion.models.conditioning import LabelEmbedding, MelUpsampler, 
 
 
 def step_table(embedding: StepEmbedding, timestep: torch.Tensor | float, batch_size: int) -> torch.Tensor:
-    """What reaches the first linear map of ``embedding``."""
+    """Return the input of the first linear layer of ``embedding``."""
     seen = []
     handle = embedding.hidden.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     embedding(timestep, batch_size)
@@ -22,7 +22,7 @@ def step_table(embedding: StepEmbedding, timestep: torch.Tensor | float, batch_s
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", ["ckpt_sashimi_unet_uncond", "ckpt_sashimi_snet_uncond", "master_wavenet_uncond"])
-def test_step_table_is_the_official_one(golden, name: str) -> None:
+def test_step_table_matches_the_official_one(golden, name: str) -> None:
     tensors = golden.tensors(f"d_diffwave/{name}")
     expected = tensors["out.step_embed_in"]
     steps = tensors["in.steps"][:, 0]
@@ -31,7 +31,7 @@ def test_step_table_is_the_official_one(golden, name: str) -> None:
 
 
 @torch.no_grad()
-def test_step_may_be_fractional_or_one_for_all() -> None:
+def test_step_may_be_fractional_or_shared_by_the_batch() -> None:
     embedding = StepEmbedding(8, 16, 12)
     table = step_table(embedding, torch.tensor([2.5, 199.0]), 2)
     for row, step in zip(table, (2.5, 199.0), strict=True):
@@ -52,7 +52,7 @@ def test_step_table_is_computed_in_float32() -> None:
 
 
 @torch.no_grad()
-def test_label_embedding_is_harmless_at_first_and_last_row_is_no_label() -> None:
+def test_label_embedding_starts_at_zero_and_its_last_row_is_no_label() -> None:
     embedding = LabelEmbedding(10, 6)
     assert embedding.weight.shape == (11, 6)
     assert torch.equal(embedding(torch.tensor([0, 9, 10]), 3), torch.zeros(3, 6))
@@ -75,7 +75,7 @@ def test_mel_is_upsampled_by_transposed_convolutions() -> None:
 
 
 @torch.no_grad()
-def test_a_slower_stage_sees_the_mel_of_its_own_time() -> None:
+def test_a_slower_stage_gets_the_mel_of_the_same_time() -> None:
     torch.manual_seed(0)
     full = MelUpsampler((4, 4), 5, 3)
     slow = MelUpsampler((4, 4), 5, 3, stride=4)
@@ -84,7 +84,7 @@ def test_a_slower_stage_sees_the_mel_of_its_own_time() -> None:
     averaged = full(mel, 96).unflatten(-1, (24, 4)).mean(-1)
     torch.testing.assert_close(slow(mel, 24), averaged)
     changed = mel.clone()
-    changed[..., 5] += 10  # the last frame: samples 80 to 96, at a quarter of the rate 20 to 24, and what they overlap
+    changed[..., 5] += 10  # the last frame: samples 80 to 96, or 20 to 24 at a quarter of the rate, and their overlap
     difference = (slow(changed, 24) - slow(mel, 24)).abs().amax((0, 1))
     assert difference[:17].max() == 0
     assert difference[20:].min() > 0

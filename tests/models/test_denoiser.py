@@ -1,4 +1,4 @@
-"""SashimiDenoiser: conditioning, precision, saving, and what it refuses."""
+"""Tests of SashimiDenoiser: conditioning, precision, saving, compilation, refused inputs."""
 
 import math
 
@@ -22,7 +22,7 @@ MEL = {"mel_channels": 5, "mel_upsample": (4, 4)}
 
 
 def make(**config) -> SashimiDenoiser:
-    """A small denoiser whose last layer is not zero, so that outputs say something."""
+    """Return a small denoiser whose last layer is random, because a new denoiser predicts zero."""
     torch.manual_seed(0)
     model = SashimiDenoiser(**{**SMALL, **config}).eval()
     nn.init.normal_(model.output[-1].weight)
@@ -59,12 +59,12 @@ def test_output_has_the_shape_of_the_input(config: dict) -> None:
 
 
 @torch.no_grad()
-def test_it_starts_by_predicting_zero() -> None:
+def test_the_initial_prediction_is_zero() -> None:
     assert torch.equal(SashimiDenoiser(**SMALL)(noise(), 3).sample, torch.zeros(2, 1, 64))
 
 
 @torch.no_grad()
-def test_timestep_and_class_matter_to_their_own_example_only() -> None:
+def test_timestep_and_class_change_only_their_own_example() -> None:
     model = make(num_classes=3)
     reference = model(noise(), torch.tensor([5, 5]), torch.tensor([0, 0])).sample
     for timestep, labels in (([5, 6.5], [0, 0]), ([5, 5], [0, 2])):
@@ -80,16 +80,16 @@ def test_no_labels_is_the_null_class() -> None:
 
 
 @torch.no_grad()
-def test_the_speaker_matters_beside_the_class_and_to_its_own_example_only() -> None:
+def test_the_speaker_changes_only_its_own_example() -> None:
     model = make(num_classes=3, num_speakers=2)
     classes = torch.tensor([1, 1])
     reference = model(noise(), 5, classes, speaker_labels=torch.tensor([0, 0])).sample
     output = model(noise(), 5, classes, speaker_labels=torch.tensor([0, 1])).sample
     torch.testing.assert_close(output[0], reference[0])
     assert (output[1] - reference[1]).abs().max() > 1e-4
-    nobody = model(noise(), 5, classes, speaker_labels=torch.tensor([2, 2])).sample
-    assert torch.equal(model(noise(), 5, classes).sample, nobody)
-    assert (nobody - reference).abs().max() > 1e-4
+    no_speaker = model(noise(), 5, classes, speaker_labels=torch.tensor([2, 2])).sample
+    assert torch.equal(model(noise(), 5, classes).sample, no_speaker)
+    assert (no_speaker - reference).abs().max() > 1e-4
 
 
 @torch.no_grad()
@@ -104,31 +104,31 @@ def test_the_embeddings_of_class_and_speaker_are_added() -> None:
     torch.testing.assert_close(model(noise(), 5, **labels).sample, before, rtol=1e-4, atol=1e-4)
 
 
-def test_without_speakers_nothing_changes_and_with_them_one_table_is_added() -> None:
+def test_speaker_conditioning_adds_one_embedding_table() -> None:
     torch.manual_seed(0)
     without = SashimiDenoiser(**SMALL, num_classes=3).state_dict()
     torch.manual_seed(0)
-    told = SashimiDenoiser(**SMALL, num_classes=3, num_speakers=2).state_dict()
+    with_speakers = SashimiDenoiser(**SMALL, num_classes=3, num_speakers=2).state_dict()
     assert not [name for name in without if "speaker" in name]
-    assert set(told) - set(without) == {"speaker_embedding.weight"}
-    assert told["speaker_embedding.weight"].shape == (3, 16)
-    assert not told["speaker_embedding.weight"].any()
+    assert set(with_speakers) - set(without) == {"speaker_embedding.weight"}
+    assert with_speakers["speaker_embedding.weight"].shape == (3, 16)
+    assert not with_speakers["speaker_embedding.weight"].any()
 
 
 @torch.no_grad()
-def test_every_stage_hears_the_mel_at_its_own_time() -> None:
-    """The end of the mel changes the end of the output; the official alignment never hears it when pooled."""
+def test_every_stage_uses_the_mel_of_the_same_time() -> None:
+    """The end of the mel changes the end of the output; with the official alignment a pooled stage ignores it."""
     length = 256
     mel = torch.randn(1, 5, length // 16)
     changed = mel.clone()
     changed[..., -2:] += 3
     center_only = {"n_layers": [0, 0, 1], **MEL}
-    for alignment, hears in (("stage", True), ("official", False)):
+    for alignment, is_used in (("stage", True), ("official", False)):
         model = make(mel_alignment=alignment, **center_only)
         before, after = (model(noise(1, length), 5, mel=m).sample for m in (mel, changed))
         difference = (after - before).abs().squeeze()
-        assert (difference.max() > 1e-3) == hears
-        if hears:
+        assert (difference.max() > 1e-3) == is_used
+        if is_used:
             position = (difference * torch.arange(length)).sum() / difference.sum()
             assert position > 0.7 * length
 
@@ -167,7 +167,7 @@ def test_unknown_mel_alignment_is_named() -> None:
 
 @torch.no_grad()
 def test_equal_channels_do_not_give_nan() -> None:
-    """A first layer whose ReLU is zero everywhere: the official norm divides zero by zero."""
+    """If the ReLU of the first layer is zero everywhere, the official norm divides zero by zero."""
     model = make()
     model.input[0].bias.fill_(-100.0)
     assert torch.isfinite(model(noise(), 5).sample).all()
@@ -193,7 +193,7 @@ def test_bfloat16_keeps_the_state_spaces_in_float32(tmp_path, parameterization: 
 
 
 @torch.no_grad()
-def test_saved_and_loaded_it_is_the_same(tmp_path) -> None:
+def test_save_and_load(tmp_path) -> None:
     names = {"class_names": ["no", "yes"], "speaker_names": ["ann", "bob"]}
     model = make(num_classes=2, num_speakers=2, **names, n_layers=[0, 1, 1], waveform_std=0.1)
     model.save_pretrained(tmp_path)
@@ -233,7 +233,7 @@ def test_it_compiles_without_a_graph_break(parameterization: str) -> None:
 
 @pytest.mark.parametrize("labels", [{"num_classes": 3}, {"num_speakers": 2}, {"num_classes": 3, "num_speakers": 2}])
 def test_conditional_models_compile_without_a_graph_break(labels: dict) -> None:
-    """Checking the range of the labels would break the graph: in compiled code it is left to the caller."""
+    """Compiled code does not check the range of the labels, because the check would break the graph."""
     torch.compiler.reset()
     model = make(n_layers=[0, 1], pool=[4], n_state=4, **labels)
     given = {f"{kind}_labels": torch.tensor([0, 1]) for kind in ("class", "speaker")}
@@ -248,8 +248,8 @@ def test_conditional_models_compile_without_a_graph_break(labels: dict) -> None:
 
 
 @pytest.mark.parametrize(("parameterization", "norm"), [("nplr", "scalar"), ("diag", "layer")])
-def test_fast_paths_are_the_definition(monkeypatch: pytest.MonkeyPatch, parameterization: str, norm: str) -> None:
-    """Through every backend, in training and in evaluation mode (Triton in its interpreter)."""
+def test_every_backend_matches_the_reference(monkeypatch: pytest.MonkeyPatch, parameterization: str, norm: str) -> None:
+    """Every backend gives the same outputs in training and evaluation mode (Triton in its interpreter)."""
     pytest.importorskip("triton", reason="the triton package is not installed")
     model = make(parameterization=parameterization, norm=norm, n_layers=[1, 0], pool=[4], n_state=6)
     sample = noise(length=20)
@@ -261,8 +261,8 @@ def test_fast_paths_are_the_definition(monkeypatch: pytest.MonkeyPatch, paramete
         outputs[backend].square().sum().backward()
         gradient = torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
         with torch.no_grad():
-            kept = model.eval()(sample, 5.5).sample
-        torch.testing.assert_close(kept, outputs[backend], rtol=1e-4, atol=1e-4)
+            cached = model.eval()(sample, 5.5).sample
+        torch.testing.assert_close(cached, outputs[backend], rtol=1e-4, atol=1e-4)
         if backend == "reference":
             expected, expected_gradient = outputs[backend], gradient
         torch.testing.assert_close(outputs[backend], expected, rtol=1e-4, atol=1e-4)

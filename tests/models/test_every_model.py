@@ -1,4 +1,4 @@
-"""Properties of every model: copies, meta device, empty inputs, gradient checkpointing and second derivatives."""
+"""Tests of every model: copies, meta device, empty inputs, gradient checkpointing, second derivatives."""
 
 import copy
 import io
@@ -46,7 +46,7 @@ Model = Denoiser | AutoregressiveModel
 
 
 def make(name: str) -> Model:
-    """A small model whose parameters are all random."""
+    """Return a small model with random values in all parameters."""
     torch.manual_seed(0)
     model_class, options = EVERY[name]
     model = model_class(**options)
@@ -57,7 +57,7 @@ def make(name: str) -> Model:
 
 
 def run(model: Model, batch: int = 2, length: int = 64) -> Tensor:
-    """The output for a fixed input."""
+    """Return the output for a fixed input."""
     generator = torch.Generator().manual_seed(1)
     if isinstance(model, AutoregressiveModel):
         return model(torch.randint(16, (batch, length), generator=generator))
@@ -153,23 +153,23 @@ def test_waveforms_of_another_shape_are_refused(name: str) -> None:
 @pytest.mark.parametrize("name", [name for name in EVERY if name not in ("wavenet-ar", "samplernn")])
 def test_gradient_checkpointing_changes_no_gradient(name: str, autocast: bool) -> None:
     model = make(name).train()
-    seen: list[nn.Module] = []
+    calls: list[nn.Module] = []
 
     def count(module: nn.Module, *args: object) -> None:
         if torch.is_grad_enabled():
-            seen.append(module)
+            calls.append(module)
 
     blocks = model.blocks if isinstance(model, WaveNetDenoiser) else [*model.backbone.up[0], *model.backbone.center]
     for block in blocks:
         block.register_forward_pre_hook(count)
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         expected = gradients(model)
-    once = len(seen)
+    calls_of_one_pass = len(calls)
     model.enable_gradient_checkpointing()
     assert model.is_gradient_checkpointing
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         actual = gradients(model)
-    assert len(seen) == 3 * once  # the forward pass, and again in the backward pass
+    assert len(calls) == 3 * calls_of_one_pass  # the forward pass, and again in the backward pass
     assert actual.keys() == expected.keys()
     for key, gradient in actual.items():
         torch.testing.assert_close(gradient, expected[key], rtol=1e-5, atol=1e-7)
@@ -181,7 +181,7 @@ def test_gradient_checkpointing_changes_no_gradient(name: str, autocast: bool) -
 
 @pytest.mark.parametrize("name", DENOISERS)
 def test_second_derivatives_are_correct_or_refused(name: str) -> None:
-    """The gradient of a gradient penalty agrees with finite differences; wrong values must not be returned."""
+    """The gradient of a gradient penalty agrees with finite differences, or the model raises an error."""
     model = make(name).double()
     sample = torch.randn(2, 1, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).requires_grad_()
     mel = torch.zeros(2, 5, 1, dtype=torch.float64) if model.config.mel_channels else None

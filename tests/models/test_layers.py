@@ -1,4 +1,4 @@
-"""Weight normalization: the numbers and the names of PyTorch's own, and one compiled graph for all layers."""
+"""Tests of weight normalization: values and names match PyTorch, one compiled graph for all layers."""
 
 from collections.abc import Callable
 
@@ -27,7 +27,7 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], Callable[[], nn.Module], tuple[
 
 
 @pytest.mark.parametrize("name", LAYERS)
-def test_it_is_the_weight_norm_of_pytorch(name: str) -> None:
+def test_values_and_names_match_pytorch(name: str) -> None:
     make, make_plain, shape = LAYERS[name]
     torch.manual_seed(0)
     layer = make()
@@ -48,7 +48,7 @@ def test_it_is_the_weight_norm_of_pytorch(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", LAYERS)
-def test_an_assigned_weight_is_kept_as_magnitude_and_direction(name: str) -> None:
+def test_an_assigned_weight_is_stored_as_magnitude_and_direction(name: str) -> None:
     make, _, _ = LAYERS[name]
     layer = make()
     parameters = list(layer.parameters())

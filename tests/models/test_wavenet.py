@@ -1,4 +1,4 @@
-"""WaveNetDenoiser: published sizes, its reach, conditioning, saving."""
+"""Tests of WaveNetDenoiser: published sizes, receptive field, conditioning, saving."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ MEL = {"mel_channels": 5, "mel_upsample": (4, 4)}
 
 
 def make(**config) -> WaveNetDenoiser:
-    """A small denoiser whose last layer is not zero, so that outputs say something."""
+    """Return a small denoiser whose last layer is random, because a new denoiser predicts zero."""
     torch.manual_seed(0)
     model = WaveNetDenoiser(**{**SMALL, **config}).eval()
     nn.init.normal_(model.output[-1].weight)
@@ -65,12 +65,12 @@ def test_any_length(length: int) -> None:
 
 
 @torch.no_grad()
-def test_it_starts_by_predicting_zero() -> None:
+def test_the_initial_prediction_is_zero() -> None:
     assert torch.equal(WaveNetDenoiser(**SMALL)(noise(), 3).sample, torch.zeros(2, 1, 64))
 
 
 @torch.no_grad()
-def test_it_looks_both_ways_as_far_as_its_dilations_reach() -> None:
+def test_the_receptive_field_follows_from_the_dilations() -> None:
     model = make().double()
     sample = noise(1).double()
     changed = sample.clone()
@@ -96,12 +96,12 @@ def test_step_on_residual_changes_the_residual_path_only() -> None:
 
 
 @torch.no_grad()
-def test_timestep_class_mel_and_speaker_matter_to_their_own_example_only() -> None:
+def test_conditioning_changes_only_its_own_example() -> None:
     model = make(num_classes=3, num_speakers=2, **MEL)
     mel = torch.randn(2, 5, 4, generator=torch.Generator().manual_seed(2))
     reference = model(noise(), torch.tensor([5, 5]), torch.tensor([0, 0]), mel).sample
     other_mel = torch.stack([mel[0], mel[1] + 1])
-    for timestep, labels, spectrogram, speakers in (  # speaker 2 is none, as in the reference
+    for timestep, labels, spectrogram, speakers in (  # label 2 is no speaker, as in the reference
         ([5, 6.5], [0, 0], mel, [2, 2]),
         ([5, 5], [0, 2], mel, [2, 2]),
         ([5, 5], [0, 0], other_mel, [2, 2]),
@@ -113,7 +113,7 @@ def test_timestep_class_mel_and_speaker_matter_to_their_own_example_only() -> No
         assert (output[1] - reference[1]).abs().max() > 1e-4
 
 
-def test_conditioning_that_does_not_fit_is_refused() -> None:
+def test_invalid_conditioning_is_refused() -> None:
     with pytest.raises(UserError, match="unconditional"):
         make()(noise(), 5, class_labels=torch.tensor([0, 0]))
     with pytest.raises(UserError, match="without speaker conditioning"):
@@ -143,7 +143,7 @@ def test_a_conditional_model_compiles_without_a_graph_break() -> None:
 
 
 @torch.no_grad()
-def test_saved_and_loaded_it_is_the_same(tmp_path: Path) -> None:
+def test_save_and_load(tmp_path: Path) -> None:
     speakers = {"num_speakers": 2, "speaker_names": ["ann", "bob"]}
     model = make(num_classes=3, class_names=["a", "b", "c"], step_on_residual=True, **speakers, **MEL)
     model.save_pretrained(tmp_path)

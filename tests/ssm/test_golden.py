@@ -1,4 +1,4 @@
-"""The S4 layer against tensors computed with the official code: its float64 results, as its float32 ones can be off."""
+"""Tests of the S4 layer against float64 results of the official code (its float32 results are less accurate)."""
 
 from importlib.util import find_spec
 
@@ -29,12 +29,12 @@ DIAGONAL = [
     *(f"diag_zoh_N16_L64_real_{transform}" for transform in ("none", "relu", "sigmoid", "softplus")),
     "diag_zoh_N16_L64_bandlimit",
 ]
-# In Triton's interpreter, which is slow: one NPLR kernel of each kind.
+# The Triton interpreter is slow, so it runs one NPLR kernel of each kind.
 INTERPRETED = [
     *("nplr_N16_L64_bi", "nplr_N16_L1000_uni", "nplr_N64_L64_uni", "nplr_N64_L1000_uni", "nplr_N16_L256_channels2"),
     *(name for name in DIAGONAL if "_L16000" not in name),
 ]
-# The reference is only right in float64, and Triton only runs in float32.
+# The reference is accurate only in float64; Triton runs only in float32.
 DTYPES = {"torch": (torch.float32, torch.float64), "reference": (torch.float64,), "triton": (torch.float32,)}
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-9}
 REAL_TRANSFORMS = {
@@ -56,7 +56,7 @@ def load(golden, name: str) -> tuple[dict, dict[str, Tensor]]:
 
 
 def layer_from_official(config: dict, tensors: dict[str, Tensor], dtype: torch.dtype, backend: str = "auto") -> S4Layer:
-    """Our layer with the parameters of an official (V4) one whose C is still the true C."""
+    """Return a layer with the parameters of an official (V4) layer that contains C itself, not C (I - Ā^L)."""
     w = {key[len("sd.") :]: value.double() for key, value in tensors.items() if key.startswith("sd.")}
     kernel = {key[len("layer.kernel.") :]: value for key, value in w.items() if key.startswith("layer.kernel.")}
     bidirectional = config.get("bidirectional", False)
@@ -95,7 +95,7 @@ def layer_from_official(config: dict, tensors: dict[str, Tensor], dtype: torch.d
 
 
 def cases(names: list[str], interpreted: list[str]) -> pytest.MarkDecorator:
-    """``name``, ``dtype`` and ``backend``: every backend in its precisions, Triton on ``interpreted`` alone."""
+    """Parametrize ``name``, ``dtype`` and ``backend``; Triton runs only on the names in ``interpreted``."""
     by_backend = {"torch": names, "reference": names, "triton": interpreted if find_spec("triton") else []}
     parameters = [
         pytest.param(name, dtype, backend, id=f"{name}-{dtype}-{backend}".replace("torch.", ""))
@@ -115,12 +115,12 @@ def test_kernel_and_output_match(golden, name: str, dtype: torch.dtype, backend:
         output = layer(tensors["in.u"].to(dtype))
     assert kernel.dtype == output.dtype == dtype
     assert relative_error(kernel, tensors["out64.K"]) < TOLERANCE[dtype]
-    if "out64.y" in tensors:  # the longest files hold the kernel alone in float64
+    if "out64.y" in tensors:  # the longest files contain only the kernel in float64
         assert relative_error(output, tensors["out64.y"]) < TOLERANCE[dtype]
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=["float32", "float64"])
-def test_one_parameter_set_serves_every_length(golden, dtype: torch.dtype) -> None:
+def test_one_set_of_parameters_gives_every_length(golden, dtype: torch.dtype) -> None:
     info, tensors = load(golden, "nplr_doubling_and_rate")
     layer = layer_from_official(info["config"], tensors, dtype)
     for call in "123":
@@ -132,7 +132,7 @@ def test_one_parameter_set_serves_every_length(golden, dtype: torch.dtype) -> No
 @pytest.mark.parametrize("rate", [0.5, 2.0])
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=["float32", "float64"])
 def test_kernels_at_another_rate_match(golden, dtype: torch.dtype, rate: float) -> None:
-    """The official kernel is approximate, also in float64: its C (I - Ā^L) is that of rate 1."""
+    """The official kernel is approximate, also in float64, because it uses C (I - Ā^L) of rate 1."""
     info, tensors = load(golden, "nplr_doubling_and_rate")
     layer = layer_from_official(info["config"], tensors, dtype)
     with torch.no_grad():
@@ -141,7 +141,7 @@ def test_kernels_at_another_rate_match(golden, dtype: torch.dtype, rate: float) 
 
 @cases([f"nplr_N{n}_L64_{way}" for n in (16, 64) for way in ("uni", "bi")], ["nplr_N16_L64_bi", "nplr_N64_L64_uni"])
 def test_kernel_gradients_match(golden, name: str, dtype: torch.dtype, backend: str) -> None:
-    """The official parameter is C~ = C (I - Ā^L), held still while A and dt vary; so C is a function of all here."""
+    """The official parameter is C~ = C (I - Ā^L), so C is computed from C~, A and dt before differentiation."""
     info, tensors = load(golden, name)
     ssm = layer_from_official(info["config"], tensors, dtype).ssm
     dt, a, p, _, b = ssm.continuous_system()
@@ -156,7 +156,7 @@ def test_kernel_gradients_match(golden, name: str, dtype: torch.dtype, backend: 
     c = torch.complex(real / 2, -imag / 2).to(torch.view_as_complex(ssm.C).dtype)
     kernel, _ = nplr_kernel(dt, a, p, p.conj(), b, c, 64, backend=backend)
     (kernel * tensors["in.wK"].to(dtype)).sum().backward()
-    ours = {
+    gradients = {
         "inv_dt": ssm.log_dt.grad.unsqueeze(-1),
         "A_real": ssm.log_neg_real.grad,
         "A_imag": -ssm.imag.grad,
@@ -164,7 +164,7 @@ def test_kernel_gradients_match(golden, name: str, dtype: torch.dtype, backend: 
         "P": ssm.P.grad.unsqueeze(0),
         "C": c_truncated.grad,
     }
-    for key, gradient in ours.items():
+    for key, gradient in gradients.items():
         assert relative_error(gradient, tensors[f"gradK64.{key}"]) < TOLERANCE[dtype], key
 
 
@@ -229,19 +229,19 @@ def test_minimal_s4d_matches(golden) -> None:
     ],
 )
 def test_initial_systems_match(golden, parameterization: str, name: str, official: str, n_state: int) -> None:
-    """Up to the signs of the eigenvectors; the official code also clips Im(b) to [-2, 2], which is left out here."""
+    """The systems match up to the signs of the eigenvectors; only the official code clips Im(b) to [-2, 2]."""
     tensors = golden.tensors("a_s4/inits")
     a, p, b = (as_complex(tensors[f"init.{official}.N{n_state}.{letter}"]).flatten() for letter in "APB")
     system = initial_system(name, n_state, parameterization)
-    ours, theirs = system.a.imag.argsort(), a.imag.abs().argsort()
-    a, p, b = a[theirs], p[theirs], b[theirs]
-    assert relative_error(system.a[ours].real, a.real) < 1e-5
-    assert relative_error(system.a[ours].imag, a.imag.abs()) < 1e-5
-    assert relative_error(system.b[ours].real.abs(), b.real.abs()) < 1e-4
+    order, official_order = system.a.imag.argsort(), a.imag.abs().argsort()
+    a, p, b = a[official_order], p[official_order], b[official_order]
+    assert relative_error(system.a[order].real, a.real) < 1e-5
+    assert relative_error(system.a[order].imag, a.imag.abs()) < 1e-5
+    assert relative_error(system.b[order].real.abs(), b.real.abs()) < 1e-4
     if name == "legs":
-        assert relative_error(system.b[ours].imag.abs().clamp(max=2), b.imag.abs()) < 1e-4
+        assert relative_error(system.b[order].imag.abs().clamp(max=2), b.imag.abs()) < 1e-4
     if official == "legs":
-        assert relative_error(system.p[ours].abs(), p.abs()) < 1e-4
+        assert relative_error(system.p[order].abs(), p.abs()) < 1e-4
 
 
 def as_complex(x: Tensor) -> Tensor:

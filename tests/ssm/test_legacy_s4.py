@@ -1,4 +1,4 @@
-"""The S4 layer of the oldest official code: its kernel by a dense definition, its two directions, its precision."""
+"""Tests of the S4 layer of the oldest official code: kernel, directions, FFT nodes, precision."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from sashimi_kernels.discretization import discretize_nplr, real_matrix, real_ou
 
 
 def make(d_model: int = 3, length: int = 16, n_state: int = 8, stored_nodes: bool = False) -> LegacyStateSpace:
-    """A state space whose q is no longer p, as after training."""
+    """Return a state space in which q differs from p, as after training."""
     torch.manual_seed(0)
     ssm = LegacyStateSpace(d_model, length, n_state, stored_nodes)
     with torch.no_grad():
@@ -20,12 +20,12 @@ def make(d_model: int = 3, length: int = 16, n_state: int = 8, stored_nodes: boo
 
 
 def dense_kernel(ssm: LegacyStateSpace) -> Tensor:
-    """K[t] = C̃ (I - Ā^L)⁻¹ Ā^t B̄ in dense float64 matrices, for both directions: (2, H, L)."""
-    ways = []
-    for way in range(2):
-        a, b, p = (torch.view_as_complex(x[way].double()).unsqueeze(0) for x in (ssm.A, ssm.B, ssm.P))
-        c, q = (torch.view_as_complex(x[way].double()).conj() for x in (ssm.C, ssm.Q))
-        dt = ssm.log_dt[way].double().exp().unsqueeze(-1)
+    """Return K[t] = C̃ (I - Ā^L)⁻¹ Ā^t B̄ of both directions, from dense float64 matrices: (2, H, L)."""
+    directions = []
+    for direction in range(2):
+        a, b, p = (torch.view_as_complex(x[direction].double()).unsqueeze(0) for x in (ssm.A, ssm.B, ssm.P))
+        c, q = (torch.view_as_complex(x[direction].double()).conj() for x in (ssm.C, ssm.Q))
+        dt = ssm.log_dt[direction].double().exp().unsqueeze(-1)
         system = discretize_nplr(dt, a, p.expand_as(q), q, b)
         matrix = real_matrix(system)  # (H, 2N, 2N)
         correction = torch.eye(matrix.shape[-1]) - torch.linalg.matrix_power(matrix, ssm.length)
@@ -34,13 +34,13 @@ def dense_kernel(ssm: LegacyStateSpace) -> Tensor:
         for _ in range(ssm.length):
             values.append((row @ column).flatten())
             column = matrix @ column
-        ways.append(torch.stack(values, dim=-1))
-    return torch.stack(ways)
+        directions.append(torch.stack(values, dim=-1))
+    return torch.stack(directions)
 
 
 @torch.no_grad()
 @pytest.mark.parametrize(("length", "n_state"), [(2, 2), (16, 8), (250, 64)])
-def test_kernel_is_the_dense_definition(length: int, n_state: int) -> None:
+def test_kernel_matches_the_dense_definition(length: int, n_state: int) -> None:
     ssm = make(length=length, n_state=n_state)
     expected = dense_kernel(ssm)
     for dtype, tolerance in ((torch.float32, 3e-7), (torch.float64, 1e-9)):
@@ -57,7 +57,7 @@ def test_tiles_do_not_change_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None
     assert torch.allclose(ssm.kernel(), whole, rtol=0, atol=1e-6)
 
 
-def test_training_keeps_nothing_of_the_size_of_all_terms(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_stores_no_tensor_of_the_size_of_all_terms(monkeypatch: pytest.MonkeyPatch) -> None:
     ssm, sizes = make(d_model=6, length=512, n_state=64), []
     monkeypatch.setattr(module, "TILE", 1)
     with torch.autograd.graph.saved_tensors_hooks(lambda x: sizes.append(x.numel()) or x, lambda x: x):
@@ -87,7 +87,7 @@ class _Kernel(torch.nn.Module):
 
 @torch.no_grad()
 @pytest.mark.parametrize("length", [16, 10, 21])
-def test_both_directions_include_the_present_and_the_kernel_ends_at_its_length(length: int) -> None:
+def test_both_directions_include_lag_zero_and_kernels_end_at_their_length(length: int) -> None:
     ssm = make().double().eval()
     u = torch.randn(2, 3, length, dtype=torch.float64)
     causal, reverse = ssm.kernel()
@@ -110,7 +110,7 @@ def test_stored_nodes_are_used() -> None:
     u = torch.randn(1, 3, 16)
     expected = exact(u)
     torch.testing.assert_close(stored(u), expected)  # exact nodes in single precision
-    # Close to -1 instead of at it, as a rounded root of unity is: the limit must be met from there.
+    # A rounded root of unity is close to -1 but not equal to it; the result must be close to the limit there.
     root = torch.tensor(-1 + 1e-7j, dtype=torch.complex128)
     stored.omega[:, -1] = torch.view_as_real(root)
     stored.z[:, -1] = torch.view_as_real(2 * (1 - root) / (1 + root))
@@ -127,7 +127,7 @@ def test_stored_nodes_stay_float32_and_are_saved() -> None:
 
 
 @torch.no_grad()
-def test_kernels_are_kept_in_evaluation_until_something_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kernels_are_cached_in_evaluation_until_something_changes(monkeypatch: pytest.MonkeyPatch) -> None:
     ssm, calls = make().eval(), []
     original = LegacyStateSpace.kernel
     monkeypatch.setattr(LegacyStateSpace, "kernel", lambda self: calls.append(1) or original(self))
@@ -167,7 +167,7 @@ def test_precision_stays_float32() -> None:
 
 
 @torch.no_grad()
-def test_layer_is_gelu_and_one_linear_map() -> None:
+def test_layer_applies_gelu_and_a_linear_map() -> None:
     layer = LegacyS4(3, 16, n_state=8).eval()
     u = torch.randn(2, 3, 16)
     weight, bias = layer.output_linear.weight.squeeze(-1), layer.output_linear.bias
@@ -175,7 +175,7 @@ def test_layer_is_gelu_and_one_linear_map() -> None:
     torch.testing.assert_close(layer(u), expected)
 
 
-def test_what_is_learnt_is_what_the_official_code_learns() -> None:
+def test_trainable_parameters_are_those_of_the_official_code() -> None:
     ssm = make(d_model=3, n_state=8)
     assert {name: tuple(p.shape) for name, p in ssm.named_parameters()} == {
         "C": (2, 3, 4, 2),
@@ -207,7 +207,7 @@ def test_an_empty_batch_gives_an_empty_output(evaluate: bool) -> None:
 
 
 @pytest.mark.parametrize("stored_nodes", [False, True])
-def test_it_is_made_on_the_meta_device(stored_nodes: bool) -> None:
+def test_construction_on_the_meta_device(stored_nodes: bool) -> None:
     original = LegacyS4(3, 16, n_state=8, stored_nodes=stored_nodes).eval()
     with torch.device("meta"):
         layer = LegacyS4(3, 16, n_state=8, stored_nodes=stored_nodes).eval()

@@ -1,4 +1,4 @@
-"""One layer, three ways to run it; what it keeps and when it forgets; which precision it holds."""
+"""Tests of StateSpace and S4Layer: forward, steps and prefill; cached kernels; precision."""
 
 import math
 
@@ -65,8 +65,8 @@ def test_float32_agrees_with_float64(variant: str) -> None:
 
 
 @pytest.mark.parametrize("shift", [0, 1])
-def test_bidirectional_kernels_reach_both_ways(shift: int) -> None:
-    """An impulse shows the forward kernel after it, the reverse one before it, and D where it is."""
+def test_bidirectional_kernels_are_applied_in_both_directions(shift: int) -> None:
+    """The response to an impulse is the forward kernel after it, the reverse kernel before it, and D at it."""
     torch.manual_seed(0)
     ssm = StateSpace(3, n_state=8, bidirectional=True, reverse_shift=shift).double().eval()
     u = torch.zeros(1, 3, 21, dtype=torch.float64)
@@ -116,7 +116,7 @@ def test_bidirectional_has_no_recurrence() -> None:
         ({"parameterization": "diag", "initialization": "diag-lin"}, "is 'lin' with parameterization 'diag'"),
     ],
 )
-def test_what_does_not_exist_is_refused(arguments: dict, message: str) -> None:
+def test_invalid_arguments_are_refused(arguments: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         StateSpace(4, **arguments)
 
@@ -127,7 +127,7 @@ def test_wrong_input_shape_is_named() -> None:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_no_samples_and_no_signals(variant: str) -> None:
+def test_empty_signals_and_empty_batches(variant: str) -> None:
     layer = make(variant, torch.float32)
     ssm, state = layer.ssm, layer.initial_state(2)
     for module in (layer, ssm):
@@ -150,7 +150,7 @@ def test_no_samples_and_no_signals(variant: str) -> None:
 
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("bidirectional", [False, True])
-def test_it_is_made_on_the_meta_device(variant: str, bidirectional: bool) -> None:
+def test_construction_on_the_meta_device(variant: str, bidirectional: bool) -> None:
     original = S4Layer(8, bidirectional=bidirectional, **VARIANTS[variant])
     with torch.device("meta"):
         layer = S4Layer(8, bidirectional=bidirectional, **VARIANTS[variant])
@@ -172,7 +172,7 @@ def test_a_rate_is_a_factor_of_the_step_sizes(variant: str, rate: float) -> None
             torch.testing.assert_close(layer(u, state, rate), faster(u, state))
             torch.testing.assert_close(layer.prefill(u, state, rate), faster.prefill(u, state))
             torch.testing.assert_close(layer.step(u[..., 0], state, rate), faster.step(u[..., 0], state))
-            torch.testing.assert_close(layer(u), make(variant)(u))  # the cached kernel is that of rate 1 again
+            torch.testing.assert_close(layer(u), make(variant)(u))  # the cached kernel is of rate 1 again
 
 
 def test_a_rate_changes_the_length_of_truncated_kernels() -> None:
@@ -183,7 +183,7 @@ def test_a_rate_changes_the_length_of_truncated_kernels() -> None:
 
 
 def test_a_band_limit_drops_states_in_every_form() -> None:
-    """The frequencies of "lin" are n dt / 2 cycles per sample."""
+    """The frequencies of initialization "lin" are n dt / 2 cycles per sample."""
     options = {"parameterization": "diag", "initialization": "lin", "discretization": "zoh", "dt_min": 0.1}
     layer = S4Layer(4, n_state=8, dt_max=0.1, bandlimit=0.25, **options).double().eval()
     limited = S4Layer(4, n_state=8, dt_max=0.1, **options).double().eval()
@@ -208,9 +208,9 @@ def test_dropout_acts_on_the_activations_in_training_only() -> None:
     seen = []
     layer.output_linear.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     layer.train()(u)
-    kept = seen[0] != 0
-    assert 0.4 < kept.float().mean() < 0.6
-    torch.testing.assert_close(seen[0][kept], 2 * F.gelu(plain.ssm(u))[kept])
+    active = seen[0] != 0
+    assert 0.4 < active.float().mean() < 0.6
+    torch.testing.assert_close(seen[0][active], 2 * F.gelu(plain.ssm(u))[active])
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -240,7 +240,7 @@ class _Prefill(nn.Module):
 
 
 def test_eigenvalues_stay_in_the_left_half_plane() -> None:
-    """Λ - p p* is Hurwitz for any parameter values (SaShiMi, proposition 4.3)."""
+    """Λ - p p* is Hurwitz for all parameter values (SaShiMi, proposition 4.3)."""
     torch.manual_seed(0)
     ssm = StateSpace(16, n_state=16)
     with torch.no_grad():
@@ -251,31 +251,31 @@ def test_eigenvalues_stay_in_the_left_half_plane() -> None:
     assert (torch.linalg.eigvals(matrix).real < 0).all()
 
 
-def test_a_runaway_step_leaves_the_kernel_finite() -> None:
+def test_extreme_step_sizes_leave_the_kernel_finite() -> None:
     ssm = StateSpace(4, n_state=8)
     with torch.no_grad():
         ssm.log_dt.copy_(torch.tensor([-1e4, -50.0, 50.0, 1e4]))
     assert torch.isfinite(ssm.kernel(100)).all()
 
 
-class TestKeptSpectrum:
-    """In evaluation mode the kernel is made once, and made again when anything it depends on has changed."""
+class TestCachedSpectrum:
+    """Tests of the spectrum cached in evaluation mode, which is computed again after any change."""
 
     @pytest.fixture
     def layer(self, monkeypatch: pytest.MonkeyPatch) -> S4Layer:
         layer = make("nplr", torch.float32)
-        self.made = 0
+        self.computed = 0
         kernel = layer.ssm.kernel
 
-        def counted(length: int, rate: float = 1.0) -> Tensor:
-            self.made += 1
+        def counting(length: int, rate: float = 1.0) -> Tensor:
+            self.computed += 1
             return kernel(length, rate)
 
-        monkeypatch.setattr(layer.ssm, "kernel", counted)
+        monkeypatch.setattr(layer.ssm, "kernel", counting)
         return layer
 
     def run(self, layer: S4Layer, length: int = 50) -> Tensor:
-        """The output for a fixed input, checked against a fresh copy of the layer."""
+        """Return the output for a fixed input, checked against a new copy of the layer."""
         u = torch.linspace(-1, 1, 4 * length).view(1, 4, length).to(layer.ssm.D.dtype)
         with torch.no_grad():
             y = layer(u)
@@ -284,15 +284,15 @@ class TestKeptSpectrum:
             torch.testing.assert_close(y, fresh(u))
         return y
 
-    def test_made_once(self, layer: S4Layer) -> None:
+    def test_computed_once(self, layer: S4Layer) -> None:
         for _ in range(3):
             self.run(layer)
-        assert self.made == 1
+        assert self.computed == 1
 
     def test_length(self, layer: S4Layer) -> None:
         self.run(layer)
         self.run(layer, length=60)
-        assert self.made == 2
+        assert self.computed == 2
 
     def test_load_state_dict(self, layer: S4Layer) -> None:
         before = self.run(layer)
@@ -316,7 +316,7 @@ class TestKeptSpectrum:
         self.run(layer)
         layer.double()
         assert self.run(layer).dtype == torch.float64
-        assert self.made == 2
+        assert self.computed == 2
 
     def test_device(self, layer: S4Layer) -> None:
         self.run(layer)
@@ -324,20 +324,20 @@ class TestKeptSpectrum:
         with torch.no_grad():
             assert layer(torch.zeros(1, 4, 50, device="meta")).device.type == "meta"
 
-    def test_training_mode_keeps_nothing(self, layer: S4Layer) -> None:
+    def test_training_mode_caches_nothing(self, layer: S4Layer) -> None:
         layer.train()
         for _ in range(3):
             self.run(layer)
-        assert self.made == 3
+        assert self.computed == 3
 
-    def test_gradients_are_not_kept(self, layer: S4Layer) -> None:
+    def test_a_pass_with_gradients_does_not_use_the_cache(self, layer: S4Layer) -> None:
         self.run(layer)
         layer(torch.ones(1, 4, 50)).sum().backward()
         assert layer.ssm.C.grad is not None
         self.run(layer)
-        assert self.made == 2
+        assert self.computed == 2
 
-    def test_steps_notice_changes_too(self, layer: S4Layer) -> None:
+    def test_steps_use_changed_parameters(self, layer: S4Layer) -> None:
         state = torch.ones(1, 4, 4, dtype=torch.complex64)
         with torch.no_grad():
             before, _ = layer.step(torch.ones(1, 4), state)
@@ -372,7 +372,7 @@ def test_half_precision_input_is_convolved_in_float32() -> None:
 
 @pytest.mark.parametrize(("parameterization", "count"), [("nplr", 5), ("diag", 4)])
 def test_optimizer_group(parameterization: str, count: int) -> None:
-    """dt, A, B and P of every state space in a model, but not C and D."""
+    """The group has dt, A, B and P of every state space in a model, but not C and D."""
     layers = nn.Sequential(*(S4Layer(4, parameterization=parameterization) for _ in range(3)))
     group = {id(parameter) for parameter in state_space_parameters(layers)}
     assert len(group) == 3 * count

@@ -1,4 +1,4 @@
-"""Small recordings, a network that trains in a second, and recipes in processes of their own."""
+"""Fixtures for the training tests: short recordings and the configuration of a tiny network."""
 
 import copy
 from pathlib import Path
@@ -53,7 +53,7 @@ TINY = {
 
 @pytest.fixture(scope="session")
 def recordings(tmp_path_factory) -> Path:
-    """Twelve short tones: two classes, two speakers, three takes; some shorter and some longer than a window."""
+    """Write twelve tones of 2 classes, 2 speakers and 3 takes; some are shorter and some longer than a window."""
     folder = tmp_path_factory.mktemp("recordings")
     rng = np.random.default_rng(0)
     for number in range(12):
@@ -66,7 +66,7 @@ def recordings(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def tiny(recordings, tmp_path):
-    """A config tree for the tiny network with overrides, its run folder in tmp_path."""
+    """Return a function from overrides to the config tree of the tiny network, with its run folder in tmp_path."""
 
     def make(*overrides: str) -> dict:
         tree = copy.deepcopy(TINY)
@@ -79,13 +79,13 @@ def tiny(recordings, tmp_path):
 
 @pytest.fixture
 def tiny_config(tiny):
-    """The same as a config."""
+    """Return a function from overrides to the config of the tiny network."""
     return lambda *overrides: from_tree(DiffusionConfig, tiny(*overrides))
 
 
 @pytest.fixture
 def tiny_file(tiny, tmp_path) -> Path:
-    """The same as a YAML file."""
+    """Write the config of the tiny network to a YAML file and return its path."""
     path = tmp_path / "tiny.yaml"
     path.write_text(write_yaml(tiny()))
     return path

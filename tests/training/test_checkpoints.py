@@ -1,4 +1,4 @@
-"""A checkpoint is whole or it is refused, and writing one never harms another."""
+"""Tests of checkpoints: saving and loading, damaged files, full disks."""
 
 import errno
 import itertools
@@ -42,11 +42,11 @@ def three_checkpoints(parts, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def run(three_checkpoints, tmp_path) -> Path:
-    """A run folder with the checkpoints of steps 10, 20 and 30."""
+    """Return a run folder with checkpoints of steps 10, 20 and 30."""
     return shutil.copytree(three_checkpoints, tmp_path / "run")
 
 
-def test_what_was_saved_is_loaded(parts, run):
+def test_loading_restores_what_was_saved(parts, run):
     model, ema, optimizer = parts
     saved = [tensor.clone() for tensor in [*model.state_dict().values(), *ema.model.state_dict().values()]]
     moments = [tensor.clone() for state in optimizer.state.values() for tensor in state.values()]
@@ -74,7 +74,7 @@ FILES = ["model.safetensors", "ema.safetensors", "optimizer.pt", "counters.json"
 
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("damage", ["truncated", "edited", "missing"])
-def test_damage_is_named_and_the_one_before_offered(run, name, damage):
+def test_a_damaged_file_is_named_and_the_previous_checkpoint_suggested(run, name, damage):
     path = run / "checkpoints/step-000030" / name
     content = path.read_bytes()
     if damage == "missing":
@@ -90,7 +90,7 @@ def test_damage_is_named_and_the_one_before_offered(run, name, damage):
     assert checkpoints.find_checkpoint(run, "checkpoints/step-000020") == run / "checkpoints/step-000020"
 
 
-def test_a_damaged_one_is_not_offered(run):
+def test_a_damaged_checkpoint_is_not_suggested(run):
     for step in (20, 30):
         (run / f"checkpoints/step-0000{step}/ema.safetensors").unlink()
     with pytest.raises(UserError, match="--resume-from checkpoints/step-000010"):
@@ -130,8 +130,8 @@ def test_steps_beyond_six_digits_are_in_order(parts, tmp_path):
 
 
 @pytest.mark.parametrize("number", range(5))
-def test_a_full_disk_leaves_the_last_good_one(parts, run, monkeypatch, number):
-    """Whichever of the five files is the one that does not fit."""
+def test_a_full_disk_leaves_the_last_good_checkpoint(parts, run, monkeypatch, number):
+    """The disk is full at each of the five files in turn."""
     written, original = [], files.write_file
 
     def write_file(path, content):
@@ -152,7 +152,7 @@ def test_a_full_disk_leaves_the_last_good_one(parts, run, monkeypatch, number):
     assert checkpoints.find_checkpoint(run).name == "step-000030"
 
 
-def save_for_ever(folder, parts):
+def save_until_an_error(folder, parts):
     for step in itertools.count(10, 10):
         checkpoints.save_checkpoint(folder, *parts, Counters(step=step), keep=1000)
 
@@ -166,7 +166,7 @@ def test_a_disk_that_is_really_full(parts, tmp_path):
     try:
         expected = pytest.raises(UserError, match="the disk is full")
         with expected, files.writing("the checkpoint", "make room"):
-            save_for_ever(disk, parts)
+            save_until_an_error(disk, parts)
         assert len(checkpoints.list_checkpoints(disk)) >= 1
         assert checkpoints.find_checkpoint(disk) == checkpoints.list_checkpoints(disk)[-1]
     finally:
@@ -183,7 +183,7 @@ def test_writing_the_same_step_again_replaces_it(parts, run):
     ]
 
 
-def test_nothing_unfinished_counts_as_a_checkpoint(parts, run):
+def test_an_unfinished_folder_is_not_a_checkpoint(parts, run):
     (run / "checkpoints/.step-000040.tmp").mkdir()
     assert checkpoints.find_checkpoint(run).name == "step-000030"
     checkpoints.save_checkpoint(run, *parts, Counters(step=40), keep=1)

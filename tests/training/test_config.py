@@ -1,4 +1,4 @@
-"""Every key and type of a config is checked, and a config survives its own YAML."""
+"""Tests of configs: validation of keys and types, overrides, YAML files, published configs."""
 
 from pathlib import Path
 
@@ -78,7 +78,7 @@ def test_a_config_does_not_change(tiny_config):
     assert config.model.arguments["d_model"] == 8
 
 
-def test_overrides_set_nested_values_and_leave_the_tree_alone():
+def test_overrides_set_nested_values_and_do_not_change_the_tree():
     tree = {"training": {"steps": 1}}
     changed = apply_overrides(tree, ["training.steps=5", "data.where.speaker=[theo]", "optimizer.lr=1e-4"])
     assert tree == {"training": {"steps": 1}}
@@ -101,7 +101,7 @@ def test_a_key_given_twice_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(("text", "expected"), [(None, "cannot read"), ("- a\n- b\n", "must hold `key: value`")])
-def test_a_wrong_file_is_named(tmp_path, text, expected):
+def test_an_invalid_file_is_named(tmp_path, text, expected):
     file = tmp_path / "config.yaml"
     if text is not None:
         file.write_text(text)
@@ -140,7 +140,7 @@ def test_published_configs_have_the_published_size(name, parameters):
 
 
 @pytest.mark.parametrize(("name", "parameters"), [("digits-small", 2_280_263), ("digits-small-wavenet", 2_294_913)])
-def test_the_backbones_compared_on_digits_are_of_one_size(name, parameters):
+def test_the_backbones_compared_on_digits_have_similar_sizes(name, parameters):
     config = load_config(DiffusionConfig, CONFIGS / f"{name}.yaml", ["model.waveform_std=0.1"])
     model = create_model(config, [str(digit) for digit in range(10)], [f"speaker {i}" for i in range(6)])
     assert sum(parameter.numel() for parameter in model.parameters()) == parameters

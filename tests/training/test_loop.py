@@ -1,4 +1,4 @@
-"""Training runs, in this process: what they write, how they resume, what they refuse."""
+"""Tests of the training loop: run folders, resuming, steps that are not finite, refused settings."""
 
 import json
 import math
@@ -26,7 +26,7 @@ def lines(run) -> list[dict]:
 
 
 def losses(run) -> list[tuple]:
-    """Everything of metrics.jsonl but the times."""
+    """Return the values of metrics.jsonl without the times."""
     return [tuple(v for k, v in line.items() if not k.startswith("seconds")) for line in lines(run)]
 
 
@@ -56,8 +56,8 @@ def test_a_run_folder(tiny_config, tmp_path):
     assert pipeline(class_labels=1, num_inference_steps=2).audios.shape == (1, 1, 256)
 
 
-def test_a_run_that_is_told_the_speaker(tiny_config, tiny_file):
-    """It saves, samples and guides by both labels, validates with them, and resumes as itself only."""
+def test_a_run_with_speaker_conditioning(tiny_config, tiny_file):
+    """Saving, sampling, guidance and validation use class and speaker labels; resuming requires the same setting."""
     settings = ["data.speakers=speaker", "sampling.num_samples=4", "sampling.guidance_scale=2", "optimizer.lr=0.01"]
     run = train(DiffusionTask, tiny_config(*settings))
     names = [path.name for path in (run / "samples/step-000008").glob("*.wav")]
@@ -65,9 +65,9 @@ def test_a_run_that_is_told_the_speaker(tiny_config, tiny_file):
     pipeline = SashimiPipeline.from_pretrained(run / "pipeline")
     assert (pipeline.model.config.class_names, pipeline.model.config.speaker_names) == (["0", "1"], ["a", "b"])
     assert pipeline.config.guidance_scale == 2
-    learnt = pipeline.model.speaker_embedding.weight
-    assert learnt.shape == (3, 16)
-    assert (learnt[:2].abs().sum(dim=1) > 0).all()
+    embedding = pipeline.model.speaker_embedding.weight
+    assert embedding.shape == (3, 16)
+    assert (embedding[:2].abs().sum(dim=1) > 0).all()
     assert pipeline(2, 2, class_labels=["1", "0"], speaker_labels="b", guidance_scale=2.0).audios.shape == (2, 1, 256)
     before = losses(run)
     train(DiffusionTask, tiny_config(*settings), resume_from="checkpoints/step-000004")
@@ -78,18 +78,18 @@ def test_a_run_that_is_told_the_speaker(tiny_config, tiny_file):
     assert held_out.validation_batch(range(4)).speakers.tolist() == held_out.dataset.speakers.tolist() == [0, 1, 0, 1]
 
 
-def test_speech_commands_name_no_speakers(tiny_config):
+def test_speaker_conditioning_with_speech_commands_is_refused(tiny_config):
     with pytest.raises(UserError, match=r"data\.speakers is 'speaker', but it needs data\.kind=folder"):
         train(DiffusionTask, tiny_config("data.kind=speech_commands", "data.speakers=speaker"))
 
 
-def test_the_recordings_of_a_run_are_known_by_their_speakers_too(tiny_config):
+def test_the_fingerprint_of_a_split_depends_on_the_speakers(tiny_config):
     data = tiny_config().data
-    told = open_split(data, "train", data.length, speakers="speaker")
-    before = fingerprint(told)
+    split = open_split(data, "train", data.length, speakers="speaker")
+    before = fingerprint(split)
     assert before != fingerprint(open_split(data, "train", data.length))
-    told.speakers = 1 - told.speakers
-    assert fingerprint(told) != before
+    split.speakers = 1 - split.speakers
+    assert fingerprint(split) != before
 
 
 def test_training_learns(tiny_config):
@@ -166,7 +166,7 @@ def test_a_run_is_not_overwritten(tiny_config):
 
 
 def test_the_command_of_a_resumed_run(tiny_config, tiny_file, tmp_path):
-    """--resume alone uses the run's own settings; a config file must not contradict them."""
+    """--resume without a config file uses the settings of the run; a config file must agree with them."""
     run = train(DiffusionTask, tiny_config())
     overrides = [f"output_dir={run}", "training.steps=20"]
     config = config_of_command(DiffusionConfig, None, tiny_file, overrides, resume=True)
@@ -202,7 +202,7 @@ def test_steps_that_are_not_finite_are_skipped_and_counted(tiny_config, monkeypa
     )
 
 
-def test_too_many_such_steps_name_the_parameter(tiny_config):
+def test_too_many_steps_that_are_not_finite_name_the_parameter(tiny_config):
     trainer = Trainer(DiffusionTask, tiny_config("training.max_nonfinite=2"), False, None, False)
     broken = dict(trainer.network.named_parameters())
     name = list(broken)[5]
@@ -212,7 +212,7 @@ def test_too_many_such_steps_name_the_parameter(tiny_config):
         trainer.run()
 
 
-def test_the_name_of_the_gradient_that_is_not_finite(tiny_config):
+def test_a_gradient_that_is_not_finite_is_named(tiny_config):
     trainer = Trainer(DiffusionTask, tiny_config("training.max_nonfinite=1"), False, None, False)
     names = [name for name, _ in trainer.network.named_parameters()]
     chosen = dict(trainer.network.named_parameters())[names[7]]
@@ -221,7 +221,7 @@ def test_the_name_of_the_gradient_that_is_not_finite(tiny_config):
         trainer.run()
 
 
-def test_a_disk_that_fills_up_later(tiny_config, monkeypatch):
+def test_a_disk_that_fills_up_during_training(tiny_config, monkeypatch):
     original = checkpoints.write_file
 
     def write_file(path, content):
@@ -237,7 +237,7 @@ def test_a_disk_that_fills_up_later(tiny_config, monkeypatch):
 
 
 def test_the_pipeline_loads_while_it_is_replaced(tiny_config, monkeypatch):
-    """Load it after every single file operation of a replacement."""
+    """The pipeline is loaded after every file operation of the replacement."""
     trainer = Trainer(DiffusionTask, tiny_config(), False, None, False)
     with torch.no_grad():
         for parameter in trainer.ema.model.parameters():
@@ -252,8 +252,8 @@ def test_the_pipeline_loads_while_it_is_replaced(tiny_config, monkeypatch):
     monkeypatch.setattr(files.os, "replace", replace)
     save_pipeline(trainer.folder, trainer.task.pipeline(trainer.ema.model))
     assert len(loads) >= 3
-    mine, theirs = next(trainer.ema.model.parameters()), next(loads[-1].model.parameters())
-    assert torch.equal(mine, theirs)
+    expected, loaded = next(trainer.ema.model.parameters()), next(loads[-1].model.parameters())
+    assert torch.equal(expected, loaded)
 
 
 @pytest.mark.parametrize(
@@ -270,7 +270,7 @@ def test_the_pipeline_loads_while_it_is_replaced(tiny_config, monkeypatch):
         ("model.parameterization=full", "parameterization"),
     ],
 )
-def test_what_cannot_work_is_said_before_training(tiny_config, override, expected, tmp_path):
+def test_impossible_settings_are_refused_before_training(tiny_config, override, expected, tmp_path):
     overrides = [override, "data.holdout=null"] if override == "data.pattern=null" else [override]
     with pytest.raises(UserError, match=expected):
         train(DiffusionTask, tiny_config(*overrides))
@@ -291,7 +291,7 @@ def test_a_vocoder(tiny_config):
     assert (run / "samples/step-000004/contact-sheet.png").exists()
 
 
-def test_the_other_network_without_classes_or_held_out_recordings(tiny):
+def test_a_wavenet_without_classes_or_held_out_recordings(tiny):
     tree = tiny("data.pattern=null", "data.holdout=null", "data.splits=[1, 0, 0]", "training.steps=2")
     tree["model"] = {"name": "wavenet", "residual_channels": 4, "skip_channels": 4, "n_layers": 3, "dilation_cycle": 3}
     tree["model"] |= {"embedding_hidden": 8, "embedding_dim": 8}
@@ -309,7 +309,7 @@ def test_tensorboard(tiny_config):
     assert not (run / "samples").exists()
 
 
-def test_minutes_end_a_run(tiny_config):
+def test_a_run_ends_after_max_minutes(tiny_config):
     run = train(DiffusionTask, tiny_config("training.max_minutes=1e-6", "training.steps=1000"))
     assert [path.name for path in checkpoints.list_checkpoints(run)] == ["step-000001"]
     assert [line["step"] for line in lines(run) if "validation_loss" in line] == [1]

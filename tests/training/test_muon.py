@@ -1,4 +1,4 @@
-"""Muon: orthogonal steps of AdamW's size, everything else left to AdamW, and states that come back."""
+"""Tests of Muon: orthogonalization, size of the updates, parameters left to AdamW, restored states."""
 
 import copy
 
@@ -22,13 +22,13 @@ def test_singular_values_are_near_one_in_the_same_directions(shape):
     matrices = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     result = orthogonalize(matrices)
     u, _, vh = torch.linalg.svd(matrices, full_matrices=False)
-    turned = u.mT @ result @ vh.mT  # diagonal, were it exact
-    values = turned.diagonal(dim1=1, dim2=2)
+    rotated = u.mT @ result @ vh.mT  # diagonal if the iteration were exact
+    values = rotated.diagonal(dim1=1, dim2=2)
     assert ((values > 0.5) & (values < 1.3)).all()
-    assert (turned - torch.diag_embed(values)).abs().max() < 1e-4
+    assert (rotated - torch.diag_embed(values)).abs().max() < 1e-4
 
 
-def test_no_gradient_is_no_step_and_zeros_stay_finite():
+def test_no_gradient_and_a_zero_gradient_change_nothing():
     weight = nn.Parameter(torch.ones(3, 4))
     untouched = nn.Parameter(torch.ones(3, 4))
     muon = Muon([weight, untouched], lr=0.1)
@@ -38,8 +38,8 @@ def test_no_gradient_is_no_step_and_zeros_stay_finite():
     assert torch.equal(untouched, torch.ones(3, 4))
 
 
-def test_steps_have_the_size_of_adamws():
-    """Root mean square 0.2 lr, whatever the shape and the size of the gradient; weight decay as AdamW's."""
+def test_updates_have_the_size_of_adamw_updates():
+    """The RMS of an update is 0.2 lr for every shape and gradient; weight decay is that of AdamW."""
     generator = torch.Generator().manual_seed(1)
     for shape in [(64, 64), (32, 128), (24, 8, 3)]:
         weight = nn.Parameter(torch.ones(shape))
@@ -51,17 +51,17 @@ def test_steps_have_the_size_of_adamws():
         assert (step * weight.grad).sum() < 0
 
 
-def test_matrices_of_one_shape_do_not_mix():
+def test_matrices_of_the_same_shape_are_updated_independently():
     generator = torch.Generator().manual_seed(2)
     gradients = [torch.randn(4, 6, generator=generator) for _ in range(3)]
     together = [nn.Parameter(torch.zeros(4, 6)) for _ in gradients]
-    alone = [nn.Parameter(torch.zeros(4, 6)) for _ in gradients]
-    for parameter, other, gradient in zip(together, alone, gradients, strict=True):
+    separate = [nn.Parameter(torch.zeros(4, 6)) for _ in gradients]
+    for parameter, other, gradient in zip(together, separate, gradients, strict=True):
         parameter.grad, other.grad = gradient.clone(), gradient.clone()
     Muon(together).step()
-    for other in alone:
+    for other in separate:
         Muon([other]).step()
-    for parameter, other in zip(together, alone, strict=True):
+    for parameter, other in zip(together, separate, strict=True):
         assert torch.allclose(parameter, other, atol=1e-7)
 
 
@@ -72,29 +72,29 @@ def denoiser():
     )
 
 
-def test_tables_vectors_and_state_spaces_are_adamws():
+def test_adamw_updates_embeddings_vectors_and_state_spaces():
     model = denoiser()
     muon, adamw = create_optimizer(model, MUON).parts
     assert isinstance(muon, Muon)
     assert isinstance(adamw, torch.optim.AdamW)
-    mine = {id(p) for group in muon.param_groups for p in group["params"]}
-    others = {id(p) for group in adamw.param_groups for p in group["params"]}
-    assert mine.isdisjoint(others)
-    assert mine | others == {id(p) for p in model.parameters()}
-    assert id(model.class_embedding.weight) in others
-    assert {id(p) for p in state_space_parameters(model)} <= others
+    of_muon = {id(p) for group in muon.param_groups for p in group["params"]}
+    of_adamw = {id(p) for group in adamw.param_groups for p in group["params"]}
+    assert of_muon.isdisjoint(of_adamw)
+    assert of_muon | of_adamw == {id(p) for p in model.parameters()}
+    assert id(model.class_embedding.weight) in of_adamw
+    assert {id(p) for p in state_space_parameters(model)} <= of_adamw
     assert all(p.squeeze().ndim > 1 for group in muon.param_groups for p in group["params"])
-    assert id(model.step_embedding.hidden.weight) in mine
+    assert id(model.step_embedding.hidden.weight) in of_muon
 
 
-def test_rates_are_set_in_all_parts():
+def test_learning_rates_are_set_in_both_optimizers():
     optimizer = create_optimizer(denoiser(), MUON)
     assert set_learning_rate(optimizer, 0.5) == 5e-3
     assert {group["lr"] for group in optimizer.param_groups} == {5e-3, 5e-4}
 
 
 @pytest.mark.parametrize("network", ["denoiser", "autoregressive"])
-def test_a_stored_state_goes_on_as_if_never_stored(network):
+def test_a_restored_state_continues_the_same_run(network):
     def build():
         if network == "denoiser":
             return denoiser()
@@ -109,15 +109,15 @@ def test_a_stored_state_goes_on_as_if_never_stored(network):
         optimizer.zero_grad()
         assert all(parameter.grad is None for parameter in model.parameters())
 
-    model, again = build(), build()
+    model, copied_model = build(), build()
     optimizer = create_optimizer(model, MUON)
     step(model, optimizer, 1)
-    again.load_state_dict(model.state_dict())
-    resumed = create_optimizer(again, MUON)
+    copied_model.load_state_dict(model.state_dict())
+    resumed = create_optimizer(copied_model, MUON)
     resumed.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     step(model, optimizer, 2)
-    step(again, resumed, 2)
-    for (name, parameter), other in zip(model.named_parameters(), again.parameters(), strict=True):
+    step(copied_model, resumed, 2)
+    for (name, parameter), other in zip(model.named_parameters(), copied_model.parameters(), strict=True):
         assert torch.equal(parameter, other), name
 
 

@@ -1,4 +1,4 @@
-"""Parameter groups, learning rates, clipping and averaged weights."""
+"""Tests of the optimizer: parameter groups, learning rates, gradient norms, averaged weights."""
 
 import math
 from itertools import pairwise
@@ -70,7 +70,7 @@ def test_gradient_norm_and_scaling():
     assert not gradient_norm(layer).isfinite()
 
 
-def test_averaged_weights_follow_and_are_seen_by_the_network(model):
+def test_the_average_follows_the_weights_and_changes_the_output(model):
     ema = Ema(model, 0.75)
     sample, step = torch.randn(1, 1, 64), torch.tensor([3])
     with torch.no_grad():
@@ -83,16 +83,16 @@ def test_averaged_weights_follow_and_are_seen_by_the_network(model):
             ema.update(model)
             decay = min(0.75, (1 + update) / (10 + update))
             expected = decay * expected + (1 - decay) * last
-    mine = dict(ema.model.named_parameters())
+    average = dict(ema.model.named_parameters())
     name = next(name for name, parameter in model.named_parameters() if parameter is last)
-    assert torch.allclose(mine[name], expected, atol=1e-6)
+    assert torch.allclose(average[name], expected, atol=1e-6)
     assert not torch.equal(before, ema.model(sample, step).sample)
     assert not ema.model.training
     assert not any(parameter.requires_grad for parameter in ema.model.parameters())
 
 
-def test_averaged_weights_reach_kept_kernels(model):
-    """In evaluation mode a layer keeps its convolution kernel: an update of the average must not be missed."""
+def test_an_update_of_the_average_renews_cached_kernels(model):
+    """In evaluation mode a layer caches its convolution kernel; an update of the average must renew it."""
     ema = Ema(model, 0.5)
     sample = torch.randn(1, 1, 64)
     with torch.no_grad():
@@ -107,7 +107,7 @@ def test_averaged_weights_reach_kept_kernels(model):
 
 
 def test_a_plateau_lowers_the_rate():
-    """As ReduceLROnPlateau: after more than ``patience`` validations in a row that are no better."""
+    """Like ReduceLROnPlateau, after more than ``patience`` consecutive validations without improvement."""
     config, counters = OptimizerConfig(decay="plateau", plateau_factor=0.2, plateau_patience=2), Counters()
     factors = []
     for loss in [3.0, 2.0, 2.5, 2.0, 2.0, 1.0, 1.0, 1.0, 1.0, 1.0]:

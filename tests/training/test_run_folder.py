@@ -1,4 +1,4 @@
-"""The files of a run folder: measured values, metrics.jsonl after a kill, and the config.yaml of older versions."""
+"""Tests of the files of a run folder: measured.json, metrics.jsonl, config.yaml of older versions."""
 
 import json
 
@@ -125,7 +125,7 @@ def test_a_measured_value_is_stored_with_the_run(tiny, tmp_path):
         train(DiffusionTask, from_tree(DiffusionConfig, tiny()), resume=True)
 
 
-def test_a_value_that_is_given_is_not_measured(tiny):
+def test_a_given_value_is_not_measured(tiny):
     run = train(DiffusionTask, from_tree(DiffusionConfig, tiny("training.steps=1", "model.waveform_std=0.2")))
     assert read_measured(run) == {}
     assert SashimiPipeline.from_pretrained(run / "pipeline").model.config.waveform_std == 0.2
@@ -146,7 +146,7 @@ def test_a_resumed_run_accepts_its_measured_value_and_no_other(tiny, tiny_file):
 
 
 def test_the_config_of_an_older_version_loads_and_resumes(tiny, tiny_file):
-    """It holds the measured value itself."""
+    """In older versions config.yaml contains the measured value."""
     run = train(DiffusionTask, from_tree(DiffusionConfig, tiny("training.steps=4")))
     (run / "measured.json").unlink()
     (run / "config.yaml").write_text(OLD_CONFIG)
@@ -167,15 +167,15 @@ def test_the_config_of_an_older_version_loads_and_resumes(tiny, tiny_file):
     assert not (run / "measured.json").exists()
 
 
-def test_replacing_files_one_by_one(tmp_path):
+def test_files_are_replaced_when_the_block_ends(tmp_path):
     folder = tmp_path / "folder"
     folder.mkdir()
     (folder / "kept").write_text("kept")
     (folder / "old").write_text("old")
-    with files.files_written_beside(folder) as beside:
-        (beside / "sub").mkdir()
-        (beside / "sub" / "new").write_text("new")
-        (beside / "old").write_text("newer")
+    with files.files_written_beside(folder) as temporary:
+        (temporary / "sub").mkdir()
+        (temporary / "sub" / "new").write_text("new")
+        (temporary / "old").write_text("newer")
         assert (folder / "old").read_text() == "old"
     assert {path.name: path.read_text() for path in folder.rglob("*") if path.is_file()} == {
         "kept": "kept",
@@ -184,8 +184,8 @@ def test_replacing_files_one_by_one(tmp_path):
     }
 
     def write_and_fail() -> None:
-        with files.files_written_beside(folder) as beside:
-            (beside / "old").write_text("damaged")
+        with files.files_written_beside(folder) as temporary:
+            (temporary / "old").write_text("damaged")
             raise KeyError
 
     with pytest.raises(KeyError):

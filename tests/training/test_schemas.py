@@ -1,4 +1,4 @@
-"""The JSON schemas next to the configs: up to date, complete, and named by every YAML file."""
+"""Tests of the JSON schemas next to the configs."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The autoregressive recipe as people run it: on one and two processes, killed and resumed."""
+"""Tests of the autoregressive recipe as a script: one process, two processes, killed and resumed."""
 
 import signal
 from collections.abc import Callable
@@ -26,7 +26,7 @@ def script(recipe_script: Callable[[str], Any]) -> Any:
 
 @pytest.fixture
 def tree(tiny: Callable[..., dict]) -> dict:
-    """A config tree of a tiny network, trained as the tiny denoiser is, its run folder in tmp_path."""
+    """Return the config tree of a tiny network, with the settings of the tiny denoiser."""
     shared = tiny()
     data = {name: shared["data"][name] for name in ("path", "cache_dir", "sample_rate", "length", "pattern")}
     return {
@@ -41,7 +41,7 @@ def tree(tiny: Callable[..., dict]) -> dict:
 
 @pytest.fixture
 def file(tree: dict, tmp_path: Path) -> Path:
-    """The same as a YAML file."""
+    """Write the config tree to a YAML file and return its path."""
     path = tmp_path / "tiny.yaml"
     path.write_text(write_yaml(tree))
     return path
@@ -49,7 +49,7 @@ def file(tree: dict, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def train_here(tree: dict, tmp_path: Path) -> Callable[..., Path]:
-    """Train in this process, without a stop: a function of the overrides that returns the run folder."""
+    """Return a function that trains in this process without interruption and returns the run folder."""
 
     def call(*overrides: str) -> Path:
         config = from_tree(
@@ -61,7 +61,7 @@ def train_here(tree: dict, tmp_path: Path) -> Callable[..., Path]:
 
 
 def check_folder(folder: Path, lines: list[dict], steps: int, out: str) -> None:
-    """The run is complete: metrics_of, test bits in the file and on the screen, samples, a pipeline that loads."""
+    """Assert that the run has all metrics, prints its test bits, and has samples and a pipeline that loads."""
     assert [line["step"] for line in lines if "loss" in line] == list(range(1, steps + 1))
     assert [line["step"] for line in lines if "validation_bits" in line] == [steps // 2, steps]
     last = lines[-1]
@@ -86,10 +86,10 @@ def test_accelerate_launch(
 
 
 @pytest.mark.slow
-def test_two_processes_make_the_run_of_one(
+def test_two_processes_give_the_run_of_one(
     script: Any, metrics_of: MetricsOf, file: Path, train_here: Callable[..., Path], tmp_path: Path
 ) -> None:
-    """Two processes with half the batch each, of recordings of unequal lengths: every sample weighs the same."""
+    """Each process has half of the batch; every sample has the same weight in recordings of any length."""
     folder = tmp_path / "two"
     arguments = ["--config", file, f"output_dir={folder}", "training.batch_size=2"]
     code, out, err = script.run(*arguments, launcher=script.TORCHRUN)
@@ -111,7 +111,7 @@ def test_kill_9_and_resume_gives_the_uninterrupted_run(
 ) -> None:
     whole, killed = train_here(*KILLED), tmp_path / "killed"
     arguments = ["--config", file, "--resume", *KILLED, f"output_dir={killed}"]
-    for lines in (3, 13):  # before there is a checkpoint, and between two
+    for lines in (3, 13):  # before the first checkpoint, and between two checkpoints
         code, err = script.kill(killed, lines, *arguments)
         assert code == -signal.SIGKILL, err
         SashimiAutoregressivePipeline.from_pretrained(killed / "pipeline")

@@ -1,4 +1,4 @@
-"""Autoregressive training: runs, bits per sample, states carried between chunks."""
+"""Tests of autoregressive training: runs, bits per sample, states carried between chunks."""
 
 import json
 import math
@@ -28,7 +28,7 @@ MODELS = {
 
 @pytest.fixture
 def ar_config(recordings, tmp_path):
-    """A config of the tiny network called ``name``."""
+    """Return a function that returns the config of the tiny network called ``name``."""
 
     def make(name: str = "sashimi", overrides=(), **data) -> AutoregressiveConfig:
         tree = {
@@ -82,7 +82,7 @@ def test_a_resumed_run_is_the_same_run(ar_config, tmp_path, carry_chunks):
         assert (resumed / path).read_bytes() == (expected / path).read_bytes()
 
 
-def test_bits_of_whole_recordings_do_not_depend_on_how_they_are_cut(ar_config):
+def test_bits_of_whole_recordings_do_not_depend_on_the_chunks(ar_config):
     trainer = Trainer(AutoregressiveTask, ar_config(), False, None, False)
     torch.manual_seed(0)
     model = SampleRNN(dim=8, embedding_dim=4).eval()
@@ -93,7 +93,7 @@ def test_bits_of_whole_recordings_do_not_depend_on_how_they_are_cut(ar_config):
         assert bits == pytest.approx(expected, rel=1e-5)
 
 
-def test_checkpoints_lie_between_examples(ar_config):
+def test_checkpoints_within_an_example_are_refused(ar_config):
     with pytest.raises(UserError, match=r"checkpoint_every is 2: .* multiple of data\.carry_chunks=4"):
         ar_config(carry_chunks=4)
 
@@ -128,7 +128,7 @@ def test_lengths_of_examples_are_known_without_their_audio(ar_config, random_shi
 
 
 def losses_and_gradient(config: AutoregressiveConfig) -> tuple[list[float], torch.Tensor]:
-    """Of four steps from the same parameters; the gradients are summed."""
+    """Return the losses of four steps from the same parameters and the sum of the gradients."""
     trainer = Trainer(AutoregressiveTask, config, False, None, False)
     trainer.optimizer.step = trainer.optimizer.zero_grad = lambda **_: None
     losses = []
@@ -140,8 +140,8 @@ def losses_and_gradient(config: AutoregressiveConfig) -> tuple[list[float], torc
 
 
 @pytest.mark.parametrize("carry_chunks", [1, 2])
-def test_samples_weigh_the_same_however_the_batch_is_divided(ar_config, tmp_path, carry_chunks):
-    """With recordings of unequal lengths; with two chunks, some parts of a batch have nothing left in the second."""
+def test_samples_have_equal_weight_for_every_division_of_the_batch(ar_config, tmp_path, carry_chunks):
+    """Recordings have different lengths: with two chunks, some recordings end before the second."""
     results = []
     for batch_size in (4, 2, 1):
         overrides = [f"output_dir={tmp_path / f'by-{batch_size}'}", "optimizer.gradient_clip=null"]
@@ -163,7 +163,7 @@ def test_the_loss_is_the_mean_over_the_samples_of_the_batch(ar_config):
 
 
 @pytest.mark.parametrize(("length", "times"), [(640, 1), (256, 2)])  # the longest of the recordings has 620 samples
-def test_recordings_that_are_chunks_are_scored_once(ar_config, monkeypatch, length, times):
+def test_recordings_of_one_chunk_are_evaluated_once(ar_config, monkeypatch, length, times):
     calls = []
 
     def counted(*arguments):
@@ -179,7 +179,7 @@ def test_recordings_that_are_chunks_are_scored_once(ar_config, monkeypatch, leng
     assert (metrics["test_bits_chunks"] == metrics["test_bits"]) == (times == 1)
 
 
-def test_recordings_too_short_to_carry_a_state_are_refused_at_once(ar_config, tmp_path):
+def test_recordings_too_short_to_carry_a_state_are_refused_before_training(ar_config, tmp_path):
     with pytest.raises(UserError, match=r"the longest recording has \d+ samples, too few for this number"):
         train(AutoregressiveTask, ar_config(carry_chunks=2, length=1024))
     assert not (tmp_path / "run").exists()

@@ -1,4 +1,4 @@
-"""A batch depends on the run's seed and the step, and on nothing else."""
+"""Tests of batches, which depend only on the seed of the run and the step."""
 
 import dataclasses
 
@@ -14,7 +14,7 @@ LENGTH = 32
 
 
 class Clips:
-    """Recordings from arrays."""
+    """Dataset of recordings given as arrays."""
 
     def __init__(self, clips, items):
         self.clips, self.items = [np.asarray(clip, dtype=np.float32) for clip in clips], items
@@ -62,7 +62,7 @@ def equal(a: Batch, b: Batch) -> bool:
     return all(x is y or torch.equal(x, y) for x, y in pairs)
 
 
-def test_a_step_is_the_same_however_it_is_reached():
+def test_a_batch_does_not_depend_on_the_batches_before_it():
     forward, jumping = make_source(tones(), 3, random_shift=4), make_source(tones(), 3, random_shift=4)
     batches = [forward.training_batch(step, range(8), 8) for step in range(6)]
     for step in (5, 0, 3):
@@ -71,7 +71,7 @@ def test_a_step_is_the_same_however_it_is_reached():
     assert not equal(batches[0], make_source(tones(), 3, random_shift=4, seed=1).training_batch(0, range(8), 8))
 
 
-def test_a_global_batch_is_the_same_however_it_is_split():
+def test_a_global_batch_does_not_depend_on_how_it_is_split():
     source = make_source(tones(), 3, num_speakers=5, random_shift=4, gain_db=6.0)
     whole = source.training_batch(2, range(8), 8)
     parts = [source.training_batch(2, range(start, start + 2), 8) for start in range(0, 8, 2)]
@@ -79,7 +79,7 @@ def test_a_global_batch_is_the_same_however_it_is_split():
         assert torch.equal(getattr(whole, field), torch.cat([getattr(part, field) for part in parts]))
 
 
-def test_each_epoch_sees_every_recording_once_in_another_order():
+def test_each_epoch_has_every_recording_once_in_another_order():
     source = make_source(tones(7))
     seen = torch.cat([source.training_batch(step, range(4), 4).waveform[:, 0, 0] for step in range(7)]).reshape(4, 7)
     for epoch in seen:
@@ -87,7 +87,7 @@ def test_each_epoch_sees_every_recording_once_in_another_order():
     assert len({tuple(epoch.tolist()) for epoch in seen}) == 4
 
 
-def test_noise_and_timesteps_are_what_they_should_be():
+def test_distributions_of_noise_timesteps_and_dropped_labels():
     source = make_source(tones(), label_dropout=0.25, num_classes=3)
     batches = [source.training_batch(step, range(16), 16) for step in range(200)]
     noise = torch.cat([batch.noise for batch in batches])
@@ -97,32 +97,32 @@ def test_noise_and_timesteps_are_what_they_should_be():
     assert timesteps.min() == 0
     assert timesteps.max() == 199
     assert (torch.bincount(timesteps.flatten(), minlength=200) > 3).all()
-    # Spread evenly: each sixteenth of the steps has one example of every batch, give or take one at its borders.
+    # Timesteps are stratified: each sixteenth of them has one example of every batch, or two at the boundaries.
     assert (torch.stack([torch.bincount(row * 16 // 200, minlength=16) for row in timesteps]) <= 2).all()
-    hidden = torch.cat([batch.labels for batch in batches]) == 3
-    assert abs(hidden.float().mean() - 0.25) < 0.03
+    dropped = torch.cat([batch.labels for batch in batches]) == 3
+    assert abs(dropped.float().mean() - 0.25) < 0.03
 
 
-def test_labels_and_speakers_are_right_and_hidden_together():
+def test_labels_and_speakers_are_correct_and_dropped_together():
     source = make_source(tones(), num_classes=3, num_speakers=5, label_dropout=0.25)
     batches = [source.training_batch(step, range(16), 16) for step in range(50)]
     items = torch.cat([batch.waveform[:, 0, 0] for batch in batches]).long() - 1
     labels, speakers = (torch.cat([getattr(batch, name) for batch in batches]) for name in ("labels", "speakers"))
-    hidden = labels == 3
-    assert torch.equal(hidden, speakers == 5)
-    assert 0.15 < hidden.float().mean() < 0.35
-    assert torch.equal(labels[~hidden], items[~hidden] % 3)
-    assert torch.equal(speakers[~hidden], items[~hidden] % 5)
+    dropped = labels == 3
+    assert torch.equal(dropped, speakers == 5)
+    assert 0.15 < dropped.float().mean() < 0.35
+    assert torch.equal(labels[~dropped], items[~dropped] % 3)
+    assert torch.equal(speakers[~dropped], items[~dropped] % 5)
 
 
-def test_being_told_the_speaker_changes_nothing_else():
-    told = make_source(tones(), 3, num_speakers=5, random_shift=4).training_batch(7, range(8), 8)
-    untold = make_source(tones(), 3, random_shift=4).training_batch(7, range(8), 8)
-    assert untold.speakers is None
-    assert equal(dataclasses.replace(told, speakers=None), untold)
+def test_speaker_conditioning_changes_nothing_else_in_a_batch():
+    conditioned = make_source(tones(), 3, num_speakers=5, random_shift=4).training_batch(7, range(8), 8)
+    unconditioned = make_source(tones(), 3, random_shift=4).training_batch(7, range(8), 8)
+    assert unconditioned.speakers is None
+    assert equal(dataclasses.replace(conditioned, speakers=None), unconditioned)
 
 
-def test_validation_never_changes_and_hides_no_label():
+def test_validation_batches_never_change_and_keep_every_label():
     source = make_source(tones(12), 3, num_speakers=5, label_dropout=0.9, random_shift=4)
     first = source.validation_batch(range(12))
     source.training_batch(3, range(4), 4)
@@ -158,7 +158,7 @@ def test_long_recordings_are_cut_near_their_start_or_anywhere():
         assert {int(window[0]) for window in found} == expected
 
 
-def test_chunks_of_a_recording_start_where_they_are():
+def test_chunks_start_near_their_position_in_the_recording():
     found = windows(make_source([np.arange(100)], items=[(0, 0), (0, 32), (0, 64)], random_shift=2))
     assert {int(window[0]) for window in found} == {0, 1, 2, 32, 33, 34, 64, 65, 66}
 
@@ -171,7 +171,7 @@ def test_gain_and_waveform_std():
     assert decibels.max() > 5.5
 
 
-def test_mel_is_of_the_waveform_before_it_is_divided():
+def test_mel_is_computed_before_the_waveform_is_divided_by_its_std():
     source = make_source([np.full(LENGTH, 3.0)], mel=lambda waveform: waveform.mean(-1, keepdim=True), waveform_std=0.5)
     batch = source.training_batch(0, range(2), 2)
     assert batch.mel.flatten().tolist() == [3, 3]

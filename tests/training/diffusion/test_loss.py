@@ -1,4 +1,4 @@
-"""The loss and its weights against their formulas."""
+"""Tests of the diffusion loss and its weights against their formulas."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ def make_batch(count=6, length=16):
 
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
-def test_a_perfect_network_has_no_loss_and_another_the_mean_square(prediction_type):
+def test_the_loss_is_the_mean_square_error_of_the_prediction(prediction_type):
     scheduler, batch = DiffWaveScheduler(prediction_type=prediction_type), make_batch()
     abar = scheduler.alphas_cumprod[batch.timesteps, None, None]
     target = (
@@ -46,16 +46,16 @@ def test_min_snr_weights_at_the_ends(velocity):
     assert weights.tolist() == ([0, 0] if velocity else [1, 0])
 
 
-def test_the_network_is_told_the_labels_of_the_batch():
-    batch, told = make_batch(), {}
+def test_the_network_receives_the_labels_of_the_batch():
+    batch, received = make_batch(), {}
     batch.labels, batch.speakers = torch.arange(6), torch.arange(6, 12)
 
     def network(noisy, timesteps, return_dict, **labels):
-        told.update(labels)
+        received.update(labels)
         return (noisy,)
 
     diffusion_losses(network, DiffWaveScheduler(), batch)
-    assert told == {"class_labels": batch.labels, "speaker_labels": batch.speakers, "mel": None}
+    assert received == {"class_labels": batch.labels, "speaker_labels": batch.speakers, "mel": None}
 
 
 def test_weights_are_applied_per_example():

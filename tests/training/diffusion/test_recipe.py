@@ -1,4 +1,4 @@
-"""The recipe as people run it: on two processes, killed and resumed."""
+"""Tests of the diffusion recipe as a script: two processes, killed and resumed, errors."""
 
 import importlib.util
 import random
@@ -18,8 +18,8 @@ def script(recipe_script):
     return recipe_script("train_diffwave_sashimi.py")
 
 
-def test_two_processes_make_the_run_of_one(script, metrics_of, tiny_file, tiny_config, tmp_path):
-    """Two processes with half the batch each give the losses of one with the whole."""
+def test_two_processes_give_the_run_of_one(script, metrics_of, tiny_file, tiny_config, tmp_path):
+    """Two processes with half of the batch each give the losses of one process with the whole batch."""
     folder = tmp_path / "two"
     arguments = ["--config", tiny_file, f"output_dir={folder}", "training.batch_size=2"]
     code, out, err = script.run(*arguments, launcher=script.TORCHRUN)
@@ -44,7 +44,7 @@ def test_kill_9_and_resume_gives_the_uninterrupted_run(
     whole, killed = train(DiffusionTask, tiny_config(*settings)), tmp_path / "killed"
     arguments = ["--config", tiny_file, "--resume", *settings, f"output_dir={killed}"]
     moments, codes = random.Random(kills), []
-    for kill in range(kills):  # the first time perhaps before the first step, then after a step at least
+    for kill in range(kills):  # the first kill may come before the first step, each later one comes after a step
         code, _ = script.kill(killed, min(kill, 1), *arguments, pause=moments.uniform(0, 1.0))
         codes.append(code)
         if (killed / "pipeline").exists():
@@ -57,7 +57,7 @@ def test_kill_9_and_resume_gives_the_uninterrupted_run(
 
 @pytest.fixture
 def recipe(script, monkeypatch, capsys):
-    """The recipe in this process: a function of its arguments that returns exit code, stdout and stderr."""
+    """Return a function that runs the recipe in this process and returns exit code, stdout and stderr."""
     spec = importlib.util.spec_from_file_location("recipe", script.path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -100,28 +100,28 @@ def test_a_process_ends_with_exit_code_2(script, tiny_file):
     assert err == "error: unknown config key training.stepz: did you mean training.steps?\n"
 
 
-def test_without_arguments_it_says_what_to_download(recipe, tmp_path):
+def test_without_arguments_the_error_names_the_data_to_download(recipe, tmp_path):
     code, _, err = recipe(f"output_dir={tmp_path / 'run'}")
     assert code == 2
     assert "data.path is not set" in err
     assert "free-spoken-digit-dataset" in err
 
 
-def test_overrides_may_stand_anywhere(recipe, tiny_file, tmp_path):
+def test_overrides_may_come_before_or_after_options(recipe, tiny_file, tmp_path):
     code, out, _ = recipe("training.steps=1", "--config", tiny_file, f"output_dir={tmp_path / 'other'}")
     assert code == 0
     assert "done: 1 steps" in out
     assert (tmp_path / "other" / "pipeline").is_dir()
 
 
-def test_the_speaker_is_told_beside_the_label(recipe, tiny_file, tmp_path):
-    told = f"output_dir={tmp_path / 'told'}"
-    code, _, err = recipe("--config", tiny_file, told, "data.speakers=speaker", "training.steps=2")
+def test_conditioning_on_class_and_speaker(recipe, tiny_file, tmp_path):
+    output = f"output_dir={tmp_path / 'speakers'}"
+    code, _, err = recipe("--config", tiny_file, output, "data.speakers=speaker", "training.steps=2")
     assert code == 0, err
-    code, out, err = recipe("--resume", told, "training.steps=3")
+    code, out, err = recipe("--resume", output, "training.steps=3")
     assert code == 0, err
     assert "done: 3 steps" in out
-    config = SashimiPipeline.from_pretrained(tmp_path / "told" / "pipeline").model.config
+    config = SashimiPipeline.from_pretrained(tmp_path / "speakers" / "pipeline").model.config
     assert (config.class_names, config.speaker_names) == (["0", "1"], ["a", "b"])
     code, _, err = recipe("--config", tiny_file, "data.speakers=speeker")
     assert code == 2
