@@ -1,7 +1,8 @@
 """A causal backbone as a recurrence: one sample at a time, or many samples at once from a state.
 
 A stage below a pool runs once per frame of ``pool`` samples, when the last sample of the frame is known. Its output is
-used for the next frame. Therefore a recurrence step runs only the stages whose frame this sample completes.
+used for the next frame. Therefore a recurrence step always runs the stage at the raw rate. It runs a
+lower stage only if this sample completes the frame above that stage.
 """
 
 import math
@@ -34,13 +35,17 @@ class BackboneState(NamedTuple):
 
 
 def initial_state(backbone: SashimiBackbone, batch_size: int) -> BackboneState:
-    """Return the state before the first sample.
+    """Return the state before the first sample, all zeros.
+
+    Args:
+        backbone: a causal backbone.
+        batch_size: number of sequences B.
 
     Raises:
         RuntimeError: the backbone is not causal.
     """
     layers = tuple(layer.initial_state(batch_size) for layer in _causal_layers(backbone))
-    # Frames have the dtype of the pools; the S4 layers may have another.
+    # The frames have the dtype of the pools, which may differ from the dtype of the S4 layers.
     like = next(backbone.down_pools[0].parameters() if backbone.down_pools else backbone.parameters())
     widths = [up_pool.linear.out_channels // up_pool.pool for up_pool in backbone.up_pools]
     sizes = [(batch_size, width, pool.pool) for width, pool in zip(widths, backbone.up_pools, strict=True)]
@@ -69,8 +74,8 @@ def step(backbone: SashimiBackbone, x: Tensor, state: BackboneState) -> tuple[Te
 def prefill(backbone: SashimiBackbone, x: Tensor, state: BackboneState | None) -> tuple[Tensor, BackboneState]:
     """Process many samples from a state; equal to as many recurrence steps, but parallel.
 
-    All complete frames of ``length_multiple`` samples run at once, by convolutions. The samples before and after these
-    frames, fewer than ``2 · length_multiple``, run as recurrence steps.
+    All complete groups of ``length_multiple`` samples run at once, by convolutions. The samples before and after these
+    groups, fewer than ``2 · length_multiple``, run as recurrence steps.
 
     Args:
         backbone: a causal backbone.
@@ -124,9 +129,10 @@ class _Recurrence:
         return BackboneState(self.position, tuple(self.layers.values()), tuple(self.frames), tuple(self.upsampled))
 
     def run(self, x: Tensor) -> Tensor:
-        """Process (B, d_model, L): one sample, or a multiple of ``length_multiple`` at the beginning of a frame.
+        """Process features (B, d_model, L) and return the output of the same shape.
 
-        The order is that of :meth:`SashimiBackbone.forward`.
+        L is 1, or a multiple of ``length_multiple`` if the position is 0. The layers run in the order of
+        :meth:`SashimiBackbone.forward`.
         """
         backbone, length = self.backbone, x.shape[-1]
         skips: list[Tensor] = []
@@ -154,10 +160,11 @@ class _Recurrence:
             if backbone.stage_skip:
                 low = add(stage_input, low)
         self.position = (self.position + length) % backbone.length_multiple
-        assert low is not None  # the raw rate always runs
+        assert low is not None  # the stage at the raw rate always runs
         return low
 
     def _advance(self, block: Block, x: Tensor) -> Tensor:
+        """Run a block from the current states of its S4 layers, and update these states."""
         for layer in block:
             if isinstance(layer, ResidualS4):
                 x, self.layers[layer.s4] = layer.advance(x, self.layers[layer.s4])
@@ -177,7 +184,7 @@ class _Recurrence:
         return down_pool(frame) if slot == down_pool.pool - 1 else None
 
     def _pool_up(self, stage: int, low: Tensor | None, length: int) -> Tensor:
-        """Return the output of an up-pool, delayed by one frame, (B, H, length); store its output for the next frame.
+        """Return the samples of the current frame from an up-pool, (B, H, length), and store those of the next frame.
 
         Args:
             stage: index of the stage above the up-pool.

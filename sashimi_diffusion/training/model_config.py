@@ -15,7 +15,8 @@ from sashimi_diffusion.training.settings import Settings, first_problem
 class ModelConfig(Settings):
     """Name of a network and arguments of its constructor; in YAML all of them are keys under ``model``.
 
-    A subclass sets ``networks`` and the type of ``name``. Its other fields are settings that are not arguments.
+    A subclass sets ``networks`` and the type of ``name``. Its other fields are settings that are not arguments
+    of the constructor.
     """
 
     model_config = ConfigDict(extra="allow")
@@ -57,7 +58,8 @@ class ModelConfig(Settings):
     def _settings_of(cls, name: str) -> type[BaseModel]:
         """Return a settings class for one network: the fields of this class and the arguments of the constructor.
 
-        It is built from the constructor's signature, so types, unknown keys and the JSON schema follow the network.
+        It is built from the signature of the constructor. Therefore the checks of keys and types and the JSON schema
+        agree with the network.
         """
         fields: dict[str, Any] = {key: (field.annotation, field) for key, field in cls.model_fields.items()}
         default = cls.model_fields["name"].default

@@ -14,7 +14,7 @@ from sashimi_diffusion.suggestions import nearest_name
 
 
 class Settings(BaseModel):
-    """A group of settings. An unknown key is an error, and settings do not change after they are checked.
+    """A group of settings. An unknown key is an error. Settings cannot be changed after they are checked.
 
     An int is accepted where a float is expected; no other type is converted.
     """
@@ -28,10 +28,16 @@ class Settings(BaseModel):
 
 
 def unknown_key(key: str, valid: Iterable[str], prefix: str = "") -> UserError:
-    """Return the error for a key that does not exist; it suggests the most similar valid key."""
+    """Return the error for a key that does not exist; it suggests the most similar valid key.
+
+    Args:
+        key: the unknown key.
+        valid: the keys that exist in its group.
+        prefix: path of the group in the whole config, for example "model.".
+    """
     valid = sorted(valid)
     near = nearest_name(str(key), valid)
-    advice = f"did you mean {prefix}{near}?" if near else f"the keys here are {', '.join(valid)}"
+    advice = f"did you mean {prefix}{near}?" if near else f"the valid keys are {', '.join(valid)}"
     return UserError(f"unknown config key {prefix}{key}: {advice}")
 
 
@@ -102,13 +108,14 @@ def _describe(annotation: Any) -> str:
     if annotation in (None, type(None)):
         return "null"
     if origin in (Union, types.UnionType):
-        return " or ".join(_describe(argument) for argument in arguments)
+        null_first = sorted(arguments, key=lambda argument: argument is not type(None))
+        return " or ".join(_describe(argument) for argument in null_first)
     if origin is Literal:
         return " or ".join(repr(choice) for choice in arguments)
     if origin in (list, tuple, collections.abc.Sequence):
-        return "a list" + (f", each item {_describe(arguments[0])}" if arguments else "")
+        return "a list" + (f" in which each item is {_describe(arguments[0])}" if arguments else "")
     if origin is dict and not _is_group(arguments[1]):
-        return f"a group of keys, each with {_describe(arguments[1])}"
+        return f"a group of keys in which each value is {_describe(arguments[1])}"
     if origin is dict or _is_group(annotation):
         return "a group of keys"
     return _NAMES.get(annotation, str(annotation))

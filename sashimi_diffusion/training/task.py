@@ -21,9 +21,9 @@ class Task(Protocol):
         measured: arguments of the network that were measured on the training data; empty if there are none.
         data: fingerprint of the training recordings.
         description: the numbers of examples, for the first line of the output.
-        chunks: optimizer steps that belong together, because they train on consecutive chunks of the same examples. A
-            run ends only after a multiple of this number.
-        samples: number of samples drawn at a time; 0: the task draws none.
+        chunks: number of optimizer steps that train on consecutive chunks of the same examples; 1 if examples are not
+            divided. A run ends only after a multiple of this number.
+        samples: number of clips that ``save_samples`` generates; 0 if the task generates none.
     """
 
     network: Any
@@ -42,9 +42,9 @@ class Task(Protocol):
         """
 
     def loss(self, module: nn.Module, step: int, positions: range, global_batch: int) -> Tensor:
-        """Return the mean loss of some examples of a step, a scalar with a gradient.
+        """Return the mean loss of the examples at ``positions`` in an optimizer step, a scalar with a gradient.
 
-        The global batch of a step consists of the examples of all processes and accumulation steps.
+        The global batch of an optimizer step consists of the examples of all processes and accumulation steps.
 
         Args:
             module: ``self.module``, prepared for distributed training.
@@ -54,16 +54,20 @@ class Task(Protocol):
         """
 
     def validate(self, accelerator: Accelerator, network: Any) -> dict[str, float]:
-        """Return metrics of the held-out data, among them "validation_loss"; empty if there are no such data.
+        """Return metrics of the held-out data, which include "validation_loss"; empty if there are no such data.
 
-        All processes call this method with the averaged network and receive the same metrics.
+        All processes call this method and receive the same metrics.
+
+        Args:
+            accelerator: the Accelerator of the run.
+            network: the network with the averaged weights.
         """
 
     def conclude(self, accelerator: Accelerator, network: Any) -> dict[str, float]:
-        """Return metrics for the end of the run, for instance of test data; may be empty."""
+        """Return the metrics that are computed once, after the last optimizer step; empty if there are none."""
 
     def pipeline(self, network: Any) -> Saveable:
         """Return the object that the run saves in its folder ``pipeline``."""
 
     def save_samples(self, run: Path, step: int, network: Any) -> str:
-        """Draw samples into ``run``/samples and return a description of their defects, empty if there are none."""
+        """Generate clips in the folder ``run``/samples of the run folder; return a text on their defects, or ""."""

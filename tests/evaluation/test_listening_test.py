@@ -233,7 +233,7 @@ def test_a_file_from_a_spreadsheet_is_read(key: Path, save):
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
-        ({"test": "t2"}, r"a\.csv, line 3: belongs to the test 't2', but the key to the test 't1'"),
+        ({"test": "t2"}, r"a\.csv, line 3: the answers belong to the test 't2', the key belongs to 't1'"),
         ({"quality": "6"}, r"a\.csv, line 3: quality of clip-002 is '6', expected one of 1, 2, 3, 4, 5"),
         ({"intelligibility": ""}, r"a\.csv, line 3: intelligibility of clip-002 is ''"),
         ({"transcription": "ten"}, r"a\.csv, line 3: transcription of clip-002 is 'ten', expected one of 0, 1"),

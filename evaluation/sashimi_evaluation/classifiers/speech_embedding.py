@@ -22,17 +22,18 @@ class BoundedLeakyReLU(nn.Module):
 
 
 class SpeechEmbedding(ModelMixin, ConfigMixin):
-    """The embedding network of Lin et al., "Training Keyword Spotters with Limited and Synthesized Speech Data".
+    """The embedding network of Lin et al. 2020 (arXiv 2002.01322, section 3).
 
-    arXiv 2002.01322, section 3: alternating convolutions over mel bands and over frames, 328,224 parameters with the
-    default ``channels``. This package contains the weights that Google trained to distinguish 5,000 words
+    It consists of alternating convolutions over mel bands and over frames, and has 328,224 parameters with the default
+    ``channels``. This package contains the weights that Google trained to distinguish 5,000 words
     (``pretrained/speech-embedding``).
 
     Args:
-        channels: channels of the layers, four numbers in ascending depth; the last is the size of an embedding.
+        channels: channels of the layers, four numbers from the first to the last layer; the last is the size of an
+            embedding.
 
     Raises:
-        ValueError: ``channels`` has not four numbers.
+        ValueError: ``channels`` does not have four numbers.
     """
 
     config: Any
@@ -41,7 +42,7 @@ class SpeechEmbedding(ModelMixin, ConfigMixin):
     def __init__(self, channels: Sequence[int] = (24, 48, 72, 96)) -> None:
         super().__init__()
         if len(channels) != 4:
-            raise ValueError(f"channels is {list(channels)}: it must be four numbers")
+            raise ValueError(f"expected four numbers of channels, got {list(channels)}")
         first, second, third, fourth = channels
         self.stem = nn.Sequential(nn.Conv2d(1, first, 3, padding=(1, 0)), BoundedLeakyReLU())
         self.layers = nn.Sequential(
@@ -71,8 +72,8 @@ class SpeechEmbedding(ModelMixin, ConfigMixin):
     def forward(self, levels: Tensor) -> Tensor:
         """Map the levels of 32 mel bands (B, 1, 32, frames) to embeddings (B, channels[-1], 1 + (frames - 76) // 8).
 
-        The bands are those of :class:`.RelativeMel`. For audio samples from -32,768 to 32,767, a level is the power in
-        dB divided by 10, plus 2.
+        The bands are those of :class:`.RelativeMel`. The network was trained on levels of 16-bit audio samples: the power
+        in dB divided by 10, plus 2. :class:`.RelativeMel` shifts each clip to the range of loud speech on that scale.
         """
         # On a CPU this memory format is twice as fast.
         hidden = self.stem(levels).contiguous(memory_format=torch.channels_last)

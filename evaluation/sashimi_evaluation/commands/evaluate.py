@@ -1,4 +1,4 @@
-"""``sashimi-evaluate``: evaluate folders of clips against real recordings; write a table, a JSON report and a page."""
+"""``sashimi-evaluate``: evaluate folders of clips against real recordings; write a table, a JSON and an HTML report."""
 
 import argparse
 import shlex
@@ -33,7 +33,7 @@ EXAMPLES = """examples:
 """
 
 PATTERN_HELP = 'file names of the recordings, e.g. "{label}_{speaker}_{index}" (default: one folder per digit)'
-WINDOW_HELP = "leave out these fractions of the least and the most likely clips; the paper uses 0.4 0.05"
+WINDOW_HELP = "discard these fractions of the least likely and the most likely clips; the SaShiMi paper uses 0.4 0.05"
 
 
 def build_parser() -> Parser:
@@ -48,9 +48,9 @@ def build_parser() -> Parser:
     add("--reference", type=Path, required=True, metavar="DIR", help="real clips; the papers use the training set")
     add("--pattern", metavar="P", help=PATTERN_HELP)
     add("--where", action="append", metavar="FIELD=A,B", help="use only recordings with these values (default: all)")
-    add("--hold-out", action="append", metavar="FIELD=A,B", help="move these recordings from the reference to a set")
-    add("--held-out", type=Path, metavar="DIR", help="folder of further recordings to evaluate as a set")
-    add("--sample-pattern", metavar="P", help="file names of the samples if there is no samples.json")
+    add("--hold-out", action="append", metavar="FIELD=A,B", help="evaluate these and remove them from the reference")
+    add("--held-out", type=Path, metavar="DIR", help="folder of real recordings to evaluate like generated clips")
+    add("--sample-pattern", metavar="P", help="file names of the samples, for folders without samples.json")
     add(
         "--classifier",
         default="digits-small",
@@ -76,7 +76,7 @@ def build_parser() -> Parser:
         metavar="DIR",
         help="folder of the feature cache (default: the cache folder of the user)",
     )
-    add("--skip-bad-files", action="store_true", help="continue without unusable files")
+    add("--skip-bad-files", action="store_true", help="warn about unusable files and continue without them")
     return parser
 
 
@@ -99,7 +99,7 @@ def evaluate_folders(options: argparse.Namespace, command: str) -> None:
     """Evaluate the folders in the options; print the table and write the reports.
 
     Raises:
-        UserError: invalid folders, files or options.
+        UserError: a folder, a file or an option cannot be used.
     """
     if options.resamples < 2:
         raise UserError(f"--resamples is {options.resamples}, expected at least 2")
@@ -151,7 +151,7 @@ def settings_of(options: argparse.Namespace) -> Settings:
 
 
 def report(evaluation: Evaluation, options: argparse.Namespace, command: str) -> None:
-    """Print the table and write the JSON report and, if requested, the page."""
+    """Print the table and write the JSON report and, if requested, the HTML report."""
     print(text_table(evaluation))
     with writing(f"to {options.json}"):
         write_json_report(options.json, json_report(evaluation, command))
@@ -174,7 +174,7 @@ def _fields(texts: Sequence[str] | None, flag: str) -> dict[str, list[str]]:
 
 
 def _require_writable(path: Path) -> None:
-    """Raise OSError or UserError before the extraction, which may take hours, if the file cannot be written."""
+    """Raise OSError or UserError if the file cannot be written, and do so before the evaluation, which may take hours."""
     if path.is_dir():
         raise UserError(f"{path} is a folder: give the name of a file")
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -20,16 +20,16 @@ def build_parser() -> Parser:
     """Return the parser of the command's arguments."""
     parser = Parser(
         prog="sashimi-evaluate listening-test",
-        description="Blind listening test: people rate clips of several systems in a browser.",
+        description="Blind listening test: people rate clips of several methods in a browser.",
         epilog=EXAMPLES,
     )
     actions = parser.add_subparsers(dest="action", required=True, metavar="make|score", parser_class=Parser)
     make = actions.add_parser(
         "make", help="write the page, its clips and the key", description="Write the page, its clips and the key."
     )
-    make.add_argument("samples", nargs="+", metavar="[NAME=]DIR", help="folders of clips, one for each system")
-    make.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to create, for the raters")
-    make.add_argument("--clips", type=int, default=20, metavar="N", help="clips of each system")
+    make.add_argument("samples", nargs="+", metavar="[NAME=]DIR", help="folders of clips, one for each method")
+    make.add_argument("--out", type=Path, required=True, metavar="DIR", help="new folder for the raters")
+    make.add_argument("--clips", type=int, default=20, metavar="N", help="number of clips of each method")
     make.add_argument(
         "--pattern", metavar="P", help='file names from which to read the labels, e.g. "{label}_{speaker}_{index}"'
     )
@@ -81,4 +81,4 @@ def _make(options: argparse.Namespace) -> None:
         labels |= {file: int(label) for file, label in zip(clips.files, clips.labels, strict=True) if label >= 0}
     with writing(f"to {options.out}"):
         key = write_listening_test(options.out, files, options.seed, options.clips, labels=labels)
-    print(f"{options.out / 'index.html'} is for the raters; {key} identifies the clips: do not give it to them")
+    print(f"give the folder {options.out} to the raters; keep {key}, which identifies the clips")

@@ -14,7 +14,7 @@ def fleiss_kappa(counts: ArrayLike) -> float:
     κ = (P̄ − P̄e) / (1 − P̄e), where P̄ is the mean over items of the share of rater pairs that agree, and
     P̄e = Σ_j p_j² with the share p_j of category j in all answers. Fleiss requires the same number of raters for every
     item. Here the share of an item is computed from the raters it has, and items with fewer than two raters are
-    ignored. SciPy and scikit-learn have no such statistic.
+    ignored.
 
     Args:
         counts: number of raters who chose each category for each item, shape (items, categories).
@@ -42,7 +42,8 @@ def weighted_kappa(first: ArrayLike, second: ArrayLike, categories: int) -> floa
     """Return the agreement of two raters on ordered categories (Cohen 1968, Psychological Bulletin 70(4)).
 
     κ = 1 − Σ w_ij o_ij / Σ w_ij e_ij with the quadratic weights w_ij = (i − j)², where o_ij is the share of items that
-    the first rater put in category i and the second in category j, and e_ij the product of the shares of i and j.
+    the first rater put in category i and the second in category j, and e_ij the product
+    of the first rater's share of i and the second rater's share of j.
 
     Args:
         first: categories of the first rater, integers from 0 to ``categories`` - 1, shape (items,).
@@ -63,7 +64,7 @@ def weighted_kappa(first: ArrayLike, second: ArrayLike, categories: int) -> floa
         return float("nan")
     both = np.concatenate([a, b])
     if not np.issubdtype(both.dtype, np.integer) or both.min() < 0 or both.max() >= categories:
-        raise UserError(f"expected integers from 0 to {categories - 1}")
+        raise UserError(f"a category is invalid: expected integers from 0 to {categories - 1}")
     if both.min() == both.max():
         return float("nan")
     try:

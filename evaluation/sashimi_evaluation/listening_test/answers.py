@@ -12,7 +12,7 @@ from sashimi_evaluation.listening_test.ratings import COLUMNS, DIVERSITY, RATING
 
 @dataclass(frozen=True)
 class Key:
-    """The content of a key.
+    """The key of a listening test.
 
     Attributes:
         test: id of the test.
@@ -31,7 +31,14 @@ class Key:
 
 @dataclass(frozen=True)
 class Answer:
-    """The answer of a rater to the question ``rating`` about one item."""
+    """The answer of a rater to one question about one item.
+
+    Attributes:
+        rater: name of the rater.
+        item: neutral name of the clip or of the batch.
+        rating: the question, one of ``RATINGS``.
+        value: the answer, one of ``allowed(rating)``.
+    """
 
     rater: str
     item: str
@@ -92,7 +99,7 @@ def _rows(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
             reader = csv.DictReader(file)
             missing = [column for column in COLUMNS if column not in (reader.fieldnames or ())]
             if missing:
-                raise UserError(f"{path}, line 1: the column {missing[0]!r} is missing: expected {', '.join(COLUMNS)}")
+                raise UserError(f"{path}, line 1: the column {missing[0]!r} is missing, expected {', '.join(COLUMNS)}")
             for row in reader:
                 place = f"{path}, line {reader.line_num}"
                 if None in row or None in row.values():
@@ -106,7 +113,7 @@ def _rows(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
 
 def _check_row(row: Mapping[str, str], key: Key, place: str) -> None:
     if row["test"] != key.test:
-        raise UserError(f"{place}: belongs to the test {row['test']!r}, but the key to the test {key.test!r}")
+        raise UserError(f"{place}: the answers belong to the test {row['test']!r}, the key belongs to {key.test!r}")
     if row["item"] not in key.methods:
         raise UserError(f"{place}: the test has no item {row['item']!r}")
     if not row["rater"]:

@@ -90,10 +90,10 @@ def score_listening_test(key: Path | str, csvs: Sequence[Path | str], seed: int 
 def mean_score(values: np.ndarray, seed: int = 0) -> Score:
     """Return the mean of ``values`` with its 95 % interval by the pigeonhole bootstrap, see ``score_listening_test``.
 
-    SciPy's bootstrap resamples one axis only, but here raters and items are resampled together.
+    SciPy's bootstrap resamples one axis only. Here both raters and items are resampled.
 
     Args:
-        values: shape (raters, items), NaN where there is no answer, with at least one finite value.
+        values: float64 (raters, items), NaN where there is no answer, with at least one finite value.
         seed: seed of the bootstrap.
     """
     rated = np.isfinite(values)

@@ -46,14 +46,15 @@ def probability_matrix(probs: ArrayLike, name: str = "probabilities") -> np.ndar
     """Validate class probabilities and divide each row by its sum.
 
     Args:
-        probs: shape (clips, classes), not negative; rows sum to 1 within 1e-3, the precision of float16 and float32.
+        probs: shape (clips, classes), not negative; rows sum to 1 within 1e-3, which allows for float16 rounding.
         name: name of the probabilities in error messages.
 
     Returns:
         float64, the same shape, rows sum to 1.
 
     Raises:
-        UserError: not a finite matrix, a negative entry, or a row that does not sum to 1.
+        UserError: the array is not a matrix of finite numbers, or it has a negative entry or a row that does not sum to
+            1.
     """
     matrix = _matrix(probs, name, ("clips", "classes"), at_least=1)
     if matrix.min() < 0:
@@ -83,8 +84,13 @@ def probability_pair(
 def check_same_width(matrices: tuple[np.ndarray, np.ndarray], names: tuple[str, str], expected: str) -> None:
     """Check that two matrices have the same number of columns.
 
+    Args:
+        matrices: the two matrices.
+        names: their names in the message.
+        expected: end of the message, which says what is expected.
+
     Raises:
-        UserError: the numbers of columns differ; the message ends with ``expected``.
+        UserError: the numbers of columns differ.
     """
     widths = [matrix.shape[1] for matrix in matrices]
     if widths[0] != widths[1]:
@@ -99,8 +105,8 @@ def _matrix(values: ArrayLike, name: str, axes: tuple[str, str], at_least: int) 
     if matrix.ndim != 2 or matrix.shape[1] == 0:
         raise UserError(f"{name} must have the shape ({', '.join(axes)}), got {matrix.shape}")
     if len(matrix) < at_least:
-        raise UserError(f"{name}: this needs at least {at_least} {axes[0]}, got {len(matrix)}")
+        raise UserError(f"{name} must have at least {at_least} {axes[0]}, got {len(matrix)}")
     if not np.isfinite(matrix).all():
         bad = int((~np.isfinite(matrix).all(axis=1)).argmax())
-        raise UserError(f"{name} must be finite, but row {bad} holds NaN or infinity: leave that clip out or repair it")
+        raise UserError(f"{name} must be finite, but row {bad} contains NaN or infinity: remove or repair that clip")
     return matrix

@@ -1,18 +1,23 @@
-"""Kernels of one recurrence step of a diagonal or diagonal-plus-rank-one system, with skip connection and GELU.
+"""Kernels of one recurrence step of a diagonal or diagonal-plus-rank-one system, with skip connection.
 
-Per feature, with the input u, the old state s and the rank-one pair p, q (``u`` and ``v`` of DiscreteNPLR; absent in a
-diagonal system),
+The GELU is optional. Per feature, let u be the input, s the state before the step, x the state after the step, and p, q
+the rank-one pair (``u`` and ``v`` of DiscreteNPLR; absent in a diagonal system). n is the index of a state, m the index
+of an output:
 
     r = 2 Re Σ_n q s        x = a s - p r + b u        z = 2 Re Σ_n c x + d u        y = GELU(z)
 
-The backward pass saves z, one number per output. The gradient of a complex number is the gradient of its real part plus
-i times the gradient of its imaginary part. With dz = dy GELU'(z),
+Without GELU, y = z. The forward pass saves z for the backward pass. The gradient of a complex number is the gradient of
+its real part plus i times the gradient of its imaginary part. With dz = dy GELU'(z) (dy without GELU) and
+the whole gradient ξ of x,
 
     ξ  = dx + 2 Σ_m conj(c) dz      dr = -Re Σ_n conj(p) ξ      ds = conj(a) ξ + 2 conj(q) dr
     du = Re Σ_n conj(b) ξ + Σ_m d dz
     da = Σ conj(s) ξ    db = Σ u ξ    dp = -Σ r ξ    dq = 2 Σ conj(s) dr    dc = 2 Σ conj(x) dz    dd = Σ u dz
 
-where the six gradients of parameters are summed over the batch inside a program, in a fixed order.
+A Σ without an index is a sum over the batch, which a program computes in a fixed order.
+
+Shapes: u (B, H) with any strides; s, x, ds and dx (B, H, N, 2); a, b, p and q (H, N, 2); c (M, H, N, 2); skip d (M, H);
+y and z (B, M, H); r and dr (B, H).
 
 Complex numbers are pairs of float32. A program of the forward kernel or the first backward kernel handles a block of
 features of one batch element. A program of the second backward kernel handles a block of features and states of the
@@ -47,7 +52,8 @@ def step_kernel(
 ):
     """Compute y, x and z.
 
-    x is computed again for every output, because the whole state may not fit the registers. It is stored once.
+    x is computed again for every output, because the whole state may not fit into the registers. It is stored only with
+    the last output.
     """
     feature_offsets = tl.program_id(0) * BLOCK_H + tl.arange(0, BLOCK_H)
     pid_batch = tl.program_id(1)
@@ -202,7 +208,7 @@ def parameter_gradients_kernel(
     BLOCK_H: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    """Compute da, db, dp, dq, dc and dd."""
+    """Compute da, db, dp, dq, dc and dd (``dskip_ptr``)."""
     feature_offsets = tl.program_id(0) * BLOCK_H + tl.arange(0, BLOCK_H)
     n_offsets = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
     feature_mask = feature_offsets < n_features
@@ -280,12 +286,12 @@ def _state_gradient(
 
 @triton.jit
 def _output_gradient(dy_ptr, z_ptr, row, feature_offsets, n_features, GELU: tl.constexpr):
-    """Return dz of one output of one batch element."""
+    """Return dz, (BLOCK_H,), of one output of one batch element; ``row`` is batch element · M + output."""
     offsets = row * n_features + feature_offsets
     dz = tl.load(dy_ptr + offsets, feature_offsets < n_features, other=0.0).to(tl.float32)
     if GELU:
         z = tl.load(z_ptr + offsets, feature_offsets < n_features, other=0.0)
-        # 1 / √(2π) = 0.39894…
+        # The derivative of z Φ(z) is Φ(z) + z exp(-z²/2) / √(2π).
         dz *= _normal_distribution(z) + z * 0.3989422804014327 * tl.exp(-0.5 * z * z)
     return dz
 
@@ -313,6 +319,7 @@ def _real_product(q_ptr, state_ptr, pid_batch, feature_offsets, n_features, n_st
 
 @triton.jit
 def _input(u_ptr, batch, feature_offsets, feature_mask, batch_stride, feature_stride):
+    """Return u of one batch element, float32 (BLOCK_H,), with zeros for masked features."""
     offsets = tl.cast(batch, tl.int64) * batch_stride + feature_offsets.to(tl.int64) * feature_stride
     return tl.load(u_ptr + offsets, feature_mask, other=0.0).to(tl.float32)
 

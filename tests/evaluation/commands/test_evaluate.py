@@ -149,6 +149,6 @@ def test_listening_test_end_to_end(samples, recordings, capsys, tmp_path):
     assert not Path("test").exists()
     assert main([*make, "--pattern", PATTERN]) == 0  # the samples do not match it either, but samples.json lists them
     assert Path("test/index.html").is_file()
-    assert "do not give it to them" in capsys.readouterr().out
+    assert "which identifies the clips" in capsys.readouterr().out
     assert main(["listening-test", "score", "nothing.json", "nothing.csv"]) == 2
     assert capsys.readouterr().err.startswith("error: ")

@@ -15,7 +15,7 @@ GOOD = np.ones((3, 2))
         (np.ones(3), r"shape \(clips, width\), got \(3,\)"),
         (np.ones((3, 0)), r"got \(3, 0\)"),
         (np.ones((0, 2)), "at least 1 clips, got 0"),
-        ([[1.0, 2.0], [np.nan, 1.0]], "row 1 holds NaN"),
+        ([[1.0, 2.0], [np.nan, 1.0]], "row 1 contains NaN"),
         ([[1.0, 2.0], [3.0]], "real numbers"),
         ([["loud"]], "real numbers"),
     ],
@@ -35,7 +35,7 @@ def test_features_of_different_widths_are_refused():
     [
         ([[0.5, 0.5], [1.1, -0.1]], "negative, got -0.1"),
         ([[0.5, 0.5], [0.5, 0.498]], "got 0.998 in row 1"),
-        ([[0.5, np.inf]], "row 0 holds NaN or infinity"),
+        ([[0.5, np.inf]], "row 0 contains NaN or infinity"),
         ([0.5, 0.5], r"\(clips, classes\), got \(2,\)"),
     ],
 )

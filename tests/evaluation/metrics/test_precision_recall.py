@@ -69,7 +69,7 @@ def test_a_missing_mode_lowers_recall_and_coverage_and_noise_lowers_precision():
 
 def test_wrong_input():
     features = np.random.default_rng(0).normal(size=(5, 3))
-    with pytest.raises(UserError, match="the samples: this needs at least 4 clips, got 3"):
+    with pytest.raises(UserError, match="the samples must have at least 4 clips, got 3"):
         precision_recall_density_coverage(features, features[:3], k=3)
     with pytest.raises(UserError, match="k must be at least 1, got 0"):
         precision_recall_density_coverage(features, features, k=0)

@@ -1,4 +1,4 @@
-"""Recordings of spoken digits from several sources, and training batches as a function of (seed, position)."""
+"""Recordings of spoken digits from several sources, and training examples as a function of (seed, number)."""
 
 import hashlib
 from typing import Any
@@ -65,7 +65,8 @@ def digit_of(label: str, source: str) -> int:
     if digit < 0:
         raise UserError(
             f"data.sources.{source} has recordings labeled {label!r}: expected a digit, 0 to 9 or zero to nine; set "
-            "its `pattern` so that {label} is the digit, or exclude other recordings with its `where`"
+            f"data.sources.{source}.pattern so that {{label}} is the digit, or exclude these recordings with "
+            f"data.sources.{source}.where"
         )
     return digit
 
@@ -75,12 +76,12 @@ def open_sources(data: SourcesConfig, split: str, skip_bad_files: bool = False) 
 
     Args:
         data: the sources.
-        split: "train" or "validation"; or "final" for the split of the metrics at the end, the setting ``test`` of each
-            source.
+        split: "train", "validation" or "final". "final" is the split that the setting ``test`` of each source
+            names; the metrics at the end of the run use it.
         skip_bad_files: ignore files that cannot be used, with a warning.
 
     Raises:
-        UserError: no source has a path, or a source cannot be opened.
+        UserError: no source has a path, a source cannot be opened, or a class is not a digit.
     """
     used = {name: (source, source.path) for name, source in data.sources.items() if source.path is not None}
     if not used:
@@ -113,7 +114,7 @@ def _open(source: SourceConfig, path: str, split: str, skip_bad_files: bool) -> 
 
 
 class BalancedBatches:
-    """Augmented training examples; all digits are equally frequent.
+    """Augmented training examples in which all digits are equally frequent.
 
     Args:
         sources: the recordings.
@@ -130,6 +131,7 @@ class BalancedBatches:
         missing = [word for word, total in zip(DIGITS, counts.sum(axis=1), strict=True) if total == 0]
         if missing:
             raise UserError(f"there is no training recording of {', '.join(missing)}: add a source with all ten digits")
+        # See SourcesConfig.balance for the probabilities of the sources.
         weights = np.where(counts > 0, np.maximum(counts, 1) ** (1 - config.data.balance), 0)
         self._shares = weights / weights.sum(axis=1, keepdims=True)
 
