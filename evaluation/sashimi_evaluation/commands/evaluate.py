@@ -174,7 +174,7 @@ def _fields(texts: Sequence[str] | None, flag: str) -> dict[str, list[str]]:
 
 
 def _require_writable(path: Path) -> None:
-    """Raise OSError or UserError if the file cannot be written, and do so before the evaluation, which may take hours."""
+    """Raise OSError or UserError if the file cannot be written, before an evaluation that may take hours."""
     if path.is_dir():
         raise UserError(f"{path} is a folder: give the name of a file")
     path.parent.mkdir(parents=True, exist_ok=True)
