@@ -73,7 +73,8 @@ class SpeechEmbedding(ModelMixin, ConfigMixin):
         """Map the levels of 32 mel bands (B, 1, 32, frames) to embeddings (B, channels[-1], 1 + (frames - 76) // 8).
 
         The bands are those of :class:`.RelativeMel`. The network was trained on levels of 16-bit audio samples: the
-        power in dB divided by 10, plus 2. :class:`.RelativeMel` shifts each clip to the range of loud speech on that scale.
+        power in dB divided by 10, plus 2. :class:`.RelativeMel` shifts each clip to the levels of loud
+        speech on that scale.
         """
         # On a CPU this memory format is twice as fast.
         hidden = self.stem(levels).contiguous(memory_format=torch.channels_last)
