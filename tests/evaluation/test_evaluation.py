@@ -222,5 +222,5 @@ def test_networks_that_return_invalid_arrays_are_named(folders, classifier):
         def features(self, audio, rate):
             return np.full((len(audio), 2), np.nan)
 
-    with pytest.raises(UserError, match="the features of reference must be finite, but row 0 holds NaN"):
+    with pytest.raises(UserError, match="the features of reference must be finite, but row 0 contains NaN"):
         extract_features([folders["samples"]], folders["reference"], None, classifier, Broken(), FEW_DRAWS)
