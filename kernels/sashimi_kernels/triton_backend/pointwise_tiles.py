@@ -162,7 +162,9 @@ def norm_parameters(weight_ptr, offset_ptr, channels, n_channels, layer):
 
 
 @triton.jit
-def normalize(x, mean, scale, weight, offset, layer):
+def normalize(x, mean, scale, weight_ptr, offset_ptr, channels, n_channels, layer):
     """Return weight · x̂ + offset in the layer norm, gain · (x̂ + shift · scale) in the scalar norm, in float32."""
+    weight, offset = norm_parameters(weight_ptr, offset_ptr, channels, n_channels, layer)
+    offset_factor = tl.where(layer != 0, 1.0, tl.load(weight_ptr).to(tl.float32) * scale)
     normalized = (x.to(tl.float32) - mean[None, :]) * scale[None, :]
-    return weight * normalized + offset * tl.where(layer != 0, 1.0, weight * scale[None, :])
+    return weight * normalized + offset * offset_factor[None, :]
