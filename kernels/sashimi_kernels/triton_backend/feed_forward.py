@@ -315,6 +315,7 @@ def feed_forward_backward_kernel(
         dn = tl.dot(tl.trans(input_weight), dh, dn, input_precision=PRECISION)
     # Loaded again, from the cache, because the registers are full of sums until here.
     x = tl.load(x_ptr + offsets, mask, other=0.0)
+    mean, scale = moments(x, channel_mask, position_mask, epsilon, n_channels)
     dx, dweight, doffset = _norm_gradients(
         dn, x, mean, scale, norm_weight_ptr, norm_offset_ptr, channels, n_channels, layer
     )
