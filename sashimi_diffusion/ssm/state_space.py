@@ -7,13 +7,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import sashimi_kernels as kernels
-from sashimi_diffusion.ssm.cache import ParameterCache
+from sashimi_diffusion.ssm.cache import Cached
 from sashimi_diffusion.ssm.precision import without_autocast
 from sashimi_diffusion.ssm.system import ContinuousSystem, LinearSystem, require_rate
 from sashimi_kernels.shapes import require_sequence
 
 
-class StateSpace(LinearSystem):
+class StateSpace(LinearSystem, Cached):
     """y = K * u + D u, where * is a convolution and K the kernel of a state space with ``n_state`` states per feature.
 
     "nplr" is S4's A = Λ - p p* with Re Λ = -exp(·), which is always stable (SaShiMi, arXiv 2202.09729, section 4.2);
@@ -80,7 +80,6 @@ class StateSpace(LinearSystem):
         c = torch.randn(outputs_per_feature * (1 + bidirectional), d_model, n_state // 2, dtype=torch.complex64)
         self.C = nn.Parameter(torch.view_as_real(c))  # (outputs · directions, H, N, 2)
         self.D = nn.Parameter(torch.randn(outputs_per_feature, d_model))  # (outputs, H)
-        self._spectrum_cache, self._step_cache = ParameterCache(), ParameterCache()
 
     def forward(self, u: Tensor, state: Tensor | None = None, rate: float = 1.0) -> Tensor:
         """Convolve a sequence with the kernels.
@@ -146,11 +145,7 @@ class StateSpace(LinearSystem):
             RuntimeError: the state space is bidirectional.
         """
         self._require_causal()
-        constants = self._step_cache.lookup(self, rate)
-        if constants is None:
-            constants = self.discrete_system(rate)
-            self._step_cache.store(self, rate, constants)
-        system, c = constants
+        system, c = self.cache.get(self, "step", rate, lambda: self.discrete_system(rate))
         with without_autocast(u.device):
             signal = u.to(self.D.dtype)
             if isinstance(system, kernels.DiscreteNPLR):
@@ -190,16 +185,6 @@ class StateSpace(LinearSystem):
         log_a, b = self._discretize_diagonal(system)
         return (torch.exp(log_a).to(c.dtype), b.to(c.dtype)), c
 
-    def train(self, mode: bool = True) -> "StateSpace":
-        """Set the mode and free the cached values of evaluation mode."""
-        self.forget()
-        return super().train(mode)
-
-    def forget(self) -> None:
-        """Free the cached values of evaluation mode; they are recomputed when needed."""
-        self._spectrum_cache.clear()
-        self._step_cache.clear()
-
     def extra_repr(self) -> str:
         return f"{self.d_model}, n_state={self.n_state}, {self.parameterization}, bidirectional={self.bidirectional}"
 
@@ -217,12 +202,12 @@ class StateSpace(LinearSystem):
         return y.flatten(1, 2).to(u.dtype)
 
     def _spectrum(self, length: int, rate: float) -> Tensor:
-        """Return the spectrum of the kernels, cached while the parameters are unchanged."""
-        spectrum = self._spectrum_cache.lookup(self, (length, rate))
-        if spectrum is None:
-            spectrum = kernels.lags_spectrum(self._lags(self.kernel(length, rate)))
-            self._spectrum_cache.store(self, (length, rate), spectrum)
-        return spectrum
+        """Return the spectrum of the kernels."""
+
+        def compute() -> Tensor:
+            return kernels.lags_spectrum(self._lags(self.kernel(length, rate)))
+
+        return self.cache.get(self, "spectrum", (length, rate), compute)
 
     def _lags(self, kernel: Tensor) -> Tensor:
         """Return kernels and D arranged by :func:`sashimi_kernels.kernel_lags`, real (outputs, H, size)."""
