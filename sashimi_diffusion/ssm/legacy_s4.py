@@ -49,8 +49,11 @@ class LegacyS4(nn.Module):
         self.ssm = LegacyStateSpace(d_model, length, n_state, stored_nodes)
         self.output_linear = nn.Conv1d(2 * d_model, d_model, 1)
 
-    def forward(self, u: Tensor, residual: Tensor | None = None) -> Tensor:
-        """Apply the layer to a sequence (B, H, L), add ``residual`` (B, H, L) if given, and return (B, H, L)."""
+    def forward(self, u: Tensor, residual: Tensor | None = None, operator: None = None) -> Tensor:
+        """Apply the layer to a sequence (B, H, L), add ``residual`` (B, H, L) if given, and return (B, H, L).
+
+        ``operator`` is always None: the layer computes its own kernels.
+        """
         y = self.output_linear(gelu(self.ssm(u)))
         return y if residual is None else y + residual
 
