@@ -263,9 +263,8 @@ class StateSpace(LinearSystem):
         system = self.continuous_system(rate)
         discrete, c = self._discretize_diagonal(system), self._output_vectors(system, rate)
         reverse = c[1] if self.bidirectional else None
-        return kernels.chunked_convolution(
-            u, discrete, c[0], self.D[0], reverse, self.reverse_shift, state, self.backend
-        )
+        operators = kernels.chunk_operators(discrete, c[0], self.D[0], reverse, self.reverse_shift)
+        return kernels.chunked_convolution(u, operators, state, self.backend)
 
     def _output_vectors(self, system: ContinuousSystem, rate: float) -> Tensor:
         """Return C, complex (outputs · directions, H, N), zero for the states above the band limit."""
