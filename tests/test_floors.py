@@ -21,6 +21,7 @@ FLOORS = {
     "sashimi_kernels": [
         {
             "allocation",
+            "chunks",
             "commands",
             "choices",
             "derivatives",

@@ -137,7 +137,7 @@ def _first_powers(system: DiscreteNPLR, start: Tensor, count: int) -> tuple[Tens
     right = torch.cat([inner, inner @ as_row(start).transpose(1, 2)], dim=-1)  # (H, count, 2N + m)
     w = torch.linalg.solve_triangular(lower, right, upper=False, unitriangular=True)
     w_all, w_start = w[..., : inner.shape[-1]], w[..., inner.shape[-1] :]
-    dense = torch.baddbmm(_rotation(powers[:, -1]), w_all.transpose(1, 2), outer.flip(1), alpha=-1)
+    dense = torch.baddbmm(rotation(powers[:, -1]), w_all.transpose(1, 2), outer.flip(1), alpha=-1)
     diagonal_part = as_row(powers[:, :-1].unsqueeze(1) * start.unsqueeze(2))  # D^t x: (H, m, count, 2N)
     return diagonal_part - _toeplitz(w_start.transpose(1, 2)) @ outer.unsqueeze(1), dense
 
@@ -158,7 +158,14 @@ def _toeplitz(series: Tensor) -> Tensor:
     return padded.unfold(-1, count, 1)[..., 1:, :].flip(-2)
 
 
-def _rotation(a: Tensor) -> Tensor:
+def dense_matrix(system: DiscreteNPLR) -> Tensor:
+    """Return Ā as a real matrix (H, 2N, 2N) that multiplies row vectors from the right."""
+    return torch.baddbmm(
+        rotation(system.a), as_output_row(system.v).unsqueeze(2), as_row(system.u).unsqueeze(1), alpha=-1
+    )
+
+
+def rotation(a: Tensor) -> Tensor:
     """Return multiplication by ``a`` (H, N) of row vectors as a real matrix (H, 2N, 2N)."""
     rows = torch.stack([torch.view_as_real(a), torch.view_as_real(a * 1j)], dim=-2)  # (H, N, 2, 2)
     return torch.diag_embed(rows.permute(0, 2, 3, 1), dim1=1, dim2=3).flatten(3).flatten(1, 2)
