@@ -170,8 +170,8 @@ class SashimiBackbone(Cached):
     def _operators(self, x: Tensor) -> list[Operator | None]:
         """Return the convolution operators of the S4 layers, or None for a layer that computes its own.
 
-        On a GPU one computation for all layers of a stage takes a fraction of the launches. On a CPU one layer after the
-        other is faster, because its matrices stay in the caches.
+        On a GPU, one computation for all layers of a stage takes a fraction of the launches. On a CPU, one layer after
+        the other is faster, because its matrices stay in the caches.
         """
         layers = self.residual_s4_layers()
         operators: list[Operator | None] = [None] * len(layers)
@@ -203,7 +203,7 @@ class SashimiBackbone(Cached):
         return F.linear(embedding, weight, bias).split([one.out_features for one in projections], dim=-1)
 
     def residual_s4_layers(self) -> list[ResidualS4]:
-        """Return the residual S4 layers of the way down, the center and the way up; the raw rate comes first on both."""
+        """Return the residual S4 layers of the way down, the center and the way up; both ways begin at the raw rate."""
         stages = [*self.down, self.center, *self.up]
         return [layer for blocks in stages for block in blocks for layer in block if isinstance(layer, ResidualS4)]
 
@@ -218,7 +218,7 @@ class SashimiBackbone(Cached):
 
 
 class BackboneInputs(NamedTuple):
-    """Inputs of every block: one list for each stage on the way down, for the center, and for each stage on the way up."""
+    """Inputs of every block: a list for each stage on the way down, for the center, and for each stage on the way up."""
 
     down: list[list[LayerInputs]]
     center: list[LayerInputs]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import sashimi_kernels as kernels
-from sashimi_diffusion.ssm.system import ContinuousSystem, LinearSystem, continuous_system, joined
+from sashimi_diffusion.ssm.system import ContinuousSystem, LinearSystem, continuous_system, joined, require_rate
 
 
 class Lags(NamedTuple):
@@ -35,8 +35,8 @@ class ConvolutionalSystem(LinearSystem):
     """A linear system with output vectors, and the convolution kernels that follow from it.
 
     Args:
-        d_model, n_state, parameterization, initialization, discretization, n_ssm, dt_min, dt_max, stable, bidirectional,
-            reverse_shift, outputs_per_feature, max_length, bandlimit, backend: see :class:`StateSpace`.
+        d_model, n_state, parameterization, initialization, discretization, n_ssm, dt_min, dt_max, stable,
+            bidirectional, reverse_shift, outputs_per_feature, max_length, bandlimit, backend: see :class:`StateSpace`.
 
     Raises:
         ValueError: an unknown name, or a combination that is not supported.
@@ -80,6 +80,7 @@ class ConvolutionalSystem(LinearSystem):
 
     def kernel_length(self, length: int, rate: float) -> int:
         """Return the number of samples after which the kernels for signals of ``length`` samples are zero."""
+        require_rate(rate)
         return length if self.max_length is None else min(length, max(1, round(self.max_length / rate)))
 
     def uses_chunks(self, dtype: torch.dtype, length: int, rate: float) -> bool:
@@ -161,7 +162,7 @@ def output_vectors(systems: Sequence[ConvolutionalSystem], system: ContinuousSys
 def _kernel_and_response(
     systems: Sequence[ConvolutionalSystem], length: int, state: Tensor | None, rate: float
 ) -> tuple[Tensor, Tensor | None]:
-    """Return kernels (outputs · directions, systems · H, L) and the response (B, outputs, H, L) to ``state``, if any."""
+    """Return kernels (outputs · directions, systems · H, L) and the response (B, outputs, H, L) to a ``state``."""
     first, system = systems[0], continuous_system(systems, rate)
     c = output_vectors(systems, system, rate)
     if first.parameterization == "nplr":

@@ -59,7 +59,7 @@ class S4Layer(nn.Module):
     def step(
         self, u: Tensor, state: Tensor, rate: float = 1.0, residual: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Process one sample ``u`` (B, H) and return the output (B, H) plus ``residual``, and the next state (B, H, N)."""
+        """Process one sample ``u`` (B, H): return the output (B, H) plus ``residual``, and the next state (B, H, N)."""
         y, state = self.ssm.step(u, state, rate)
         residual = None if residual is None else residual.unsqueeze(-1)
         return self._mix(y.unsqueeze(-1), residual).squeeze(-1), state

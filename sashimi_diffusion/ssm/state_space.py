@@ -16,7 +16,7 @@ from sashimi_diffusion.ssm.convolution import (
     output_vectors,
 )
 from sashimi_diffusion.ssm.precision import without_autocast
-from sashimi_diffusion.ssm.system import LinearSystem, continuous_system
+from sashimi_diffusion.ssm.system import LinearSystem
 from sashimi_kernels.shapes import require_sequence
 
 
@@ -188,7 +188,7 @@ class StateSpace(ConvolutionalSystem, Cached):
 
         They are complex64, or complex128 after ``.double()``.
         """
-        system = continuous_system([self], rate)
+        system = self.continuous_system(rate)
         c = output_vectors([self], system, rate)
         discrete = discretized(system, self)
         if isinstance(discrete, kernels.DiscreteNPLR):
@@ -205,7 +205,7 @@ class StateSpace(ConvolutionalSystem, Cached):
 
     def _final_state(self, u: Tensor, state: Tensor | None, rate: float) -> Tensor:
         """Return the state after the last sample of ``u``, complex (B, H, N)."""
-        signal, system = u.to(self.D.dtype), continuous_system([self], rate)
+        signal, system = u.to(self.D.dtype), self.continuous_system(rate)
         discrete = discretized(system, self)
         if isinstance(discrete, kernels.DiscreteDiagonal):
             return kernels.diagonal_state(discrete, signal, state, self.backend)

@@ -72,6 +72,10 @@ class LinearSystem(KeepFloat32):
         self.P = _float32_parameter(low_rank) if nplr else None  # (n_ssm, N, 2)
         self.Q = _float32_parameter(low_rank) if nplr and not stable else None  # (n_ssm, N, 2)
 
+    def continuous_system(self, rate: float = 1.0) -> ContinuousSystem:
+        """Return the system in double precision, see :func:`continuous_system`."""
+        return continuous_system([self], rate)
+
     def system_parameters(self) -> list[nn.Parameter]:
         """Return the parameters of dt, A and B."""
         parameters = (self.log_dt, self.log_neg_real, self.real, self.imag, self.B, self.P, self.Q)
