@@ -35,7 +35,7 @@ FLOORS = {
         {"torch_backend"},
         {"triton_backend"},
         {"backends"},
-        {"channelwise", "convolution", "fourier", "generation", "recurrence"},
+        {"channelwise", "convolution", "fourier", "generation", "pointwise", "recurrence"},
         {PACKAGE},
         {"compilation", "workloads"},
         {"aot", "benchmark"},

@@ -13,6 +13,9 @@
 ``scalar_norm``          norm over the channels with one gain and one shift, plus a bias
 ``layer_norm``           norm over the channels with a weight and an offset per channel, plus a bias
 ``gated_residual``       gated linear unit added to a residual
+``pointwise``            linear map of the channels
+``gated_linear``         GELU, linear map and gated linear unit, added to a residual
+``feed_forward``         norm, linear map, GELU and linear map, added to the input
 =======================  ==================================================================================
 
 State spaces are represented by half of their conjugate pairs: complex tensors of N states represent 2N states.
@@ -31,6 +34,7 @@ from sashimi_kernels.discretization import (
 from sashimi_kernels.errors import BackendUnavailableError
 from sashimi_kernels.fourier import fft_length, kernel_lags, lags_spectrum, long_convolution, spectrum_convolution
 from sashimi_kernels.generation import diagonal_kernel, diagonal_state, nplr_kernel, nplr_state
+from sashimi_kernels.pointwise import feed_forward, gated_linear, pointwise
 from sashimi_kernels.recurrence import diagonal_step, nplr_step
 
 __all__ = [
@@ -47,7 +51,9 @@ __all__ = [
     "diagonal_step",
     "discretize_diagonal",
     "discretize_nplr",
+    "feed_forward",
     "fft_length",
+    "gated_linear",
     "gated_residual",
     "kernel_lags",
     "lags_spectrum",
@@ -56,6 +62,7 @@ __all__ = [
     "nplr_kernel",
     "nplr_state",
     "nplr_step",
+    "pointwise",
     "scalar_norm",
     "spectrum_convolution",
 ]
