@@ -218,7 +218,7 @@ class SashimiBackbone(Cached):
 
 
 class BackboneInputs(NamedTuple):
-    """Inputs of every block: a list for each stage on the way down, for the center, and for each stage on the way up."""
+    """Inputs of every block, in one list for each stage on the way down, the center, and each stage on the way up."""
 
     down: list[list[LayerInputs]]
     center: list[LayerInputs]
