@@ -269,7 +269,7 @@ def test_layouts(make_inputs: Callable, assert_close: Callable, backend: str, la
     check(assert_close, inputs, "forward", backend, torch.float32)
 
 
-@pytest.mark.parametrize("name", ["u", "system.log_a", "b", "c", "skip", "state"])
+@pytest.mark.parametrize("name", ["u", "system.log_a", "system.b", "c", "skip", "state"])
 def test_triton_gradient_of_one_input(make_inputs: Callable, assert_close: Callable, name: str) -> None:
     """The output is summed, so that its gradient has strides of zero."""
     inputs = make_inputs(1, 1, 3, 140, "state")

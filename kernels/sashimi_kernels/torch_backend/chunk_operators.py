@@ -1,6 +1,6 @@
 """Matrices of a state space for chunks of samples, from few batched operations.
 
-With x[j] = Ā^j B̄ and r[i] = C Ā^(i+1), as rows of n = 2N real numbers (see :mod:`sashimi_kernels.torch_backend.krylov`),
+With x[j] = Ā^j B̄ and r[i] = C Ā^(i+1), as rows of n = 2N real numbers (see ``krylov``),
 
     forward direction   write[j] = x[T-1-j]     read[i] = r[i]
     reverse direction   write[j] = x[j]         read[i] = C' Ā^(T-i-shift)

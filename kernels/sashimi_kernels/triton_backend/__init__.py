@@ -1,7 +1,7 @@
 """Triton kernels for CUDA and ROCm devices, and for CPU tensors in Triton's interpreter."""
 
 from sashimi_kernels.triton_backend.channel_norm import layer_norm, scalar_norm
-from sashimi_kernels.torch_backend.convolution import chunked_convolution
+from sashimi_kernels.triton_backend.chunked_convolution import chunked_convolution
 from sashimi_kernels.triton_backend.diagonal import diagonal_kernel, diagonal_state
 from sashimi_kernels.triton_backend.gated_residual import gated_residual
 from sashimi_kernels.triton_backend.nplr import nplr_kernel
