@@ -142,6 +142,7 @@ def _tasks(targets: Iterable[str], kernel: str | None) -> list[Task]:
         for position, launch in enumerate(launches)
         if kernel in (None, names[position])
         for target, assumption in itertools.product(targets, assumptions(launch))
+        if target in (launch.targets or targets)
     ]
 
 

@@ -90,3 +90,5 @@ HARDWARE = {
     "hip:gfx942": _CDNA,  # MI300
     "hip:gfx1100": _RDNA3,  # RX 7900
 }
+
+RDNA = ("hip:gfx1100",)

@@ -1,8 +1,11 @@
 """Dictionaries of kernel arguments: of their values for a launch, or of their Triton types for ``launches()``."""
 
+import functools
 from typing import Any
 
+import torch
 import triton
+import triton.language as tl
 from torch import Tensor
 
 from sashimi_kernels.triton_backend.launch import Launch
@@ -48,8 +51,16 @@ def common_multiple(*tensors: Tensor) -> dict[str, int]:
     return {"MULTIPLE": 8 if wide else 1}
 
 
+@functools.cache
+def is_rdna(device: torch.device) -> bool:
+    """Return whether the device is an AMD GPU with 32 lanes per wave."""
+    if device.type != "cuda" or torch.version.hip is None:
+        return False
+    return torch.cuda.get_device_properties(device).warp_size == 32
+
+
 @triton.jit
-def multiple(value, MULTIPLE):
+def multiple(value, MULTIPLE: tl.constexpr):
     """Return ``value``, a multiple of the constant ``MULTIPLE``, in a form from which the compiler can see this."""
     return value // MULTIPLE * MULTIPLE
 
