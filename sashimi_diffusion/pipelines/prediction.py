@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from sashimi_diffusion.cuda_graph import record_cuda_graphs
 from sashimi_diffusion.pipelines.labels import null_labels
 from sashimi_diffusion.ssm import frozen
-from sashimi_diffusion.ssm.cache import Cached
+from sashimi_diffusion.ssm.cache import drop_values
 
 MAX_RECORDINGS = 4
 """Recordings that a pipeline keeps. Each one occupies the memory of one forward pass."""
@@ -90,14 +90,14 @@ class RecordedPrediction:
         def step() -> None:
             self._prediction.copy_(prediction.compute(self._sample, self._timestep))
 
-        _drop_kept_values(prediction.model)
+        drop_values(prediction.model)
         step()
-        _drop_kept_values(prediction.model)
+        drop_values(prediction.model)
         try:
             with frozen(prediction.model):
                 self._first, self._following = record(step, step)
         finally:
-            _drop_kept_values(prediction.model)  # until the first replay, they are not computed
+            drop_values(prediction.model)  # until the first replay, they are not computed
 
     def start(self, conditions: Mapping[str, Tensor]) -> None:
         """Begin a sampling loop with the current parameters and the given conditions."""
@@ -206,10 +206,3 @@ def _reason_against(model: nn.Module, device_type: str) -> str | None:
     if any(tensor.device.type != device_type for tensor in chain(model.parameters(), model.buffers())):
         return f"not all parameters of the model are on the {device_type} device"
     return None
-
-
-def _drop_kept_values(model: nn.Module) -> None:
-    """Drop the values that an outer ``frozen`` context keeps, so that a recording computes them itself."""
-    for part in model.modules():
-        if isinstance(part, Cached):
-            part.cache.clear()

@@ -14,6 +14,7 @@ from sashimi_diffusion.generation import Sampling
 from sashimi_diffusion.generation.cuda_graph import CudaGraphEngine
 from sashimi_diffusion.generation.engines import EagerEngine, create_engine
 from sashimi_diffusion.models import AutoregressiveModel, SampleRNN, SashimiAutoregressive, WaveNetAutoregressive
+from sashimi_diffusion.ssm.cache import kept_values
 
 SASHIMI = {"num_tokens": 16, "d_model": 8, "n_layers": 1, "n_state": 4, "pool": [2, 3]}
 WAVENET = {"residual_channels": 4, "dilation_channels": 4, "skip_channels": 8, "end_channels": 8, "n_layers": 3}
@@ -92,8 +93,8 @@ def check_against_eager(model: AutoregressiveModel, engine: CudaGraphEngine, bat
             engine.load(state)
             eager.load(state)
             tokens = prefix[:, -1]
-        for sampling in SAMPLINGS:
-            uniforms = torch.rand(batch_size, 14, dtype=torch.float64)
+        for sampling, length in zip(SAMPLINGS, (14, 43, 21), strict=True):  # shorter than a span, and with two spans
+            uniforms = torch.rand(batch_size, length, dtype=torch.float64)
             expected, actual = eager.run(tokens, uniforms, sampling), engine.run(tokens, uniforms, sampling)
             assert torch.equal(actual[0], expected[0])
             torch.testing.assert_close(actual[1:], expected[1:], rtol=0, atol=1e-6)
@@ -119,19 +120,57 @@ def test_the_model_does_not_change(name: str) -> None:
         assert torch.equal(tensor, before[key]), key
 
 
+@torch.no_grad()
 @pytest.mark.parametrize("name", NETWORKS)
-def test_every_pattern_of_a_step_is_recorded_once(name: str) -> None:
+def test_spans_and_the_patterns_of_other_samples_are_recorded_once(name: str) -> None:
     recorded: list[Callable[[], None]] = []
 
     def record(step: Callable[[], None]) -> Callable[[], None]:
         recorded.append(step)
         return step
 
-    engine = CudaGraphEngine(small_model(name), 2, record)
-    uniforms = torch.rand(2, 20, dtype=torch.float64)
+    model = small_model(name)
+    engine, start = CudaGraphEngine(model, 2, record), model.initial_state(2)
+    span = -(-16 // PATTERNS[name]) * PATTERNS[name]
+    uniforms = torch.rand(2, 3 * span + 5, dtype=torch.float64)
     for sampling in (Sampling(), Sampling(top_k=3), Sampling()):
+        engine.load(start)
         engine.run(torch.tensor([8, 8]), uniforms, sampling)
-    assert len(recorded) == 2 * PATTERNS[name]
+    singles = min(5, PATTERNS[name])
+    assert len(recorded) == 2 * (1 + singles)
+    engine.run(torch.tensor([8, 8]), uniforms, Sampling())  # from five samples after the beginning of a frame
+    assert len(recorded) <= 2 * (1 + singles) + PATTERNS[name] - singles
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_span_writes_its_results_and_states_once(name: str) -> None:
+    model, operations = small_model(name), []
+
+    def record(step: Callable[[], None]) -> Callable[[], None]:
+        operations.append(Operations())
+        with operations[-1]:
+            step()
+        return step
+
+    engine = CudaGraphEngine(model, 2, record)
+    state_tensors = sum(isinstance(part, Tensor) for part in tree_leaves(model.initial_state(2)))
+    engine.run(torch.tensor([8, 8]), torch.rand(2, 20, dtype=torch.float64), Sampling())
+    names = [str(function) for function, _, _ in operations[0].calls]
+    assert names[-(state_tensors + 4) :].count("aten.copy_.default") == state_tensors + 4
+    assert sum("log_softmax" in name for name in names) == 1
+
+
+@torch.no_grad()
+def test_recordings_keep_the_values_that_they_read() -> None:
+    """The values of a frozen model are dropped after each run, and replays read their memory."""
+    model = small_model("unet")
+    engine = CudaGraphEngine(model, 1, record_operations)
+    uniforms = torch.rand(1, 24, dtype=torch.float64)
+    engine.run(torch.tensor([8]), uniforms, Sampling())
+    kept = [tensor for recording in engine._recorded.values() for tensor in tree_leaves(recording.kept)]
+    assert sum(isinstance(tensor, Tensor) for tensor in kept) >= 2 * len(model.backbone.s4_layers())
+    assert not tree_leaves(kept_values(model))
 
 
 def test_the_next_run_does_not_change_earlier_samples() -> None:
