@@ -189,8 +189,7 @@ class PredictionGraphs:
 
 def _key(prediction: Prediction, sample: Tensor, timestep: Tensor) -> Hashable:
     """Return everything that differs between two recordings of a model."""
-    device_type = sample.device.type
-    autocast = torch.is_autocast_enabled(device_type) and torch.get_autocast_dtype(device_type)
+    autocast = torch.is_autocast_enabled("cuda") and torch.get_autocast_dtype("cuda")
     shapes = tuple((name, own.shape, own.dtype) for name, own in sorted(prediction.conditions.items()))
     return id(prediction.model), autocast, prediction.guidance_scale, shapes, sample.shape, timestep.dtype
 
