@@ -17,17 +17,15 @@ from typing import Any
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers, SchedulerMixin, SchedulerOutput
-from diffusers.utils.torch_utils import randn_tensor
 
 from sashimi_diffusion.errors import UserError
+from sashimi_diffusion.schedulers.noise import Generators, draw_noise
 
 FAST_BETAS_200 = (1e-4, 1e-3, 0.01, 0.05, 0.2, 0.7)
 """Six inference betas for a model trained with T = 200 (DiffWave, section 4: the LARGE model's fast sampling)."""
 
 FAST_BETAS_50 = (1e-4, 1e-3, 0.01, 0.05, 0.2, 0.5)
 """Six inference betas for a model trained with T = 50 (DiffWave, section 4: the BASE model's fast sampling)."""
-
-Generators = torch.Generator | list[torch.Generator] | None
 
 
 class DiffWaveScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # the mixins disagree about config_name
@@ -173,7 +171,7 @@ class DiffWaveScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # t
 
         Args:
             model_output: epsilon or v, shape (B, C, L).
-            timestep: one of ``timesteps``.
+            timestep: one of ``timesteps``. The step waits for the device of a tensor that is not on the CPU.
             sample: x_t, shape (B, C, L).
             generator: source of the noise z: one generator, or one per sample.
             return_dict: return a ``SchedulerOutput`` instead of a tuple.
@@ -191,7 +189,7 @@ class DiffWaveScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # t
             epsilon = math.sqrt(cumulative) * model_output + math.sqrt(1 - cumulative) * sample
         previous = (sample - (1 - alpha) / math.sqrt(1 - cumulative) * epsilon) / math.sqrt(alpha)
         if index > 0:
-            previous = previous + sigma * randn_tensor(sample.shape, generator, sample.device, sample.dtype)
+            previous = previous + sigma * draw_noise(sample.shape, generator, sample.device, sample.dtype)
         return SchedulerOutput(prev_sample=previous) if return_dict else (previous,)
 
     def add_noise(self, original_samples: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:

@@ -37,6 +37,18 @@ def frozen(module: nn.Module) -> Iterator[None]:
             cache.close()
 
 
+def kept_values(module: nn.Module) -> list[Any]:
+    """Return the values that a frozen module keeps, for example to keep their memory for a CUDA graph."""
+    return [part.cache.values() for part in module.modules() if isinstance(part, Cached)]
+
+
+def drop_values(module: nn.Module) -> None:
+    """Drop the values that a frozen module keeps, so that the next forward pass computes them."""
+    for part in module.modules():
+        if isinstance(part, Cached):
+            part.cache.clear()
+
+
 class ParameterCache:
     """Cache of values that depend on the parameters of one module; it keeps values only while it is open.
 
@@ -61,6 +73,10 @@ class ParameterCache:
     def clear(self) -> None:
         """Drop all values."""
         self._entries.clear()
+
+    def values(self) -> list[Any]:
+        """Return all values."""
+        return [value for _, _, value in self._entries.values()]
 
     def get(self, module: nn.Module, name: str, key: Hashable, compute: Callable[[], T]) -> T:
         """Return ``compute()``, or the value that an earlier call computed.
