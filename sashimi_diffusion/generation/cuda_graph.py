@@ -13,17 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sashimi_diffusion.cuda_graph import record_cuda_graph
 from sashimi_diffusion.generation.sampling import Sampling, sample_tokens
-
-
-def record_cuda_graph(step: Callable[[], None]) -> Callable[[], None]:
-    """Record ``step`` as a CUDA graph and return a function that replays it."""
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, stream=side):
-        step()
-    return graph.replay
 
 
 class CudaGraphEngine:
