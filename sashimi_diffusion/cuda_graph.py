@@ -36,3 +36,12 @@ def record_cuda_graphs(*steps: Callable[[], None]) -> list[Callable[[], None]]:
                 step()
         replays.append(graph.replay)
     return replays
+
+
+def run_on_side_stream(step: Callable[[], None]) -> None:
+    """Run ``step`` on a stream of its own, as PyTorch requires before the recording of a backward pass."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        step()
+    torch.cuda.current_stream().wait_stream(side)

@@ -42,7 +42,7 @@ FLOORS = {
     ],
     "sashimi_diffusion": [
         {"errors"},
-        {"files", "memory", "suggestions", "launch"},
+        {"cuda_graph", "files", "memory", "suggestions", "launch"},
         {"data", "schedulers"},
         {"ssm"},
         {"models"},

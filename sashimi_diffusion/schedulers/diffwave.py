@@ -94,6 +94,7 @@ class DiffWaveScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # t
             self.betas = _checked_betas("beta_start .. beta_end", betas)
         self.alphas = 1.0 - self.betas
         self.alphas_cumprod = _running_product(self.alphas)
+        self._device_copies: tuple[torch.Tensor, dict[torch.device, torch.Tensor]] = (self.alphas_cumprod, {})
         self.set_timesteps()
 
     def __len__(self) -> int:
@@ -202,8 +203,20 @@ class DiffWaveScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # t
         signal, deviation = self._signal_and_noise(sample, timesteps)
         return signal * noise - deviation * sample
 
+    def noise_levels(self, timesteps: torch.Tensor) -> torch.Tensor:
+        """Return abar_t of integer t (B,) on their device, float32 (B,).
+
+        ``alphas_cumprod`` is copied to a device once, not for every batch.
+        """
+        source, copies = self._device_copies
+        if source is not self.alphas_cumprod:
+            self._device_copies = source, copies = self.alphas_cumprod, {}
+        if timesteps.device not in copies:
+            copies[timesteps.device] = source.to(timesteps.device)
+        return copies[timesteps.device][timesteps]
+
     def _signal_and_noise(self, sample: torch.Tensor, timesteps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        cumulative = self.alphas_cumprod.to(sample.device)[timesteps.to(sample.device)].to(sample.dtype)
+        cumulative = self.noise_levels(timesteps.to(sample.device)).to(sample.dtype)
         cumulative = cumulative.reshape(-1, *[1] * (sample.ndim - 1))  # (B, 1, 1)
         return cumulative.sqrt(), (1 - cumulative).sqrt()
 
