@@ -28,6 +28,7 @@ class Launch(NamedTuple):
         constants: value of every ``tl.constexpr`` argument.
         num_warps, num_stages: launch options.
         matrix: the design requires products on matrix units (``mma.sync``, ``wgmma``, ``mfma``).
+        targets: keys of :data:`sashimi_kernels.hardware.HARDWARE` on which the form is launched; empty for all.
     """
 
     kernel: Any
@@ -36,6 +37,7 @@ class Launch(NamedTuple):
     num_warps: int
     num_stages: int
     matrix: bool
+    targets: tuple[str, ...] = ()
 
     def form(self) -> str:
         """Return one line that identifies the compiled form."""
