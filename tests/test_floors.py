@@ -38,7 +38,7 @@ FLOORS = {
         {"channelwise", "convolution", "fourier", "generation", "pointwise", "recurrence"},
         {PACKAGE},
         {"compilation", "workloads"},
-        {"aot", "benchmark"},
+        {"aot", "benchmark", "warm_up"},
     ],
     "sashimi_diffusion": [
         {"errors"},

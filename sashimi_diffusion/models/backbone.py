@@ -24,7 +24,7 @@ from sashimi_diffusion.models.layers import module_list
 from sashimi_diffusion.ssm import StateSpace
 from sashimi_diffusion.ssm.cache import Cached
 from sashimi_diffusion.ssm.convolution import Operator, convolution_operators
-from sashimi_diffusion.ssm.precision import in_autocast_dtype
+from sashimi_diffusion.ssm.precision import in_autocast_dtype, without_autocast
 
 
 class SashimiBackbone(Cached):
@@ -200,7 +200,11 @@ class SashimiBackbone(Cached):
             return torch.cat([one.weight for one in projections]), torch.cat([one.bias for one in projections])
 
         weight, bias = self.cache.get(self, "step projections", None, concatenated)
-        return F.linear(embedding, weight, bias).split([one.out_features for one in projections], dim=-1)
+        widths = [one.out_features for one in projections]
+        if embedding.device.type == "cpu":
+            return F.linear(embedding, weight, bias).split(widths, dim=-1)
+        with without_autocast(embedding.device):  # the norms add these biases in float32
+            return F.linear(embedding.to(weight.dtype), weight, bias).split(widths, dim=-1)
 
     def residual_s4_layers(self) -> list[ResidualS4]:
         """Return the residual S4 layers of the way down, the center and the way up; both ways begin at the raw rate."""

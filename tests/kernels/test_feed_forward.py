@@ -114,7 +114,7 @@ def test_torch_equals_the_composition(norm: str, batch: int, skip: bool) -> None
 @pytest.mark.parametrize("skip", [False, True])
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
 @pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("backend", ["torch"])
+@pytest.mark.parametrize("backend", ["torch", "triton"])
 def test_output_and_gradients(
     assert_close: Callable, backend: str, norm: str, sizes: tuple[int, ...], skip: bool, dtype: torch.dtype
 ) -> None:
@@ -124,7 +124,7 @@ def test_output_and_gradients(
 @pytest.mark.usefixtures("poisoned_memory")
 @pytest.mark.parametrize("layout", ["transposed", "sliced", "expanded"])
 @pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("backend", ["torch"])
+@pytest.mark.parametrize("backend", ["torch", "triton"])
 def test_strides(assert_close: Callable, backend: str, norm: str, layout: str) -> None:
     strided = {
         "transposed": lambda x: x.transpose(1, 2).contiguous().transpose(1, 2),
@@ -136,7 +136,7 @@ def test_strides(assert_close: Callable, backend: str, norm: str, layout: str) -
 
 
 @pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("backend", ["torch"])
+@pytest.mark.parametrize("backend", ["torch", "triton"])
 def test_gradients_that_are_not_contiguous(norm: str, backend: str) -> None:
     """The gradient of a sum has strides of zero; the gradient of a transposition is transposed."""
     for cotangent in (torch.ones(()).expand(2, 5, 9), randn(2, 9, 5).transpose(1, 2)):
@@ -148,7 +148,7 @@ def test_gradients_that_are_not_contiguous(norm: str, backend: str) -> None:
 
 
 @pytest.mark.parametrize("value", [0.0, 0.3, -7.123])
-@pytest.mark.parametrize("backend", ["torch"])
+@pytest.mark.parametrize("backend", ["torch", "triton"])
 def test_equal_channels_and_a_tiny_epsilon_give_no_nan(backend: str, value: float) -> None:
     """The scale is 1 / √ε = 10¹⁰; its fourth power overflows float32."""
     inputs = make_inputs("scalar", 2, 5, 7, 9, True, torch.float32)
@@ -158,7 +158,7 @@ def test_equal_channels_and_a_tiny_epsilon_give_no_nan(backend: str, value: floa
         assert torch.isfinite(result).all()
 
 
-@pytest.mark.parametrize("backend", ["torch"])
+@pytest.mark.parametrize("backend", ["torch", "triton"])
 def test_a_tiny_epsilon_has_the_exact_gradient(assert_close: Callable, backend: str) -> None:
     """Features are so small that ε = 1e-8 would dominate."""
     inputs = make_inputs("scalar", 2, 5, 7, 9, False, torch.float32)

@@ -111,7 +111,7 @@ def test_pointwise_on_a_device_is_one_product_with_a_contiguous_result() -> None
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
 @pytest.mark.parametrize("residual", [False, True])
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
-@pytest.mark.parametrize("backend", ["torch"])
+@pytest.mark.parametrize("backend", ["torch", "triton"])
 def test_output_and_gradients(
     assert_close: Callable, backend: str, sizes: tuple[int, ...], residual: bool, dtype: torch.dtype
 ) -> None:
@@ -121,7 +121,7 @@ def test_output_and_gradients(
 
 @pytest.mark.usefixtures("poisoned_memory")
 @pytest.mark.parametrize("layout", ["transposed", "sliced", "expanded"])
-@pytest.mark.parametrize("backend", ["torch"])
+@pytest.mark.parametrize("backend", ["torch", "triton"])
 def test_strides(assert_close: Callable, backend: str, layout: str) -> None:
     strided = {
         "transposed": lambda x: x.transpose(1, 2).contiguous().transpose(1, 2),
@@ -132,7 +132,7 @@ def test_strides(assert_close: Callable, backend: str, layout: str) -> None:
     check(assert_close, backend, inputs)
 
 
-@pytest.mark.parametrize("backend", ["torch"])
+@pytest.mark.parametrize("backend", ["torch", "triton"])
 def test_gradients_that_are_not_contiguous(backend: str) -> None:
     """The gradient of a sum has strides of zero; the gradient of a transposition is transposed."""
     for cotangent in (torch.ones(()).expand(2, 4, 9), randn(2, 9, 4).transpose(1, 2)):
@@ -143,7 +143,7 @@ def test_gradients_that_are_not_contiguous(backend: str) -> None:
             torch.testing.assert_close(got.double(), wanted, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize(("backend", "dtype"), [("torch", torch.bfloat16)], ids=str)
+@pytest.mark.parametrize(("backend", "dtype"), [("torch", torch.bfloat16), ("triton", torch.float16)], ids=str)
 def test_autocast(backend: str, dtype: torch.dtype) -> None:
     """A residual stream in float32 stays in float32 for every dtype of the layers."""
     torch.manual_seed(0)

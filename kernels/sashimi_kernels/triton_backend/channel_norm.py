@@ -63,10 +63,12 @@ def _channel_norm(
 ) -> Tensor:
     """Compute either norm with float32 parameters. In the scalar norm, ``weight`` is the gain, ``offset`` the shift."""
     y = x.new_empty(x.shape)
-    bias = None if bias is None else bias.contiguous()
+    if bias is not None and bias.stride(1) != 1:
+        bias = bias.contiguous()
     tensors = pointers(x=x, weight=weight.contiguous(), offset=offset.contiguous(), bias=bias, y=y)
+    sizes = {**_sizes(x, epsilon), "bias_batch_stride": 0 if bias is None else bias.stride(0)}
     constants = {**_tile(x.shape[1], scalar), **common_multiple(x)}
-    launch(_channel_norm_kernel, _grid(x, constants), {**tensors, **_sizes(x, epsilon)}, constants, _N_WARPS)
+    launch(_channel_norm_kernel, _grid(x, constants), {**tensors, **sizes}, constants, _N_WARPS)
     return y
 
 
@@ -134,7 +136,7 @@ def launches() -> Iterator[Launch]:
         constants = {**_tile(n_channels, scalar), "MULTIPLE": factor}
         dshift = "*fp32" if scalar else None
         for bias in ("*fp32", None):
-            forward = {**pointers(x=x), **parameters, **pointers(bias=bias, y=x), **sizes}
+            forward = {**pointers(x=x), **parameters, **pointers(bias=bias, y=x), **sizes, "bias_batch_stride": "i32"}
             yield form(_channel_norm_kernel, forward, constants, _N_WARPS)
         for dbias in ("*fp32", None) if scalar else ("*fp32",):
             outputs = pointers(dx=x, dweight="*fp32", dshift=dshift, dbias=dbias)
@@ -170,6 +172,7 @@ def _channel_norm_kernel(
     x_batch_stride,
     x_channel_stride,
     x_position_stride,
+    bias_batch_stride,
     SCALAR: tl.constexpr,
     BLOCK_H: tl.constexpr,
     BLOCK_L: tl.constexpr,
@@ -199,7 +202,7 @@ def _channel_norm_kernel(
             y *= tl.load(weight_ptr + channel_offsets, channel_mask, other=0.0)[:, None]
             y += tl.load(offset_ptr + channel_offsets, channel_mask, other=0.0)[:, None]
         if bias_ptr is not None:
-            y += tl.load(bias_ptr + pid_batch * n_channels + channel_offsets, channel_mask, other=0.0)[:, None]
+            y += tl.load(bias_ptr + pid_batch * bias_batch_stride + channel_offsets, channel_mask, other=0.0)[:, None]
         tl.store(y_ptr + channel_offsets[:, None] * length + position_offsets[None, :], y, mask)
 
 

@@ -13,11 +13,9 @@ A tile of 64 rows holds groups of consecutive chunks, one group a row, for one d
 
 Thus few products are sequential, and states are written once and in the dtype of the signal: they are only read as
 operands of products that round them to this dtype anyway. The second pass reads samples that are still in the L2 cache.
-A longer signal takes several spans of 64 groups.
 
 The reverse direction goes over the chunks from the last to the first. The adjoint exchanges read for write, transposes
-``advance`` and reverses both directions. The number of chunks a group has, a power of two, minimizes the sequential
-products.
+``advance`` and reverses both directions. The number of chunks of a group, a power of two, minimizes the sequential products.
 """
 
 from collections.abc import Iterator
@@ -42,13 +40,12 @@ from sashimi_kernels.triton_backend.chunk_tiles import (
 from sashimi_kernels.triton_backend.launch import Launch, launch
 
 _ROWS = 64
-_GROUPS = (1, 2, 4, 8, 16)
 # Programs that run at the same time: two on each multiprocessor of an H100.
 _CONCURRENT = 264
 
 
 class Grouping(NamedTuple):
-    """Arrangement of the chunks: rows of ``group`` chunks, 2^``squarings``; ``groups`` rows per batch element."""
+    """Arrangement of the chunks in tiles of rows: ``groups`` rows per batch element, 2^``squarings`` chunks per row."""
 
     group: int
     squarings: int
@@ -56,21 +53,22 @@ class Grouping(NamedTuple):
     rounds: int
     tiles: int
 
-    def sequential_products(self, n_chunks: int, programs_per_tile: int) -> int:
-        """Return the number of products that follow each other, per multiprocessor."""
+    def sequential_products(self, programs_per_tile: int) -> int:
+        """Return the number of products that follow each other on a multiprocessor."""
         waves = triton.cdiv(self.tiles * programs_per_tile, _CONCURRENT)
-        spans = triton.cdiv(n_chunks, self.group * self.groups)
-        return waves * (self.squarings + spans * (2 * self.group + 2 * self.rounds + 2))
+        return waves * (4 * self.group + self.squarings + 2 * self.rounds)
 
 
 def grouping(n_batch: int, n_chunks: int, programs_per_tile: int) -> Grouping:
     """Return the arrangement with the fewest sequential products."""
     found = []
-    for squarings, group in enumerate(_GROUPS):
-        groups = min(triton.cdiv(n_chunks, group), _ROWS)
-        rounds, tiles = (groups - 1).bit_length(), triton.cdiv(n_batch, _ROWS // groups)
-        found.append(Grouping(group, squarings, groups, rounds, tiles))
-    return min(found, key=lambda one: one.sequential_products(n_chunks, programs_per_tile))
+    for squarings in range(max(1, n_chunks - 1).bit_length() + 1):
+        group = 2**squarings
+        groups = triton.cdiv(n_chunks, group)
+        if groups <= _ROWS:
+            rounds, tiles = (groups - 1).bit_length(), triton.cdiv(n_batch, _ROWS // groups)
+            found.append(Grouping(group, squarings, groups, rounds, tiles))
+    return min(found, key=lambda one: one.sequential_products(programs_per_tile))
 
 
 def chunk_states(signal: Tensor, write: Tensor, advance: Tensor, adjoint: bool = False) -> Tensor:
@@ -201,54 +199,44 @@ def chunk_states_kernel(
     if BLOCK_K == CHUNK:
         write = _load_write(write_ptr, tl.arange(0, CHUNK), n_directions * n, columns, n)
         write = write.to(signal_ptr.dtype.element_ty)
-    k = tl.arange(0, COLUMNS)
-    advance_offsets = tl.where(adjoint == 1, columns[None, :] * n + k[:, None], k[:, None] * n + columns[None, :])
-    advance_mask = (k[:, None] < n) & (columns[None, :] < n)
-    advance = tl.load(advance_ptr + pid_h * n * n + advance_offsets, mask=advance_mask, other=0.0)
-    leap = advance  # over a group
+    advance = _load_advance(advance_ptr + pid_h * n * n, n, adjoint, COLUMNS)
+    state = tl.zeros((ROWS, COLUMNS), dtype=tl.float32)
+    for step in range(group):
+        order = places * group + step
+        if enter_ptr is not None:
+            enter_mask = (row_mask & (order == adjoint))[:, None] & edge_mask
+            state += tl.load(enter_ptr + edge_offsets, mask=enter_mask, other=0.0)
+        chunk = tl.where(down, n_chunks - 1 - order, order)
+        state = _advanced(
+            state, advance, signal_ptr, signal_offsets + chunk * CHUNK, length - chunk * CHUNK,
+            row_mask & (order < n_chunks), write, n_directions * n, columns, n, CHUNK, BLOCK_K, PRECISION,
+        )  # fmt: skip
+    # From the sums of the groups to the states before the groups.
+    leap = advance
     for _ in range(squarings):
         leap = tl.dot(leap, leap, input_precision=PRECISION)
-    carried = tl.zeros((ROWS, COLUMNS), dtype=tl.float32)  # state before the span
-    for start in range(0, n_orders, group * groups):
-        state = tl.zeros((ROWS, COLUMNS), dtype=tl.float32)
-        for step in range(group):
-            order = start + places * group + step
-            if enter_ptr is not None:
-                state += tl.load(
-                    enter_ptr + edge_offsets, mask=(row_mask & (order == adjoint))[:, None] & edge_mask, other=0.0
-                )
-            chunk = tl.where(down, n_chunks - 1 - order, order)
-            state = _advanced(
-                state, advance, signal_ptr, signal_offsets + chunk * CHUNK, length - chunk * CHUNK,
-                row_mask & (order < n_chunks), write, n_directions * n, columns, n, CHUNK, BLOCK_K, PRECISION,
-            )  # fmt: skip
-        state = tl.dot(tl.where((places == 0)[:, None], carried, 0.0), leap, state, input_precision=PRECISION)
-        distance, factor = 1, leap
-        for _ in range(rounds):
-            earlier = tl.where((places >= distance)[:, None], _rows_before(state, distance, ROWS, COLUMNS), 0.0)
-            state = tl.dot(earlier, factor, state, input_precision=PRECISION)
-            factor = tl.dot(factor, factor, input_precision=PRECISION)
-            distance *= 2
-        before = tl.where((places == 0)[:, None], carried, _rows_before(state, 1, ROWS, COLUMNS))
-        carried = _row_of(state, rows - places + groups - 1, ROWS, COLUMNS)
-        state = before
-        for step in range(group):
-            order = start + places * group + step
-            if enter_ptr is not None:
-                state += tl.load(
-                    enter_ptr + edge_offsets, mask=(row_mask & (order == adjoint))[:, None] & edge_mask, other=0.0
-                )
-                at_end = row_mask & (order == n_orders - 1)
-                tl.store(final_ptr + edge_offsets, state, mask=at_end[:, None] & edge_mask)
-            chunk = tl.where(down, n_chunks - 1 - order, order)
-            mask = row_mask & (order < n_chunks)
-            state_offsets = (features * n_chunks + chunk) * (n_directions * COLUMNS) + direction * COLUMNS
-            state_ptrs = states_ptr + state_offsets[:, None] + columns[None, :]
-            tl.store(state_ptrs, state.to(states_ptr.dtype.element_ty), mask=mask[:, None])
-            state = _advanced(
-                state, advance, signal_ptr, signal_offsets + chunk * CHUNK, length - chunk * CHUNK,
-                mask, write, n_directions * n, columns, n, CHUNK, BLOCK_K, PRECISION,
-            )  # fmt: skip
+    state = _rows_before(state, 1, places, ROWS, COLUMNS)
+    distance = 1
+    for _ in range(rounds):
+        state = tl.dot(_rows_before(state, distance, places, ROWS, COLUMNS), leap, state, input_precision=PRECISION)
+        leap = tl.dot(leap, leap, input_precision=PRECISION)
+        distance *= 2
+    for step in range(group):
+        order = places * group + step
+        if enter_ptr is not None:
+            enter_mask = (row_mask & (order == adjoint))[:, None] & edge_mask
+            state += tl.load(enter_ptr + edge_offsets, mask=enter_mask, other=0.0)
+            at_end = row_mask & (order == n_orders - 1)
+            tl.store(final_ptr + edge_offsets, state, mask=at_end[:, None] & edge_mask)
+        chunk = tl.where(down, n_chunks - 1 - order, order)
+        mask = row_mask & (order < n_chunks)
+        state_offsets = (features * n_chunks + chunk) * (n_directions * COLUMNS) + direction * COLUMNS
+        state_ptrs = states_ptr + state_offsets[:, None] + columns[None, :]
+        tl.store(state_ptrs, state.to(states_ptr.dtype.element_ty), mask=mask[:, None])
+        state = _advanced(
+            state, advance, signal_ptr, signal_offsets + chunk * CHUNK, length - chunk * CHUNK,
+            mask, write, n_directions * n, columns, n, CHUNK, BLOCK_K, PRECISION,
+        )  # fmt: skip
 
 
 @triton.jit
@@ -277,12 +265,16 @@ def _load_write(write_ptr, positions, pitch, columns, n):
 
 
 @triton.jit
-def _rows_before(x, distance, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """Return the tile whose row r is row r - distance of ``x``."""
-    return _row_of(x, tl.maximum(tl.arange(0, ROWS) - distance, 0), ROWS, COLUMNS)
+def _load_advance(advance_ptr, n, adjoint, COLUMNS: tl.constexpr):
+    """Load the matrix or, in the adjoint, its transpose."""
+    k, columns = tl.arange(0, COLUMNS)[:, None], tl.arange(0, COLUMNS)[None, :]
+    offsets = tl.where(adjoint == 1, columns * n + k, k * n + columns)
+    return tl.load(advance_ptr + offsets, mask=(k < n) & (columns < n), other=0.0)
 
 
 @triton.jit
-def _row_of(x, source, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """Return the tile whose row r is row source[r] of ``x``."""
-    return tl.gather(x, tl.broadcast_to(tl.minimum(source, ROWS - 1)[:, None], (ROWS, COLUMNS)), 0)
+def _rows_before(x, distance, places, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """Return the tile whose row at place p of a batch element is the row at place p - distance, or zero."""
+    source = tl.maximum(tl.arange(0, ROWS) - distance, 0)
+    moved = tl.gather(x, tl.broadcast_to(source[:, None], (ROWS, COLUMNS)), 0)
+    return tl.where((places >= distance)[:, None], moved, 0.0)
