@@ -21,6 +21,7 @@ FLOORS = {
     "sashimi_kernels": [
         {
             "allocation",
+            "chunks",
             "commands",
             "choices",
             "derivatives",
@@ -37,11 +38,11 @@ FLOORS = {
         {"channelwise", "convolution", "fourier", "generation", "pointwise", "recurrence"},
         {PACKAGE},
         {"compilation", "workloads"},
-        {"aot", "benchmark"},
+        {"aot", "benchmark", "warm_up"},
     ],
     "sashimi_diffusion": [
         {"errors"},
-        {"files", "memory", "suggestions", "launch"},
+        {"cuda_graph", "files", "memory", "suggestions", "launch"},
         {"data", "schedulers"},
         {"ssm"},
         {"models"},

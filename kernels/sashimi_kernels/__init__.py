@@ -7,7 +7,8 @@
 ``nplr_state``           the same for a normal-plus-low-rank state space
 ``diagonal_step``        one recurrence step of a diagonal state space
 ``nplr_step``            the same for a normal-plus-low-rank state space
-``chunked_convolution``  convolution with a diagonal state space by matrix products
+``chunk_operators``      matrices of a state space, of either kind, for chunks of samples
+``chunked_convolution``  convolution with a state space by products with these matrices
 ``long_convolution``     convolution with kernels of any length (``kernel_lags``) by FFT
 ``scalar_norm``          norm over the channels with one gain and one shift, plus a bias
 ``layer_norm``           norm over the channels with a weight and an offset per channel, plus a bias
@@ -22,7 +23,8 @@ State spaces are represented by half of their conjugate pairs: complex tensors o
 
 from sashimi_kernels.backends import available_backends, backend_name
 from sashimi_kernels.channelwise import gated_residual, layer_norm, scalar_norm
-from sashimi_kernels.convolution import chunked_convolution
+from sashimi_kernels.chunks import ChunkOperators
+from sashimi_kernels.convolution import chunk_operators, chunked_convolution
 from sashimi_kernels.discretization import (
     DiscreteDiagonal,
     DiscreteNPLR,
@@ -37,10 +39,12 @@ from sashimi_kernels.recurrence import diagonal_step, nplr_step
 
 __all__ = [
     "BackendUnavailableError",
+    "ChunkOperators",
     "DiscreteDiagonal",
     "DiscreteNPLR",
     "available_backends",
     "backend_name",
+    "chunk_operators",
     "chunked_convolution",
     "diagonal_kernel",
     "diagonal_state",

@@ -14,7 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from sashimi_kernels.triton_backend.arguments import FLOATS, pointers
-from sashimi_kernels.triton_backend.chunk_kernels import matrix_precision
+from sashimi_kernels.triton_backend.chunk_tiles import matrix_precision
 from sashimi_kernels.triton_backend.launch import Launch, launch
 
 # Channels of a tile. Larger inputs do not fit the registers and the shared memory of a multiprocessor.
