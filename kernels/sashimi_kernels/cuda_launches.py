@@ -28,7 +28,6 @@ _ALLOCATIONS = {
 
 _FIXED = {
     # A fill, then a copy into a part of the filled tensor.
-    "constant_pad_nd": 2,
     "diag_embed": 2,
     "diagonal_backward": 2,
     "select_backward": 2,
@@ -43,6 +42,8 @@ _FIXED = {
     # Products of pairs, then their sum.
     "dot": 2,
     "vdot": 2,
+    # The comparison of all elements, then their conjunction.
+    "equal": 2,
     # A sort of keys and values takes several passes over the digits.
     "sort": 4,
     # cuDNN: the convolution and the bias; backward: input, weight, bias and the fill of a sum.
@@ -115,6 +116,11 @@ def _addmm(arguments: Sequence[Any], result: Any) -> int:
 def _baddbmm(arguments: Sequence[Any], result: Any) -> int:
     """The term is copied into the result first, unless it is the result."""
     return _matrix_product(arguments[1:3], result) + (arguments[0] is not result)
+
+
+def _constant_pad(arguments: Sequence[Any], result: Any) -> int:
+    """A fill and a copy into a part of it; one copy if nothing is added."""
+    return 2 if any(amount > 0 for amount in arguments[1]) else 1
 
 
 def _needs_copy(x: Any) -> bool:
@@ -192,6 +198,7 @@ _COMPUTED: dict[str, Callable[[Sequence[Any], Any], int]] = {
     "bmm": _matrix_product,
     "addmm": _addmm,
     "baddbmm": _baddbmm,
+    "constant_pad_nd": _constant_pad,
     "_fft_r2c": _real_to_complex,
     "_fft_c2r": _complex_to_real,
     "_fft_c2c": _complex_to_complex,
