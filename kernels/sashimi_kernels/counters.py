@@ -10,8 +10,8 @@ Tensors on the device "meta" have shapes and no values, so nothing is computed, 
 optimizer step. ``SASHIMI_KERNELS=triton`` selects the kernels of a GPU; their launches are counted, too.
 
 - Launches are those of CUDA, see ``cuda_launches`` and, for weight normalization and autocast, ``meta_device``.
-- Bytes: every operation and every Triton kernel reads each of its tensors once and writes each of its results once. This
-  is a lower bound for operations of several kernels.
+- Bytes: every operation and every Triton kernel reads each of its tensors once and writes each of its results once.
+  This is a lower bound for operations of several kernels.
 - A synchronization reads a value (``item``, ``tolist``, ``cpu``, ``bool``, ``torch.equal``). The values read are ones
   and True, because there are none. An operation whose result has as many elements as the values say raises an error.
 - A transfer copies from the CPU to the device. It synchronizes unless it is pinned and non-blocking.
@@ -173,7 +173,7 @@ def _traffic(func: Any, args: tuple, kwargs: dict[str, Any], inputs: list[Tensor
 
 def _written(func: Any, args: tuple, kwargs: dict[str, Any]) -> list[Tensor]:
     """Return the arguments that an operation writes to."""
-    found = []
+    found: list[Tensor] = []
     for index, argument in enumerate(func._schema.arguments):
         if argument.alias_info is not None and argument.alias_info.is_write:
             found += tensors_in(args[index] if index < len(args) else kwargs.get(argument.name))

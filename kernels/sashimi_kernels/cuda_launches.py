@@ -166,7 +166,7 @@ def _multi_tensor(name: str, arguments: Sequence[Any], result: Any) -> int:
 
     A norm fills a table of the sums of the blocks first, and adds them up in a last kernel.
     """
-    lists = [value for value in arguments if isinstance(value, (list, tuple)) and value and isinstance(value[0], Tensor)]
+    lists: list[Sequence[Tensor]] = [x for x in arguments if isinstance(x, (list, tuple)) and [*tensors_in(x)]]
     if name.startswith("_fused_"):
         lists = lists[:-1]  # the numbers of steps are read beside the lists
     elif name == "_foreach_norm":

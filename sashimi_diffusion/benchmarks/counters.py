@@ -5,9 +5,9 @@
 
 The networks are on the device "meta", see :mod:`sashimi_kernels.counters`, under autocast to bfloat16 and with the
 kernels of the backend "triton". A forward pass is one call inside of ``frozen(model)``, after its kernels are computed.
-A training step is forward, mean square error, backward, gradient norm, clipping, fused AdamW and the moving average, all
-on the device. A recurrent step is one sample of the autoregressive U-net of 8 blocks per stage, including the choice of
-the token, as a mean over a frame of the lowest stage.
+A training step is forward, mean square error, backward, gradient norm, clipping, fused AdamW and the moving average,
+all on the device. A recurrent step is one sample of the autoregressive U-net of 8 blocks per stage, including the
+choice of the token, as a mean over a frame of the lowest stage.
 
 The floor is the traffic if every pass were fused: nine passes over the bfloat16 features of each block in a forward
 pass, and three times as many in training.
@@ -64,10 +64,8 @@ def main() -> int:
     """Print the table."""
     parser = Parser("Count kernel launches, memory traffic, synchronizations and transfers on a GPU, without a GPU.")
     parser.add_argument("--d-model", type=positive, nargs="+", default=[64, 128], help="features at the raw rate")
-    parser.add_argument(
-        "--parameterization", nargs="+", choices=PARAMETERIZATIONS, default=list(PARAMETERIZATIONS), help="default: both"
-    )
-    parser.add_argument("--by-operation", type=positive, metavar="N", help="also list the N operations of most launches")
+    parser.add_argument("--parameterization", nargs="+", choices=PARAMETERIZATIONS, default=PARAMETERIZATIONS)
+    parser.add_argument("--by-operation", type=positive, metavar="N", help="list the N operations with most launches")
     options = parser.parse_args()
     try:
         rows = list(_rows(options.d_model, options.parameterization))
@@ -82,13 +80,13 @@ def main() -> int:
     return 0
 
 
-def denoiser(d_model: int, parameterization: str) -> SashimiDenoiser:
+def denoiser(d_model: int, parameterization: str) -> Any:
     """Return a denoiser of the published size on the device "meta"."""
     with torch.device("meta"):
         return SashimiDenoiser(d_model=d_model, parameterization=parameterization, sample_size=LENGTH)
 
 
-def count_forward(model: SashimiDenoiser, batch_size: int) -> Counts:
+def count_forward(model: Any, batch_size: int) -> Counts:
     """Count a forward pass in evaluation mode whose convolution kernels are already computed."""
     sample, timestep = _inputs(batch_size)
     model.eval()
@@ -99,7 +97,7 @@ def count_forward(model: SashimiDenoiser, batch_size: int) -> Counts:
     return counts
 
 
-def count_training_step(model: SashimiDenoiser, batch_size: int) -> Counts:
+def count_training_step(model: Any, batch_size: int) -> Counts:
     """Count a training step that never waits for the device."""
     sample, timestep = _inputs(batch_size)
     noise = torch.empty_like(sample)
@@ -157,7 +155,7 @@ def floor_bytes(config: Any, batch_size: int, length: int, training: bool) -> in
 class _FusedAdamW:
     """AdamW as one multi-tensor kernel per parameter group, which ``torch.optim.AdamW`` refuses for "meta"."""
 
-    def __init__(self, model: SashimiDenoiser, config: OptimizerConfig) -> None:
+    def __init__(self, model: Any, config: OptimizerConfig) -> None:
         self.groups = parameter_groups(model, config)
         self.state: dict[Tensor, tuple[Tensor, Tensor, Tensor]] = {
             parameter: (torch.zeros_like(parameter), torch.zeros_like(parameter), torch.zeros(()))
@@ -229,8 +227,9 @@ def _line(row: Row) -> str:
     counts, steps = row.counts, row.steps
     floor = "" if row.floor is None else f"{row.floor / 1e9:.3g}"
     ratio = "" if row.floor is None else f"{counts.bytes / row.floor:.1f}"
-    waits = f"{len(counts.synchronizations) / steps:g} | {len(counts.transfers) / steps:g}"
-    return f"| {row.name} | {counts.launches / steps:,.0f} | {counts.bytes / steps / 1e9:.3g} | {floor} | {ratio} | {waits} |"
+    launches, traffic = f"{counts.launches / steps:,.0f}", f"{counts.bytes / steps / 1e9:.3g}"
+    waits, transfers = (f"{len(places) / steps:g}" for places in (counts.synchronizations, counts.transfers))
+    return f"| {' | '.join((row.name, launches, traffic, floor, ratio, waits, transfers))} |"
 
 
 def _print_details(row: Row, n_operations: int) -> None:

@@ -108,4 +108,5 @@ def test_an_error_of_the_command_is_one_line(
 ) -> None:
     assert run_command(monkeypatch, "--d-model", "none") == 2
     printed = capsys.readouterr().err
-    assert printed.startswith("error: ") and printed.count("\n") == 1
+    assert printed.startswith("error: ")
+    assert printed.count("\n") == 1
