@@ -114,7 +114,7 @@ def test_recordings_that_end_early_leave_later_chunks_without_a_loss(ar_config):
     config = ar_config(carry_chunks=2, length=512)  # the longest of the recordings has 620 samples
     task = AutoregressiveTask(config, torch.device("cpu"), False)
     window = next(window for window in range(20) if task.source.training_lengths(window, 1)[0] <= 512)
-    first, second = (task.loss(task.module, 2 * window + chunk, range(1), 1) for chunk in (0, 1))
+    first, second = (task.loss(task.module, task.batch(2 * window + chunk, range(1), 1)) for chunk in (0, 1))
     assert first > 1
     assert second == 0
 
@@ -134,7 +134,8 @@ def losses_and_gradient(config: AutoregressiveConfig) -> tuple[list[float], torc
     losses = []
     for step in range(4):
         trainer.counters.step = step
-        losses.append(trainer._step(progress=0.5)[0])
+        trainer._step(progress=0.5)
+        losses.append(trainer.step.read()[0][0])
     gradients = [parameter.grad.flatten() for parameter in trainer.network.parameters() if parameter.grad is not None]
     return losses, torch.cat(gradients)
 
@@ -159,7 +160,7 @@ def test_the_loss_is_the_mean_over_the_samples_of_the_batch(ar_config):
     examples = task.source.training_examples(0, range(4), 4)
     assert len(set(map(len, examples))) > 1
     expected = -sum(task.network.score(example[None]).sum() for example in examples) / sum(map(len, examples))
-    torch.testing.assert_close(task.loss(task.module, 0, range(4), 4).detach(), expected)
+    torch.testing.assert_close(task.loss(task.module, task.batch(0, range(4), 4)).detach(), expected)
 
 
 @pytest.mark.parametrize(("length", "times"), [(640, 1), (256, 2)])  # the longest of the recordings has 620 samples
