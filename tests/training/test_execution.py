@@ -71,7 +71,9 @@ def test_a_computer_without_a_compiler_is_reported_before_training(tiny_config, 
     monkeypatch.setenv("CXX", "/nowhere/g++")
     monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("/nowhere/g++",))
     monkeypatch.setattr("torch._inductor.config.fx_graph_cache", False)
-    with pytest.raises(UserError, match=r"training.compile is true, but torch.compile does not work on cpu: .*") as error:
+    with pytest.raises(
+        UserError, match=r"training.compile is true, but torch.compile does not work on cpu: .*"
+    ) as error:
         train(DiffusionTask, tiny_config("training.compile=true"))
     assert "\n" not in str(error.value)
     assert not (tmp_path / "run").exists()

@@ -163,6 +163,30 @@ def test_the_loss_is_the_mean_over_the_samples_of_the_batch(ar_config):
     torch.testing.assert_close(task.loss(task.module, task.batch(0, range(4), 4)).detach(), expected)
 
 
+def test_batches_for_a_gpu_have_equal_shapes_and_the_same_loss(ar_config):
+    config = ar_config(length=512, random_shift=None)
+    task, other = (AutoregressiveTask(config, torch.device(device), False) for device in ("cpu", "cuda"))
+    shapes = set()
+    for step in range(4):
+        batch, padded = task.batch(step, range(2), 2), other.batch(step, range(2), 2)
+        shapes.add(batch.inputs.shape)
+        assert padded.inputs.shape == padded.targets.shape == (2, 512)
+        torch.testing.assert_close(task.loss(task.module, padded), task.loss(task.module, batch))
+    assert len(shapes) > 1
+
+
+def test_chunks_prepared_ahead_are_those_of_their_steps(ar_config):
+    """A step of a later global batch may be prepared before this one is finished."""
+    tasks = [AutoregressiveTask(ar_config(carry_chunks=2), torch.device("cpu"), False) for _ in range(2)]
+    assert tasks[0].against_graph
+    expected = [tasks[0].batch(step, range(2), 2) for step in range(8)]
+    for step in (2, 0, 3, 1, 5, 4, 7, 6):
+        batch = tasks[1].batch(step, range(2), 2)
+        assert torch.equal(batch.inputs, expected[step].inputs)
+        assert torch.equal(batch.targets, expected[step].targets)
+        assert (batch.samples, batch.state) == (expected[step].samples, (step // 2, 0))
+
+
 @pytest.mark.parametrize(("length", "times"), [(640, 1), (256, 2)])  # the longest of the recordings has 620 samples
 def test_recordings_of_one_chunk_are_evaluated_once(ar_config, monkeypatch, length, times):
     calls = []
