@@ -1,4 +1,4 @@
-"""Tests of the step that decides on the device: equal to the eager step, recorded, repeated, without values on the host.
+"""Tests of the step that decides on the device: equal to the eager step, recorded, repeated, without a wait.
 
 There is no CUDA graph on a CPU: the recorders of these tests call the function again, or repeat its PyTorch operations
 on the same memory.
@@ -207,7 +207,7 @@ def test_too_many_steps_that_are_not_finite_stop_the_run(tiny_config, on_device,
         return rate
 
     trainer._step = noted
-    with pytest.raises(UserError, match="2 steps in a row were not finite: .*; resume with a lower optimizer.lr"):
+    with pytest.raises(UserError, match=r"2 steps in a row were not finite: .*; resume with a lower optimizer\.lr"):
         trainer.run()
     assert len(weights) == 8
     assert all(torch.equal(a, b) for a, b in zip(weights[3], weights[-1], strict=True))
