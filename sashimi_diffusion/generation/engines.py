@@ -11,7 +11,7 @@ from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.generation.cuda_graph import CudaGraphEngine
 from sashimi_diffusion.generation.sampling import Sampling, sample_tokens
 
-ENGINES = ("auto", "eager", "numba", "cuda-graph")
+ENGINES = ("auto", "eager", "numba", "cuda-graph", "triton")
 _INSTALL = "pip install 'sashimi-diffusion[fast]'"
 
 
@@ -74,7 +74,9 @@ def create_engine(name: str, model: Any, batch_size: int) -> Engine:
     Args:
         name: "eager" runs any model on any device. "numba" runs a SaShiMi model in float32 on a CPU, about a hundred
             times faster; it needs the extra ``fast``. "cuda-graph" runs any model on a CUDA device, without Python
-            between its kernels. "auto" selects the fastest of these that can run.
+            between its kernels. "triton" runs a SaShiMi model on a CUDA device in one kernel per call of
+            :meth:`Engine.run`; it has not been timed on a GPU yet. "auto" selects the fastest of the others that can
+            run.
         model: an ``AutoregressiveModel`` in evaluation mode.
         batch_size: number of clips generated together.
 

@@ -1,0 +1,5 @@
+"""The recurrence of a SaShiMi model in one Triton kernel, which generates many samples per launch. See README.md."""
+
+from sashimi_diffusion.generation.triton_engine.engine import TritonEngine
+
+__all__ = ["TritonEngine"]
