@@ -35,6 +35,8 @@ def run_linear(
     features_ptr,
     feature_size,
     GATED: tl.constexpr,
+    PRODUCT: tl.constexpr,
+    PRECISION: tl.constexpr,
     STREAMS: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCK_WIDTH: tl.constexpr,
@@ -47,10 +49,36 @@ def run_linear(
     center, scale = _norm(row, numbers_ptr, features, mask_rows, ROWS, BLOCK_WIDTH)
     for start in range(0, n_out, BLOCK_OUT):
         outputs = start + tl.arange(0, BLOCK_OUT)
-        y = _product(row, matrices_ptr, numbers_ptr, features, mask_rows, center, scale, outputs, 0, ROWS, BLOCK_IN)
+        y = _product(
+            row,
+            matrices_ptr,
+            numbers_ptr,
+            features,
+            mask_rows,
+            center,
+            scale,
+            outputs,
+            0,
+            PRODUCT,
+            PRECISION,
+            ROWS,
+            BLOCK_IN,
+        )
         if GATED:
             gates = _product(
-                row, matrices_ptr, numbers_ptr, features, mask_rows, center, scale, outputs, 1, ROWS, BLOCK_IN
+                row,
+                matrices_ptr,
+                numbers_ptr,
+                features,
+                mask_rows,
+                center,
+                scale,
+                outputs,
+                1,
+                PRODUCT,
+                PRECISION,
+                ROWS,
+                BLOCK_IN,
             )
             y *= tl.sigmoid(gates)
         elif tl.load(row + USES_GELU) != 0:
@@ -108,6 +136,8 @@ def run_state_space(
         c_re, c_im = _constant_pair(system + 4 * plane, plane, mask)
         d = tl.load(numbers_ptr + constants + h, h < size, other=0.0)
         y = _gelu(tl.sum(c_re * x_re - c_im * x_im, 2) + d[None, :] * u)
+        # Threads may hold copies of the same state, so all of them read it before one writes it.
+        tl.debug_barrier()
         tl.store(states, x_re, mask[None, :, :])
         tl.store(states + plane, x_im, mask[None, :, :])
         tl.store(features + target + h[None, :], y, (h < size)[None, :])
@@ -152,6 +182,8 @@ def _product(
     scale,
     outputs,
     part,
+    PRODUCT: tl.constexpr,
+    PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCK_IN: tl.constexpr,
 ):
@@ -173,12 +205,13 @@ def _product(
         if ROWS == 1:
             y += tl.sum(w.to(tl.float32) * x, 1)[None, :]
         elif w.dtype == tl.float32:
-            y = tl.dot(x, tl.trans(w), y, input_precision="tf32x3")
+            y = tl.dot(x, tl.trans(w), y, input_precision=PRECISION)
         else:
             # The sum of two numbers of the weights' dtype keeps the precision of the features.
             high = x.to(w.dtype)
-            y = tl.dot(high, tl.trans(w), y)
-            y = tl.dot((x - high.to(tl.float32)).to(w.dtype), tl.trans(w), y)
+            low = (x - high.to(tl.float32)).to(w.dtype)
+            y = tl.dot(high.to(PRODUCT), tl.trans(w).to(PRODUCT), y)
+            y = tl.dot(low.to(PRODUCT), tl.trans(w).to(PRODUCT), y)
     return y
 
 
@@ -229,13 +262,14 @@ def _gelu(x):
 
 
 @triton.jit
-def _load_pair(ptr, plane, mask):
-    return tl.load(ptr, mask, other=0.0), tl.load(ptr + plane, mask, other=0.0)
+def _constant_pair(ptr, plane, mask):
+    """Return the real and imaginary parts of constants (features, states) for all streams."""
+    re, im = _load_pair(ptr, plane, mask)
+    return re[None, :, :], im[None, :, :]
 
 
 @triton.jit
-def _constant_pair(ptr, plane, mask):
-    """Return the real and imaginary parts of constants (features, states) for all streams."""
+def _load_pair(ptr, plane, mask):
+    """Return real and imaginary parts. They are read once per sample, so they bypass the first cache, see weights."""
     re = tl.load(ptr, mask, other=0.0, cache_modifier=".cg")
-    im = tl.load(ptr + plane, mask, other=0.0, cache_modifier=".cg")
-    return re[None, :, :], im[None, :, :]
+    return re, tl.load(ptr + plane, mask, other=0.0, cache_modifier=".cg")

@@ -24,8 +24,7 @@ class Operation(NamedTuple):
 
     Args:
         kind: STATE_SPACE, LINEAR, GATED or ADD.
-        source, target: offsets of the input and of the output. They may be equal in ADD. An operation with a residual
-            may write over the residual.
+        source, target: offsets of the input and of the output, which differ.
         n_in, n_out: numbers of inputs and outputs, rounded up to multiples of ``ALIGNMENT``.
         width: number of inputs that are not padding, which a norm needs.
         norm: index of the norm of the source in ``Program.numbers``.

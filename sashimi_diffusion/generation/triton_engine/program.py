@@ -74,7 +74,8 @@ def flatten(model: Any, dtype: torch.dtype) -> Program:
 class _Builder:
     """Builder of a program: it collects the operations, parameters and offsets of a model.
 
-    A layer writes over its input, unless a skip connection needs the input later.
+    No operation writes over its input, because several threads may hold copies of the same number. The features of a
+    layer's input are free for the outputs of later layers, unless a skip connection needs them.
     """
 
     def __init__(self, model: Any, dtype: torch.dtype) -> None:
@@ -94,6 +95,7 @@ class _Builder:
         self._state_size = sum(sizes)
         self._states = {id(space): sum(sizes[:index]) for index, space in enumerate(spaces)}
         self._kept: set[int] = set()
+        self._free: list[list[int]] = [[] for _ in self.widths]
         self._input = self._reserve(self.widths[0])
         frames = [pool * whole(width) for width, pool in zip(self.widths, self.pools, strict=False)]
         self._frames, self._upsampled = ([self._reserve(size) for size in frames] for _ in range(2))
@@ -247,6 +249,7 @@ class _Builder:
         else:
             epsilon, shift = scalar_norm_epsilon(torch.float32), norm.shift
             weight, offset = norm.gain.expand(width), norm.gain.new_zeros(width)
+        shift = shift.float()
         index = self._number(_padded(torch.cat([shift.new_tensor([epsilon]), shift]), ALIGNMENT))
         self._number(_padded(torch.stack([weight, offset]), 2, whole(width)))
         return index
@@ -256,13 +259,18 @@ class _Builder:
         last = self.operations[-1] if self.operations else None
         if last is not None and last.target == x and last.residual != ABSENT.value and last.skip == ABSENT.value:
             self.operations[-1] = last._replace(skip=skip)
-        else:
-            self._add(Operation(ADD.value, x, x, whole(self.widths[stage]), skip=skip))
-        return x
+            return x
+        target = self._target(stage, x)
+        self._add(Operation(ADD.value, x, target, whole(self.widths[stage]), skip=skip))
+        return target
 
     def _target(self, stage: int, x: int) -> int:
-        """Return the offset for the output of a layer with the input ``x``: the same, unless ``x`` is needed later."""
-        return self._reserve(self.widths[stage]) if x in self._kept else x
+        """Return an offset for the output of a layer with the input ``x``, which is free after this layer."""
+        free = self._free[stage]
+        target = free.pop() if free else self._reserve(self.widths[stage])
+        if x not in self._kept:
+            free.append(x)
+        return target
 
     def _keep(self, x: int) -> int:
         self._kept.add(x)

@@ -31,7 +31,7 @@ def sample_tokens(logits, mask, uniforms, temperature, top_k, top_p):
     distance = tl.max(logits, 1)[:, None] - logits
     weights = tl.exp(-distance)
     total = tl.sum(weights, 1)
-    entropies = tl.log(total) + tl.sum(tl.where(weights > 0, weights * distance, 0.0), 1) / total
+    entropies = tl.log(total) + tl.sum(weights * tl.where(weights > 0, distance, 0.0), 1) / total
     kept = tl.exp(-distance / temperature)
     if top_k > 0:
         counts = tl.where(mask, 1.0, tl.zeros_like(kept))

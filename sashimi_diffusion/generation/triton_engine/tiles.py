@@ -4,16 +4,19 @@ from typing import Any
 
 import torch
 import triton
+import triton.language as tl
 
 from sashimi_diffusion.generation.triton_engine.kernel import generate_kernel
 from sashimi_diffusion.generation.triton_engine.program import Program, whole
 from sashimi_kernels.triton_backend.launch import Launch
 
 OPTIONS = {"num_warps": 8, "num_stages": 2}
-# Bounds of the numbers in the tiles of logits, of states and of linear maps, so that the tiles fit in registers.
-_LOGITS = 4096
+MAX_TOKENS = 4096
+"""Bound of the logits of a program, which are in registers; also the largest number of tokens."""
+
+# Bounds of the tiles of states and of linear maps, so that they fit in registers.
 _STATES = 2048
-_BLOCK_IN, _BLOCK_OUT = 64, 128
+_INPUT_BYTES, _OUTPUTS = 128, 128
 _MAX_STREAMS = 16
 # Matrix units multiply tiles of at least 16 rows.
 _ROWS = 16
@@ -23,7 +26,7 @@ def streams_per_program(batch_size: int, num_tokens: int, device: torch.device) 
     """Return the smallest power of two with which all programs run at once, one on each multiprocessor; at most 16."""
     programs = torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
     wanted = triton.next_power_of_2(-(-batch_size // programs))
-    return max(1, min(wanted, _MAX_STREAMS, _LOGITS // triton.next_power_of_2(num_tokens)))
+    return max(1, min(wanted, _MAX_STREAMS, MAX_TOKENS // triton.next_power_of_2(num_tokens)))
 
 
 def constants(program: Program, streams: int) -> dict[str, Any]:
@@ -32,11 +35,14 @@ def constants(program: Program, streams: int) -> dict[str, Any]:
     features = max(1, _STATES // (streams * program.n_states))
     return {
         "NPLR": program.nplr,
+        # Triton's interpreter takes the bits of bfloat16 numbers for integers in products.
+        "PRODUCT": tl.float32 if triton.knobs.runtime.interpret else tl.bfloat16,
+        "PRECISION": "ieee" if torch.version.hip else "tf32x3",  # of products of float32 numbers
         "STREAMS": streams,
         "ROWS": 1 if streams == 1 else _ROWS,
         "BLOCK_WIDTH": widest,
-        "BLOCK_IN": min(_BLOCK_IN, widest),
-        "BLOCK_OUT": min(_BLOCK_OUT, 2 * widest),
+        "BLOCK_IN": min(_INPUT_BYTES // program.matrices.itemsize, widest),
+        "BLOCK_OUT": min(_OUTPUTS, 2 * widest),
         "BLOCK_H": min(features, widest),
         "BLOCK_N": program.n_states,
         "BLOCK_TOKENS": triton.next_power_of_2(program.num_tokens),
