@@ -100,4 +100,6 @@ class TritonEngine:
 def _overwrite(memory: Tensor, offset: int, values: Tensor, shape: tuple[int, ...]) -> None:
     """Write values (B, ...) to the memory of the first B streams, where they have the padded shape ``shape``."""
     region = memory[: len(values), offset : offset + math.prod(shape)].unflatten(1, shape)
-    region[(slice(None), *map(slice, values.shape[1:]))] = values
+    for axis, size in enumerate(values.shape[1:], start=1):
+        region = region.narrow(axis, 0, size)
+    region.copy_(values)
