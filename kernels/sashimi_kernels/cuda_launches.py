@@ -176,10 +176,15 @@ def _multi_tensor(name: str, arguments: Sequence[Any], result: Any) -> int:
     return _launches_of_lists(lists)
 
 
+def _strides(x: Tensor) -> tuple[int, ...]:
+    """Return the strides of the axes with more than one element; the others do not matter."""
+    return tuple(stride for stride, size in zip(x.stride(), x.shape, strict=True) if size > 1)
+
+
 def _launches_of_lists(lists: list[Sequence[Tensor]]) -> int:
     first = lists[0]
     uniform = len({x.dtype for tensors in lists for x in tensors}) == 1
-    if not uniform or any(len({x.stride() for x in group}) > 1 for group in zip(*lists, strict=True)):
+    if not uniform or any(len({_strides(x) for x in group}) > 1 for group in zip(*lists, strict=True)):
         return len(first)
     max_tensors = _MAX_TENSORS[len(lists) - 1]
     count = tensors = blocks = 0
