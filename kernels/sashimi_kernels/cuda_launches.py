@@ -160,7 +160,9 @@ def _multi_tensor(name: str, arguments: Sequence[Any], result: Any) -> int:
 
     A norm fills a table of the sums of the blocks first, and adds them up in a last kernel.
     """
-    lists = [value for value in arguments if isinstance(value, (list, tuple)) and value and isinstance(value[0], Tensor)]
+    lists = [
+        value for value in arguments if isinstance(value, (list, tuple)) and value and isinstance(value[0], Tensor)
+    ]
     if name.startswith("_fused_"):
         lists = lists[:-1]  # the numbers of steps are read beside the lists
     elif name == "_foreach_norm":
