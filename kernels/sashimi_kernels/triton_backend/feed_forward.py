@@ -33,6 +33,7 @@ from sashimi_kernels.triton_backend.channel_norm import layer_norm, scalar_norm
 from sashimi_kernels.triton_backend.launch import Launch
 from sashimi_kernels.triton_backend.pointwise_tiles import (
     Tile,
+    aligned,
     fits,
     forms,
     gelu,
@@ -43,9 +44,11 @@ from sashimi_kernels.triton_backend.pointwise_tiles import (
     moments,
     norm_parameters,
     normalize,
+    padded,
     rounded,
     run,
     same_dtype,
+    shortened,
     split,
     tile_of,
 )
@@ -82,13 +85,14 @@ def feed_forward(
 ) -> Tensor:
     """Return the output of the layer. Inputs that do not fit a tile take the norm's kernel and PyTorch's products."""
     layer = norm == "layer"
-    if not fits(x, _TILES, _BACKWARD_TILES):
+    if not fits(x, input_weight.shape[0], _TILES, _BACKWARD_TILES):
         normalized = (layer_norm if layer else scalar_norm)(x, norm_weight, norm_offset, None, epsilon)
         inner = F.gelu(pointwise(normalized, input_weight, input_bias))
         y = x + pointwise(inner, output_weight, output_bias)
         return y if skip is None else y + skip
     parameters = same_dtype(x, norm_weight, norm_offset, input_weight, input_bias, output_weight, output_bias)
-    return _feed_forward(x, *parameters, None if skip is None else skip.to(x.dtype), epsilon, layer)
+    skip = None if skip is None else padded(skip.to(x.dtype))
+    return shortened(_feed_forward(padded(x), *parameters, skip, epsilon, layer), x)
 
 
 @torch.library.custom_op("sashimi_kernels::feed_forward", mutates_args=())
@@ -104,10 +108,10 @@ def _feed_forward(
     epsilon: float,
     layer: bool,
 ) -> Tensor:
-    x, y = x.contiguous(), x.new_empty(x.shape)
+    x, y = aligned(x), x.new_empty(x.shape)
     parameters = (norm_weight, norm_offset, input_weight, input_bias, output_weight, output_bias)
     arguments = {**_parameters(parameters), **_sizes(x, input_weight, epsilon, layer)}
-    arguments |= pointers(x=x, skip=x if skip is None else skip.contiguous(), y=y)
+    arguments |= pointers(x=x, skip=x if skip is None else aligned(skip), y=y)
     tile = tile_of(_TILES, x)
     grid = (triton.cdiv(x.shape[2], tile.positions), x.shape[0])
     run(feed_forward_kernel, _TILES, grid, {**arguments, "has_skip": int(skip is not None)}, x)
@@ -133,7 +137,7 @@ def _feed_forward_backward(
     If not ``weights``, only the gradient of x is computed, and the others are empty.
     """
     (batch, n_channels, length), n_inner = x.shape, input_weight.shape[0]
-    x, dy, tile = x.contiguous(), dy.contiguous(), tile_of(_BACKWARD_TILES, x)
+    x, dy, tile = aligned(x), aligned(dy), tile_of(_BACKWARD_TILES, x)
     grid = (triton.cdiv(length, tile.positions), batch)
     dx, g, dh = x.new_empty(x.shape), *x.new_empty(2, batch, n_inner, length)
     moments, norm_sums = (
@@ -150,7 +154,7 @@ def _feed_forward_backward(
     n_input, n_output = input_weight.numel() + n_inner, output_weight.numel() + n_channels
     n_rows = n_shares(x, n_inner, n_channels)
     sums = x.new_empty(n_rows, n_input + n_output, dtype=torch.float32)
-    norm = Norm(moments, norm_weight.contiguous(), norm_offset.contiguous(), layer)
+    norm = Norm(moments, aligned(norm_weight), aligned(norm_offset), layer)
     share_sums(sums[:, :n_input], dh, x, norm=norm)
     share_sums(sums[:, n_input:], dy, g)
     return dx, dnorm.to(norm_weight.dtype), sums.sum(0).to(input_weight.dtype)
@@ -210,7 +214,7 @@ def launches() -> Iterator[Launch]:
 
 
 def _parameters(parameters: tuple[Tensor, ...]) -> dict[str, Tensor]:
-    return pointers(**{name: x.contiguous() for name, x in zip(_PARAMETERS.split(), parameters, strict=True)})
+    return pointers(**{name: aligned(x) for name, x in zip(_PARAMETERS.split(), parameters, strict=True)})
 
 
 def _sizes(x: Tensor, input_weight: Tensor, epsilon: float, layer: bool) -> dict[str, Any]:
@@ -239,10 +243,10 @@ def feed_forward_kernel(
     CHANNELS: tl.constexpr,
     ROWS: tl.constexpr,
     POSITIONS: tl.constexpr,
-    MULTIPLE: tl.constexpr,
+    ALIGNED: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    length = multiple(length, MULTIPLE)
+    length = multiple(length, ALIGNED)
     dtype: tl.constexpr = x_ptr.dtype.element_ty
     channels, positions = tl.arange(0, CHANNELS), tl.program_id(0) * POSITIONS + tl.arange(0, POSITIONS)
     channel_mask, position_mask = channels < n_channels, positions < length
@@ -286,10 +290,10 @@ def feed_forward_backward_kernel(
     CHANNELS: tl.constexpr,
     ROWS: tl.constexpr,
     POSITIONS: tl.constexpr,
-    MULTIPLE: tl.constexpr,
+    ALIGNED: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    length = multiple(length, MULTIPLE)
+    length = multiple(length, ALIGNED)
     dtype: tl.constexpr = x_ptr.dtype.element_ty
     channels, positions = tl.arange(0, CHANNELS), tl.program_id(0) * POSITIONS + tl.arange(0, POSITIONS)
     channel_mask, position_mask = channels < n_channels, positions < length

@@ -26,6 +26,7 @@ from sashimi_kernels.triton_backend.gated_residual import gated_residual
 from sashimi_kernels.triton_backend.launch import Launch
 from sashimi_kernels.triton_backend.pointwise_tiles import (
     Tile,
+    aligned,
     fits,
     forms,
     gelu,
@@ -33,9 +34,11 @@ from sashimi_kernels.triton_backend.pointwise_tiles import (
     length_argument,
     load_bias,
     load_weight,
+    padded,
     rounded,
     run,
     same_dtype,
+    shortened,
     split,
     tile_of,
 )
@@ -61,22 +64,22 @@ _PROGRAMS = 256
 
 def gated_linear(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | None) -> Tensor:
     """Return residual + a · sigmoid(b). Inputs that do not fit a tile take PyTorch's product and the gate's kernel."""
-    if not fits(x, _TILES, _BACKWARD_TILES):
+    if not fits(x, weight.shape[0] // 2, _TILES, _BACKWARD_TILES):
         y = pointwise(F.gelu(x), weight, bias)
         return F.glu(y, dim=1) if residual is None else gated_residual(y, residual)
     weight, bias = same_dtype(x, weight, bias)
-    if residual is None or residual.dtype == x.dtype:
-        return _gated_linear(x, weight, bias, residual)
-    return (residual + _gated_linear(x, weight, bias, None)).to(residual.dtype)
+    fused = residual is not None and residual.dtype == x.dtype
+    y = shortened(_gated_linear(padded(x), weight, bias, padded(residual) if fused else None), x)
+    return y if fused or residual is None else (residual + y).to(residual.dtype)
 
 
 @torch.library.custom_op("sashimi_kernels::gated_linear", mutates_args=())
 def _gated_linear(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | None) -> Tensor:
     batch, _, length = x.shape
     n_outputs, tile = weight.shape[0] // 2, tile_of(_TILES, x)
-    x, y = x.contiguous(), x.new_empty(batch, n_outputs, length)
-    tensors = pointers(x=x, weight=weight.contiguous(), bias=bias.contiguous(), y=y)
-    tensors |= pointers(residual=x if residual is None else residual.contiguous())
+    x, y = aligned(x), x.new_empty(batch, n_outputs, length)
+    tensors = pointers(x=x, weight=aligned(weight), bias=aligned(bias), y=y)
+    tensors |= pointers(residual=x if residual is None else aligned(residual))
     sizes = {**_sizes(x, n_outputs), "has_residual": int(residual is not None)}
     n_tiles = triton.cdiv(length, tile.positions)
     n_groups = min(triton.cdiv(n_outputs, tile.rows), max(1, _PROGRAMS // max(1, n_tiles * batch)))
@@ -89,10 +92,10 @@ def _gated_linear_backward(dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor, 
     """Return the gradient of x and, if ``weights``, those of weight and bias one after the other, otherwise nothing."""
     batch, _, length = x.shape
     n_outputs, tile = weight.shape[0] // 2, tile_of(_BACKWARD_TILES, x)
-    x, dy = x.contiguous(), dy.contiguous()
+    x, dy = aligned(x), aligned(dy)
     dx, dz = x.new_empty(x.shape), x.new_empty(batch, 2 * n_outputs, length)
     (rounded_weight,) = rounded(x, weight)
-    tensors = pointers(dy=dy, x=x, weight=rounded_weight, bias=bias.contiguous(), dx=dx, dz=dz)
+    tensors = pointers(dy=dy, x=x, weight=rounded_weight, bias=aligned(bias), dx=dx, dz=dz)
     grid = (triton.cdiv(length, tile.positions), batch)
     run(gated_linear_backward_kernel, _BACKWARD_TILES, grid, {**tensors, **_sizes(x, n_outputs)}, x)
     if not weights:
@@ -158,10 +161,10 @@ def gated_linear_kernel(
     CHANNELS: tl.constexpr,
     ROWS: tl.constexpr,
     POSITIONS: tl.constexpr,
-    MULTIPLE: tl.constexpr,
+    ALIGNED: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    length = multiple(length, MULTIPLE)
+    length = multiple(length, ALIGNED)
     dtype: tl.constexpr = x_ptr.dtype.element_ty
     channels, positions = tl.arange(0, CHANNELS), tl.program_id(0) * POSITIONS + tl.arange(0, POSITIONS)
     pid_batch, position_mask = tl.program_id(2).to(tl.int64), positions < length
@@ -196,10 +199,10 @@ def gated_linear_backward_kernel(
     CHANNELS: tl.constexpr,
     ROWS: tl.constexpr,
     POSITIONS: tl.constexpr,
-    MULTIPLE: tl.constexpr,
+    ALIGNED: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    length = multiple(length, MULTIPLE)
+    length = multiple(length, ALIGNED)
     dtype: tl.constexpr = x_ptr.dtype.element_ty
     channels, positions = tl.arange(0, CHANNELS), tl.program_id(0) * POSITIONS + tl.arange(0, POSITIONS)
     pid_batch, position_mask = tl.program_id(1).to(tl.int64), positions < length

@@ -2,6 +2,9 @@
 
 A tile has all channels, padded to a power of two, of some positions. Half-precision products are exact and summed in
 float32. Float32 products have the precision of :func:`matrix_precision`.
+
+All accesses are 16 bytes wide: numbers of channels are multiples of 16, lengths are padded to multiples of 8, addresses
+are multiples of 16. Tiles of this size would not fit the registers with an address for every element.
 """
 
 import functools
@@ -13,9 +16,10 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from torch.nn import functional as F
 
 from sashimi_kernels.hardware import HARDWARE, RDNA
-from sashimi_kernels.triton_backend.arguments import FLOATS, MULTIPLES, common_multiple, is_rdna, pointers
+from sashimi_kernels.triton_backend.arguments import FLOATS, is_rdna, pointers
 from sashimi_kernels.triton_backend.chunk_tiles import matrix_precision
 from sashimi_kernels.triton_backend.launch import Launch, launch
 
@@ -27,6 +31,9 @@ _TARGETS = {
     "rdna": RDNA,
     "single": (),
 }
+_CHANNEL_MULTIPLE = 16
+# Half-precision elements of 16 bytes; compilation assumes aligned arguments if a kernel has this constant.
+ALIGNED = {"ALIGNED": 8}
 
 
 class Tile(NamedTuple):
@@ -44,32 +51,55 @@ class Tile(NamedTuple):
     num_stages: int
 
     def constants(self, dtype: torch.dtype | str, n_channels: int) -> dict[str, Any]:
-        """Return the constants of a kernel for this dtype and padded number of channels, without MULTIPLE."""
+        """Return the constants of a kernel for this dtype and padded number of channels."""
         blocks = {"CHANNELS": n_channels, "ROWS": self.rows, "POSITIONS": self.positions}
-        return {**blocks, "PRECISION": matrix_precision(dtype)}
+        return {**blocks, **ALIGNED, "PRECISION": matrix_precision(dtype)}
 
 
 Tiles: TypeAlias = dict[str, dict[int, Tile]]
 """The tiles of a kernel by GPU and padded number of channels."""
 
 
-def fits(x: Tensor, *tiles: Tiles) -> bool:
-    """Return whether tiles of all kernels hold all channels of ``x``, (B, channels, L)."""
-    return all(x.shape[1] <= max(of_kernel[_gpu(x)], default=0) for of_kernel in tiles)
+def fits(x: Tensor, n_others: int, *tiles: Tiles) -> bool:
+    """Return whether tiles of all kernels hold all channels of ``x``, (B, channels, L), and accesses are wide.
+
+    ``n_others`` is the size of the other axis of the weights.
+    """
+    wide = all(n_channels % _CHANNEL_MULTIPLE == 0 for n_channels in (x.shape[1], n_others))
+    return wide and all(x.shape[1] <= max(of_kernel[_gpu(x)], default=0) for of_kernel in tiles)
+
+
+def padded(x: Tensor) -> Tensor:
+    """Return ``x``, (B, channels, L), with copies of the last sample up to a length that is a multiple of 8.
+
+    They are no zeros, which a norm with a small epsilon would scale up.
+    """
+    missing = -x.shape[-1] % ALIGNED["ALIGNED"]
+    return F.pad(x, (0, missing), mode="replicate") if missing else x
+
+
+def shortened(y: Tensor, x: Tensor) -> Tensor:
+    """Return the first samples of ``y``, as many as ``x`` has."""
+    # A slice of everything would be copied in the backward pass.
+    return y if y.shape[-1] == x.shape[-1] else y[..., : x.shape[-1]]
+
+
+def aligned(x: Tensor) -> Tensor:
+    """Return ``x`` in contiguous memory at an address that is a multiple of 16."""
+    x = x.contiguous()
+    return x.clone() if x.storage_offset() * x.element_size() % 16 else x
 
 
 def tile_of(tiles: Tiles, x: Tensor) -> Tile:
     """Return the smallest tile that holds all channels of ``x``, (B, channels, L)."""
     fitting = tiles[_gpu(x)]
-    return fitting[_padded(fitting, x)]
+    return fitting[_n_channels(fitting, x)]
 
 
-def run(
-    kernel: Any, tiles: Tiles, grid: tuple[int, ...], arguments: dict[str, Any], x: Tensor, *others: Tensor
-) -> None:
-    """Launch a kernel whose tiles have the channels and the dtype of ``x``. All signals are contiguous."""
+def run(kernel: Any, tiles: Tiles, grid: tuple[int, ...], arguments: dict[str, Any], x: Tensor) -> None:
+    """Launch a kernel whose tiles have the channels and the dtype of ``x``."""
     tile = tile_of(tiles, x)
-    constants = {**tile.constants(x.dtype, _padded(tiles[_gpu(x)], x)), **common_multiple(x, *others)}
+    constants = tile.constants(x.dtype, _n_channels(tiles[_gpu(x)], x))
     launch(kernel, grid, arguments, constants, tile.num_warps, tile.num_stages)
 
 
@@ -91,9 +121,9 @@ def same_dtype(x: Tensor, *parameters: Tensor) -> list[Tensor]:
 
 
 def rounded(x: Tensor, *weights: Tensor) -> list[Tensor]:
-    """Return contiguous weights in the dtype of ``x``, from one launch if they have another one."""
+    """Return aligned weights in the dtype of ``x``, from one launch if they have another one."""
     if all(weight.dtype == x.dtype for weight in weights):
-        return [weight.contiguous() for weight in weights]
+        return [aligned(weight) for weight in weights]
     results = [weight.new_empty(weight.shape, dtype=x.dtype) for weight in weights]
     torch._foreach_copy_(results, list(weights))
     return results
@@ -125,13 +155,13 @@ def forms(
         scalars: types of other numbers.
     """
     features, parameters, sums = (name.split() for name in names)
-    for (x, parameter), gpu, multiple in itertools.product(dtypes(), tiles, MULTIPLES):
+    for (x, parameter), gpu in itertools.product(dtypes(), tiles):
         if (gpu == "single") != (x == "*fp32"):
             continue
         tensors = {**dict.fromkeys(features, x), **dict.fromkeys(parameters, parameter), **dict.fromkeys(sums, "*fp32")}
         numbers = {**dict.fromkeys([*integers.split(), "length"], "i32"), **(scalars or {})}
         for n_channels, tile in tiles[gpu].items():
-            constants = {**tile.constants(x, n_channels), "MULTIPLE": multiple}
+            constants = tile.constants(x, n_channels)
             options = {"num_warps": tile.num_warps, "num_stages": tile.num_stages}
             yield Launch(
                 kernel,
@@ -157,7 +187,7 @@ def _architecture(device: torch.device) -> str:
     return "hopper" if torch.cuda.get_device_capability(device) >= (9, 0) else "ampere"
 
 
-def _padded(tiles: dict[int, Tile], x: Tensor) -> int:
+def _n_channels(tiles: dict[int, Tile], x: Tensor) -> int:
     return min(n_channels for n_channels in tiles if x.shape[1] <= n_channels)
 
 
