@@ -10,7 +10,8 @@ each of the assumptions that its launches meet:
     ones         every integer is 1 (except a ``width``, which is padded to tiles): one batch element, feature and sample
 
 The constant MULTIPLE (see ``triton_backend.arguments``) already says that samples are adjacent or that no size is
-a multiple of 16, so forms that have it meet fewer assumptions.
+a multiple of 16, so forms that have it meet fewer assumptions. Kernels with the constant ALIGNED only receive aligned
+arguments.
 """
 
 import contextlib
@@ -40,6 +41,8 @@ _MATRIX_INSTRUCTIONS = {
 
 def assumptions(launch: Launch) -> tuple[str, ...]:
     """Return the assumptions that launches of this form can meet, see the module."""
+    if "ALIGNED" in launch.constants:
+        return ("aligned",)
     strided = any(name.endswith(_UNIT_STRIDE) for name in launch.signature)
     factor = launch.constants.get("MULTIPLE")
     if factor == 1:
