@@ -109,9 +109,7 @@ def load_shipped_choices(device_name: str, path: Path = SHIPPED_CHOICES) -> dict
     return entries[max(cards, key=len)]["choices"] if cards else {}
 
 
-def save_shipped_choices(
-    device_name: str, measured: dict[str, str], commit: str, path: Path = SHIPPED_CHOICES
-) -> None:
+def save_shipped_choices(device_name: str, measured: dict[str, str], commit: str, path: Path = SHIPPED_CHOICES) -> None:
     """Replace the entry of a card in a file of the format of ``measured_choices.json``, atomically.
 
     Args:

@@ -115,7 +115,7 @@ def _print_streams(model: Any, dense: Any, streams: int, samples: int) -> None:
     compiled = NumbaEngine(model, streams)
     counts = {"dense": samples, "eager": samples, "numba": 64 * samples}
     engines = {"dense": EagerEngine(dense, streams), "eager": EagerEngine(model, streams), "numba": compiled}
-    runs = {name: _run(engine, streams, counts[name]) for name, engine in engines.items()}
+    runs = {name: create_run(engine, model, streams, counts[name]) for name, engine in engines.items()}
     runs["numba"]()  # compiles the step, or loads it from numba's cache
     seconds = interleaved_medians(runs, ROUNDS)
     rates = {name: streams * counts[name] / seconds[name] for name in runs}
@@ -132,7 +132,7 @@ def _print_prefix(model: Any, length: int, samples: int) -> None:
     seconds = interleaved_medians(
         {
             "pass": torch.no_grad()(lambda: model.prefill(prefix)),
-            "steps": _run(EagerEngine(model, 1), 1, samples),
+            "steps": create_run(EagerEngine(model, 1), model, 1, samples),
         },
         ROUNDS,
     )
@@ -143,8 +143,9 @@ def _print_prefix(model: Any, length: int, samples: int) -> None:
     )
 
 
-def _run(engine: Any, streams: int, samples: int) -> Callable[[], object]:
-    tokens = torch.full((streams,), engine.model.start_token)
+def create_run(engine: Any, model: Any, streams: int, samples: int) -> Callable[[], object]:
+    """Return a function that generates ``samples`` samples of ``streams`` clips with an engine for ``model``."""
+    tokens = torch.full((streams,), model.start_token, device=model.device)
     uniforms = torch.rand(streams, samples, dtype=torch.float64)
     return lambda: engine.run(tokens, uniforms, Sampling())
 
