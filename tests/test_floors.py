@@ -21,6 +21,7 @@ FLOORS = {
     "sashimi_kernels": [
         {
             "allocation",
+            "chunks",
             "commands",
             "choices",
             "derivatives",
@@ -34,14 +35,14 @@ FLOORS = {
         {"torch_backend"},
         {"triton_backend"},
         {"backends"},
-        {"channelwise", "convolution", "fourier", "generation", "recurrence"},
+        {"channelwise", "convolution", "fourier", "generation", "pointwise", "recurrence"},
         {PACKAGE},
         {"compilation", "workloads"},
-        {"aot", "benchmark"},
+        {"aot", "benchmark", "warm_up"},
     ],
     "sashimi_diffusion": [
         {"errors"},
-        {"files", "memory", "suggestions", "launch"},
+        {"cuda_graph", "files", "memory", "suggestions", "launch"},
         {"data", "schedulers"},
         {"ssm"},
         {"models"},

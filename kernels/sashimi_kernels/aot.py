@@ -4,8 +4,8 @@
     python -m sashimi_kernels.aot --target cuda:90 --kernel _gated_residual_kernel
     python -m sashimi_kernels.aot --markdown
 
-Every form of a kernel (types, constants) is compiled twice, for ``any`` arguments and for ``aligned`` ones (see
-:mod:`sashimi_kernels.compilation`). The exit code is 1 if a kernel does not compile, spills registers, exceeds the
+Every form of a kernel (types, constants) is compiled under each assumption on its arguments: ``any``, ``contiguous``,
+``aligned`` and ``ones`` (see :mod:`sashimi_kernels.compilation`). The exit code is 1 if a kernel does not compile, spills registers, exceeds the
 shared memory of a block, or does not use the matrix units that its design requires.
 """
 
@@ -27,15 +27,15 @@ from sashimi_kernels.hardware import HARDWARE, Resources
 if TYPE_CHECKING:  # needs Triton; the command reports if it is missing
     from sashimi_kernels.triton_backend.launch import Launch
 
-TARGETS = ("cuda:80", "cuda:90", "cuda:100", "hip:gfx942")
+TARGETS = ("cuda:80", "cuda:90", "cuda:100", "hip:gfx942", "hip:gfx1100")
 
 
 class Task(NamedTuple):
-    """One compilation: the launch at this position of ``every_launch()`` for a target."""
+    """One compilation: the launch at this position of ``every_launch()`` for a target under an assumption."""
 
     position: int
     target: str
-    aligned: bool
+    assumption: str
 
 
 class Outcome(NamedTuple):
@@ -67,7 +67,7 @@ def compile_task(task: Task) -> Outcome:
 
     launch = every_launch()[task.position]
     try:
-        resources = compile_for(launch, task.target, task.aligned)
+        resources = compile_for(launch, task.target, task.assumption)
     except Exception as error:  # Triton's passes and ptxas raise various types
         reason = " ".join(str(error).split())[-300:] or type(error).__name__
         return Outcome(task, None, [f"{_name(task)} does not compile: {reason}"])
@@ -127,7 +127,7 @@ def _tasks(targets: Iterable[str], kernel: str | None) -> list[Task]:
     if os.environ.get("TRITON_INTERPRET", "0") != "0":
         raise UnusableError("TRITON_INTERPRET is set, so Triton interprets kernels instead of compiling them: unset it")
     try:
-        import sashimi_kernels.compilation  # noqa: F401
+        from sashimi_kernels.compilation import assumptions
 
         launches = every_launch()
     except ImportError as error:
@@ -137,8 +137,13 @@ def _tasks(targets: Iterable[str], kernel: str | None) -> list[Task]:
     names = [launch.kernel.__name__ for launch in launches]
     if kernel is not None and kernel not in names:
         raise UnusableError(f"unknown kernel {kernel!r}: expected one of {', '.join(dict.fromkeys(names))}")
-    positions = [position for position, name in enumerate(names) if kernel in (None, name)]
-    return [Task(*parts) for parts in itertools.product(positions, targets, (False, True))]
+    return [
+        Task(position, target, assumption)
+        for position, launch in enumerate(launches)
+        if kernel in (None, names[position])
+        for target, assumption in itertools.product(targets, assumptions(launch))
+        if target in (launch.targets or targets)
+    ]
 
 
 def _outcomes(tasks: list[Task], jobs: int) -> Iterator[Outcome]:
@@ -159,8 +164,7 @@ def _form(task: Task) -> str:
     launch = every_launch()[task.position]
     types = [type.removeprefix("*") for type in launch.signature.values() if type.startswith("*")]
     constants = [f"{name}={value}" for name, value in launch.constants.items()]
-    assumption = "aligned" if task.aligned else "any"
-    return " ".join(["/".join(types), *constants, f"warps={launch.num_warps}", assumption])
+    return " ".join(["/".join(types), *constants, f"warps={launch.num_warps}", task.assumption])
 
 
 def _name(task: Task) -> str:

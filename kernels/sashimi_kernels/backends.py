@@ -9,6 +9,8 @@ backend is
 - ``triton`` in all other cases.
 
 If a requested backend cannot run, an error is raised. There is no silent fallback to another one.
+
+On the device "meta", where nothing runs, ``triton`` can be selected to count its launches (see ``counters``).
 """
 
 import importlib.util
@@ -109,7 +111,7 @@ def _triton_obstacle(device: torch.device, dtype: torch.dtype) -> str | None:
         from sashimi_kernels.choices import gpu_obstacle
 
         return gpu_obstacle(device)
-    if device.type == "cpu" and _interpreter_enabled():
+    if device.type == "meta" or (device.type == "cpu" and _interpreter_enabled()):
         return None
     return "it needs a CUDA or ROCm device (or, on a CPU, its interpreter: set TRITON_INTERPRET=1 before Python starts)"
 

@@ -1,70 +1,88 @@
-"""Convolution with a diagonal state space in chunks, without an FFT."""
+"""Convolution with a state space in chunks, without an FFT."""
 
 import torch
 from torch import Tensor
 
 from sashimi_kernels.backends import select_backend
-from sashimi_kernels.discretization import DiscreteDiagonal
+from sashimi_kernels.chunks import ChunkOperators
+from sashimi_kernels.discretization import DiscreteDiagonal, DiscreteNPLR
 from sashimi_kernels.shapes import require_samples, require_shape
+from sashimi_kernels.torch_backend import chunk_operators as operators_of
 
 
-def chunked_convolution(
-    u: Tensor,
-    system: DiscreteDiagonal,
+def chunk_operators(
+    system: DiscreteDiagonal | DiscreteNPLR,
     c: Tensor,
     skip: Tensor | None = None,
     reverse: Tensor | None = None,
     shift: int = 1,
-    state: Tensor | None = None,
-    backend: str = "auto",
-) -> tuple[Tensor, Tensor | None]:
-    """Convolve a signal with the kernels of a diagonal system, by matrix products over chunks.
+) -> ChunkOperators:
+    """Return the matrices of a state space for :func:`chunked_convolution`, differentiable in all arguments.
 
-    y[t] = skip · u[t] + Σ_j k[j] u[t-j] + Σ_j r[j] u[t+shift+j] + 2 Re(c Ā^(t+1) state) with the kernels
-    k[l] = 2 Re Σ_n c Ā^l B̄ and r[l], which has ``reverse`` instead of c (S4D, arXiv 2206.11893, equation 7).
+    They represent y[t] = skip · u[t] + Σ_j k[j] u[t-j] + Σ_j r[j] u[t+shift+j] with the kernels k[l] = 2 Re(c Ā^l B̄)
+    and r[l], which has ``reverse`` instead of c (S4, arXiv 2111.00396, equation 5). The features of several layers can
+    be concatenated; :meth:`ChunkOperators.of` selects those of one layer.
 
     Args:
-        u: input, real (B, H, L): float32, float16, bfloat16 or, except on "triton", float64. Half precision applies to
-            the samples only: sums are float32.
-        system: Ā and B̄, complex (H, N). Use complex128 for log_a, see :func:`diagonal_kernel`.
-        c: output vector, complex (H, N).
+        system: Ā and B̄ of a diagonal or normal-plus-low-rank system, complex (H, N). Use complex128: the powers of Ā
+            multiply rounding errors.
+        c: output vector, complex (H, N). The operators have its precision.
         skip: D of the state space, real (H,).
         reverse: output vector of the reverse direction, complex (H, N).
         shift: 1 if the reverse direction starts at the next sample (newer official code), 0 if both directions include
             the current sample (older official code).
-        state: state before the first sample, complex (B, H, N); zero by default.
-        backend: "auto", "torch", "triton" or "reference".
-
-    Returns:
-        y, real (B, H, L) in the dtype of ``u``, and the state after the last sample, complex (B, H, N), or None with a
-        reverse direction.
 
     Raises:
-        ValueError: both ``reverse`` and ``state`` are given, ``shift`` is neither 0 nor 1, the shapes do not match, or
-            L is 0.
-        BackendUnavailableError: the backend cannot run.
+        ValueError: ``shift`` is neither 0 nor 1, or the shapes do not match.
     """
-    if reverse is not None and state is not None:
-        raise ValueError("a layer with a reverse direction has no initial state: give reverse or state, not both")
     if shift not in (0, 1):
         raise ValueError(f"expected shift 0 (reverse from this sample) or 1 (from the next sample), not {shift}")
-    _require_shapes(u, system, c, skip, reverse, state)
-    module = select_backend(backend, u.device, "chunked_convolution", u.dtype, u.shape[-1])
-    # Half precision is not accurate enough for the states, for B̄ and for C.
-    with torch.autocast(u.device.type, enabled=False):
-        return module.chunked_convolution(u, system, c, skip, reverse, shift, state)
-
-
-def _require_shapes(
-    u: Tensor, system: DiscreteDiagonal, c: Tensor, skip: Tensor | None, reverse: Tensor | None, state: Tensor | None
-) -> None:
     n_features, n_states = system.b.shape
-    require_shape("u", u, u.shape[0], n_features, u.shape[-1])
-    require_samples(u.shape[-1])
-    for name, x in (("log_a", system.log_a), ("c", c), ("reverse", reverse)):
+    for name, x in (*system._asdict().items(), ("c", c), ("reverse", reverse)):
         if x is not None:
             require_shape(name, x, n_features, n_states)
     if skip is not None:
         require_shape("skip", skip, n_features)
+    with torch.autocast(c.device.type, enabled=False):
+        return operators_of.chunk_operators(system, c, skip, reverse, shift)
+
+
+def chunked_convolution(
+    u: Tensor,
+    operators: ChunkOperators,
+    state: Tensor | None = None,
+    backend: str = "auto",
+    *,
+    with_final: bool = True,
+) -> tuple[Tensor, Tensor | None]:
+    """Convolve a signal with the kernels of a state space, by matrix products over chunks.
+
+    y is that of :func:`chunk_operators` plus 2 Re(c Ā^(t+1) state).
+
+    Args:
+        u: input, real (B, H, L): float32, float16, bfloat16 or, except on "triton", float64.
+        operators: result of :func:`chunk_operators`. On "triton", half-precision signals round lags, write and read to
+            their own dtype; sums and the recurrence over the chunks are float32.
+        state: state before the first sample, complex (B, H, N); zero by default.
+        backend: "auto", "torch", "triton" or "reference".
+        with_final: False skips the computation of the final state.
+
+    Returns:
+        y, real (B, H, L) in the dtype of ``u``, and the state after the last sample, complex (B, H, N), or None with a
+        reverse direction or without ``with_final``.
+
+    Raises:
+        ValueError: ``state`` is given for operators with a reverse direction, the shapes do not match, or L is 0.
+        BackendUnavailableError: the backend cannot run.
+    """
+    n_features, n = operators.advance.shape[:2]
+    if state is not None and operators.n_directions == 2:
+        raise ValueError("a layer with a reverse direction has no initial state: give operators of one direction")
+    require_shape("u", u, u.shape[0], n_features, u.shape[-1])
+    require_samples(u.shape[-1])
     if state is not None:
-        require_shape("state", state, u.shape[0], n_features, n_states)
+        require_shape("state", state, u.shape[0], n_features, n // 2)
+    module = select_backend(backend, u.device, "chunked_convolution", u.dtype, u.shape[-1])
+    # Half precision is not accurate enough for the states.
+    with torch.autocast(u.device.type, enabled=False):
+        return module.chunked_convolution(u, operators, state, with_final)

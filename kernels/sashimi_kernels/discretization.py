@@ -42,8 +42,9 @@ def discretize_diagonal(dt: Tensor, a: Tensor, b: Tensor, method: str) -> Discre
     if method == "zoh":
         return DiscreteDiagonal(dt_a, b * torch.expm1(dt_a) / a)
     if method == "bilinear":
-        denominator = 1 / (1 - dt_a / 2)
-        return DiscreteDiagonal(torch.log((1 + dt_a / 2) * denominator), dt * b * denominator)
+        half = dt_a / 2
+        denominator = torch.reciprocal(1 - half)
+        return DiscreteDiagonal(torch.log((1 + half) * denominator), dt * b * denominator)
     raise ValueError(f"unknown discretization {method!r}: expected 'zoh' or 'bilinear'")
 
 
@@ -59,11 +60,13 @@ def discretize_nplr(dt: Tensor, a: Tensor, p: Tensor, q: Tensor, b: Tensor) -> D
         p, q: vectors of the low-rank term, complex (H, N).
         b: input vector, complex (H, N).
     """
-    d = 1 / (1 - dt * a / 2)
-    scale = (dt / 2) / (1 + dt * (q * d * p).real.sum(-1, keepdim=True))
+    half = dt / 2
+    d = torch.reciprocal(1 - half * a)
     q_d, p_d = q * d, p * d
-    b_bar = dt * (d * b - scale * p_d * 2 * (q_d * b).real.sum(-1, keepdim=True))
-    return DiscreteNPLR(a=2 * d - 1, u=2 * scale * p_d, v=q_d, b=b_bar)
+    scale = dt / (1 + dt * (q_d * p).real.sum(-1, keepdim=True))  # dt · (1 + dt/2 · 2 Re q d p)⁻¹
+    u = scale * p_d
+    b_bar = dt * (d * b - u * (q_d * b).real.sum(-1, keepdim=True))
+    return DiscreteNPLR(a=2 * d - 1, u=u, v=q_d, b=b_bar)
 
 
 def real_vector(x: Tensor) -> Tensor:

@@ -1,15 +1,14 @@
 """Resource limits of GPUs and the theoretical occupancy of kernels.
 
-Sources: "Technical Specifications per Compute Capability" in NVIDIA's CUDA C++ Programming Guide; for gfx90a and gfx942
-LLVM's AMDGPU backend (registers, LDS and waves of ``GCNSubtarget``). A multiprocessor of NVIDIA and a compute unit of
-AMD both have four partitions with 512 registers for each lane of a warp (AMD: wave), allocated in multiples of eight.
+Sources: "Technical Specifications per Compute Capability" in NVIDIA's CUDA C++ Programming Guide; for AMD, LLVM's AMDGPU
+backend (``AMDGPUBaseInfo.cpp``: ``getTotalNumVGPRs``, ``getVGPRAllocGranule``, ``getMaxWavesPerEU``,
+``getMaxWorkGroupsPerCU``, ``getLdsDwGranularity``). A multiprocessor stands for NVIDIA's, for AMD's compute unit (CDNA)
+and for AMD's work-group processor of two compute units (RDNA). Each has four partitions.
 """
 
 from typing import NamedTuple
 
 _PARTITIONS = 4
-_REGISTERS = 512
-_REGISTER_GRANULARITY = 8
 
 
 class Resources(NamedTuple):
@@ -19,7 +18,7 @@ class Resources(NamedTuple):
         registers: registers per lane.
         spills: bytes per lane spilled from registers to memory.
         shared: bytes of shared memory per block.
-        matrix: kinds of matrix instructions, "mma.sync", "wgmma", "tcgen05" or "mfma".
+        matrix: kinds of matrix instructions, "mma.sync", "wgmma", "tcgen05", "mfma" or "wmma".
         occupancy: fraction of the warp slots of a multiprocessor that registers and shared memory allow to fill.
     """
 
@@ -34,13 +33,15 @@ class Hardware(NamedTuple):
     """Limits of one multiprocessor.
 
     Args:
-        warp_size: lanes per warp.
+        warp_size: lanes per warp (AMD: wave).
         max_warps: warps per partition.
         max_blocks: blocks per multiprocessor.
         shared_block: largest shared memory of a block in bytes.
         shared_total: shared memory of a multiprocessor in bytes.
         shared_granularity: shared memory is allocated in multiples of this number of bytes.
         shared_reserved: bytes reserved per block in addition to its own.
+        registers: registers of a partition for each lane of a warp.
+        register_granularity: registers are allocated in multiples of this number.
     """
 
     warp_size: int
@@ -50,6 +51,8 @@ class Hardware(NamedTuple):
     shared_total: int
     shared_granularity: int
     shared_reserved: int
+    registers: int = 512
+    register_granularity: int = 8
 
     def occupancy(self, registers: int, shared: int, warps: int) -> float:
         """Return the fraction of the warp slots that can be filled.
@@ -59,7 +62,7 @@ class Hardware(NamedTuple):
             shared: bytes of shared memory per block.
             warps: warps per block.
         """
-        by_registers = _REGISTERS // _round_up(max(registers, 1), _REGISTER_GRANULARITY)
+        by_registers = self.registers // _round_up(max(registers, 1), self.register_granularity)
         blocks = _PARTITIONS * min(self.max_warps, by_registers) // warps
         footprint = _round_up(shared + self.shared_reserved, self.shared_granularity)
         by_shared = self.shared_total // footprint if footprint else self.max_blocks
@@ -75,6 +78,7 @@ def _nvidia(max_warps: int, max_blocks: int, shared_kib: int) -> Hardware:
 
 
 _CDNA = Hardware(64, 8, 32, 64 * 1024, 64 * 1024, 512, 0)
+_RDNA3 = Hardware(32, 16, 32, 64 * 1024, 128 * 1024, 512, 0, registers=1536, register_granularity=24)
 
 HARDWARE = {
     "cuda:80": _nvidia(16, 32, 164),  # A100
@@ -84,4 +88,7 @@ HARDWARE = {
     "cuda:100": _nvidia(16, 32, 228),  # B200
     "hip:gfx90a": _CDNA,  # MI200
     "hip:gfx942": _CDNA,  # MI300
+    "hip:gfx1100": _RDNA3,  # RX 7900
 }
+
+RDNA = ("hip:gfx1100",)

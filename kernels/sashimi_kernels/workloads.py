@@ -136,7 +136,8 @@ def _convolution(length: int, system: _System, layer: _Layer) -> list[Workload]:
         return kernels.long_convolution(u.float().unsqueeze(1), lags).squeeze(1).to(u.dtype)
 
     def chunked(backend: str) -> Tensor:
-        return kernels.chunked_convolution(u, system.diagonal(), c, skip, reverse, backend=backend)[0]
+        operators = kernels.chunk_operators(system.diagonal(), c, skip, reverse)
+        return kernels.chunked_convolution(u, operators, backend=backend)[0]
 
     inputs = (u, system.a, c, reverse, skip)
     return [

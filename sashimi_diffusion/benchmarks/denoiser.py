@@ -5,12 +5,13 @@
 
 Times of forward passes are medians of interleaved repeats. A large float32 matrix product, timed in the same rounds,
 gives the peak of this machine, with which every row is compared. Rows with ``cached kernels`` compute the convolution
-kernels once, as sampling does in evaluation mode. ``bfloat16`` is the same under autocast, also compared with the
+kernels once, as sampling does. ``bfloat16`` is the same under autocast, also compared with the
 float32 peak. WaveNet with 6.8 million parameters is the paper's baseline. The reference backend, the optimizer step and
 sampling are timed once, after a warm-up.
 """
 
 import argparse
+import copy
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -21,7 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from sashimi_diffusion.models import SashimiDenoiser, WaveNetDenoiser
 from sashimi_diffusion.pipelines import SashimiPipeline
 from sashimi_diffusion.schedulers import DiffWaveScheduler, create_scheduler
-from sashimi_diffusion.ssm import StateSpace
+from sashimi_diffusion.ssm import StateSpace, frozen
 from sashimi_kernels.allocation import keep_freed_memory
 from sashimi_kernels.measuring import conditions, interleaved_medians, peak_memory, seconds_of
 
@@ -73,35 +74,31 @@ def _arguments() -> argparse.Namespace:
 
 def _forward_rows(model: nn.Module, sample: torch.Tensor, arguments: argparse.Namespace) -> dict[str, Row]:
     """Return the times of each kind of forward pass in evaluation mode, and of a matrix product in the same rounds."""
-    layers = [module for module in model.modules() if isinstance(module, StateSpace)]
     wavenet = WaveNetDenoiser(residual_channels=128, skip_channels=128, n_layers=30, dilation_cycle=10).eval()
     model.eval()
-
-    @torch.no_grad()
-    def forward(backend: str, cached: bool) -> None:
-        for layer in layers:
-            layer.backend = backend
-            if not cached:
-                layer.forget()
-        model(sample, 0)
-
+    kept = copy.deepcopy(model)
     square = torch.randn(2048, 2048)
     rows = {
         MATRIX_PRODUCT: lambda: square @ square,
-        "forward, cached kernels": lambda: forward("auto", cached=True),
-        "forward, cached kernels, bfloat16": torch.autocast("cpu", torch.bfloat16)(
-            lambda: forward("auto", cached=True)
-        ),
-        "forward, kernels computed each time": lambda: forward("auto", cached=False),
-        "WaveNet, 6.8 million parameters": torch.no_grad()(lambda: wavenet(sample, 0)),
+        "forward, cached kernels": lambda: kept(sample, 0),
+        "forward, cached kernels, bfloat16": torch.autocast("cpu", torch.bfloat16)(lambda: kept(sample, 0)),
+        "forward, kernels computed each time": lambda: model(sample, 0),
+        "WaveNet, 6.8 million parameters": lambda: wavenet(sample, 0),
     }
-    seconds = interleaved_medians(rows, arguments.repeats)
-    table = {name: Row(seconds[name], _matrix_operations(run)) for name, run in rows.items()}
-    if not arguments.skip_reference:
-        slow = seconds_of(lambda: forward("reference", cached=False))
-        table["forward, reference backend"] = Row(slow, table["forward, cached kernels"].operations)
-        forward("auto", cached=False)  # sets the backend back for the next measurements
+    with torch.no_grad(), frozen(kept):
+        seconds = interleaved_medians(rows, arguments.repeats)
+        table = {name: Row(seconds[name], _matrix_operations(run)) for name, run in rows.items()}
+        if not arguments.skip_reference:
+            _set_backend(kept, "reference")
+            slow = seconds_of(lambda: kept(sample, 0))
+            table["forward, reference backend"] = Row(slow, table["forward, cached kernels"].operations)
     return table
+
+
+def _set_backend(model: nn.Module, backend: str) -> None:
+    for module in model.modules():
+        if isinstance(module, StateSpace):
+            module.backend = backend
 
 
 def _optimizer_step(model: nn.Module, sample: torch.Tensor) -> tuple[float, int]:

@@ -19,7 +19,7 @@ from sashimi_diffusion.schedulers import SCHEDULERS
 from sashimi_kernels.allocation import keep_freed_memory
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-DIFFUSION_ONLY = ("steps", "scheduler", "label", "speaker", "guidance_scale")
+DIFFUSION_ONLY = ("steps", "scheduler", "label", "speaker", "guidance_scale", "no_cuda_graph")
 AUTOREGRESSIVE_ONLY = (
     *("prefix", "temperature", "top_p", "top_k", "engine", "stream"),
     *("sort_by_likelihood", "likelihood_window"),
@@ -77,6 +77,7 @@ def build_parser() -> Parser:
     add("--label", action="append", metavar="CLASS", help=LABEL_HELP)
     add("--speaker", action="append", metavar="NAME", help=SPEAKER_HELP)
     add("--guidance-scale", type=float, metavar="G", help=GUIDANCE_HELP)
+    add("--no-cuda-graph", action="store_true", help="do not record and replay the steps on a CUDA device")
     add = parser.add_argument_group("autoregressive pipelines").add_argument
     add("--prefix", type=Path, metavar="FILE", help="recording that every clip continues")
     add("--temperature", type=float, metavar="T", help="sampling temperature; 0 is greedy (default: 1)")

@@ -91,7 +91,7 @@ def sample_diffusion(
 
 
 def load_pipeline(folder: Path, options: argparse.Namespace, dtype: torch.dtype) -> SashimiPipeline:
-    """Load the pipeline and set the requested sampler.
+    """Load the pipeline and set the requested sampler and the use of CUDA graphs.
 
     Raises:
         UserError: the pipeline is a vocoder, or the sampler does not exist.
@@ -99,6 +99,7 @@ def load_pipeline(folder: Path, options: argparse.Namespace, dtype: torch.dtype)
     pipe = SashimiPipeline.from_pretrained(folder, torch_dtype=dtype)
     if pipe.model.config.get("mel_channels") is not None:
         raise UserError("this pipeline is a vocoder: it needs mel spectrograms, so use it from Python (mel=...)")
+    pipe.cuda_graph = not options.no_cuda_graph
     if options.scheduler is not None:
         pipe.scheduler = create_scheduler(options.scheduler, pipe.scheduler.config)
     return pipe

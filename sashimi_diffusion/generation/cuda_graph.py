@@ -1,36 +1,52 @@
-"""Generation on a GPU without Python between the kernels: a step and its sampling, recorded as a CUDA graph.
+"""Generation on a GPU without Python between the kernels: steps and their sampling, recorded as CUDA graphs.
 
-A CUDA graph replays the same kernels on the same memory. Tokens, random numbers and states are therefore in fixed
-buffers, which a recorded step reads and overwrites.
+A CUDA graph replays the same kernels on the same memory. Tokens, random numbers, scores and states are therefore in
+fixed buffers, which a replay reads and overwrites.
 
 The kernels of a step depend on its position, because a pooled stage runs only at the last sample of its frame. The
-position is part of the integers in the model's state, so there is one recording for each combination of integers.
+position is part of the integers in the model's state. One replay generates a span of samples from the integers of the
+initial state on, after which they usually return. Other samples, before and after the spans, have a recording for each
+combination of integers.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from sashimi_diffusion.generation.sampling import Sampling, sample_tokens
+from sashimi_diffusion.cuda_graph import record_cuda_graph
+from sashimi_diffusion.generation.sampling import Sampling, score_tokens, select_tokens
+from sashimi_diffusion.ssm import frozen
+from sashimi_diffusion.ssm.cache import kept_values
+
+SHORTEST_SPAN, LONGEST_SPAN = 16, 256
+"""Numbers of samples in a span. The longest one limits the size of the recording and the time to record it."""
 
 
-def record_cuda_graph(step: Callable[[], None]) -> Callable[[], None]:
-    """Record ``step`` as a CUDA graph and return a function that replays it."""
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, stream=side):
-        step()
-    return graph.replay
+class Recording(NamedTuple):
+    """Recorded steps that generate the next n samples.
+
+    Args:
+        uniforms: input, float64 (B, n).
+        outputs: tokens, int64, log-probabilities and entropies, float32, all (B, n).
+        replay: runs the steps.
+        next_state: a state with the integers after the steps.
+        kept: values that depend only on the parameters and that the steps read; the recording keeps their memory.
+    """
+
+    uniforms: Tensor
+    outputs: tuple[Tensor, Tensor, Tensor]
+    replay: Callable[[], None]
+    next_state: Any
+    kept: list[Any]
 
 
 class CudaGraphEngine:
     """Engine that replays recorded recurrence steps of an autoregressive model.
 
     Args:
-        model: an ``AutoregressiveModel`` in evaluation mode.
+        model: an ``AutoregressiveModel`` in evaluation mode. Its parameters must not change while the engine is used.
         batch_size: number of clips generated together.
         record: receives a function that works on fixed buffers, and returns a function that repeats it.
     """
@@ -43,10 +59,11 @@ class CudaGraphEngine:
     ) -> None:
         self.model, self.record = model, record
         self._state = _copied(model.initial_state(batch_size))
+        self._start = _integers(self._state)
         self._tokens = torch.zeros(batch_size, dtype=torch.int64, device=model.device)
-        self._uniforms = torch.zeros(batch_size, dtype=torch.float64, device=model.device)
-        self._log_probabilities, self._entropies = torch.zeros(2, batch_size, device=model.device)
-        self._recorded: dict[tuple, tuple[Callable[[], None], Any]] = {}
+        multiple = model.length_multiple  # the integers of the models in this package return after so many samples
+        self._span = 1 if multiple > LONGEST_SPAN else -(-SHORTEST_SPAN // multiple) * multiple
+        self._recorded: dict[tuple, Recording] = {}
 
     @torch.no_grad()
     def load(self, state: Any) -> None:
@@ -62,38 +79,60 @@ class CudaGraphEngine:
             tokens, log-probabilities and entropies (B, n), see :func:`sample_tokens`.
         """
         self._tokens.copy_(tokens)
-        uniforms = uniforms.to(self._uniforms.device)
-        generated = self._tokens.new_empty(*uniforms.shape)
-        log_probabilities = self._log_probabilities.new_empty(*uniforms.shape)
-        entropies = self._entropies.new_empty(*uniforms.shape)
-        for index, column in enumerate(uniforms.unbind(1)):
-            self._uniforms.copy_(column)
-            self._step(sampling)
-            generated[:, index] = self._tokens
-            log_probabilities[:, index] = self._log_probabilities
-            entropies[:, index] = self._entropies
+        device, length = self._tokens.device, uniforms.shape[1]
+        if device.type == "cuda" and uniforms.device.type == "cpu":
+            uniforms = uniforms.pin_memory()  # a copy from other memory waits for the device
+        uniforms = uniforms.to(device, non_blocking=True)
+        generated = self._tokens.new_empty(uniforms.shape)
+        log_probabilities, entropies = torch.empty(2, *uniforms.shape, device=device)
+        done = 0
+        with frozen(self.model):
+            while done < length:
+                aligned = _integers(self._state) == self._start
+                samples = self._span if aligned and length - done >= self._span else 1
+                span = slice(done, done + samples)
+                recording = self._recording(uniforms[:, span], sampling)
+                recording.uniforms.copy_(uniforms[:, span])
+                recording.replay()
+                for whole, part in zip((generated, log_probabilities, entropies), recording.outputs, strict=True):
+                    whole[:, span] = part
+                self._state = _with_integers(self._state, recording.next_state)
+                done += samples
         return generated, log_probabilities, entropies
 
-    def _step(self, sampling: Sampling) -> None:
-        """Generate one sample, with a recording of its step."""
-        key = (_integers(self._state), sampling)
+    def _recording(self, uniforms: Tensor, sampling: Sampling) -> Recording:
+        """Return the recording of the steps for as many random numbers, (B, n), from the current integers."""
+        key = (_integers(self._state), uniforms.shape[1], sampling)
         if key not in self._recorded:
-            # A step before the recording compiles kernels and fills caches. It also gives the integers of the next
-            # state, which a replay does not compute.
-            _, next_state = self.model.step(self._tokens, self._state)
-            state = self._state
-            self._recorded[key] = self.record(lambda: self._step_on_buffers(state, sampling)), next_state
-        replay, next_state = self._recorded[key]
-        replay()
-        self._state = _with_integers(self._state, next_state)
+            self._recorded[key] = self._new_recording(uniforms.clone(), sampling)
+        return self._recorded[key]
 
-    def _step_on_buffers(self, state: Any, sampling: Sampling) -> None:
-        """Compute one step and write its results to the buffers."""
-        logits, next_state = self.model.step(self._tokens, state)
-        tokens, log_probabilities, entropies = sample_tokens(logits, self._uniforms, sampling)
+    def _new_recording(self, uniforms: Tensor, sampling: Sampling) -> Recording:
+        state = self._state
+        # Steps before the recording compile kernels and compute the values that the frozen model keeps. They also give
+        # the integers after the steps, which a replay does not compute.
+        next_state = state
+        for _ in range(uniforms.shape[1]):
+            _, next_state = self.model.step(self._tokens, next_state)
+        log_probabilities, entropies = torch.zeros(2, *uniforms.shape, device=uniforms.device)
+        outputs = (torch.zeros_like(uniforms, dtype=torch.int64), log_probabilities, entropies)
+        replay = self.record(lambda: self._steps(state, uniforms, sampling, outputs))
+        return Recording(uniforms, outputs, replay, next_state, kept_values(self.model))
+
+    def _steps(self, state: Any, uniforms: Tensor, sampling: Sampling, outputs: tuple[Tensor, Tensor, Tensor]) -> None:
+        """Generate a sample for each column of ``uniforms`` and write all results to the buffers."""
+        tokens, next_state = self._tokens, state
+        all_tokens, all_logits = [], []
+        for column in uniforms.unbind(1):
+            logits, next_state = self.model.step(tokens, next_state)
+            tokens = select_tokens(logits, column, sampling)
+            all_tokens.append(tokens)
+            all_logits.append(logits)
+        generated = torch.stack(all_tokens, 1)  # (B, n)
+        scores = score_tokens(torch.stack(all_logits, 1), generated)
+        for buffer, values in zip(outputs, (generated, *scores), strict=True):
+            buffer.copy_(values)
         self._tokens.copy_(tokens)
-        self._log_probabilities.copy_(log_probabilities)
-        self._entropies.copy_(entropies)
         _overwrite(state, next_state)
 
 

@@ -11,6 +11,7 @@ from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.generation.engines import Engine, create_engine
 from sashimi_diffusion.generation.sampling import Sampling
 from sashimi_diffusion.memory import available_memory
+from sashimi_diffusion.ssm import frozen
 
 BLOCK = 1600
 """Default number of samples in a block."""
@@ -180,7 +181,8 @@ def _blocks(
     done = 0
     if prefix is not None:
         prefix = prefix.to(model.device)
-        log_probabilities, entropies, state = prefill(model, prefix)
+        with frozen(model):
+            log_probabilities, entropies, state = prefill(model, prefix)
         engine.load(state)
         yield Generation(prefix, log_probabilities, entropies, prefix_length=prefix.shape[1])
         # The state does not include the last token of the prefix, which is the input of the first step.
@@ -188,7 +190,8 @@ def _blocks(
     while length is None or done < length:
         count = block if length is None else min(block, length - done)
         uniforms = torch.stack([torch.rand(count, dtype=torch.float64, generator=one) for one in generators])
-        generation = Generation(*engine.run(tokens, uniforms, sampling))
+        with frozen(model):  # not across blocks, between which the caller may change the model
+            generation = Generation(*engine.run(tokens, uniforms, sampling))
         yield generation
         done, tokens = done + count, generation.tokens[:, -1]
 

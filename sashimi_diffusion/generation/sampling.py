@@ -47,23 +47,38 @@ def sample_tokens(logits: Tensor, uniforms: Tensor, sampling: Sampling) -> tuple
         tokens, int64 (B,); their log-probabilities and the entropies in nats, float32 (B,). Both are of the model's
         distribution before temperature, top-k and top-p.
     """
-    log_probabilities = logits.float().log_softmax(dim=-1)  # (B, num_tokens)
-    entropies = -(log_probabilities.exp() * log_probabilities).nan_to_num(0).sum(dim=-1)
+    tokens = select_tokens(logits, uniforms, sampling)
+    return tokens, *score_tokens(logits, tokens)
+
+
+def select_tokens(logits: Tensor, uniforms: Tensor, sampling: Sampling) -> Tensor:
+    """Return the tokens of :func:`sample_tokens`, int64 (B,)."""
     if sampling.temperature == 0:
-        tokens = logits.argmax(dim=-1)
-    else:
-        cumulative = _probabilities(logits, sampling).cumsum(dim=-1)
-        # The total differs from 1 by rounding and by top-k and top-p, so the uniform number is scaled by it.
-        threshold = uniforms.to(cumulative).unsqueeze(-1) * cumulative[:, -1:]
-        tokens = (cumulative <= threshold).sum(dim=-1)
-        last = (cumulative < cumulative[:, -1:]).sum(dim=-1)  # the last token with a probability above 0
-        tokens = torch.minimum(tokens, last)
-    return tokens, log_probabilities.gather(1, tokens.unsqueeze(1)).squeeze(1), entropies
+        return logits.argmax(dim=-1)
+    cumulative = _probabilities(logits, sampling).cumsum(dim=-1)
+    # The total differs from 1 by rounding and by top-k and top-p, so the uniform number is scaled by it.
+    threshold = uniforms.to(cumulative).unsqueeze(-1) * cumulative[:, -1:]
+    tokens = (cumulative <= threshold).sum(dim=-1)
+    last = (cumulative < cumulative[:, -1:]).sum(dim=-1)  # the last token with a probability above 0
+    return torch.minimum(tokens, last)
+
+
+def score_tokens(logits: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the log-probabilities of ``tokens`` and the entropies of their distributions, in nats, float32.
+
+    Args:
+        logits: (..., num_tokens).
+        tokens: int64 (...).
+    """
+    log_probabilities = logits.float().log_softmax(dim=-1)  # (..., num_tokens)
+    entropies = -(log_probabilities.exp() * log_probabilities).nan_to_num(0).sum(dim=-1)
+    return log_probabilities.gather(-1, tokens.unsqueeze(-1)).squeeze(-1), entropies
 
 
 def _probabilities(logits: Tensor, sampling: Sampling) -> Tensor:
     """Return the distribution to sample from, not normalized, float64 (B, num_tokens)."""
-    probabilities = (logits.double() / sampling.temperature).softmax(dim=-1)
+    scaled = logits.double() if sampling.temperature == 1 else logits.double() / sampling.temperature
+    probabilities = scaled.softmax(dim=-1)
     if sampling.top_k is None and sampling.top_p == 1:
         return probabilities
     ordered, order = probabilities.sort(dim=-1, descending=True, stable=True)

@@ -1,16 +1,19 @@
 """The SaShiMi backbone: S4 blocks at several rates (arXiv 2202.09729, section 4 and figure 1)."""
 
+import functools
 import math
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from sashimi_diffusion.models.blocks import (
     S4,
     Block,
-    Conditioning,
     DownPool,
+    LayerInputs,
     ResidualFeedForward,
     ResidualS4,
     UpPool,
@@ -18,9 +21,13 @@ from sashimi_diffusion.models.blocks import (
     channel_norm,
 )
 from sashimi_diffusion.models.layers import module_list
+from sashimi_diffusion.ssm import StateSpace
+from sashimi_diffusion.ssm.cache import Cached
+from sashimi_diffusion.ssm.convolution import Operator, convolution_operators
+from sashimi_diffusion.ssm.precision import in_autocast_dtype, without_autocast
 
 
-class SashimiBackbone(nn.Module):
+class SashimiBackbone(Cached):
     """A U-shaped network of S4 and feed-forward layers, with skip connections.
 
     A stage is a sequence of blocks at one rate. Down-pools lead from the raw rate (stage 0) to the lowest rate (the
@@ -76,6 +83,7 @@ class SashimiBackbone(nn.Module):
         super().__init__()
         self.unet, self.stage_skip, self.causal_pools = unet, stage_skip, causal_pools
         self.length_multiple = math.prod(pool)
+        self.rates = [math.prod(pool[:stage]) for stage in range(len(pool) + 1)]  # samples per position of each stage
         self.gradient_checkpointing = False
         n_pools = len(pool)
         layers = layers_per_stage(n_layers, n_pools + 1)
@@ -104,44 +112,121 @@ class SashimiBackbone(nn.Module):
         )
         self.up = module_list(make_stage(stage) for stage in range(n_pools))
 
-    def forward(self, x: Tensor, conditioning: Conditioning = Conditioning()) -> Tensor:  # noqa: B008 (immutable)
-        """Map (B, d_model, L) to (B, d_model, L); L must be a multiple of ``length_multiple``."""
+    def forward(self, x: Tensor, embedding: Tensor | None = None, mel: Tensor | None = None) -> Tensor:
+        """Map features to features at the raw rate.
+
+        Args:
+            x: features, (B, d_model, L); L must be a multiple of ``length_multiple``.
+            embedding: embedding of the diffusion step (and labels), (B, embedding_dim); None without one.
+            mel: log-mel spectrogram, (B, mel_channels, frames); None without one.
+
+        Returns:
+            (B, d_model, L).
+        """
         if x.shape[0] == 0:
             return x  # there is no Fourier transform of an empty batch
+        x = in_autocast_dtype(x)
+        inputs = self._inputs(x, embedding, mel)
         skips = []
 
-        for blocks, down_pool in zip(self.down, self.down_pools, strict=True):
-            for block in blocks:
+        for blocks, block_inputs, down_pool in zip(self.down, inputs.down, self.down_pools, strict=True):
+            for block, own in zip(blocks, block_inputs, strict=True):
                 skips.append(x)
-                x = self._run(block, x, conditioning)  # (B, H, L)
+                x = self._run(block, x, own)  # (B, H, L)
             skips.append(x)
             x = down_pool(x)  # (B, expand · H, L / pool)
 
         center = x  # (B, expand^stages · d_model, L / length_multiple)
-        for block in self.center:
-            x = self._run(block, x, conditioning)
+        for block, own in zip(self.center, inputs.center, strict=True):
+            x = self._run(block, x, own)
         x = add(center, x)
 
-        for blocks, up_pool in zip(reversed(self.up), reversed(self.up_pools), strict=True):
+        ways_up = zip(reversed(self.up), reversed(inputs.up), reversed(self.up_pools), strict=True)
+        for blocks, block_inputs, up_pool in ways_up:
             x = stage_input = add(skips.pop(), up_pool(x))  # (B, H, L)
-            for block in blocks:
-                x = self._run(block, x, conditioning)
-                if self.unet:
-                    x = add(skips.pop(), x)
+            for block, own in zip(blocks, block_inputs, strict=True):
+                x = self._run(block, x, own, skips.pop() if self.unet else None)
             if self.stage_skip:
                 x = add(stage_input, x)
         return x
 
-    def _run(self, block: Block, x: Tensor, conditioning: Conditioning) -> Tensor:
+    def _run(self, block: Block, x: Tensor, inputs: LayerInputs, skip: Tensor | None = None) -> Tensor:
         """Run a block, under gradient checkpointing if it is enabled."""
         if self.gradient_checkpointing and torch.is_grad_enabled():
-            return self._gradient_checkpointing_func(block, x, conditioning)
-        return block(x, conditioning)
+            return self._gradient_checkpointing_func(block, x, inputs, skip)
+        return block(x, inputs, skip)
+
+    def _inputs(self, x: Tensor, embedding: Tensor | None, mel: Tensor | None) -> "BackboneInputs":
+        """Return the inputs of every block."""
+        operators, biases = self._operators(x), self._biases(embedding)
+        following = iter([LayerInputs(*own) for own in zip(biases, [mel] * len(biases), operators, strict=True)])
+
+        def of_stage(blocks: Sequence[Block]) -> list[LayerInputs]:
+            return [next(following) if isinstance(block[0], ResidualS4) else LayerInputs() for block in blocks]
+
+        down = [of_stage(blocks) for blocks in self.down]
+        return BackboneInputs(down, of_stage(self.center), [of_stage(blocks) for blocks in self.up])
+
+    def _operators(self, x: Tensor) -> list[Operator | None]:
+        """Return the convolution operators of the S4 layers, or None for a layer that computes its own.
+
+        On a GPU, one computation for all layers of a stage takes a fraction of the launches. On a CPU, one layer after
+        the other is faster, because its matrices stay in the caches.
+        """
+        layers = self.residual_s4_layers()
+        operators: list[Operator | None] = [None] * len(layers)
+        if x.device.type == "cpu":
+            return operators
+        for stage, rate in enumerate(self.rates):
+            indices = [index for index, of_layer in enumerate(self._stages_of_s4_layers()) if of_layer == stage]
+            spaces = [layers[index].s4.ssm for index in indices]
+            if not spaces or not isinstance(spaces[0], StateSpace):
+                continue
+            key = (x.dtype, x.shape[-1] // rate, 1.0)
+            compute = functools.partial(convolution_operators, spaces, *key)
+            computed = self.cache.get(self, f"operators of stage {stage}", (*key, spaces[0].backend), compute)
+            for index, operator in zip(indices, computed, strict=True):
+                operators[index] = operator
+        return operators
+
+    def _biases(self, embedding: Tensor | None) -> Sequence[Tensor | None]:
+        """Return the projection of the step embedding for every S4 layer, (B, H), by one matrix product for all."""
+        layers = self.residual_s4_layers()
+        projections = [layer.step_projection for layer in layers if layer.step_projection is not None]
+        if embedding is None or not projections:
+            return [None] * len(layers)
+
+        def concatenated() -> tuple[Tensor, Tensor]:
+            return torch.cat([one.weight for one in projections]), torch.cat([one.bias for one in projections])
+
+        weight, bias = self.cache.get(self, "step projections", None, concatenated)
+        widths = [one.out_features for one in projections]
+        if embedding.device.type == "cpu":
+            return F.linear(embedding, weight, bias).split(widths, dim=-1)
+        with without_autocast(embedding.device):  # the norms add these biases in float32
+            return F.linear(embedding.to(weight.dtype), weight, bias).split(widths, dim=-1)
+
+    def residual_s4_layers(self) -> list[ResidualS4]:
+        """Return the residual S4 layers of the way down, the center and the way up; both ways begin at the raw rate."""
+        stages = [*self.down, self.center, *self.up]
+        return [layer for blocks in stages for block in blocks for layer in block if isinstance(layer, ResidualS4)]
+
+    def _stages_of_s4_layers(self) -> list[int]:
+        """Return the index of the stage of each of ``residual_s4_layers``; stage 0 has the raw rate."""
+        stages = [*enumerate(self.down), (len(self.down), self.center), *enumerate(self.up)]
+        return [stage for stage, blocks in stages for block in blocks if isinstance(block[0], ResidualS4)]
 
     def s4_layers(self) -> list[S4]:
-        """Return the S4 layers of the way down, the center and the way up; on both ways, the raw rate comes first."""
-        stages = [*self.down, self.center, *self.up]
-        return [layer.s4 for blocks in stages for block in blocks for layer in block if isinstance(layer, ResidualS4)]
+        """Return the S4 layers in the order of ``residual_s4_layers``."""
+        return [layer.s4 for layer in self.residual_s4_layers()]
+
+
+class BackboneInputs(NamedTuple):
+    """Inputs of every block, in one list for each stage on the way down, the center, and each stage on the way up."""
+
+    down: list[list[LayerInputs]]
+    center: list[LayerInputs]
+    up: list[list[LayerInputs]]
 
 
 def layers_per_stage(n_layers: int | Sequence[int], n_stages: int) -> list[int]:

@@ -9,22 +9,24 @@ from torch.nn import functional as F
 import sashimi_kernels as kernels
 from sashimi_diffusion.models.layers import pointwise
 from sashimi_diffusion.ssm import S4Layer
+from sashimi_diffusion.ssm.convolution import Operator
 from sashimi_diffusion.ssm.legacy_s4 import LegacyS4
-from sashimi_diffusion.ssm.pointwise import gelu
 
 S4: TypeAlias = S4Layer | LegacyS4
 
 
-class Conditioning(NamedTuple):
-    """Conditioning that every block of a denoiser receives; both fields are None in an autoregressive model.
+class LayerInputs(NamedTuple):
+    """What a residual S4 layer receives in addition to the features.
 
     Args:
-        embedding: diffusion step (and class) embedding, (B, embedding_dim).
-        mel: log-mel spectrogram, (B, mel_channels, frames).
+        bias: projected step embedding, (B, H); None in an autoregressive model.
+        mel: log-mel spectrogram, (B, mel_channels, frames); None without a vocoder.
+        operator: convolution operator of the layer; None if the layer computes it.
     """
 
-    embedding: Tensor | None = None
+    bias: Tensor | None = None
     mel: Tensor | None = None
+    operator: Operator | None = None
 
 
 def add(x: Tensor, y: Tensor) -> Tensor:
@@ -33,6 +35,15 @@ def add(x: Tensor, y: Tensor) -> Tensor:
     The result is written over y if the dtypes are equal. Under autocast they may differ.
     """
     return y.add_(x) if y.dtype == x.dtype else x + y
+
+
+class NormParameters(NamedTuple):
+    """A channel norm as arguments of :func:`sashimi_kernels.feed_forward`."""
+
+    norm: str
+    weight: Tensor
+    offset: Tensor
+    epsilon: float
 
 
 class ScalarNorm(nn.Module):
@@ -46,6 +57,10 @@ class ScalarNorm(nn.Module):
     def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """Return the normalized ``x``, (B, H, L), plus ``bias``, (B, H), at every position."""
         return kernels.scalar_norm(x, self.gain, self.shift, bias, scalar_norm_epsilon(x.dtype))
+
+    def parameters_for(self, dtype: torch.dtype) -> NormParameters:
+        """Return the parameters for inputs of ``dtype``."""
+        return NormParameters("scalar", self.gain, self.shift, scalar_norm_epsilon(dtype))
 
 
 def scalar_norm_epsilon(dtype: torch.dtype) -> float:
@@ -65,8 +80,15 @@ class ChannelLayerNorm(nn.LayerNorm):
         """Return the normalized ``x``, (B, H, L), plus ``bias``, (B, H), at every position."""
         return kernels.layer_norm(x, self.weight, self.bias, bias, self.eps)
 
+    def parameters_for(self, dtype: torch.dtype) -> NormParameters:
+        """Return the parameters for inputs of ``dtype``."""
+        return NormParameters("layer", self.weight, self.bias, self.eps)
 
-def channel_norm(name: str, d_model: int) -> nn.Module:
+
+Norm: TypeAlias = ScalarNorm | ChannelLayerNorm
+
+
+def channel_norm(name: str, d_model: int) -> Norm:
     """Return the norm called ``name`` for (B, d_model, L): "scalar" (as in the official code) or "layer".
 
     Raises:
@@ -95,20 +117,20 @@ class ResidualS4(nn.Module):
     def __init__(
         self,
         s4: S4,
-        norm: nn.Module,
+        norm: Norm,
         d_model: int,
         embedding_dim: int | None = None,
         mel: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.norm, self.s4, self.mel = norm, s4, mel
+        # The backbone computes the projections of all its layers in one product.
         self.step_projection = None if embedding_dim is None else nn.Linear(embedding_dim, d_model)
 
-    def forward(self, x: Tensor, conditioning: Conditioning) -> Tensor:
+    def forward(self, x: Tensor, inputs: LayerInputs) -> Tensor:
         """Return the output (B, H, L) for ``x``, (B, H, L)."""
-        bias = None if self.step_projection is None else self.step_projection(conditioning.embedding)  # (B, H)
-        residual = x if self.mel is None else add(x, self.mel(conditioning.mel, x.shape[-1]))
-        return self.s4(self.norm(x, bias), residual=residual)
+        residual = x if self.mel is None else add(x, self.mel(inputs.mel, x.shape[-1]))
+        return self.s4(self.norm(x, inputs.bias), residual=residual, operator=inputs.operator)
 
     def advance(self, x: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
         """Process one sample by a recurrence step, or several by convolutions; the layer is causal and unconditional.
@@ -122,11 +144,9 @@ class ResidualS4(nn.Module):
         """
         s4, u = cast(S4Layer, self.s4), self.norm(x)
         if x.shape[-1] > 1 or state is None:
-            y, state = s4.prefill(u, state)
-        else:
-            y, state = s4.step(u.squeeze(-1), state)
-            y = y.unsqueeze(-1)
-        return add(x, y), state
+            return s4.prefill(u, state, residual=x)
+        y, state = s4.step(u.squeeze(-1), state, residual=x.squeeze(-1))
+        return y.unsqueeze(-1), state
 
 
 class ResidualFeedForward(nn.Module):
@@ -139,25 +159,36 @@ class ResidualFeedForward(nn.Module):
         weight_norm: weight normalization of both linear maps.
     """
 
-    def __init__(self, norm: nn.Module, d_model: int, expand: int, weight_norm: bool) -> None:
+    def __init__(self, norm: Norm, d_model: int, expand: int, weight_norm: bool) -> None:
         super().__init__()
         self.norm = norm
         self.input_linear = pointwise(d_model, expand * d_model, weight_norm)
         self.output_linear = pointwise(expand * d_model, d_model, weight_norm)
 
-    def forward(self, x: Tensor, conditioning: Conditioning | None) -> Tensor:
-        """Return the output (B, H, L) for ``x``, (B, H, L); ``conditioning`` is not used."""
-        return add(x, self.output_linear(gelu(self.input_linear(self.norm(x)))))
+    def forward(self, x: Tensor, skip: Tensor | None = None) -> Tensor:
+        """Return the output (B, H, L) for ``x``, (B, H, L), plus ``skip``, (B, H, L)."""
+        return kernels.feed_forward(
+            x,
+            *self.norm.parameters_for(x.dtype),
+            self.input_linear.weight.squeeze(-1),
+            cast(Tensor, self.input_linear.bias),
+            self.output_linear.weight.squeeze(-1),
+            cast(Tensor, self.output_linear.bias),
+            skip,
+        )
 
 
 class Block(nn.ModuleList):
     """A sequence of residual layers; skip connections lead around whole blocks."""
 
-    def forward(self, x: Tensor, conditioning: Conditioning) -> Tensor:
-        """Return the output (B, H, L) for ``x``, (B, H, L)."""
+    def forward(self, x: Tensor, inputs: LayerInputs, skip: Tensor | None = None) -> Tensor:
+        """Return the output (B, H, L) for ``x``, (B, H, L), plus ``skip``, (B, H, L)."""
         for layer in self:
-            x = layer(x, conditioning)
-        return x
+            if isinstance(layer, ResidualS4):
+                x = layer(x, inputs)
+            else:
+                x, skip = layer(x, skip), None
+        return x if skip is None else add(skip, x)
 
 
 class DownPool(nn.Module):
@@ -172,6 +203,9 @@ class DownPool(nn.Module):
         self.linear = pointwise(in_channels * pool, out_channels, weight_norm)
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.device.type != "cpu":  # samples are adjacent in memory
+            frames = x.unflatten(2, (-1, self.pool)).transpose(2, 3).flatten(1, 2)  # (B, H · pool, L / pool)
+            return self.linear(frames)
         frames = x.transpose(1, 2).unflatten(1, (-1, self.pool)).flatten(2)  # (B, L / pool, pool · H)
         # Permute the weights, not the samples, because the weights are smaller.
         weight = self.linear.weight.squeeze(-1).unflatten(1, (-1, self.pool)).transpose(1, 2).flatten(1)
@@ -195,6 +229,8 @@ class UpPool(nn.Module):
 
     def unfold_channels(self, x: Tensor) -> Tensor:
         """Map (B, H, L) to (B, out_channels, L · pool) without the delay."""
+        if x.device.type != "cpu":  # samples are adjacent in memory
+            return self.linear(x).unflatten(1, (-1, self.pool)).transpose(2, 3).flatten(2)
         weight, bias = (
             parameter.unflatten(0, (-1, self.pool)).transpose(0, 1).flatten(0, 1)
             for parameter in (self.linear.weight.squeeze(-1), cast(Tensor, self.linear.bias))

@@ -8,7 +8,7 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
 from sashimi_diffusion.models.backbone import SashimiBackbone
-from sashimi_diffusion.models.blocks import S4, Conditioning, channel_norm
+from sashimi_diffusion.models.blocks import S4, channel_norm
 from sashimi_diffusion.models.conditioning import MelUpsampler
 from sashimi_diffusion.models.denoiser_base import Denoiser, output_head
 from sashimi_diffusion.ssm import S4Layer
@@ -145,5 +145,5 @@ class SashimiDenoiser(Denoiser):
 
     def predict(self, x: Tensor, embedding: Tensor, mel: Tensor | None) -> Tensor:
         """Return the prediction (B, out_channels, L), see :class:`Denoiser`."""
-        x = self.backbone(x, Conditioning(embedding, mel))
+        x = self.backbone(x, embedding, mel)
         return self.output(self.output_norm(x))

@@ -6,12 +6,13 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
+from sashimi_diffusion.ssm.cache import Cached
 from sashimi_diffusion.ssm.pointwise import Pointwise
 
 T = TypeVar("T")
 
 
-class NormalizedWeight(nn.Module):
+class NormalizedWeight(Cached):
     """A weight as magnitude and direction, g · v / ‖v‖ per index of the first axis (arXiv 1602.07868, equation 2).
 
     The parameters have the same names as those of ``torch.nn.utils.parametrizations.weight_norm``, so the state dicts
@@ -26,7 +27,7 @@ class NormalizedWeight(nn.Module):
 
     def forward(self) -> Tensor:
         """Return the normalized weight."""
-        return torch._weight_norm(self.original1, self.original0, 0)
+        return self.cache.get(self, "weight", None, lambda: torch._weight_norm(self.original1, self.original0, 0))
 
     @torch.no_grad()
     def assign(self, weight: Tensor) -> None:

@@ -169,7 +169,7 @@ class _Recurrence:
             if isinstance(layer, ResidualS4):
                 x, self.layers[layer.s4] = layer.advance(x, self.layers[layer.s4])
             else:
-                x = layer(x, None)
+                x = layer(x)
         return x
 
     def _pool_down(self, stage: int, x: Tensor) -> Tensor | None:

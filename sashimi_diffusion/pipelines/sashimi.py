@@ -10,13 +10,15 @@ import torch
 from diffusers import ModelMixin
 from diffusers.pipelines.pipeline_utils import AudioPipelineOutput
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
-from diffusers.utils.torch_utils import randn_tensor
 
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.pipelines.base import AudioPipeline, check_request, sample_generators
-from sashimi_diffusion.pipelines.labels import Labels, label_conditioning, null_labels
+from sashimi_diffusion.pipelines.labels import Labels, label_conditioning
 from sashimi_diffusion.pipelines.loading import load_components, resolve_pipeline, stored_guidance_scale
+from sashimi_diffusion.pipelines.prediction import Prediction, PredictionGraphs
 from sashimi_diffusion.schedulers import DiffWaveScheduler
+from sashimi_diffusion.schedulers.noise import draw_noise
+from sashimi_diffusion.ssm import frozen
 
 StepCallback = Callable[["SashimiPipeline", int, torch.Tensor, dict[str, Any]], dict[str, Any] | None]
 
@@ -24,12 +26,22 @@ StepCallback = Callable[["SashimiPipeline", int, torch.Tensor, dict[str, Any]], 
 class SashimiPipeline(AudioPipeline):
     """Pipeline that generates raw audio with a denoiser of this package.
 
+    On a CUDA device the prediction of the model is recorded as a CUDA graph, once for each shape, and replayed for every
+    sampling step. A warning names the reason where this is not possible: an offloaded model, a model with hooks, or one
+    that waits for the device. The loop itself does not wait for the device; of the samplers of
+    :func:`~sashimi_diffusion.schedulers.create_scheduler`, ``unipc``, ``unipc-karras``, ``ddpm``, ``sasolver`` and
+    ``euler-ancestral`` do in each of their steps.
+
     Args:
         model: ``SashimiDenoiser``, ``WaveNetDenoiser`` or another diffusers model with the same ``forward``, ``config``
             and ``length_multiple``.
         scheduler: ``DiffWaveScheduler``, or a diffusers scheduler with a discrete training schedule
             (:func:`~sashimi_diffusion.schedulers.create_scheduler` creates them with settings for audio).
         guidance_scale: default scale of classifier-free guidance for calls with labels; saved with the pipeline.
+
+    Attributes:
+        cuda_graph: True by default; False runs the operations of each step one after the other and drops the recordings
+            at the next call.
 
     Example:
         >>> pipe = SashimiPipeline.from_pretrained("sashimi-digits")
@@ -43,6 +55,8 @@ class SashimiPipeline(AudioPipeline):
         super().__init__()
         self.register_modules(model=model, scheduler=scheduler)
         self.register_to_config(guidance_scale=guidance_scale)
+        self.cuda_graph = True
+        self._graphs = PredictionGraphs()
 
     @classmethod
     def from_pretrained(
@@ -112,8 +126,8 @@ class SashimiPipeline(AudioPipeline):
                 given no class gets no speaker either.
             output_type: ``"np"`` for a numpy array, ``"pt"`` for a tensor on the device of the pipeline.
             return_dict: return an ``AudioPipelineOutput`` instead of a tuple.
-            callback_on_step_end: called as ``callback(pipe, i, t, {"latents": latents})`` after step i at timestep t.
-                If it returns a dict with ``"latents"`` (B, C, L), these replace the current ones.
+            callback_on_step_end: called as ``callback(pipe, i, t, {"latents": latents})`` after step i at timestep t, a
+                tensor on the CPU. If it returns a dict with ``"latents"`` (B, C, L), these replace the current ones.
 
         Returns:
             ``AudioPipelineOutput`` or a tuple, with ``audios``, float32, shape (B, C, L). Their amplitude is that of
@@ -134,15 +148,14 @@ class SashimiPipeline(AudioPipeline):
 
         generators = sample_generators(generator, batch_size)
         # The noise and the arithmetic of the scheduler are float32 for every dtype of the model.
-        noise = randn_tensor((batch_size, config.in_channels, padded), generators, device, torch.float32)
+        noise = draw_noise((batch_size, config.in_channels, padded), generators, device)
         latents = noise * self.scheduler.init_noise_sigma  # (B, C, L)
 
-        options = {"generator": generators} if "generator" in inspect.signature(self.scheduler.step).parameters else {}
-        with self.progress_bar(total=len(timesteps)) as progress:
+        predict, step = self._prediction(labels, mel, guidance_scale, latents), self._step(generators)
+        with frozen(self.model), self.progress_bar(total=len(timesteps)) as progress:
             for i, t in enumerate(timesteps):
-                scaled = self.scheduler.scale_model_input(latents, t)
-                prediction = self._predict(scaled, t, labels, mel, guidance_scale)
-                latents = self.scheduler.step(prediction, t, latents, **options).prev_sample
+                prediction = predict(self.scheduler.scale_model_input(latents, t), t)
+                latents = step(prediction, t, latents)
                 if callback_on_step_end is not None:
                     changed = callback_on_step_end(self, i, t, {"latents": latents}) or {}
                     latents = changed.get("latents", latents)
@@ -179,31 +192,36 @@ class SashimiPipeline(AudioPipeline):
             )
         return length
 
-    def _predict(
-        self,
-        sample: torch.Tensor,
-        timestep: torch.Tensor,
-        labels: dict[str, torch.Tensor],
-        mel: torch.Tensor | None,
-        guidance_scale: float,
-    ) -> torch.Tensor:
-        """Return the prediction of the model, float32 (B, C, L), with classifier-free guidance."""
-        guided = guidance_scale != 1
-        if guided:
-            # One forward of a batch of 2B computes both predictions.
-            null = null_labels(self.model.config, labels)
-            sample, labels = torch.cat([sample, sample]), {name: torch.cat([labels[name], null[name]]) for name in null}
-            mel = None if mel is None else torch.cat([mel, mel])
-        prediction = self.model(
-            sample.to(self.model.dtype), timestep.expand(len(sample)), **labels, mel=mel
-        ).sample.float()
-        if not guided:
+    def _prediction(
+        self, labels: dict[str, torch.Tensor], mel: torch.Tensor | None, guidance_scale: float, latents: torch.Tensor
+    ) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+        """Return the prediction of a call as a function of the noisy sample and the timestep, recorded if possible."""
+        prediction = Prediction(self.model, labels, mel, guidance_scale)
+        if not self.cuda_graph:
+            self._graphs.clear()
             return prediction
-        conditional, unconditional = prediction.chunk(2)
-        return unconditional + guidance_scale * (conditional - unconditional)
+        return self._graphs.prepare(prediction, latents, self.scheduler.timesteps[0])
+
+    def _step(
+        self, generators: list[torch.Generator]
+    ) -> Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]:
+        """Return the step of the scheduler as a function of the prediction, the timestep and the noisy sample."""
+        arguments = inspect.signature(self.scheduler.step).parameters
+        # Noise that a scheduler of diffusers draws itself makes it wait for the device.
+        takes_noise = "variance_noise" in arguments and "sde" in self.scheduler.config.get("algorithm_type", "")
+
+        def step(prediction: torch.Tensor, timestep: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
+            options: dict[str, Any] = {}
+            if takes_noise:
+                options["variance_noise"] = draw_noise(latents.shape, generators, latents.device)
+            elif "generator" in arguments:
+                options["generator"] = generators
+            return self.scheduler.step(prediction, timestep, latents, **options).prev_sample
+
+        return step
 
     def _timesteps(self, steps: int | None) -> torch.Tensor:
-        """Set the timesteps of the scheduler and return them."""
+        """Set the timesteps of the scheduler and return them, on the CPU, so that no step waits for the device."""
         scheduler = self.scheduler
         # The times of a scheduler in continuous time are not those that the model was trained with: it returns noise.
         if not hasattr(scheduler, "alphas_cumprod"):
@@ -218,7 +236,7 @@ class SashimiPipeline(AudioPipeline):
             raise UserError(
                 f"cannot sample in {steps} steps: the model was trained with {total}, so ask for 1 to {total}"
             )
-        scheduler.set_timesteps(steps, device=self._execution_device)
+        scheduler.set_timesteps(steps, device="cpu")
         # With trailing spacing, diffusers rounds some numbers of steps (29 of 200) to an extra step at -1.
         if scheduler.timesteps.min() < 0:
             raise UserError(

@@ -17,17 +17,15 @@ from typing import Any
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers, SchedulerMixin, SchedulerOutput
-from diffusers.utils.torch_utils import randn_tensor
 
 from sashimi_diffusion.errors import UserError
+from sashimi_diffusion.schedulers.noise import Generators, draw_noise
 
 FAST_BETAS_200 = (1e-4, 1e-3, 0.01, 0.05, 0.2, 0.7)
 """Six inference betas for a model trained with T = 200 (DiffWave, section 4: the LARGE model's fast sampling)."""
 
 FAST_BETAS_50 = (1e-4, 1e-3, 0.01, 0.05, 0.2, 0.5)
 """Six inference betas for a model trained with T = 50 (DiffWave, section 4: the BASE model's fast sampling)."""
-
-Generators = torch.Generator | list[torch.Generator] | None
 
 
 class DiffWaveScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # the mixins disagree about config_name
@@ -96,6 +94,7 @@ class DiffWaveScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # t
             self.betas = _checked_betas("beta_start .. beta_end", betas)
         self.alphas = 1.0 - self.betas
         self.alphas_cumprod = _running_product(self.alphas)
+        self._device_copies: tuple[torch.Tensor, dict[torch.device, torch.Tensor]] = (self.alphas_cumprod, {})
         self.set_timesteps()
 
     def __len__(self) -> int:
@@ -173,7 +172,7 @@ class DiffWaveScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # t
 
         Args:
             model_output: epsilon or v, shape (B, C, L).
-            timestep: one of ``timesteps``.
+            timestep: one of ``timesteps``. The step waits for the device of a tensor that is not on the CPU.
             sample: x_t, shape (B, C, L).
             generator: source of the noise z: one generator, or one per sample.
             return_dict: return a ``SchedulerOutput`` instead of a tuple.
@@ -191,7 +190,7 @@ class DiffWaveScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # t
             epsilon = math.sqrt(cumulative) * model_output + math.sqrt(1 - cumulative) * sample
         previous = (sample - (1 - alpha) / math.sqrt(1 - cumulative) * epsilon) / math.sqrt(alpha)
         if index > 0:
-            previous = previous + sigma * randn_tensor(sample.shape, generator, sample.device, sample.dtype)
+            previous = previous + sigma * draw_noise(sample.shape, generator, sample.device, sample.dtype)
         return SchedulerOutput(prev_sample=previous) if return_dict else (previous,)
 
     def add_noise(self, original_samples: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
@@ -204,8 +203,20 @@ class DiffWaveScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # t
         signal, deviation = self._signal_and_noise(sample, timesteps)
         return signal * noise - deviation * sample
 
+    def noise_levels(self, timesteps: torch.Tensor) -> torch.Tensor:
+        """Return abar_t of integer t (B,) on their device, float32 (B,).
+
+        ``alphas_cumprod`` is copied to a device once, not for every batch.
+        """
+        source, copies = self._device_copies
+        if source is not self.alphas_cumprod:
+            self._device_copies = source, copies = self.alphas_cumprod, {}
+        if timesteps.device not in copies:
+            copies[timesteps.device] = source.to(timesteps.device)
+        return copies[timesteps.device][timesteps]
+
     def _signal_and_noise(self, sample: torch.Tensor, timesteps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        cumulative = self.alphas_cumprod.to(sample.device)[timesteps.to(sample.device)].to(sample.dtype)
+        cumulative = self.noise_levels(timesteps.to(sample.device)).to(sample.dtype)
         cumulative = cumulative.reshape(-1, *[1] * (sample.ndim - 1))  # (B, 1, 1)
         return cumulative.sqrt(), (1 - cumulative).sqrt()
 

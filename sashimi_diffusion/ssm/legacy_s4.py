@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from sashimi_diffusion.ssm.cache import ParameterCache
+from sashimi_diffusion.ssm.cache import Cached
 from sashimi_diffusion.ssm.initialization import initial_system
 from sashimi_diffusion.ssm.pointwise import gelu
 from sashimi_diffusion.ssm.precision import KeepFloat32, without_autocast
@@ -49,13 +49,16 @@ class LegacyS4(nn.Module):
         self.ssm = LegacyStateSpace(d_model, length, n_state, stored_nodes)
         self.output_linear = nn.Conv1d(2 * d_model, d_model, 1)
 
-    def forward(self, u: Tensor, residual: Tensor | None = None) -> Tensor:
-        """Apply the layer to a sequence (B, H, L), add ``residual`` (B, H, L) if given, and return (B, H, L)."""
+    def forward(self, u: Tensor, residual: Tensor | None = None, operator: None = None) -> Tensor:
+        """Apply the layer to a sequence (B, H, L), add ``residual`` (B, H, L) if given, and return (B, H, L).
+
+        ``operator`` is always None: the layer computes its own kernels.
+        """
         y = self.output_linear(gelu(self.ssm(u)))
         return y if residual is None else y + residual
 
 
-class LegacyStateSpace(KeepFloat32):
+class LegacyStateSpace(KeepFloat32, Cached):
     """A causal and an anti-causal convolution of each feature, each with its own output.
 
     y₁[t] = D u[t] + Σ_j k₁[j] u[t-j] and y₂[t] = D u[t] + Σ_j k₂[j] u[t+j], with j from 0 in both.
@@ -103,7 +106,6 @@ class LegacyStateSpace(KeepFloat32):
         omega, z = _initial_nodes(length) if stored_nodes else (None, None)
         self.register_buffer("omega", omega)  # (directions, length // 2 + 1, 2)
         self.register_buffer("z", z)  # (directions, length // 2 + 1, 2)
-        self._cache = ParameterCache()
 
     def forward(self, u: Tensor) -> Tensor:
         """Convolve ``u`` (B, H, L) in both directions: (B, 2 H, L), the causal direction first.
@@ -135,21 +137,12 @@ class LegacyStateSpace(KeepFloat32):
         infinite = omega == -1
         return Nodes(z.masked_fill(infinite, 0), (2 / (1 + omega)).masked_fill(infinite, 0))
 
-    def train(self, mode: bool = True) -> "LegacyStateSpace":
-        """Set the mode and free the cached values of evaluation mode."""
-        self._cache.clear()
-        return super().train(mode)
-
     def extra_repr(self) -> str:
         return f"{self.d_model}, length={self.length}, n_state={self.n_state}, stored_nodes={self.omega is not None}"
 
     def _spectrum(self, length: int) -> Tensor:
-        """Return the spectrum of the kernels, cached while the parameters are unchanged."""
-        spectrum = self._cache.lookup(self, length)
-        if spectrum is None:
-            spectrum = lags_spectrum(self._lags(length))
-            self._cache.store(self, length, spectrum)
-        return spectrum
+        """Return the spectrum of the kernels."""
+        return self.cache.get(self, "spectrum", length, lambda: lags_spectrum(self._lags(length)))
 
     def _lags(self, length: int) -> Tensor:
         """Return kernels and D for L = ``length``, arranged by :func:`kernel_lags`, real (directions, H, size)."""

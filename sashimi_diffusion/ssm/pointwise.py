@@ -1,8 +1,12 @@
 """Pointwise operations on (B, channels, L): a linear map of the channels, and GELU."""
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from sashimi_kernels import pointwise
 
 
 class Pointwise(nn.Conv1d):
@@ -16,10 +20,7 @@ class Pointwise(nn.Conv1d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, in_channels, L) to (B, out_channels, L)."""
-        weight = self.weight.squeeze(-1)
-        if x.shape[0] == 1:  # for a 2-D input, one matrix product also adds the bias, in any memory layout
-            return F.linear(x.squeeze(0).T, weight, self.bias).T.unsqueeze(0)
-        return F.linear(x.transpose(1, 2), weight, self.bias).transpose(1, 2)
+        return pointwise(x, self.weight.squeeze(-1), cast(Tensor, self.bias))
 
 
 def gelu(x: Tensor) -> Tensor:

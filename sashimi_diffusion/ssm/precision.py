@@ -30,3 +30,14 @@ def without_autocast(device: torch.device) -> AbstractContextManager:
     if torch.amp.is_autocast_available(device.type):
         return torch.autocast(device.type, enabled=False)
     return nullcontext()
+
+
+def in_autocast_dtype(x: Tensor) -> Tensor:
+    """Return features on a GPU in the dtype of autocast, if it is enabled, so that all layers keep this dtype.
+
+    On a CPU each operation decides by itself: many have no fast path in half precision.
+    """
+    device = x.device.type
+    if device == "cpu" or not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
+        return x
+    return x.to(torch.get_autocast_dtype(device))

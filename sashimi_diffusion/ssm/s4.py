@@ -5,9 +5,10 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sashimi_diffusion.ssm.pointwise import Pointwise, gelu
+from sashimi_diffusion.ssm.convolution import Operator
+from sashimi_diffusion.ssm.pointwise import Pointwise
 from sashimi_diffusion.ssm.state_space import StateSpace
-from sashimi_kernels import gated_residual
+from sashimi_kernels import gated_linear, gated_residual
 
 
 class S4Layer(nn.Module):
@@ -28,35 +29,49 @@ class S4Layer(nn.Module):
         self.output_linear = Pointwise(self.ssm.outputs_per_feature * d_model, 2 * d_model)
 
     def forward(
-        self, u: Tensor, state: Tensor | None = None, rate: float = 1.0, residual: Tensor | None = None
+        self,
+        u: Tensor,
+        state: Tensor | None = None,
+        rate: float = 1.0,
+        residual: Tensor | None = None,
+        operator: Operator | None = None,
     ) -> Tensor:
         """Apply the layer to a sequence.
 
         Args:
             u: input, (B, H, L).
             state: initial state, (B, H, N); zero if not given.
-            rate: see :meth:`StateSpace.forward`.
+            rate, operator: see :meth:`StateSpace.forward`.
             residual: added to the output, (B, H, L).
 
         Returns:
             (B, H, L).
         """
-        y = self._mix(gelu(self.ssm(u, state, rate)))
-        return F.glu(y, dim=1) if residual is None else gated_residual(y, residual, self.ssm.backend)
+        return self._mix(self.ssm(u, state, rate, operator), residual)
 
-    def prefill(self, u: Tensor, state: Tensor | None = None, rate: float = 1.0) -> tuple[Tensor, Tensor]:
+    def prefill(
+        self, u: Tensor, state: Tensor | None = None, rate: float = 1.0, residual: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Return the output of :meth:`forward` and the state after the last sample, (B, H, N)."""
         y, state = self.ssm.prefill(u, state, rate)
-        return F.glu(self._mix(gelu(y)), dim=1), state
+        return self._mix(y, residual), state
 
-    def step(self, u: Tensor, state: Tensor, rate: float = 1.0) -> tuple[Tensor, Tensor]:
-        """Process one sample ``u`` (B, H) and return the output (B, H) and the next state (B, H, N)."""
-        y, state = self.ssm.step(u, state, gelu=True, rate=rate)
-        return F.glu(self._mix(y.unsqueeze(-1)), dim=1).squeeze(-1), state
+    def step(
+        self, u: Tensor, state: Tensor, rate: float = 1.0, residual: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Process one sample ``u`` (B, H): return the output (B, H) plus ``residual``, and the next state (B, H, N)."""
+        y, state = self.ssm.step(u, state, rate)
+        residual = None if residual is None else residual.unsqueeze(-1)
+        return self._mix(y.unsqueeze(-1), residual).squeeze(-1), state
 
     def initial_state(self, batch_size: int) -> Tensor:
         """Return the zero state, (B, H, N)."""
         return self.ssm.initial_state(batch_size)
 
-    def _mix(self, y: Tensor) -> Tensor:
-        return self.output_linear(self.dropout(y))
+    def _mix(self, y: Tensor, residual: Tensor | None) -> Tensor:
+        """Apply GELU, dropout and the gated linear map to the output of the state space, and add ``residual``."""
+        linear, backend = self.output_linear, self.ssm.backend
+        if not (self.training and self.dropout.p > 0):
+            return gated_linear(y, linear.weight.squeeze(-1), linear.bias, residual, backend)
+        y = linear(self.dropout(F.gelu(y)))
+        return F.glu(y, dim=1) if residual is None else gated_residual(y, residual, backend)

@@ -1,6 +1,7 @@
 """The linear system of a state space: its step sizes, state matrix and input vector as parameters."""
 
 import math
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -72,39 +73,57 @@ class LinearSystem(KeepFloat32):
         self.Q = _float32_parameter(low_rank) if nplr and not stable else None  # (n_ssm, N, 2)
 
     def continuous_system(self, rate: float = 1.0) -> ContinuousSystem:
-        """Return the system in double precision, with (A, B) repeated to all features.
-
-        Args:
-            rate: factor of the step sizes.
-
-        Raises:
-            ValueError: ``rate`` is not positive.
-        """
-        require_rate(rate)
-        low, high = (math.log(bound) for bound in DT_BOUNDS)
-        dt = rate * torch.exp(self.log_dt.double().clamp(low, high)).unsqueeze(-1)  # (H, 1)
-        a = self._repeat(torch.complex(self._real_part(), self.imag.double()))
-        b = self._repeat(torch.view_as_complex(self.B.double()))
-        if self.P is None:
-            return ContinuousSystem(dt, a, torch.zeros_like(a), torch.zeros_like(a), b)
-        p = self._repeat(torch.view_as_complex(self.P.double()))
-        q = p if self.Q is None else self._repeat(torch.view_as_complex(self.Q.double()))
-        return ContinuousSystem(dt, a, p, q.conj(), b)
+        """Return the system in double precision, see :func:`continuous_system`."""
+        return continuous_system([self], rate)
 
     def system_parameters(self) -> list[nn.Parameter]:
         """Return the parameters of dt, A and B."""
         parameters = (self.log_dt, self.log_neg_real, self.real, self.imag, self.B, self.P, self.Q)
         return [parameter for parameter in parameters if parameter is not None]
 
-    def _real_part(self) -> Tensor:
-        if self.log_neg_real is not None:
-            return -torch.exp(self.log_neg_real.double())
-        assert self.real is not None
-        return self.real.double()
 
-    def _repeat(self, x: Tensor) -> Tensor:
-        """Repeat (n_ssm, N) to (H, N); feature h uses copy h mod n_ssm."""
-        return x if x.shape[0] == self.d_model else x.repeat(self.d_model // x.shape[0], 1)
+def continuous_system(systems: Sequence[LinearSystem], rate: float = 1.0) -> ContinuousSystem:
+    """Return the systems in double precision, concatenated, with (A, B) repeated to all features.
+
+    Args:
+        systems: one system, or several with equal arguments and shapes.
+        rate: factor of the step sizes.
+
+    Raises:
+        ValueError: ``rate`` is not positive.
+    """
+    require_rate(rate)
+    low, high = (math.log(bound) for bound in DT_BOUNDS)
+    dt = rate * torch.exp(joined([system.log_dt for system in systems]).double().clamp(low, high)).unsqueeze(-1)
+
+    def of_all_features(parameters: list[Tensor]) -> Tensor:
+        """Concatenate (n_ssm, ...) of each system, repeated to (H, ...); feature h uses copy h mod n_ssm."""
+        copies = systems[0].d_model // parameters[0].shape[0]
+        return joined([one.repeat(copies, *[1] * (one.ndim - 1)) if copies > 1 else one for one in parameters]).double()
+
+    imag = of_all_features([system.imag for system in systems])
+    a = torch.complex(_real_parts(systems, of_all_features), imag)  # (H, N)
+    b = torch.view_as_complex(of_all_features([system.B for system in systems]))
+    p = [system.P for system in systems if system.P is not None]
+    if not p:
+        return ContinuousSystem(dt, a, torch.zeros_like(a), torch.zeros_like(a), b)
+    q = [system.Q for system in systems if system.Q is not None]
+    p_all = torch.view_as_complex(of_all_features(p))
+    q_all = torch.view_as_complex(of_all_features(q)) if q else p_all
+    return ContinuousSystem(dt, a, p_all, q_all.conj(), b)
+
+
+def joined(tensors: Sequence[Tensor], axis: int = 0) -> Tensor:
+    """Return the concatenation along ``axis``; a single tensor is not copied."""
+    return tensors[0] if len(tensors) == 1 else torch.cat(list(tensors), dim=axis)
+
+
+def _real_parts(systems: Sequence[LinearSystem], of_all_features: Callable[[list[Tensor]], Tensor]) -> Tensor:
+    """Return Re Λ, float64 (H, N)."""
+    logarithms = [system.log_neg_real for system in systems if system.log_neg_real is not None]
+    if logarithms:
+        return -torch.exp(of_all_features(logarithms))
+    return of_all_features([system.real for system in systems if system.real is not None])
 
 
 def require_rate(rate: float) -> None:

@@ -127,6 +127,15 @@ class TrainingConfig(Settings):
     mixed_precision: Literal["fp32", "bf16"] | None = Field(
         default=None, description="null: the setting of `accelerate launch`"
     )
+    cuda_graph: bool | Literal["auto"] = Field(
+        default="auto",
+        description="CUDA only: record the whole optimizer step as a CUDA graph and replay it, which takes the host less "
+        'time; "auto": where it is possible; true: an error where it is not',
+    )
+    compile: bool = Field(
+        default=False,
+        description="compile the blocks of the network with torch.compile, which needs a compiler and some minutes",
+    )
     cpu_threads: int | None = Field(
         default=None, ge=1, description="threads of each process on a CPU; null: all cores, shared among the processes"
     )

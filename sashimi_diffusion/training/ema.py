@@ -22,14 +22,22 @@ class Ema:
 
     Attributes:
         model: a network of the same class with the averaged weights, in evaluation mode.
-        updates: number of updates so far.
     """
 
     def __init__(self, model: Any, decay: float) -> None:
         self.decay = decay
-        self.updates = 0
         self.model: Any = type(model).from_config(model.config).to(model.device).eval().requires_grad_(False)
         self.model.load_state_dict(model.state_dict())
+        self._updates = torch.zeros((), dtype=torch.int64, device=model.device)
+
+    @property
+    def updates(self) -> int:
+        """The number of updates so far; reading it waits for the device."""
+        return int(self._updates)
+
+    @updates.setter
+    def updates(self, number: int) -> None:
+        self._updates.fill_(number)
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
@@ -39,3 +47,19 @@ class Ema:
         torch._foreach_lerp_(list(self.model.parameters()), list(model.parameters()), 1 - decay)
         for averaged, current in zip(self.model.buffers(), model.buffers(), strict=True):
             averaged.copy_(current)
+
+    @torch.no_grad()
+    def update_where(self, usable: torch.Tensor, model: nn.Module) -> None:
+        """Call :meth:`update` if ``usable``, a Boolean scalar on the device of the model, is true.
+
+        The decision is made on the device, without a wait.
+        """
+        self._updates.add_(usable)
+        updates = self._updates.double()
+        decay = ((1 + updates) / (10 + updates)).clamp(max=self.decay)
+        averages, weights = list(self.model.parameters()), list(model.parameters())
+        changes = torch._foreach_sub(weights, averages)
+        torch._foreach_mul_(changes, ((1 - decay) * usable).to(weights[0].dtype))
+        torch._foreach_add_(averages, changes)
+        for averaged, current in zip(self.model.buffers(), model.buffers(), strict=True):
+            averaged.copy_(torch.where(usable, current, averaged))

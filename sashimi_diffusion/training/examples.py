@@ -3,10 +3,12 @@
 They have no state, so a checkpoint does not store any, and a resumed run uses the same examples.
 """
 
+from functools import lru_cache
+
 import numpy as np
 
 # First number of the key of a random stream; each purpose has its own.
-TRAINING, VALIDATION, EPOCH, STEP, MEASURE, DROPOUT = range(6)
+TRAINING, VALIDATION, EPOCH, STEP, MEASURE, DROPOUT, DEVICE = range(7)
 
 
 def stream(*key: int) -> np.random.Generator:
@@ -15,18 +17,22 @@ def stream(*key: int) -> np.random.Generator:
 
 
 class ShuffledEpochs:
-    """Order of ``count`` examples over any number of epochs; each epoch is a new permutation."""
+    """Order of ``count`` examples over any number of epochs; each epoch is a new permutation.
+
+    Several threads may read it at the same time.
+    """
 
     def __init__(self, count: int, seed: int) -> None:
         self.count, self.seed = count, seed
-        self._epoch, self._order = -1, np.empty(0, dtype=np.int64)
+        self._order = lru_cache(maxsize=2)(self._permutation)  # batches prepared ahead may be of the next epoch
 
     def __getitem__(self, number: int) -> int:
         """Return the index, from 0 to ``count`` - 1, of example ``number`` (from 0) of the run."""
         epoch, place = divmod(number, self.count)
-        if epoch != self._epoch:
-            self._epoch, self._order = epoch, stream(EPOCH, self.seed, epoch).permutation(self.count)
-        return int(self._order[place])
+        return int(self._order(epoch)[place])
+
+    def _permutation(self, epoch: int) -> np.ndarray:
+        return stream(EPOCH, self.seed, epoch).permutation(self.count)
 
 
 def spread_evenly(count: int, limit: int) -> list[int]:

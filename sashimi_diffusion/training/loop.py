@@ -16,13 +16,13 @@ from sashimi_diffusion.files import writing
 from sashimi_diffusion.training import checkpoints
 from sashimi_diffusion.training.accelerator import create_accelerator, set_threads, start_trackers
 from sashimi_diffusion.training.checkpoints import Counters
+from sashimi_diffusion.training.compilation import compile_blocks
 from sashimi_diffusion.training.config import RunConfig, to_tree, with_measured
 from sashimi_diffusion.training.ema import Ema
+from sashimi_diffusion.training.feed import Feed
 from sashimi_diffusion.training.optimizer import (
     create_optimizer,
-    gradient_norm,
     learning_rate_factor,
-    scale_gradients,
     set_learning_rate,
     watch_plateau,
 )
@@ -34,6 +34,7 @@ from sashimi_diffusion.training.run_folder import (
     write_config,
     write_measured,
 )
+from sashimi_diffusion.training.step import Parts, create_step, decides_on_device, nonfinite_message
 from sashimi_diffusion.training.task import Task
 
 
@@ -90,17 +91,27 @@ class Trainer:
         with self.accelerator.main_process_first():  # it decodes the recordings; the other processes read its cache
             self.task = task_class(with_measured(config, measured), self.accelerator.device, skip_bad_files)
         self.network = self.task.network
-        if config.training.gradient_checkpointing:
+        training, device = config.training, self.accelerator.device
+        if training.gradient_checkpointing:
             _enable_gradient_checkpointing(self.network)
+        if training.compile:
+            compile_blocks(self.network, device)
         self.module = self.accelerator.prepare(self.task.module)
-        self.optimizer = create_optimizer(self.network, config.optimizer)
-        self.ema = Ema(self.network, config.training.ema_decay)
+        on_device = decides_on_device(config, self.task, device)
+        self.optimizer = create_optimizer(self.network, config.optimizer, on_device)
+        self.ema = Ema(self.network, training.ema_decay)
 
-        training = config.training
         per_process = training.batch_size * training.gradient_accumulation
         self.counters = Counters(global_batch=per_process * self.accelerator.num_processes, data=self.task.data)
         if checkpoint is not None:
             self._load(checkpoint)
+        first = self.accelerator.process_index * per_process
+        starts = range(first, first + per_process, training.batch_size)
+        batches = [range(start, start + training.batch_size) for start in starts]
+        self.feed = Feed(self.task, batches, self.counters.global_batch, device)
+        parts = Parts(self.accelerator, self.task, self.module, self.optimizer, self.ema, self.feed, config)
+        self.step = create_step(parts, on_device, self.counters.nonfinite_in_row)
+        self._norm = math.nan  # gradient norm of the last step that was read
         self._last_line = (self.counters.step, self.counters.seconds)  # of the last training line of metrics.jsonl
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
@@ -118,26 +129,27 @@ class Trainer:
 
     def run(self) -> None:
         """Train until ``training.steps`` or ``training.max_minutes`` is reached."""
-        total, counters = self.config.training.steps, self.counters
+        training, counters = self.config.training, self.counters
         progress = self._progress()
         self._print(self._description())
         bar = tqdm(
-            total=total,
+            total=training.steps,
             initial=counters.step,
             unit="step",
             disable=not self.accelerator.is_main_process,
             mininterval=0.5 if sys.stderr.isatty() else 30,  # few lines in a log file
         )
-        while not self._finished(progress):
-            started = time.monotonic()
-            loss, norm, rate = self._step(progress)
-            counters.step += 1
-            counters.seconds += time.monotonic() - started
-            self._count(loss, norm)
-            bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
-            bar.update()
-            progress = self._progress()
-            self._after_step(norm, rate, self._finished(progress))
+        with contextlib.closing(self.feed):
+            while not self._finished(progress):
+                started = time.monotonic()
+                rate = self._step(progress)
+                counters.step += 1
+                if not self.step.read_waits or self._due(training.log_every) or self._due(training.checkpoint_every):
+                    bar.set_postfix(loss=f"{self._read():.4f}", refresh=False)
+                counters.seconds += time.monotonic() - started
+                bar.update()
+                progress = self._progress()
+                self._after_step(rate, self._finished(progress))
         bar.close()
         if self.accelerator.is_main_process:
             self.metrics.close()
@@ -146,99 +158,67 @@ class Trainer:
             f"done: {counters.step} steps, {counters.seconds / 60:.1f} minutes; {self.folder / 'pipeline'} is ready"
         )
 
-    def _step(self, progress: float) -> tuple[float, float, float]:
-        """Take an optimizer step; skip it if the loss or the gradient is not finite.
+    def _step(self, progress: float) -> float:
+        """Take an optimizer step, see :mod:`sashimi_diffusion.training.step`; return its learning rate."""
+        step, optimizer = self.counters.step, self.config.optimizer
+        # With training.max_minutes, the number of steps of the whole run is an estimate.
+        expected_steps = step / progress if step else self.config.training.steps
+        factor = learning_rate_factor(step, expected_steps, optimizer) * self.counters.plateau_factor
+        rate = set_learning_rate(self.optimizer, factor)
+        self.step.run(step)
+        return rate
 
-        Returns:
-            mean loss of the global batch, 2-norm of the gradient before clipping, learning rate.
+    def _read(self) -> float:
+        """Count the results of the steps that were not read yet, and return the last loss; NaN if there are none.
 
         Raises:
             UserError: ``training.max_nonfinite`` steps in a row were not finite.
         """
-        training, optimizer = self.config.training, self.config.optimizer
-        step, batch_size = self.counters.step, training.batch_size
-        # With training.max_minutes, the number of steps of the whole run is an estimate.
-        expected_steps = step / progress if step else training.steps
-        factor = learning_rate_factor(step, expected_steps, optimizer) * self.counters.plateau_factor
-        rate = set_learning_rate(self.optimizer, factor)
-        first = self.accelerator.process_index * batch_size * training.gradient_accumulation
-        total = torch.zeros((), device=self.accelerator.device)
-        for part in range(training.gradient_accumulation):
-            start = first + part * batch_size
-            positions = range(start, start + batch_size)
-            last = part == training.gradient_accumulation - 1
-            with contextlib.nullcontext() if last else self.accelerator.no_sync(self.module):
-                loss = self.task.loss(self.module, step, positions, self.counters.global_batch)
-                loss = loss / training.gradient_accumulation
-                self.accelerator.backward(loss)
-            total += loss.detach()
-        norm = gradient_norm(self.network)
-        loss, norm = torch.stack([self.accelerator.reduce(total, "mean"), norm]).tolist()
-        if math.isfinite(loss) and math.isfinite(norm):
-            if optimizer.gradient_clip is not None and norm > optimizer.gradient_clip:
-                scale_gradients(self.network, optimizer.gradient_clip / norm)
-            self.optimizer.step()
-            self.ema.update(self.network)
-        elif self.counters.nonfinite_in_row + 1 >= training.max_nonfinite:
-            raise UserError(self._nonfinite_message(loss))
-        self.optimizer.zero_grad(set_to_none=True)
-        return loss, norm, rate
-
-    def _count(self, loss: float, norm: float) -> None:
-        """Add the result of a step to the counters."""
-        counters = self.counters
-        if math.isfinite(loss) and math.isfinite(norm):
-            counters.loss_sum += loss
-            counters.loss_count += 1
-            counters.nonfinite_in_row = 0
-        else:
+        counters, results = self.counters, self.step.read()
+        loss = math.nan
+        for step, (loss, self._norm) in enumerate(results, counters.step - len(results) + 1):
+            if math.isfinite(loss) and math.isfinite(self._norm):
+                counters.loss_sum += loss
+                counters.loss_count += 1
+                counters.nonfinite_in_row = 0
+                continue
             counters.nonfinite_total += 1
             counters.nonfinite_in_row += 1
-            self._print(f"step {counters.step}: loss {loss}, gradient norm {norm}: skipped")
+            if counters.nonfinite_in_row >= self.config.training.max_nonfinite:
+                raise UserError(nonfinite_message(self.network, loss, counters.nonfinite_in_row))
+            self._print(f"step {step}: loss {loss}, gradient norm {self._norm}: skipped")
+        return loss
 
-    def _nonfinite_message(self, loss: float) -> str:
-        """Return an error text that names the first parameter or gradient that is not finite."""
-        count = self.config.training.max_nonfinite
-        advice = "resume with a lower optimizer.lr or a lower optimizer.gradient_clip"
-        parameters = list(self.network.named_parameters())
-        values = [(f"the parameter {name}", parameter) for name, parameter in parameters]
-        gradients = [(f"the gradient of the parameter {name}", parameter.grad) for name, parameter in parameters]
-        for what, tensor in values + gradients:
-            if tensor is not None and not tensor.isfinite().all():
-                return f"{count} steps in a row were not finite: first of all {what}; {advice}"
-        return (
-            f"{count} steps in a row were not finite: the loss is {loss}, but all parameters and gradients are finite; "
-            f"{advice}"
-        )
+    def _due(self, every: int, finished: bool = False) -> bool:
+        """Return whether something that happens every ``every`` steps (0: never) and at the end happens now."""
+        return every > 0 and (self.counters.step % every == 0 or finished)
 
-    def _after_step(self, norm: float, rate: float, finished: bool) -> None:
+    def _after_step(self, rate: float, finished: bool) -> None:
         """Write what is due after this step, the checkpoint last: a run that resumes from it has all earlier output."""
-        training, step = self.config.training, self.counters.step
-
-        def due(every: int) -> bool:
-            return every > 0 and (step % every == 0 or finished)
-
-        if due(training.log_every):
-            self._log_training(norm, rate)
-        if due(training.validate_every):
+        training = self.config.training
+        if finished:
+            self._read()
+        if self._due(training.log_every, finished):
+            self._log_training(rate)
+        if self._due(training.validate_every, finished):
             self._validate()
         if finished:
             self._log_and_print(self.task.conclude(self.accelerator, self.ema.model))
-        checkpoint = due(training.checkpoint_every)
-        samples = checkpoint if training.sample_every is None else due(training.sample_every)
+        checkpoint = self._due(training.checkpoint_every, finished)
+        samples = checkpoint if training.sample_every is None else self._due(training.sample_every, finished)
         if samples and self.task.samples:
             self._save_samples()
         if checkpoint:
             self._save_checkpoint()
 
-    def _log_training(self, norm: float, rate: float) -> None:
+    def _log_training(self, rate: float) -> None:
         """Log the mean loss since the last training line, and the gradient norm and learning rate of this step."""
         counters, (step, seconds) = self.counters, self._last_line
         self._last_line = (counters.step, counters.seconds)
         self._log(
             {
                 "loss": counters.loss_sum / counters.loss_count if counters.loss_count else None,
-                "gradient_norm": norm if math.isfinite(norm) else None,
+                "gradient_norm": self._norm if math.isfinite(self._norm) else None,
                 "learning_rate": rate,
                 "nonfinite_steps": counters.nonfinite_total,
                 "seconds_per_step": round((counters.seconds - seconds) / (counters.step - step), 4),
@@ -272,9 +252,11 @@ class Trainer:
         training, counters = self.config.training, self.counters
         progress = counters.step / training.steps
         if training.max_minutes is not None:
-            seconds = torch.tensor(counters.seconds, device=self.accelerator.device)
-            mean = self.accelerator.reduce(seconds, "mean").item()
-            progress = max(progress, mean / (60 * training.max_minutes))
+            seconds = counters.seconds
+            if self.accelerator.num_processes > 1:
+                mean = self.accelerator.reduce(torch.tensor(seconds, device=self.accelerator.device), "mean")
+                seconds = mean.item()
+            progress = max(progress, seconds / (60 * training.max_minutes))
         return progress
 
     def _finished(self, progress: float) -> bool:

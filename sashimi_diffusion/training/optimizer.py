@@ -38,10 +38,17 @@ def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[dict]:
     return [group for group in groups if group["params"]]
 
 
-def create_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer | CombinedOptimizer:
+def create_optimizer(
+    model: nn.Module, config: OptimizerConfig, on_device: bool = False
+) -> torch.optim.Optimizer | CombinedOptimizer:
     """Return the optimizer that ``config`` names; :func:`set_learning_rate` sets its learning rates at every step.
 
     With "muon", Muon updates the weight matrices except embedding tables, and AdamW updates everything else.
+
+    Args:
+        model: the network.
+        config: the name and the settings.
+        on_device: "adamw" only: keep the learning rates in tensors on the device, so that a CUDA graph reads them.
 
     Raises:
         UserError: "muon" for a network without weight matrices.
@@ -55,10 +62,24 @@ def create_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.O
         return torch.optim.AdamW(adamw_groups, lr=config.lr, betas=(config.betas[0], config.betas[1]), fused=fused)
 
     if config.name == "adamw":
-        return create_adamw(groups)
+        return _with_rates_on_device(create_adamw(groups)) if on_device else create_adamw(groups)
     matrices, others = _split_off_matrices(model, groups)
     muon = Muon(matrices, lr=config.lr, momentum=config.momentum)
     return CombinedOptimizer([muon, create_adamw(others)] if others else [muon])
+
+
+def _with_rates_on_device(optimizer: torch.optim.AdamW) -> torch.optim.AdamW:
+    """Move the learning rates of an optimizer into tensors; its saved state has numbers."""
+
+    def with_numbers(_: torch.optim.Optimizer, state: dict) -> dict:
+        for group in state["param_groups"]:
+            group["lr"] = float(group["lr"])
+        return state
+
+    for group in optimizer.param_groups:
+        group |= {"lr": torch.tensor(group["lr"], device=group["params"][0].device), "capturable": True}
+    optimizer.register_state_dict_post_hook(with_numbers)
+    return optimizer
 
 
 def _split_off_matrices(model: nn.Module, groups: list[dict]) -> tuple[list[dict], list[dict]]:
@@ -120,5 +141,9 @@ def scale_gradients(model: nn.Module, factor: float) -> None:
 def set_learning_rate(optimizer: torch.optim.Optimizer | CombinedOptimizer, factor: float) -> float:
     """Set every group to ``factor`` times its peak learning rate, and return the learning rate of the first group."""
     for group in optimizer.param_groups:
-        group["lr"] = factor * group["peak_lr"]
-    return optimizer.param_groups[0]["lr"]
+        rate = factor * group["peak_lr"]
+        if isinstance(group["lr"], torch.Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
+    return factor * optimizer.param_groups[0]["peak_lr"]

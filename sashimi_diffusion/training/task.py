@@ -24,6 +24,8 @@ class Task(Protocol):
         chunks: number of optimizer steps that train on consecutive chunks of the same examples; 1 if examples are not
             divided. A run ends only after a multiple of this number.
         samples: number of clips that ``save_samples`` generates; 0 if the task generates none.
+        against_graph: why a training step cannot be recorded as a CUDA graph, for instance because its loss uses the
+            results of the step before it; "" if it can. The batches of such a task have equal shapes on a GPU.
     """
 
     network: Any
@@ -33,6 +35,7 @@ class Task(Protocol):
     description: str
     chunks: int
     samples: int
+    against_graph: str
 
     def __init__(self, config: Any, device: torch.device, skip_bad_files: bool) -> None:
         """Open the data and build the network.
@@ -41,16 +44,34 @@ class Task(Protocol):
             UserError: the config and the data do not fit together; nothing has been written.
         """
 
-    def loss(self, module: nn.Module, step: int, positions: range, global_batch: int) -> Tensor:
-        """Return the mean loss of the examples at ``positions`` in an optimizer step, a scalar with a gradient.
+    def batch(self, step: int, positions: range, global_batch: int) -> Any:
+        """Return the examples at ``positions`` in an optimizer step, a dataclass whose tensors are on the CPU.
 
-        The global batch of an optimizer step consists of the examples of all processes and accumulation steps.
+        The global batch of an optimizer step consists of the examples of all processes and accumulation steps. Threads
+        may call this method for later steps, so the result depends on the arguments only.
 
         Args:
-            module: ``self.module``, prepared for distributed training.
             step: index of the optimizer step, from 0.
             positions: positions of the examples in the global batch.
             global_batch: number of examples in the global batch.
+        """
+
+    def complete(self, batch: Any, step: int, positions: range, global_batch: int) -> Any:
+        """Return the argument of :meth:`loss` for a result of :meth:`batch` whose tensors were moved to the device.
+
+        It is called before each :meth:`loss`, and never recorded: random numbers are drawn and seeds set here.
+
+        Args:
+            batch: result of :meth:`batch`, on the device.
+            step, positions, global_batch: arguments of :meth:`batch`.
+        """
+
+    def loss(self, module: nn.Module, batch: Any) -> Tensor:
+        """Return the mean loss of a batch, a scalar with a gradient.
+
+        Args:
+            module: ``self.module``, prepared for distributed training.
+            batch: result of :meth:`complete`, a dataclass.
         """
 
     def validate(self, accelerator: Accelerator, network: Any) -> dict[str, float]:

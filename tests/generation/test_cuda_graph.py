@@ -6,14 +6,16 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_leaves
 
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.generation import Sampling
 from sashimi_diffusion.generation.cuda_graph import CudaGraphEngine
 from sashimi_diffusion.generation.engines import EagerEngine, create_engine
 from sashimi_diffusion.models import AutoregressiveModel, SampleRNN, SashimiAutoregressive, WaveNetAutoregressive
+from sashimi_diffusion.ssm.cache import kept_values
+
+Record = Callable[[Callable[[], None]], Callable[[], None]]
 
 SASHIMI = {"num_tokens": 16, "d_model": 8, "n_layers": 1, "n_state": 4, "pool": [2, 3]}
 WAVENET = {"residual_channels": 4, "dilation_channels": 4, "skip_channels": 8, "end_channels": 8, "n_layers": 3}
@@ -29,45 +31,24 @@ PATTERNS = {"snet": 6, "unet": 6, "uneven-stages": 6, "one-rate": 1, "wavenet": 
 SAMPLINGS = [Sampling(), Sampling(temperature=0.0), Sampling(temperature=0.8, top_k=7, top_p=0.9)]
 
 
-class Operations(TorchDispatchMode):
-    """Recording of the operations of a step that repeats them on the same memory, like a CUDA graph."""
+@pytest.fixture
+def record(operations: type) -> Record:
+    """Return a recorder that, unlike a CUDA graph, runs the step, so the first repetition does nothing."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.calls: list[tuple[Callable[..., Any], Any, Any]] = []
+    def record_operations(step: Callable[[], None]) -> Callable[[], None]:
+        ran: list[bool] = []
+        recorded = operations()
 
-    def __torch_dispatch__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        assert function is not torch.ops.aten._local_scalar_dense.default, "Python must not wait for a number"
-        arguments = aliases((args, kwargs or {}))
-        actual = function(*args, **(kwargs or {}))
-        self.calls.append((function, arguments, aliases(actual)))
-        return actual
+        def repeat() -> None:
+            if ran:
+                recorded.repeat()
+            ran.append(True)
 
-    def repeat(self) -> None:
-        for function, arguments, actual in self.calls:
-            args, kwargs = aliases(arguments)
-            for before, now in zip(tree_leaves(actual), tree_leaves(function(*args, **kwargs)), strict=True):
-                if isinstance(before, Tensor) and before.data_ptr() != now.data_ptr():  # neither a view nor in place
-                    before.copy_(now)
+        with recorded:
+            step()
+        return repeat
 
-
-def aliases(values: Any) -> Any:
-    """Return tensors on the same memory, because operations like ``unsqueeze_`` change the shape of their input."""
-    return tree_map_only(Tensor, Tensor.detach, values)
-
-
-def record_operations(step: Callable[[], None]) -> Callable[[], None]:
-    """Record a step; unlike a CUDA graph this runs the step, so the first repetition does nothing."""
-    operations, ran = Operations(), []
-
-    def repeat() -> None:
-        if ran:
-            operations.repeat()
-        ran.append(True)
-
-    with operations:
-        step()
-    return repeat
+    return record_operations
 
 
 def small_model(name: str) -> AutoregressiveModel:
@@ -92,8 +73,8 @@ def check_against_eager(model: AutoregressiveModel, engine: CudaGraphEngine, bat
             engine.load(state)
             eager.load(state)
             tokens = prefix[:, -1]
-        for sampling in SAMPLINGS:
-            uniforms = torch.rand(batch_size, 14, dtype=torch.float64)
+        for sampling, length in zip(SAMPLINGS, (14, 43, 21), strict=True):  # shorter than a span, and with two spans
+            uniforms = torch.rand(batch_size, length, dtype=torch.float64)
             expected, actual = eager.run(tokens, uniforms, sampling), engine.run(tokens, uniforms, sampling)
             assert torch.equal(actual[0], expected[0])
             torch.testing.assert_close(actual[1:], expected[1:], rtol=0, atol=1e-6)
@@ -102,16 +83,16 @@ def check_against_eager(model: AutoregressiveModel, engine: CudaGraphEngine, bat
 
 @pytest.mark.parametrize("batch_size", [1, 3])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_samples_match_the_eager_engine(name: str, batch_size: int) -> None:
+def test_samples_match_the_eager_engine(name: str, batch_size: int, record: Record) -> None:
     model = small_model(name)
-    check_against_eager(model, CudaGraphEngine(model, batch_size, record_operations), batch_size)
+    check_against_eager(model, CudaGraphEngine(model, batch_size, record), batch_size)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_the_model_does_not_change(name: str) -> None:
+def test_the_model_does_not_change(name: str, record: Record) -> None:
     model = small_model(name)
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
-    engine = CudaGraphEngine(model, 1, record_operations)
+    engine = CudaGraphEngine(model, 1, record)
     with torch.no_grad():
         engine.load(model.prefill(torch.zeros(1, 9, dtype=torch.int64))[1])
     engine.run(torch.tensor([3]), torch.rand(1, 9, dtype=torch.float64), Sampling())
@@ -119,23 +100,61 @@ def test_the_model_does_not_change(name: str) -> None:
         assert torch.equal(tensor, before[key]), key
 
 
+@torch.no_grad()
 @pytest.mark.parametrize("name", NETWORKS)
-def test_every_pattern_of_a_step_is_recorded_once(name: str) -> None:
+def test_spans_and_the_patterns_of_other_samples_are_recorded_once(name: str) -> None:
     recorded: list[Callable[[], None]] = []
 
     def record(step: Callable[[], None]) -> Callable[[], None]:
         recorded.append(step)
         return step
 
-    engine = CudaGraphEngine(small_model(name), 2, record)
-    uniforms = torch.rand(2, 20, dtype=torch.float64)
+    model = small_model(name)
+    engine, start = CudaGraphEngine(model, 2, record), model.initial_state(2)
+    span = -(-16 // PATTERNS[name]) * PATTERNS[name]
+    uniforms = torch.rand(2, 3 * span + 5, dtype=torch.float64)
     for sampling in (Sampling(), Sampling(top_k=3), Sampling()):
+        engine.load(start)
         engine.run(torch.tensor([8, 8]), uniforms, sampling)
-    assert len(recorded) == 2 * PATTERNS[name]
+    singles = min(5, PATTERNS[name])
+    assert len(recorded) == 2 * (1 + singles)
+    engine.run(torch.tensor([8, 8]), uniforms, Sampling())  # from five samples after the beginning of a frame
+    assert len(recorded) <= 2 * (1 + singles) + PATTERNS[name] - singles
 
 
-def test_the_next_run_does_not_change_earlier_samples() -> None:
-    engine, tokens = CudaGraphEngine(small_model("unet"), 2, record_operations), torch.tensor([8, 3])
+@torch.no_grad()
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_span_writes_its_results_and_states_once(name: str, operations: type) -> None:
+    model, recorded = small_model(name), []
+
+    def record(step: Callable[[], None]) -> Callable[[], None]:
+        recorded.append(operations())
+        with recorded[-1]:
+            step()
+        return step
+
+    engine = CudaGraphEngine(model, 2, record)
+    state_tensors = sum(isinstance(part, Tensor) for part in tree_leaves(model.initial_state(2)))
+    engine.run(torch.tensor([8, 8]), torch.rand(2, 20, dtype=torch.float64), Sampling())
+    names = [str(function) for function, _, _ in recorded[0].calls]
+    assert names[-(state_tensors + 4) :].count("aten.copy_.default") == state_tensors + 4
+    assert sum("log_softmax" in name for name in names) == 1
+
+
+@torch.no_grad()
+def test_recordings_keep_the_values_that_they_read(record: Record) -> None:
+    """The values of a frozen model are dropped after each run, and replays read their memory."""
+    model = small_model("unet")
+    engine = CudaGraphEngine(model, 1, record)
+    uniforms = torch.rand(1, 24, dtype=torch.float64)
+    engine.run(torch.tensor([8]), uniforms, Sampling())
+    kept = [tensor for recording in engine._recorded.values() for tensor in tree_leaves(recording.kept)]
+    assert sum(isinstance(tensor, Tensor) for tensor in kept) >= 2 * len(model.backbone.s4_layers())
+    assert not tree_leaves(kept_values(model))
+
+
+def test_the_next_run_does_not_change_earlier_samples(record: Record) -> None:
+    engine, tokens = CudaGraphEngine(small_model("unet"), 2, record), torch.tensor([8, 3])
     first = engine.run(tokens, torch.rand(2, 7, dtype=torch.float64), Sampling())
     copies: list[Tensor] = [part.clone() for part in first]
     engine.run(first[0][:, -1], torch.rand(2, 7, dtype=torch.float64), Sampling())

@@ -14,7 +14,7 @@ from sashimi_kernels.hardware import HARDWARE
 
 pytest.importorskip("triton", reason="the triton package is not installed")
 
-TARGETS = ("cuda:80", "cuda:90", "hip:gfx942")
+TARGETS = ("cuda:80", "cuda:90", "hip:gfx942", "hip:gfx1100")
 
 # Replaces the kernels of the package by kernels that are correct or have one problem each.
 TOYS = """
@@ -49,6 +49,11 @@ def spilling(x_ptr, y_ptr, BLOCK: tl.constexpr):
 def wrong(x_ptr, y_ptr, n):
     tl.store(y_ptr, tl.load(x_ptr) + missing)
 
+@triton.jit
+def converted(x_ptr, y_ptr, length, BLOCK: tl.constexpr):
+    offsets = tl.arange(0, BLOCK)
+    tl.store(y_ptr + offsets, tl.load(x_ptr + offsets + length.to(tl.int64)))
+
 vector = {"x_ptr": "*fp32", "y_ptr": "*fp32", "length": "i32", "x_position_stride": "i32"}
 square = {"x_ptr": "*fp16", "y_ptr": "*fp32", "n": "i32"}
 pair = {"x_ptr": "*fp32", "y_ptr": "*fp32"}
@@ -58,6 +63,7 @@ launches = {
     "idle": Launch(copy, vector, {"BLOCK": 256}, 4, 2, matrix=True),
     "spilling": Launch(spilling, pair, {"BLOCK": 8192}, 1, 2, matrix=False),
     "wide": Launch(product, square, {"BLOCK": 64, "PRECISION": "ieee"}, 4, 20, matrix=True),
+    "converted": Launch(converted, {**pair, "length": "i32"}, {"BLOCK": 16}, 4, 2, matrix=False),
     "wrong": Launch(wrong, square, {}, 4, 2, matrix=False),
 }
 names = sys.argv.pop(1).split(",")
@@ -97,19 +103,20 @@ def test_table_of_correct_kernels(run_toys: Callable) -> None:
     assert done.returncode == 0, done.stderr
     header, *rows = (line.split() for line in done.stdout.splitlines())
     assert header == ["kernel", "target", "registers", "spills", "shared", "warps", "matrix", "form"]
-    assert len(rows) == 2 * len(TARGETS) * 2
+    assert len(rows) == (4 + 3) * len(TARGETS)
     found = {(row[0], row[1]): row for row in rows}
-    for target, matrix in (("cuda:80", "mma.sync"), ("cuda:90", "mma.sync"), ("hip:gfx942", "mfma")):
+    for target, matrix in zip(TARGETS, ("mma.sync", "mma.sync", "mfma", "wmma"), strict=True):
         _, _, registers, spills, shared, occupancy, instructions, *form = found["product", target]
         assert instructions == matrix
         assert 0 < int(registers) <= 255
         assert int(spills) == 0
         assert 0 < int(shared) <= HARDWARE[target].shared_block
         assert 0 < int(occupancy.removesuffix("%")) <= 100
-        assert form == ["fp16/fp32", "BLOCK=32", "PRECISION=ieee", "warps=4", "aligned"]
+        assert form == ["fp16/fp32", "BLOCK=32", "PRECISION=ieee", "warps=4", "ones"]
     assert found["copy", "cuda:80"][4:7] == ["0", "100%", "-"]
     registers = {row[-1]: int(row[2]) for row in rows if row[:2] == ["copy", "cuda:80"]}
-    assert registers["aligned"] < registers["any"], "aligned arguments save address registers"
+    assert list(registers) == ["any", "contiguous", "aligned", "ones"]
+    assert max(registers["aligned"], registers["ones"]) < registers["any"], "known arguments save address registers"
 
 
 def test_markdown_has_a_row_per_kernel(run_toys: Callable) -> None:
@@ -191,17 +198,40 @@ def test_every_kernel_in_every_form_fits_every_target(run: Callable) -> None:
 
 
 def test_one_form_of_every_kernel_fits(run: Callable) -> None:
+    """One form per kernel and target; the assumptions alternate, so that every target meets each of them."""
     code = f"""
 from sashimi_kernels import aot
-positions = {{launch.kernel.__name__: position for position, launch in enumerate(aot.every_launch())}}
-for position in positions.values():
-    for target in {TARGETS}:
-        outcome = aot.compile_task(aot.Task(position, target, aligned=target == "cuda:90"))
+from sashimi_kernels.compilation import assumptions
+launches = aot.every_launch()
+kernels = dict.fromkeys(launch.kernel.__name__ for launch in launches)
+for turn, kernel in enumerate(kernels):
+    for offset, target in enumerate({TARGETS}):
+        position = max(i for i, one in enumerate(launches)
+                       if one.kernel.__name__ == kernel and target in (one.targets or (target,)))
+        known = assumptions(launches[position])
+        outcome = aot.compile_task(aot.Task(position, target, known[(turn + offset) % len(known)]))
         print(*outcome.problems or ["fits"], sep="\\n")
 """
     done = run("-c", code)
     assert done.returncode == 0, done.stderr
     assert set(done.stdout.splitlines()) == {"fits"}
+
+
+def test_integers_that_are_1_are_a_case_of_their_own(run_toys: Callable) -> None:
+    """Triton turns them into constants, which have no methods of tensors."""
+    done = run_toys("converted", "cuda:90")
+    assert done.returncode == 1
+    problems = [line for line in done.stderr.splitlines() if line.startswith("problem: ")]
+    assert len(problems) == 1
+    assert re.search(r"converted \(fp32/fp32 BLOCK=16 warps=4 ones\) for cuda:90 does not compile: .*'to'", problems[0])
+
+
+def test_forms_with_a_known_multiple_meet_fewer_assumptions() -> None:
+    from sashimi_kernels.compilation import assumptions
+
+    launch = next(one for one in aot.every_launch() if one.kernel.__name__ == "_gated_residual_kernel")
+    found = {factor: assumptions(launch._replace(constants={"MULTIPLE": factor})) for factor in (1, 8)}
+    assert found == {1: ("any", "contiguous", "ones"), 8: ("contiguous", "aligned")}
 
 
 @pytest.mark.parametrize(
@@ -218,6 +248,9 @@ for position in positions.values():
         ("cuda:89", 40, 0, 4, 48 / 48),
         ("hip:gfx942", 128, 0, 4, 16 / 32),
         ("hip:gfx942", 64, 32 * 1024, 4, 8 / 32),
+        ("hip:gfx1100", 96, 0, 4, 64 / 64),
+        ("hip:gfx1100", 97, 0, 4, 12 * 4 / 64),
+        ("hip:gfx1100", 32, 48 * 1024, 4, 8 / 64),
     ],
 )
 def test_occupancy_is_the_smallest_of_the_limits(

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import sashimi_kernels as kernels
-from sashimi_kernels.torch_backend import convolution
+from sashimi_kernels.torch_backend import chunk_operators
 
 # The forward direction without and with a state, and both directions with each shift.
 MODES = {
@@ -17,29 +17,39 @@ MODES = {
     "both": (True, False, 1),
     "both from here": (True, False, 0),
 }
+SYSTEMS = {"diag": kernels.DiscreteDiagonal, "nplr": kernels.DiscreteNPLR}
 # Bounds of the RMS and the maximum of the error.
 BOUNDS = {torch.float32: (3e-6, 1e-5), torch.float16: (1e-3, 2e-3), torch.bfloat16: (8e-3, 2e-2)}
 GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA or ROCm device")
 every_mode = pytest.mark.parametrize("mode", MODES)
+every_system = pytest.mark.parametrize("kind", SYSTEMS)
 
 
 @pytest.fixture
 def make_inputs(stable_system: Callable) -> Callable[..., dict[str, Tensor]]:
-    """Return ``make_inputs(batch, n_features, n, length, mode)``: the arguments of a mode in float64."""
+    """Return ``make_inputs(batch, n_features, n, length, mode, kind)``: the arguments of a mode in float64.
 
-    def make(batch: int, n_features: int, n: int, length: int, mode: str) -> dict[str, Tensor]:
-        system = stable_system(n_features, n)
-        log_a, b = kernels.discretize_diagonal(system["dt"], system["a"], system["b"], "zoh")
+    The parts of the discrete system have names such as "system.b".
+    """
+
+    def make(batch: int, n_features: int, n: int, length: int, mode: str, kind: str = "diag") -> dict[str, Tensor]:
+        continuous = stable_system(n_features, n)
+        discrete: kernels.DiscreteDiagonal | kernels.DiscreteNPLR
+        if kind == "diag":
+            discrete = kernels.discretize_diagonal(continuous["dt"], continuous["a"], continuous["b"], "zoh")
+        else:
+            discrete = kernels.discretize_nplr(*continuous.values())
+        # Scaled so that all terms have a similar magnitude.
+        discrete = discrete._replace(b=discrete.b / discrete.b.abs().max())
         generator = torch.Generator().manual_seed(batch + length)
         c, reverse = torch.randn(2, n_features, n, dtype=torch.complex128, generator=generator)
         state = torch.randn(batch, n_features, n, dtype=torch.complex128, generator=generator)
         u = torch.randn(batch, n_features, length, dtype=torch.float64, generator=generator)
         skip = torch.randn(n_features, dtype=torch.float64, generator=generator)
         with_reverse, with_state, _ = MODES[mode]
-        # Scaled so that all terms have a similar magnitude.
-        inputs = {"u": u, "log_a": log_a, "b": b / b.abs().max(), "c": c / n, "skip": skip}
+        system = {f"system.{name}": x for name, x in discrete._asdict().items()}
         return {
-            **inputs,
+            **{"u": u, **system, "c": c / n, "skip": skip},
             **({"reverse": reverse / n} if with_reverse else {}),
             **({"state": state} if with_state else {}),
         }
@@ -47,10 +57,41 @@ def make_inputs(stable_system: Callable) -> Callable[..., dict[str, Tensor]]:
     return make
 
 
+def operators_of(inputs: dict[str, Tensor], mode: str) -> kernels.ChunkOperators:
+    parts = [x for name, x in inputs.items() if name.startswith("system.")]
+    system = (kernels.DiscreteDiagonal if len(parts) == 2 else kernels.DiscreteNPLR)(*parts)
+    return kernels.chunk_operators(system, inputs["c"], inputs.get("skip"), inputs.get("reverse"), MODES[mode][2])
+
+
 def convolve(inputs: dict[str, Tensor], mode: str, backend: str) -> tuple[Tensor, Tensor | None]:
-    rest = {name: value for name, value in inputs.items() if name not in ("log_a", "b")}
-    system = kernels.DiscreteDiagonal(inputs["log_a"], inputs["b"])
-    return kernels.chunked_convolution(system=system, **rest, shift=MODES[mode][2], backend=backend)
+    if backend == "recurrence":
+        return recurrence(inputs, MODES[mode][2])
+    return kernels.chunked_convolution(inputs["u"], operators_of(inputs, mode), inputs.get("state"), backend)
+
+
+def recurrence(inputs: dict[str, Tensor], shift: int) -> tuple[Tensor, Tensor | None]:
+    """Run x[t] = Ā x[t-1] + B̄ u[t], z[t] = Ā z[t+1] + B̄ u[t], y[t] = 2 Re(C x[t]) + 2 Re(C' z[t+shift]) + D u[t]."""
+
+    def advance(x: Tensor) -> Tensor:
+        if "system.log_a" in inputs:
+            return torch.exp(inputs["system.log_a"]) * x
+        scalar = 2 * (inputs["system.v"] * x).real.sum(-1, keepdim=True)
+        return inputs["system.a"] * x - inputs["system.u"] * scalar
+
+    samples = inputs["u"].unsqueeze(-1).unbind(2)  # (B, H, 1) each
+    x = inputs.get("state", torch.zeros(samples[0].shape[0], *inputs["c"].shape, dtype=torch.complex128))
+    y = []
+    for sample in samples:
+        x = advance(x) + inputs["system.b"] * sample
+        y.append(2 * (inputs["c"] * x).real.sum(-1))
+    outputs = torch.stack(y, dim=-1) + inputs["skip"].unsqueeze(-1) * inputs["u"]
+    if "reverse" not in inputs:
+        return outputs, x
+    z, future = torch.zeros_like(x), []
+    for sample in reversed(samples):
+        following, z = z, advance(z) + inputs["system.b"] * sample
+        future.append(2 * (inputs["reverse"] * (z if shift == 0 else following)).real.sum(-1))
+    return outputs + torch.stack(future[::-1], dim=-1), None
 
 
 def results(inputs: dict[str, Tensor], mode: str, backend: str) -> dict[str, Tensor]:
@@ -61,7 +102,8 @@ def results(inputs: dict[str, Tensor], mode: str, backend: str) -> dict[str, Ten
     }
     weights = [_weights(x) for x in outputs.values()]
     gradients = torch.autograd.grad(list(outputs.values()), list(inputs.values()), weights)
-    return {**outputs, **{f"gradient of {name}": x for name, x in zip(inputs, gradients, strict=True)}}
+    named = {f"gradient of {name}": x.resolve_conj() for name, x in zip(inputs, gradients, strict=True)}
+    return {**outputs, **named}
 
 
 def _weights(x: Tensor) -> Tensor:
@@ -77,7 +119,7 @@ def check(
     mode: str,
     backend: str,
     dtype: torch.dtype,
-    against: str = "reference",
+    against: str = "recurrence",
 ) -> None:
     """Compare outputs and gradients for samples of ``dtype`` with a backend in float64 on the same samples."""
     rounded = {**inputs, "u": inputs["u"].to(dtype)}
@@ -92,6 +134,7 @@ def check(
 
 
 @every_mode
+@every_system
 @pytest.mark.parametrize("chunk", [4, 128])
 @pytest.mark.parametrize(
     ("batch", "h", "n", "length"), [(1, 1, 1, 1), (2, 3, 5, 37), (1, 2, 33, 16), (2, 1, 4, 3), (3, 2, 1, 200)]
@@ -101,25 +144,28 @@ def test_torch_matches_the_recurrence(
     make_inputs: Callable,
     assert_close: Callable,
     mode: str,
+    kind: str,
     chunk: int,
     batch: int,
     h: int,
     n: int,
     length: int,
 ) -> None:
-    monkeypatch.setattr(convolution, "CHUNK", chunk)
-    inputs = make_inputs(batch, h, n, length, mode)
-    expected = results(inputs, mode, "reference")
-    for name, got in results(inputs, mode, "torch").items():
-        assert_close(name, got, expected[name], 1e-11, 1e-11)
+    monkeypatch.setattr(chunk_operators, "CHUNK", chunk)
+    inputs = make_inputs(batch, h, n, length, mode, kind)
+    expected = results(inputs, mode, "recurrence")
+    for backend in ("torch", "reference"):
+        for name, got in results(inputs, mode, backend).items():
+            assert_close(name, got, expected[name], 1e-11, 1e-11)
     for dtype in (torch.float32, torch.float16):
         check(assert_close, inputs, mode, "torch", dtype)
 
 
 @every_mode
-def test_torch_gradients(monkeypatch: pytest.MonkeyPatch, make_inputs: Callable, mode: str) -> None:
-    monkeypatch.setattr(convolution, "CHUNK", 4)
-    inputs = {name: x.requires_grad_() for name, x in make_inputs(2, 2, 2, 11, mode).items()}
+@every_system
+def test_torch_gradients(monkeypatch: pytest.MonkeyPatch, make_inputs: Callable, mode: str, kind: str) -> None:
+    monkeypatch.setattr(chunk_operators, "CHUNK", 4)
+    inputs = {name: x.requires_grad_() for name, x in make_inputs(2, 2, 2, 11, mode, kind).items()}
 
     def outputs(*values: Tensor) -> tuple[Tensor, ...]:
         found = convolve(dict(zip(inputs, values, strict=True)), mode, "torch")
@@ -132,9 +178,9 @@ def test_torch_gradients(monkeypatch: pytest.MonkeyPatch, make_inputs: Callable,
 def test_results_match_the_fft_convolution(make_inputs: Callable, assert_close: Callable, mode: str) -> None:
     """The signal has many chunks, and phases reach thousands of turns."""
     inputs = make_inputs(1, 2, 4, 6000, mode)
-    inputs["log_a"] = torch.complex(inputs["log_a"].real / 10, inputs["log_a"].imag + 3)
+    log_a = inputs["system.log_a"] = torch.complex(inputs["system.log_a"].real / 10, inputs["system.log_a"].imag + 3)
     inputs.pop("state", None)
-    u, log_a, b = inputs["u"], inputs["log_a"], inputs["b"]
+    u, b = inputs["u"], inputs["system.b"]
     vectors = torch.stack([inputs["c"], inputs["reverse"]] if "reverse" in inputs else [inputs["c"]])
     kernel, *reverse = kernels.diagonal_kernel(log_a, vectors * b, u.shape[-1])
     lags = F.pad(kernel, (0, u.shape[-1]))
@@ -194,7 +240,7 @@ def test_triton_states_are_carried_over_many_chunks(make_inputs: Callable, asser
     """There are more chunks than one program sums at once; a slow decay carries the states far."""
     pytest.importorskip("triton", reason="the triton package is not installed")
     inputs = make_inputs(1, 1, 2, 8500, mode)
-    inputs["log_a"] = torch.complex(inputs["log_a"].real / 100, inputs["log_a"].imag)
+    inputs["system.log_a"] = torch.complex(inputs["system.log_a"].real / 100, inputs["system.log_a"].imag)
     check(assert_close, inputs, mode, "triton", torch.float32, against="torch")
 
 
@@ -223,7 +269,7 @@ def test_layouts(make_inputs: Callable, assert_close: Callable, backend: str, la
     check(assert_close, inputs, "forward", backend, torch.float32)
 
 
-@pytest.mark.parametrize("name", ["u", "log_a", "b", "c", "skip", "state"])
+@pytest.mark.parametrize("name", ["u", "system.log_a", "system.b", "c", "skip", "state"])
 def test_triton_gradient_of_one_input(make_inputs: Callable, assert_close: Callable, name: str) -> None:
     """The output is summed, so that its gradient has strides of zero."""
     inputs = make_inputs(1, 1, 3, 140, "state")
@@ -234,7 +280,7 @@ def test_triton_gradient_of_one_input(make_inputs: Callable, assert_close: Calla
         y, _ = convolve(values, "state", backend)
         return torch.autograd.grad(y.sum(), values[name])[0]
 
-    assert_close(name, gradient("triton", torch.float32), gradient("reference", torch.float64), 3e-6, 1e-5)
+    assert_close(name, gradient("triton", torch.float32), gradient("recurrence", torch.float64), 3e-6, 1e-5)
 
 
 @pytest.mark.parametrize(
@@ -269,14 +315,16 @@ def test_autocast_changes_nothing(make_inputs: Callable, backend: str) -> None:
 
 def test_invalid_arguments_are_refused(make_inputs: Callable) -> None:
     inputs = make_inputs(1, 1, 3, 5, "both")
-    with pytest.raises(ValueError, match="give reverse or state, not both"):
+    with pytest.raises(ValueError, match="has no initial state"):
         convolve({**inputs, "state": make_inputs(1, 1, 3, 5, "state")["state"]}, "both", "torch")
-    system = kernels.DiscreteDiagonal(inputs["log_a"], inputs["b"])
+    system = kernels.DiscreteDiagonal(inputs["system.log_a"], inputs["system.b"])
     with pytest.raises(ValueError, match="not 2"):
-        kernels.chunked_convolution(inputs["u"], system, inputs["c"], shift=2)
-    for name in ("log_a", "c", "reverse", "skip"):
-        with pytest.raises(ValueError, match=f"expected {name} of shape"):
+        kernels.chunk_operators(system, inputs["c"], shift=2)
+    for name in ("system.log_a", "c", "reverse", "skip"):
+        with pytest.raises(ValueError, match=f"expected {name.removeprefix('system.')} of shape"):
             convolve({**inputs, name: inputs[name][..., :0]}, "both", "torch")
+    with pytest.raises(ValueError, match="expected u of shape"):
+        convolve({**inputs, "u": inputs["u"].repeat(1, 2, 1)}, "both", "torch")
     with pytest.raises(ValueError, match="expected state of shape"):
         convolve({**make_inputs(1, 1, 3, 5, "state"), "state": inputs["c"]}, "state", "torch")
     pytest.importorskip("triton", reason="the triton package is not installed")

@@ -45,7 +45,7 @@ OPERATIONS: dict[str, tuple[Callable, Callable[[int, int], list[Tensor]]]] = {
     ),
     "chunked_convolution": (
         lambda backend, u, log_a, b, c, state: kernels.chunked_convolution(
-            u, kernels.DiscreteDiagonal(log_a, b), c, state=state, backend=backend
+            u, kernels.chunk_operators(kernels.DiscreteDiagonal(log_a, b), c), state, backend
         ),
         lambda batch, length: [
             real(batch, H, length),

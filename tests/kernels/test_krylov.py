@@ -1,10 +1,14 @@
 """Tests of powers of a diagonal-plus-rank-one matrix and of the accuracy of float32 kernels."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import sashimi_kernels as kernels
+from sashimi_kernels.torch_backend import krylov
 from sashimi_kernels.torch_backend.krylov import as_output_row, as_row, from_row, krylov_columns, krylov_rows
 
 
@@ -22,6 +26,13 @@ def step(system: kernels.DiscreteNPLR, x: Tensor) -> Tensor:
     return a * x - u * 2 * (v * x).real.sum(-1, keepdim=True)
 
 
+@pytest.fixture(params=["steps", "doubling"])
+def repetition(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run a test with the steps that a CPU takes, and with the doublings that other devices take."""
+    monkeypatch.setattr(krylov, "_steps_are_cheap", lambda x: request.param == "steps")
+
+
+@pytest.mark.usefixtures("repetition")
 @pytest.mark.parametrize("count", [1, 2, 8, 16, 32, 128])
 @pytest.mark.parametrize(("h", "n", "m"), [(1, 1, 1), (2, 5, 3)])
 def test_columns_match_the_powers(count: int, h: int, n: int, m: int) -> None:
@@ -36,6 +47,7 @@ def test_columns_match_the_powers(count: int, h: int, n: int, m: int) -> None:
     torch.testing.assert_close(from_row(powered), x, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.usefixtures("repetition")
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 7, 33])
 def test_rows_match_the_powers(count: int) -> None:
     generator = torch.Generator().manual_seed(2)
@@ -45,6 +57,42 @@ def test_rows_match_the_powers(count: int) -> None:
     torch.testing.assert_close(krylov_rows(matrix, start, count), expected, rtol=1e-10, atol=1e-12)
     x, y = matrix.clone().requires_grad_(), start.clone().requires_grad_()
     assert torch.autograd.gradcheck(lambda matrix, start: krylov_rows(matrix, start, count), (x, y))
+
+
+@pytest.mark.usefixtures("repetition")
+def test_gradients_of_columns_match_finite_differences() -> None:
+    system = random_system(2, 2)
+    inputs = [x.detach().requires_grad_() for x in (*system, torch.ones(2, 1, 2, dtype=torch.complex128))]
+
+    def columns(*inputs: Tensor) -> tuple[Tensor, Tensor]:
+        return krylov_columns(kernels.DiscreteNPLR(*inputs[:4]), inputs[4], 64, torch.float64)
+
+    assert torch.autograd.gradcheck(columns, inputs)
+
+
+def test_launches_of_a_kernel_do_not_grow_with_the_square_root_of_the_length() -> None:
+    """Elsewhere than on a CPU, powers are computed by doubling."""
+    shape = (2, 4)
+    dt, a = torch.ones(2, 1, dtype=torch.float64), torch.randn(shape, dtype=torch.complex128)
+    meta = [x.to("meta").requires_grad_() for x in (dt, a, a, a, a, torch.randn(1, *shape, dtype=torch.complex64))]
+    counts = []
+    for length in (1000, 64000):
+        with Products() as mode:
+            kernel, _ = kernels.nplr_kernel(*meta, length, backend="torch")
+            torch.autograd.grad(kernel.sum(), meta)
+        counts.append(mode.count)
+    assert counts[0] < 60
+    assert counts[1] - counts[0] < 40
+
+
+class Products(TorchDispatchMode):
+    """Counts matrix products."""
+
+    count = 0
+
+    def __torch_dispatch__(self, operation: Any, types: Any, arguments: tuple = (), options: dict | None = None) -> Any:
+        self.count += operation._schema.name in ("aten::bmm", "aten::baddbmm", "aten::mm")
+        return operation(*arguments, **(options or {}))
 
 
 def test_output_rows_compute_the_output_of_states() -> None:

@@ -75,15 +75,15 @@ def nplr_state(backend: str, dt: Tensor, a: Tensor, p: Tensor, q: Tensor, b: Ten
 def chunked_convolution(
     backend: str, u: Tensor, log_a: Tensor, b: Tensor, c: Tensor, skip: Tensor, state: Tensor
 ) -> Tensor:
-    system = kernels.DiscreteDiagonal(log_a, b)
-    return flat(*kernels.chunked_convolution(u, system, c, skip, state=state, backend=backend))
+    operators = kernels.chunk_operators(kernels.DiscreteDiagonal(log_a, b), c, skip)
+    return flat(*kernels.chunked_convolution(u, operators, state, backend))
 
 
 def chunked_convolution_in_both_directions(
     backend: str, u: Tensor, log_a: Tensor, b: Tensor, c: Tensor, reverse: Tensor
 ) -> Tensor:
-    system = kernels.DiscreteDiagonal(log_a, b)
-    return flat(*kernels.chunked_convolution(u, system, c, reverse=reverse, backend=backend))
+    operators = kernels.chunk_operators(kernels.DiscreteDiagonal(log_a, b), c, reverse=reverse)
+    return flat(*kernels.chunked_convolution(u, operators, backend=backend))
 
 
 def diagonal_step(backend: str, u: Tensor, state: Tensor, a: Tensor, b: Tensor, c: Tensor, skip: Tensor) -> Tensor:

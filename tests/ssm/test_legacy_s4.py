@@ -6,6 +6,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import sashimi_diffusion.ssm.legacy_s4 as module
+from sashimi_diffusion.ssm import frozen
 from sashimi_diffusion.ssm.legacy_s4 import LegacyS4, LegacyStateSpace
 from sashimi_kernels.discretization import discretize_nplr, real_matrix, real_output, real_vector
 
@@ -127,22 +128,22 @@ def test_stored_nodes_stay_float32_and_are_saved() -> None:
 
 
 @torch.no_grad()
-def test_kernels_are_cached_in_evaluation_until_something_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_frozen_layer_keeps_its_kernels_until_something_changes(monkeypatch: pytest.MonkeyPatch) -> None:
     ssm, calls = make().eval(), []
     original = LegacyStateSpace.kernel
     monkeypatch.setattr(LegacyStateSpace, "kernel", lambda self: calls.append(1) or original(self))
     u = torch.randn(1, 3, 16)
-    first = ssm(u)
-    assert torch.equal(ssm(u), first)
-    assert len(calls) == 1
-    ssm(u[..., :8])
-    assert len(calls) == 2
-    ssm.C.data.mul_(2)
-    assert not torch.allclose(ssm(u), first)
-    ssm.log_dt.add_(0.1)
-    ssm(u)
-    assert len(calls) == 4
-    ssm.train()
+    with frozen(ssm):
+        first = ssm(u)
+        assert torch.equal(ssm(u), first)
+        assert len(calls) == 1
+        ssm(u[..., :8])
+        assert len(calls) == 2
+        ssm.C.mul_(2)
+        assert not torch.allclose(ssm(u), first)
+        ssm.log_dt.add_(0.1)
+        ssm(u)
+        assert len(calls) == 4
     ssm(u)
     ssm(u)
     assert len(calls) == 6

@@ -1,6 +1,8 @@
 """Tests of StateSpace and S4Layer: forward, steps and prefill; cached kernels; precision."""
 
+import copy
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sashimi_diffusion.ssm import S4Layer, StateSpace, state_space_parameters
+from sashimi_diffusion.ssm import S4Layer, StateSpace, convolution, frozen, state_space, state_space_parameters
 
 VARIANTS = {
     "nplr": {"parameterization": "nplr"},
@@ -172,7 +174,9 @@ def test_a_rate_is_a_factor_of_the_step_sizes(variant: str, rate: float) -> None
             torch.testing.assert_close(layer(u, state, rate), faster(u, state))
             torch.testing.assert_close(layer.prefill(u, state, rate), faster.prefill(u, state))
             torch.testing.assert_close(layer.step(u[..., 0], state, rate), faster.step(u[..., 0], state))
-            torch.testing.assert_close(layer(u), make(variant)(u))  # the cached kernel is of rate 1 again
+            with frozen(layer):
+                torch.testing.assert_close(layer(u, rate=rate), faster(u))
+                torch.testing.assert_close(layer(u), make(variant)(u))  # the kept kernel is of rate 1 again
 
 
 def test_a_rate_changes_the_length_of_truncated_kernels() -> None:
@@ -258,90 +262,133 @@ def test_extreme_step_sizes_leave_the_kernel_finite() -> None:
     assert torch.isfinite(ssm.kernel(100)).all()
 
 
-class TestCachedSpectrum:
-    """Tests of the spectrum cached in evaluation mode, which is computed again after any change."""
+class TestFrozen:
+    """Tests of the convolution operator that a frozen layer keeps until something changes."""
 
     @pytest.fixture
     def layer(self, monkeypatch: pytest.MonkeyPatch) -> S4Layer:
-        layer = make("nplr", torch.float32)
         self.computed = 0
-        kernel = layer.ssm.kernel
 
-        def counting(length: int, rate: float = 1.0) -> Tensor:
+        def counting(*arguments: Any) -> Any:
             self.computed += 1
-            return kernel(length, rate)
+            return convolution.convolution_operators(*arguments)
 
-        monkeypatch.setattr(layer.ssm, "kernel", counting)
-        return layer
+        monkeypatch.setattr(state_space, "convolution_operators", counting)
+        return make("nplr", torch.float32)
 
     def run(self, layer: S4Layer, length: int = 50) -> Tensor:
         """Return the output for a fixed input, checked against a new copy of the layer."""
         u = torch.linspace(-1, 1, 4 * length).view(1, 4, length).to(layer.ssm.D.dtype)
         with torch.no_grad():
             y = layer(u)
+            computed = self.computed
             fresh = make("nplr", layer.ssm.D.dtype)
             fresh.load_state_dict(layer.state_dict())
             torch.testing.assert_close(y, fresh(u))
+            self.computed = computed
         return y
 
     def test_computed_once(self, layer: S4Layer) -> None:
-        for _ in range(3):
+        with frozen(layer):
+            for _ in range(3):
+                self.run(layer)
+            with frozen(layer):
+                self.run(layer)
             self.run(layer)
-        assert self.computed == 1
+            assert self.computed == 1
+        for _ in range(2):
+            self.run(layer)
+        assert self.computed == 3
+        with frozen(layer):
+            self.run(layer)
+        assert self.computed == 4
+
+    def test_an_error_ends_the_context(self, layer: S4Layer) -> None:
+        with pytest.raises(RuntimeError), frozen(layer):
+            raise RuntimeError
+        for _ in range(2):
+            self.run(layer)
+        assert self.computed == 2
+
+    def test_copies_are_not_frozen(self, layer: S4Layer) -> None:
+        with frozen(layer):
+            self.run(layer)
+            copied = copy.deepcopy(layer)
+            for _ in range(2):
+                self.run(copied)
+        assert self.computed == 3
 
     def test_length(self, layer: S4Layer) -> None:
-        self.run(layer)
-        self.run(layer, length=60)
+        with frozen(layer):
+            self.run(layer)
+            self.run(layer, length=60)
         assert self.computed == 2
 
     def test_load_state_dict(self, layer: S4Layer) -> None:
-        before = self.run(layer)
-        layer.load_state_dict(make("nplr", torch.float32, seed=1).state_dict())
-        assert not torch.equal(self.run(layer), before)
+        for assign in (False, True):
+            with frozen(layer):
+                before = self.run(layer)
+                layer.load_state_dict(make("nplr", torch.float32, seed=2 + assign).state_dict(), assign=assign)
+                assert not torch.equal(self.run(layer), before)
 
     def test_optimizer_step(self, layer: S4Layer) -> None:
-        before = self.run(layer)
         optimizer = torch.optim.SGD(layer.ssm.parameters(), lr=0.1)
         layer(torch.ones(1, 4, 50)).sum().backward()
-        optimizer.step()
-        assert not torch.equal(self.run(layer), before)
+        with frozen(layer):
+            before = self.run(layer)
+            optimizer.step()
+            assert not torch.equal(self.run(layer), before)
 
     @pytest.mark.parametrize("name", ["log_dt", "log_neg_real", "imag", "B", "P", "C", "D"])
-    def test_write_through_data(self, layer: S4Layer, name: str) -> None:
-        before = self.run(layer)
-        getattr(layer.ssm, name).data.mul_(1.1)
-        assert not torch.equal(self.run(layer), before)
+    def test_in_place_write(self, layer: S4Layer, name: str) -> None:
+        with torch.no_grad(), frozen(layer):
+            before = self.run(layer)
+            getattr(layer.ssm, name).mul_(1.1)
+            assert not torch.equal(self.run(layer), before)
+
+    @pytest.mark.parametrize("name", ["log_dt", "log_neg_real", "imag", "B", "P", "C", "D"])
+    def test_a_moving_average_that_writes_through_data(self, layer: S4Layer, name: str) -> None:
+        """Such a write between two contexts, as some moving averages do, changes the output of the second one."""
+        with frozen(layer):
+            before = self.run(layer)
+        parameter = getattr(layer.ssm, name)
+        parameter.data.lerp_(2 * parameter.data, 0.1)
+        with frozen(layer):
+            assert not torch.equal(self.run(layer), before)
 
     def test_dtype(self, layer: S4Layer) -> None:
-        self.run(layer)
-        layer.double()
-        assert self.run(layer).dtype == torch.float64
+        with frozen(layer):
+            self.run(layer)
+            layer.double()
+            assert self.run(layer).dtype == torch.float64
         assert self.computed == 2
 
     def test_device(self, layer: S4Layer) -> None:
-        self.run(layer)
-        layer.to("meta")
-        with torch.no_grad():
+        with torch.no_grad(), frozen(layer):
+            self.run(layer)
+            layer.to("meta")
             assert layer(torch.zeros(1, 4, 50, device="meta")).device.type == "meta"
 
-    def test_training_mode_caches_nothing(self, layer: S4Layer) -> None:
+    def test_training_mode_keeps_nothing(self, layer: S4Layer) -> None:
         layer.train()
-        for _ in range(3):
-            self.run(layer)
+        with frozen(layer):
+            for _ in range(3):
+                self.run(layer)
         assert self.computed == 3
 
-    def test_a_pass_with_gradients_does_not_use_the_cache(self, layer: S4Layer) -> None:
-        self.run(layer)
-        layer(torch.ones(1, 4, 50)).sum().backward()
-        assert layer.ssm.C.grad is not None
-        self.run(layer)
+    def test_a_pass_with_gradients_keeps_nothing(self, layer: S4Layer) -> None:
+        with frozen(layer):
+            self.run(layer)
+            layer(torch.ones(1, 4, 50)).sum().backward()
+            assert layer.ssm.C.grad is not None
+            self.run(layer)
         assert self.computed == 2
 
     def test_steps_use_changed_parameters(self, layer: S4Layer) -> None:
         state = torch.ones(1, 4, 4, dtype=torch.complex64)
-        with torch.no_grad():
+        with torch.no_grad(), frozen(layer):
             before, _ = layer.step(torch.ones(1, 4), state)
-            layer.ssm.C.data.mul_(2)
+            layer.ssm.C.mul_(2)
             after, _ = layer.step(torch.ones(1, 4), state)
         assert not torch.equal(before, after)
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from sashimi_diffusion.models.denoiser import SashimiDenoiser
-from sashimi_diffusion.ssm import state_space_parameters
+from sashimi_diffusion.ssm import frozen, state_space_parameters
 from sashimi_diffusion.training.checkpoints import Counters
 from sashimi_diffusion.training.config import OptimizerConfig
 from sashimi_diffusion.training.ema import Ema
@@ -92,10 +92,10 @@ def test_the_average_follows_the_weights_and_changes_the_output(model):
 
 
 def test_an_update_of_the_average_renews_cached_kernels(model):
-    """In evaluation mode a layer caches its convolution kernel; an update of the average must renew it."""
+    """A frozen layer keeps its convolution kernel; an update of the average must renew it."""
     ema = Ema(model, 0.5)
     sample = torch.randn(1, 1, 64)
-    with torch.no_grad():
+    with torch.no_grad(), frozen(ema.model):
         for parameter in model.parameters():
             parameter.normal_(std=0.3)
         for _ in range(2):

@@ -3,6 +3,7 @@
 from sashimi_kernels.torch_backend.channelwise import gated_residual, layer_norm, scalar_norm
 from sashimi_kernels.torch_backend.convolution import chunked_convolution
 from sashimi_kernels.torch_backend.generation import diagonal_kernel, diagonal_state, nplr_kernel, nplr_state
+from sashimi_kernels.torch_backend.pointwise import feed_forward, gated_linear
 from sashimi_kernels.torch_backend.recurrence import diagonal_step, nplr_step
 
 __all__ = [
@@ -10,6 +11,8 @@ __all__ = [
     "diagonal_kernel",
     "diagonal_state",
     "diagonal_step",
+    "feed_forward",
+    "gated_linear",
     "gated_residual",
     "layer_norm",
     "nplr_kernel",

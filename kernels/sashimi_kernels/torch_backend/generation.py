@@ -26,11 +26,10 @@ def diagonal_kernel(log_a: Tensor, coefficients: Tensor, length: int) -> Tensor:
     dtype = coefficients.dtype
     block = _block_length(length)
     n_blocks = -(-length // block)
-    coarse = exponentials(block * log_a, n_blocks, dtype)  # (H, N, n_blocks)
-    fine = exponentials(log_a, block, dtype)  # (H, N, block)
-    left = coefficients.unsqueeze(-1) * coarse  # (M, H, N, n_blocks)
-    left = torch.cat([2 * left.real, -2 * left.imag], dim=-2)  # (M, H, 2N, n_blocks)
-    right = torch.cat([fine.real, fine.imag], dim=-2)  # (H, 2N, block)
+    coarse, fine = _coarse_and_fine(log_a, n_blocks, block, dtype)  # (H, N, n_blocks), (H, N, block)
+    left = (2 * coefficients).unsqueeze(-1) * coarse  # (M, H, N, n_blocks)
+    left = torch.cat([left.real, left.imag], dim=-2)  # (M, H, 2N, n_blocks)
+    right = torch.cat([fine.real, -fine.imag], dim=-2)  # (H, 2N, block)
     return (left.transpose(-1, -2) @ right).flatten(-2)[..., :length]
 
 
@@ -42,10 +41,9 @@ def diagonal_state(system: DiscreteDiagonal, u: Tensor, state: Tensor | None = N
     n_blocks = -(-length // block)
     # The first block may be shorter than T samples: leading zeros do not change a state of zero.
     blocks = torch.nn.functional.pad(u, (n_blocks * block - length, 0)).unflatten(-1, (n_blocks, block))
-    fine = torch.view_as_real(exponentials(system.log_a, block, dtype).flip(-1))  # (H, N, block, 2)
-    inner = torch.einsum("bhat,hntr->bhnar", blocks, fine)  # (B, H, N, n_blocks, 2)
-    coarse = exponentials(block * system.log_a, n_blocks, dtype).flip(-1)  # (H, N, n_blocks)
-    x = (torch.view_as_complex(inner.contiguous()) * coarse).sum(-1) * system.b.to(dtype)
+    coarse, fine = _coarse_and_fine(system.log_a, n_blocks, block, dtype)  # (H, N, n_blocks), (H, N, block)
+    inner = torch.einsum("bhat,hntr->bhnar", blocks, torch.view_as_real(fine.flip(-1)))  # (B, H, N, n_blocks, 2)
+    x = (torch.view_as_complex(inner.contiguous()) * coarse.flip(-1)).sum(-1) * system.b.to(dtype)
     if state is not None:
         x = x + torch.exp(length * system.log_a).to(dtype) * state
     return x
@@ -99,6 +97,14 @@ def nplr_state(
 def _next_state(system: DiscreteNPLR, state: Tensor) -> Tensor:
     """Return Ā x for states x (B, H, N)."""
     return system.a * state - system.u * 2 * (system.v * state).real.sum(-1, keepdim=True)
+
+
+def _coarse_and_fine(log_a: Tensor, n_blocks: int, block: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Return exp(block · i · log_a) for i < n_blocks and exp(j · log_a) for j < block from one pass of operations."""
+    options = {"device": log_a.device, "dtype": log_a.real.dtype}
+    positions = torch.cat([torch.arange(0, n_blocks * block, block, **options), torch.arange(block, **options)])
+    coarse, fine = _Exponentials.apply(log_a, positions, dtype).split([n_blocks, block], dim=-1)
+    return coarse, fine
 
 
 def exponentials(log_a: Tensor, count: int, dtype: torch.dtype) -> Tensor:

@@ -70,16 +70,21 @@ def krylov_rows(matrix: Tensor, start: Tensor, count: int) -> Tensor:
 class _Repeat(torch.autograd.Function):
     """x, x M, …, x M^(count-1) for x (H, m, n) and M (H, n, n): (count, H, m, n).
 
-    The backward pass runs the recurrence in reverse and computes the gradient of M in one product.
+    The backward pass runs the recurrence in reverse and computes the gradient of M in one product. On a CPU, both
+    passes are loops of ``count`` steps, which take the fewest multiplications. On other devices they are loops of
+    log₂(count) doublings, which take fewer launches.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, matrix: Tensor, count: int) -> Tensor:
-        powers = x.new_empty(count, *x.shape)
-        powers[0] = x
-        for following, power in zip(powers[1:], powers, strict=False):
-            torch.bmm(power, matrix, out=following)
-            flush(following)
+        if _steps_are_cheap(x):
+            powers = x.new_empty(count, *x.shape)
+            powers[0] = x
+            for following, power in zip(powers[1:], powers, strict=False):
+                torch.bmm(power, matrix, out=following)
+                flush(following)
+        else:
+            powers = _doubled(x, matrix, count)
         ctx.save_for_backward(powers, matrix)
         return powers
 
@@ -87,8 +92,28 @@ class _Repeat(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
         powers, matrix = ctx.saved_tensors
         adjoint = _adjoint_powers(gradient, matrix)  # (count, H, m, n)
-        before, after = (x.transpose(0, 1).flatten(1, 2) for x in (powers[:-1], adjoint[1:]))
-        return adjoint[0], before.mT @ after, None
+        return adjoint[0], _rows(powers[:-1]).mT @ _rows(adjoint[1:]), None
+
+
+def _steps_are_cheap(x: Tensor) -> bool:
+    return x.device.type == "cpu"
+
+
+def _rows(powers: Tensor) -> Tensor:
+    """Convert (count, H, m, n) to (H, count · m, n)."""
+    return powers.transpose(0, 1).flatten(1, 2)
+
+
+def _doubled(x: Tensor, matrix: Tensor, count: int) -> Tensor:
+    """Return x, x M, …, (count, H, m, n), by doubling the number of known powers."""
+    powers = x.new_empty(x.shape[0], count, *x.shape[1:]).transpose(0, 1)
+    powers[0], known = x, 1
+    while known < count:
+        following = powers[known : 2 * known]
+        torch.bmm(_rows(powers[: len(following)]), matrix, out=_rows(following))
+        known *= 2
+        matrix = matrix @ matrix if known < count else matrix
+    return powers
 
 
 def _adjoint_powers(gradient: Tensor, matrix: Tensor) -> Tensor:
@@ -98,9 +123,17 @@ def _adjoint_powers(gradient: Tensor, matrix: Tensor) -> Tensor:
         for earlier in reversed(gradient[:-1].unbind()):
             later.append(torch.baddbmm(earlier, later[-1], matrix.mT))
         return torch.stack(later[::-1])
-    adjoint = gradient.clone(memory_format=torch.contiguous_format)
-    for index in range(len(adjoint) - 1, 0, -1):
-        torch.baddbmm(adjoint[index - 1], adjoint[index], matrix.mT, out=adjoint[index - 1])
+    if _steps_are_cheap(gradient):
+        adjoint = gradient.clone(memory_format=torch.contiguous_format)
+        for index in range(len(adjoint) - 1, 0, -1):
+            torch.baddbmm(adjoint[index - 1], adjoint[index], matrix.mT, out=adjoint[index - 1])
+        return adjoint
+    adjoint = gradient.transpose(0, 1).clone(memory_format=torch.contiguous_format).transpose(0, 1)
+    distance = 1
+    while distance < len(adjoint):  # a[i] holds the terms of g[i] … g[i + distance - 1]
+        _rows(adjoint[:-distance]).add_(_rows(adjoint[distance:]) @ matrix.mT)
+        distance *= 2
+        matrix = matrix @ matrix if distance < len(adjoint) else matrix
     return adjoint
 
 
@@ -129,26 +162,37 @@ def from_row(x: Tensor) -> Tensor:
 
 def _first_powers(system: DiscreteNPLR, start: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Return the results of :func:`krylov_columns` for ``count`` <= 16, by the triangular system of this module."""
-    powers = _diagonal_powers(system.a, count + 1)  # (H, count + 1, N)
-    inner = as_output_row(powers[:, :-1] * system.v.unsqueeze(1))  # v · D^t: (H, count, 2N)
-    outer = as_row(powers[:, :-1] * system.u.unsqueeze(1))  # D^t u: (H, count, 2N)
+    powers, last = _DiagonalPowers.apply(system.a, count)  # (H, count, N), (H, N)
+    inner = as_output_row(powers * system.v.unsqueeze(1))  # v · D^t: (H, count, 2N)
+    outer = as_row(powers * system.u.unsqueeze(1))  # D^t u: (H, count, 2N)
     feedback = inner @ as_row(system.u).unsqueeze(-1)  # v · D^t u: (H, count, 1)
     lower = _toeplitz(feedback.squeeze(-1))  # S: (H, count, count)
     right = torch.cat([inner, inner @ as_row(start).transpose(1, 2)], dim=-1)  # (H, count, 2N + m)
     w = torch.linalg.solve_triangular(lower, right, upper=False, unitriangular=True)
-    w_all, w_start = w[..., : inner.shape[-1]], w[..., inner.shape[-1] :]
-    dense = torch.baddbmm(_rotation(powers[:, -1]), w_all.transpose(1, 2), outer.flip(1), alpha=-1)
-    diagonal_part = as_row(powers[:, :-1].unsqueeze(1) * start.unsqueeze(2))  # D^t x: (H, m, count, 2N)
+    w_all, w_start = w.split([inner.shape[-1], start.shape[1]], dim=-1)
+    dense = torch.baddbmm(rotation(last), w_all.transpose(1, 2), outer.flip(1), alpha=-1)
+    diagonal_part = as_row(powers.unsqueeze(1) * start.unsqueeze(2))  # D^t x: (H, m, count, 2N)
     return diagonal_part - _toeplitz(w_start.transpose(1, 2)) @ outer.unsqueeze(1), dense
 
 
-def _diagonal_powers(a: Tensor, count: int) -> Tensor:
-    """Return a^0 … a^(count-1): (H, N) to (H, count, N)."""
-    powers, factor = torch.stack([torch.ones_like(a), a], dim=1), (a * a).unsqueeze(1)
-    while powers.shape[1] < count:
-        powers = torch.cat([powers, powers * factor], dim=1)
-        factor = factor * factor
-    return powers[:, :count]
+class _DiagonalPowers(torch.autograd.Function):
+    """a^0 … a^(count-1), (H, count, N), and a^count, (H, N). The derivative of a^t is t a^(t-1), which is known."""
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        powers = a.unsqueeze(1).repeat(1, count + 1, 1)
+        powers[:, 0].fill_(1)
+        powers = powers.cumprod(1)
+        lower, last = powers[:, :-1].clone(), powers[:, -1].clone()
+        ctx.save_for_backward(lower)
+        return lower, last
+
+    @staticmethod
+    def backward(ctx: Any, d_lower: Tensor, d_last: Tensor) -> tuple[Tensor, None]:
+        (lower,) = ctx.saved_tensors
+        gradient = torch.cat([d_lower[:, 1:], d_last.unsqueeze(1)], dim=1)
+        exponents = torch.arange(1, lower.shape[1] + 1, device=lower.device, dtype=lower.real.dtype).unsqueeze(-1)
+        return (gradient * exponents * lower.conj()).sum(1), None
 
 
 def _toeplitz(series: Tensor) -> Tensor:
@@ -158,7 +202,14 @@ def _toeplitz(series: Tensor) -> Tensor:
     return padded.unfold(-1, count, 1)[..., 1:, :].flip(-2)
 
 
-def _rotation(a: Tensor) -> Tensor:
+def dense_matrix(system: DiscreteNPLR) -> Tensor:
+    """Return Ā as a real matrix (H, 2N, 2N) that multiplies row vectors from the right."""
+    return torch.baddbmm(
+        rotation(system.a), as_output_row(system.v).unsqueeze(2), as_row(system.u).unsqueeze(1), alpha=-1
+    )
+
+
+def rotation(a: Tensor) -> Tensor:
     """Return multiplication by ``a`` (H, N) of row vectors as a real matrix (H, 2N, 2N)."""
     rows = torch.stack([torch.view_as_real(a), torch.view_as_real(a * 1j)], dim=-2)  # (H, N, 2, 2)
     return torch.diag_embed(rows.permute(0, 2, 3, 1), dim1=1, dim2=3).flatten(3).flatten(1, 2)

@@ -3,6 +3,8 @@
 from sashimi_kernels.triton_backend.channel_norm import layer_norm, scalar_norm
 from sashimi_kernels.triton_backend.chunked_convolution import chunked_convolution
 from sashimi_kernels.triton_backend.diagonal import diagonal_kernel, diagonal_state
+from sashimi_kernels.triton_backend.feed_forward import feed_forward
+from sashimi_kernels.triton_backend.gated_linear import gated_linear
 from sashimi_kernels.triton_backend.gated_residual import gated_residual
 from sashimi_kernels.triton_backend.nplr import nplr_kernel
 from sashimi_kernels.triton_backend.nplr_recurrence import nplr_state
@@ -13,6 +15,8 @@ __all__ = [
     "diagonal_kernel",
     "diagonal_state",
     "diagonal_step",
+    "feed_forward",
+    "gated_linear",
     "gated_residual",
     "layer_norm",
     "nplr_kernel",

@@ -1,7 +1,11 @@
 """Dictionaries of kernel arguments: of their values for a launch, or of their Triton types for ``launches()``."""
 
+import functools
 from typing import Any
 
+import torch
+import triton
+import triton.language as tl
 from torch import Tensor
 
 from sashimi_kernels.triton_backend.launch import Launch
@@ -9,6 +13,8 @@ from sashimi_kernels.triton_backend.launch import Launch
 # Types of inputs and outputs. Kernels compute in float32.
 FLOATS = ("*fp32", "*fp16", "*bf16")
 _AXES = ("batch", "channel", "position")
+# Elements of 16 bytes in half precision, the widest access of a thread.
+MULTIPLES = (1, 8)
 
 
 def pointers(**values: Any) -> dict[str, Any]:
@@ -31,6 +37,32 @@ def strides(name: str, x: Tensor) -> dict[str, int]:
 def stride_types(*names: str) -> dict[str, str]:
     """Return the types of the arguments of :func:`strides` for each of ``names``."""
     return {f"{name}_{axis}_stride": "i32" for name in names for axis in _AXES}
+
+
+def common_multiple(*tensors: Tensor) -> dict[str, int]:
+    """Return the constant ``MULTIPLE``, by which the length and all strides of tensors (B, H, L) are divisible.
+
+    It is 8 if samples are adjacent in memory and the length, batch stride and channel stride of every tensor are
+    multiples of 8, otherwise 1. Triton itself only looks for multiples of 16, which a length of 1,000 is not.
+    """
+    *_, length = tensors[0].shape
+    adjacent = all(x.stride(2) == 1 for x in tensors)
+    wide = adjacent and all(size % 8 == 0 for x in tensors for size in (length, x.stride(0), x.stride(1)))
+    return {"MULTIPLE": 8 if wide else 1}
+
+
+@functools.cache
+def is_rdna(device: torch.device) -> bool:
+    """Return whether the device is an AMD GPU with 32 lanes per wave."""
+    if device.type != "cuda" or torch.version.hip is None:
+        return False
+    return torch.cuda.get_device_properties(device).warp_size == 32
+
+
+@triton.jit
+def multiple(value, MULTIPLE: tl.constexpr):
+    """Return ``value``, a multiple of the constant ``MULTIPLE``, in a form from which the compiler can see this."""
+    return value // MULTIPLE * MULTIPLE
 
 
 def form(kernel: Any, types: dict[str, str | None], constants: dict[str, Any], num_warps: int) -> Launch:

@@ -30,7 +30,16 @@ import triton.language as tl
 from torch import Tensor
 
 from sashimi_kernels.derivatives import no_second_derivative
-from sashimi_kernels.triton_backend.arguments import FLOATS, form, pointers, stride_types, strides
+from sashimi_kernels.triton_backend.arguments import (
+    FLOATS,
+    MULTIPLES,
+    common_multiple,
+    form,
+    multiple,
+    pointers,
+    stride_types,
+    strides,
+)
 from sashimi_kernels.triton_backend.launch import Launch, launch
 
 # Positions of a tile by channels of a tile: two tiles fit the registers of eight warps.
@@ -54,10 +63,12 @@ def _channel_norm(
 ) -> Tensor:
     """Compute either norm with float32 parameters. In the scalar norm, ``weight`` is the gain, ``offset`` the shift."""
     y = x.new_empty(x.shape)
-    bias = None if bias is None else bias.contiguous()
+    if bias is not None and bias.stride(1) != 1:
+        bias = bias.contiguous()
     tensors = pointers(x=x, weight=weight.contiguous(), offset=offset.contiguous(), bias=bias, y=y)
-    constants = _tile(x.shape[1], scalar)
-    launch(_channel_norm_kernel, _grid(x, constants), {**tensors, **_sizes(x, epsilon)}, constants, _N_WARPS)
+    sizes = {**_sizes(x, epsilon), "bias_batch_stride": 0 if bias is None else bias.stride(0)}
+    constants = {**_tile(x.shape[1], scalar), **common_multiple(x)}
+    launch(_channel_norm_kernel, _grid(x, constants), {**tensors, **sizes}, constants, _N_WARPS)
     return y
 
 
@@ -66,7 +77,7 @@ def _channel_norm_backward(
     dy: Tensor, x: Tensor, weight: Tensor, offset: Tensor, has_bias: bool, epsilon: float, scalar: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return the gradients of x, weight, offset and bias. That of the bias is empty if it is not computed."""
-    constants = _tile(x.shape[1], scalar)
+    constants = {**_tile(x.shape[1], scalar), **common_multiple(x, dy)}
     grid = _grid(x, constants)
     dx = x.new_empty(x.shape)
     n_tiles, batch = grid
@@ -121,11 +132,11 @@ def launches() -> Iterator[Launch]:
     """Yield every form in which the kernels of this module are launched."""
     sizes = {"epsilon": "fp32", "n_channels": "i32", "length": "i32", **stride_types("x")}
     parameters = pointers(weight="*fp32", offset="*fp32")
-    for x, n_channels, scalar in itertools.product(FLOATS, _TILES, (False, True)):
-        constants = _tile(n_channels, scalar)
+    for x, n_channels, scalar, factor in itertools.product(FLOATS, _TILES, (False, True), MULTIPLES):
+        constants = {**_tile(n_channels, scalar), "MULTIPLE": factor}
         dshift = "*fp32" if scalar else None
         for bias in ("*fp32", None):
-            forward = {**pointers(x=x), **parameters, **pointers(bias=bias, y=x), **sizes}
+            forward = {**pointers(x=x), **parameters, **pointers(bias=bias, y=x), **sizes, "bias_batch_stride": "i32"}
             yield form(_channel_norm_kernel, forward, constants, _N_WARPS)
         for dbias in ("*fp32", None) if scalar else ("*fp32",):
             outputs = pointers(dx=x, dweight="*fp32", dshift=dshift, dbias=dbias)
@@ -161,13 +172,17 @@ def _channel_norm_kernel(
     x_batch_stride,
     x_channel_stride,
     x_position_stride,
+    bias_batch_stride,
     SCALAR: tl.constexpr,
     BLOCK_H: tl.constexpr,
     BLOCK_L: tl.constexpr,
+    MULTIPLE: tl.constexpr,
 ):
+    length = multiple(length, MULTIPLE)
+    x_channel_stride = multiple(x_channel_stride, MULTIPLE)
     position_offsets = tl.program_id(0) * BLOCK_L + tl.arange(0, BLOCK_L)
     pid_batch = tl.program_id(1).to(tl.int64)
-    x_ptr += pid_batch * x_batch_stride
+    x_ptr += pid_batch * multiple(x_batch_stride, MULTIPLE)
     y_ptr += pid_batch * n_channels * length
     n_blocks = tl.cdiv(n_channels, BLOCK_H)
     x, mean, scale = _last_block_and_moments(
@@ -187,7 +202,7 @@ def _channel_norm_kernel(
             y *= tl.load(weight_ptr + channel_offsets, channel_mask, other=0.0)[:, None]
             y += tl.load(offset_ptr + channel_offsets, channel_mask, other=0.0)[:, None]
         if bias_ptr is not None:
-            y += tl.load(bias_ptr + pid_batch * n_channels + channel_offsets, channel_mask, other=0.0)[:, None]
+            y += tl.load(bias_ptr + pid_batch * bias_batch_stride + channel_offsets, channel_mask, other=0.0)[:, None]
         tl.store(y_ptr + channel_offsets[:, None] * length + position_offsets[None, :], y, mask)
 
 
@@ -213,12 +228,16 @@ def _channel_norm_backward_kernel(
     SCALAR: tl.constexpr,
     BLOCK_H: tl.constexpr,
     BLOCK_L: tl.constexpr,
+    MULTIPLE: tl.constexpr,
 ):
+    length = multiple(length, MULTIPLE)
+    x_channel_stride = multiple(x_channel_stride, MULTIPLE)
+    dy_channel_stride = multiple(dy_channel_stride, MULTIPLE)
     position_offsets = tl.program_id(0) * BLOCK_L + tl.arange(0, BLOCK_L)
     pid_batch = tl.program_id(1).to(tl.int64)
     pid_sum = pid_batch * tl.num_programs(0) + tl.program_id(0)
-    x_ptr += pid_batch * x_batch_stride
-    dy_ptr += pid_batch * dy_batch_stride
+    x_ptr += pid_batch * multiple(x_batch_stride, MULTIPLE)
+    dy_ptr += pid_batch * multiple(dy_batch_stride, MULTIPLE)
     dx_ptr += pid_batch * n_channels * length
     n_blocks = tl.cdiv(n_channels, BLOCK_H)
     x, mean, scale = _last_block_and_moments(

@@ -17,7 +17,16 @@ import triton.language as tl
 from torch import Tensor
 
 from sashimi_kernels.derivatives import no_second_derivative
-from sashimi_kernels.triton_backend.arguments import FLOATS, form, pointers, stride_types, strides
+from sashimi_kernels.triton_backend.arguments import (
+    FLOATS,
+    MULTIPLES,
+    common_multiple,
+    form,
+    multiple,
+    pointers,
+    stride_types,
+    strides,
+)
 from sashimi_kernels.triton_backend.launch import Launch, launch
 
 _BLOCKS = {"BLOCK_H": 16, "BLOCK_L": 128}
@@ -32,10 +41,9 @@ def gated_residual(x: Tensor, residual: Tensor) -> Tensor:
 @torch.library.custom_op("sashimi_kernels::gated_residual", mutates_args=())
 def _gated_residual(x: Tensor, residual: Tensor) -> Tensor:
     y = residual.new_empty(residual.shape)
-    arguments = {**pointers(x=x, residual=residual, y=y), **_sizes(y), **strides("x", x)}
-    launch(
-        _gated_residual_kernel, _grid(y), {**arguments, **strides("residual", residual)}, _BLOCKS, num_warps=_N_WARPS
-    )
+    arguments = {**pointers(x=x, residual=residual, y=y), **_sizes(y), **strides("x", x), **strides("residual", residual)}
+    constants = {**_BLOCKS, **common_multiple(x, residual)}
+    launch(_gated_residual_kernel, _grid(y), arguments, constants, num_warps=_N_WARPS)
     return y
 
 
@@ -43,7 +51,8 @@ def _gated_residual(x: Tensor, residual: Tensor) -> Tensor:
 def _gated_residual_backward(dy: Tensor, x: Tensor) -> Tensor:
     dx = x.new_empty(x.shape)
     arguments = {**pointers(dy=dy, x=x, dx=dx), **_sizes(dy), **strides("dy", dy), **strides("x", x)}
-    launch(_gated_residual_backward_kernel, _grid(dy), arguments, _BLOCKS, num_warps=_N_WARPS)
+    constants = {**_BLOCKS, **common_multiple(x, dy)}
+    launch(_gated_residual_backward_kernel, _grid(dy), arguments, constants, num_warps=_N_WARPS)
     return dx
 
 
@@ -73,11 +82,12 @@ _gated_residual_backward.register_autograd(no_second_derivative("gated_residual"
 def launches() -> Iterator[Launch]:
     """Yield every form in which the kernels of this module are launched."""
     sizes = {"n_channels": "i32", "length": "i32"}
-    for x, y in itertools.product(FLOATS, repeat=2):
+    for x, y, factor in itertools.product(FLOATS, FLOATS, MULTIPLES):
+        constants = {**_BLOCKS, "MULTIPLE": factor}
         forward = {**pointers(x=x, residual=y, y=y), **sizes, **stride_types("x", "residual")}
-        yield form(_gated_residual_kernel, forward, _BLOCKS, _N_WARPS)
+        yield form(_gated_residual_kernel, forward, constants, _N_WARPS)
         backward = {**pointers(dy=y, x=x, dx=x), **sizes, **stride_types("dy", "x")}
-        yield form(_gated_residual_backward_kernel, backward, _BLOCKS, _N_WARPS)
+        yield form(_gated_residual_backward_kernel, backward, constants, _N_WARPS)
 
 
 def _sizes(y: Tensor) -> dict[str, int]:
@@ -105,17 +115,22 @@ def _gated_residual_kernel(
     residual_position_stride,
     BLOCK_H: tl.constexpr,
     BLOCK_L: tl.constexpr,
+    MULTIPLE: tl.constexpr,
 ):
+    length = multiple(length, MULTIPLE)
+    x_channel_stride = multiple(x_channel_stride, MULTIPLE)
+    residual_channel_stride = multiple(residual_channel_stride, MULTIPLE)
     positions = tl.program_id(0) * BLOCK_L + tl.arange(0, BLOCK_L)[None, :]
     channels = tl.program_id(1) * BLOCK_H + tl.arange(0, BLOCK_H)[:, None]
     pid_batch = tl.program_id(2).to(tl.int64)
     mask = (channels < n_channels) & (positions < length)
     x_offsets = channels * x_channel_stride + positions * x_position_stride
     residual_offsets = channels * residual_channel_stride + positions * residual_position_stride
-    x_ptr += pid_batch * x_batch_stride
+    x_ptr += pid_batch * multiple(x_batch_stride, MULTIPLE)
     value = tl.load(x_ptr + x_offsets, mask).to(tl.float32)
     gate = tl.load(x_ptr + n_channels * x_channel_stride + x_offsets, mask).to(tl.float32)
-    residual = tl.load(residual_ptr + pid_batch * residual_batch_stride + residual_offsets, mask).to(tl.float32)
+    residual_ptr += pid_batch * multiple(residual_batch_stride, MULTIPLE)
+    residual = tl.load(residual_ptr + residual_offsets, mask).to(tl.float32)
     y_ptr += pid_batch * n_channels * length
     tl.store(y_ptr + channels * length + positions, residual + value * tl.sigmoid(gate), mask)
 
@@ -135,17 +150,22 @@ def _gated_residual_backward_kernel(
     x_position_stride,
     BLOCK_H: tl.constexpr,
     BLOCK_L: tl.constexpr,
+    MULTIPLE: tl.constexpr,
 ):
+    length = multiple(length, MULTIPLE)
+    x_channel_stride = multiple(x_channel_stride, MULTIPLE)
+    dy_channel_stride = multiple(dy_channel_stride, MULTIPLE)
     positions = tl.program_id(0) * BLOCK_L + tl.arange(0, BLOCK_L)[None, :]
     channels = tl.program_id(1) * BLOCK_H + tl.arange(0, BLOCK_H)[:, None]
     pid_batch = tl.program_id(2).to(tl.int64)
     mask = (channels < n_channels) & (positions < length)
     x_offsets = channels * x_channel_stride + positions * x_position_stride
     dy_offsets = channels * dy_channel_stride + positions * dy_position_stride
-    x_ptr += pid_batch * x_batch_stride
+    x_ptr += pid_batch * multiple(x_batch_stride, MULTIPLE)
     value = tl.load(x_ptr + x_offsets, mask).to(tl.float32)
     sigmoid = tl.sigmoid(tl.load(x_ptr + n_channels * x_channel_stride + x_offsets, mask).to(tl.float32))
-    dy = tl.load(dy_ptr + pid_batch * dy_batch_stride + dy_offsets, mask).to(tl.float32)
+    dy_ptr += pid_batch * multiple(dy_batch_stride, MULTIPLE)
+    dy = tl.load(dy_ptr + dy_offsets, mask).to(tl.float32)
     dx_ptr += 2 * pid_batch * n_channels * length
     dx_offsets = channels * length + positions
     tl.store(dx_ptr + dx_offsets, dy * sigmoid, mask)

@@ -1,7 +1,7 @@
 """Launches of Triton kernels, and descriptions of the forms in which kernels are compiled."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -16,7 +16,7 @@ _POINTERS = {
     torch.int32: "*i32",
     torch.bool: "*i1",
 }
-_recordings: list[list["Launch"]] = []
+_observers: list[Callable[["Launch", list[Tensor]], None]] = []
 
 
 class Launch(NamedTuple):
@@ -28,6 +28,7 @@ class Launch(NamedTuple):
         constants: value of every ``tl.constexpr`` argument.
         num_warps, num_stages: launch options.
         matrix: the design requires products on matrix units (``mma.sync``, ``wgmma``, ``mfma``).
+        targets: keys of :data:`sashimi_kernels.hardware.HARDWARE` on which the form is launched; empty for all.
     """
 
     kernel: Any
@@ -36,6 +37,7 @@ class Launch(NamedTuple):
     num_warps: int
     num_stages: int
     matrix: bool
+    targets: tuple[str, ...] = ()
 
     def form(self) -> str:
         """Return one line that identifies the compiled form."""
@@ -55,6 +57,8 @@ def launch(
 ) -> None:
     """Launch ``kernel`` on ``grid``, on the device of its tensors. Do nothing if an axis of the grid is 0.
 
+    Tensors on the device "meta" have no values: their launch is only reported to observers.
+
     Args:
         kernel: function decorated with ``triton.jit``.
         grid: number of programs along each axis.
@@ -65,24 +69,37 @@ def launch(
     """
     if 0 in grid:
         return
-    if _recordings:
+    tensors = [value for value in arguments.values() if isinstance(value, Tensor)]
+    if _observers:
         launched = _launch_of(kernel, arguments, constants, num_warps, num_stages)
-        for recording in _recordings:
-            recording.append(launched)
+        for observer in _observers:
+            observer(launched, tensors)
+    if tensors[0].device.type == "meta":
+        return
     # Triton launches kernels on the current device, which may differ from that of the tensors.
-    with torch.cuda.device_of(next(value for value in arguments.values() if isinstance(value, Tensor))):
+    with torch.cuda.device_of(tensors[0]):
         kernel[grid](**arguments, **constants, num_warps=num_warps, num_stages=num_stages)
 
 
 @contextlib.contextmanager
-def recording() -> Iterator[list[Launch]]:
-    """Record every launch inside this context, with the types of its actual arguments; ``matrix`` is always False."""
-    launches: list[Launch] = []
-    _recordings.append(launches)
+def observing(observer: Callable[[Launch, list[Tensor]], None]) -> Iterator[None]:
+    """Call ``observer`` before every launch inside this context, with its form and its tensors.
+
+    The form has the types of the actual arguments; its ``matrix`` is always False.
+    """
+    _observers.append(observer)
     try:
-        yield launches
+        yield
     finally:
-        _recordings.pop()
+        _observers.remove(observer)
+
+
+@contextlib.contextmanager
+def recording() -> Iterator[list[Launch]]:
+    """Record the form of every launch inside this context, see :func:`observing`."""
+    launches: list[Launch] = []
+    with observing(lambda launched, tensors: launches.append(launched)):
+        yield launches
 
 
 def _launch_of(

@@ -30,15 +30,18 @@ import triton.language as tl
 from torch import Tensor
 from triton import knobs
 
-from sashimi_kernels.triton_backend.arguments import FLOATS
+from sashimi_kernels.hardware import HARDWARE, RDNA
+from sashimi_kernels.triton_backend.arguments import FLOATS, is_rdna
 from sashimi_kernels.triton_backend.launch import Launch, launch
 
 # The interpreter has one precision, that of float32.
 PRECISION = "ieee" if knobs.runtime.interpret else "bf16x6"
-# The largest tiles that do not spill registers on any target (``python -m sashimi_kernels.aot`` prints the usage).
+# The largest tiles that do not spill registers (``python -m sashimi_kernels.aot`` prints the usage).
 EVALUATE: dict[str, Any] = {"COARSE": 32, "FINE": 64, "BLOCK_N": 16, "PRECISION": PRECISION}
 EVALUATE_OPTIONS = {"num_warps": 8, "num_stages": 1}
 PROJECT: dict[str, Any] = {"COARSE": 32, "FINE": 32, "BLOCK_N": 16, "PRECISION": PRECISION}
+# Matrix instructions of RDNA take each operand in both halves of a wave, which doubles its registers.
+PROJECT_RDNA: dict[str, Any] = {**PROJECT, "COARSE": 64, "FINE": 16}
 PROJECT_OPTIONS = {"num_warps": 4, "num_stages": 1}
 
 
@@ -195,11 +198,12 @@ def project(signal: Tensor, log_a: Tensor, reverse: bool, slopes: bool) -> Tenso
     Returns:
         float32 (1 or 2, M, H, N, 2).
     """
-    grid = _grid(signal, PROJECT)
+    constants = PROJECT_RDNA if is_rdna(signal.device) else PROJECT
+    grid = _grid(signal, constants)
     tiles, features, rows = grid
     sums = signal.new_empty((tiles, 1 + slopes, rows, features, log_a.shape[1], 2), dtype=torch.float32)
     arguments = {"signal_ptr": signal, **_exponents(log_a), "sums_ptr": sums, **_layout(signal, log_a, reverse)}
-    launch(project_kernel, grid, arguments, {**PROJECT, "SLOPES": slopes}, **PROJECT_OPTIONS)
+    launch(project_kernel, grid, arguments, {**constants, "SLOPES": slopes}, **PROJECT_OPTIONS)
     return sums.sum(0)
 
 
@@ -210,9 +214,11 @@ def launches() -> Iterator[Launch]:
     for dtype in FLOATS:
         signature = {"coefficients_ptr": "*fp32", "out_ptr": dtype, **rest}
         yield Launch(evaluate_kernel, signature, EVALUATE, **EVALUATE_OPTIONS, matrix=True)
+        signature = {"signal_ptr": dtype, "sums_ptr": "*fp32", **rest}
         for slopes in (False, True):
-            signature = {"signal_ptr": dtype, "sums_ptr": "*fp32", **rest}
-            yield Launch(project_kernel, signature, {**PROJECT, "SLOPES": slopes}, **PROJECT_OPTIONS, matrix=True)
+            for tile, targets in ((PROJECT, tuple(HARDWARE.keys() - set(RDNA))), (PROJECT_RDNA, RDNA)):
+                constants = {**tile, "SLOPES": slopes}
+                yield Launch(project_kernel, signature, constants, **PROJECT_OPTIONS, matrix=True, targets=targets)
 
 
 def _grid(signal: Tensor, constants: dict[str, Any]) -> tuple[int, int, int]:

@@ -1,6 +1,7 @@
 """Batches of quantized recordings, as a function of (seed, step)."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -13,6 +14,23 @@ from sashimi_diffusion.training.examples import TRAINING, ShuffledEpochs, stream
 
 IGNORED = -100
 """Target at padded positions; PyTorch's cross-entropy ignores it by default."""
+
+
+@dataclass
+class TokenBatch:
+    """A chunk of the examples of a batch.
+
+    Args:
+        inputs: tokens, int64 (B, L).
+        targets: tokens, int64 (B, L); IGNORED has no loss.
+        samples: divisor of the sum of the losses, float32 scalar, see :meth:`AutoregressiveTask.loss`.
+        state: key of the state between the chunks of these examples: index of the global batch, first position.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    samples: Tensor
+    state: tuple[int, int]
 
 
 class TokenSource:

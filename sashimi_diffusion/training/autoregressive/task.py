@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.models.autoregressive_base import detached
 from sashimi_diffusion.pipelines import SashimiAutoregressivePipeline
 from sashimi_diffusion.pipelines.autoregressive import bits_of
-from sashimi_diffusion.training.autoregressive.batches import IGNORED, TokenSource, padded
+from sashimi_diffusion.training.autoregressive.batches import IGNORED, TokenBatch, TokenSource, padded
 from sashimi_diffusion.training.autoregressive.config import AutoregressiveConfig
 from sashimi_diffusion.training.autoregressive.samples import check_generation, save_samples
 from sashimi_diffusion.training.examples import spread_evenly
@@ -61,38 +62,45 @@ class AutoregressiveTask:
         self.data = fingerprint(recordings)
         counts = [0 if part is None else len(part.dataset) for part in (self.validation, self.test)]
         self.description = f"{len(recordings):,} training, {counts[0]:,} validation and {counts[1]:,} test examples"
-        # The current global batch, which is kept for ``chunks`` steps. A part of it is one batch of this process; its
-        # inputs and targets and its state are stored by the position of its first example.
-        self._batch = -1
-        self._lengths: list[int] = []
-        self._tokens: dict[int, tuple[Tensor, Tensor]] = {}
-        self._states: dict[int, Any] = {}
+        self.against_graph = "data.carry_chunks carries states from step to step" if self.chunks > 1 else ""
+        # Examples that are divided into chunks are kept for the steps that use them; threads prepare later batches.
+        kept = 2 * config.training.gradient_accumulation if self.chunks > 1 else 0
+        self._padded = lru_cache(maxsize=kept)(self._padded_examples)
+        # States after the last chunk of the parts of a global batch, by the positions of their first examples.
+        self._batch, self._states = -1, dict[int, Any]()
 
-    def loss(self, module: nn.Module, step: int, positions: range, global_batch: int) -> Tensor:
-        """Return the cross-entropy in nats per sample of the current chunk of the examples at ``positions``.
+    def batch(self, step: int, positions: range, global_batch: int) -> TokenBatch:
+        """Return the current chunk of the examples at ``positions``."""
+        length = self.config.data.length
+        batch, chunk = divmod(step, self.chunks)
+        part = self._padded(batch, positions, global_batch)
+        inputs, targets = (tokens[:, chunk * length : (chunk + 1) * length] for tokens in part)
+        lengths = self.source.training_lengths(batch, global_batch)
+        samples = sum(min(max(0, count - chunk * length), length) for count in lengths)
+        # If all recordings of the batch have ended, its last chunks have no samples: the loss is 0.
+        share = torch.tensor(max(1, samples) * len(positions) / global_batch, dtype=torch.float32)
+        return TokenBatch(inputs, targets, share, (batch, positions.start))
+
+    def complete(self, batch: TokenBatch, step: int, positions: range, global_batch: int) -> TokenBatch:
+        """Return ``batch``: it has no random numbers."""
+        return batch
+
+    def loss(self, module: nn.Module, batch: TokenBatch) -> Tensor:
+        """Return the cross-entropy of a batch in nats per sample.
 
         The loop averages the losses of the parts of a global batch. The parts may contain different numbers of samples,
         so the sum of a part is divided by the mean number of samples per part. The average is then the mean over all
         samples of the global batch and does not depend on its division into parts.
         """
-        length = self.config.data.length
-        batch, chunk = divmod(step, self.chunks)
-        if batch != self._batch:
-            self._batch, self._tokens, self._states = batch, {}, {}
-            self._lengths = self.source.training_lengths(batch, global_batch)
-        if positions.start not in self._tokens:
-            examples = self.source.training_examples(batch, positions, global_batch)
-            multiple = self.network.length_multiple if self.chunks == 1 else length * self.chunks
-            self._tokens[positions.start] = padded(examples, multiple, self.network.start_token)
-        part = self._tokens[positions.start]
-        inputs, targets = (tokens[:, chunk * length : (chunk + 1) * length].to(self.device) for tokens in part)
-        state = self._states.get(positions.start)
-        total, state = module(inputs, targets, self.chunks > 1, state)
-        samples = sum(min(max(0, count - chunk * length), length) for count in self._lengths)
-        # If all recordings of the batch have ended, its last chunks have no samples: the loss is 0.
-        loss = total / (max(1, samples) * len(positions) / global_batch)
-        if self.chunks > 1:  # a state that is not finite would spoil all following chunks
-            self._states[positions.start] = detached(state) if loss.isfinite() else None
+        if self.chunks == 1:
+            return module(batch.inputs, batch.targets, False, None)[0] / batch.samples
+        number, first = batch.state
+        if number != self._batch:
+            self._batch, self._states = number, {}
+        total, state = module(batch.inputs, batch.targets, True, self._states.get(first))
+        loss = total / batch.samples
+        # A state that is not finite would spoil all following chunks.
+        self._states[first] = detached(state) if loss.isfinite() else None
         return loss
 
     def validate(self, accelerator: Accelerator, network: Any) -> dict[str, float]:
@@ -123,6 +131,13 @@ class AutoregressiveTask:
     def save_samples(self, run: Path, step: int, network: Any) -> str:
         """Draw samples."""
         return save_samples(run, step, network, self.config.sampling)
+
+    def _padded_examples(self, batch: int, positions: range, global_batch: int) -> tuple[Tensor, Tensor]:
+        """Return inputs and targets of whole examples, see :func:`padded`; on a GPU, all batches have equal shapes."""
+        equal = self.chunks > 1 or self.device.type == "cuda"
+        multiple = self.config.data.length * self.chunks if equal else self.network.length_multiple
+        examples = self.source.training_examples(batch, positions, global_batch)
+        return padded(examples, multiple, self.network.start_token)
 
     def _check_length(self, recordings: Recordings) -> None:
         length = self.config.data.length

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sashimi_diffusion.data.recordings import Recordings
 from sashimi_diffusion.training.diffusion.config import DiffusionConfig
-from sashimi_diffusion.training.examples import MEASURE, STEP, TRAINING, VALIDATION, ShuffledEpochs, stream
+from sashimi_diffusion.training.examples import DEVICE, MEASURE, STEP, TRAINING, VALIDATION, ShuffledEpochs, stream
 
 
 @dataclass
@@ -39,10 +39,26 @@ class Batch:
     speakers: Tensor | None = None
 
 
+@dataclass
+class Windows:
+    """The part of a training batch that threads prepare on the CPU for a GPU.
+
+    Args:
+        waveform: windows of recordings without a random gain, (B, 1, L), float32.
+        labels, speakers: as in :class:`Batch`.
+    """
+
+    waveform: Tensor
+    labels: Tensor | None
+    speakers: Tensor | None
+
+
 class BatchSource:
     """Source of training and validation batches for any step of the run.
 
-    It cuts, shifts and scales recordings, and draws noise, timesteps and dropped labels.
+    It cuts, shifts and scales recordings, and draws noise, timesteps and dropped labels. NumPy draws all random numbers
+    of an example in :meth:`training_batch`. For a GPU, :meth:`windows` and :meth:`complete` take its place: the noise,
+    the timesteps and the gains are drawn on the device.
 
     The label and the speaker of an example are dropped together, because classifier-free guidance (arXiv 2207.12598)
     compares the prediction with both and the prediction with neither.
@@ -81,10 +97,42 @@ class BatchSource:
         loss has less variance than with independent timesteps (Kingma et al. 2021, arXiv 2107.00630, appendix I.1).
         """
         offset = stream(STEP, self.seed, step).random()
-        streams = [stream(TRAINING, self.seed, step, position) for position in positions]
-        indices = [self._epochs[step * global_batch + position] for position in positions]
+        indices, streams = self._examples(step, positions, global_batch)
         fractions = [(offset + position / global_batch) % 1.0 for position in positions]
         return self._batch(indices, streams, fractions, drop_labels=True)
+
+    def windows(self, step: int, positions: range, global_batch: int) -> Windows:
+        """Return the examples of :meth:`training_batch` on the CPU, without what :meth:`complete` draws."""
+        indices, streams = self._examples(step, positions, global_batch)
+        windows = np.stack([self._window(i, s) for i, s in zip(indices, streams, strict=True)])
+        dropped = [s.random() < self.label_dropout for s in streams]
+        return Windows(
+            waveform=torch.from_numpy(windows)[:, None],  # (B, 1, L)
+            labels=self._labels(self.dataset.labels, self.num_classes, indices, dropped),
+            speakers=self._labels(self.dataset.speakers, self.num_speakers, indices, dropped),
+        )
+
+    def complete(self, windows: Windows, step: int, positions: range, global_batch: int) -> Batch:
+        """Return the batch of ``windows``, with noise, timesteps and gains drawn on their device.
+
+        They are drawn for the whole global batch from the seed and the step, so they do not depend on its division. The
+        timesteps have the distribution of :meth:`training_batch`.
+        """
+        device, mine = windows.waveform.device, slice(positions.start, positions.stop)
+        random = torch.Generator(device).manual_seed(int(stream(DEVICE, self.seed, step).integers(2**63)))
+        noise = torch.randn(global_batch, 1, self.data.length, generator=random, device=device)[mine]
+        gains = torch.rand(global_batch, 1, 1, generator=random, device=device)[mine] * 2 - 1
+        offset = torch.rand((), generator=random, device=device, dtype=torch.float64)
+        places = torch.arange(positions.start, positions.stop, device=device, dtype=torch.float64) / global_batch
+        waveform = windows.waveform * 10 ** (gains * (self.data.gain_db / 20))
+        return Batch(
+            waveform=waveform / self.waveform_std,
+            noise=noise,
+            timesteps=((offset + places) % 1.0 * self.num_train_timesteps).long(),
+            labels=windows.labels,
+            mel=None if self.mel is None else self.mel(waveform),
+            speakers=windows.speakers,
+        )
 
     def validation_batch(self, indices: Iterable[int]) -> Batch:
         """Return items ``indices`` of the data set, with noise, timesteps and shifts that never change in a run."""
@@ -92,6 +140,11 @@ class BatchSource:
         streams = [stream(VALIDATION, self.seed, index) for index in indices]
         count = len(self.dataset)
         return self._batch(indices, streams, [(index + 0.5) / count for index in indices], drop_labels=False)
+
+    def _examples(self, step: int, positions: range, global_batch: int) -> tuple[list[int], list[np.random.Generator]]:
+        """Return the index and the random number generator of each of the examples at ``positions``."""
+        indices = [self._epochs[step * global_batch + position] for position in positions]
+        return indices, [stream(TRAINING, self.seed, step, position) for position in positions]
 
     def _batch(self, indices: list[int], streams: list, fractions: list[float], drop_labels: bool) -> Batch:
         """Return a batch of the items ``indices``.
@@ -102,18 +155,18 @@ class BatchSource:
             fractions: timestep of each example as a fraction of all timesteps, in [0, 1).
             drop_labels: whether to drop labels at random.
         """
-        waveforms = torch.from_numpy(np.stack([self._window(i, s) for i, s in zip(indices, streams, strict=True)]))
+        windows = [self._window(i, s) * self._gain(s) for i, s in zip(indices, streams, strict=True)]
         noise = np.stack([s.standard_normal(self.data.length, dtype=np.float32) for s in streams])
         dropped = [s.random() < self.label_dropout and drop_labels for s in streams]
         timesteps = torch.tensor([int(fraction * self.num_train_timesteps) for fraction in fractions])
-        waveforms = waveforms[:, None].to(self.device)  # (B, 1, L)
+        waveforms = torch.from_numpy(np.stack(windows))[:, None].to(self.device)  # (B, 1, L)
         return Batch(
             waveform=waveforms / self.waveform_std,
             noise=torch.from_numpy(noise)[:, None].to(self.device),
             timesteps=timesteps.to(self.device),
-            labels=self._labels(self.dataset.labels, self.num_classes, indices, dropped),
+            labels=_moved(self._labels(self.dataset.labels, self.num_classes, indices, dropped), self.device),
             mel=None if self.mel is None else self.mel(waveforms),
-            speakers=self._labels(self.dataset.speakers, self.num_speakers, indices, dropped),
+            speakers=_moved(self._labels(self.dataset.speakers, self.num_speakers, indices, dropped), self.device),
         )
 
     def _labels(
@@ -123,10 +176,10 @@ class BatchSource:
         if null is None or labels is None:
             return None
         kept = [null if drop else int(labels[index]) for index, drop in zip(indices, dropped, strict=True)]
-        return torch.tensor(kept).to(self.device)
+        return torch.tensor(kept)
 
     def _window(self, index: int, random: np.random.Generator) -> np.ndarray:
-        """Return item ``index`` with a random shift and gain, (L,) float32; a short recording is padded with zeros."""
+        """Return item ``index`` with a random shift, (L,) float32; a short recording is padded with zeros."""
         samples, length = self.dataset.clip_length(index), self.data.length
         start, last_start = self.dataset.items[index][1], samples - length
         largest_shift = abs(last_start) if self.data.random_shift is None else self.data.random_shift
@@ -138,7 +191,10 @@ class BatchSource:
             start = 0 if self.data.random_shift is None else min(start, last_start)
             start += random.integers(min(largest_shift, last_start - start) + 1)
             window[:] = self.dataset.part(index, start, start + length)
-        return window * np.float32(10 ** (random.uniform(-1, 1) * self.data.gain_db / 20))
+        return window
+
+    def _gain(self, random: np.random.Generator) -> np.float32:
+        return np.float32(10 ** (random.uniform(-1, 1) * self.data.gain_db / 20))
 
 
 def measure_std(dataset: Recordings, config: DiffusionConfig, examples: int = 1000) -> float:
@@ -148,5 +204,10 @@ def measure_std(dataset: Recordings, config: DiffusionConfig, examples: int = 10
     """
     source = BatchSource(dataset, config, waveform_std=1.0)
     indices = stream(MEASURE, config.seed).permutation(len(dataset))[:examples]
-    power = [np.mean(np.square(source._window(int(i), stream(MEASURE, config.seed, int(i))))) for i in indices]
-    return float(np.sqrt(np.mean(power)))
+    streams = [stream(MEASURE, config.seed, int(i)) for i in indices]
+    windows = (source._window(int(i), s) * source._gain(s) for i, s in zip(indices, streams, strict=True))
+    return float(np.sqrt(np.mean([np.mean(np.square(window)) for window in windows])))
+
+
+def _moved(labels: Tensor | None, device: torch.device | str) -> Tensor | None:
+    return None if labels is None else labels.to(device)

@@ -15,7 +15,7 @@ from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.pipelines.sashimi import SashimiPipeline
 from sashimi_diffusion.schedulers.diffwave import DiffWaveScheduler
 from sashimi_diffusion.training.config import with_measured
-from sashimi_diffusion.training.diffusion.batches import Batch, BatchSource, measure_std
+from sashimi_diffusion.training.diffusion.batches import Batch, BatchSource, Windows, measure_std
 from sashimi_diffusion.training.diffusion.config import DiffusionConfig
 from sashimi_diffusion.training.diffusion.samples import check_sampling, save_samples
 from sashimi_diffusion.training.examples import spread_evenly
@@ -26,9 +26,10 @@ class DiffusionTask:
     """Diffusion training; implements :class:`sashimi_diffusion.training.task.Task`."""
 
     chunks = 1
+    against_graph = ""
 
     def __init__(self, config: DiffusionConfig, device: torch.device, skip_bad_files: bool) -> None:
-        self.config, self.samples = config, config.sampling.num_samples
+        self.config, self.samples, self.device = config, config.sampling.num_samples, device
         recordings = self._open("train", skip_bad_files)
         held_out = self._open("validation", skip_bad_files) if has_validation(config.data) else None
         self.measured: Mapping[str, float] = {}
@@ -47,9 +48,18 @@ class DiffusionTask:
             f"{len(recordings):,} training and {0 if held_out is None else len(held_out):,} held-out examples"
         )
 
-    def loss(self, module: nn.Module, step: int, positions: range, global_batch: int) -> Tensor:
-        """Return the mean loss of the examples at ``positions``, see :func:`diffusion_losses`."""
-        batch = self.source.training_batch(step, positions, global_batch)
+    def batch(self, step: int, positions: range, global_batch: int) -> Batch | Windows:
+        """Return the examples at ``positions``; for a GPU, without the random numbers that are drawn there."""
+        if self.device.type == "cuda":
+            return self.source.windows(step, positions, global_batch)
+        return self.source.training_batch(step, positions, global_batch)
+
+    def complete(self, batch: Batch | Windows, step: int, positions: range, global_batch: int) -> Batch:
+        """Draw the random numbers that :meth:`batch` left out."""
+        return self.source.complete(batch, step, positions, global_batch) if isinstance(batch, Windows) else batch
+
+    def loss(self, module: nn.Module, batch: Batch) -> Tensor:
+        """Return the mean loss of a batch, see :func:`diffusion_losses`."""
         return diffusion_losses(module, self.scheduler, batch, self.config.objective.min_snr_gamma).mean()
 
     @torch.no_grad()
@@ -170,8 +180,7 @@ def diffusion_losses(
     losses = (prediction.float() - target).square().mean(dim=(1, 2))  # (B,)
     if min_snr_gamma is None:
         return losses
-    alphas_cumprod = scheduler.alphas_cumprod.to(losses.device)[batch.timesteps]
-    return losses * min_snr_weights(alphas_cumprod, min_snr_gamma, velocity)
+    return losses * min_snr_weights(scheduler.noise_levels(batch.timesteps), min_snr_gamma, velocity)
 
 
 def min_snr_weights(alphas_cumprod: Tensor, gamma: float, velocity: bool) -> Tensor:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,14 @@ from sashimi_evaluation.classifiers.training.batches import (
     open_sources,
 )
 from sashimi_evaluation.classifiers.training.config import ClassifierConfig, ClassifierModelConfig
+
+
+@dataclass
+class DigitBatch:
+    """Waveforms, float32 (B, 1, 16000), and their digits, int64 (B,)."""
+
+    waveforms: Tensor
+    digits: Tensor
 
 
 class ClassificationLoss(nn.Module):
@@ -74,6 +83,7 @@ class ClassifierTask:
     measured: Mapping[str, float] = {}
     chunks = 1
     samples = 0
+    against_graph = ""
 
     def __init__(self, config: ClassifierConfig, device: torch.device, skip_bad_files: bool) -> None:
         self.config, self.device = config, device
@@ -91,13 +101,20 @@ class ClassifierTask:
         ]
         self.description = ", ".join(counts)
 
-    def loss(self, module: nn.Module, step: int, positions: range, global_batch: int) -> Tensor:
-        """Return the mean cross-entropy of the examples at ``positions``."""
-        numbers = [step * global_batch + position for position in positions]
-        waveforms, digits = self.batches.examples(numbers)
+    def batch(self, step: int, positions: range, global_batch: int) -> DigitBatch:
+        """Return the examples at ``positions``."""
+        return DigitBatch(*self.batches.examples([step * global_batch + position for position in positions]))
+
+    def complete(self, batch: DigitBatch, step: int, positions: range, global_batch: int) -> DigitBatch:
+        """Set the seed of dropout and return ``batch``."""
         # Dropout also depends only on the seed and the examples, so a resumed run equals the uninterrupted one.
-        torch.manual_seed(int(stream(DROPOUT, self.config.seed, numbers[0]).integers(2**63)))
-        return module(waveforms.to(self.device), digits.to(self.device))
+        first = step * global_batch + positions.start
+        torch.manual_seed(int(stream(DROPOUT, self.config.seed, first).integers(2**63)))
+        return batch
+
+    def loss(self, module: nn.Module, batch: DigitBatch) -> Tensor:
+        """Return the mean cross-entropy of a batch."""
+        return module(batch.waveforms, batch.digits)
 
     def validate(self, accelerator: Accelerator, network: Any) -> dict[str, float]:
         """Return the loss and the accuracy of each source on held-out recordings, and the loss of all of them.

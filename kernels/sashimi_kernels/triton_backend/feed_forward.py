@@ -1,0 +1,338 @@
+"""The feed-forward layer in one pass over memory: y = x + W₂ GELU(h) + b₂ + skip with h = W₁ n + b₁ and n = norm(x).
+
+A program has all channels of a tile of positions, so the statistics of the norm, n and the inner channels stay on the
+chip. It goes through blocks of inner channels and adds what each gives to y.
+
+With the mean μ and the biased variance of the channels at a position, r = 1 / √(variance + ε) and x̂ = (x - μ) r,
+
+    layer    n = w x̂ + o            w, o per channel
+    scalar   n = g (x̂ + s r)        one g, one s
+
+The backward pass recomputes everything from x, the only signal that is saved:
+
+    dh = (W₂ᵀ dy) GELU'(h)    dn = W₁ᵀ dh    dW₂ = Σ dy GELU(h)ᵀ    db₂ = Σ dy    dW₁ = Σ dh nᵀ    db₁ = Σ dh
+
+and the gradients of the norm as in :mod:`sashimi_kernels.triton_backend.channel_norm`, with no power of r above the
+second. One kernel writes dx, GELU(h), dh, μ and r of every position, and the norm's gradients of every tile. Two
+launches sum the gradients of the weights over shares of the positions, and PyTorch adds shares and tiles.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from torch.nn import functional as F
+
+from sashimi_kernels.derivatives import no_second_derivative
+from sashimi_kernels.torch_backend.pointwise import pointwise
+from sashimi_kernels.triton_backend.arguments import pointers
+from sashimi_kernels.triton_backend.channel_norm import layer_norm, scalar_norm
+from sashimi_kernels.triton_backend.launch import Launch
+from sashimi_kernels.triton_backend.pointwise_tiles import (
+    Tile,
+    every_form,
+    fits,
+    gelu,
+    gelu_derivative,
+    length_argument,
+    load_bias,
+    load_weight,
+    moments,
+    norm_parameters,
+    normalize,
+    padded,
+    same_dtype,
+    split,
+)
+from sashimi_kernels.triton_backend.weight_gradient import Norm, n_shares, share_sums
+
+_HALF = {64: Tile(128, 64, 8, 2), 128: Tile(64, 64, 8, 2), 256: Tile(64, 64, 8, 1)}
+_SINGLE = {64: Tile(64, 32, 8, 1), 128: Tile(32, 32, 8, 1), 256: Tile(32, 32, 8, 1)}
+_TILES = {"*fp32": _SINGLE, "*fp16": _HALF, "*bf16": _HALF}
+_BACKWARD_HALF = {64: Tile(64, 64, 8, 2), 128: Tile(64, 64, 8, 2), 256: Tile(64, 64, 8, 1)}
+_BACKWARD_SINGLE = {64: Tile(32, 32, 8, 1), 128: Tile(32, 32, 8, 1), 256: Tile(32, 32, 8, 1)}
+_BACKWARD_TILES = {"*fp32": _BACKWARD_SINGLE, "*fp16": _BACKWARD_HALF, "*bf16": _BACKWARD_HALF}
+_SCALARS = {"epsilon": "fp32", "n_channels": "i32", "n_inner": "i32", "layer": "i32"}
+
+
+def feed_forward(
+    x: Tensor,
+    norm: str,
+    norm_weight: Tensor,
+    norm_offset: Tensor,
+    epsilon: float,
+    input_weight: Tensor,
+    input_bias: Tensor,
+    output_weight: Tensor,
+    output_bias: Tensor,
+    skip: Tensor | None,
+) -> Tensor:
+    """Return the output of the layer. More than 256 channels take the norm's kernel and PyTorch's products."""
+    layer = norm == "layer"
+    if not fits(x):
+        normalized = (layer_norm if layer else scalar_norm)(x, norm_weight, norm_offset, None, epsilon)
+        inner = F.gelu(pointwise(normalized, input_weight, input_bias))
+        y = x + pointwise(inner, output_weight, output_bias)
+        return y if skip is None else y + skip
+    parameters = same_dtype(x, norm_weight, norm_offset, input_weight, input_bias, output_weight, output_bias)
+    return _feed_forward(x, *parameters, None if skip is None else skip.to(x.dtype), epsilon, layer)
+
+
+@torch.library.custom_op("sashimi_kernels::feed_forward", mutates_args=())
+def _feed_forward(
+    x: Tensor,
+    norm_weight: Tensor,
+    norm_offset: Tensor,
+    input_weight: Tensor,
+    input_bias: Tensor,
+    output_weight: Tensor,
+    output_bias: Tensor,
+    skip: Tensor | None,
+    epsilon: float,
+    layer: bool,
+) -> Tensor:
+    x, y = x.contiguous(), x.new_empty(x.shape)
+    parameters = (norm_weight, norm_offset, input_weight, input_bias, output_weight, output_bias)
+    arguments = {**_parameters(parameters), **_sizes(x, input_weight, epsilon, layer)}
+    arguments |= pointers(x=x, skip=x if skip is None else skip.contiguous(), y=y)
+    tile = _tile(_TILES, x)
+    grid = (triton.cdiv(x.shape[2], tile.positions), x.shape[0])
+    tile.run(feed_forward_kernel, grid, {**arguments, "has_skip": int(skip is not None)}, x, x.shape[1])
+    return y
+
+
+@torch.library.custom_op("sashimi_kernels::feed_forward_backward", mutates_args=())
+def _feed_forward_backward(
+    dy: Tensor,
+    x: Tensor,
+    norm_weight: Tensor,
+    norm_offset: Tensor,
+    input_weight: Tensor,
+    input_bias: Tensor,
+    output_weight: Tensor,
+    output_bias: Tensor,
+    epsilon: float,
+    layer: bool,
+    weights: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of x, of the norm's parameters and of the maps' parameters, each one after the other.
+
+    If not ``weights``, only the gradient of x is computed, and the others are empty.
+    """
+    (batch, n_channels, length), n_inner = x.shape, input_weight.shape[0]
+    x, dy, tile = x.contiguous(), dy.contiguous(), _tile(_BACKWARD_TILES, x)
+    grid = (triton.cdiv(length, tile.positions), batch)
+    dx, g, dh = x.new_empty(x.shape), *x.new_empty(2, batch, n_inner, length)
+    moments, norm_sums = (
+        x.new_empty(shape, dtype=torch.float32) for shape in ((batch, 2, length), (batch, grid[0], 2, n_channels))
+    )
+    parameters = (norm_weight, norm_offset, input_weight, input_bias, output_weight, output_bias)
+    arguments = {**_parameters(parameters), **_sizes(x, input_weight, epsilon, layer)}
+    arguments |= pointers(dy=dy, x=x, dx=dx, g=g, dh=dh, moments=moments, norm_sums=norm_sums)
+    tile.run(feed_forward_backward_kernel, grid, arguments, x, n_channels)
+    if not weights:
+        return dx, x.new_empty(0), x.new_empty(0)
+    dnorm = norm_sums.sum((0, 1) if layer else (0, 1, 3)).flatten()
+    n_input, n_output = input_weight.numel() + n_inner, output_weight.numel() + n_channels
+    n_rows = n_shares(x, n_inner, n_channels)
+    sums = x.new_empty(n_rows, n_input + n_output, dtype=torch.float32)
+    norm = Norm(moments, norm_weight.contiguous(), norm_offset.contiguous(), layer)
+    share_sums(sums[:, :n_input], dh, x, norm=norm)
+    share_sums(sums[:, n_input:], dy, g)
+    return dx, dnorm.to(norm_weight.dtype), sums.sum(0).to(input_weight.dtype)
+
+
+@_feed_forward.register_fake
+def _(x: Tensor, *parameters: Any) -> Tensor:
+    return x.new_empty(x.shape)
+
+
+@_feed_forward_backward.register_fake
+def _(
+    dy: Tensor,
+    x: Tensor,
+    norm_weight: Tensor,
+    norm_offset: Tensor,
+    input_weight: Tensor,
+    input_bias: Tensor,
+    output_weight: Tensor,
+    output_bias: Tensor,
+    epsilon: float,
+    layer: bool,
+    weights: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    maps = (input_weight, input_bias, output_weight, output_bias)
+    sizes = (sum(parameter.numel() for parameter in given) for given in ((norm_weight, norm_offset), maps))
+    return x.new_empty(x.shape), *(norm_weight.new_empty(size if weights else 0) for size in sizes)
+
+
+def _keep_inputs(ctx: Any, inputs: tuple, output: Tensor) -> None:
+    *tensors, _, ctx.epsilon, ctx.layer = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _gradients(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+    *needed, need_skip = ctx.needs_input_grad[:8]
+    dskip = dy if need_skip else None
+    if not any(needed):
+        return *[None] * 7, dskip, None, None
+    x, *parameters = ctx.saved_tensors
+    dx, dnorm, dmaps = _feed_forward_backward(dy, x, *parameters, ctx.epsilon, ctx.layer, any(needed[1:]))
+    return dx, *split(dnorm, *parameters[:2]), *split(dmaps, *parameters[2:]), dskip, None, None
+
+
+_feed_forward.register_autograd(_gradients, setup_context=_keep_inputs)
+_feed_forward_backward.register_autograd(no_second_derivative("feed_forward"))
+
+_PARAMETERS = "norm_weight norm_offset input_weight input_bias output_weight output_bias"
+
+
+def launches() -> Iterator[Launch]:
+    """Yield every form in which the kernels of this module are launched."""
+    scalars = {**_SCALARS, "has_skip": "i32"}
+    yield from every_form(feed_forward_kernel, _TILES, "x skip y", _PARAMETERS, "", scalars)
+    features, sums = "dy x dx g dh", "moments norm_sums"
+    yield from every_form(feed_forward_backward_kernel, _BACKWARD_TILES, features, _PARAMETERS, sums, _SCALARS)
+
+
+def _tile(tiles: dict[str, dict[int, Tile]], x: Tensor) -> Tile:
+    return tiles["*fp32" if x.dtype == torch.float32 else "*fp16"][padded(x.shape[1])]
+
+
+def _parameters(parameters: tuple[Tensor, ...]) -> dict[str, Tensor]:
+    return pointers(**{name: x.contiguous() for name, x in zip(_PARAMETERS.split(), parameters, strict=True)})
+
+
+def _sizes(x: Tensor, input_weight: Tensor, epsilon: float, layer: bool) -> dict[str, Any]:
+    n_inner, n_channels = input_weight.shape
+    sizes = {"epsilon": epsilon, "n_channels": n_channels, "n_inner": n_inner, "layer": int(layer)}
+    return {**sizes, **length_argument(x, max(n_channels, n_inner))}
+
+
+@triton.jit
+def feed_forward_kernel(
+    x_ptr,
+    skip_ptr,
+    norm_weight_ptr,
+    norm_offset_ptr,
+    input_weight_ptr,
+    input_bias_ptr,
+    output_weight_ptr,
+    output_bias_ptr,
+    y_ptr,
+    epsilon,
+    n_channels,
+    n_inner,
+    layer,
+    has_skip,
+    length,
+    CHANNELS: tl.constexpr,
+    ROWS: tl.constexpr,
+    POSITIONS: tl.constexpr,
+    UNIT: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    length = length * UNIT
+    dtype: tl.constexpr = x_ptr.dtype.element_ty
+    channels, positions = tl.arange(0, CHANNELS), tl.program_id(0) * POSITIONS + tl.arange(0, POSITIONS)
+    channel_mask, position_mask = channels < n_channels, positions < length
+    mask = channel_mask[:, None] & position_mask[None, :]
+    offsets = tl.program_id(1).to(tl.int64) * n_channels * length + (channels[:, None] * length + positions[None, :])
+    x = tl.load(x_ptr + offsets, mask, other=0.0)
+    mean, scale = moments(x, channel_mask, position_mask, epsilon, n_channels)
+    weight, offset = norm_parameters(norm_weight_ptr, norm_offset_ptr, channels, n_channels, layer)
+    normalized = normalize(x, mean, scale, weight, offset, layer).to(dtype)
+    y = x.to(tl.float32) + load_bias(output_bias_ptr, channels, n_channels)
+    y += tl.load(skip_ptr + offsets, mask & (has_skip != 0), other=0.0).to(tl.float32)
+    for start in range(0, n_inner, ROWS):
+        rows = start + tl.arange(0, ROWS)
+        input_weight = load_weight(input_weight_ptr, rows, channels, n_inner, n_channels, dtype)
+        h = tl.dot(input_weight, normalized, input_precision=PRECISION) + load_bias(input_bias_ptr, rows, n_inner)
+        output_weight = load_weight(output_weight_ptr, channels, rows, n_channels, n_inner, dtype)
+        y = tl.dot(output_weight, gelu(h).to(dtype), y, input_precision=PRECISION)
+    tl.store(y_ptr + offsets, y.to(dtype), mask)
+
+
+@triton.jit
+def feed_forward_backward_kernel(
+    dy_ptr,
+    x_ptr,
+    norm_weight_ptr,
+    norm_offset_ptr,
+    input_weight_ptr,
+    input_bias_ptr,
+    output_weight_ptr,
+    output_bias_ptr,
+    dx_ptr,
+    g_ptr,
+    dh_ptr,
+    moments_ptr,
+    norm_sums_ptr,
+    epsilon,
+    n_channels,
+    n_inner,
+    layer,
+    length,
+    CHANNELS: tl.constexpr,
+    ROWS: tl.constexpr,
+    POSITIONS: tl.constexpr,
+    UNIT: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    length = length * UNIT
+    dtype: tl.constexpr = x_ptr.dtype.element_ty
+    channels, positions = tl.arange(0, CHANNELS), tl.program_id(0) * POSITIONS + tl.arange(0, POSITIONS)
+    channel_mask, position_mask = channels < n_channels, positions < length
+    mask = channel_mask[:, None] & position_mask[None, :]
+    pid_batch = tl.program_id(1).to(tl.int64)
+    offsets = pid_batch * n_channels * length + (channels[:, None] * length + positions[None, :])
+    x = tl.load(x_ptr + offsets, mask, other=0.0)
+    dy = tl.load(dy_ptr + offsets, mask, other=0.0)
+    mean, scale = moments(x, channel_mask, position_mask, epsilon, n_channels)
+    moments_ptr += pid_batch * 2 * length
+    tl.store(moments_ptr + positions, mean, position_mask)
+    tl.store(moments_ptr + length + positions, scale, position_mask)
+    weight, offset = norm_parameters(norm_weight_ptr, norm_offset_ptr, channels, n_channels, layer)
+    normalized = normalize(x, mean, scale, weight, offset, layer).to(dtype)
+    dn = tl.zeros((CHANNELS, POSITIONS), tl.float32)
+    for start in range(0, n_inner, ROWS):
+        rows = start + tl.arange(0, ROWS)
+        inner_mask = (rows < n_inner)[:, None] & position_mask[None, :]
+        inner_offsets = pid_batch * n_inner * length + (rows[:, None] * length + positions[None, :])
+        input_weight = load_weight(input_weight_ptr, rows, channels, n_inner, n_channels, dtype)
+        h = tl.dot(input_weight, normalized, input_precision=PRECISION) + load_bias(input_bias_ptr, rows, n_inner)
+        tl.store(g_ptr + inner_offsets, gelu(h).to(dtype), inner_mask)
+        output_weight = load_weight(output_weight_ptr, channels, rows, n_channels, n_inner, dtype)
+        dh = tl.dot(tl.trans(output_weight), dy, input_precision=PRECISION)
+        dh = (dh * gelu_derivative(h)).to(dtype)
+        tl.store(dh_ptr + inner_offsets, dh, inner_mask)
+        dn = tl.dot(tl.trans(input_weight), dh, dn, input_precision=PRECISION)
+    # Loaded again, from the cache, because the registers are full of sums until here.
+    x = tl.load(x_ptr + offsets, mask, other=0.0)
+    dx, dweight, doffset = _norm_gradients(
+        dn, x, mean, scale, norm_weight_ptr, norm_offset_ptr, channels, channel_mask, n_channels, layer
+    )
+    dx += tl.load(dy_ptr + offsets, mask, other=0.0).to(tl.float32)
+    tl.store(dx_ptr + offsets, dx.to(dtype), mask)
+    norm_sums_ptr += (pid_batch * tl.num_programs(0) + tl.program_id(0)) * 2 * n_channels
+    tl.store(norm_sums_ptr + channels, dweight, channel_mask)
+    tl.store(norm_sums_ptr + n_channels + channels, doffset, channel_mask)
+
+
+@triton.jit
+def _norm_gradients(dn, x, mean, scale, weight_ptr, offset_ptr, channels, channel_mask, n_channels, layer):
+    """Return the gradient of x, and those of weight and offset per channel, summed over the positions of the tile."""
+    weight, offset = norm_parameters(weight_ptr, offset_ptr, channels, n_channels, layer)
+    normalized = tl.where(channel_mask[:, None], (x.to(tl.float32) - mean[None, :]) * scale[None, :], 0.0)
+    # Zero in the layer norm, shift · r in the scalar norm; r and 1 or gain · r are the derivatives of n.
+    shifted = tl.where(layer != 0, 0.0, offset * scale[None, :])
+    dweight = tl.sum(dn * (normalized + shifted), 1)
+    doffset = tl.sum(dn * tl.where(layer != 0, 1.0, weight * scale[None, :]), 1)
+    e = weight * dn
+    mean_e = tl.sum(e, 0) / n_channels
+    mean_product = tl.sum(e * (normalized + shifted), 0) / n_channels
+    dx = (e - mean_e[None, :] - normalized * mean_product[None, :]) * scale[None, :]
+    return dx, dweight, doffset

@@ -1,0 +1,230 @@
+"""GELU, linear map, gated linear unit and residual in one pass: y = residual + a · sigmoid(b), (a, b) = W GELU(x) + c.
+
+A program has all input channels of a tile of positions. It computes GELU once and goes through blocks of output
+channels: rows of W for a and for b together. The input and the residual are read once and the output is written once.
+
+The backward pass recomputes a and s = sigmoid(b) from x, the only signal that is saved:
+
+    da = dy s    db = dy a s (1 - s)    dx = (Wᵀ (da, db)) GELU'(x)    dW = Σ (da, db) GELU(x)ᵀ    dc = Σ (da, db)
+
+One kernel writes dx and (da, db), a second one sums dW and dc over shares of the positions, and PyTorch adds the shares.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from torch.nn import functional as F
+
+from sashimi_kernels.derivatives import no_second_derivative
+from sashimi_kernels.torch_backend.pointwise import pointwise
+from sashimi_kernels.triton_backend.arguments import pointers
+from sashimi_kernels.triton_backend.gated_residual import gated_residual
+from sashimi_kernels.triton_backend.launch import Launch
+from sashimi_kernels.triton_backend.pointwise_tiles import (
+    Tile,
+    every_form,
+    fits,
+    gelu,
+    gelu_derivative,
+    length_argument,
+    load_bias,
+    load_weight,
+    padded,
+    same_dtype,
+    split,
+)
+from sashimi_kernels.triton_backend.weight_gradient import n_shares, share_sums
+
+_HALF = {64: Tile(128, 64, 8, 2), 128: Tile(128, 64, 8, 2), 256: Tile(64, 64, 8, 2)}
+_SINGLE = {64: Tile(64, 32, 8, 1), 128: Tile(32, 32, 8, 1), 256: Tile(32, 32, 8, 1)}
+_TILES = {"*fp32": _SINGLE, "*fp16": _HALF, "*bf16": _HALF}
+_BACKWARD_HALF = {64: Tile(64, 64, 8, 2), 128: Tile(64, 64, 8, 2), 256: Tile(64, 64, 8, 2)}
+_BACKWARD_SINGLE = {64: Tile(64, 32, 8, 1), 128: Tile(32, 32, 8, 1), 256: Tile(32, 32, 8, 1)}
+_BACKWARD_TILES = {"*fp32": _BACKWARD_SINGLE, "*fp16": _BACKWARD_HALF, "*bf16": _BACKWARD_HALF}
+_SCALARS = {"n_inputs": "i32", "n_outputs": "i32", "has_residual": "i32"}
+# Programs that occupy the largest GPUs. With fewer tiles of positions, several programs share the output channels.
+_PROGRAMS = 256
+
+
+def gated_linear(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | None) -> Tensor:
+    """Return residual + a · sigmoid(b). More than 256 input channels take PyTorch's product and the gate's kernel."""
+    if not fits(x):
+        y = pointwise(F.gelu(x), weight, bias)
+        return F.glu(y, dim=1) if residual is None else gated_residual(y, residual)
+    weight, bias = same_dtype(x, weight, bias)
+    if residual is None or residual.dtype == x.dtype:
+        return _gated_linear(x, weight, bias, residual)
+    return (residual + _gated_linear(x, weight, bias, None)).to(residual.dtype)
+
+
+@torch.library.custom_op("sashimi_kernels::gated_linear", mutates_args=())
+def _gated_linear(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | None) -> Tensor:
+    batch, n_inputs, length = x.shape
+    n_outputs, tile = weight.shape[0] // 2, _tile(_TILES, x)
+    x, y = x.contiguous(), x.new_empty(batch, n_outputs, length)
+    tensors = pointers(x=x, weight=weight.contiguous(), bias=bias.contiguous(), y=y)
+    tensors |= pointers(residual=x if residual is None else residual.contiguous())
+    sizes = {**_sizes(x, n_outputs), "has_residual": int(residual is not None)}
+    n_tiles = triton.cdiv(length, tile.positions)
+    n_groups = min(triton.cdiv(n_outputs, tile.rows), max(1, _PROGRAMS // max(1, n_tiles * batch)))
+    tile.run(gated_linear_kernel, (n_tiles, n_groups, batch), {**tensors, **sizes}, x, n_inputs)
+    return y
+
+
+@torch.library.custom_op("sashimi_kernels::gated_linear_backward", mutates_args=())
+def _gated_linear_backward(
+    dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor, weights: bool
+) -> tuple[Tensor, Tensor]:
+    """Return the gradient of x and, if ``weights``, those of weight and bias one after the other, otherwise nothing."""
+    batch, n_inputs, length = x.shape
+    n_outputs, tile = weight.shape[0] // 2, _tile(_BACKWARD_TILES, x)
+    x, dy = x.contiguous(), dy.contiguous()
+    dx, dz = x.new_empty(x.shape), x.new_empty(batch, 2 * n_outputs, length)
+    tensors = pointers(dy=dy, x=x, weight=weight.contiguous(), bias=bias.contiguous(), dx=dx, dz=dz)
+    grid = (triton.cdiv(length, tile.positions), batch)
+    tile.run(gated_linear_backward_kernel, grid, {**tensors, **_sizes(x, n_outputs)}, x, n_inputs)
+    if not weights:
+        return dx, weight.new_empty(0)
+    sums = x.new_empty(n_shares(x, *weight.shape), weight.numel() + bias.numel(), dtype=torch.float32)
+    share_sums(sums, dz, x, gelu=True)
+    return dx, sums.sum(0).to(weight.dtype)
+
+
+@_gated_linear.register_fake
+def _(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | None) -> Tensor:
+    return x.new_empty(x.shape[0], weight.shape[0] // 2, x.shape[2])
+
+
+@_gated_linear_backward.register_fake
+def _(dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor, weights: bool) -> tuple[Tensor, Tensor]:
+    return x.new_empty(x.shape), weight.new_empty(weight.numel() + bias.numel() if weights else 0)
+
+
+def _keep_inputs(ctx: Any, inputs: tuple, output: Tensor) -> None:
+    ctx.save_for_backward(*inputs[:3])
+
+
+def _gradients(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+    need_x, need_weight, need_bias, need_residual = ctx.needs_input_grad
+    dresidual = dy if need_residual else None
+    if not (need_x or need_weight or need_bias):
+        return None, None, None, dresidual
+    x, weight, bias = ctx.saved_tensors
+    dx, parameters = _gated_linear_backward(dy, x, weight, bias, need_weight or need_bias)
+    dweight, dbias = split(parameters, weight, bias)
+    return dx, dweight, dbias, dresidual
+
+
+_gated_linear.register_autograd(_gradients, setup_context=_keep_inputs)
+_gated_linear_backward.register_autograd(no_second_derivative("gated_linear"))
+
+
+def launches() -> Iterator[Launch]:
+    """Yield every form in which the kernels of this module are launched."""
+    yield from every_form(gated_linear_kernel, _TILES, "x residual y", "weight bias", "", _SCALARS)
+    sizes = {"n_inputs": "i32", "n_outputs": "i32"}
+    yield from every_form(gated_linear_backward_kernel, _BACKWARD_TILES, "dy x dx dz", "weight bias", "", sizes)
+
+
+def _tile(tiles: dict[str, dict[int, Tile]], x: Tensor) -> Tile:
+    return tiles["*fp32" if x.dtype == torch.float32 else "*fp16"][padded(x.shape[1])]
+
+
+def _sizes(x: Tensor, n_outputs: int) -> dict[str, int]:
+    n_inputs = x.shape[1]
+    return {"n_inputs": n_inputs, "n_outputs": n_outputs, **length_argument(x, max(n_inputs, 2 * n_outputs))}
+
+
+@triton.jit
+def gated_linear_kernel(
+    x_ptr,
+    weight_ptr,
+    bias_ptr,
+    residual_ptr,
+    y_ptr,
+    n_inputs,
+    n_outputs,
+    has_residual,
+    length,
+    CHANNELS: tl.constexpr,
+    ROWS: tl.constexpr,
+    POSITIONS: tl.constexpr,
+    UNIT: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    length = length * UNIT
+    dtype: tl.constexpr = x_ptr.dtype.element_ty
+    channels, positions = tl.arange(0, CHANNELS), tl.program_id(0) * POSITIONS + tl.arange(0, POSITIONS)
+    pid_batch, position_mask = tl.program_id(2).to(tl.int64), positions < length
+    x_ptrs = x_ptr + pid_batch * n_inputs * length + (channels[:, None] * length + positions[None, :])
+    x = tl.load(x_ptrs, (channels < n_inputs)[:, None] & position_mask[None, :], other=0.0)
+    x = gelu(x.to(tl.float32)).to(dtype)
+    gate_weight_ptr, gate_bias_ptr = weight_ptr + n_outputs * n_inputs, bias_ptr + n_outputs
+    y_offset = pid_batch * n_outputs * length
+    for start in range(tl.program_id(1) * ROWS, n_outputs, tl.num_programs(1) * ROWS):
+        rows = start + tl.arange(0, ROWS)
+        offsets = y_offset + (rows[:, None] * length + positions[None, :])
+        mask = (rows < n_outputs)[:, None] & position_mask[None, :]
+        a_weight, a = _linear(x, weight_ptr, bias_ptr, rows, channels, n_outputs, n_inputs, PRECISION)
+        b_weight, b = _linear(x, gate_weight_ptr, gate_bias_ptr, rows, channels, n_outputs, n_inputs, PRECISION)
+        y = a * tl.sigmoid(b)
+        y += tl.load(residual_ptr + offsets, mask & (has_residual != 0), other=0.0).to(tl.float32)
+        tl.store(y_ptr + offsets, y.to(dtype), mask)
+
+
+@triton.jit
+def gated_linear_backward_kernel(
+    dy_ptr,
+    x_ptr,
+    weight_ptr,
+    bias_ptr,
+    dx_ptr,
+    dz_ptr,
+    n_inputs,
+    n_outputs,
+    length,
+    CHANNELS: tl.constexpr,
+    ROWS: tl.constexpr,
+    POSITIONS: tl.constexpr,
+    UNIT: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    length = length * UNIT
+    dtype: tl.constexpr = x_ptr.dtype.element_ty
+    channels, positions = tl.arange(0, CHANNELS), tl.program_id(0) * POSITIONS + tl.arange(0, POSITIONS)
+    pid_batch, position_mask = tl.program_id(1).to(tl.int64), positions < length
+    x_offsets = pid_batch * n_inputs * length + (channels[:, None] * length + positions[None, :])
+    x_mask = (channels < n_inputs)[:, None] & position_mask[None, :]
+    x = tl.load(x_ptr + x_offsets, x_mask, other=0.0)
+    x = gelu(x.to(tl.float32)).to(dtype)
+    dx = tl.zeros((CHANNELS, POSITIONS), tl.float32)
+    dy_ptr += pid_batch * n_outputs * length
+    dz_ptr += 2 * pid_batch * n_outputs * length
+    gate_weight_ptr, gate_bias_ptr = weight_ptr + n_outputs * n_inputs, bias_ptr + n_outputs
+    half = n_outputs * length
+    for start in range(0, n_outputs, ROWS):
+        rows = start + tl.arange(0, ROWS)
+        offsets = rows[:, None] * length + positions[None, :]
+        mask = (rows < n_outputs)[:, None] & position_mask[None, :]
+        a_weight, a = _linear(x, weight_ptr, bias_ptr, rows, channels, n_outputs, n_inputs, PRECISION)
+        b_weight, b = _linear(x, gate_weight_ptr, gate_bias_ptr, rows, channels, n_outputs, n_inputs, PRECISION)
+        sigmoid = tl.sigmoid(b)
+        da = tl.load(dy_ptr + offsets, mask, other=0.0).to(tl.float32) * sigmoid
+        db = da * a * (1 - sigmoid)
+        tl.store(dz_ptr + offsets, da.to(dtype), mask)
+        tl.store(dz_ptr + half + offsets, db.to(dtype), mask)
+        dx = tl.dot(tl.trans(a_weight), da.to(dtype), dx, input_precision=PRECISION)
+        dx = tl.dot(tl.trans(b_weight), db.to(dtype), dx, input_precision=PRECISION)
+    x = tl.load(x_ptr + x_offsets, x_mask, other=0.0)
+    tl.store(dx_ptr + x_offsets, (dx * gelu_derivative(x.to(tl.float32))).to(dtype), x_mask)
+
+
+@triton.jit
+def _linear(x, weight_ptr, bias_ptr, rows, channels, n_outputs, n_inputs, PRECISION: tl.constexpr):
+    """Return a block of the weight, and the output channels that it gives."""
+    weight = load_weight(weight_ptr, rows, channels, n_outputs, n_inputs, x.dtype)
+    return weight, tl.dot(weight, x, input_precision=PRECISION) + load_bias(bias_ptr, rows, n_outputs)
