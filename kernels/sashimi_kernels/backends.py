@@ -4,8 +4,8 @@
 backend is
 
 - ``torch`` for float64, for all devices except CUDA and ROCm devices, and if Triton cannot run;
-- the faster of ``torch`` and ``triton`` if ``python -m sashimi_kernels.benchmark --device cuda`` has measured them here,
-  or if the package ships a measurement of this card;
+- the faster of ``torch`` and ``triton`` if ``python -m sashimi_kernels.benchmark --device cuda`` has measured them, or
+  if the package ships a measurement of this card;
 - ``triton`` in all other cases.
 
 If a requested backend cannot run, an error is raised. There is no silent fallback to another one.

@@ -3,7 +3,7 @@
 import os
 import platform
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import metadata
 
 import torch
@@ -18,20 +18,24 @@ _REPEATS = 20
 def measure(setting: Setting) -> Iterator[Row]:
     """Yield the properties and the measured peaks of the device."""
     yield from _properties(setting)
-    elements = 2**16 if setting.tiny else 2**28  # 1 GiB of float32, more than any cache
-    source = torch.ones(elements, device=setting.device)
-    target = torch.empty_like(source)
-    seconds = _fastest(lambda: target.copy_(source), setting.device)
-    yield Row(COPY, "1 GiB read, 1 GiB written", 2 * source.nbytes / seconds / 1e9, "GB/s")
-    del source, target
+    yield _copy(2**16 if setting.tiny else 2**28, setting.device)  # 1 GiB of float32, more than any cache
     for dtype, size in ((torch.bfloat16, 8192), (torch.float32, 4096)):
-        size = 64 if setting.tiny else size
-        a, b = (torch.randn(size, size, device=setting.device).to(dtype) for _ in range(2))
-        product = torch.empty_like(a)
-        seconds = _fastest(lambda a=a, b=b, product=product: torch.matmul(a, b, out=product), setting.device)
-        yield Row(
-            f"matrix product, {str(dtype).removeprefix('torch.')}", str(size), 2 * size**3 / seconds / 1e12, "TFLOP/s"
-        )
+        yield _matrix_product(dtype, 64 if setting.tiny else size, setting.device)
+
+
+def _copy(elements: int, device: str) -> Row:
+    source = torch.ones(elements, device=device)
+    target = torch.empty_like(source)
+    seconds = _fastest(lambda: target.copy_(source), device)
+    return Row(COPY, f"{source.nbytes / 2**30:g} GiB", 2 * source.nbytes / seconds / 1e9, "GB/s")
+
+
+def _matrix_product(dtype: torch.dtype, size: int, device: str) -> Row:
+    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    product = torch.empty_like(a)
+    seconds = _fastest(lambda: torch.matmul(a, b, out=product), device)
+    name = f"matrix product, {str(dtype).removeprefix('torch.')}"
+    return Row(name, f"{size} x {size}", 2 * size**3 / seconds / 1e12, "TFLOP/s")
 
 
 def _properties(setting: Setting) -> Iterator[Row]:
@@ -60,5 +64,5 @@ def _driver() -> str:
     return lines[0].strip() if lines else "unknown"
 
 
-def _fastest(run, device: str) -> float:
+def _fastest(run: Callable[[], object], device: str) -> float:
     return min(seconds_of(run, device) for _ in range(_REPEATS))

@@ -3,10 +3,8 @@
 The report puts them beside the launches that the profiler sees, and divides the bytes by the measured time.
 """
 
-import importlib
 import os
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import torch
 
@@ -14,60 +12,56 @@ from sashimi_diffusion.benchmarks.gpu_check import denoisers
 from sashimi_diffusion.benchmarks.gpu_check.denoisers import Mode, Size
 from sashimi_diffusion.benchmarks.gpu_check.rows import Row, Setting
 from sashimi_diffusion.benchmarks.gpu_check.timing import attempted
+from sashimi_diffusion.ssm import frozen
 from sashimi_kernels.backends import ENVIRONMENT_VARIABLE
+from sashimi_kernels.counters import Counter
 
-COUNTER = "sashimi_kernels.counters"
-META = "meta"
+COUNTS = "counts of"
 
 
 def measure(setting: Setting) -> Iterator[Row]:
     """Yield the counts of each forward pass and training step, by backend and precision."""
-    try:
-        counter = importlib.import_module(COUNTER).Counter
-    except ImportError:
-        yield Row("launches", problem=f"this version has no module {COUNTER}")
-        return
-    kinds: tuple[tuple[str, Callable[..., Any], list[Size]], ...] = (
-        ("forward", _forward, denoisers.forward_sizes(setting.tiny)),
-        ("training step", _training, denoisers.training_sizes(setting.tiny)),
-    )
     for backend in ("triton", "torch"):
         os.environ[ENVIRONMENT_VARIABLE] = backend
-        for kind, create, sizes in kinds:
-            for size in sizes:
-                for parameterization in denoisers.PARAMETERIZATIONS:
-                    for precision in ("bfloat16", "float32"):
-                        name, variant = f"counts of {kind} {size}", f"{parameterization}, {precision}, {backend}"
-
-                        def row(create=create, size=size, parameterization=parameterization, precision=precision):
-                            return create(counter, size, parameterization, precision, setting)
-
-                        counted = attempted(name, variant, row, "cpu")
-                        yield Row(name, variant, counted.value, counted.unit, counted.details, counted.problem)
+        for size in denoisers.forward_sizes(setting.tiny):
+            yield from _rows(f"{COUNTS} forward {size}", size, backend, _forward, setting)
+        for size in denoisers.training_sizes(setting.tiny):
+            yield from _rows(f"{COUNTS} training step {size}", size, backend, _training, setting)
 
 
-def _forward(counter: Any, size: Size, parameterization: str, precision: str, setting: Setting) -> Row:
-    with torch.device(META):
+def _rows(name: str, size: Size, backend: str, count: Callable[..., Row], setting: Setting) -> Iterator[Row]:
+    for parameterization in denoisers.PARAMETERIZATIONS:
+        for precision in ("bfloat16", "float32"):
+            how = denoisers.variant(parameterization, precision, backend)
+
+            def row(parameterization: str = parameterization, precision: str = precision, how: str = how) -> Row:
+                return count(name, how, size, parameterization, precision, setting)
+
+            yield attempted(name, how, row, "cpu")
+
+
+def _forward(name: str, how: str, size: Size, parameterization: str, precision: str, setting: Setting) -> Row:
+    with torch.device("meta"):
         model = denoisers.create_denoiser(size, parameterization, setting.tiny).eval()
     run = denoisers.forward_pass(model, _sample(size, setting), precision)
-    with denoisers.cache_kernels(model):
-        run()
-        return _counted(counter, run)
+    with frozen(model):
+        with Counter():
+            run()  # computes the kernels
+        return _counted(name, how, run)
 
 
-def _training(counter: Any, size: Size, parameterization: str, precision: str, setting: Setting) -> Row:
-    with torch.device(META):
+def _training(name: str, how: str, size: Size, parameterization: str, precision: str, setting: Setting) -> Row:
+    with torch.device("meta"):
         model = denoisers.create_denoiser(size, parameterization, setting.tiny).train()
-    run = denoisers.training_step(model, _sample(size, setting), Mode(precision, graph=False))
-    return _counted(counter, run)
+    return _counted(name, how, denoisers.training_step(model, _sample(size, setting), Mode(precision, graph=False)))
 
 
 def _sample(size: Size, setting: Setting) -> torch.Tensor:
-    return denoisers.create_sample(size.batch, Setting(META, setting.tiny, setting.out))
+    return denoisers.create_sample(size.batch, Setting("meta", setting.tiny, setting.out))
 
 
-def _counted(counter: Any, run: Callable[[], object]) -> Row:
-    with counter() as counts:
+def _counted(name: str, how: str, run: Callable[[], object]) -> Row:
+    with Counter() as counts:
         run()
     details = {"bytes": float(counts.bytes), "synchronizations": float(len(counts.synchronizations))}
-    return Row("", "", counts.launches, "launches", details)
+    return Row(name, how, counts.launches, "launches", details)

@@ -1,6 +1,5 @@
 """Forward passes and training steps of the published denoisers, in float32 and bfloat16, eager and as CUDA graphs."""
 
-import contextlib
 import os
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 from sashimi_diffusion.benchmarks.gpu_check.rows import Row, Setting
 from sashimi_diffusion.benchmarks.gpu_check.timing import attempted, timed_row
 from sashimi_diffusion.models import SashimiDenoiser, WaveNetDenoiser
-from sashimi_diffusion.ssm import cache
+from sashimi_diffusion.ssm import frozen
 from sashimi_kernels.backends import ENVIRONMENT_VARIABLE
 
 LENGTH = 16000
@@ -55,12 +54,10 @@ def forward(setting: Setting, backend: str) -> Iterator[Row]:
         for parameterization in PARAMETERIZATIONS:
             model = create_denoiser(size, parameterization, setting.tiny).to(setting.device).eval()
             sample = create_sample(size.batch, setting)
-            with cache_kernels(model):
+            with frozen(model):
                 for mode in modes(setting.device):
                     run = forward_pass(model, sample, mode.precision)
-                    yield _row(
-                        f"forward {size}", f"{parameterization}, {mode.precision}, {backend}", run, mode, setting
-                    )
+                    yield _row(f"forward {size}", parameterization, backend, run, mode, setting)
 
 
 def training(setting: Setting, backend: str) -> Iterator[Row]:
@@ -71,9 +68,7 @@ def training(setting: Setting, backend: str) -> Iterator[Row]:
             for mode in modes(setting.device):
                 model = create_denoiser(size, parameterization, setting.tiny).to(setting.device).train()
                 run = training_step(model, create_sample(size.batch, setting), mode)
-                yield _row(
-                    f"training step {size}", f"{parameterization}, {mode.precision}, {backend}", run, mode, setting
-                )
+                yield _row(f"training step {size}", parameterization, backend, run, mode, setting)
                 del model, run
 
 
@@ -86,7 +81,7 @@ def wavenet(setting: Setting) -> Iterator[Row]:
         sample = create_sample(batch, setting)
         for mode in modes(setting.device):
             run = forward_pass(model, sample, mode.precision)
-            yield _row(f"WaveNet forward, B {batch}", mode.precision, run, mode, setting)
+            yield _row(f"WaveNet forward, B {batch}", "", "", run, mode, setting)
 
 
 def create_denoiser(size: Size, parameterization: str, tiny: bool = False) -> SashimiDenoiser:
@@ -102,7 +97,7 @@ def create_sample(batch: int, setting: Setting) -> Tensor:
     return torch.randn(batch, 1, 64 if setting.tiny else LENGTH, device=setting.device)
 
 
-def forward_pass(model: nn.Module, sample: Tensor, precision: str) -> Callable[[], object]:
+def forward_pass(model: nn.Module, sample: Tensor, precision: str) -> Callable[[], None]:
     """Return a function that runs the model on ``sample`` (B, 1, L) without gradients."""
     timestep = torch.zeros(len(sample), dtype=torch.int64, device=sample.device)
 
@@ -113,7 +108,7 @@ def forward_pass(model: nn.Module, sample: Tensor, precision: str) -> Callable[[
     return run
 
 
-def training_step(model: nn.Module, sample: Tensor, mode: Mode) -> Callable[[], object]:
+def training_step(model: nn.Module, sample: Tensor, mode: Mode) -> Callable[[], None]:
     """Return a function that runs forward pass, backward pass and AdamW on ``sample`` (B, 1, L)."""
     timestep = torch.zeros(len(sample), dtype=torch.int64, device=sample.device)
     fused = sample.device.type in ("cpu", "cuda")
@@ -129,17 +124,17 @@ def training_step(model: nn.Module, sample: Tensor, mode: Mode) -> Callable[[], 
     return run
 
 
-def cache_kernels(model: nn.Module) -> Any:
-    """Return a context in which the kernels of ``model`` are computed once."""
-    return getattr(cache, "frozen", contextlib.nullcontext)(model)
-
-
 def modes(device: str) -> list[Mode]:
     """Return the modes of a device: only CUDA has graphs."""
     graph = [Mode("bfloat16", True), Mode("float32", True)] if device == "cuda" else []
     return [*graph, Mode("bfloat16", False), Mode("float32", False)]
 
 
-def _row(name: str, variant: str, run: Callable[[], object], mode: Mode, setting: Setting) -> Row:
-    variant += ", graph" if mode.graph else ""
-    return attempted(name, variant, lambda: timed_row(name, variant, run, setting.device, mode.graph), setting.device)
+def variant(parameterization: str, precision: str, backend: str) -> str:
+    """Return the variant of an eager row; a graph's has ", graph" after it."""
+    return ", ".join(filter(None, (parameterization, precision, backend)))
+
+
+def _row(name: str, parameterization: str, backend: str, run: Callable[[], None], mode: Mode, setting: Setting) -> Row:
+    how = variant(parameterization, mode.precision, backend) + (", graph" if mode.graph else "")
+    return attempted(name, how, lambda: timed_row(name, how, run, setting.device, mode.graph), setting.device)

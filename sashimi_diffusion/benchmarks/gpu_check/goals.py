@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from sashimi_diffusion.benchmarks.gpu_check.rows import Row
 
-SOURCE = "NVIDIA H200, 2026-11-27, commit 70bbb2c, torch 2.11, Triton 3.6; bfloat16 matrix product 748 TFLOP/s, copy 4.2 TB/s"
+SOURCE = "NVIDIA H200, 2026-11-27, commit 70bbb2c, torch 2.11, Triton 3.6; bfloat16 product 748 TFLOP/s, copy 4.2 TB/s"
 
 
 class Goal(NamedTuple):
@@ -38,10 +38,10 @@ GOALS = (
     Goal("forward d 64, B 1", 1.5, "ms", True, "79 ms", "37 ms", "3.1 ms (diag 2.8)"),
     Goal("forward d 64, B 16", 6, "ms", True, "69 ms", "44 ms (diag by Triton 107)", "23.5 ms (diag by Triton 30)"),
     Goal("forward d 128, B 16", 12, "ms", True, "104 ms", "56 ms", "47 ms"),
-    Goal("training step d 64, B 16", 22, "ms", True, "224 ms", "374–527 ms (diag 218–287)", "121 ms (diag 96)"),
-    Goal("memory of training step d 64, B 16", 8, "GiB", True, "23.8 GiB", "9.9–18 GiB"),
-    Goal("training step d 128, B 16", 45, "ms", True, "288 ms", "419–480 ms", "222 ms"),
-    Goal("memory of training step d 128, B 16", 16, "GiB", True, "47.4 GiB", "20–36 GiB"),
+    Goal("training step d 64, B 16", 22, "ms", True, "224 ms", "374 to 527 ms (diag 218 to 287)", "121 ms (diag 96)"),
+    Goal("memory of training step d 64, B 16", 8, "GiB", True, "23.8 GiB", "9.9 to 18 GiB"),
+    Goal("training step d 128, B 16", 45, "ms", True, "288 ms", "419 to 480 ms", "222 ms"),
+    Goal("memory of training step d 128, B 16", 16, "GiB", True, "47.4 GiB", "20 to 36 GiB"),
     Goal("WaveNet over SaShiMi d 64, B 1", 5, "times", False, "", "11.5 / 37 ms", "3.4 / 3.1 ms"),
     Goal("WaveNet over SaShiMi d 64, B 16", 5, "times", False, "", "45 / 44 ms", "43.5 / 23.5 ms"),
     Goal("autoregressive, 1 streams", 8_000, "samples/s", False, "", "32 samples/s", "1,960 samples/s"),
@@ -71,12 +71,10 @@ def derived(rows: list[Row]) -> list[Row]:
             ratio = (_number(wavenet) or 0) / (_number(sashimi) or 1)
             variant = f"{wavenet.variant} over {sashimi.variant}"
             found.append(Row(f"WaveNet over SaShiMi d 64, B {batch}", variant, ratio, "times"))
+    columns = (("memory of", "peak GiB", "GiB"), ("launches of", "launches (profiler)", "launches"))
     for name in dict.fromkeys(row.name for row in rows if row.name.startswith(("forward", "training step"))):
         fastest = best(rows, name)
-        for title, column, unit in (
-            ("memory of", "peak GiB", "GiB"),
-            ("launches of", "launches (profiler)", "launches"),
-        ):
+        for title, column, unit in columns:
             if fastest is not None and column in fastest.details:
                 found.append(Row(f"{title} {name}", fastest.variant, fastest.details[column], unit))
     failed = best([row for row in rows if row.variant == "failed"], "GPU tests")

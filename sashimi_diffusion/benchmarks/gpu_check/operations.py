@@ -24,20 +24,14 @@ def measure(setting: Setting) -> Iterator[Row]:
     on_gpu = setting.device == "cuda"
     features, states, lengths = (2, 4, (20,)) if setting.tiny else (128, 32, choices.LENGTHS)
     backends = ["torch", "triton"] if on_gpu else ["torch"]
+    device, repeats = torch.device(setting.device), 1 if setting.tiny else _REPEATS
     measured: list[benchmark.Row] = []
     for batch in (1, 2) if setting.tiny else (1, 16):
         for length in lengths:
             for dtype in (torch.bfloat16, torch.float32):
                 for workload in workloads(Sizes(batch, features, states, length), dtype, setting.device):
                     try:
-                        rows = benchmark.measure(
-                            workload,
-                            dtype,
-                            backends,
-                            1 if setting.tiny else _REPEATS,
-                            torch.device(setting.device),
-                            batch,
-                        )
+                        rows = benchmark.measure(workload, dtype, backends, repeats, device, batch)
                     except Exception as error:
                         message = f"{type(error).__name__}: {error}".splitlines()[0][:200]
                         yield Row(workload.operation, f"{dtype}, B {batch}, L {length}", problem=message)

@@ -84,7 +84,7 @@ def _backbone(network: Any, size: Size, setting: Setting) -> tuple[nn.Module, An
     return model.to(setting.device), torch.randn(size.batch, length, size.d_model, device=setting.device)
 
 
-def _run(created: tuple[nn.Module, Any], trains: bool, precision: str, device: str) -> Callable[[], object]:
+def _run(created: tuple[nn.Module, Any], trains: bool, precision: str, device: str) -> Callable[[], None]:
     model, inputs = created
     model.train(trains)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6)

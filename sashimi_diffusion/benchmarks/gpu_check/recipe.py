@@ -1,112 +1,119 @@
-"""Speed of the small recipe on generated recordings, beside that of its bare training step on one batch."""
+"""Speed of the small recipe on generated recordings, beside that of its step on one batch that stays on the device."""
 
+import contextlib
 import json
+import os
+import shutil
 import statistics
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
 import torch
 
 from sashimi_diffusion.benchmarks.gpu_check.rows import Row, Setting
-from sashimi_diffusion.benchmarks.gpu_check.timing import attempted, captured, median_seconds
-from sashimi_diffusion.models import SashimiDenoiser
 from sashimi_diffusion.training.diffusion.config import DiffusionConfig
 from sashimi_diffusion.training.diffusion.task import DiffusionTask
-from sashimi_diffusion.training.loop import train
-from sashimi_diffusion.training.optimizer import create_optimizer
+from sashimi_diffusion.training.loop import Trainer
 from sashimi_diffusion.training.run_folder import config_of_command
+from sashimi_kernels.choices import choices_file
 
 CONFIG = Path(__file__).parents[3] / "recipes" / "configs" / "digits-small.yaml"
-_SECONDS = 10
-_SPEAKERS = ("ann", "ben", "eva")
+_SECONDS = 8
+_BARE_SECONDS = 2
 
 
-def measure(setting: Setting) -> Iterator[Row]:
-    """Yield steps per second of the recipe and of the bare step in float32 (as configured) and bfloat16."""
+def measure(setting: Setting, optimizer: str, precision: str) -> Iterator[Row]:
+    """Yield steps per second of the recipe and of its bare step, and their ratio.
+
+    Args:
+        setting: of the check.
+        optimizer: "muon" as configured, or "adamw", whose step is recorded as a CUDA graph.
+        precision: "fp32" or "bf16".
+    """
+    variant = f"{optimizer}, {precision}"
     if not CONFIG.exists():
-        yield Row("small recipe", problem=f"{CONFIG} does not exist: run the check in a checkout")
+        yield Row("small recipe", variant, problem=f"{CONFIG} does not exist: run the check in a checkout")
         return
-    for precision in ("fp32", "bf16") if setting.device == "cuda" else ("fp32",):
-        with tempfile.TemporaryDirectory() as folder:
-            config = _config(Path(folder), precision, setting)
-            recipe = attempted(
-                "small recipe", precision, lambda config=config: _recipe(config, precision), setting.device
-            )
-            yield recipe
-            if recipe.problem is not None:
-                continue
-            for graph in (True, False) if setting.device == "cuda" else (False,):
-                variant = precision + (", graph" if graph else "")
-                bare = attempted(
-                    "bare step of the small recipe",
-                    variant,
-                    lambda config=config, variant=variant, graph=graph: _bare(config, variant, graph, setting.device),
-                    setting.device,
-                )
-                yield bare
-                if isinstance(bare.value, float) and isinstance(recipe.value, float):
-                    yield Row("small recipe's share of the bare step", variant, recipe.value / bare.value)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        _use_cache(folder / "cache")
+        _write_recordings(folder / "recordings")
+        recipe = _recipe(_config(folder, "run", optimizer, precision, setting))
+        yield Row("small recipe", variant, recipe, "steps/s")
+        bare = _bare_step(_config(folder, "bare", optimizer, precision, setting), setting)
+        yield Row("bare step of the small recipe", variant, bare, "steps/s")
+        yield Row("small recipe's share of the bare step", variant, recipe / bare)
 
 
-def _config(folder: Path, precision: str, setting: Setting) -> DiffusionConfig:
-    """Return the config of the recipe for a run of some seconds without validation, samples and checkpoints."""
+def _use_cache(folder: Path) -> None:
+    """Cache the recordings in ``folder``, with the choices of kernels of this computer."""
+    choices = choices_file()
+    folder.mkdir()
+    if choices.exists():
+        shutil.copy(choices, folder)
+    os.environ["SASHIMI_CACHE"] = str(folder)
+
+
+def _write_recordings(folder: Path) -> None:
     random = np.random.default_rng(0)
-    recordings = folder / "recordings"
-    recordings.mkdir()
+    folder.mkdir()
     for digit in range(10):
-        for speaker in _SPEAKERS:
+        for speaker in ("ann", "ben", "eva"):
             for index in range(8):
-                path = recordings / f"{digit}_{speaker}_{index}.wav"
+                path = folder / f"{digit}_{speaker}_{index}.wav"
                 soundfile.write(path, 0.1 * random.standard_normal(5120), 8000)
-    every = (
-        "validate_every=0",
-        "sample_every=0",
-        "checkpoint_every=0",
-        "log_every=2" if setting.tiny else "log_every=10",
-    )
-    overrides = [
-        *(f"training.{override}" for override in (*every, "trackers=[]", f"mixed_precision={precision}")),
-        f"data.path={recordings}",
-        f"output_dir={folder / 'run'}",
-    ]
-    if setting.tiny:
-        overrides += ["training.steps=4", "training.batch_size=2", "model.d_model=16", "model.n_layers=1"]
-    else:
-        overrides += [f"training.max_minutes={_SECONDS / 60}"]
+
+
+def _config(folder: Path, run: str, optimizer: str, precision: str, setting: Setting) -> DiffusionConfig:
+    """Return the config of the recipe for a run of some seconds without validation, samples and checkpoints."""
+    training = ["validate_every=0", "sample_every=0", "checkpoint_every=1000000", "trackers=[]"]
+    training += [f"mixed_precision={precision}", *(["steps=4", "batch_size=2", "log_every=1"] if setting.tiny else [])]
+    overrides = [f"training.{override}" for override in training]
+    overrides += [f"data.path={folder / 'recordings'}", f"output_dir={folder / run}", f"optimizer.name={optimizer}"]
+    overrides += ["optimizer.lr=1.0e-3"] if optimizer == "adamw" else []
+    overrides += ["model.d_model=16", "model.n_layers=1"] if setting.tiny else [f"training.max_minutes={_SECONDS / 60}"]
     return config_of_command(DiffusionConfig, None, CONFIG, overrides)
 
 
-def _recipe(config: DiffusionConfig, precision: str) -> Row:
-    """Run the recipe; the time of a step is the median of the second half of its log lines."""
-    folder = train(DiffusionTask, config)
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+def _recipe(config: DiffusionConfig) -> float:
+    """Run the recipe and return its steps per second: the median of the second half of its log lines."""
+    trainer = Trainer(DiffusionTask, config, resume=False, resume_from=None, skip_bad_files=False)
+    trainer.run()
+    lines = [json.loads(line) for line in (trainer.folder / "metrics.jsonl").read_text().splitlines()]
     seconds = [line["seconds_per_step"] for line in lines if "seconds_per_step" in line]
-    median = statistics.median(seconds[len(seconds) // 2 :])
-    return Row("small recipe", precision, 1 / max(median, 1e-4), "steps/s")  # the log has four digits
+    return 1 / max(statistics.median(seconds[len(seconds) // 2 :]), 1e-4)  # the log has four digits
 
 
-def _bare(config: DiffusionConfig, variant: str, graph: bool, device: str) -> Row:
-    """Measure forward pass, backward pass and optimizer step of the recipe's network on one batch."""
-    network = SashimiDenoiser.from_config(json.loads(_network_config(config))).to(device).train()
-    optimizer = create_optimizer(network, config.optimizer)
-    batch = config.training.batch_size
-    sample = torch.randn(batch, 1, network.config.sample_size, device=device)
-    timestep, labels = (torch.zeros(batch, dtype=torch.int64, device=device) for _ in range(2))
+def _bare_step(config: DiffusionConfig, setting: Setting) -> float:
+    """Return the steps per second of the trainer's step on one batch."""
+    trainer: Any = Trainer(DiffusionTask, config, resume=False, resume_from=None, skip_bad_files=False)
+    with contextlib.closing(trainer.feed):
+        trainer.step.parts.feed = _OneBatch(trainer.feed)
+        steps = 0
+        for seconds in (0, 0) if setting.tiny else (_BARE_SECONDS, _BARE_SECONDS):  # the first round is a warm-up
+            begin, first = time.perf_counter(), steps
+            while steps == first or time.perf_counter() - begin < seconds:
+                for _ in range(config.training.log_every):
+                    trainer.step.run(steps)
+                    steps += 1
+                trainer.step.read()
+            if setting.device == "cuda":
+                torch.cuda.synchronize()
+            rate = (steps - first) / (time.perf_counter() - begin)
+    return rate
 
-    def step() -> None:
-        optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(device, torch.bfloat16, enabled=variant.startswith("bf16")):
-            prediction = network(sample, timestep, class_labels=labels, speaker_labels=labels).sample
-        prediction.float().square().mean().backward()
-        optimizer.step()
 
-    seconds = median_seconds(captured(step) if graph else step, device)
-    return Row("bare step of the small recipe", variant, 1 / seconds, "steps/s")
+class _OneBatch:
+    """A feed with the same batches at every step."""
 
+    def __init__(self, feed: Any) -> None:
+        self.device, self._batches = feed.device, list(feed.batches(0))
 
-def _network_config(config: DiffusionConfig) -> str:
-    """Return the network's config as the run saved it in its pipeline."""
-    return (Path(config.output_dir) / "pipeline" / "model" / "config.json").read_text()
+    def batches(self, step: int) -> list[Any]:
+        """Return the arguments of :meth:`Task.loss` for each accumulation step."""
+        return self._batches

@@ -6,13 +6,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from sashimi_diffusion.benchmarks.gpu_check.card import COPY
+from sashimi_diffusion.benchmarks.gpu_check.counts import COUNTS
 from sashimi_diffusion.benchmarks.gpu_check.goals import GOALS, SOURCE, Goal, best, derived
 from sashimi_diffusion.benchmarks.gpu_check.parts import Outcome
 from sashimi_diffusion.benchmarks.gpu_check.rows import Row
 from sashimi_diffusion.files import write_file
 
-MISSING = "–"
-_COUNTS = "counts of "
+MISSING = "-"
 
 
 def write_report(folder: Path, heading: dict[str, str], outcomes: Sequence[Outcome]) -> None:
@@ -97,11 +97,11 @@ def _rows(rows: Sequence[Row], all_rows: Sequence[Row]) -> str:
     """Return the table of a part; launches and bytes counted without a GPU are added where there are some."""
     copy = best(all_rows, COPY, at_most=False)
     peak = None if copy is None else 1e9 * float(copy.value or 0)
-    counts = {(row.name, row.variant): row for row in all_rows if row.name.startswith(_COUNTS)}
+    counts = {(row.name, row.variant): row for row in all_rows if row.name.startswith(COUNTS)}
     table, columns = [], []
     for row in rows:
         details = {name: number(value) for name, value in row.details.items()}
-        counted = counts.get((_COUNTS + row.name, row.variant.removesuffix(", graph")))
+        counted = counts.get((f"{COUNTS} {row.name}", row.variant.removesuffix(", graph")))
         if counted is not None and counted.problem is None:
             details["launches (counted)"] = number(counted.value)
             if peak and isinstance(row.value, int | float):
@@ -119,6 +119,5 @@ def _rows(rows: Sequence[Row], all_rows: Sequence[Row]) -> str:
 
 def _table(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
     rows = [header, ["---"] * len(header), *lines]
-    return "\n".join(
-        "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in row) + " |" for row in rows
-    )
+    cells = ([cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows)
+    return "\n".join(f"| {' | '.join(row)} |" for row in cells)

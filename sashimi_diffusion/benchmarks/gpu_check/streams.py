@@ -28,16 +28,16 @@ def measure(setting: Setting) -> Iterator[Row]:
                 title, variant = f"autoregressive, {streams} streams", f"{name}, {str(dtype).removeprefix('torch.')}"
 
                 def row(name=name, streams=streams, title=title, variant=variant, model=model) -> Row:
-                    return Row(title, variant, _rate(name, model, streams, setting), "samples/s")
+                    try:
+                        engine = create_engine(name, model, streams)
+                    except UserError as error:
+                        return Row(title, variant, problem=str(error))
+                    return Row(title, variant, _rate(engine, model, streams, setting), "samples/s")
 
                 yield attempted(title, variant, row, setting.device)
 
 
-def _rate(engine_name: str, model: Any, streams: int, setting: Setting) -> float:
-    try:
-        engine = create_engine(engine_name, model, streams)
-    except UserError as error:
-        raise RuntimeError(f"not measured: {error}") from error
+def _rate(engine: Any, model: Any, streams: int, setting: Setting) -> float:
     warm_up = create_run(engine, model, streams, 2 * _PERIOD)
     warm_up()
     once = seconds_of(warm_up, setting.device)

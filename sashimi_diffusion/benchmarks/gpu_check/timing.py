@@ -8,13 +8,14 @@ from collections.abc import Callable
 import torch
 
 from sashimi_diffusion.benchmarks.gpu_check.rows import Row
+from sashimi_diffusion.cuda_graph import record_cuda_graph, run_on_side_stream
 from sashimi_kernels.measuring import interleaved_medians, seconds_of
 
 _SECONDS = 0.6  # per measurement, after the warm-up
 _WARM_UPS = 3
 
 
-def timed_row(name: str, variant: str, run: Callable[[], object], device: str, graph: bool = False) -> Row:
+def timed_row(name: str, variant: str, run: Callable[[], None], device: str, graph: bool = False) -> Row:
     """Return a row with the median milliseconds of ``run``; on CUDA also its peak memory and its kernels.
 
     Args:
@@ -62,18 +63,11 @@ def median_seconds(run: Callable[[], object], device: str) -> float:
     return interleaved_medians({"run": run}, repeats, device)["run"]
 
 
-def captured(run: Callable[[], object]) -> Callable[[], object]:
-    """Capture ``run`` as a CUDA graph and return a function that replays it."""
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(_WARM_UPS):
-            run()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        run()
-    return graph.replay
+def captured(run: Callable[[], None]) -> Callable[[], None]:
+    """Record ``run`` as a CUDA graph after warm-ups, and return a function that replays it."""
+    for _ in range(_WARM_UPS):
+        run_on_side_stream(run)
+    return record_cuda_graph(run)
 
 
 def launched_kernels(run: Callable[[], object]) -> int:
