@@ -7,6 +7,7 @@ backbone alone, without the embedding of the diffusion step). docs/gpu.md says h
 import importlib
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -46,12 +47,12 @@ def measure(setting: Setting, extension: str) -> Iterator[Row]:
         for size in of_kind:
             for precision in dict.fromkeys(mode.precision for mode in modes(setting.device)):
                 name, own = f"official {kind} {size}", f"{variant}, {precision}"
+                measured = partial(_measured, name, own, partial(create, size, setting), precision, setting.device)
+                yield attempted(name, own, measured, setting.device)
 
-                def row(kind=kind, size=size, precision=precision, name=name, own=own) -> Row:
-                    run = _run(create(size, setting), kind == "training step", precision, setting.device)
-                    return timed_row(name, own, run, setting.device)
 
-                yield attempted(name, own, row, setting.device)
+def _measured(name: str, variant: str, create: Callable[[], tuple[nn.Module, Any]], precision: str, device: str) -> Row:
+    return timed_row(name, variant, _run(create(), "training" in name, precision, device), device)
 
 
 def _official(folder: Path) -> tuple[ModuleType, Callable[[Size, Setting], tuple[nn.Module, Any]]]:

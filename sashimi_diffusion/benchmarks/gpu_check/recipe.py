@@ -80,9 +80,14 @@ def _config(folder: Path, run: str, optimizer: str, precision: str, setting: Set
     return config_of_command(DiffusionConfig, None, CONFIG, overrides)
 
 
+def _trainer(config: DiffusionConfig) -> Any:
+    task_class: Any = DiffusionTask
+    return Trainer(task_class, config, resume=False, resume_from=None, skip_bad_files=False)
+
+
 def _recipe(config: DiffusionConfig) -> float:
     """Run the recipe and return its steps per second: the median of the second half of its log lines."""
-    trainer = Trainer(DiffusionTask, config, resume=False, resume_from=None, skip_bad_files=False)
+    trainer = _trainer(config)
     trainer.run()
     lines = [json.loads(line) for line in (trainer.folder / "metrics.jsonl").read_text().splitlines()]
     seconds = [line["seconds_per_step"] for line in lines if "seconds_per_step" in line]
@@ -91,7 +96,7 @@ def _recipe(config: DiffusionConfig) -> float:
 
 def _bare_step(config: DiffusionConfig, setting: Setting) -> float:
     """Return the steps per second of the trainer's step on one batch."""
-    trainer: Any = Trainer(DiffusionTask, config, resume=False, resume_from=None, skip_bad_files=False)
+    trainer = _trainer(config)
     with contextlib.closing(trainer.feed):
         trainer.step.parts.feed = _OneBatch(trainer.feed)
         steps = 0

@@ -1,6 +1,8 @@
 """Samples per second of autoregressive generation with every engine, for 1, 32 and 256 clips at a time."""
 
 from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -25,19 +27,22 @@ def measure(setting: Setting) -> Iterator[Row]:
         model = SashimiAutoregressive(unet=True, **sizes).eval().to(setting.device, dtype)
         for streams in (1, 2) if setting.tiny else (1, 32, 256):
             for name in (name for name in ENGINES if name != "auto"):
-                title, variant = f"autoregressive, {streams} streams", f"{name}, {str(dtype).removeprefix('torch.')}"
-
-                def row(name=name, streams=streams, title=title, variant=variant, model=model) -> Row:
-                    try:
-                        engine = create_engine(name, model, streams)
-                    except UserError as error:
-                        return Row(title, variant, problem=str(error))
-                    return Row(title, variant, _rate(engine, model, streams, setting), "samples/s")
-
-                yield attempted(title, variant, row, setting.device)
+                row = Row(
+                    f"autoregressive, {streams} streams",
+                    f"{name}, {str(dtype).removeprefix('torch.')}",
+                    unit="samples/s",
+                )
+                yield attempted(
+                    row.name, row.variant, partial(_measured, row, model, streams, name, setting), setting.device
+                )
 
 
-def _rate(engine: Any, model: Any, streams: int, setting: Setting) -> float:
+def _measured(row: Row, model: Any, streams: int, engine_name: str, setting: Setting) -> Row:
+    """Return the row with the rate of an engine, or with the reason why it cannot run."""
+    try:
+        engine = create_engine(engine_name, model, streams)
+    except UserError as error:
+        return replace(row, problem=str(error))
     warm_up = create_run(engine, model, streams, 2 * _PERIOD)
     warm_up()
     once = seconds_of(warm_up, setting.device)
@@ -45,4 +50,4 @@ def _rate(engine: Any, model: Any, streams: int, setting: Setting) -> float:
     seconds = interleaved_medians(
         {"run": create_run(engine, model, streams, samples)}, 1 if setting.tiny else _ROUNDS, setting.device
     )
-    return streams * samples / seconds["run"]
+    return replace(row, value=streams * samples / seconds["run"])
