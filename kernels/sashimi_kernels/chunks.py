@@ -9,6 +9,7 @@ A reverse direction has n more numbers. They summarize the samples after the chu
 first with the same ``advance``.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from torch import Tensor
@@ -43,6 +44,7 @@ class ChunkOperators(NamedTuple):
         """The number of directions D."""
         return self.write.shape[-1] // self.advance.shape[-1]
 
-    def of(self, features: slice) -> "ChunkOperators":
-        """Return the operators of some features, without a copy."""
-        return ChunkOperators(*(None if x is None else x[features] for x in self))
+    def split(self, sizes: Sequence[int]) -> list["ChunkOperators"]:
+        """Return the operators of consecutive groups of features, without a copy."""
+        parts = [[None] * len(sizes) if x is None else x.split(list(sizes)) for x in self]
+        return [ChunkOperators(*own) for own in zip(*parts, strict=True)]

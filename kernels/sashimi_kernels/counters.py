@@ -10,8 +10,8 @@ Tensors on the device "meta" have shapes and no values, so nothing is computed, 
 optimizer step. ``SASHIMI_KERNELS=triton`` selects the kernels of a GPU; their launches are counted, too.
 
 - Launches are those of CUDA, see ``cuda_launches`` and, for weight normalization and autocast, ``meta_device``.
-- Bytes: every operation and every Triton kernel reads each of its tensors once and writes each of its results once. This
-  is a lower bound for operations of several kernels.
+- Bytes: every operation and every Triton kernel reads each of its tensors once and writes each of its results once.
+  This is a lower bound for operations of several kernels.
 - A synchronization reads a value (``item``, ``tolist``, ``cpu``, ``bool``, ``torch.equal``). The values read are ones
   and True, because there are none. An operation whose result has as many elements as the values say raises an error.
 - A transfer copies from the CPU to the device. It synchronizes unless it is pinned and non-blocking.
@@ -121,14 +121,17 @@ class _CountingMode(TorchDispatchMode):
         kwargs = kwargs or {}
         inputs = list(tensors_in((args, kwargs)))
         if _copies_to_cpu(func, args, kwargs) or torch.Tag.data_dependent_output in func.tags:
-            return self._synchronize(func, args, kwargs) if _on_meta(inputs) else func(*args, **kwargs)
+            return self._synchronize(func, args, kwargs, inputs) if _on_meta(inputs) else func(*args, **kwargs)
         if _on_meta(inputs):
             _refuse_unknown_sizes(func, args)
-            body = _body(func)
-            if body is not None:
-                with self:
-                    return body(*args, **kwargs)
-        result = func(*args, **kwargs)
+            with self:
+                # Composite operations arrive here only from inside of a custom operation, which is below autograd.
+                parts = func.decompose if (body := _body(func)) is None else body
+                result = parts(*args, **kwargs)
+            if result is not NotImplemented:
+                return result
+        # Fused optimizers only write to their arguments; some of their forms have no implementation for "meta".
+        result = None if _name(func).startswith("_fused_adam") else func(*args, **kwargs)
         if _on_meta([*inputs, *tensors_in(result)]):
             self._count(func, args, kwargs, inputs, result)
         return result
@@ -145,9 +148,11 @@ class _CountingMode(TorchDispatchMode):
         if n_launches:
             self.counts.add(f"aten.{name.rstrip('_')}", n_launches, _traffic(func, args, kwargs, inputs, result))
 
-    def _synchronize(self, func: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
+    def _synchronize(self, func: Any, args: tuple, kwargs: dict[str, Any], inputs: list[Tensor]) -> Any:
         """Record the synchronization and return ones in the place of the values."""
         name = _name(func)
+        if name == "equal":
+            self.counts.add(f"aten.{name}", launches(name, args, None), sum(map(distinct_bytes, inputs)))
         self.counts.synchronizations.append(f"aten.{name} at {_place()}")
         if name == "_to_copy":
             return torch.ones(args[0].shape, dtype=kwargs.get("dtype") or args[0].dtype)
@@ -168,7 +173,7 @@ def _traffic(func: Any, args: tuple, kwargs: dict[str, Any], inputs: list[Tensor
 
 def _written(func: Any, args: tuple, kwargs: dict[str, Any]) -> list[Tensor]:
     """Return the arguments that an operation writes to."""
-    found = []
+    found: list[Tensor] = []
     for index, argument in enumerate(func._schema.arguments):
         if argument.alias_info is not None and argument.alias_info.is_write:
             found += tensors_in(args[index] if index < len(args) else kwargs.get(argument.name))

@@ -28,7 +28,6 @@ _ALLOCATIONS = {
 
 _FIXED = {
     # A fill, then a copy into a part of the filled tensor.
-    "constant_pad_nd": 2,
     "diag_embed": 2,
     "diagonal_backward": 2,
     "select_backward": 2,
@@ -43,6 +42,8 @@ _FIXED = {
     # Products of pairs, then their sum.
     "dot": 2,
     "vdot": 2,
+    # The comparison of all elements, then their conjunction.
+    "equal": 2,
     # A sort of keys and values takes several passes over the digits.
     "sort": 4,
     # cuDNN: the convolution and the bias; backward: input, weight, bias and the fill of a sum.
@@ -117,6 +118,11 @@ def _baddbmm(arguments: Sequence[Any], result: Any) -> int:
     return _matrix_product(arguments[1:3], result) + (arguments[0] is not result)
 
 
+def _constant_pad(arguments: Sequence[Any], result: Any) -> int:
+    """A fill and a copy into a part of it; one copy if nothing is added."""
+    return 2 if any(amount > 0 for amount in arguments[1]) else 1
+
+
 def _needs_copy(x: Any) -> bool:
     return x.ndim > 1 and 1 not in x.stride()[-2:] and 1 not in x.shape[-2:]
 
@@ -160,7 +166,7 @@ def _multi_tensor(name: str, arguments: Sequence[Any], result: Any) -> int:
 
     A norm fills a table of the sums of the blocks first, and adds them up in a last kernel.
     """
-    lists = [value for value in arguments if isinstance(value, (list, tuple)) and value and isinstance(value[0], Tensor)]
+    lists: list[Sequence[Tensor]] = [x for x in arguments if isinstance(x, (list, tuple)) and [*tensors_in(x)]]
     if name.startswith("_fused_"):
         lists = lists[:-1]  # the numbers of steps are read beside the lists
     elif name == "_foreach_norm":
@@ -192,6 +198,7 @@ _COMPUTED: dict[str, Callable[[Sequence[Any], Any], int]] = {
     "bmm": _matrix_product,
     "addmm": _addmm,
     "baddbmm": _baddbmm,
+    "constant_pad_nd": _constant_pad,
     "_fft_r2c": _real_to_complex,
     "_fft_c2r": _complex_to_real,
     "_fft_c2c": _complex_to_complex,

@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from sashimi_diffusion.generation.engines import EagerEngine
 from sashimi_diffusion.generation.sampling import Sampling
@@ -76,7 +75,7 @@ class DenseStep:
         self.c = torch.cat([c, c.conj()], dim=-1)  # (outputs, H, 2 N)
         self.skip = state_space.D.detach()  # (outputs, H)
 
-    def __call__(self, u: Tensor, state: Tensor, gelu: bool = False, rate: float = 1.0) -> tuple[Tensor, Tensor]:
+    def __call__(self, u: Tensor, state: Tensor, rate: float = 1.0) -> tuple[Tensor, Tensor]:
         """Process one sample ``u`` (B, H); return the output (B, outputs · H) and the next state.
 
         Raises:
@@ -89,7 +88,7 @@ class DenseStep:
         state = torch.einsum("hmn,bhn->bhm", self.a, state) + self.b * u.unsqueeze(-1)
         y = torch.einsum("mhn,bhn->bmh", self.c, state).real + self.skip * u.unsqueeze(1)
         y = y.flatten(1)
-        return (F.gelu(y) if gelu else y), state
+        return y, state
 
 
 def _options() -> argparse.Namespace:

@@ -116,7 +116,8 @@ class CudaGraphEngine:
             _, next_state = self.model.step(self._tokens, next_state)
         log_probabilities, entropies = torch.zeros(2, *uniforms.shape, device=uniforms.device)
         outputs = (torch.zeros_like(uniforms, dtype=torch.int64), log_probabilities, entropies)
-        replay = self.record(lambda: self._steps(state, uniforms, sampling, outputs))
+        with torch.cuda.device_of(uniforms):  # the recording is made on the current device
+            replay = self.record(lambda: self._steps(state, uniforms, sampling, outputs))
         return Recording(uniforms, outputs, replay, next_state, kept_values(self.model))
 
     def _steps(self, state: Any, uniforms: Tensor, sampling: Sampling, outputs: tuple[Tensor, Tensor, Tensor]) -> None:

@@ -1,6 +1,7 @@
 """Engines that generate samples: their interface, the eager engine, and the selection of an engine."""
 
 import importlib.util
+import os
 import warnings
 from typing import Any, Protocol
 
@@ -11,7 +12,7 @@ from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.generation.cuda_graph import CudaGraphEngine
 from sashimi_diffusion.generation.sampling import Sampling, sample_tokens
 
-ENGINES = ("auto", "eager", "numba", "cuda-graph")
+ENGINES = ("auto", "eager", "numba", "cuda-graph", "triton")
 _INSTALL = "pip install 'sashimi-diffusion[fast]'"
 
 
@@ -74,7 +75,9 @@ def create_engine(name: str, model: Any, batch_size: int) -> Engine:
     Args:
         name: "eager" runs any model on any device. "numba" runs a SaShiMi model in float32 on a CPU, about a hundred
             times faster; it needs the extra ``fast``. "cuda-graph" runs any model on a CUDA device, without Python
-            between its kernels. "auto" selects the fastest of these that can run.
+            between its kernels. "triton" runs a SaShiMi model on a CUDA device in one kernel per call of
+            :meth:`Engine.run`; it has not been timed on a GPU yet. "auto" selects the fastest of the others that can
+            run.
         model: an ``AutoregressiveModel`` in evaluation mode.
         batch_size: number of clips generated together.
 
@@ -87,6 +90,8 @@ def create_engine(name: str, model: Any, batch_size: int) -> Engine:
         name = _fastest(model)
     if name == "eager":
         return EagerEngine(model, batch_size)
+    if name == "triton":
+        return _triton_engine(model, batch_size)
     reason = _reason_against_cuda_graph(model) if name == "cuda-graph" else _reason_against_numba(model)
     if reason is not None:
         raise UserError(f"engine {name!r} cannot run: {reason}; engine 'eager' can")
@@ -125,3 +130,28 @@ def _unsupported_by_numba(model: Any) -> str | None:
     if not hasattr(model, "backbone"):
         return f"it runs SaShiMi models, not {type(model).__name__}"
     return None if model.dtype == torch.float32 else f"the model is in {model.dtype}, not in float32"
+
+
+def _triton_engine(model: Any, batch_size: int) -> Engine:
+    if (reason := _reason_against_triton(model)) is not None:
+        raise UserError(f"engine 'triton' cannot run: {reason}; engine 'eager' can")
+    from sashimi_diffusion.generation.triton_engine import TritonEngine
+
+    return TritonEngine(model, batch_size)
+
+
+def _reason_against_triton(model: Any) -> str | None:
+    if not hasattr(model, "backbone"):
+        return f"it runs SaShiMi models, not {type(model).__name__}"
+    if model.dtype not in (torch.float32, torch.bfloat16):
+        return f"the model is in {model.dtype}, not in float32 or bfloat16"
+    device = torch.device(model.device)
+    interpreted = device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"
+    if device.type != "cuda" and not interpreted:
+        return f"the model is on {device}, not on a CUDA device (on a CPU, set TRITON_INTERPRET=1 to test the kernel)"
+    if not importlib.util.find_spec("triton"):
+        return "the package triton is not installed (it comes with PyTorch on Linux: pip install triton)"
+    from sashimi_diffusion.generation.triton_engine import MAX_TOKENS
+
+    tokens = model.config.num_tokens
+    return None if tokens <= MAX_TOKENS else f"the model has {tokens} tokens, more than {MAX_TOKENS}"

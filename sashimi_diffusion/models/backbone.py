@@ -1,6 +1,5 @@
 """The SaShiMi backbone: S4 blocks at several rates (arXiv 2202.09729, section 4 and figure 1)."""
 
-import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -21,7 +20,7 @@ from sashimi_diffusion.models.blocks import (
     channel_norm,
 )
 from sashimi_diffusion.models.layers import module_list
-from sashimi_diffusion.ssm import StateSpace
+from sashimi_diffusion.ssm import S4Layer
 from sashimi_diffusion.ssm.cache import Cached
 from sashimi_diffusion.ssm.convolution import Operator, convolution_operators
 from sashimi_diffusion.ssm.precision import in_autocast_dtype, without_autocast
@@ -170,24 +169,16 @@ class SashimiBackbone(Cached):
     def _operators(self, x: Tensor) -> list[Operator | None]:
         """Return the convolution operators of the S4 layers, or None for a layer that computes its own.
 
-        On a GPU, one computation for all layers of a stage takes a fraction of the launches. On a CPU, one layer after
-        the other is faster, because its matrices stay in the caches.
+        On a GPU, one computation for all layers takes a fraction of the launches. On a CPU, one layer after the other
+        is faster, because its matrices stay in the caches.
         """
-        layers = self.residual_s4_layers()
-        operators: list[Operator | None] = [None] * len(layers)
-        if x.device.type == "cpu":
-            return operators
-        for stage, rate in enumerate(self.rates):
-            indices = [index for index, of_layer in enumerate(self._stages_of_s4_layers()) if of_layer == stage]
-            spaces = [layers[index].s4.ssm for index in indices]
-            if not spaces or not isinstance(spaces[0], StateSpace):
-                continue
-            key = (x.dtype, x.shape[-1] // rate, 1.0)
-            compute = functools.partial(convolution_operators, spaces, *key)
-            computed = self.cache.get(self, f"operators of stage {stage}", (*key, spaces[0].backend), compute)
-            for index, operator in zip(indices, computed, strict=True):
-                operators[index] = operator
-        return operators
+        layers = self.s4_layers()
+        spaces = [layer.ssm for layer in layers if isinstance(layer, S4Layer)]
+        if x.device.type == "cpu" or len(spaces) < len(layers):
+            return [None] * len(layers)
+        lengths = [x.shape[-1] // self.rates[stage] for stage in self._stages_of_s4_layers()]
+        key = (x.dtype, x.shape[-1], spaces[0].backend)
+        return self.cache.get(self, "operators", key, lambda: [*convolution_operators(spaces, x.dtype, lengths, 1.0)])
 
     def _biases(self, embedding: Tensor | None) -> Sequence[Tensor | None]:
         """Return the projection of the step embedding for every S4 layer, (B, H), by one matrix product for all."""

@@ -94,7 +94,7 @@ class RecordedPrediction:
         step()
         drop_values(prediction.model)
         try:
-            with frozen(prediction.model):
+            with frozen(prediction.model), torch.cuda.device_of(sample):  # the recording is made on the current device
                 self._first, self._following = record(step, step)
         finally:
             drop_values(prediction.model)  # until the first replay, they are not computed
@@ -129,9 +129,7 @@ class PredictionGraphs:
         self._parameters: Hashable = None
         self._warned = False
 
-    def prepare(
-        self, prediction: Prediction, sample: Tensor, timestep: Tensor
-    ) -> Callable[[Tensor, Tensor], Tensor]:
+    def prepare(self, prediction: Prediction, sample: Tensor, timestep: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
         """Return a recording of ``prediction`` for a sampling loop, or ``prediction`` itself if it cannot be recorded.
 
         The reason is told by one warning; on other devices there is no warning.

@@ -26,11 +26,10 @@ StepCallback = Callable[["SashimiPipeline", int, torch.Tensor, dict[str, Any]], 
 class SashimiPipeline(AudioPipeline):
     """Pipeline that generates raw audio with a denoiser of this package.
 
-    On a CUDA device the prediction of the model is recorded as a CUDA graph, once for each shape, and replayed for every
-    sampling step. A warning names the reason where this is not possible: an offloaded model, a model with hooks, or one
-    that waits for the device. The loop itself does not wait for the device; of the samplers of
-    :func:`~sashimi_diffusion.schedulers.create_scheduler`, ``unipc``, ``unipc-karras``, ``ddpm``, ``sasolver`` and
-    ``euler-ancestral`` do in each of their steps.
+    On a CUDA device the prediction of the model is recorded as a CUDA graph, once for each shape, and replayed for
+    every sampling step. One warning names the reason where this is not possible: the model is offloaded, has hooks, or
+    cannot be recorded. The loop does not wait for the device, except for the samplers that
+    :func:`~sashimi_diffusion.schedulers.create_scheduler` names.
 
     Args:
         model: ``SashimiDenoiser``, ``WaveNetDenoiser`` or another diffusers model with the same ``forward``, ``config``

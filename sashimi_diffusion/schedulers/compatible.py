@@ -53,6 +53,11 @@ _SCHEDULE_KEYS = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedul
 def create_scheduler(name: str, config: Mapping[str, Any]) -> SchedulerMixin:
     """Create a scheduler with the training schedule of another scheduler.
 
+    Steps of these schedulers do not wait for a CUDA device if their timesteps are on the CPU and ``set_begin_index``
+    was called, as in :class:`~sashimi_diffusion.pipelines.SashimiPipeline`. Five do wait, in code of diffusers:
+    ``ddpm``, ``sasolver`` and ``euler-ancestral`` copy their noise to the device in each step, ``unipc`` and
+    ``unipc-karras`` their noise levels.
+
     Args:
         name: one of ``SCHEDULERS``.
         config: config of the scheduler that belongs to the model (``pipe.scheduler.config``).

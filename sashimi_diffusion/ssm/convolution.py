@@ -5,7 +5,7 @@ operation runs once for all of them. On a GPU this takes a fraction of the launc
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple, TypeAlias
 
 import torch
@@ -92,25 +92,29 @@ class ConvolutionalSystem(LinearSystem):
 
 
 def convolution_operators(
-    systems: Sequence[ConvolutionalSystem], dtype: torch.dtype, length: int, rate: float
+    systems: Sequence[ConvolutionalSystem], dtype: torch.dtype, lengths: Sequence[int], rate: float
 ) -> list[Operator]:
     """Return what :func:`convolve` needs for each of ``systems``.
 
+    Operators in chunks do not depend on the length, so they are computed together for all systems. Others are computed
+    together for all systems of equal width and length.
+
     Args:
-        systems: state spaces with equal arguments and shapes.
+        systems: state spaces with equal arguments except ``d_model``.
         dtype: dtype of the signals.
-        length: number of samples of the signals.
+        lengths: number of samples of the signals of each system.
         rate: factor of the step sizes.
     """
-    first = systems[0]
-    if first.uses_chunks(dtype, length, rate):
-        operators = _chunk_operators(systems, rate)
-        return [operators.of(features) for features in _features(systems)]
-    lags = _lags(systems, kernel(systems, length, rate))  # (outputs, systems · H, size)
-    if first.training or torch.is_grad_enabled():
-        return [Lags(lags[:, features]) for features in _features(systems)]
-    spectrum = kernels.lags_spectrum(lags)
-    return [Spectrum(spectrum[:, features]) for features in _features(systems)]
+    groups: dict[tuple[int, int] | None, list[int]] = {}  # None: in chunks
+    for index, (system, length) in enumerate(zip(systems, lengths, strict=True)):
+        key = None if system.uses_chunks(dtype, length, rate) else (system.d_model, length)
+        groups.setdefault(key, []).append(index)
+    operators: dict[int, Operator] = {}
+    for key, indices in groups.items():
+        members = [systems[index] for index in indices]
+        computed = _chunk_operators(members, rate) if key is None else _fourier_operators(members, key[1], rate)
+        operators.update(zip(indices, computed, strict=True))
+    return [operators[index] for index in range(len(systems))]
 
 
 def convolve(u: Tensor, operator: Operator, state: Tensor | None, backend: str) -> Tensor:
@@ -185,16 +189,20 @@ def _lags(systems: Sequence[ConvolutionalSystem], kernel: Tensor) -> Tensor:
     return kernels.kernel_lags(kernel[:outputs], skip, reverse, systems[0].reverse_shift)
 
 
-def _chunk_operators(systems: Sequence[ConvolutionalSystem], rate: float) -> kernels.ChunkOperators:
-    """Return the operators of the chunked convolution for all features of ``systems``."""
+def _fourier_operators(systems: Sequence[ConvolutionalSystem], length: int, rate: float) -> Iterable[Operator]:
+    """Return the operators of systems of equal width for the convolution by FFT."""
+    lags = _lags(systems, kernel(systems, length, rate))  # (outputs, systems · H, size)
+    width = systems[0].d_model
+    if systems[0].training or torch.is_grad_enabled():
+        return map(Lags, lags.split(width, dim=1))
+    return map(Spectrum, kernels.lags_spectrum(lags).split(width, dim=1))
+
+
+def _chunk_operators(systems: Sequence[ConvolutionalSystem], rate: float) -> Iterable[Operator]:
+    """Return the operators for the convolution in chunks."""
     first, system = systems[0], continuous_system(systems, rate)
     c = output_vectors(systems, system, rate)
     skip = joined([one.D for one in systems], axis=1)[0]
     reverse = c[1] if first.bidirectional else None
-    return kernels.chunk_operators(discretized(system, first), c[0], skip, reverse, first.reverse_shift)
-
-
-def _features(systems: Sequence[ConvolutionalSystem]) -> list[slice]:
-    """Return the place of the features of each system among those of all."""
-    width = systems[0].d_model
-    return [slice(index * width, (index + 1) * width) for index in range(len(systems))]
+    operators = kernels.chunk_operators(discretized(system, first), c[0], skip, reverse, first.reverse_shift)
+    return operators.split([one.d_model for one in systems])

@@ -1,6 +1,6 @@
 """The S4 layer: a state space, a nonlinearity and a gated linear map that mixes the features."""
 
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -72,6 +72,6 @@ class S4Layer(nn.Module):
         """Apply GELU, dropout and the gated linear map to the output of the state space, and add ``residual``."""
         linear, backend = self.output_linear, self.ssm.backend
         if not (self.training and self.dropout.p > 0):
-            return gated_linear(y, linear.weight.squeeze(-1), linear.bias, residual, backend)
+            return gated_linear(y, linear.weight.squeeze(-1), cast(Tensor, linear.bias), residual, backend)
         y = linear(self.dropout(F.gelu(y)))
         return F.glu(y, dim=1) if residual is None else gated_residual(y, residual, backend)

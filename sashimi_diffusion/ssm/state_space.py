@@ -201,7 +201,9 @@ class StateSpace(ConvolutionalSystem, Cached):
     def _operator(self, u: Tensor, rate: float) -> Operator:
         """Return the operator for signals like ``u``."""
         key = (u.dtype, u.shape[-1], rate, self.backend)
-        return self.cache.get(self, "operator", key, lambda: convolution_operators([self], *key[:3])[0])
+        return self.cache.get(
+            self, "operator", key, lambda: convolution_operators([self], u.dtype, [u.shape[-1]], rate)[0]
+        )
 
     def _final_state(self, u: Tensor, state: Tensor | None, rate: float) -> Tensor:
         """Return the state after the last sample of ``u``, complex (B, H, N)."""

@@ -86,7 +86,7 @@ def continuous_system(systems: Sequence[LinearSystem], rate: float = 1.0) -> Con
     """Return the systems in double precision, concatenated, with (A, B) repeated to all features.
 
     Args:
-        systems: one system, or several with equal arguments and shapes.
+        systems: one system, or several with equal arguments except ``d_model``.
         rate: factor of the step sizes.
 
     Raises:
@@ -98,8 +98,7 @@ def continuous_system(systems: Sequence[LinearSystem], rate: float = 1.0) -> Con
 
     def of_all_features(parameters: list[Tensor]) -> Tensor:
         """Concatenate (n_ssm, ...) of each system, repeated to (H, ...); feature h uses copy h mod n_ssm."""
-        copies = systems[0].d_model // parameters[0].shape[0]
-        return joined([one.repeat(copies, *[1] * (one.ndim - 1)) if copies > 1 else one for one in parameters]).double()
+        return joined([_repeated(x, one.d_model) for x, one in zip(parameters, systems, strict=True)]).double()
 
     imag = of_all_features([system.imag for system in systems])
     a = torch.complex(_real_parts(systems, of_all_features), imag)  # (H, N)
@@ -116,6 +115,11 @@ def continuous_system(systems: Sequence[LinearSystem], rate: float = 1.0) -> Con
 def joined(tensors: Sequence[Tensor], axis: int = 0) -> Tensor:
     """Return the concatenation along ``axis``; a single tensor is not copied."""
     return tensors[0] if len(tensors) == 1 else torch.cat(list(tensors), dim=axis)
+
+
+def _repeated(x: Tensor, n_features: int) -> Tensor:
+    copies = n_features // x.shape[0]
+    return x if copies == 1 else x.repeat(copies, *[1] * (x.ndim - 1))
 
 
 def _real_parts(systems: Sequence[LinearSystem], of_all_features: Callable[[list[Tensor]], Tensor]) -> Tensor:

@@ -129,8 +129,8 @@ class TrainingConfig(Settings):
     )
     cuda_graph: bool | Literal["auto"] = Field(
         default="auto",
-        description="CUDA only: record the whole optimizer step as a CUDA graph and replay it, which takes the host less "
-        'time; "auto": where it is possible; true: an error where it is not',
+        description="CUDA only: record the whole optimizer step as a CUDA graph and replay it, which takes less time "
+        'of the host; "auto": where it is possible; true: an error where it is not',
     )
     compile: bool = Field(
         default=False,

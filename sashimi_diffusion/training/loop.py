@@ -5,7 +5,6 @@ import math
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate.utils import set_seed
@@ -16,9 +15,9 @@ from sashimi_diffusion.files import writing
 from sashimi_diffusion.training import checkpoints
 from sashimi_diffusion.training.accelerator import create_accelerator, set_threads, start_trackers
 from sashimi_diffusion.training.checkpoints import Counters
-from sashimi_diffusion.training.compilation import compile_blocks
 from sashimi_diffusion.training.config import RunConfig, to_tree, with_measured
 from sashimi_diffusion.training.ema import Ema
+from sashimi_diffusion.training.execution import compile_blocks, enable_gradient_checkpointing
 from sashimi_diffusion.training.feed import Feed
 from sashimi_diffusion.training.optimizer import (
     create_optimizer,
@@ -93,7 +92,7 @@ class Trainer:
         self.network = self.task.network
         training, device = config.training, self.accelerator.device
         if training.gradient_checkpointing:
-            _enable_gradient_checkpointing(self.network)
+            enable_gradient_checkpointing(self.network)
         if training.compile:
             compile_blocks(self.network, device)
         self.module = self.accelerator.prepare(self.task.module)
@@ -321,12 +320,3 @@ class Trainer:
     def _print(self, text: str) -> None:
         if self.accelerator.is_main_process:
             tqdm.write(text)
-
-
-def _enable_gradient_checkpointing(network: Any) -> None:
-    try:
-        network.enable_gradient_checkpointing()
-    except ValueError:
-        raise UserError(
-            f"training.gradient_checkpointing is true, but {type(network).__name__} does not support it: set false"
-        ) from None

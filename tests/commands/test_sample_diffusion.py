@@ -3,10 +3,12 @@
 from collections import Counter
 
 import pytest
+import torch
 
 from sashimi_diffusion.commands.sample import build_parser
-from sashimi_diffusion.commands.sample_diffusion import Clip, plan_clips
+from sashimi_diffusion.commands.sample_diffusion import Clip, load_pipeline, plan_clips
 from sashimi_diffusion.errors import UserError
+from sashimi_diffusion.pipelines import resolve_pipeline
 
 CLASSES = {"num_classes": 3, "class_names": ["zero", "one", "two"]}
 SPEAKERS = {"num_speakers": 2, "speaker_names": ["ann", "bob b."]}
@@ -70,3 +72,10 @@ def test_models_without_classes_or_speakers_have_shorter_file_names() -> None:
 def test_unknown_speakers_are_named(speaker: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         plan(CLASSES | SPEAKERS, "--speaker", speaker)
+
+
+def test_an_option_turns_cuda_graphs_off() -> None:
+    for arguments, expected in (([], True), (["--no-cuda-graph"], False)):
+        options = build_parser().parse_args(arguments)
+        pipe = load_pipeline(resolve_pipeline("sashimi-digits"), options, torch.float32)
+        assert pipe.cuda_graph is expected

@@ -154,6 +154,23 @@ def test_noise_and_velocity_have_a_level_per_example() -> None:
     torch.testing.assert_close(scheduler.get_velocity(x, noise, t), velocity.float(), rtol=1e-3, atol=1e-4)
 
 
+def test_noise_levels_are_copied_to_a_device_once(monkeypatch) -> None:
+    scheduler, timesteps = DiffWaveScheduler(), torch.tensor([0, 7, 199])
+    sample, noise = torch.randn(2, 3, 1, 8)
+    before = scheduler.add_noise(sample, noise, timesteps)
+    copied: list[object] = []
+    original = torch.Tensor.to
+    monkeypatch.setattr(torch.Tensor, "to", lambda self, *args: copied.append(args) or original(self, *args))
+    meta = timesteps.to("meta")
+    for _ in range(3):
+        assert scheduler.noise_levels(meta).is_meta
+    assert copied == [("meta",), (meta.device,)]
+    monkeypatch.undo()
+    scheduler.alphas_cumprod = scheduler.alphas_cumprod**2
+    assert torch.equal(scheduler.noise_levels(timesteps), scheduler.alphas_cumprod[timesteps])
+    assert not torch.equal(scheduler.add_noise(sample, noise, timesteps), before)
+
+
 def test_other_schedulers_built_from_the_config_keep_the_schedule() -> None:
     built = DDIMScheduler.from_config(DiffWaveScheduler().config)
     assert built.config.num_train_timesteps == 200

@@ -100,7 +100,10 @@ def _next_state(system: DiscreteNPLR, state: Tensor) -> Tensor:
 
 
 def _coarse_and_fine(log_a: Tensor, n_blocks: int, block: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Return exp(block · i · log_a) for i < n_blocks and exp(j · log_a) for j < block from one pass of operations."""
+    """Return exp(block · i · log_a) for i < n_blocks and exp(j · log_a) for j < block."""
+    if log_a.device.type == "cpu":  # operations on slices are slower
+        return exponentials(block * log_a, n_blocks, dtype), exponentials(log_a, block, dtype)
+    # Half of the launches.
     options = {"device": log_a.device, "dtype": log_a.real.dtype}
     positions = torch.cat([torch.arange(0, n_blocks * block, block, **options), torch.arange(block, **options)])
     coarse, fine = _Exponentials.apply(log_a, positions, dtype).split([n_blocks, block], dim=-1)

@@ -240,20 +240,20 @@ def feed_forward_kernel(
     channels, positions = tl.arange(0, CHANNELS), tl.program_id(0) * POSITIONS + tl.arange(0, POSITIONS)
     channel_mask, position_mask = channels < n_channels, positions < length
     mask = channel_mask[:, None] & position_mask[None, :]
-    offsets = tl.program_id(1).to(tl.int64) * n_channels * length + (channels[:, None] * length + positions[None, :])
-    x = tl.load(x_ptr + offsets, mask, other=0.0)
+    offsets = channels[:, None] * length + positions[None, :]
+    first = tl.program_id(1).to(tl.int64) * n_channels * length
+    x = tl.load(x_ptr + first + offsets, mask, other=0.0)
     mean, scale = moments(x, channel_mask, position_mask, epsilon, n_channels)
-    weight, offset = norm_parameters(norm_weight_ptr, norm_offset_ptr, channels, n_channels, layer)
-    normalized = normalize(x, mean, scale, weight, offset, layer).to(dtype)
+    normalized = normalize(x, mean, scale, norm_weight_ptr, norm_offset_ptr, channels, n_channels, layer).to(dtype)
     y = x.to(tl.float32) + load_bias(output_bias_ptr, channels, n_channels)
-    y += tl.load(skip_ptr + offsets, mask & (has_skip != 0), other=0.0).to(tl.float32)
+    y += tl.load(skip_ptr + first + offsets, mask & (has_skip != 0), other=0.0).to(tl.float32)
     for start in range(0, n_inner, ROWS):
         rows = start + tl.arange(0, ROWS)
         input_weight = load_weight(input_weight_ptr, rows, channels, n_inner, n_channels, dtype)
         h = tl.dot(input_weight, normalized, input_precision=PRECISION) + load_bias(input_bias_ptr, rows, n_inner)
         output_weight = load_weight(output_weight_ptr, channels, rows, n_channels, n_inner, dtype)
         y = tl.dot(output_weight, gelu(h).to(dtype), y, input_precision=PRECISION)
-    tl.store(y_ptr + offsets, y.to(dtype), mask)
+    tl.store(y_ptr + first + offsets, y.to(dtype), mask)
 
 
 @triton.jit
@@ -288,20 +288,23 @@ def feed_forward_backward_kernel(
     channel_mask, position_mask = channels < n_channels, positions < length
     mask = channel_mask[:, None] & position_mask[None, :]
     pid_batch = tl.program_id(1).to(tl.int64)
-    offsets = pid_batch * n_channels * length + (channels[:, None] * length + positions[None, :])
+    offsets = channels[:, None] * length + positions[None, :]
+    x_ptr += pid_batch * n_channels * length
+    dy_ptr += pid_batch * n_channels * length
+    g_ptr += pid_batch * n_inner * length
+    dh_ptr += pid_batch * n_inner * length
     x = tl.load(x_ptr + offsets, mask, other=0.0)
     dy = tl.load(dy_ptr + offsets, mask, other=0.0)
     mean, scale = moments(x, channel_mask, position_mask, epsilon, n_channels)
     moments_ptr += pid_batch * 2 * length
     tl.store(moments_ptr + positions, mean, position_mask)
     tl.store(moments_ptr + length + positions, scale, position_mask)
-    weight, offset = norm_parameters(norm_weight_ptr, norm_offset_ptr, channels, n_channels, layer)
-    normalized = normalize(x, mean, scale, weight, offset, layer).to(dtype)
+    normalized = normalize(x, mean, scale, norm_weight_ptr, norm_offset_ptr, channels, n_channels, layer).to(dtype)
     dn = tl.zeros((CHANNELS, POSITIONS), tl.float32)
     for start in range(0, n_inner, ROWS):
         rows = start + tl.arange(0, ROWS)
         inner_mask = (rows < n_inner)[:, None] & position_mask[None, :]
-        inner_offsets = pid_batch * n_inner * length + (rows[:, None] * length + positions[None, :])
+        inner_offsets = rows[:, None] * length + positions[None, :]
         input_weight = load_weight(input_weight_ptr, rows, channels, n_inner, n_channels, dtype)
         h = tl.dot(input_weight, normalized, input_precision=PRECISION) + load_bias(input_bias_ptr, rows, n_inner)
         tl.store(g_ptr + inner_offsets, gelu(h).to(dtype), inner_mask)
@@ -312,27 +315,31 @@ def feed_forward_backward_kernel(
         dn = tl.dot(tl.trans(input_weight), dh, dn, input_precision=PRECISION)
     # Loaded again, from the cache, because the registers are full of sums until here.
     x = tl.load(x_ptr + offsets, mask, other=0.0)
+    mean, scale = moments(x, channel_mask, position_mask, epsilon, n_channels)
     dx, dweight, doffset = _norm_gradients(
-        dn, x, mean, scale, norm_weight_ptr, norm_offset_ptr, channels, channel_mask, n_channels, layer
+        dn, x, mean, scale, norm_weight_ptr, norm_offset_ptr, channels, n_channels, layer
     )
     dx += tl.load(dy_ptr + offsets, mask, other=0.0).to(tl.float32)
-    tl.store(dx_ptr + offsets, dx.to(dtype), mask)
+    tl.store(dx_ptr + pid_batch * n_channels * length + offsets, dx.to(dtype), mask)
     norm_sums_ptr += (pid_batch * tl.num_programs(0) + tl.program_id(0)) * 2 * n_channels
     tl.store(norm_sums_ptr + channels, dweight, channel_mask)
     tl.store(norm_sums_ptr + n_channels + channels, doffset, channel_mask)
 
 
 @triton.jit
-def _norm_gradients(dn, x, mean, scale, weight_ptr, offset_ptr, channels, channel_mask, n_channels, layer):
-    """Return the gradient of x, and those of weight and offset per channel, summed over the positions of the tile."""
-    weight, offset = norm_parameters(weight_ptr, offset_ptr, channels, n_channels, layer)
-    normalized = tl.where(channel_mask[:, None], (x.to(tl.float32) - mean[None, :]) * scale[None, :], 0.0)
-    # Zero in the layer norm, shift · r in the scalar norm; r and 1 or gain · r are the derivatives of n.
-    shifted = tl.where(layer != 0, 0.0, offset * scale[None, :])
-    dweight = tl.sum(dn * (normalized + shifted), 1)
-    doffset = tl.sum(dn * tl.where(layer != 0, 1.0, weight * scale[None, :]), 1)
-    e = weight * dn
-    mean_e = tl.sum(e, 0) / n_channels
-    mean_product = tl.sum(e * (normalized + shifted), 0) / n_channels
-    dx = (e - mean_e[None, :] - normalized * mean_product[None, :]) * scale[None, :]
-    return dx, dweight, doffset
+def _norm_gradients(dn, x, mean, scale, weight_ptr, offset_ptr, channels, n_channels, layer):
+    """Return the gradient of x, and those of weight and offset per channel, summed over the positions of the tile.
+
+    dn is zero for padded channels.
+    """
+    weight, _ = norm_parameters(weight_ptr, offset_ptr, channels, n_channels, layer)
+    gain = tl.where(layer != 0, 1.0, tl.load(weight_ptr).to(tl.float32))
+    shift = tl.where(layer != 0, 0.0, tl.load(offset_ptr).to(tl.float32))
+    normalized = (x.to(tl.float32) - mean[None, :]) * scale[None, :]
+    sums = tl.sum(dn * tl.where(layer != 0, 1.0, scale)[None, :], 1)
+    dweight = tl.sum(dn * normalized, 1) + shift * sums
+    dn *= weight
+    mean_dn = tl.sum(dn, 0) / n_channels
+    mean_product = tl.sum(dn * normalized, 0) / n_channels + shift * scale * mean_dn
+    dx = (dn - mean_dn[None, :] - normalized * mean_product[None, :]) * scale[None, :]
+    return dx, dweight, gain * sums

@@ -164,10 +164,11 @@ def gated_linear_kernel(
     x = tl.load(x_ptrs, (channels < n_inputs)[:, None] & position_mask[None, :], other=0.0)
     x = gelu(x.to(tl.float32)).to(dtype)
     gate_weight_ptr, gate_bias_ptr = weight_ptr + n_outputs * n_inputs, bias_ptr + n_outputs
-    y_offset = pid_batch * n_outputs * length
+    residual_ptr += pid_batch * n_outputs * length
+    y_ptr += pid_batch * n_outputs * length
     for start in range(tl.program_id(1) * ROWS, n_outputs, tl.num_programs(1) * ROWS):
         rows = start + tl.arange(0, ROWS)
-        offsets = y_offset + (rows[:, None] * length + positions[None, :])
+        offsets = rows[:, None] * length + positions[None, :]
         mask = (rows < n_outputs)[:, None] & position_mask[None, :]
         a_weight, a = _linear(x, weight_ptr, bias_ptr, rows, channels, n_outputs, n_inputs, PRECISION)
         b_weight, b = _linear(x, gate_weight_ptr, gate_bias_ptr, rows, channels, n_outputs, n_inputs, PRECISION)
@@ -197,7 +198,8 @@ def gated_linear_backward_kernel(
     dtype: tl.constexpr = x_ptr.dtype.element_ty
     channels, positions = tl.arange(0, CHANNELS), tl.program_id(0) * POSITIONS + tl.arange(0, POSITIONS)
     pid_batch, position_mask = tl.program_id(1).to(tl.int64), positions < length
-    x_offsets = pid_batch * n_inputs * length + (channels[:, None] * length + positions[None, :])
+    x_ptr += pid_batch * n_inputs * length
+    x_offsets = channels[:, None] * length + positions[None, :]
     x_mask = (channels < n_inputs)[:, None] & position_mask[None, :]
     x = tl.load(x_ptr + x_offsets, x_mask, other=0.0)
     x = gelu(x.to(tl.float32)).to(dtype)
@@ -220,7 +222,7 @@ def gated_linear_backward_kernel(
         dx = tl.dot(tl.trans(a_weight), da.to(dtype), dx, input_precision=PRECISION)
         dx = tl.dot(tl.trans(b_weight), db.to(dtype), dx, input_precision=PRECISION)
     x = tl.load(x_ptr + x_offsets, x_mask, other=0.0)
-    tl.store(dx_ptr + x_offsets, (dx * gelu_derivative(x.to(tl.float32))).to(dtype), x_mask)
+    tl.store(dx_ptr + pid_batch * n_inputs * length + x_offsets, (dx * gelu_derivative(x.to(tl.float32))).to(dtype), x_mask)
 
 
 @triton.jit

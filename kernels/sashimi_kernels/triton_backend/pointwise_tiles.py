@@ -14,7 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from sashimi_kernels.triton_backend.arguments import FLOATS, pointers
-from sashimi_kernels.triton_backend.chunk_kernels import matrix_precision
+from sashimi_kernels.triton_backend.chunk_tiles import matrix_precision
 from sashimi_kernels.triton_backend.launch import Launch, launch
 
 # Channels of a tile. Larger inputs do not fit the registers and the shared memory of a multiprocessor.
@@ -162,7 +162,9 @@ def norm_parameters(weight_ptr, offset_ptr, channels, n_channels, layer):
 
 
 @triton.jit
-def normalize(x, mean, scale, weight, offset, layer):
+def normalize(x, mean, scale, weight_ptr, offset_ptr, channels, n_channels, layer):
     """Return weight · x̂ + offset in the layer norm, gain · (x̂ + shift · scale) in the scalar norm, in float32."""
+    weight, offset = norm_parameters(weight_ptr, offset_ptr, channels, n_channels, layer)
+    offset_factor = tl.where(layer != 0, 1.0, tl.load(weight_ptr).to(tl.float32) * scale)
     normalized = (x.to(tl.float32) - mean[None, :]) * scale[None, :]
-    return weight * normalized + offset * tl.where(layer != 0, 1.0, weight * scale[None, :])
+    return weight * normalized + offset * offset_factor[None, :]

@@ -21,7 +21,6 @@ from sashimi_kernels.triton_backend.pointwise_tiles import (
     gelu,
     length_argument,
     matrix_precision,
-    norm_parameters,
     normalize,
     unit_of,
 )
@@ -135,8 +134,6 @@ def weight_gradient_kernel(
     row_mask, column_mask = rows < n_outputs, columns < n_inputs
     pid_share = tl.program_id(2)
     n_tiles = tl.cdiv(length, POSITIONS)
-    if ON_LOAD == "norm":
-        weight, offset = norm_parameters(norm_weight_ptr, norm_offset_ptr, columns, n_inputs, layer)
     sums = tl.zeros((ROWS, COLUMNS), tl.float32)
     row_sums = tl.zeros((ROWS,), tl.float32)
     first = pid_share * tiles_per_share
@@ -154,7 +151,8 @@ def weight_gradient_kernel(
             moment_ptrs = moments_ptr + pid_batch * 2 * length + positions
             mean = tl.load(moment_ptrs, position_mask, other=0.0)
             scale = tl.load(moment_ptrs + length, position_mask, other=0.0)
-            x = normalize(x, mean, scale, weight, offset, layer).to(dy.dtype)
+            x = normalize(x, mean, scale, norm_weight_ptr, norm_offset_ptr, columns, n_inputs, layer)
+            x = x.to(dy.dtype)
         sums = tl.dot(dy, tl.trans(x), sums, input_precision=PRECISION)
         row_sums += tl.sum(dy.to(tl.float32), 1)
     sums_ptr += pid_share.to(tl.int64) * row_stride

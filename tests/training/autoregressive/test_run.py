@@ -114,7 +114,7 @@ def test_recordings_that_end_early_leave_later_chunks_without_a_loss(ar_config):
     config = ar_config(carry_chunks=2, length=512)  # the longest of the recordings has 620 samples
     task = AutoregressiveTask(config, torch.device("cpu"), False)
     window = next(window for window in range(20) if task.source.training_lengths(window, 1)[0] <= 512)
-    first, second = (task.loss(task.module, 2 * window + chunk, range(1), 1) for chunk in (0, 1))
+    first, second = (task.loss(task.module, task.batch(2 * window + chunk, range(1), 1)) for chunk in (0, 1))
     assert first > 1
     assert second == 0
 
@@ -134,7 +134,8 @@ def losses_and_gradient(config: AutoregressiveConfig) -> tuple[list[float], torc
     losses = []
     for step in range(4):
         trainer.counters.step = step
-        losses.append(trainer._step(progress=0.5)[0])
+        trainer._step(progress=0.5)
+        losses.append(trainer.step.read()[0][0])
     gradients = [parameter.grad.flatten() for parameter in trainer.network.parameters() if parameter.grad is not None]
     return losses, torch.cat(gradients)
 
@@ -159,7 +160,31 @@ def test_the_loss_is_the_mean_over_the_samples_of_the_batch(ar_config):
     examples = task.source.training_examples(0, range(4), 4)
     assert len(set(map(len, examples))) > 1
     expected = -sum(task.network.score(example[None]).sum() for example in examples) / sum(map(len, examples))
-    torch.testing.assert_close(task.loss(task.module, 0, range(4), 4).detach(), expected)
+    torch.testing.assert_close(task.loss(task.module, task.batch(0, range(4), 4)).detach(), expected)
+
+
+def test_batches_for_a_gpu_have_equal_shapes_and_the_same_loss(ar_config):
+    config = ar_config(length=512, random_shift=None)
+    task, other = (AutoregressiveTask(config, torch.device(device), False) for device in ("cpu", "cuda"))
+    shapes = set()
+    for step in range(4):
+        batch, padded = task.batch(step, range(2), 2), other.batch(step, range(2), 2)
+        shapes.add(batch.inputs.shape)
+        assert padded.inputs.shape == padded.targets.shape == (2, 512)
+        torch.testing.assert_close(task.loss(task.module, padded), task.loss(task.module, batch))
+    assert len(shapes) > 1
+
+
+def test_chunks_prepared_ahead_are_those_of_their_steps(ar_config):
+    """A step of a later global batch may be prepared before this one is finished."""
+    tasks = [AutoregressiveTask(ar_config(carry_chunks=2), torch.device("cpu"), False) for _ in range(2)]
+    assert tasks[0].against_graph
+    expected = [tasks[0].batch(step, range(2), 2) for step in range(8)]
+    for step in (2, 0, 3, 1, 5, 4, 7, 6):
+        batch = tasks[1].batch(step, range(2), 2)
+        assert torch.equal(batch.inputs, expected[step].inputs)
+        assert torch.equal(batch.targets, expected[step].targets)
+        assert (batch.samples, batch.state) == (expected[step].samples, (step // 2, 0))
 
 
 @pytest.mark.parametrize(("length", "times"), [(640, 1), (256, 2)])  # the longest of the recordings has 620 samples

@@ -79,6 +79,53 @@ def test_a_global_batch_does_not_depend_on_how_it_is_split():
         assert torch.equal(getattr(whole, field), torch.cat([getattr(part, field) for part in parts]))
 
 
+def on_device(source, step, positions, global_batch):
+    """Return the batch whose random numbers are drawn on the device, which is the CPU here."""
+    return source.complete(source.windows(step, positions, global_batch), step, positions, global_batch)
+
+
+def test_random_numbers_of_a_device_depend_on_the_seed_the_step_and_the_position():
+    source = make_source(tones(), 3, num_speakers=5, random_shift=4, gain_db=6.0, mel=lambda waveform: waveform * 2)
+    whole = on_device(source, 2, range(8), 8)
+    parts = [on_device(source, 2, range(start, start + 2), 8) for start in range(0, 8, 2)]
+    for field in dataclasses.fields(Batch):
+        assert torch.equal(getattr(whole, field.name), torch.cat([getattr(part, field.name) for part in parts]))
+    again = make_source(tones(), 3, num_speakers=5, random_shift=4, gain_db=6.0, mel=source.mel)
+    assert equal(whole, on_device(again, 2, range(8), 8))
+    for other in (on_device(source, 3, range(8), 8), on_device(make_source(tones(), 3, seed=1), 2, range(8), 8)):
+        assert not torch.equal(whole.noise, other.noise)
+        assert not torch.equal(whole.timesteps, other.timesteps)
+
+
+def test_windows_for_a_device_are_those_of_the_cpu():
+    """They have the same recordings and shifts, and labels of the same recordings."""
+    source = make_source([np.arange(100)] * 7, 3, num_speakers=5, random_shift=9, label_dropout=0.0)
+    for step in range(5):
+        batch, windows = source.training_batch(step, range(4), 4), source.windows(step, range(4), 4)
+        for field in ("waveform", "labels", "speakers"):
+            assert torch.equal(getattr(batch, field), getattr(windows, field))
+
+
+def test_distributions_of_the_random_numbers_of_a_device():
+    clips = [np.full(LENGTH, 1.0)] * 10
+    source = make_source(clips, label_dropout=0.25, num_classes=3, num_speakers=5, gain_db=6.0, waveform_std=0.5)
+    batches = [on_device(source, step, range(16), 16) for step in range(200)]
+    noise = torch.cat([batch.noise for batch in batches])
+    assert noise.shape == (3200, 1, LENGTH)
+    assert abs(noise.mean()) < 0.01
+    assert abs(noise.std() - 1) < 0.01
+    timesteps = torch.stack([batch.timesteps for batch in batches])
+    assert (timesteps.min(), timesteps.max()) == (0, 199)
+    assert (torch.bincount(timesteps.flatten(), minlength=200) > 3).all()
+    assert (torch.stack([torch.bincount(row * 16 // 200, minlength=16) for row in timesteps]) <= 2).all()
+    decibels = 20 * torch.log10(torch.cat([batch.waveform for batch in batches]) * 0.5)
+    assert torch.equal(decibels.amin(-1), decibels.amax(-1))  # one gain per example
+    assert -6.001 < decibels.min() < -5.9 < 5.9 < decibels.max() < 6.001
+    dropped = torch.cat([batch.labels for batch in batches]) == 3
+    assert torch.equal(dropped, torch.cat([batch.speakers for batch in batches]) == 5)
+    assert abs(dropped.float().mean() - 0.25) < 0.03
+
+
 def test_each_epoch_has_every_recording_once_in_another_order():
     source = make_source(tones(7))
     seen = torch.cat([source.training_batch(step, range(4), 4).waveform[:, 0, 0] for step in range(7)]).reshape(4, 7)
