@@ -112,8 +112,9 @@ def count_training_step(model: Any, batch_size: int) -> Counts:
         loss.backward()
         norm = gradient_norm(model)
         clip = config.gradient_clip or 1.0
-        optimizer.step((norm / clip).clamp(min=1), (norm.isfinite() & loss.isfinite()).logical_not().float())
-        ema.update(model)
+        usable = norm.isfinite() & loss.isfinite()
+        optimizer.step((norm / clip).clamp(min=1), usable.logical_not().float())
+        ema.update_where(usable, model)
     model.zero_grad()
     return counts
 
