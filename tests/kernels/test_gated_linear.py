@@ -12,8 +12,8 @@ import sashimi_kernels as kernels
 pytest.importorskip("triton", reason="the triton package is not installed")
 
 BOUNDS = {torch.float32: (1e-5, 1e-5), torch.float16: (2e-3, 4e-3), torch.bfloat16: (1.6e-2, 4e-2)}
-# Batch, input channels, output channels, length: parts of a block, a block and more, no channel count a power of two.
-SIZES = [(2, 3, 5, 37), (1, 16, 16, 64), (3, 70, 35, 1), (1, 33, 68, 130), (0, 3, 5, 7)]
+# Batch, input channels, output channels, length: parts of a tile, several tiles and blocks, channels that no tile has.
+SIZES = [(2, 16, 48, 37), (3, 80, 32, 1), (1, 48, 80, 136), (2, 3, 5, 7), (0, 16, 16, 7)]
 
 
 def randn(*shape: int, seed: int = 0) -> Tensor:
@@ -128,15 +128,15 @@ def test_strides(assert_close: Callable, backend: str, layout: str) -> None:
         "sliced": lambda x: x.repeat(2, 1, 3)[::2, :, ::3],
         "expanded": lambda x: x[:1].expand_as(x),
     }[layout]
-    inputs = [strided(x) if x.ndim == 3 else x for x in make_inputs(2, 5, 4, 9, True, torch.float32)]
+    inputs = [strided(x) if x.ndim == 3 else x for x in make_inputs(2, 16, 32, 9, True, torch.float32)]
     check(assert_close, backend, inputs)
 
 
 @pytest.mark.parametrize("backend", ["torch", "triton"])
 def test_gradients_that_are_not_contiguous(backend: str) -> None:
     """The gradient of a sum has strides of zero; the gradient of a transposition is transposed."""
-    for cotangent in (torch.ones(()).expand(2, 4, 9), randn(2, 9, 4).transpose(1, 2)):
-        inputs = make_inputs(2, 5, 4, 9, True, torch.float32)
+    for cotangent in (torch.ones(()).expand(2, 32, 9), randn(2, 9, 32).transpose(1, 2)):
+        inputs = make_inputs(2, 16, 32, 9, True, torch.float32)
         actual = output_and_gradients(inputs, backend, cotangent)
         expected = output_and_gradients([x.double() for x in inputs], "reference", cotangent)
         for got, wanted in zip(actual, expected, strict=True):

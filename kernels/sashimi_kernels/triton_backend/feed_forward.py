@@ -28,13 +28,14 @@ from torch.nn import functional as F
 
 from sashimi_kernels.derivatives import no_second_derivative
 from sashimi_kernels.torch_backend.pointwise import pointwise
-from sashimi_kernels.triton_backend.arguments import pointers
+from sashimi_kernels.triton_backend.arguments import multiple, pointers
 from sashimi_kernels.triton_backend.channel_norm import layer_norm, scalar_norm
 from sashimi_kernels.triton_backend.launch import Launch
 from sashimi_kernels.triton_backend.pointwise_tiles import (
     Tile,
-    every_form,
+    aligned,
     fits,
+    forms,
     gelu,
     gelu_derivative,
     length_argument,
@@ -44,18 +45,30 @@ from sashimi_kernels.triton_backend.pointwise_tiles import (
     norm_parameters,
     normalize,
     padded,
+    rounded,
+    run,
     same_dtype,
+    shortened,
     split,
+    tile_of,
 )
 from sashimi_kernels.triton_backend.weight_gradient import Norm, n_shares, share_sums
 
-_HALF = {64: Tile(128, 64, 8, 2), 128: Tile(64, 64, 8, 2), 256: Tile(64, 64, 8, 1)}
-_SINGLE = {64: Tile(64, 32, 8, 1), 128: Tile(32, 32, 8, 1), 256: Tile(32, 32, 8, 1)}
-_TILES = {"*fp32": _SINGLE, "*fp16": _HALF, "*bf16": _HALF}
-_BACKWARD_HALF = {64: Tile(64, 64, 8, 2), 128: Tile(64, 64, 8, 2), 256: Tile(64, 64, 8, 1)}
-_BACKWARD_SINGLE = {64: Tile(32, 32, 8, 1), 128: Tile(32, 32, 8, 1), 256: Tile(32, 32, 8, 1)}
-_BACKWARD_TILES = {"*fp32": _BACKWARD_SINGLE, "*fp16": _BACKWARD_HALF, "*bf16": _BACKWARD_HALF}
-_SCALARS = {"epsilon": "fp32", "n_channels": "i32", "n_inner": "i32", "layer": "i32"}
+_TILES = {
+    "hopper": {64: Tile(128, 64, 8, 2), 128: Tile(64, 64, 8, 2), 256: Tile(64, 64, 8, 1)},
+    "ampere": {64: Tile(64, 64, 8, 1), 128: Tile(32, 64, 8, 1)},
+    "cdna": {64: Tile(64, 64, 8, 1), 128: Tile(64, 64, 8, 1)},
+    "rdna": {64: Tile(32, 64, 8, 1), 128: Tile(32, 32, 8, 1)},
+    "single": {64: Tile(32, 32, 8, 1), 128: Tile(32, 32, 8, 1)},
+}
+_BACKWARD_TILES = {
+    "hopper": {64: Tile(64, 64, 8, 2), 128: Tile(32, 64, 4, 1), 256: Tile(32, 64, 8, 1)},
+    "ampere": {64: Tile(64, 64, 8, 1), 128: Tile(32, 64, 8, 1)},
+    "cdna": {64: Tile(64, 64, 8, 1), 128: Tile(32, 64, 4, 1)},
+    "rdna": {64: Tile(32, 64, 8, 1), 128: Tile(32, 32, 8, 1)},
+    "single": {64: Tile(32, 32, 8, 1), 128: Tile(16, 32, 8, 1)},
+}
+_PARAMETERS = "norm_weight norm_offset input_weight input_bias output_weight output_bias"
 
 
 def feed_forward(
@@ -70,15 +83,16 @@ def feed_forward(
     output_bias: Tensor,
     skip: Tensor | None,
 ) -> Tensor:
-    """Return the output of the layer. More than 256 channels take the norm's kernel and PyTorch's products."""
+    """Return the output of the layer. Inputs that do not fit a tile take the norm's kernel and PyTorch's products."""
     layer = norm == "layer"
-    if not fits(x):
+    if not fits(x, input_weight.shape[0], _TILES, _BACKWARD_TILES):
         normalized = (layer_norm if layer else scalar_norm)(x, norm_weight, norm_offset, None, epsilon)
         inner = F.gelu(pointwise(normalized, input_weight, input_bias))
         y = x + pointwise(inner, output_weight, output_bias)
         return y if skip is None else y + skip
     parameters = same_dtype(x, norm_weight, norm_offset, input_weight, input_bias, output_weight, output_bias)
-    return _feed_forward(x, *parameters, None if skip is None else skip.to(x.dtype), epsilon, layer)
+    skip = None if skip is None else padded(skip.to(x.dtype))
+    return shortened(_feed_forward(padded(x), *parameters, skip, epsilon, layer), x)
 
 
 @torch.library.custom_op("sashimi_kernels::feed_forward", mutates_args=())
@@ -94,13 +108,13 @@ def _feed_forward(
     epsilon: float,
     layer: bool,
 ) -> Tensor:
-    x, y = x.contiguous(), x.new_empty(x.shape)
+    x, y = aligned(x), x.new_empty(x.shape)
     parameters = (norm_weight, norm_offset, input_weight, input_bias, output_weight, output_bias)
     arguments = {**_parameters(parameters), **_sizes(x, input_weight, epsilon, layer)}
-    arguments |= pointers(x=x, skip=x if skip is None else skip.contiguous(), y=y)
-    tile = _tile(_TILES, x)
+    arguments |= pointers(x=x, skip=x if skip is None else aligned(skip), y=y)
+    tile = tile_of(_TILES, x)
     grid = (triton.cdiv(x.shape[2], tile.positions), x.shape[0])
-    tile.run(feed_forward_kernel, grid, {**arguments, "has_skip": int(skip is not None)}, x, x.shape[1])
+    run(feed_forward_kernel, _TILES, grid, {**arguments, "has_skip": int(skip is not None)}, x)
     return y
 
 
@@ -123,23 +137,24 @@ def _feed_forward_backward(
     If not ``weights``, only the gradient of x is computed, and the others are empty.
     """
     (batch, n_channels, length), n_inner = x.shape, input_weight.shape[0]
-    x, dy, tile = x.contiguous(), dy.contiguous(), _tile(_BACKWARD_TILES, x)
+    x, dy, tile = aligned(x), aligned(dy), tile_of(_BACKWARD_TILES, x)
     grid = (triton.cdiv(length, tile.positions), batch)
     dx, g, dh = x.new_empty(x.shape), *x.new_empty(2, batch, n_inner, length)
     moments, norm_sums = (
         x.new_empty(shape, dtype=torch.float32) for shape in ((batch, 2, length), (batch, grid[0], 2, n_channels))
     )
-    parameters = (norm_weight, norm_offset, input_weight, input_bias, output_weight, output_bias)
+    weights_in, weights_out = rounded(x, input_weight, output_weight)
+    parameters = (norm_weight, norm_offset, weights_in, input_bias, weights_out, output_bias)
     arguments = {**_parameters(parameters), **_sizes(x, input_weight, epsilon, layer)}
     arguments |= pointers(dy=dy, x=x, dx=dx, g=g, dh=dh, moments=moments, norm_sums=norm_sums)
-    tile.run(feed_forward_backward_kernel, grid, arguments, x, n_channels)
+    run(feed_forward_backward_kernel, _BACKWARD_TILES, grid, arguments, x)
     if not weights:
         return dx, x.new_empty(0), x.new_empty(0)
     dnorm = norm_sums.sum((0, 1) if layer else (0, 1, 3)).flatten()
     n_input, n_output = input_weight.numel() + n_inner, output_weight.numel() + n_channels
     n_rows = n_shares(x, n_inner, n_channels)
     sums = x.new_empty(n_rows, n_input + n_output, dtype=torch.float32)
-    norm = Norm(moments, norm_weight.contiguous(), norm_offset.contiguous(), layer)
+    norm = Norm(moments, aligned(norm_weight), aligned(norm_offset), layer)
     share_sums(sums[:, :n_input], dh, x, norm=norm)
     share_sums(sums[:, n_input:], dy, g)
     return dx, dnorm.to(norm_weight.dtype), sums.sum(0).to(input_weight.dtype)
@@ -187,23 +202,19 @@ def _gradients(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
 _feed_forward.register_autograd(_gradients, setup_context=_keep_inputs)
 _feed_forward_backward.register_autograd(no_second_derivative("feed_forward"))
 
-_PARAMETERS = "norm_weight norm_offset input_weight input_bias output_weight output_bias"
-
 
 def launches() -> Iterator[Launch]:
     """Yield every form in which the kernels of this module are launched."""
-    scalars = {**_SCALARS, "has_skip": "i32"}
-    yield from every_form(feed_forward_kernel, _TILES, "x skip y", _PARAMETERS, "", scalars)
-    features, sums = "dy x dx g dh", "moments norm_sums"
-    yield from every_form(feed_forward_backward_kernel, _BACKWARD_TILES, features, _PARAMETERS, sums, _SCALARS)
-
-
-def _tile(tiles: dict[str, dict[int, Tile]], x: Tensor) -> Tile:
-    return tiles["*fp32" if x.dtype == torch.float32 else "*fp16"][padded(x.shape[1])]
+    sizes, epsilon = "n_channels n_inner layer", {"epsilon": "fp32"}
+    names = ("x skip y", _PARAMETERS, "")
+    yield from forms(feed_forward_kernel, _TILES, names, f"{sizes} has_skip", epsilon)
+    features, parameters = "dy x dx g dh input_weight output_weight", "norm_weight norm_offset input_bias output_bias"
+    names = (features, parameters, "moments norm_sums")
+    yield from forms(feed_forward_backward_kernel, _BACKWARD_TILES, names, sizes, epsilon)
 
 
 def _parameters(parameters: tuple[Tensor, ...]) -> dict[str, Tensor]:
-    return pointers(**{name: x.contiguous() for name, x in zip(_PARAMETERS.split(), parameters, strict=True)})
+    return pointers(**{name: aligned(x) for name, x in zip(_PARAMETERS.split(), parameters, strict=True)})
 
 
 def _sizes(x: Tensor, input_weight: Tensor, epsilon: float, layer: bool) -> dict[str, Any]:
@@ -232,10 +243,10 @@ def feed_forward_kernel(
     CHANNELS: tl.constexpr,
     ROWS: tl.constexpr,
     POSITIONS: tl.constexpr,
-    UNIT: tl.constexpr,
+    ALIGNED: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    length = length * UNIT
+    length = multiple(length, ALIGNED)
     dtype: tl.constexpr = x_ptr.dtype.element_ty
     channels, positions = tl.arange(0, CHANNELS), tl.program_id(0) * POSITIONS + tl.arange(0, POSITIONS)
     channel_mask, position_mask = channels < n_channels, positions < length
@@ -279,10 +290,10 @@ def feed_forward_backward_kernel(
     CHANNELS: tl.constexpr,
     ROWS: tl.constexpr,
     POSITIONS: tl.constexpr,
-    UNIT: tl.constexpr,
+    ALIGNED: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    length = length * UNIT
+    length = multiple(length, ALIGNED)
     dtype: tl.constexpr = x_ptr.dtype.element_ty
     channels, positions = tl.arange(0, CHANNELS), tl.program_id(0) * POSITIONS + tl.arange(0, POSITIONS)
     channel_mask, position_mask = channels < n_channels, positions < length

@@ -7,7 +7,7 @@ The backward pass recomputes a and s = sigmoid(b) from x, the only signal that i
 
     da = dy s    db = dy a s (1 - s)    dx = (Wᵀ (da, db)) GELU'(x)    dW = Σ (da, db) GELU(x)ᵀ    dc = Σ (da, db)
 
-One kernel writes dx and (da, db), a second one sums dW and dc over shares of the positions, and PyTorch adds the shares.
+One kernel writes dx and (da, db), a second one sums dW and dc over shares of the positions, and PyTorch adds these.
 """
 
 from collections.abc import Iterator
@@ -21,72 +21,83 @@ from torch.nn import functional as F
 
 from sashimi_kernels.derivatives import no_second_derivative
 from sashimi_kernels.torch_backend.pointwise import pointwise
-from sashimi_kernels.triton_backend.arguments import pointers
+from sashimi_kernels.triton_backend.arguments import multiple, pointers
 from sashimi_kernels.triton_backend.gated_residual import gated_residual
 from sashimi_kernels.triton_backend.launch import Launch
 from sashimi_kernels.triton_backend.pointwise_tiles import (
     Tile,
-    every_form,
+    aligned,
     fits,
+    forms,
     gelu,
     gelu_derivative,
     length_argument,
     load_bias,
     load_weight,
     padded,
+    rounded,
+    run,
     same_dtype,
+    shortened,
     split,
+    tile_of,
 )
 from sashimi_kernels.triton_backend.weight_gradient import n_shares, share_sums
 
-_HALF = {64: Tile(128, 64, 8, 2), 128: Tile(128, 64, 8, 2), 256: Tile(64, 64, 8, 2)}
-_SINGLE = {64: Tile(64, 32, 8, 1), 128: Tile(32, 32, 8, 1), 256: Tile(32, 32, 8, 1)}
-_TILES = {"*fp32": _SINGLE, "*fp16": _HALF, "*bf16": _HALF}
-_BACKWARD_HALF = {64: Tile(64, 64, 8, 2), 128: Tile(64, 64, 8, 2), 256: Tile(64, 64, 8, 2)}
-_BACKWARD_SINGLE = {64: Tile(64, 32, 8, 1), 128: Tile(32, 32, 8, 1), 256: Tile(32, 32, 8, 1)}
-_BACKWARD_TILES = {"*fp32": _BACKWARD_SINGLE, "*fp16": _BACKWARD_HALF, "*bf16": _BACKWARD_HALF}
-_SCALARS = {"n_inputs": "i32", "n_outputs": "i32", "has_residual": "i32"}
+_TILES = {
+    "hopper": {64: Tile(128, 64, 8, 2), 128: Tile(128, 64, 8, 2), 256: Tile(64, 64, 8, 2)},
+    "ampere": {64: Tile(128, 64, 8, 2), 128: Tile(128, 64, 8, 1)},
+    "cdna": {64: Tile(128, 64, 8, 1), 128: Tile(64, 64, 8, 1)},
+    "rdna": {64: Tile(64, 64, 8, 1), 128: Tile(64, 64, 8, 1)},
+    "single": {64: Tile(64, 32, 8, 1), 128: Tile(32, 32, 8, 1)},
+}
+_BACKWARD_TILES = {
+    "hopper": {64: Tile(64, 64, 8, 2), 128: Tile(64, 64, 8, 2), 256: Tile(64, 64, 8, 2)},
+    "ampere": {64: Tile(64, 64, 8, 1), 128: Tile(32, 64, 8, 1)},
+    "cdna": {64: Tile(64, 64, 8, 1), 128: Tile(64, 64, 8, 1)},
+    "rdna": {64: Tile(32, 64, 8, 1), 128: Tile(32, 32, 8, 1)},
+    "single": {64: Tile(32, 32, 8, 1), 128: Tile(32, 32, 8, 1)},
+}
 # Programs that occupy the largest GPUs. With fewer tiles of positions, several programs share the output channels.
 _PROGRAMS = 256
 
 
 def gated_linear(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | None) -> Tensor:
-    """Return residual + a · sigmoid(b). More than 256 input channels take PyTorch's product and the gate's kernel."""
-    if not fits(x):
+    """Return residual + a · sigmoid(b). Inputs that do not fit a tile take PyTorch's product and the gate's kernel."""
+    if not fits(x, weight.shape[0] // 2, _TILES, _BACKWARD_TILES):
         y = pointwise(F.gelu(x), weight, bias)
         return F.glu(y, dim=1) if residual is None else gated_residual(y, residual)
     weight, bias = same_dtype(x, weight, bias)
-    if residual is None or residual.dtype == x.dtype:
-        return _gated_linear(x, weight, bias, residual)
-    return (residual + _gated_linear(x, weight, bias, None)).to(residual.dtype)
+    fused = residual is not None and residual.dtype == x.dtype
+    y = shortened(_gated_linear(padded(x), weight, bias, padded(residual) if fused else None), x)
+    return y if fused or residual is None else (residual + y).to(residual.dtype)
 
 
 @torch.library.custom_op("sashimi_kernels::gated_linear", mutates_args=())
 def _gated_linear(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | None) -> Tensor:
-    batch, n_inputs, length = x.shape
-    n_outputs, tile = weight.shape[0] // 2, _tile(_TILES, x)
-    x, y = x.contiguous(), x.new_empty(batch, n_outputs, length)
-    tensors = pointers(x=x, weight=weight.contiguous(), bias=bias.contiguous(), y=y)
-    tensors |= pointers(residual=x if residual is None else residual.contiguous())
+    batch, _, length = x.shape
+    n_outputs, tile = weight.shape[0] // 2, tile_of(_TILES, x)
+    x, y = aligned(x), x.new_empty(batch, n_outputs, length)
+    tensors = pointers(x=x, weight=aligned(weight), bias=aligned(bias), y=y)
+    tensors |= pointers(residual=x if residual is None else aligned(residual))
     sizes = {**_sizes(x, n_outputs), "has_residual": int(residual is not None)}
     n_tiles = triton.cdiv(length, tile.positions)
     n_groups = min(triton.cdiv(n_outputs, tile.rows), max(1, _PROGRAMS // max(1, n_tiles * batch)))
-    tile.run(gated_linear_kernel, (n_tiles, n_groups, batch), {**tensors, **sizes}, x, n_inputs)
+    run(gated_linear_kernel, _TILES, (n_tiles, n_groups, batch), {**tensors, **sizes}, x)
     return y
 
 
 @torch.library.custom_op("sashimi_kernels::gated_linear_backward", mutates_args=())
-def _gated_linear_backward(
-    dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor, weights: bool
-) -> tuple[Tensor, Tensor]:
+def _gated_linear_backward(dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor, weights: bool) -> tuple[Tensor, Tensor]:
     """Return the gradient of x and, if ``weights``, those of weight and bias one after the other, otherwise nothing."""
-    batch, n_inputs, length = x.shape
-    n_outputs, tile = weight.shape[0] // 2, _tile(_BACKWARD_TILES, x)
-    x, dy = x.contiguous(), dy.contiguous()
+    batch, _, length = x.shape
+    n_outputs, tile = weight.shape[0] // 2, tile_of(_BACKWARD_TILES, x)
+    x, dy = aligned(x), aligned(dy)
     dx, dz = x.new_empty(x.shape), x.new_empty(batch, 2 * n_outputs, length)
-    tensors = pointers(dy=dy, x=x, weight=weight.contiguous(), bias=bias.contiguous(), dx=dx, dz=dz)
+    (rounded_weight,) = rounded(x, weight)
+    tensors = pointers(dy=dy, x=x, weight=rounded_weight, bias=aligned(bias), dx=dx, dz=dz)
     grid = (triton.cdiv(length, tile.positions), batch)
-    tile.run(gated_linear_backward_kernel, grid, {**tensors, **_sizes(x, n_outputs)}, x, n_inputs)
+    run(gated_linear_backward_kernel, _BACKWARD_TILES, grid, {**tensors, **_sizes(x, n_outputs)}, x)
     if not weights:
         return dx, weight.new_empty(0)
     sums = x.new_empty(n_shares(x, *weight.shape), weight.numel() + bias.numel(), dtype=torch.float32)
@@ -125,13 +136,10 @@ _gated_linear_backward.register_autograd(no_second_derivative("gated_linear"))
 
 def launches() -> Iterator[Launch]:
     """Yield every form in which the kernels of this module are launched."""
-    yield from every_form(gated_linear_kernel, _TILES, "x residual y", "weight bias", "", _SCALARS)
-    sizes = {"n_inputs": "i32", "n_outputs": "i32"}
-    yield from every_form(gated_linear_backward_kernel, _BACKWARD_TILES, "dy x dx dz", "weight bias", "", sizes)
-
-
-def _tile(tiles: dict[str, dict[int, Tile]], x: Tensor) -> Tile:
-    return tiles["*fp32" if x.dtype == torch.float32 else "*fp16"][padded(x.shape[1])]
+    names = ("x residual y", "weight bias", "")
+    yield from forms(gated_linear_kernel, _TILES, names, "n_inputs n_outputs has_residual")
+    names = ("dy x dx dz weight", "bias", "")
+    yield from forms(gated_linear_backward_kernel, _BACKWARD_TILES, names, "n_inputs n_outputs")
 
 
 def _sizes(x: Tensor, n_outputs: int) -> dict[str, int]:
@@ -153,10 +161,10 @@ def gated_linear_kernel(
     CHANNELS: tl.constexpr,
     ROWS: tl.constexpr,
     POSITIONS: tl.constexpr,
-    UNIT: tl.constexpr,
+    ALIGNED: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    length = length * UNIT
+    length = multiple(length, ALIGNED)
     dtype: tl.constexpr = x_ptr.dtype.element_ty
     channels, positions = tl.arange(0, CHANNELS), tl.program_id(0) * POSITIONS + tl.arange(0, POSITIONS)
     pid_batch, position_mask = tl.program_id(2).to(tl.int64), positions < length
@@ -170,8 +178,8 @@ def gated_linear_kernel(
         rows = start + tl.arange(0, ROWS)
         offsets = rows[:, None] * length + positions[None, :]
         mask = (rows < n_outputs)[:, None] & position_mask[None, :]
-        a_weight, a = _linear(x, weight_ptr, bias_ptr, rows, channels, n_outputs, n_inputs, PRECISION)
-        b_weight, b = _linear(x, gate_weight_ptr, gate_bias_ptr, rows, channels, n_outputs, n_inputs, PRECISION)
+        _, a = _linear(x, weight_ptr, bias_ptr, rows, channels, n_outputs, n_inputs, PRECISION)
+        _, b = _linear(x, gate_weight_ptr, gate_bias_ptr, rows, channels, n_outputs, n_inputs, PRECISION)
         y = a * tl.sigmoid(b)
         y += tl.load(residual_ptr + offsets, mask & (has_residual != 0), other=0.0).to(tl.float32)
         tl.store(y_ptr + offsets, y.to(dtype), mask)
@@ -191,10 +199,10 @@ def gated_linear_backward_kernel(
     CHANNELS: tl.constexpr,
     ROWS: tl.constexpr,
     POSITIONS: tl.constexpr,
-    UNIT: tl.constexpr,
+    ALIGNED: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    length = length * UNIT
+    length = multiple(length, ALIGNED)
     dtype: tl.constexpr = x_ptr.dtype.element_ty
     channels, positions = tl.arange(0, CHANNELS), tl.program_id(0) * POSITIONS + tl.arange(0, POSITIONS)
     pid_batch, position_mask = tl.program_id(1).to(tl.int64), positions < length
@@ -222,7 +230,9 @@ def gated_linear_backward_kernel(
         dx = tl.dot(tl.trans(a_weight), da.to(dtype), dx, input_precision=PRECISION)
         dx = tl.dot(tl.trans(b_weight), db.to(dtype), dx, input_precision=PRECISION)
     x = tl.load(x_ptr + x_offsets, x_mask, other=0.0)
-    tl.store(dx_ptr + pid_batch * n_inputs * length + x_offsets, (dx * gelu_derivative(x.to(tl.float32))).to(dtype), x_mask)
+    tl.store(
+        dx_ptr + pid_batch * n_inputs * length + x_offsets, (dx * gelu_derivative(x.to(tl.float32))).to(dtype), x_mask
+    )
 
 
 @triton.jit

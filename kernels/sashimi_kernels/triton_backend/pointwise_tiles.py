@@ -2,24 +2,38 @@
 
 A tile has all channels, padded to a power of two, of some positions. Half-precision products are exact and summed in
 float32. Float32 products have the precision of :func:`matrix_precision`.
+
+All accesses are 16 bytes wide: numbers of channels are multiples of 16, lengths are padded to multiples of 8, addresses
+are multiples of 16. Tiles of this size would not fit the registers with an address for every element.
 """
 
+import functools
 import itertools
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from torch.nn import functional as F
 
-from sashimi_kernels.triton_backend.arguments import FLOATS, pointers
+from sashimi_kernels.hardware import HARDWARE, RDNA
+from sashimi_kernels.triton_backend.arguments import FLOATS, is_rdna, pointers
 from sashimi_kernels.triton_backend.chunk_tiles import matrix_precision
 from sashimi_kernels.triton_backend.launch import Launch, launch
 
-# Channels of a tile. Larger inputs do not fit the registers and the shared memory of a multiprocessor.
-CHANNELS = (64, 128, 256)
-_UNIT = 8
+# GPUs by the size of the tiles that fit their registers. Tiles of float32 features are equal for all of them.
+_TARGETS = {
+    "hopper": ("cuda:90", "cuda:100"),
+    "ampere": ("cuda:80", "cuda:86", "cuda:89"),
+    "cdna": tuple(name for name in HARDWARE if name.startswith("hip") and name not in RDNA),
+    "rdna": RDNA,
+    "single": (),
+}
+_CHANNEL_MULTIPLE = 16
+# Half-precision elements of 16 bytes; compilation assumes aligned arguments if a kernel has this constant.
+ALIGNED = {"ALIGNED": 8}
 
 
 class Tile(NamedTuple):
@@ -36,37 +50,57 @@ class Tile(NamedTuple):
     num_warps: int
     num_stages: int
 
-    def run(self, kernel: Any, grid: tuple[int, ...], arguments: dict[str, Any], x: Tensor, n_channels: int) -> None:
-        """Launch a kernel whose tiles have the channels and the dtype of ``x``, (B, channels, L)."""
-        constants = self._constants(x.dtype, padded(n_channels), unit_of(x))
-        launch(kernel, grid, arguments, constants, self.num_warps, self.num_stages)
-
-    def form(self, kernel: Any, types: dict[str, str], dtype: str, n_channels: int, unit: int) -> Launch:
-        """Return the description of such a launch."""
-        constants = self._constants(dtype, n_channels, unit)
-        return Launch(kernel, types, constants, self.num_warps, self.num_stages, matrix=True)
-
-    def _constants(self, dtype: torch.dtype | str, n_channels: int, unit: int) -> dict[str, Any]:
+    def constants(self, dtype: torch.dtype | str, n_channels: int) -> dict[str, Any]:
+        """Return the constants of a kernel for this dtype and padded number of channels."""
         blocks = {"CHANNELS": n_channels, "ROWS": self.rows, "POSITIONS": self.positions}
-        return {**blocks, "UNIT": unit, "PRECISION": matrix_precision(dtype)}
+        return {**blocks, **ALIGNED, "PRECISION": matrix_precision(dtype)}
 
 
-def fits(x: Tensor) -> bool:
-    """Return whether a tile holds all channels of ``x``, (B, channels, L)."""
-    return x.shape[1] <= CHANNELS[-1]
+Tiles: TypeAlias = dict[str, dict[int, Tile]]
+"""The tiles of a kernel by GPU and padded number of channels."""
 
 
-def padded(n_channels: int) -> int:
-    """Return the number of channels of a tile that holds ``n_channels``."""
-    return next(channels for channels in CHANNELS if n_channels <= channels)
+def fits(x: Tensor, n_others: int, *tiles: Tiles) -> bool:
+    """Return whether tiles of all kernels hold all channels of ``x``, (B, channels, L), and accesses are wide.
 
-
-def unit_of(x: Tensor) -> int:
-    """Return 8 if the length is divisible by 8, otherwise 1.
-
-    Triton itself recognizes divisibility by 16 only. Kernels receive the length in this unit.
+    ``n_others`` is the size of the other axis of the weights.
     """
-    return _UNIT if x.shape[-1] % _UNIT == 0 else 1
+    wide = all(n_channels % _CHANNEL_MULTIPLE == 0 for n_channels in (x.shape[1], n_others))
+    return wide and all(x.shape[1] <= max(of_kernel[_gpu(x)], default=0) for of_kernel in tiles)
+
+
+def padded(x: Tensor) -> Tensor:
+    """Return ``x``, (B, channels, L), with copies of the last sample up to a length that is a multiple of 8.
+
+    They are no zeros, which a norm with a small epsilon would scale up.
+    """
+    missing = -x.shape[-1] % ALIGNED["ALIGNED"]
+    return F.pad(x, (0, missing), mode="replicate") if missing else x
+
+
+def shortened(y: Tensor, x: Tensor) -> Tensor:
+    """Return the first samples of ``y``, as many as ``x`` has."""
+    # A slice of everything would be copied in the backward pass.
+    return y if y.shape[-1] == x.shape[-1] else y[..., : x.shape[-1]]
+
+
+def aligned(x: Tensor) -> Tensor:
+    """Return ``x`` in contiguous memory at an address that is a multiple of 16."""
+    x = x.contiguous()
+    return x.clone() if x.storage_offset() * x.element_size() % 16 else x
+
+
+def tile_of(tiles: Tiles, x: Tensor) -> Tile:
+    """Return the smallest tile that holds all channels of ``x``, (B, channels, L)."""
+    fitting = tiles[_gpu(x)]
+    return fitting[_n_channels(fitting, x)]
+
+
+def run(kernel: Any, tiles: Tiles, grid: tuple[int, ...], arguments: dict[str, Any], x: Tensor) -> None:
+    """Launch a kernel whose tiles have the channels and the dtype of ``x``."""
+    tile = tile_of(tiles, x)
+    constants = tile.constants(x.dtype, _n_channels(tiles[_gpu(x)], x))
+    launch(kernel, grid, arguments, constants, tile.num_warps, tile.num_stages)
 
 
 def length_argument(x: Tensor, widest: int) -> dict[str, int]:
@@ -77,13 +111,22 @@ def length_argument(x: Tensor, widest: int) -> dict[str, int]:
     """
     if widest * x.shape[-1] >= 2**31:
         raise ValueError(f"{widest} channels of {x.shape[-1]} samples have more than 2³¹ elements per batch element")
-    return {"length": x.shape[-1] // unit_of(x)}
+    return {"length": x.shape[-1]}
 
 
 def same_dtype(x: Tensor, *parameters: Tensor) -> list[Tensor]:
-    """Return the parameters in the dtype of ``x`` if all have it, otherwise in float32. Kernels round them to it."""
+    """Return the parameters in the dtype of ``x`` if all have it, otherwise in float32."""
     dtype = x.dtype if all(parameter.dtype == x.dtype for parameter in parameters) else torch.float32
     return [parameter.to(dtype) for parameter in parameters]
+
+
+def rounded(x: Tensor, *weights: Tensor) -> list[Tensor]:
+    """Return aligned weights in the dtype of ``x``, from one launch if they have another one."""
+    if all(weight.dtype == x.dtype for weight in weights):
+        return [aligned(weight) for weight in weights]
+    results = [weight.new_empty(weight.shape, dtype=x.dtype) for weight in weights]
+    torch._foreach_copy_(results, list(weights))
+    return results
 
 
 def split(gradients: Tensor, *parameters: Tensor) -> list[Tensor | None]:
@@ -99,15 +142,53 @@ def dtypes() -> Iterator[tuple[str, str]]:
     yield from ((x, parameters) for x in FLOATS for parameters in dict.fromkeys(("*fp32", x)))
 
 
-def every_form(
-    kernel: Any, tiles: dict[str, dict[int, Tile]], features: str, parameters: str, sums: str, scalars: dict[str, str]
+def forms(
+    kernel: Any, tiles: Tiles, names: tuple[str, str, str], integers: str, scalars: dict[str, str] | None = None
 ) -> Iterator[Launch]:
-    """Yield every form of a kernel; ``features``, ``parameters`` and float32 ``sums`` are names of tensors."""
-    for (x, weight), unit in itertools.product(dtypes(), (1, _UNIT)):
-        names = {**dict.fromkeys(features.split(), x), **dict.fromkeys(parameters.split(), weight)}
-        types = {**pointers(**names, **dict.fromkeys(sums.split(), "*fp32")), "length": "i32", **scalars}
-        for n_channels, tile in tiles[x].items():
-            yield tile.form(kernel, types, x, n_channels, unit)
+    """Yield every form of a kernel.
+
+    Args:
+        kernel: the kernel.
+        tiles: its tiles.
+        names: tensors in the dtype of the features, in the dtype of the parameters, and in float32.
+        integers: integers except the length.
+        scalars: types of other numbers.
+    """
+    features, parameters, sums = (name.split() for name in names)
+    for (x, parameter), gpu in itertools.product(dtypes(), tiles):
+        if (gpu == "single") != (x == "*fp32"):
+            continue
+        tensors = {**dict.fromkeys(features, x), **dict.fromkeys(parameters, parameter), **dict.fromkeys(sums, "*fp32")}
+        numbers = {**dict.fromkeys([*integers.split(), "length"], "i32"), **(scalars or {})}
+        for n_channels, tile in tiles[gpu].items():
+            constants = tile.constants(x, n_channels)
+            options = {"num_warps": tile.num_warps, "num_stages": tile.num_stages}
+            yield Launch(
+                kernel,
+                {**pointers(**tensors), **numbers},
+                constants,
+                **options,
+                matrix=True,
+                targets=_TARGETS[gpu],
+            )
+
+
+def _gpu(x: Tensor) -> str:
+    return "single" if x.dtype == torch.float32 else _architecture(x.device)
+
+
+@functools.cache
+def _architecture(device: torch.device) -> str:
+    """Return the key of ``_TARGETS`` of a device. Tensors without data and the interpreter count as "hopper"."""
+    if device.type != "cuda":
+        return "hopper"
+    if torch.version.hip is not None:
+        return "rdna" if is_rdna(device) else "cdna"
+    return "hopper" if torch.cuda.get_device_capability(device) >= (9, 0) else "ampere"
+
+
+def _n_channels(tiles: dict[int, Tile], x: Tensor) -> int:
+    return min(n_channels for n_channels in tiles if x.shape[1] <= n_channels)
 
 
 @triton.jit
@@ -155,7 +236,7 @@ def moments(x, channel_mask, position_mask, epsilon, n_channels):
 
 @triton.jit
 def norm_parameters(weight_ptr, offset_ptr, channels, n_channels, layer):
-    """Return weight and offset per channel, float32 (CHANNELS, 1); ``layer`` is 1 for the layer norm, 0 for the scalar."""
+    """Return weight and offset per channel, float32 (CHANNELS, 1); ``layer`` is 1 in the layer norm, else 0."""
     mask = channels < n_channels
     weight = tl.load(weight_ptr + channels * layer, mask, other=0.0).to(tl.float32)
     return weight[:, None], tl.load(offset_ptr + channels * layer, mask, other=0.0).to(tl.float32)[:, None]

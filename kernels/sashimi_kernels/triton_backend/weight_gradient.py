@@ -14,21 +14,22 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from sashimi_kernels.triton_backend.arguments import pointers
+from sashimi_kernels.triton_backend.arguments import multiple, pointers
+from sashimi_kernels.triton_backend.chunk_tiles import matrix_precision
 from sashimi_kernels.triton_backend.launch import Launch, launch
 from sashimi_kernels.triton_backend.pointwise_tiles import (
+    ALIGNED,
     dtypes,
     gelu,
     length_argument,
-    matrix_precision,
     normalize,
-    unit_of,
 )
 
 # Enough programs for the largest GPUs. The number is fixed, so that all GPUs add the same shares.
 _PROGRAMS = 256
 _HALF = {"ROWS": 128, "COLUMNS": 64, "POSITIONS": 64}
 _SINGLE = {"ROWS": 64, "COLUMNS": 64, "POSITIONS": 32}
+_OPTIONS = {"num_warps": 4, "num_stages": 3}
 
 
 class Norm:
@@ -61,8 +62,8 @@ def share_sums(sums: Tensor, dy: Tensor, x: Tensor, gelu: bool = False, norm: No
 
     Args:
         sums: float32 (shares, O · K + O), rows may be parts of longer rows: dW and then db of each share.
-        dy: gradient of the output, contiguous (B, O, L).
-        x: input, contiguous (B, K, L).
+        dy: gradient of the output, aligned (B, O, L).
+        x: input, aligned (B, K, L).
         gelu: f is the exact GELU.
         norm: f is this norm. Without both, f is the identity.
     """
@@ -75,8 +76,9 @@ def share_sums(sums: Tensor, dy: Tensor, x: Tensor, gelu: bool = False, norm: No
     arguments["tiles_per_share"] = triton.cdiv(_n_tiles(x, tile), n_rows) if n_rows else 0
     arguments["layer"] = int(norm is not None and norm.layer)
     on_load = "gelu" if gelu else "identity" if norm is None else "norm"
+    constants = _constants(x.dtype, on_load)
     grid = (triton.cdiv(n_inputs, tile["COLUMNS"]), triton.cdiv(n_outputs, tile["ROWS"]), n_rows)
-    launch(weight_gradient_kernel, grid, arguments, _constants(x.dtype, on_load, unit_of(x)), num_warps=4, num_stages=3)
+    launch(weight_gradient_kernel, grid, arguments, constants, **_OPTIONS)
 
 
 def launches() -> Iterator[Launch]:
@@ -89,9 +91,8 @@ def launches() -> Iterator[Launch]:
             norm = pointers(moments="*fp32", norm_weight=parameter, norm_offset=parameter)
             absent = {} if on_load == "norm" else _NO_NORM
             types = {**pointers(dy=x, x=x, sums="*fp32"), **({} if absent else norm), **dict.fromkeys(names, "i32")}
-            for unit in (1, 8):
-                constants = {**_constants(x, on_load, unit), **absent}
-                yield Launch(weight_gradient_kernel, types, constants, num_warps=4, num_stages=3, matrix=True)
+            constants = {**_constants(x, on_load), **absent}
+            yield Launch(weight_gradient_kernel, types, constants, **_OPTIONS, matrix=True)
 
 
 def _tile(dtype: torch.dtype | str) -> dict[str, int]:
@@ -102,8 +103,8 @@ def _n_tiles(x: Tensor, tile: dict[str, int]) -> int:
     return x.shape[0] * triton.cdiv(x.shape[2], tile["POSITIONS"])
 
 
-def _constants(dtype: torch.dtype | str, on_load: str, unit: int) -> dict[str, Any]:
-    return {**_tile(dtype), "ON_LOAD": on_load, "UNIT": unit, "PRECISION": matrix_precision(dtype)}
+def _constants(dtype: torch.dtype | str, on_load: str) -> dict[str, Any]:
+    return {**_tile(dtype), **ALIGNED, "ON_LOAD": on_load, "PRECISION": matrix_precision(dtype)}
 
 
 @triton.jit
@@ -125,10 +126,10 @@ def weight_gradient_kernel(
     COLUMNS: tl.constexpr,
     POSITIONS: tl.constexpr,
     ON_LOAD: tl.constexpr,
-    UNIT: tl.constexpr,
+    ALIGNED: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    length = length * UNIT
+    length = multiple(length, ALIGNED)
     rows = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
     columns = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     row_mask, column_mask = rows < n_outputs, columns < n_inputs
