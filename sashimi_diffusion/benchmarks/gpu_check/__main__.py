@@ -57,7 +57,7 @@ def check(parts: Sequence[Part], setting: Setting, heading: dict[str, str], seco
     """Run parts, print their rows, write the report after every row, and return 1 if a part failed or was stopped."""
     out = Path(setting.out)
     outcomes: list[Outcome] = []
-    printed: set[Row | tuple] = set()
+    printed: dict[tuple[str, str, str], Row] = {}
     write_report(out, heading, outcomes)
     for outcomes in run_parts(parts, setting, seconds):
         write_report(out, heading, outcomes)
@@ -66,12 +66,12 @@ def check(parts: Sequence[Part], setting: Setting, heading: dict[str, str], seco
     return int(any(outcome.status in ("failed", "stopped") for outcome in outcomes))
 
 
-def _print(outcome: Outcome, printed: set) -> None:
-    """Print the rows that were not printed before, and the end of a part."""
+def _print(outcome: Outcome, printed: dict[tuple[str, str, str], Row]) -> None:
+    """Print new rows, and at the end of a part also those that were replaced, and how it ended."""
     for row in outcome.rows:
         key = (outcome.part, row.name, row.variant)
-        if key not in printed:
-            printed.add(key)
+        if key not in printed or (outcome.status != "running" and printed[key] != row):
+            printed[key] = row
             value = number(row.value, row.unit) if row.problem is None else row.problem
             print(f"  {', '.join(filter(None, (row.name, row.variant)))}: {value}", flush=True)
     if outcome.status != "running":

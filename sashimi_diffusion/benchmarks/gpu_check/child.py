@@ -17,7 +17,6 @@ def main() -> None:
     module, function = task["target"].split(":")
     measure = getattr(importlib.import_module(module), function)
     for row in measure(Setting(**task["setting"]), *task["arguments"]):
-        print(row, flush=True)
         append_row(rows_file, row)
 
 

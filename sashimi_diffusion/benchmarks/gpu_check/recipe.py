@@ -72,7 +72,10 @@ def _write_recordings(folder: Path) -> None:
 def _config(folder: Path, run: str, optimizer: str, precision: str, setting: Setting) -> DiffusionConfig:
     """Return the config of the recipe for a run of some seconds without validation, samples and checkpoints."""
     training = ["validate_every=0", "sample_every=0", "checkpoint_every=1000000", "trackers=[]"]
-    training += [f"mixed_precision={precision}", *(["steps=4", "batch_size=2", "log_every=1"] if setting.tiny else [])]
+    training += [
+        f"mixed_precision={precision}",
+        *(["steps=3", "batch_size=2", "log_every=1", "cpu_threads=1"] if setting.tiny else []),
+    ]
     overrides = [f"training.{override}" for override in training]
     overrides += [f"data.path={folder / 'recordings'}", f"output_dir={folder / run}", f"optimizer.name={optimizer}"]
     overrides += ["optimizer.lr=1.0e-3"] if optimizer == "adamw" else []
