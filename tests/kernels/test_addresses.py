@@ -64,7 +64,7 @@ def initial_states() -> None:
 
 def linear_maps() -> None:
     """Channels that fill a part of a tile; several blocks of weights and tiles of positions."""
-    for workload in workloads(Sizes(2, 80, 1, 136), torch.float32, "cpu"):
+    for workload in workloads(Sizes(2, 16, 1, 40), torch.float32, "cpu"):
         if workload.operation in ("gated_linear", "feed_forward"):
             workload.backward("triton")
 
