@@ -1,11 +1,12 @@
-# `make sample` generates audio with the bundled pipeline, `make test` runs checks and tests, `make docs` builds the site.
+# `make sample` generates audio with the bundled pipeline, `make test` runs checks and tests, `make docs` builds the site,
+# `make gpu-check` tests and measures everything on a GPU.
 # Each installs the project into .venv first.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: sample test test-slow lint docs clean
+.PHONY: sample test test-slow gpu-check lint docs clean
 
 sample: $(VENV)/.installed
 	$(BIN)/sashimi-sample --steps 200 --out samples
@@ -15,6 +16,9 @@ test: $(VENV)/.installed-test lint
 
 test-slow: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m slow
+
+gpu-check: $(VENV)/.installed-test
+	$(BIN)/python -m sashimi_diffusion.benchmarks.gpu_check
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

@@ -29,6 +29,7 @@ FLOORS = {
             "discretization",
             "errors",
             "hardware",
+            "layout",
             "measuring",
             "meta_device",
             "shapes",

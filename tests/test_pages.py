@@ -14,7 +14,7 @@ import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 GUIDES = ["getting-started", "train-on-your-recordings", "autoregressive-models", "vocoder", "evaluation"]
-GUIDES += ["official-checkpoints", "results", "architecture"]
+GUIDES += ["official-checkpoints", "results", "architecture", "gpu"]
 PAGES = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in GUIDES)]
 SET_UP = ("make", "pip", "python3 -m venv")
 

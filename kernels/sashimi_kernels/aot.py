@@ -5,8 +5,8 @@
     python -m sashimi_kernels.aot --markdown
 
 Every form of a kernel (types, constants) is compiled under each assumption on its arguments: ``any``, ``contiguous``,
-``aligned`` and ``ones`` (see :mod:`sashimi_kernels.compilation`). The exit code is 1 if a kernel does not compile, spills registers, exceeds the
-shared memory of a block, or does not use the matrix units that its design requires.
+``aligned`` and ``ones`` (see :mod:`sashimi_kernels.compilation`). The exit code is 1 if a kernel does not compile,
+spills registers, exceeds the shared memory of a block, or does not use the matrix units that its design requires.
 """
 
 import functools

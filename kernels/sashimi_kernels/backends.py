@@ -4,7 +4,8 @@
 backend is
 
 - ``torch`` for float64, for all devices except CUDA and ROCm devices, and if Triton cannot run;
-- the faster of ``torch`` and ``triton`` if ``python -m sashimi_kernels.benchmark --device cuda`` has measured them;
+- the faster of ``torch`` and ``triton`` if ``python -m sashimi_kernels.benchmark --device cuda`` has measured them, or
+  if the package ships a measurement of this card;
 - ``triton`` in all other cases.
 
 If a requested backend cannot run, an error is raised. There is no silent fallback to another one.
@@ -32,14 +33,24 @@ def available_backends() -> tuple[str, ...]:
 
 
 def select_backend(
-    backend: str, device: torch.device, operation: str, dtype: torch.dtype = torch.float32, length: int = 1
+    backend: str,
+    device: torch.device,
+    operation: str,
+    dtype: torch.dtype = torch.float32,
+    length: int = 1,
+    batch: int = 1,
 ) -> ModuleType:
     """Return the module that implements ``operation``. Arguments and errors are those of :func:`backend_name`."""
-    return _module(backend_name(backend, device, operation, dtype, length))
+    return _module(backend_name(backend, device, operation, dtype, length, batch))
 
 
 def backend_name(
-    backend: str, device: torch.device, operation: str, dtype: torch.dtype = torch.float32, length: int = 1
+    backend: str,
+    device: torch.device,
+    operation: str,
+    dtype: torch.dtype = torch.float32,
+    length: int = 1,
+    batch: int = 1,
 ) -> str:
     """Return the name of the backend that runs ``operation``. torch.compile can trace this function.
 
@@ -49,6 +60,7 @@ def backend_name(
         operation: name of the operation.
         dtype: working precision of the operation, real or complex.
         length: number of samples, 1 if the operation has no time axis.
+        batch: batch size, 1 if the operation has no batch.
 
     Raises:
         BackendUnavailableError: the name is unknown, or this backend cannot run here.
@@ -57,7 +69,7 @@ def backend_name(
     if name == "auto":
         name = os.environ.get(ENVIRONMENT_VARIABLE, "auto")
     if name == "auto":
-        name = _fastest(device, operation, dtype, length)
+        name = _fastest(device, operation, dtype, batch * length)
     if name not in _NAMES:
         raise _unavailable(name, device, f"this version has {', '.join(_NAMES)}")
     if name == "triton" and (obstacle := _triton_obstacle(device, dtype)) is not None:
@@ -81,12 +93,12 @@ def _module(name: str) -> ModuleType:
     return triton_backend
 
 
-def _fastest(device: torch.device, operation: str, dtype: torch.dtype, length: int) -> str:
+def _fastest(device: torch.device, operation: str, dtype: torch.dtype, samples: int) -> str:
     if device.type != "cuda" or _interpreter_enabled() or _triton_obstacle(device, dtype) is not None:
         return "torch"
-    from sashimi_kernels.choices import measured_choice, nearest_length
+    from sashimi_kernels.choices import measured_choice, nearest_size
 
-    return measured_choice(device, operation, dtype, nearest_length(length)) or "triton"
+    return measured_choice(device, operation, dtype, nearest_size(samples)) or "triton"
 
 
 def _triton_obstacle(device: torch.device, dtype: torch.dtype) -> str | None:

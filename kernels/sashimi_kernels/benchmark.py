@@ -8,8 +8,9 @@ Each row has the median times and the peak memory of the tensors. The repeats of
 load on the computer affects all of them equally. ``fft_convolution`` is the generation of a layer's kernels plus the
 convolution by FFT.
 
-On a CUDA or ROCm device the faster of ``torch`` and ``triton`` is saved for every operation, dtype and length.
-``backend="auto"`` uses these choices (see :mod:`sashimi_kernels.choices`).
+On a CUDA or ROCm device the faster of ``torch`` and ``triton`` is saved for every operation, dtype and number of
+samples in the batch. ``backend="auto"`` uses these choices (see :mod:`sashimi_kernels.choices`). ``--save-shipped``
+writes them into the file of choices that the package ships instead; use it in a checkout with the default sizes.
 """
 
 import argparse
@@ -25,17 +26,27 @@ import torch
 
 import sashimi_kernels
 from sashimi_kernels.backends import available_backends, select_backend
-from sashimi_kernels.choices import CANDIDATES, LENGTHS, choice_key, choices_file, nearest_length, save_choices
+from sashimi_kernels.choices import (
+    CANDIDATES,
+    LENGTHS,
+    SHIPPED_CHOICES,
+    choice_key,
+    choices_file,
+    nearest_size,
+    save_choices,
+    save_shipped_choices,
+)
 from sashimi_kernels.commands import Parser, UnusableError, positive, run
 from sashimi_kernels.errors import BackendUnavailableError
-from sashimi_kernels.measuring import conditions, gemm_peak, interleaved_medians, peak_memory
+from sashimi_kernels.measuring import conditions, gemm_peak, interleaved_medians, peak_memory, source_commit
 from sashimi_kernels.workloads import OPERATIONS, Sizes, Workload, workloads
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 _DEFAULTS: dict[str, dict[str, Any]] = {
-    "cpu": {"length": [16000], "dtype": ["float32"], "batch_size": 1, "repeats": 3},
-    "cuda": {"length": list(LENGTHS), "dtype": list(_DTYPES), "batch_size": 16, "repeats": 20},
+    "cpu": {"length": [16000], "dtype": ["float32"], "batch_size": [1], "repeats": 3},
+    "cuda": {"length": list(LENGTHS), "dtype": list(_DTYPES), "batch_size": [1, 16], "repeats": 20},
 }
+_WITHOUT_BATCH = ("diagonal_kernel", "nplr_kernel")
 _STEPWISE_LENGTH = 4000  # a reference implementation that iterates over longer signals would take minutes
 
 
@@ -48,6 +59,7 @@ class Row(NamedTuple):
     passes: str
     seconds: dict[str, float]
     memory: dict[str, int]
+    batch: int = 1
 
 
 def main() -> int:
@@ -56,9 +68,10 @@ def main() -> int:
 
 
 def measure(
-    workload: Workload, dtype: torch.dtype, backends: list[str], repeats: int, device: torch.device
+    workload: Workload, dtype: torch.dtype, backends: list[str], repeats: int, device: torch.device, batch: int = 1
 ) -> list[Row]:
     """Return a row for the forward pass and, if the workload has gradients, one for forward plus backward pass."""
+    batch = 1 if workload.operation in _WITHOUT_BATCH else batch
     passes = {"forward": workload.forward}
     if workload.inputs:
         passes["forward + backward"] = workload.backward
@@ -68,49 +81,69 @@ def measure(
         seconds = interleaved_medians(functions, repeats, device)
         finished = {backend: functions[backend] for backend in backends if math.isfinite(seconds[backend])}
         memory = {backend: peak_memory(function, device) for backend, function in finished.items()}
-        rows.append(Row(workload.operation, workload.length, dtype, name, seconds, memory))
+        rows.append(Row(workload.operation, workload.length, dtype, name, seconds, memory, batch))
     return rows
 
 
 def fastest(rows: list[Row]) -> dict[str, str]:
-    """Return the faster backend by ``choice_key``. A row with gradients replaces the row of the forward pass alone."""
+    """Return the faster backend by ``choice_key``. A row with gradients replaces the row of the forward pass alone.
+
+    A layer that does not convolve in chunks by "triton" convolves by FFT, so the time of "torch" in the choice for
+    ``chunked_convolution`` is that of ``fft_convolution``, where it was measured.
+    """
+
+    def case(row: Row) -> tuple:
+        return row.batch, row.length, row.dtype, row.passes
+
+    fft = {case(row): row.seconds for row in rows if row.operation == "fft_convolution"}
     choices = {}
     for row in rows:
         seconds = {name: row.seconds[name] for name in CANDIDATES if name in row.seconds}
-        if len(seconds) == len(CANDIDATES) and hasattr(sashimi_kernels, row.operation):
-            key = choice_key(row.operation, row.dtype, nearest_length(row.length))
-            choices[key] = min(CANDIDATES, key=seconds.__getitem__)
+        if len(seconds) < len(CANDIDATES) or not hasattr(sashimi_kernels, row.operation):
+            continue
+        if row.operation == "chunked_convolution" and case(row) in fft:
+            seconds["torch"] = min(fft[case(row)][name] for name in CANDIDATES)
+        key = choice_key(row.operation, row.dtype, nearest_size(row.batch * row.length))
+        choices[key] = min(CANDIDATES, key=seconds.__getitem__)
     return choices
 
 
 def _benchmark(arguments: argparse.Namespace) -> int:
     device = arguments.device
     backends = _backends(arguments.backend, device)
-    print(f"H {arguments.features}, N {arguments.states}, batch {arguments.batch_size}; {conditions(device)}")
+    print(f"H {arguments.features}, N {arguments.states}, batch {_list(arguments.batch_size)}; {conditions(device)}")
     print(f"matrix product, 2048 x 2048 float32: {gemm_peak(device):.0f} GFLOP/s")
     print(
         f"{'operation':<23}{'L':>6} {'dtype':<9}{'pass':<19}" + "".join(f"{name:>26}" for name in backends) + "  faster"
     )
-    rows = []
-    for dtype, length in itertools.product(arguments.dtype, arguments.length):
-        sizes = Sizes(arguments.batch_size, arguments.features, (arguments.states + 1) // 2, length)
+    choices = fastest(list(_rows(arguments, backends)))
+    if device.type == "cuda" and choices:
+        print(f"saved the faster backends for backend='auto': {_saved(device, choices, arguments)}")
+    return 0
+
+
+def _rows(arguments: argparse.Namespace, backends: list[str]) -> Iterator[Row]:
+    """Measure and print all rows."""
+    several = len(arguments.batch_size) > 1
+    for batch, dtype, length in itertools.product(arguments.batch_size, arguments.dtype, arguments.length):
+        if several:
+            print(f"batch {batch}:")
+        sizes = Sizes(batch, arguments.features, (arguments.states + 1) // 2, length)
         for workload in _workloads(sizes, dtype, arguments):
             takes_minutes = workload.stepwise and length > _STEPWISE_LENGTH
             timed = [name for name in backends if not (takes_minutes and name == "reference")]
-            for row in measure(workload, _DTYPES[dtype], timed, arguments.repeats, device):
+            for row in measure(workload, _DTYPES[dtype], timed, arguments.repeats, arguments.device, batch):
                 print(_line(row, backends), flush=True)
-                rows.append(row)
-    choices = fastest(rows)
-    if device.type == "cuda" and choices:
-        print(f"saved the faster backends for backend='auto': {_saved(device, choices)}")
-    return 0
+                yield row
 
 
 def _workloads(sizes: Sizes, dtype: str, arguments: argparse.Namespace) -> Iterator[Workload]:
     for workload in workloads(sizes, _DTYPES[dtype], arguments.device):
         chosen = not arguments.operation or workload.operation in arguments.operation
-        # A recurrence step does not depend on the length, so one row is enough.
-        if chosen and (workload.length > 1 or sizes.length == arguments.length[0]):
+        # A recurrence step does not depend on the length, and the generation of kernels not on the batch.
+        other_length = workload.length == 1 and sizes.length != arguments.length[0]
+        other_batch = workload.operation in _WITHOUT_BATCH and sizes.batch != arguments.batch_size[0]
+        if chosen and not (other_length or other_batch):
             yield workload
 
 
@@ -121,7 +154,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--states", type=positive, default=64, help="states, counting both halves of the conjugate pairs (default: 64)"
     )
-    parser.add_argument("--batch-size", type=positive, help="batch size (default: 1, on a GPU 16)")
+    parser.add_argument("--batch-size", type=positive, nargs="+", help="batch sizes (default: 1, on a GPU 1 and 16)")
     parser.add_argument("--length", type=positive, nargs="+", help="samples L (default: 16000, on a GPU 1000 to 64000)")
     for option, names, what in (
         ("--dtype", tuple(_DTYPES), "float32, on a GPU all"),
@@ -131,6 +164,7 @@ def _arguments() -> argparse.Namespace:
         described = f"any of {', '.join(names)} (default: {what})"
         parser.add_argument(option, choices=names, nargs="+", metavar="NAME", help=described)
     parser.add_argument("--repeats", type=positive, help="timed repeats per backend (default: 3, on a GPU 20)")
+    parser.add_argument("--save-shipped", action="store_true", help="write the choices into the file of the package")
     parser.add_argument("--threads", type=positive, help="CPU threads (default: that of PyTorch)")
     arguments = parser.parse_args()
     arguments.device = _device(arguments.device)
@@ -172,14 +206,21 @@ def _backends(wanted: list[str] | None, device: torch.device) -> list[str]:
     return backends
 
 
-def _saved(device: torch.device, choices: dict[str, str]) -> Path:
+def _saved(device: torch.device, choices: dict[str, str], arguments: argparse.Namespace) -> Path:
+    name, path = torch.cuda.get_device_name(device), SHIPPED_CHOICES if arguments.save_shipped else choices_file()
     try:
-        return save_choices(torch.cuda.get_device_name(device), choices)
+        if arguments.save_shipped:
+            save_shipped_choices(name, choices, source_commit())
+        else:
+            save_choices(name, choices)
     except OSError as error:
-        reason = error.strerror or error
-        raise UnusableError(
-            f"cannot write to {choices_file()} ({reason}): set SASHIMI_CACHE to another folder"
-        ) from error
+        advice = "use a checkout" if arguments.save_shipped else "set SASHIMI_CACHE to another folder"
+        raise UnusableError(f"cannot write to {path} ({error.strerror or error}): {advice}") from error
+    return path
+
+
+def _list(values: list[int]) -> str:
+    return ", ".join(map(str, values))
 
 
 def _line(row: Row, backends: list[str]) -> str:

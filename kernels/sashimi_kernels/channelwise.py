@@ -34,7 +34,7 @@ def scalar_norm(
     _require_signal(x, bias)
     require_shape("gain", gain, 1)
     require_shape("shift", shift, 1)
-    module = select_backend(backend, x.device, "scalar_norm", x.dtype, x.shape[-1])
+    module = select_backend(backend, x.device, "scalar_norm", x.dtype, x.shape[-1], x.shape[0])
     return module.scalar_norm(x, gain, shift, bias, epsilon)
 
 
@@ -62,7 +62,7 @@ def layer_norm(
     _require_signal(x, bias)
     require_shape("weight", weight, x.shape[1])
     require_shape("offset", offset, x.shape[1])
-    module = select_backend(backend, x.device, "layer_norm", x.dtype, x.shape[-1])
+    module = select_backend(backend, x.device, "layer_norm", x.dtype, x.shape[-1], x.shape[0])
     return module.layer_norm(x, weight, offset, bias, epsilon)
 
 
@@ -86,7 +86,7 @@ def gated_residual(x: Tensor, residual: Tensor, backend: str = "auto") -> Tensor
     batch, n_channels, length = residual.shape
     require_shape("x", x, batch, 2 * n_channels, length)
     require_samples(length)
-    module = select_backend(backend, x.device, "gated_residual", x.dtype, length)
+    module = select_backend(backend, x.device, "gated_residual", x.dtype, length, batch)
     return module.gated_residual(x, residual)
 
 

@@ -2,12 +2,22 @@
 
 ``python -m sashimi_kernels.benchmark --device cuda`` writes ``kernel-choices.json`` in the folder ``$SASHIMI_CACHE``
 (default: ``$XDG_CACHE_HOME/sashimi-diffusion`` or ``~/.cache/sashimi-diffusion``). ``backend="auto"`` reads it once per
-process. For every device name it maps operation, dtype and length to a backend:
+process. For every device name it maps operation, dtype and size to a backend:
 
     {"NVIDIA H100 80GB HBM3": {"diagonal_kernel float32 16000": "triton"}}
+
+The size is the number of samples in the batch, batch size times length. It is the length alone for operations without a
+batch, such as the generation of kernels. For ``chunked_convolution`` the choice "torch" means that an FFT convolution
+is faster than the chunks of "triton".
+
+Without such a measurement, the package's own file ``measured_choices.json`` decides. It has an entry per card, whose
+key is the beginning of the device names:
+
+    {"NVIDIA H100": {"date": "…", "commit": "…", "versions": "torch …, triton …", "choices": {…}}}
 """
 
 import contextlib
+import datetime
 import functools
 import json
 import os
@@ -18,7 +28,12 @@ from pathlib import Path
 import torch
 
 LENGTHS = (1000, 4000, 16000, 64000)
+SIZES = (*LENGTHS, 256000, 1024000)
+"""The sizes for which there are choices: samples in a batch."""
 CANDIDATES = ("torch", "triton")
+SHIPPED_CHOICES = Path(__file__).with_name("measured_choices.json")
+SHIPPED_CARDS = ("NVIDIA H100", "NVIDIA H200")
+"""Cards that share one entry of the package's file; other devices have an entry by their full name."""
 # The first version with matrix products of float32 numbers split into bfloat16 (input_precision bf16x3 and bf16x6).
 _OLDEST_TRITON = (3, 6)
 _OLDEST_CAPABILITY = (8, 0)  # supported by Triton and covered by the ahead-of-time check
@@ -31,24 +46,24 @@ def choices_file() -> Path:
     return Path(folder).expanduser() / "kernel-choices.json"
 
 
-def nearest_length(length: int) -> int:
-    """Return the measured length that is nearest to ``length`` by ratio."""
-    for measured in LENGTHS[:-1]:
-        # The geometric mean with the next length. torch.compile can guard comparisons.
-        if length <= 2 * measured:
+def nearest_size(samples: int) -> int:
+    """Return the measured size that is nearest to a number of samples by ratio."""
+    for measured in SIZES[:-1]:
+        # The geometric mean with the next size. torch.compile can guard comparisons.
+        if samples <= 2 * measured:
             return measured
-    return LENGTHS[-1]
+    return SIZES[-1]
 
 
-def choice_key(operation: str, dtype: torch.dtype, length: int) -> str:
+def choice_key(operation: str, dtype: torch.dtype, size: int) -> str:
     """Return the key of a choice in the file.
 
     Args:
         operation: name of the operation.
         dtype: a complex dtype has the key of its real counterpart.
-        length: a number in ``LENGTHS``.
+        size: a number in ``SIZES``.
     """
-    return f"{operation} {torch.finfo(dtype).dtype} {length}"
+    return f"{operation} {torch.finfo(dtype).dtype} {size}"
 
 
 def load_choices() -> dict[str, dict[str, str]]:
@@ -78,25 +93,59 @@ def save_choices(device_name: str, measured: dict[str, str]) -> Path:
     path, choices = choices_file(), load_choices()
     choices[device_name] = {**choices.get(device_name, {}), **measured}
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=path.name, dir=path.parent)
-    try:
-        with open(handle, "w") as file:
-            json.dump(choices, file, indent=2, sort_keys=True)
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
-    _choices.cache_clear()
-    _measured_choice.cache_clear()
+    _replace(path, choices)
     return path
+
+
+def load_shipped_choices(device_name: str, path: Path = SHIPPED_CHOICES) -> dict[str, str]:
+    """Return the backends by ``choice_key`` that the package ships for a device, empty if there are none.
+
+    Args:
+        device_name: result of ``torch.cuda.get_device_name``. The entry with the longest matching beginning is used.
+        path: the file, in the format of the package's own one.
+    """
+    entries = json.loads(path.read_text())
+    cards = [card for card in entries if device_name.startswith(card)]
+    return entries[max(cards, key=len)]["choices"] if cards else {}
+
+
+def save_shipped_choices(device_name: str, measured: dict[str, str], commit: str, path: Path = SHIPPED_CHOICES) -> None:
+    """Replace the entry of a card in a file of the format of ``measured_choices.json``, atomically.
+
+    Args:
+        device_name: result of ``torch.cuda.get_device_name``.
+        measured: faster backend by ``choice_key``.
+        commit: the commit of the measured kernels.
+        path: the file; it is created if it does not exist.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    import triton
+
+    entries = json.loads(path.read_text()) if path.exists() else {}
+    card = next((card for card in SHIPPED_CARDS if device_name.startswith(card)), device_name)
+    entries[card] = {
+        "date": datetime.date.today().isoformat(),
+        "commit": commit,
+        "versions": f"torch {torch.__version__}, triton {triton.__version__}, CUDA {torch.version.cuda}",
+        "choices": measured,
+    }
+    _replace(path, entries)
 
 
 # torch.compile calls the next two functions once and treats their results as constants.
 @torch.compiler.assume_constant_result
-def measured_choice(device: torch.device, operation: str, dtype: torch.dtype, length: int) -> str | None:
-    """Return the fastest backend according to a benchmark on this device, or None without a measurement."""
-    return _measured_choice(device, operation, dtype, length)
+def measured_choice(device: torch.device, operation: str, dtype: torch.dtype, size: int) -> str | None:
+    """Return the fastest backend according to a benchmark on this device, or None without a measurement.
+
+    Args:
+        device: a CUDA or ROCm device.
+        operation: name of the operation.
+        dtype: working precision of the operation, real or complex.
+        size: a number in ``SIZES``.
+    """
+    return _measured_choice(device, operation, dtype, size)
 
 
 @torch.compiler.assume_constant_result
@@ -111,8 +160,9 @@ def _choices() -> dict[str, dict[str, str]]:
 
 
 @functools.cache
-def _measured_choice(device: torch.device, operation: str, dtype: torch.dtype, length: int) -> str | None:
-    return _choices().get(torch.cuda.get_device_name(device), {}).get(choice_key(operation, dtype, length))
+def _measured_choice(device: torch.device, operation: str, dtype: torch.dtype, size: int) -> str | None:
+    name, key = torch.cuda.get_device_name(device), choice_key(operation, dtype, size)
+    return _choices().get(name, {}).get(key) or load_shipped_choices(name, SHIPPED_CHOICES).get(key)
 
 
 @functools.cache
@@ -126,6 +176,22 @@ def _gpu_obstacle(device: torch.device) -> str | None:
         return None
     name, oldest = torch.cuda.get_device_name(device), ".".join(map(str, _OLDEST_CAPABILITY))
     return f"{name} has compute capability {major}.{minor} and Triton needs {oldest}"
+
+
+def _replace(path: Path, content: dict) -> None:
+    """Write a JSON file atomically, and forget the choices that were read before."""
+    handle, temporary = tempfile.mkstemp(prefix=path.name, dir=path.parent)
+    try:
+        with open(handle, "w") as file:
+            json.dump(content, file, indent=2, sort_keys=True)
+            file.write("\n")
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+    _choices.cache_clear()
+    _measured_choice.cache_clear()
 
 
 def _is_valid(choices: object) -> bool:

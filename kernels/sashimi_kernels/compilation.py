@@ -7,7 +7,7 @@ each of the assumptions that its launches meet:
     any          nothing is known: odd sizes, strided tensors
     contiguous   every ``…position_stride`` is 1, nothing else is known: odd sizes, contiguous tensors
     aligned      in addition, addresses and other integers are multiples of 16, and tensors are smaller than 2 GB
-    ones         every integer is 1 (except a ``width``, which is padded to tiles): one batch element, feature and sample
+    ones         every integer is 1 except a ``width``, which is padded to tiles: one batch element, feature, sample
 
 The constant MULTIPLE (see ``triton_backend.arguments``) already says that samples are adjacent or that no size is
 a multiple of 16, so forms that have it meet fewer assumptions. Kernels with the constant ALIGNED only receive aligned

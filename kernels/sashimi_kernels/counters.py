@@ -35,7 +35,10 @@ from sashimi_kernels.cuda_launches import distinct_bytes, launches, tensors_in
 from sashimi_kernels.meta_device import meta_as_cuda
 
 _NAMESPACE = "sashimi_kernels"
-_FOREIGN = (str(Path(torch.__file__).parent), __file__, meta_device.__file__, contextlib.__file__)
+_FOREIGN = (
+    *(str(Path(torch.__file__).parent), __file__, meta_device.__file__, contextlib.__file__),
+    str(Path(__file__).parent / "triton_backend" / "launch.py"),
+)
 # In-place operations that do not read what they overwrite.
 _OVERWRITES = {"copy_", "fill_", "zero_", "normal_", "uniform_", "random_", "bernoulli_", "exponential_"}
 
@@ -55,11 +58,14 @@ class Counts:
 
     Args:
         operations: sums by name: "aten.add", "triton.gated_residual_kernel".
+        lines: sums by the line of the innermost caller outside of PyTorch. In a backward pass, the name of the node of
+            the graph follows: "sashimi_diffusion/training/step.py:69 in BmmBackward0".
         synchronizations: one text for each: "aten.equal at sashimi_diffusion/ssm/cache.py:34".
         transfers: one text for each copy from the CPU, also those that synchronize.
     """
 
     operations: dict[str, Operation] = field(default_factory=dict)
+    lines: dict[str, Operation] = field(default_factory=dict)
     synchronizations: list[str] = field(default_factory=list)
     transfers: list[str] = field(default_factory=list)
 
@@ -75,10 +81,13 @@ class Counts:
 
     def add(self, name: str, n_launches: int, n_bytes: int) -> None:
         """Add a call of the operation ``name``."""
-        operation = self.operations.setdefault(name, Operation())
-        operation.calls += 1
-        operation.launches += n_launches
-        operation.bytes += n_bytes
+        node = torch._C._current_autograd_node()
+        line = _place() if node is None else f"{_place()} in {node.name()}"
+        for sums, key in ((self.operations, name), (self.lines, line)):
+            operation = sums.setdefault(key, Operation())
+            operation.calls += 1
+            operation.launches += n_launches
+            operation.bytes += n_bytes
 
 
 class Counter:
@@ -232,12 +241,13 @@ def _has_elements(inputs: list[Tensor], result: Any) -> bool:
 
 
 def _place() -> str:
-    """Return file and line of the innermost caller outside of PyTorch and this module."""
+    """Return file and line of the innermost caller outside of PyTorch, this module and ``launch``."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and frame.f_code.co_filename.startswith(_FOREIGN):
         frame = frame.f_back
     if frame is None:
         return "an unknown place"
     path = Path(frame.f_code.co_filename)
-    depth = frame.f_globals.get("__name__", "").count(".") + 1
+    spec = frame.f_globals.get("__spec__")  # it has the name of a module that runs as __main__
+    depth = 1 if spec is None else spec.name.count(".") + 1
     return f"{Path(*path.parts[-depth:])}:{frame.f_lineno}"

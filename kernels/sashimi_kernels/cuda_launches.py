@@ -181,7 +181,7 @@ def _launches_of_lists(lists: list[Sequence[Tensor]], converts: bool = False) ->
     first = lists[0]
     dtypes = [{x.dtype for x in tensors} for tensors in lists]
     uniform = all(len(found) == 1 for found in (dtypes if converts else [set.union(*dtypes)]))
-    if not uniform or any(len({x.stride() for x in group}) > 1 for group in zip(*lists, strict=True)):
+    if not uniform or any(len(set(map(_strides, group))) > 1 for group in zip(*lists, strict=True)):
         return len(first)
     max_tensors = _MAX_TENSORS[len(lists) - 1]
     count = tensors = blocks = 0
@@ -193,6 +193,10 @@ def _launches_of_lists(lists: list[Sequence[Tensor]], converts: bool = False) ->
             if blocks == _MAX_BLOCKS or (tensors == max_tensors and chunk == n_chunks):
                 count, blocks, tensors = count + 1, 0, int(chunk < n_chunks)
     return count + (blocks > 0)
+
+
+def _strides(x: Tensor) -> tuple[int, ...]:
+    return tuple(stride for size, stride in zip(x.shape, x.stride(), strict=True) if size != 1)
 
 
 _COMPUTED: dict[str, Callable[[Sequence[Any], Any], int]] = {

@@ -88,7 +88,7 @@ def diagonal_state(system: DiscreteDiagonal, u: Tensor, state: Tensor | None = N
         ValueError: L is 0.
     """
     require_samples(u.shape[-1])
-    module = select_backend(backend, u.device, "diagonal_state", u.dtype, u.shape[-1])
+    module = select_backend(backend, u.device, "diagonal_state", u.dtype, u.shape[-1], u.shape[0])
     return module.diagonal_state(system, u, state)
 
 
@@ -108,5 +108,5 @@ def nplr_state(
     are those of :func:`diagonal_state`. "triton" supports up to 512 states N per feature.
     """
     require_samples(u.shape[-1])
-    module = select_backend(backend, u.device, "nplr_state", u.dtype, u.shape[-1])
+    module = select_backend(backend, u.device, "nplr_state", u.dtype, u.shape[-1], u.shape[0])
     return module.nplr_state(dt, a, p, q, b, u, state)

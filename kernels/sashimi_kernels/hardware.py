@@ -1,7 +1,7 @@
 """Resource limits of GPUs and the theoretical occupancy of kernels.
 
-Sources: "Technical Specifications per Compute Capability" in NVIDIA's CUDA C++ Programming Guide; for AMD, LLVM's AMDGPU
-backend (``AMDGPUBaseInfo.cpp``: ``getTotalNumVGPRs``, ``getVGPRAllocGranule``, ``getMaxWavesPerEU``,
+Sources: "Technical Specifications per Compute Capability" in NVIDIA's CUDA C++ Programming Guide; for AMD, LLVM's
+AMDGPU backend (``AMDGPUBaseInfo.cpp``: ``getTotalNumVGPRs``, ``getVGPRAllocGranule``, ``getMaxWavesPerEU``,
 ``getMaxWorkGroupsPerCU``, ``getLdsDwGranularity``). A multiprocessor stands for NVIDIA's, for AMD's compute unit (CDNA)
 and for AMD's work-group processor of two compute units (RDNA). Each has four partitions.
 """

@@ -4,8 +4,10 @@ import math
 import os
 import platform
 import statistics
+import subprocess
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import torch
 
@@ -63,6 +65,22 @@ def conditions(device: torch.device | str = "cpu") -> str:
     if torch.device(device).type == "cuda":
         return f"torch {torch.__version__}, {torch.cuda.get_device_name(device)}"
     return f"torch {torch.__version__}, {torch.get_num_threads()} threads, {platform.machine()}"
+
+
+def source_commit() -> str:
+    """Return the short hash of the checkout of this file, followed by "+" if files were changed, or "unknown"."""
+    folder = str(Path(__file__).parent)
+    commands = (["ls-files", "--error-unmatch", __file__], ["describe", "--always", "--dirty=+", "--exclude=*"])
+    output = "unknown"
+    for command in commands:
+        try:
+            done = subprocess.run(["git", "-C", folder, *command], capture_output=True, text=True, check=False)
+        except OSError:
+            return "unknown"
+        if done.returncode != 0:
+            return "unknown"
+        output = done.stdout.strip()
+    return output
 
 
 def seconds_of(function: Callable[[], object], device: torch.device | str = "cpu") -> float:

@@ -72,7 +72,7 @@ def gated_linear(
     require_shape("bias", bias, 2 * n_outputs)
     if residual is not None:
         require_shape("residual", residual, batch, n_outputs, length)
-    module = select_backend(backend, x.device, "gated_linear", x.dtype, length)
+    module = select_backend(backend, x.device, "gated_linear", x.dtype, length, batch)
     return module.gated_linear(x, weight, bias, residual)
 
 
@@ -126,7 +126,7 @@ def feed_forward(
     require_shape("output_bias", output_bias, n_channels)
     if skip is not None:
         require_shape("skip", skip, *x.shape)
-    module = select_backend(backend, x.device, "feed_forward", x.dtype, x.shape[-1])
+    module = select_backend(backend, x.device, "feed_forward", x.dtype, x.shape[-1], x.shape[0])
     return module.feed_forward(
         x,
         norm,

@@ -107,7 +107,9 @@ def _warm_up() -> int:
     parser.add_argument("--n-state", type=positive, default=64, help="states per feature (default: 64)")
     parser.add_argument("--length", type=positive, default=16000, help="samples of the first stage (default: 16000)")
     parser.add_argument("--batch", type=positive, nargs="+", default=(1, 16), help="batch sizes (default: 1 16)")
-    parser.add_argument("--dtype", choices=_DTYPES, nargs="+", default=tuple(_DTYPES)[:2], help="dtypes of the features")
+    parser.add_argument(
+        "--dtype", choices=_DTYPES, nargs="+", default=tuple(_DTYPES)[:2], help="dtypes of the features"
+    )
     parser.add_argument("--jobs", type=positive, default=os.cpu_count(), help="processes (default: %(default)s)")
     options = parser.parse_args()
     _require_gpu()
@@ -140,7 +142,7 @@ def _run_all(sizes: Sizes, dtype: torch.dtype) -> None:
 def _use(target: "GPUTarget") -> None:
     from triton.runtime import driver
 
-    driver.set_active(CompileOnlyDriver(target))  # type: ignore[arg-type]
+    driver.set_active(CompileOnlyDriver(target))
 
 
 def _was_missing(form: Form) -> bool:

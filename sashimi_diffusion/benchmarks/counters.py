@@ -1,7 +1,7 @@
 """Count what a GPU would do: kernel launches, memory traffic, synchronizations and transfers. No GPU is needed.
 
     python -m sashimi_diffusion.benchmarks.counters
-    python -m sashimi_diffusion.benchmarks.counters --d-model 64 --parameterization diag --by-operation 20
+    python -m sashimi_diffusion.benchmarks.counters --d-model 64 --parameterization diag --by-operation 20 --by-line 20
 
 The networks are on the device "meta", see :mod:`sashimi_kernels.counters`, under autocast to bfloat16 and with the
 kernels of the backend "triton". A forward pass is one call inside of ``frozen(model)``, after its kernels are computed.
@@ -44,7 +44,7 @@ from sashimi_diffusion.training.optimizer import gradient_norm, parameter_groups
 from sashimi_kernels import BackendUnavailableError
 from sashimi_kernels.backends import ENVIRONMENT_VARIABLE
 from sashimi_kernels.commands import Parser, UnusableError, positive, run
-from sashimi_kernels.counters import Counter, Counts
+from sashimi_kernels.counters import Counter, Counts, Operation
 
 LENGTH, BATCH_SIZE, STREAMS = 16000, 16, 32
 PASSES = 9
@@ -66,6 +66,7 @@ def main() -> int:
     parser.add_argument("--d-model", type=positive, nargs="+", default=[64, 128], help="features at the raw rate")
     parser.add_argument("--parameterization", nargs="+", choices=PARAMETERIZATIONS, default=PARAMETERIZATIONS)
     parser.add_argument("--by-operation", type=positive, metavar="N", help="list the N operations with most launches")
+    parser.add_argument("--by-line", type=positive, metavar="N", help="list the N lines of code with most launches")
     options = parser.parse_args()
     try:
         rows = list(_rows(options.d_model, options.parameterization))
@@ -76,7 +77,11 @@ def main() -> int:
     for row in rows:
         print(_line(row))
     for row in rows:
-        _print_details(row, options.by_operation or 0)
+        _print_waits(row)
+        if options.by_operation:
+            _print_sums(row, "operation", row.counts.operations, options.by_operation)
+        if options.by_line:
+            _print_sums(row, "line", row.counts.lines, options.by_line)
     return 0
 
 
@@ -111,9 +116,9 @@ def count_training_step(model: Any, batch_size: int) -> Counts:
         loss = (prediction.float() - noise).square().mean()
         loss.backward()
         norm = gradient_norm(model)
-        clip = config.gradient_clip or 1.0
-        optimizer.step((norm / clip).clamp(min=1), (norm.isfinite() & loss.isfinite()).logical_not().float())
-        ema.update(model)
+        usable = loss.isfinite() & norm.isfinite()
+        optimizer.step((norm / (config.gradient_clip or 1.0)).clamp(min=1), usable.logical_not().float())
+        ema.update_where(usable, model)
     model.zero_grad()
     return counts
 
@@ -232,18 +237,17 @@ def _line(row: Row) -> str:
     return f"| {' | '.join((row.name, launches, traffic, floor, ratio, waits, transfers))} |"
 
 
-def _print_details(row: Row, n_operations: int) -> None:
-    """Print where a run waits for the device, and the operations with the most launches."""
-    waits = collections.Counter(row.counts.synchronizations + row.counts.transfers)
-    if not waits and not n_operations:
-        return
-    print(f"\n{row.name}" + (f" (sums of {row.steps} steps)" if row.steps > 1 else ""))
-    for place, count in waits.most_common():
-        print(f"- {count} x {place}")
-    if n_operations:
-        print("\n| operation | calls | launches | GB |\n|---|---|---|---|")
-    operations = sorted(row.counts.operations.items(), key=lambda item: -item[1].launches)
-    for name, operation in operations[:n_operations]:
+def _print_waits(row: Row) -> None:
+    """Print where a run waits for the device or copies from the CPU."""
+    for place, count in collections.Counter(row.counts.synchronizations + row.counts.transfers).most_common():
+        print(f"\n{row.name}: {count} x {place}")
+
+
+def _print_sums(row: Row, heading: str, sums: dict[str, Operation], number: int) -> None:
+    """Print the operations or lines with the most launches, summed over all steps of a run."""
+    print(f"\n{row.name}" + (f", sums of {row.steps} steps" if row.steps > 1 else ""))
+    print(f"\n| {heading} | calls | launches | GB |\n|---|---|---|---|")
+    for name, operation in sorted(sums.items(), key=lambda item: -item[1].launches)[:number]:
         print(f"| {name} | {operation.calls} | {operation.launches} | {operation.bytes / 1e9:.3g} |")
 
 

@@ -58,7 +58,7 @@ def use_dense_steps(model: nn.Module) -> None:
     """
     for module in model.modules():
         if isinstance(module, StateSpace) and module.parameterization == "nplr":
-            module.step = DenseStep(module)  # type: ignore[method-assign]  # replaces the method of this instance
+            module.step = DenseStep(module)  # type: ignore[method-assign]  # of this instance
 
 
 class DenseStep:
@@ -114,7 +114,7 @@ def _print_streams(model: Any, dense: Any, streams: int, samples: int) -> None:
     compiled = NumbaEngine(model, streams)
     counts = {"dense": samples, "eager": samples, "numba": 64 * samples}
     engines = {"dense": EagerEngine(dense, streams), "eager": EagerEngine(model, streams), "numba": compiled}
-    runs = {name: _run(engine, streams, counts[name]) for name, engine in engines.items()}
+    runs = {name: create_run(engine, model, streams, counts[name]) for name, engine in engines.items()}
     runs["numba"]()  # compiles the step, or loads it from numba's cache
     seconds = interleaved_medians(runs, ROUNDS)
     rates = {name: streams * counts[name] / seconds[name] for name in runs}
@@ -131,7 +131,7 @@ def _print_prefix(model: Any, length: int, samples: int) -> None:
     seconds = interleaved_medians(
         {
             "pass": torch.no_grad()(lambda: model.prefill(prefix)),
-            "steps": _run(EagerEngine(model, 1), 1, samples),
+            "steps": create_run(EagerEngine(model, 1), model, 1, samples),
         },
         ROUNDS,
     )
@@ -142,8 +142,9 @@ def _print_prefix(model: Any, length: int, samples: int) -> None:
     )
 
 
-def _run(engine: Any, streams: int, samples: int) -> Callable[[], object]:
-    tokens = torch.full((streams,), engine.model.start_token)
+def create_run(engine: Any, model: Any, streams: int, samples: int) -> Callable[[], object]:
+    """Return a function that generates ``samples`` samples of ``streams`` clips with an engine for ``model``."""
+    tokens = torch.full((streams,), model.start_token, device=model.device)
     uniforms = torch.rand(streams, samples, dtype=torch.float64)
     return lambda: engine.run(tokens, uniforms, Sampling())
 

@@ -24,6 +24,7 @@ from sashimi_diffusion.ssm import S4Layer
 from sashimi_diffusion.ssm.cache import Cached
 from sashimi_diffusion.ssm.convolution import Operator, convolution_operators
 from sashimi_diffusion.ssm.precision import in_autocast_dtype, without_autocast
+from sashimi_kernels import layout
 
 
 class SashimiBackbone(Cached):
@@ -174,7 +175,7 @@ class SashimiBackbone(Cached):
         """
         layers = self.s4_layers()
         spaces = [layer.ssm for layer in layers if isinstance(layer, S4Layer)]
-        if x.device.type == "cpu" or len(spaces) < len(layers):
+        if not layout.samples_adjacent(x) or len(spaces) < len(layers):
             return [None] * len(layers)
         lengths = [x.shape[-1] // self.rates[stage] for stage in self._stages_of_s4_layers()]
         key = (x.dtype, x.shape[-1], spaces[0].backend)
@@ -192,9 +193,9 @@ class SashimiBackbone(Cached):
 
         weight, bias = self.cache.get(self, "step projections", None, concatenated)
         widths = [one.out_features for one in projections]
-        if embedding.device.type == "cpu":
+        if not layout.samples_adjacent(embedding):
             return F.linear(embedding, weight, bias).split(widths, dim=-1)
-        with without_autocast(embedding.device):  # the norms add these biases in float32
+        with without_autocast(embedding.device):  # Triton's norms add these biases in float32
             return F.linear(embedding.to(weight.dtype), weight, bias).split(widths, dim=-1)
 
     def residual_s4_layers(self) -> list[ResidualS4]:

@@ -11,6 +11,7 @@ from sashimi_diffusion.models.layers import pointwise
 from sashimi_diffusion.ssm import S4Layer
 from sashimi_diffusion.ssm.convolution import Operator
 from sashimi_diffusion.ssm.legacy_s4 import LegacyS4
+from sashimi_kernels import layout
 
 S4: TypeAlias = S4Layer | LegacyS4
 
@@ -203,7 +204,7 @@ class DownPool(nn.Module):
         self.linear = pointwise(in_channels * pool, out_channels, weight_norm)
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.device.type != "cpu":  # samples are adjacent in memory
+        if layout.samples_adjacent(x):
             frames = x.unflatten(2, (-1, self.pool)).transpose(2, 3).flatten(1, 2)  # (B, H · pool, L / pool)
             return self.linear(frames)
         frames = x.transpose(1, 2).unflatten(1, (-1, self.pool)).flatten(2)  # (B, L / pool, pool · H)
@@ -229,7 +230,7 @@ class UpPool(nn.Module):
 
     def unfold_channels(self, x: Tensor) -> Tensor:
         """Map (B, H, L) to (B, out_channels, L · pool) without the delay."""
-        if x.device.type != "cpu":  # samples are adjacent in memory
+        if layout.samples_adjacent(x):
             return self.linear(x).unflatten(1, (-1, self.pool)).transpose(2, 3).flatten(2)
         weight, bias = (
             parameter.unflatten(0, (-1, self.pool)).transpose(0, 1).flatten(0, 1)

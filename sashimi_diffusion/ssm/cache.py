@@ -90,11 +90,11 @@ class ParameterCache:
         if self._depth == 0 or module.training or torch.is_grad_enabled() or torch.compiler.is_compiling():
             return compute()
         versions = [_version(tensor) for tensor in chain(module.parameters(), module.buffers())]
-        stored_key, stored_versions, value = self._entries.get(name, (None, None, None))
-        if stored_versions is None or key != stored_key or versions != stored_versions:
-            value = compute()
-            self._entries[name] = (key, versions, value)
-        return value
+        entry = self._entries.get(name)
+        if entry is None or entry[:2] != (key, versions):
+            entry = (key, versions, compute())
+            self._entries[name] = entry
+        return entry[2]
 
     def __reduce__(self) -> tuple[type, tuple]:
         """Copy and pickle a module without the cached values."""

@@ -96,7 +96,7 @@ def continuous_system(systems: Sequence[LinearSystem], rate: float = 1.0) -> Con
     low, high = (math.log(bound) for bound in DT_BOUNDS)
     dt = rate * torch.exp(joined([system.log_dt for system in systems]).double().clamp(low, high)).unsqueeze(-1)
 
-    def of_all_features(parameters: list[Tensor]) -> Tensor:
+    def of_all_features(parameters: Sequence[Tensor]) -> Tensor:
         """Concatenate (n_ssm, ...) of each system, repeated to (H, ...); feature h uses copy h mod n_ssm."""
         return joined([_repeated(x, one.d_model) for x, one in zip(parameters, systems, strict=True)]).double()
 
@@ -122,7 +122,7 @@ def _repeated(x: Tensor, n_features: int) -> Tensor:
     return x if copies == 1 else x.repeat(copies, *[1] * (x.ndim - 1))
 
 
-def _real_parts(systems: Sequence[LinearSystem], of_all_features: Callable[[list[Tensor]], Tensor]) -> Tensor:
+def _real_parts(systems: Sequence[LinearSystem], of_all_features: Callable[[Sequence[Tensor]], Tensor]) -> Tensor:
     """Return Re Λ, float64 (H, N)."""
     logarithms = [system.log_neg_real for system in systems if system.log_neg_real is not None]
     if logarithms:

@@ -21,12 +21,14 @@ from sashimi_diffusion.benchmarks.counters import (
 from sashimi_kernels.commands import run as run_and_report
 from sashimi_kernels.counters import Counts
 
-NETWORKS = [("nplr", 64), ("diag", 64), ("nplr", 128)]
+NETWORKS = [("nplr", 64), ("diag", 64), ("nplr", 128), ("diag", 128)]
 MOST_LAUNCHES = {"forward": 250, "training": 1500}
 LARGEST_RATIO = 2.5
 UNMET = {
-    *((run, "launches", *network) for run in MOST_LAUNCHES for network in NETWORKS),
-    *((run, "bytes", *network) for run in MOST_LAUNCHES for network in NETWORKS),
+    ("forward", "launches", "nplr", 128),
+    ("forward", "launches", "diag", 128),
+    ("training", "launches", "nplr", 128),
+    *(("training", "bytes", *network) for network in NETWORKS),
 }
 """Targets that are not met yet, as (run, quantity, parameterization, d_model). A met target must leave this list."""
 
@@ -95,10 +97,16 @@ def run_command(monkeypatch: pytest.MonkeyPatch, *options: str) -> int:
 
 def test_the_command_prints_its_table(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("SASHIMI_KERNELS", "torch")
-    assert run_command(monkeypatch, "--d-model", "64", "--parameterization", "diag", "--by-operation", "2") == 0
+    options = ("--d-model", "64", "--parameterization", "diag", "--by-operation", "2", "--by-line", "2")
+    assert run_command(monkeypatch, *options) == 0
     printed = capsys.readouterr().out
     rows = ("forward, d 64, diag, batch 1", f"training step, d 64, diag, batch {BATCH_SIZE}", "recurrent step, d 64")
-    for text in ("| launches | GB | floor, GB | ratio |", "| operation | calls |", *(f"| {row}" for row in rows)):
+    for text in (
+        "| launches | GB | floor, GB | ratio |",
+        "| operation | calls |",
+        "| line | calls |",
+        *(f"| {row}" for row in rows),
+    ):
         assert text in printed
     assert os.environ["SASHIMI_KERNELS"] == "torch"  # the command's own choice ends with the counts
 

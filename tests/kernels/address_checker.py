@@ -72,7 +72,11 @@ def checked_addresses() -> Iterator[list[str]]:
     """
     kernels: list[str] = []
     current: list[_Launch] = []
-    call, load, store = GridExecutor.__call__, InterpreterBuilder.create_masked_load, InterpreterBuilder.create_masked_store
+    call, load, store = (
+        GridExecutor.__call__,
+        InterpreterBuilder.create_masked_load,
+        InterpreterBuilder.create_masked_store,
+    )
 
     def checked_call(self: GridExecutor, *arguments: Any, **named: Any) -> None:
         values = {**dict(zip(self.arg_names, arguments, strict=False)), **named}

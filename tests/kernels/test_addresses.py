@@ -6,10 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-triton = pytest.importorskip("triton", reason="the triton package is not installed")
-if not triton.knobs.runtime.interpret:
-    pytest.skip("needs Triton's interpreter", allow_module_level=True)
+pytest.importorskip("triton", reason="the triton package is not installed")
 
+import triton
 import triton.language as tl
 
 import sashimi_kernels as kernels
@@ -18,7 +17,9 @@ from sashimi_kernels.triton_backend.launch import launch
 from sashimi_kernels.workloads import Sizes, workloads
 from tests.kernels.address_checker import AddressError, checked_addresses
 
-# Odd sizes in several tiles, only ones, and more channels than a tile at a length that is a multiple of 8 and not of 16.
+pytestmark = pytest.mark.skipif(not triton.knobs.runtime.interpret, reason="needs Triton's interpreter")
+
+# Odd sizes in several tiles; only ones; more channels than a tile, at a length that is a multiple of 8 and not of 16.
 ODD, ONES, WIDE = Sizes(2, 3, 5, 139), Sizes(1, 1, 1, 1), Sizes(2, 130, 1, 24)
 CHANNELWISE = ("scalar_norm", "layer_norm", "gated_residual")
 

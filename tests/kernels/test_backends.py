@@ -22,6 +22,8 @@ OPERATION = "diagonal_kernel"
 def empty_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """Remove measured choices, the environment variable and cached values, and return the empty cache folder."""
     monkeypatch.setenv("SASHIMI_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(choices, "SHIPPED_CHOICES", tmp_path / "shipped.json")
+    (tmp_path / "shipped.json").write_text("{}")
     monkeypatch.delenv("SASHIMI_KERNELS", raising=False)
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     for cached_function in (choices._choices, choices._measured_choice, choices._gpu_obstacle):
@@ -171,10 +173,65 @@ def test_torch_compile_traces_the_selection_on_a_gpu(gpu: None) -> None:
 
 
 @pytest.mark.parametrize(
-    ("length", "measured"), [(1, 1000), (2000, 1000), (2001, 4000), (8000, 4000), (16000, 16000), (10**6, 64000)]
+    ("samples", "measured"),
+    [(1, 1000), (2000, 1000), (2001, 4000), (8000, 4000), (16000, 16000), (10**6, 1024000), (10**9, 1024000)],
 )
-def test_lengths_use_the_nearest_measurement(length: int, measured: int) -> None:
-    assert choices.nearest_length(length) == measured
+def test_sizes_use_the_nearest_measurement(samples: int, measured: int) -> None:
+    assert choices.nearest_size(samples) == measured
+
+
+def test_the_size_is_that_of_the_batch(gpu: None) -> None:
+    choices.save_choices("NVIDIA H100", {f"{OPERATION} float32 {size}": "torch" for size in (1000, 16000)})
+    assert chosen("auto", CUDA, length=1000) == "torch_backend"
+    assert chosen("auto", CUDA, length=1000, batch=4) == "triton_backend"
+    assert chosen("auto", CUDA, length=1000, batch=16) == "torch_backend"
+
+
+def test_the_shipped_choices_are_used_before_a_measurement(gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = {f"{OPERATION} float32 {size}": "torch" for size in (1000, 4000)}
+    choices.save_shipped_choices("NVIDIA H100 80GB HBM3", table, "abc1234", choices.SHIPPED_CHOICES)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H100 PCIe")
+    assert chosen("auto", CUDA, length=1000) == "torch_backend"
+    assert chosen("auto", CUDA, length=16000) == "triton_backend"
+    choices.save_choices("NVIDIA H100 PCIe", {f"{OPERATION} float32 1000": "triton"})
+    assert chosen("auto", CUDA, length=1000) == "triton_backend"  # the user's own measurement
+    assert chosen("auto", CUDA, length=4000) == "torch_backend"
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA A100")
+    choices._measured_choice.cache_clear()
+    assert chosen("auto", CUDA, length=4000) == "triton_backend"
+
+
+def test_shipped_choices_have_an_entry_per_card(tmp_path: Path) -> None:
+    path = tmp_path / "table.json"
+    for name, key in (("NVIDIA H100 NVL", "a"), ("NVIDIA H100", "b"), ("NVIDIA H200", "c"), ("Card 1", "d")):
+        choices.save_shipped_choices(name, {key: "torch"}, "abc1234", path)
+    choices.save_shipped_choices("Card 1 large", {"e": "triton"}, "abc1234", path)
+    entries = json.loads(path.read_text())
+    assert list(entries) == ["Card 1", "Card 1 large", "NVIDIA H100", "NVIDIA H200"]
+    assert set(entries["NVIDIA H100"]) == {"date", "commit", "versions", "choices"}
+    assert entries["NVIDIA H100"]["commit"] == "abc1234"
+    assert torch.__version__ in entries["NVIDIA H100"]["versions"]
+    assert choices.load_shipped_choices("NVIDIA H100 PCIe", path) == {"b": "torch"}
+    assert choices.load_shipped_choices("Card 1", path) == {"d": "torch"}
+    assert choices.load_shipped_choices("Card 1 large, second", path) == {"e": "triton"}
+    assert choices.load_shipped_choices("NVIDIA A100", path) == {}
+
+
+def test_the_file_of_the_package_is_valid() -> None:
+    path = Path(choices.__file__).with_name("measured_choices.json")
+    keys = {f"{dtype} {size}" for dtype in ("float32", "float16", "bfloat16") for size in choices.SIZES}
+    for card, entry in json.loads(path.read_text()).items():
+        assert set(entry) == {"date", "commit", "versions", "choices"}, card
+        for key, backend in entry["choices"].items():
+            operation, _, rest = key.partition(" ")
+            assert hasattr(kernels, operation), key
+            assert rest in keys, key
+            assert backend in choices.CANDIDATES, key
+
+
+def test_the_file_of_the_package_is_installed() -> None:
+    project = (Path(__file__).resolve().parents[2] / "pyproject.toml").read_text()
+    assert "measured_choices.json" in project
 
 
 def test_choices_are_added_to_the_file(empty_cache: Path) -> None:

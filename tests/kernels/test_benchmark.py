@@ -1,7 +1,10 @@
 """Tests of the benchmark: measurements, table, choices stored for ``backend="auto"``."""
 
+import argparse
+import functools
 import math
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -99,8 +102,8 @@ def test_backends_agree_on_the_workloads(backend: str, dtype: torch.dtype) -> No
 
 
 def test_choices_are_made_by_the_pass_with_gradients() -> None:
-    def row(operation: str, length: int, passes: str, **seconds: float) -> Row:
-        return Row(operation, length, torch.float16, passes, seconds, {})
+    def row(operation: str, length: int, passes: str, batch: int = 1, **seconds: float) -> Row:
+        return Row(operation, length, torch.float16, passes, seconds, {}, batch)
 
     rows = [
         row("scalar_norm", 1000, "forward", reference=0.1, torch=2.0, triton=1.0),
@@ -115,6 +118,58 @@ def test_choices_are_made_by_the_pass_with_gradients() -> None:
         "scalar_norm float16 64000": "triton",
         "diagonal_step float16 1000": "triton",
     }
+    small = row("layer_norm", 4000, "forward", torch=1.0, triton=2.0)
+    large = row("layer_norm", 4000, "forward", batch=16, torch=2.0, triton=1.0)
+    assert fastest([small, large]) == {"layer_norm float16 4000": "torch", "layer_norm float16 64000": "triton"}
+
+
+def test_the_chunked_convolution_is_compared_with_the_fft() -> None:
+    def rows(batch: int, fft: dict[str, float]) -> list[Row]:
+        chunked = {"torch": 9.0, "triton": 2.0}
+        cases = (("fft_convolution", fft), ("chunked_convolution", chunked))
+        return [Row(name, 4000, torch.bfloat16, "forward", seconds, {}, batch) for name, seconds in cases]
+
+    fast, slow = {"torch": 3.0, "triton": 1.0}, {"torch": 4.0, "triton": 3.0}
+    assert fastest([*rows(1, fast), *rows(4, slow)]) == {
+        "chunked_convolution bfloat16 4000": "torch",
+        "chunked_convolution bfloat16 16000": "triton",
+    }
+
+
+def test_the_generation_of_kernels_has_no_batch(run, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured = []
+    monkeypatch.setattr(benchmark, "fastest", lambda rows: measured.extend(rows) or {})
+    operations = ("--operation", "diagonal_kernel", "layer_norm", "nplr_step")
+    assert run("--features", "2", "--length", "20", "--repeats", "1", "--batch-size", "2", "3", *operations) == 0
+    assert {(row.operation, row.batch) for row in measured} == {
+        ("diagonal_kernel", 1),
+        *((name, batch) for name in ("layer_norm", "nplr_step") for batch in (2, 3)),
+    }
+
+
+def test_choices_can_be_written_into_the_package(run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path = tmp_path / "measured_choices.json"
+    path.write_text("{}")
+    arguments = argparse.Namespace(save_shipped=True)
+    monkeypatch.setattr(benchmark, "SHIPPED_CHOICES", path)
+    monkeypatch.setattr(benchmark, "save_shipped_choices", functools.partial(choices.save_shipped_choices, path=path))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H200")
+    assert benchmark._saved(torch.device("cuda"), {"layer_norm float32 1000": "torch"}, arguments) == path
+    assert choices.load_shipped_choices("NVIDIA H200", path) == {"layer_norm float32 1000": "torch"}
+    assert not choices.choices_file().exists()
+
+
+def test_the_commit_is_that_of_the_checkout(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    copy = tmp_path / "measuring.py"
+    monkeypatch.setattr(measuring, "__file__", str(copy))
+    assert measuring.source_commit() == "unknown"
+    copy.write_text("")
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=n", "-c", "user.email=e"]
+    for command in (["init", "--quiet"], ["add", "measuring.py"], ["commit", "--quiet", "--message", "m"]):
+        subprocess.run([*git, *command], check=True)
+    assert re.fullmatch(r"[0-9a-f]{7,}", commit := measuring.source_commit())
+    copy.write_text("# changed")
+    assert measuring.source_commit() == f"{commit}+"
 
 
 def test_choices_of_a_gpu_are_stored(run, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:

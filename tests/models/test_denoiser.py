@@ -8,6 +8,9 @@ from torch import Tensor, nn
 
 from sashimi_diffusion import SashimiDenoiser
 from sashimi_diffusion.errors import UserError
+from sashimi_diffusion.models.blocks import DownPool, ResidualFeedForward, ResidualS4, UpPool
+from sashimi_diffusion.ssm import frozen
+from sashimi_kernels import layout
 
 SMALL = {
     "d_model": 8,
@@ -267,3 +270,47 @@ def test_every_backend_matches_the_reference(monkeypatch: pytest.MonkeyPatch, pa
             expected, expected_gradient = outputs[backend], gradient
         torch.testing.assert_close(outputs[backend], expected, rtol=1e-4, atol=1e-4)
         assert (gradient - expected_gradient).norm() < 1e-3 * expected_gradient.norm()
+
+
+class TestLayoutOfGPUs:
+    """Tests of the forms that networks take on a GPU: adjacent samples, and operators of all layers together."""
+
+    @pytest.fixture(params=["torch", "triton"])
+    def backend(self, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+        pytest.importorskip("triton", reason="the triton package is not installed")
+        monkeypatch.setenv("SASHIMI_KERNELS", request.param)
+        return request.param
+
+    @pytest.mark.parametrize("options", [{}, {"parameterization": "diag", "norm": "layer", "n_ssm": 2}], ids=str)
+    def test_outputs_and_gradients(self, backend: str, monkeypatch: pytest.MonkeyPatch, options: dict) -> None:
+        model = make(n_layers=[1, 1], pool=[4], n_state=6, **options)
+        for parameter in model.output.parameters():
+            nn.init.normal_(parameter, std=0.3)
+        sample, timestep = noise(length=136), torch.tensor([3.0, 7.0])
+        results = []
+        for form in (False, True):
+            monkeypatch.setattr(layout, "samples_adjacent", lambda x, form=form: form)
+            model.zero_grad()
+            output = model(sample, timestep).sample
+            output.square().sum().backward()
+            gradients = torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
+            with torch.no_grad(), frozen(model):
+                kept = [model(sample, timestep).sample for _ in range(2)][-1]
+            results.append((output, gradients, kept))
+        (expected, expected_gradients, _), (output, gradients, kept) = results
+        assert (output - expected).abs().max() < 1e-5 * expected.abs().max()
+        assert (kept - expected).abs().max() < 1e-5 * expected.abs().max()
+        assert (gradients - expected_gradients).norm() < 1e-4 * expected_gradients.norm()
+
+    def test_features_stay_contiguous(self, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(layout, "samples_adjacent", lambda x: True)
+        model = make(n_layers=[1, 1], pool=[4], n_state=6)
+        seen: list[Tensor] = []
+        for module in model.modules():
+            if isinstance(module, (ResidualS4, ResidualFeedForward, DownPool, UpPool)):
+                module.register_forward_hook(lambda module, inputs, output: seen.extend([inputs[0], output]))
+        with torch.no_grad():
+            model(noise(length=136), 3.0)
+        assert len(seen) == 2 * (3 * 2 + 2)
+        if backend == "triton":
+            assert all(x.is_contiguous() for x in seen)

@@ -34,8 +34,8 @@ def loss_and_gradients(network, sample):
 @pytest.mark.parametrize(
     ("make", "shapes"),
     [
-        (lambda: SashimiDenoiser(**SASHIMI), 2),  # stages; there are 9 blocks
-        (lambda: SashimiDenoiser(**SASHIMI, parameterization="diag", norm="layer"), 2),
+        (lambda: SashimiDenoiser(**SASHIMI), 3),  # way down, center, and way up with a skip connection; of 9 blocks
+        (lambda: SashimiDenoiser(**SASHIMI, parameterization="diag", norm="layer"), 3),
         (lambda: WaveNetDenoiser(**WAVENET), 3),  # dilations, and the last block, which has no residual output
     ],
     ids=["nplr", "diag", "wavenet"],

@@ -24,22 +24,56 @@ def chunked_convolution(
     """Compute the states before the chunks (a matrix product and a tree), then the outputs (two matrix products)."""
     dtype = torch.float64 if u.dtype == torch.float64 else torch.float32
     lags, write, read, advance = (x.to(dtype) for x in operators[:4])
-    n_batch, length, chunk, n = u.shape[0], u.shape[-1], write.shape[1], advance.shape[-1]
-    n_chunks = -(-length // chunk)
-    padded = torch.nn.functional.pad(u.to(dtype), (0, n_chunks * chunk - length))
-    rows = padded.unflatten(-1, (n_chunks, chunk)).transpose(0, 1).flatten(1, 2)  # (H, B · chunks, T)
-    sums = (rows @ write).unflatten(1, (n_batch, n_chunks))  # (H, B, chunks, D · n)
-    zeros = sums.new_zeros(*sums.shape[:2], n)
-    start = zeros if state is None else as_row(state.to(dtype.to_complex())).transpose(0, 1)
-    states = _states_before_chunks(sums[..., :n], advance, start)  # (H, B, chunks, n)
-    last = states[:, :, -1]
-    if operators.n_directions == 2:
-        later = _states_before_chunks(sums[..., n:].flip(2), advance, zeros).flip(2)
-        states = torch.cat([states, later], dim=-1)
+    length, chunk = u.shape[-1], write.shape[1]
+    start = None if state is None else as_row(state.to(dtype.to_complex()))
+    states, last = states_of_chunks(u.to(dtype), write, advance, start)
     toeplitz = lags.unfold(-1, chunk, 1).flip(1)  # (H, T, T): lag i-j in row j and column i
-    y = torch.baddbmm(states.flatten(1, 2) @ read.mT, rows, toeplitz)
-    y = y.unflatten(1, (n_batch, n_chunks)).flatten(2)[..., :length].transpose(0, 1).to(u.dtype)
+    y = torch.baddbmm(states.flatten(1, 2) @ read.mT, _chunks(u.to(dtype), chunk).flatten(1, 2), toeplitz)
+    y = y.view(*states.shape[:3], chunk).flatten(2)[..., :length].transpose(0, 1).to(u.dtype)
     return y, state_after(u, operators, last) if with_final and operators.step is not None else None
+
+
+def states_of_chunks(
+    u: Tensor, write: Tensor, advance: Tensor, start: Tensor | None = None, adjoint: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Return the states before all chunks, and one at an end.
+
+    Args:
+        u: signal, real (B, H, L).
+        write: from the samples of a chunk to the states, real (H, T, D·n).
+        advance: factor of a row of states over a chunk, real (H, n, n).
+        start: state before the first chunk, real (B, H, n). In the adjoint: added to the state after the first of the
+            reversed chunks.
+        adjoint: reverse both directions.
+
+    Returns:
+        real (H, B, chunks, D·n), and the first direction's state before the last chunk, in the adjoint after the last
+        of the reversed chunks, real (H, B, n).
+    """
+    n = advance.shape[-1]
+    chunks = _chunks(u, write.shape[1])
+    sums = (chunks.flatten(1, 2) @ write).view(*chunks.shape[:3], write.shape[-1])
+    zeros, n_chunks = sums.new_zeros(*sums.shape[:2], n), sums.shape[2]
+    start = zeros if start is None else start.transpose(0, 1)  # (H, B, n)
+    found, end = [], zeros
+    for direction, part in enumerate(sums.split(n, dim=-1)):
+        down = (direction == 1) != adjoint
+        part = part.flip(2) if down else part
+        if adjoint:  # with one more chunk, before which is the state after the others
+            first = part[:, :, :1] + (zeros if direction else start).unsqueeze(2)
+            part = torch.cat([first, part[:, :, 1:], zeros.unsqueeze(2)], dim=2)
+        states = _states_before_chunks(part, advance, zeros if adjoint or direction else start)
+        end = end if direction else states[:, :, -1]
+        states = states[:, :, :n_chunks]
+        found.append(states.flip(2) if down else states)
+    return torch.cat(found, dim=-1), end
+
+
+def _chunks(u: Tensor, chunk: int) -> Tensor:
+    """Divide a signal (B, H, L), padded with zeros, into chunks (H, B, chunks, T)."""
+    n_chunks = -(-u.shape[-1] // chunk)
+    padded = torch.nn.functional.pad(u, (0, n_chunks * chunk - u.shape[-1]))
+    return padded.unflatten(-1, (n_chunks, chunk)).transpose(0, 1)
 
 
 def state_after(u: Tensor, operators: ChunkOperators, last: Tensor) -> Tensor:

@@ -104,8 +104,9 @@ def _coarse_and_fine(log_a: Tensor, n_blocks: int, block: int, dtype: torch.dtyp
     if log_a.device.type == "cpu":  # operations on slices are slower
         return exponentials(block * log_a, n_blocks, dtype), exponentials(log_a, block, dtype)
     # Half of the launches.
-    options = {"device": log_a.device, "dtype": log_a.real.dtype}
-    positions = torch.cat([torch.arange(0, n_blocks * block, block, **options), torch.arange(block, **options)])
+    device, real = log_a.device, log_a.real.dtype
+    starts = torch.arange(0, n_blocks * block, block, device=device, dtype=real)
+    positions = torch.cat([starts, torch.arange(block, device=device, dtype=real)])
     coarse, fine = _Exponentials.apply(log_a, positions, dtype).split([n_blocks, block], dim=-1)
     return coarse, fine
 

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from sashimi_kernels import layout
 from sashimi_kernels.torch_backend.channelwise import gated_residual, layer_norm, scalar_norm
 
 
 def pointwise(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Return weight · x + bias at every position, by one matrix product per batch element or for all of them."""
-    if x.device.type != "cpu":
+    if layout.samples_adjacent(x):
         return _contiguous_pointwise(x, weight, bias)
     weight, bias = weight.to(x.dtype), bias.to(x.dtype)
     if x.shape[0] == 1:  # for a 2-D input, one matrix product also adds the bias, in any memory layout

@@ -4,7 +4,7 @@ With the chunks U[c] of T samples and the operators of :mod:`sashimi_kernels.chu
 
     S[c+1] = S[c] · advance + U[c] · write
 
-A tile of 64 rows holds groups of consecutive chunks, one group a row, for one direction of one feature. The program
+A tile of rows holds groups of consecutive chunks, one group a row, for one direction of one feature. The program
 
 1. goes over the chunks of all groups at once and sums each group from a state of zero,
 2. scans the sums over the groups in registers: in round i of log₂ rounds, a group adds advance^(group · 2^i) times the
@@ -15,11 +15,14 @@ Thus few products are sequential, and states are written once and in the dtype o
 operands of products that round them to this dtype anyway. The second pass reads samples that are still in the L2 cache.
 
 The reverse direction goes over the chunks from the last to the first. The adjoint exchanges read for write, transposes
-``advance`` and reverses both directions. The number of chunks of a group, a power of two, minimizes the sequential products.
+``advance`` and reverses both directions. The number of chunks of a group, a power of two, minimizes the sequential
+products. On GPUs whose registers do not hold the tiles, and with more than 32 complex states, PyTorch computes the same
+states by batched products.
 """
 
+import itertools
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -27,19 +30,22 @@ import triton.language as tl
 from torch import Tensor
 
 from sashimi_kernels.chunks import CHUNK
-from sashimi_kernels.triton_backend.arguments import FLOATS, pointers
+from sashimi_kernels.torch_backend.convolution import states_of_chunks
+from sashimi_kernels.triton_backend.arguments import FLOATS, multiple, pointers
 from sashimi_kernels.triton_backend.chunk_tiles import (
     COLUMNS,
-    in_units,
+    MULTIPLE,
+    architecture,
+    is_single,
     load_samples,
     matrix_form,
     matrix_precision,
-    padded_columns,
-    unit_of,
+    signal_sizes,
 )
 from sashimi_kernels.triton_backend.launch import Launch, launch
 
-_ROWS = 64
+# Rows of a tile that fits the registers, in half precision and in float32.
+_ROWS = {"hopper": (64, 64), "ampere": (32, None)}
 # Programs that run at the same time: two on each multiprocessor of an H100.
 _CONCURRENT = 264
 
@@ -59,14 +65,14 @@ class Grouping(NamedTuple):
         return waves * (4 * self.group + self.squarings + 2 * self.rounds)
 
 
-def grouping(n_batch: int, n_chunks: int, programs_per_tile: int) -> Grouping:
+def grouping(n_batch: int, n_chunks: int, programs_per_tile: int, rows: int) -> Grouping:
     """Return the arrangement with the fewest sequential products."""
     found = []
     for squarings in range(max(1, n_chunks - 1).bit_length() + 1):
         group = 2**squarings
         groups = triton.cdiv(n_chunks, group)
-        if groups <= _ROWS:
-            rounds, tiles = (groups - 1).bit_length(), triton.cdiv(n_batch, _ROWS // groups)
+        if groups <= rows:
+            rounds, tiles = (groups - 1).bit_length(), triton.cdiv(n_batch, rows // groups)
             found.append(Grouping(group, squarings, groups, rounds, tiles))
     return min(found, key=lambda one: one.sequential_products(programs_per_tile))
 
@@ -76,12 +82,12 @@ def chunk_states(signal: Tensor, write: Tensor, advance: Tensor, adjoint: bool =
 
     Args:
         signal: (B, H, L), contiguous along L.
-        write: contribution of each sample to the states, float32 (H, T, D·n).
+        write: contribution of each sample to the states, float32 (H, T, D·n), with n a multiple of 64.
         advance: factor of a row of states over a chunk, float32 (H, n, n).
         adjoint: transpose ``advance`` and reverse the directions.
 
     Returns:
-        (B, H, chunks, D · columns) in the dtype of ``signal``, where n is padded to 64 or 128 columns.
+        (B, H, chunks, D·n) in the dtype of ``signal``.
     """
     return _run(signal, write, advance, adjoint, None)[0]
 
@@ -108,50 +114,57 @@ def chunk_states_and_edge(
 def _run(
     signal: Tensor, write: Tensor, advance: Tensor, adjoint: bool, enter: Tensor | None
 ) -> tuple[Tensor, Tensor | None]:
+    n, rows = advance.shape[-1], _rows(signal.dtype, architecture(signal.device))
+    if rows is None or n > COLUMNS:
+        return _by_torch(signal, write, advance, adjoint, enter)
     n_batch, n_features, length = signal.shape
-    n, n_chunks = advance.shape[-1], triton.cdiv(length, CHUNK)
-    n_directions, columns = write.shape[-1] // n, padded_columns(n)
-    states = signal.new_empty(n_batch, n_features, n_chunks, n_directions * columns)
+    n_chunks, n_directions = triton.cdiv(length, CHUNK), write.shape[-1] // n
+    states = signal.new_empty(n_batch, n_features, n_chunks, write.shape[-1])
     final = None if enter is None else enter.new_empty(enter.shape)
-    # The state at the far end is that before one more chunk in the adjoint.
+    # In the adjoint, the state at the far end is that before one more chunk.
     n_orders = n_chunks + int(adjoint and enter is not None)
-    arrangement = grouping(n_batch, n_orders, n_directions * n_features)
-    unit = unit_of(signal) if (enter is None and columns == COLUMNS[0]) else 1
+    arrangement = grouping(n_batch, n_orders, n_directions * n_features, rows)
     tensors = pointers(signal=signal, write=write, advance=advance, states=states, enter=enter, final=final)
-    sizes = {"n": n, "n_batch": n_batch, "n_orders": n_orders, "adjoint": int(adjoint), **in_units(unit, signal=signal)}
-    rows = {name: getattr(arrangement, name) for name in ("group", "squarings", "groups", "rounds")}
-    constants, options = _constants(signal.dtype, columns, unit)
+    sizes = {"n_batch": n_batch, "n_orders": n_orders, "adjoint": int(adjoint), **signal_sizes(signal=signal)}
+    sizes |= {name: getattr(arrangement, name) for name in ("group", "squarings", "groups", "rounds")}
+    constants, options = _constants(signal.dtype, rows)
     grid = (n_directions, arrangement.tiles, n_features)
-    launch(chunk_states_kernel, grid, {**tensors, **sizes, **rows}, constants, **options)
+    launch(chunk_states_kernel, grid, {**tensors, **sizes}, constants, **options)
     return states, final
 
 
-def _constants(dtype: torch.dtype | str, columns: int, unit: int) -> tuple[dict[str, int | str], dict[str, int]]:
+def _by_torch(
+    signal: Tensor, write: Tensor, advance: Tensor, adjoint: bool, enter: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    """Do the same by batched products in float32, where the matrices do not fit the registers of the GPU."""
+    states, final = states_of_chunks(signal.float(), write, advance.mT if adjoint else advance, enter, adjoint)
+    final = final.transpose(0, 1).contiguous()
+    return states.transpose(0, 1).to(signal.dtype).contiguous(), None if enter is None else final
+
+
+def _rows(dtype: torch.dtype | str, name: str) -> int | None:
+    """Return the rows of a tile on this architecture, or None if no tile fits."""
+    return _ROWS.get(name, (None, None))[is_single(dtype)]
+
+
+def _constants(dtype: torch.dtype | str, rows: int) -> tuple[dict[str, Any], dict[str, int]]:
     """Return constants and launch options."""
-    single = dtype in (torch.float32, "*fp32")
-    constants = {
-        "CHUNK": CHUNK,
-        "ROWS": _ROWS,
-        "COLUMNS": columns,
-        "BLOCK_K": 32 if single else CHUNK,
-        "UNIT": unit,
-        "PRECISION": matrix_precision(dtype),
-    }
-    return constants, {"num_warps": 4 if columns == COLUMNS[0] else 8, "num_stages": 2}
+    block = 32 if is_single(dtype) else CHUNK
+    tile = {"CHUNK": CHUNK, "ROWS": rows, "COLUMNS": COLUMNS, "BLOCK_K": block}
+    options = {"num_warps": 8 if is_single(dtype) else 4, "num_stages": 2}
+    return {**tile, "MULTIPLE": MULTIPLE, "PRECISION": matrix_precision(dtype)}, options
 
 
 def launches() -> Iterator[Launch]:
     """Yield every form in which the kernel of this module is launched."""
-    integers = ("n", "n_batch", "n_orders", "adjoint", "length", "signal_batch_stride", "signal_feature_stride")
+    integers = ("n_batch", "n_orders", "adjoint", "length", "signal_batch_stride", "signal_feature_stride")
     integers += ("group", "squarings", "groups", "rounds")
-    for dtype in FLOATS:
-        for columns, unit, edge in ((64, 8, None), (64, 1, None), (64, 1, "*fp32"), (128, 1, None), (128, 1, "*fp32")):
-            constants, options = _constants(dtype, columns, unit)
-            tensors = pointers(signal=dtype, write="*fp32", advance="*fp32", states=dtype)
-            edges = pointers(enter=edge, final=edge)
-            absent = dict.fromkeys(edges) if edge is None else {}
-            present = {} if edge is None else edges
-            yield matrix_form(chunk_states_kernel, {**tensors, **present}, integers, {**constants, **absent}, **options)
+    for dtype, name, edge in itertools.product(FLOATS, _ROWS, (None, "*fp32")):
+        rows = _rows(dtype, name)
+        if rows is not None:
+            tensors = pointers(signal=dtype, write="*fp32", advance="*fp32", states=dtype, enter=edge, final=edge)
+            constants, options = _constants(dtype, rows)
+            yield matrix_form(chunk_states_kernel, tensors, integers, constants, options, (name,))
 
 
 @triton.jit
@@ -162,7 +175,6 @@ def chunk_states_kernel(
     states_ptr,
     enter_ptr,
     final_ptr,
-    n,
     n_batch,
     n_orders,
     adjoint,
@@ -177,12 +189,13 @@ def chunk_states_kernel(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
     BLOCK_K: tl.constexpr,
-    UNIT: tl.constexpr,
+    MULTIPLE: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     direction, pid_h = tl.program_id(0), tl.program_id(2).to(tl.int64)
     n_directions, n_features = tl.num_programs(0), tl.num_programs(2)
-    length *= UNIT
+    length, signal_batch_stride = multiple(length, MULTIPLE), multiple(signal_batch_stride, MULTIPLE)
+    signal_feature_stride = multiple(signal_feature_stride, MULTIPLE)
     n_chunks = tl.cdiv(length, CHUNK)
     down = (direction + adjoint) % 2 == 1  # from the last chunk to the first
     rows, columns = tl.arange(0, ROWS), tl.arange(0, COLUMNS)
@@ -190,26 +203,28 @@ def chunk_states_kernel(
     places = rows % groups
     batches = tl.program_id(1) * per_tile + rows // groups
     row_mask = (rows < per_tile * groups) & (batches < n_batch)
-    signal_offsets = batches.to(tl.int64) * signal_batch_stride * UNIT + pid_h * signal_feature_stride * UNIT
+    signal_offsets = batches.to(tl.int64) * signal_batch_stride
+    signal_ptr = tl.multiple_of(signal_ptr + pid_h * signal_feature_stride, 2 * MULTIPLE)
     features = batches.to(tl.int64) * n_features + pid_h
-    edge_offsets = features[:, None] * n + columns[None, :]
-    edge_mask = columns[None, :] < n
-    write_ptr += pid_h * CHUNK * n_directions * n + direction * n
+    edge_offsets = features[:, None] * COLUMNS + columns[None, :]
+    pitch = n_directions * COLUMNS
+    write_ptr = tl.multiple_of(write_ptr + pid_h * CHUNK * pitch + direction * COLUMNS, 16)
+    states_ptr = tl.multiple_of(states_ptr + direction * COLUMNS, 16)
     write = write_ptr
     if BLOCK_K == CHUNK:
-        write = _load_write(write_ptr, tl.arange(0, CHUNK), n_directions * n, columns, n)
+        write = _load_write(write_ptr, tl.arange(0, CHUNK), pitch, columns)
         write = write.to(signal_ptr.dtype.element_ty)
-    advance = _load_advance(advance_ptr + pid_h * n * n, n, adjoint, COLUMNS)
+    advance = _load_advance(tl.multiple_of(advance_ptr + pid_h * COLUMNS * COLUMNS, 16), adjoint, COLUMNS)
     state = tl.zeros((ROWS, COLUMNS), dtype=tl.float32)
     for step in range(group):
         order = places * group + step
         if enter_ptr is not None:
-            enter_mask = (row_mask & (order == adjoint))[:, None] & edge_mask
+            enter_mask = (row_mask & (order == adjoint))[:, None]
             state += tl.load(enter_ptr + edge_offsets, mask=enter_mask, other=0.0)
         chunk = tl.where(down, n_chunks - 1 - order, order)
         state = _advanced(
             state, advance, signal_ptr, signal_offsets + chunk * CHUNK, length - chunk * CHUNK,
-            row_mask & (order < n_chunks), write, n_directions * n, columns, n, CHUNK, BLOCK_K, PRECISION,
+            row_mask & (order < n_chunks), write, pitch, columns, CHUNK, BLOCK_K, PRECISION,
         )  # fmt: skip
     # From the sums of the groups to the states before the groups.
     leap = advance
@@ -224,24 +239,24 @@ def chunk_states_kernel(
     for step in range(group):
         order = places * group + step
         if enter_ptr is not None:
-            enter_mask = (row_mask & (order == adjoint))[:, None] & edge_mask
+            enter_mask = (row_mask & (order == adjoint))[:, None]
             state += tl.load(enter_ptr + edge_offsets, mask=enter_mask, other=0.0)
             at_end = row_mask & (order == n_orders - 1)
-            tl.store(final_ptr + edge_offsets, state, mask=at_end[:, None] & edge_mask)
+            tl.store(final_ptr + edge_offsets, state, mask=at_end[:, None])
         chunk = tl.where(down, n_chunks - 1 - order, order)
         mask = row_mask & (order < n_chunks)
-        state_offsets = (features * n_chunks + chunk) * (n_directions * COLUMNS) + direction * COLUMNS
+        state_offsets = (features * n_chunks + chunk) * pitch
         state_ptrs = states_ptr + state_offsets[:, None] + columns[None, :]
         tl.store(state_ptrs, state.to(states_ptr.dtype.element_ty), mask=mask[:, None])
         state = _advanced(
             state, advance, signal_ptr, signal_offsets + chunk * CHUNK, length - chunk * CHUNK,
-            mask, write, n_directions * n, columns, n, CHUNK, BLOCK_K, PRECISION,
+            mask, write, pitch, columns, CHUNK, BLOCK_K, PRECISION,
         )  # fmt: skip
 
 
 @triton.jit
 def _advanced(
-    state, advance, signal_ptr, offsets, left, mask, write, write_pitch, columns, n,
+    state, advance, signal_ptr, offsets, left, mask, write, pitch, columns,
     CHUNK: tl.constexpr, BLOCK_K: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Return state · advance + samples · write. ``write`` is a tile, or with several blocks a pointer."""
@@ -253,23 +268,22 @@ def _advanced(
         for k_start in range(0, CHUNK, BLOCK_K):
             positions = k_start + tl.arange(0, BLOCK_K)
             samples = load_samples(signal_ptr, offsets, positions, left, mask)
-            block = _load_write(write, positions, write_pitch, columns, n)
+            block = _load_write(write, positions, pitch, columns).to(samples.dtype)
             state = tl.dot(samples, block, state, input_precision=PRECISION)
     return state
 
 
 @triton.jit
-def _load_write(write_ptr, positions, pitch, columns, n):
-    offsets = positions[:, None] * pitch + columns[None, :]
-    return tl.load(write_ptr + offsets, mask=(columns < n)[None, :], other=0.0)
+def _load_write(write_ptr, positions, pitch, columns):
+    return tl.load(write_ptr + positions[:, None] * pitch + columns[None, :])
 
 
 @triton.jit
-def _load_advance(advance_ptr, n, adjoint, COLUMNS: tl.constexpr):
+def _load_advance(advance_ptr, adjoint, COLUMNS: tl.constexpr):
     """Load the matrix or, in the adjoint, its transpose."""
-    k, columns = tl.arange(0, COLUMNS)[:, None], tl.arange(0, COLUMNS)[None, :]
-    offsets = tl.where(adjoint == 1, columns * n + k, k * n + columns)
-    return tl.load(advance_ptr + offsets, mask=(k < n) & (columns < n), other=0.0)
+    rows, columns = tl.arange(0, COLUMNS)[:, None], tl.arange(0, COLUMNS)[None, :]
+    advance = tl.load(advance_ptr + rows * COLUMNS + columns)
+    return tl.trans(advance) if adjoint else advance
 
 
 @triton.jit

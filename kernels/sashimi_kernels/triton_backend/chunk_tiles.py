@@ -6,6 +6,7 @@ every matrix unit: six products (relative error 2^-23) for float32 signals, thre
 chunks of a half-precision signal, whose errors accumulate.
 """
 
+import functools
 from typing import Any
 
 import torch
@@ -14,65 +15,102 @@ import triton.language as tl
 from torch import Tensor
 from triton import knobs
 
+from sashimi_kernels.hardware import HARDWARE, RDNA
+from sashimi_kernels.triton_backend.arguments import is_rdna
 from sashimi_kernels.triton_backend.launch import Launch
 
-# States of a direction are padded with zeros to one of these numbers of columns.
-COLUMNS = (64, 128)
-_UNIT = 8
+# States of a direction are padded with zeros to a multiple of this number of columns.
+COLUMNS = 64
+# Divides lengths and strides of signals: 16 bytes in half precision, the widest access of a thread.
+MULTIPLE = 8
+# GPUs by the size of the tiles that fit their registers.
+_AMPERE = ("cuda:80", "cuda:86", "cuda:89")
+TARGETS = {
+    "hopper": ("cuda:90", "cuda:100"),
+    "ampere": _AMPERE,
+    "cdna": tuple(name for name in HARDWARE if name.startswith("hip") and name not in RDNA),
+    "rdna": RDNA,
+}
+
+
+@functools.cache
+def architecture(device: torch.device) -> str:
+    """Return the key of ``TARGETS`` of a device. Tensors without data and the interpreter count as "hopper"."""
+    if device.type != "cuda":
+        return "hopper"
+    if torch.version.hip is not None:
+        return "rdna" if is_rdna(device) else "cdna"
+    return "hopper" if torch.cuda.get_device_capability(device) >= (9, 0) else "ampere"
+
+
+def is_single(dtype: torch.dtype | str) -> bool:
+    """Return whether a Triton or PyTorch type is float32."""
+    return dtype in (torch.float32, "*fp32")
 
 
 def matrix_precision(dtype: torch.dtype | str) -> str:
     """Return the ``input_precision`` of float32 products for signals of this Triton or PyTorch type."""
     if knobs.runtime.interpret:
         return "ieee"  # the only precision of the interpreter, that of float32
-    return "bf16x6" if dtype in (torch.float32, "*fp32") else "bf16x3"
+    return "bf16x6" if is_single(dtype) else "bf16x3"
 
 
-def padded_columns(n: int) -> int:
-    """Return the number of columns of a direction with n real states.
+def padded(x: Tensor, n: int, rows: bool = False) -> Tensor:
+    """Pad each direction's n columns of (..., D·n) with zeros to a multiple of 64, also the rows if ``rows``.
 
-    Raises:
-        ValueError: there are too many states.
+    Tiles are then aligned and need no masks. The usual n = 64 needs no padding.
     """
-    for columns in COLUMNS:
-        if n <= columns:
-            return columns
-    raise ValueError(
-        f"the triton backend of chunked_convolution holds up to {COLUMNS[-1] // 2} complex states, not {n // 2}: use "
-        "backend='torch'"
-    )
+    missing = -n % COLUMNS
+    if missing == 0:
+        return x
+    wide = torch.nn.functional.pad(x.unflatten(-1, (x.shape[-1] // n, n)), (0, missing)).flatten(-2)
+    return torch.nn.functional.pad(wide, (0, 0, 0, missing)) if rows else wide
 
 
-def unit_of(*signals: Tensor) -> int:
-    """Return 8 if the length and all strides are divisible by 8, otherwise 1.
+def aligned(signal: Tensor) -> Tensor:
+    """Return a signal (B, H, L) with adjacent samples, where those of a feature start at a multiple of 16 bytes.
 
-    Triton itself recognizes divisibility by 16 only. Kernels receive the length and the strides in this unit.
+    A copy costs less than narrow accesses, as the samples are read several times.
     """
-    sizes = [x for signal in signals for x in (signal.shape[-1], *signal.stride()[:-1])]
-    return _UNIT if all(size % _UNIT == 0 for size in sizes) else 1
+    starts = (signal.storage_offset(), *signal.stride()[:-1])
+    if signal.stride(-1) == 1 and all(start % MULTIPLE == 0 for start in starts):
+        return signal
+    return signal.clone(memory_format=torch.contiguous_format)
 
 
-def in_units(unit: int, **signals: Tensor) -> dict[str, int]:
-    """Return ``length``, ``{name}_batch_stride`` and ``{name}_feature_stride`` of signals (B, H, L) in this unit."""
+def signal_sizes(**signals: Tensor) -> dict[str, int]:
+    """Return ``length``, ``{name}_batch_stride`` and ``{name}_feature_stride`` of signals (B, H, L)."""
     strides = {
-        f"{name}_{axis}_stride": signal.stride(dimension) // unit
+        f"{name}_{axis}_stride": signal.stride(dimension)
         for name, signal in signals.items()
         for dimension, axis in enumerate(("batch", "feature"))
     }
-    return {"length": next(iter(signals.values())).shape[-1] // unit, **strides}
+    return {"length": next(iter(signals.values())).shape[-1], **strides}
 
 
 def matrix_form(
     kernel: Any,
-    tensors: dict[str, str],
+    tensors: dict[str, str | None],
     integers: tuple[str, ...],
     constants: dict[str, Any],
-    num_warps: int,
-    num_stages: int,
+    options: dict[str, int],
+    architectures: tuple[str, ...],
 ) -> Launch:
-    """Return one form of a kernel with matrix products from its pointer types and the names of its integers."""
-    signature = {**tensors, **dict.fromkeys(integers, "i32")}
-    return Launch(kernel, signature, constants, num_warps, num_stages, matrix=True)
+    """Return one form of a kernel with matrix products. A pointer of type None becomes a constant.
+
+    Args:
+        kernel: the kernel.
+        tensors: types of the pointers.
+        integers: names of the integers.
+        constants: values of the constants.
+        options: ``num_warps`` and ``num_stages``.
+        architectures: keys of ``TARGETS`` on which the form is launched.
+    """
+    signature = {name: type for name, type in tensors.items() if type is not None}
+    absent = dict.fromkeys(tensors.keys() - signature.keys())
+    targets = tuple(target for name in architectures for target in TARGETS[name])
+    signature |= dict.fromkeys(integers, "i32")
+    return Launch(kernel, signature, {**constants, **absent}, **options, matrix=True, targets=targets)
 
 
 @triton.jit

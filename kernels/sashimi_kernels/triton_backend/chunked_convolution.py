@@ -23,35 +23,40 @@ from sashimi_kernels.torch_backend.krylov import as_row
 from sashimi_kernels.triton_backend.chunk_outputs import chunk_outputs
 from sashimi_kernels.triton_backend.chunk_products import operator_gradients
 from sashimi_kernels.triton_backend.chunk_states import chunk_states, chunk_states_and_edge
+from sashimi_kernels.triton_backend.chunk_tiles import MULTIPLE, aligned, padded
 
 
 def chunked_convolution(
     u: Tensor, operators: ChunkOperators, state: Tensor | None, with_final: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """Compute the states before the chunks, then the outputs of the chunks."""
+    """Compute the states before the chunks, then the outputs of the chunks. Both need a length divisible by 8."""
     lags, write, read, advance = (x.float() for x in operators[:4])
     if write.shape[1] != CHUNK:
         raise ValueError(f"expected operators for chunks of {CHUNK} samples, got {write.shape[1]}")
-    with_final = with_final and operators.step is not None
-    if state is None and not with_final:
-        return _chunked_convolution(u, lags, write, read, advance, None)[0], None
-    n_batch, n_features, _ = u.shape
-    start = write.new_zeros(n_batch, n_features, advance.shape[-1]) if state is None else as_row(state).float()
-    y, last = _chunked_convolution(u, lags, write, read, advance, start)
-    return y, state_after(u, operators, last.transpose(0, 1)) if with_final else None
+    n, length = advance.shape[-1], u.shape[-1]
+    write, read, advance = padded(write, n), padded(read, n), padded(advance, n, rows=True)
+    signal = torch.nn.functional.pad(u, (0, -length % MULTIPLE)) if length % MULTIPLE else u
+    start = None if state is None else padded(as_row(state).float(), n)
+    if start is None and with_final and operators.step is not None:
+        start = write.new_zeros(*u.shape[:2], advance.shape[-1])
+    y, last = _chunked_convolution(signal, lags, write, read, advance, start)
+    y = y[..., :length].contiguous() if length % MULTIPLE else y
+    if not with_final or operators.step is None:
+        return y, None
+    return y, state_after(u, operators, last[..., :n].transpose(0, 1))
 
 
 @torch.library.custom_op("sashimi_kernels::chunked_convolution", mutates_args=())
 def _chunked_convolution(
     u: Tensor, lags: Tensor, write: Tensor, read: Tensor, advance: Tensor, state: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """Return the output, (B, H, L), and the state before the last chunk, float32 (B, H, n), empty without ``state``."""
-    u, (lags, write, read, advance) = _along_length(u), (x.contiguous() for x in (lags, write, read, advance))
+    """Return the output, (B, H, L), and the state before the last chunk, (B, H, n), empty without ``state``."""
+    u, (lags, write, read, advance) = aligned(u), (x.contiguous() for x in (lags, write, read, advance))
     if state is None:
         states, last = chunk_states(u, write, advance), write.new_empty(0)
     else:
         states, last = chunk_states_and_edge(u, write, advance, False, state.contiguous())
-    return chunk_outputs(u, lags, read, states, advance.shape[-1]), last
+    return chunk_outputs(u, lags, read, states), last
 
 
 @torch.library.custom_op("sashimi_kernels::chunked_convolution_backward", mutates_args=())
@@ -68,23 +73,22 @@ def _chunked_convolution_backward(
     of_operators: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Return the gradients of u, lags, write, read, advance and state, empty where they are not computed."""
-    u, dy = _along_length(u), _along_length(dy)
+    u, dy = aligned(u), aligned(dy)
     lags, write, read, advance = (x.contiguous() for x in (lags, write, read, advance))
-    n = advance.shape[-1]
     if state is None:
         adjoint, dstate = chunk_states(dy, read, advance, adjoint=True), write.new_empty(0)
     else:
         state = state.contiguous()
         dlast = torch.zeros_like(state) if dlast is None else dlast.contiguous()
         adjoint, dstate = chunk_states_and_edge(dy, read, advance, True, dlast)
-    du = chunk_outputs(dy, lags, write, adjoint, n, flipped=True) if of_signal else u.new_empty(0)
+    du = chunk_outputs(dy, lags, write, adjoint, flipped=True) if of_signal else u.new_empty(0)
     if not of_operators:
         return du, *(write.new_empty(0) for _ in range(4)), dstate
     if state is None:
         states = chunk_states(u, write, advance)
     else:
         states, _ = chunk_states_and_edge(u, write, advance, False, state)
-    return du, *operator_gradients(u, dy, states, adjoint, n, write.shape[-1] // n), dstate
+    return du, *operator_gradients(u, dy, states, adjoint, advance.shape[-1]), dstate
 
 
 @_chunked_convolution.register_fake
@@ -129,8 +133,3 @@ def _gradients(ctx: Any, dy: Tensor | None, dlast: Tensor | None) -> tuple[Tenso
 
 _chunked_convolution.register_autograd(_gradients, setup_context=_keep_inputs)
 _chunked_convolution_backward.register_autograd(no_second_derivative("chunked_convolution"))
-
-
-def _along_length(u: Tensor) -> Tensor:
-    """Return ``u`` contiguous along the samples. A copy costs less than strided reads, as chunks are read twice."""
-    return u if u.stride(-1) == 1 else u.contiguous()

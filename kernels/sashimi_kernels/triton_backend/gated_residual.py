@@ -41,7 +41,12 @@ def gated_residual(x: Tensor, residual: Tensor) -> Tensor:
 @torch.library.custom_op("sashimi_kernels::gated_residual", mutates_args=())
 def _gated_residual(x: Tensor, residual: Tensor) -> Tensor:
     y = residual.new_empty(residual.shape)
-    arguments = {**pointers(x=x, residual=residual, y=y), **_sizes(y), **strides("x", x), **strides("residual", residual)}
+    arguments = {
+        **pointers(x=x, residual=residual, y=y),
+        **_sizes(y),
+        **strides("x", x),
+        **strides("residual", residual),
+    }
     constants = {**_BLOCKS, **common_multiple(x, residual)}
     launch(_gated_residual_kernel, _grid(y), arguments, constants, num_warps=_N_WARPS)
     return y

@@ -38,11 +38,11 @@ from sashimi_kernels.triton_backend.launch import Launch, launch
 PRECISION = "ieee" if knobs.runtime.interpret else "bf16x6"
 # The largest tiles that do not spill registers (``python -m sashimi_kernels.aot`` prints the usage).
 EVALUATE: dict[str, Any] = {"COARSE": 32, "FINE": 64, "BLOCK_N": 16, "PRECISION": PRECISION}
-EVALUATE_OPTIONS = {"num_warps": 8, "num_stages": 1}
+EVALUATE_OPTIONS: dict[str, Any] = {"num_warps": 8, "num_stages": 1}
 PROJECT: dict[str, Any] = {"COARSE": 32, "FINE": 32, "BLOCK_N": 16, "PRECISION": PRECISION}
 # Matrix instructions of RDNA take each operand in both halves of a wave, which doubles its registers.
 PROJECT_RDNA: dict[str, Any] = {**PROJECT, "COARSE": 64, "FINE": 16}
-PROJECT_OPTIONS = {"num_warps": 4, "num_stages": 1}
+PROJECT_OPTIONS: dict[str, Any] = {"num_warps": 4, "num_stages": 1}
 
 
 def whole_turns(angle: Tensor) -> Tensor:

@@ -61,4 +61,4 @@ def compiled_form(program: Program, streams: int) -> Launch:
     fixed = constants(program, streams)
     types = {f"{name}_ptr": type for name, type in tensors.items()} | {"temperature": "fp32", "top_p": "fp32"}
     signature = {name: types.get(name, "i32") for name in generate_kernel.arg_names if name not in fixed}
-    return Launch(generate_kernel, signature, fixed, **OPTIONS, matrix=streams > 1)
+    return Launch(generate_kernel, signature, fixed, OPTIONS["num_warps"], OPTIONS["num_stages"], matrix=streams > 1)

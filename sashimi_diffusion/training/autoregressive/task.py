@@ -16,6 +16,7 @@ from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.models.autoregressive_base import detached
 from sashimi_diffusion.pipelines import SashimiAutoregressivePipeline
 from sashimi_diffusion.pipelines.autoregressive import bits_of
+from sashimi_diffusion.ssm import frozen
 from sashimi_diffusion.training.autoregressive.batches import IGNORED, TokenBatch, TokenSource, padded
 from sashimi_diffusion.training.autoregressive.config import AutoregressiveConfig
 from sashimi_diffusion.training.autoregressive.samples import check_generation, save_samples
@@ -202,12 +203,13 @@ def bits_per_sample(
     ordered = sorted(examples, key=len)
     batches = [ordered[start : start + batch_size] for start in range(0, len(ordered), batch_size)]
     nats = torch.zeros((), dtype=torch.float64, device=accelerator.device)
-    for batch in batches[accelerator.process_index :: accelerator.num_processes]:
-        inputs, targets = (part.to(accelerator.device) for part in padded(batch, 1, model.start_token))
-        state = None
-        for chunk_inputs, chunk_targets in zip(inputs.split(chunk, dim=1), targets.split(chunk, dim=1), strict=True):
-            with accelerator.autocast():
-                logits, state = model.prefill(chunk_inputs, state)
-            nats += F.cross_entropy(logits.float(), chunk_targets, ignore_index=IGNORED, reduction="sum").double()
+    with frozen(model):
+        for batch in batches[accelerator.process_index :: accelerator.num_processes]:
+            inputs, targets = (part.to(accelerator.device) for part in padded(batch, 1, model.start_token))
+            state, chunks = None, zip(inputs.split(chunk, dim=1), targets.split(chunk, dim=1), strict=True)
+            for chunk_inputs, chunk_targets in chunks:
+                with accelerator.autocast():
+                    logits, state = model.prefill(chunk_inputs, state)
+                nats += F.cross_entropy(logits.float(), chunk_targets, ignore_index=IGNORED, reduction="sum").double()
     total = accelerator.reduce(nats, "sum").item()
     return total / sum(len(example) for example in examples) / math.log(2)

@@ -14,6 +14,7 @@ from sashimi_diffusion.data.recordings import Recordings
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.pipelines.sashimi import SashimiPipeline
 from sashimi_diffusion.schedulers.diffwave import DiffWaveScheduler
+from sashimi_diffusion.ssm import frozen
 from sashimi_diffusion.training.config import with_measured
 from sashimi_diffusion.training.diffusion.batches import Batch, BatchSource, Windows, measure_std
 from sashimi_diffusion.training.diffusion.config import DiffusionConfig
@@ -75,11 +76,12 @@ class DiffusionTask:
         indices = spread_evenly(len(self.validation.dataset), self.config.training.validation_examples)
         batches = [indices[start : start + size] for start in range(0, len(indices), size)]
         total = torch.zeros((), device=accelerator.device)
-        for chosen in batches[accelerator.process_index :: accelerator.num_processes]:
-            batch = self.validation.validation_batch(chosen)
-            with accelerator.autocast():
-                losses = diffusion_losses(network, self.scheduler, batch, self.config.objective.min_snr_gamma)
-            total += losses.sum()
+        with frozen(network):
+            for chosen in batches[accelerator.process_index :: accelerator.num_processes]:
+                batch = self.validation.validation_batch(chosen)
+                with accelerator.autocast():
+                    losses = diffusion_losses(network, self.scheduler, batch, self.config.objective.min_snr_gamma)
+                total += losses.sum()
         return {"validation_loss": accelerator.reduce(total, "sum").item() / len(indices)}
 
     def conclude(self, accelerator: Accelerator, network: nn.Module) -> dict[str, float]:
