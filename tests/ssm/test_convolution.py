@@ -40,8 +40,10 @@ def test_operators_of_several_state_spaces(
     spaces = state_spaces(options)
     results = []
     with torch.set_grad_enabled(training):
-        alone = [convolution_operators([s], torch.float32, [l], 2.0)[0] for s, l in zip(spaces, LENGTHS, strict=True)]
-        together = convolution_operators(spaces, torch.float32, LENGTHS, 2.0)
+        alone = [
+            convolution_operators([s], torch.float32, 1, [l], 2.0)[0] for s, l in zip(spaces, LENGTHS, strict=True)
+        ]
+        together = convolution_operators(spaces, torch.float32, 1, LENGTHS, 2.0)
     chunks = backend == "triton" and "outputs_per_feature" not in options
     expected_type = ChunkOperators if chunks else Lags if training else Spectrum
     assert {type(operator) for operator in together} == {expected_type}
@@ -65,5 +67,5 @@ def test_truncated_kernels_are_convolved_by_fft(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("SASHIMI_KERNELS", "triton")
     spaces = state_spaces({"bidirectional": True, "max_length": 24})
     with torch.no_grad():
-        operators = convolution_operators(spaces, torch.float32, LENGTHS, 1.0)
+        operators = convolution_operators(spaces, torch.float32, 1, LENGTHS, 1.0)
     assert [type(operator) for operator in operators] == [Spectrum, ChunkOperators, Spectrum, ChunkOperators]
