@@ -173,12 +173,14 @@ def _multi_tensor(name: str, arguments: Sequence[Any], result: Any) -> int:
         return 2 + _launches_of_lists(lists)
     elif result is not None:
         lists.append(result)
-    return _launches_of_lists(lists)
+    # Copies convert, so the dtypes of sources and of results may differ.
+    return _launches_of_lists(lists, converts=name.startswith("_foreach_copy"))
 
 
-def _launches_of_lists(lists: list[Sequence[Tensor]]) -> int:
+def _launches_of_lists(lists: list[Sequence[Tensor]], converts: bool = False) -> int:
     first = lists[0]
-    uniform = len({x.dtype for tensors in lists for x in tensors}) == 1
+    dtypes = [{x.dtype for x in tensors} for tensors in lists]
+    uniform = all(len(found) == 1 for found in (dtypes if converts else [set.union(*dtypes)]))
     if not uniform or any(len(set(map(_strides, group))) > 1 for group in zip(*lists, strict=True)):
         return len(first)
     max_tensors = _MAX_TENSORS[len(lists) - 1]

@@ -1,4 +1,15 @@
-"""Linear maps at every position, fused with what surrounds them: GELU, gate, norm and residual."""
+"""Linear maps at every position, fused with what surrounds them: GELU, gate, norm and residual.
+
+The Triton backend runs ``gated_linear`` and ``feed_forward`` as one kernel each, in which all channels of a tile of
+positions stay on the chip. The kernels need numbers of channels that are multiples of 16, and up to
+
+- 256 channels of ``x`` in half precision on GPUs of compute capability 9.0 and later,
+- 128 channels in half precision on other GPUs except RDNA,
+- 64 channels in float32 on GPUs of compute capability 9.0 and later.
+
+In all other cases the Triton backend runs its kernels of the norms and of the gate, and PyTorch's GELU and matrix
+products. Its kernels compute in the dtype of ``x``, also under autocast, and round parameters to it.
+"""
 
 from torch import Tensor
 
@@ -45,7 +56,7 @@ def gated_linear(
         weight: real (2H, K).
         bias: real (2H,).
         residual: real (B, H, L), or None.
-        backend: "auto", "torch", "triton" or "reference". ``triton`` rounds the parameters to the dtype of ``x``.
+        backend: "auto", "torch", "triton" or "reference".
 
     Returns:
         real (B, H, L) in the dtype of ``residual``, or else of the product.
@@ -93,8 +104,7 @@ def feed_forward(
         input_weight, input_bias: W₁, real (F, H), and b₁, real (F,).
         output_weight, output_bias: W₂, real (H, F), and b₂, real (H,).
         skip: real (B, H, L) in the dtype of ``x``, or None.
-        backend: "auto", "torch", "triton" or "reference". ``triton`` rounds weights to the dtype of ``x``. It runs one
-            kernel for H ≤ 256. For more channels it runs its norm and PyTorch's matrix products.
+        backend: "auto", "torch", "triton" or "reference".
 
     Returns:
         real (B, H, L) in the dtype of ``x``.

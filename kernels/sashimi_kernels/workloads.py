@@ -20,6 +20,8 @@ OPERATIONS = (
     "scalar_norm",
     "layer_norm",
     "gated_residual",
+    "gated_linear",
+    "feed_forward",
 )
 
 
@@ -73,7 +75,7 @@ def workloads(sizes: Sizes, dtype: torch.dtype, device: torch.device | str) -> l
     layer = _Layer(sizes, dtype, device)
     rows = _generation(sizes.length, system) + _states(sizes.length, system, layer) if dtype == torch.float32 else []
     rows += _convolution(sizes.length, system, layer) + _recurrence(system, layer)
-    return rows + _channelwise(sizes.length, layer)
+    return rows + _channelwise(sizes.length, layer) + _pointwise(sizes.length, layer)
 
 
 class _System:
@@ -107,6 +109,11 @@ class _Layer:
         self.gates = torch.randn(batch, 2 * features, length, device=device).to(dtype).requires_grad_()
         self.gain, self.shift = (torch.ones(1, device=device, requires_grad=True) for _ in range(2))
         self.weight, self.offset = (torch.ones(features, device=device, requires_grad=True) for _ in range(2))
+        # Both linear maps have twice as many outputs or inputs as features.
+        self.expand, self.reduce, self.expand_bias, self.reduce_bias = (
+            torch.randn(shape, device=device).div(features**0.5).requires_grad_()
+            for shape in ((2 * features, features), (features, 2 * features), (2 * features,), (features,))
+        )
         self.state = torch.randn(batch, features, states, dtype=torch.complex64, device=device)
 
 
@@ -191,4 +198,22 @@ def _channelwise(length: int, layer: _Layer) -> list[Workload]:
         Workload("scalar_norm", length, scalar_norm, (u, gain, shift, bias)),
         Workload("layer_norm", length, layer_norm, (u, weight, offset, bias)),
         Workload("gated_residual", length, gated_residual, (gates, residual)),
+    ]
+
+
+def _pointwise(length: int, layer: _Layer) -> list[Workload]:
+    u, residual, norm = layer.u, layer.residual, (layer.gain, layer.shift)
+    maps = (layer.expand, layer.expand_bias, layer.reduce, layer.reduce_bias)
+
+    def gated_linear(backend: str) -> Tensor:
+        # A part of a computation: without gradients, the torch backend overwrites its input.
+        x = u if torch.is_grad_enabled() else u.clone()
+        return kernels.gated_linear(x, *maps[:2], residual, backend)
+
+    def feed_forward(backend: str) -> Tensor:
+        return kernels.feed_forward(u, "scalar", *norm, 1e-8, *maps, residual, backend)
+
+    return [
+        Workload("gated_linear", length, gated_linear, (u, *maps[:2], residual)),
+        Workload("feed_forward", length, feed_forward, (u, *norm, *maps, residual)),
     ]

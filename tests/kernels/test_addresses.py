@@ -34,6 +34,7 @@ def cases() -> Iterator[tuple[str, Callable[[], object]]]:
     yield "adjacent channels", adjacent_channels
     yield "gradients of steps", step_gradients
     yield "initial states", initial_states
+    yield "linear maps", linear_maps
 
 
 def adjacent_channels() -> None:
@@ -60,6 +61,13 @@ def initial_states() -> None:
     state, u = torch.randn(2, 3, 5, dtype=torch.complex64), torch.randn(2, 19, 3).transpose(1, 2)
     kernels.diagonal_state(system, u, state, backend="triton")
     kernels.nplr_state(dt, a, a / 10, a / 10, a, u, state, backend="triton")
+
+
+def linear_maps() -> None:
+    """Channels that fill a part of a tile; several blocks of weights and tiles of positions."""
+    for workload in workloads(Sizes(2, 16, 1, 40), torch.float32, "cpu"):
+        if workload.operation in ("gated_linear", "feed_forward"):
+            workload.backward("triton")
 
 
 def test_no_kernel_accesses_a_wrong_address() -> None:

@@ -112,6 +112,7 @@ def test_multi_tensor_operations() -> None:
     assert counted(lambda: torch._foreach_mul_(large, 2.0)).launches == 2  # 320 blocks of 65536 numbers per launch
     assert counted(lambda: torch._foreach_norm(small)).launches == 4
     assert counted(lambda: torch._foreach_mul_([meta(3), meta(3, dtype=torch.float64)], 2.0)).launches == 2
+    assert counted(lambda: torch._foreach_copy_([meta(3)] * 2, [meta(3, dtype=torch.float64)] * 2)).launches == 1
     assert counted(lambda: torch._foreach_add_([meta(2, 3)] * 5, [meta(3, 2).T] * 5)).launches == 5
     assert counted(lambda: torch._foreach_add_([meta(1, 3)] * 5, [meta(3, 1).T] * 5)).launches == 1
 

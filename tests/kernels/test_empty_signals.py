@@ -35,6 +35,19 @@ OPERATIONS: dict[str, tuple[Callable, Callable[[int, int], list[Tensor]]]] = {
         lambda backend, *inputs: kernels.gated_residual(*inputs, backend=backend),
         lambda batch, length: [real(batch, 2 * H, length), real(batch, H, length)],
     ),
+    "gated_linear": (
+        lambda backend, *inputs: kernels.gated_linear(*inputs, backend=backend),
+        lambda batch, length: [real(batch, 16, length), real(32, 16), real(32), real(batch, 16, length)],
+    ),
+    "feed_forward": (
+        lambda backend, x, gain, shift, *others: kernels.feed_forward(
+            x, "scalar", gain, shift, 1e-5, *others, backend=backend
+        ),
+        lambda batch, length: [
+            *(real(batch, 16, length), real(1), real(1)),
+            *(real(32, 16), real(32), real(16, 32), real(16), real(batch, 16, length)),
+        ],
+    ),
     "long_convolution": (
         lambda backend, u, kernel: kernels.long_convolution(u, kernels.kernel_lags(kernel)),
         lambda batch, length: [real(batch, 1, H, length), real(M, H, max(1, length))],

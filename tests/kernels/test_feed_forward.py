@@ -180,3 +180,54 @@ def test_arguments_must_fit() -> None:
         kernels.feed_forward(x, "layer", weight, offset, 1e-5, *linear[:2], linear[0], linear[3], skip)
     with pytest.raises(ValueError, match=r"skip of shape \(2, 3, 5\), got \(1, 3, 5\)"):
         kernels.feed_forward(x, "layer", weight, offset, 1e-5, *linear, skip[:1])
+
+
+def counted(run_it: Callable[[], object]) -> dict[str, int]:
+    from sashimi_kernels.counters import Counter
+
+    with Counter() as counts:
+        run_it()
+    return {name: operation.launches for name, operation in counts.operations.items()}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_launches(dtype: torch.dtype) -> None:
+    """One forward; five backward, and one that rounds weights that are not in the dtype of the features."""
+    x, *parameters, skip = (x.to("meta") for x in make_inputs("layer", 2, 256, 512, 1000, True, torch.bfloat16))
+    parameters = [parameter.to(dtype) for parameter in parameters]
+    inputs = [tensor.requires_grad_() for tensor in (x, *parameters, skip)]
+    y = run("layer", inputs, "triton")
+    with torch.no_grad():
+        assert counted(lambda: run("layer", inputs, "triton")) == {"triton.feed_forward_kernel": 1}
+    backward = counted(lambda: torch.autograd.grad(y, inputs, torch.empty_like(y)))
+    expected = {"triton.feed_forward_backward_kernel": 1, "triton.weight_gradient_kernel": 2, "aten.sum": 2}
+    rounding = {"aten._foreach_copy": 1} if dtype == torch.float32 else {}
+    cast = {"aten._to_copy": 2} if dtype == torch.bfloat16 else {}
+    assert backward == expected | rounding | cast
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_more_channels_than_a_tile(assert_close: Callable, norm: str) -> None:
+    check(assert_close, norm, "triton", make_inputs(norm, 1, 272, 16, 8, True, torch.float32))
+
+
+def test_parameters_in_the_dtype_of_the_features(assert_close: Callable) -> None:
+    inputs = [x.half() for x in make_inputs("layer", 2, 80, 32, 24, True, torch.float16)]
+    check(assert_close, "layer", "triton", inputs)
+
+
+def test_only_the_gradient_of_the_features() -> None:
+    inputs = make_inputs("scalar", 2, 16, 32, 8, True, torch.float32)
+    inputs[0].requires_grad_()
+    found = (torch.autograd.grad(run("scalar", inputs, name).square().sum(), inputs[0]) for name in ("triton", "torch"))
+    torch.testing.assert_close(*(gradients[0] for gradients in found), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA or ROCm device")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("sizes", [(2, 64, 128, 1000), (1, 128, 256, 333), (3, 256, 512, 64), (1, 320, 640, 40)])
+@pytest.mark.parametrize("norm", NORMS)
+def test_on_a_gpu(assert_close: Callable, norm: str, sizes: tuple[int, ...], dtype: torch.dtype) -> None:
+    inputs = [x.cuda() for x in make_inputs(norm, *sizes, True, dtype)]
+    check(assert_close, norm, "triton", inputs)

@@ -169,3 +169,68 @@ def test_shapes_must_fit() -> None:
         kernels.gated_linear(x, weight, bias, residual[:1])
     with pytest.raises(ValueError, match=r"weight of shape \(8, 3\), got \(8, 2\)"):
         kernels.pointwise(x, weight[:, :2], bias)
+
+
+def counted(run: Callable[[], object]) -> dict[str, int]:
+    from sashimi_kernels.counters import Counter
+
+    with Counter() as counts:
+        run()
+    return {name: operation.launches for name, operation in counts.operations.items()}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_launches(dtype: torch.dtype) -> None:
+    """One forward; four backward, one of which rounds weights that are not in the dtype of the features."""
+    x, weight, bias, residual = (
+        parameter.to("meta").requires_grad_() for parameter in make_inputs(2, 256, 256, 1000, True, torch.bfloat16)
+    )
+    weight, bias = (parameter.detach().to(dtype).requires_grad_() for parameter in (weight, bias))
+    y = kernels.gated_linear(x, weight, bias, residual, "triton")
+    with torch.no_grad():
+        forward = counted(lambda: kernels.gated_linear(x, weight, bias, residual, "triton"))
+    assert forward == {"triton.gated_linear_kernel": 1}
+    backward = counted(lambda: torch.autograd.grad(y, (x, weight, bias, residual), torch.empty_like(y)))
+    expected = {"triton.gated_linear_backward_kernel": 1, "triton.weight_gradient_kernel": 1, "aten.sum": 1}
+    rounding = {"aten._foreach_copy": 1} if dtype == torch.float32 else {}
+    cast = {"aten._to_copy": 1} if dtype == torch.bfloat16 else {}
+    assert backward == expected | rounding | cast
+
+
+def test_more_channels_than_a_tile(assert_close: Callable) -> None:
+    check(assert_close, "triton", make_inputs(1, 272, 16, 8, True, torch.float32))
+
+
+def test_parameters_in_the_dtype_of_the_features(assert_close: Callable) -> None:
+    inputs = [x.half() for x in make_inputs(2, 80, 16, 24, True, torch.float16)]
+    check(assert_close, "triton", inputs)
+
+
+def test_addresses_that_are_not_multiples_of_16(assert_close: Callable) -> None:
+    inputs = make_inputs(2, 16, 16, 8, True, torch.float32)
+    memory = [torch.empty(x.numel() + 1) for x in inputs]
+    moved = [place[1:].view_as(x).copy_(x) for x, place in zip(inputs, memory, strict=True)]
+    check(assert_close, "triton", moved)
+
+
+def test_gradients_do_not_change_from_run_to_run() -> None:
+    inputs = make_inputs(3, 48, 16, 72, True, torch.float32)
+    first, second = (output_and_gradients(inputs, "triton", randn(3, 16, 72, seed=9)) for _ in range(2))
+    assert all(torch.equal(x, y) for x, y in zip(first, second, strict=True))
+
+
+def test_only_the_gradient_of_the_features() -> None:
+    x, weight, bias, residual = make_inputs(2, 16, 16, 8, True, torch.float32)
+    x.requires_grad_()
+    y = kernels.gated_linear(x, weight, bias, residual, "triton")
+    (actual,) = torch.autograd.grad(y.square().sum(), x)
+    y = kernels.gated_linear(x, weight, bias, residual, "reference")
+    torch.testing.assert_close(actual, torch.autograd.grad(y.square().sum(), x)[0], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA or ROCm device")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("sizes", [(2, 64, 64, 1000), (1, 128, 128, 333), (3, 256, 256, 64), (1, 320, 320, 40)])
+def test_on_a_gpu(assert_close: Callable, sizes: tuple[int, ...], dtype: torch.dtype) -> None:
+    check(assert_close, "triton", [x.cuda() for x in make_inputs(*sizes, True, dtype)])

@@ -53,6 +53,14 @@ def gated_residual_of_adjacent_channels(backend: str, x: Tensor, residual: Tenso
     return kernels.gated_residual(x.transpose(1, 2), residual, backend)
 
 
+def gated_linear(backend: str, *inputs: Tensor) -> Tensor:
+    return kernels.gated_linear(*inputs, backend=backend)
+
+
+def feed_forward(backend: str, x: Tensor, gain: Tensor, shift: Tensor, *others: Tensor) -> Tensor:
+    return kernels.feed_forward(x, "scalar", gain, shift, 1e-5, *others, backend=backend)
+
+
 def diagonal_kernel(backend: str, log_a: Tensor, coefficients: Tensor) -> Tensor:
     return kernels.diagonal_kernel(log_a, coefficients, 7, backend)
 
@@ -101,6 +109,14 @@ OPERATIONS: list[tuple[Function, Callable[[], tuple[Tensor, ...]]]] = [
     (layer_norm, lambda: (real(2, 3, 2), real(3, seed=1), real(3, seed=2), real(2, 3, seed=3))),
     (gated_residual, lambda: (real(2, 4, 2), real(2, 2, 2, seed=1))),
     (gated_residual_of_adjacent_channels, lambda: (real(2, 2, 4), real(2, 2, 2, seed=1))),
+    (gated_linear, lambda: (real(1, 16, 2), real(32, 16, seed=1), real(32, seed=2), real(1, 16, 2, seed=3))),
+    (
+        feed_forward,
+        lambda: (
+            *(real(1, 16, 2), real(1, seed=1), real(1, seed=2)),
+            *(real(16, 16, seed=3), real(16, seed=4), real(16, 16, seed=5), real(16, seed=6)),
+        ),
+    ),
     (diagonal_kernel, lambda: (log_a(), complex_(1, H, N))),
     (diagonal_state, lambda: (log_a(), complex_(H, N), real(1, H, 5), complex_(1, H, N, seed=1))),
     (

@@ -33,6 +33,7 @@ from sashimi_kernels.triton_backend.channel_norm import layer_norm, scalar_norm
 from sashimi_kernels.triton_backend.launch import Launch
 from sashimi_kernels.triton_backend.pointwise_tiles import (
     Tile,
+    Tiles,
     aligned,
     fits,
     forms,
@@ -42,7 +43,7 @@ from sashimi_kernels.triton_backend.pointwise_tiles import (
     load_bias,
     load_weight,
     moments,
-    norm_parameters,
+    norm_gradients,
     normalize,
     padded,
     rounded,
@@ -54,19 +55,19 @@ from sashimi_kernels.triton_backend.pointwise_tiles import (
 )
 from sashimi_kernels.triton_backend.weight_gradient import Norm, n_shares, share_sums
 
-_TILES = {
-    "hopper": {64: Tile(128, 64, 8, 2), 128: Tile(64, 64, 8, 2), 256: Tile(64, 64, 8, 1)},
-    "ampere": {64: Tile(64, 64, 8, 1), 128: Tile(32, 64, 8, 1)},
-    "cdna": {64: Tile(64, 64, 8, 1), 128: Tile(64, 64, 8, 1)},
-    "rdna": {64: Tile(32, 64, 8, 1), 128: Tile(32, 32, 8, 1)},
-    "single": {64: Tile(32, 32, 8, 1), 128: Tile(32, 32, 8, 1)},
+_TILES: Tiles = {
+    "hopper": {64: Tile(128, 64, 8, 2), 128: Tile(128, 64, 8, 1), 256: Tile(64, 64, 8, 1)},
+    "blackwell": {64: Tile(128, 64, 8, 2), 128: Tile(128, 64, 8, 1), 256: Tile(64, 64, 8, 1)},
+    "ampere": {64: Tile(128, 64, 8, 1), 128: Tile(64, 64, 8, 1)},
+    "cdna": {64: Tile(128, 64, 8, 1), 128: Tile(64, 64, 8, 1)},
+    "single": {64: Tile(32, 32, 8, 1)},
 }
-_BACKWARD_TILES = {
-    "hopper": {64: Tile(64, 64, 8, 2), 128: Tile(32, 64, 4, 1), 256: Tile(32, 64, 8, 1)},
+_BACKWARD_TILES: Tiles = {
+    "hopper": {64: Tile(64, 64, 8, 2), 128: Tile(32, 64, 4, 2), 256: Tile(32, 64, 8, 1)},
+    "blackwell": {64: Tile(64, 64, 8, 2), 128: Tile(32, 64, 4, 2), 256: Tile(32, 32, 8, 1)},
     "ampere": {64: Tile(64, 64, 8, 1), 128: Tile(32, 64, 8, 1)},
     "cdna": {64: Tile(64, 64, 8, 1), 128: Tile(32, 64, 4, 1)},
-    "rdna": {64: Tile(32, 64, 8, 1), 128: Tile(32, 32, 8, 1)},
-    "single": {64: Tile(32, 32, 8, 1), 128: Tile(16, 32, 8, 1)},
+    "single": {64: Tile(32, 16, 8, 1)},
 }
 _PARAMETERS = "norm_weight norm_offset input_weight input_bias output_weight output_bias"
 
@@ -327,7 +328,7 @@ def feed_forward_backward_kernel(
     # Loaded again, from the cache, because the registers are full of sums until here.
     x = tl.load(x_ptr + offsets, mask, other=0.0)
     mean, scale = moments(x, channel_mask, position_mask, epsilon, n_channels)
-    dx, dweight, doffset = _norm_gradients(
+    dx, dweight, doffset = norm_gradients(
         dn, x, mean, scale, norm_weight_ptr, norm_offset_ptr, channels, n_channels, layer
     )
     dx += tl.load(dy_ptr + offsets, mask, other=0.0).to(tl.float32)
@@ -335,22 +336,3 @@ def feed_forward_backward_kernel(
     norm_sums_ptr += (pid_batch * tl.num_programs(0) + tl.program_id(0)) * 2 * n_channels
     tl.store(norm_sums_ptr + channels, dweight, channel_mask)
     tl.store(norm_sums_ptr + n_channels + channels, doffset, channel_mask)
-
-
-@triton.jit
-def _norm_gradients(dn, x, mean, scale, weight_ptr, offset_ptr, channels, n_channels, layer):
-    """Return the gradient of x, and those of weight and offset per channel, summed over the positions of the tile.
-
-    dn is zero for padded channels.
-    """
-    weight, _ = norm_parameters(weight_ptr, offset_ptr, channels, n_channels, layer)
-    gain = tl.where(layer != 0, 1.0, tl.load(weight_ptr).to(tl.float32))
-    shift = tl.where(layer != 0, 0.0, tl.load(offset_ptr).to(tl.float32))
-    normalized = (x.to(tl.float32) - mean[None, :]) * scale[None, :]
-    sums = tl.sum(dn * tl.where(layer != 0, 1.0, scale)[None, :], 1)
-    dweight = tl.sum(dn * normalized, 1) + shift * sums
-    dn *= weight
-    mean_dn = tl.sum(dn, 0) / n_channels
-    mean_product = tl.sum(dn * normalized, 0) / n_channels + shift * scale * mean_dn
-    dx = (dn - mean_dn[None, :] - normalized * mean_product[None, :]) * scale[None, :]
-    return dx, dweight, gain * sums

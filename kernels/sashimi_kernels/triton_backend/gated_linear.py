@@ -26,6 +26,7 @@ from sashimi_kernels.triton_backend.gated_residual import gated_residual
 from sashimi_kernels.triton_backend.launch import Launch
 from sashimi_kernels.triton_backend.pointwise_tiles import (
     Tile,
+    Tiles,
     aligned,
     fits,
     forms,
@@ -44,19 +45,19 @@ from sashimi_kernels.triton_backend.pointwise_tiles import (
 )
 from sashimi_kernels.triton_backend.weight_gradient import n_shares, share_sums
 
-_TILES = {
+_TILES: Tiles = {
     "hopper": {64: Tile(128, 64, 8, 2), 128: Tile(128, 64, 8, 2), 256: Tile(64, 64, 8, 2)},
-    "ampere": {64: Tile(128, 64, 8, 2), 128: Tile(128, 64, 8, 1)},
+    "blackwell": {64: Tile(128, 64, 8, 2), 128: Tile(64, 64, 8, 2), 256: Tile(64, 64, 8, 2)},
+    "ampere": {64: Tile(64, 64, 8, 2), 128: Tile(128, 64, 8, 1)},
     "cdna": {64: Tile(128, 64, 8, 1), 128: Tile(64, 64, 8, 1)},
-    "rdna": {64: Tile(64, 64, 8, 1), 128: Tile(64, 64, 8, 1)},
-    "single": {64: Tile(64, 32, 8, 1), 128: Tile(32, 32, 8, 1)},
+    "single": {64: Tile(64, 64, 8, 1)},
 }
-_BACKWARD_TILES = {
+_BACKWARD_TILES: Tiles = {
     "hopper": {64: Tile(64, 64, 8, 2), 128: Tile(64, 64, 8, 2), 256: Tile(64, 64, 8, 2)},
+    "blackwell": {64: Tile(64, 64, 8, 2), 128: Tile(64, 64, 8, 2), 256: Tile(64, 64, 8, 2)},
     "ampere": {64: Tile(64, 64, 8, 1), 128: Tile(32, 64, 8, 1)},
     "cdna": {64: Tile(64, 64, 8, 1), 128: Tile(64, 64, 8, 1)},
-    "rdna": {64: Tile(32, 64, 8, 1), 128: Tile(32, 32, 8, 1)},
-    "single": {64: Tile(32, 32, 8, 1), 128: Tile(32, 32, 8, 1)},
+    "single": {64: Tile(32, 16, 8, 1)},
 }
 # Programs that occupy the largest GPUs. With fewer tiles of positions, several programs share the output channels.
 _PROGRAMS = 256

@@ -23,13 +23,13 @@ from sashimi_kernels.triton_backend.arguments import FLOATS, is_rdna, pointers
 from sashimi_kernels.triton_backend.chunk_tiles import matrix_precision
 from sashimi_kernels.triton_backend.launch import Launch, launch
 
-# GPUs by the size of the tiles that fit their registers. Tiles of float32 features are equal for all of them.
-_TARGETS = {
-    "hopper": ("cuda:90", "cuda:100"),
+# GPUs by the size of the tiles that fit their registers; "single" has the tiles of float32 features. RDNA is missing.
+TARGETS = {
+    "hopper": ("cuda:90",),
+    "blackwell": ("cuda:100",),
     "ampere": ("cuda:80", "cuda:86", "cuda:89"),
     "cdna": tuple(name for name in HARDWARE if name.startswith("hip") and name not in RDNA),
-    "rdna": RDNA,
-    "single": (),
+    "single": ("cuda:90", "cuda:100"),
 }
 _CHANNEL_MULTIPLE = 16
 # Half-precision elements of 16 bytes; compilation assumes aligned arguments if a kernel has this constant.
@@ -56,7 +56,7 @@ class Tile(NamedTuple):
         return {**blocks, **ALIGNED, "PRECISION": matrix_precision(dtype)}
 
 
-Tiles: TypeAlias = dict[str, dict[int, Tile]]
+Tiles: TypeAlias = dict[str | None, dict[int, Tile]]
 """The tiles of a kernel by GPU and padded number of channels."""
 
 
@@ -66,7 +66,7 @@ def fits(x: Tensor, n_others: int, *tiles: Tiles) -> bool:
     ``n_others`` is the size of the other axis of the weights.
     """
     wide = all(n_channels % _CHANNEL_MULTIPLE == 0 for n_channels in (x.shape[1], n_others))
-    return wide and all(x.shape[1] <= max(of_kernel[_gpu(x)], default=0) for of_kernel in tiles)
+    return wide and all(x.shape[1] <= max(of_kernel.get(_gpu(x), ()), default=0) for of_kernel in tiles)
 
 
 def padded(x: Tensor) -> Tensor:
@@ -169,22 +169,27 @@ def forms(
                 constants,
                 **options,
                 matrix=True,
-                targets=_TARGETS[gpu],
+                targets=TARGETS[gpu],
             )
 
 
-def _gpu(x: Tensor) -> str:
-    return "single" if x.dtype == torch.float32 else _architecture(x.device)
+def _gpu(x: Tensor) -> str | None:
+    """Return the key of the tiles for ``x``. Float32 products do not fit the registers of all GPUs."""
+    architecture = _architecture(x.device)
+    if x.dtype != torch.float32:
+        return architecture
+    return "single" if architecture in ("hopper", "blackwell") else None
 
 
 @functools.cache
 def _architecture(device: torch.device) -> str:
-    """Return the key of ``_TARGETS`` of a device. Tensors without data and the interpreter count as "hopper"."""
+    """Return the key of ``TARGETS`` of a device, or "rdna". Tensors without data and the interpreter are "hopper"."""
     if device.type != "cuda":
         return "hopper"
     if torch.version.hip is not None:
         return "rdna" if is_rdna(device) else "cdna"
-    return "hopper" if torch.cuda.get_device_capability(device) >= (9, 0) else "ampere"
+    capability = torch.cuda.get_device_capability(device)
+    return "blackwell" if capability >= (10, 0) else "hopper" if capability >= (9, 0) else "ampere"
 
 
 def _n_channels(tiles: dict[int, Tile], x: Tensor) -> int:
@@ -249,3 +254,22 @@ def normalize(x, mean, scale, weight_ptr, offset_ptr, channels, n_channels, laye
     offset_factor = tl.where(layer != 0, 1.0, tl.load(weight_ptr).to(tl.float32) * scale)
     normalized = (x.to(tl.float32) - mean[None, :]) * scale[None, :]
     return weight * normalized + offset * offset_factor[None, :]
+
+
+@triton.jit
+def norm_gradients(dn, x, mean, scale, weight_ptr, offset_ptr, channels, n_channels, layer):
+    """Return the gradient of x, and those of weight and offset per channel, summed over the positions of the tile.
+
+    dn is zero for padded channels.
+    """
+    weight, _ = norm_parameters(weight_ptr, offset_ptr, channels, n_channels, layer)
+    gain = tl.where(layer != 0, 1.0, tl.load(weight_ptr).to(tl.float32))
+    shift = tl.where(layer != 0, 0.0, tl.load(offset_ptr).to(tl.float32))
+    normalized = (x.to(tl.float32) - mean[None, :]) * scale[None, :]
+    sums = tl.sum(dn * tl.where(layer != 0, 1.0, scale)[None, :], 1)
+    dweight = tl.sum(dn * normalized, 1) + shift * sums
+    dn *= weight
+    mean_dn = tl.sum(dn, 0) / n_channels
+    mean_product = tl.sum(dn * normalized, 0) / n_channels + shift * scale * mean_dn
+    dx = (dn - mean_dn[None, :] - normalized * mean_product[None, :]) * scale[None, :]
+    return dx, dweight, gain * sums

@@ -19,6 +19,7 @@ from sashimi_kernels.triton_backend.chunk_tiles import matrix_precision
 from sashimi_kernels.triton_backend.launch import Launch, launch
 from sashimi_kernels.triton_backend.pointwise_tiles import (
     ALIGNED,
+    TARGETS,
     dtypes,
     gelu,
     length_argument,
@@ -92,7 +93,9 @@ def launches() -> Iterator[Launch]:
             absent = {} if on_load == "norm" else _NO_NORM
             types = {**pointers(dy=x, x=x, sums="*fp32"), **({} if absent else norm), **dict.fromkeys(names, "i32")}
             constants = {**_constants(x, on_load), **absent}
-            yield Launch(weight_gradient_kernel, types, constants, **_OPTIONS, matrix=True)
+            gpus = [gpu for gpu in TARGETS if (gpu == "single") == (x == "*fp32")]
+            targets = tuple(target for gpu in gpus for target in TARGETS[gpu])
+            yield Launch(weight_gradient_kernel, types, constants, **_OPTIONS, matrix=True, targets=targets)
 
 
 def _tile(dtype: torch.dtype | str) -> dict[str, int]:
