@@ -109,7 +109,7 @@ def count_training_step(model: Any, batch_size: int) -> Counts:
     config = OptimizerConfig()
     model.train()
     with torch.device("meta"):
-        ema, optimizer = Ema(model, decay=0.999), _FusedAdamW(model, config)
+        ema, optimizer = Ema(model, decay=0.999), MetaAdamW(model, config)
     with _gpu_kernels(), Counter() as counts:
         with torch.autocast("meta", torch.bfloat16):
             prediction = model(sample, timestep).sample
@@ -157,7 +157,7 @@ def floor_bytes(config: Any, batch_size: int, length: int, training: bool) -> in
     return PASSES * (3 if training else 1) * 2 * batch_size * elements
 
 
-class _FusedAdamW:
+class MetaAdamW:
     """AdamW as one multi-tensor kernel per parameter group, which ``torch.optim.AdamW`` refuses for "meta"."""
 
     def __init__(self, model: Any, config: OptimizerConfig) -> None:

@@ -326,7 +326,7 @@ def test_a_dry_run_writes_a_report(tmp_path: Path) -> None:
         (denoisers.wavenet, (), {"WaveNet forward, B 1", "WaveNet forward, B 2"}),
         (sampling.measure, (), {"sampling 0.05 s in 3 steps", "largest difference to the CPU's audio, 3 steps"}),
         (operations.measure, (), {"diagonal_kernel", "chunked_convolution", "scalar_norm"}),
-        (recipe.measure, ("muon", "fp32"), {"small recipe", "small recipe's share of the bare step"}),
+        (recipe.measure, ("muon", "fp32"), {"tiny recipe", "tiny recipe's share of the bare step"}),
         (counts.measure, (), {f"{counts.COUNTS} forward d 8, B 1", f"{counts.COUNTS} training step d 8, B 2"}),
     ],
     ids=lambda value: value.__module__.split(".")[-1] if callable(value) else "",
@@ -342,12 +342,13 @@ def test_parts_run_on_a_cpu(
     assert names <= {row.name for row in rows}
     assert [row for row in rows if row.problem is not None] == []
     assert all(not isinstance(row.value, float) or row.value >= 0 for row in rows)
+    assert {goal.result for goal in goal_lines([outcome(*rows)])} == {"not measured"}, "tiny sizes have no goals"
 
 
 def test_streams_run_with_every_engine_that_can(monkeypatch: pytest.MonkeyPatch, setting: Setting) -> None:
     monkeypatch.setattr(streams, "ENGINES", ("auto", "eager", "cuda-graph"))  # numba compiles for minutes
     rows = {(row.name, row.variant): row for row in streams.measure(setting)}
-    for name in ("autoregressive, 1 streams", "autoregressive, 2 streams"):
+    for name in ("autoregressive, tiny, 1 streams", "autoregressive, tiny, 2 streams"):
         assert rows[name, "eager, float32"].value > 0
         assert "cannot run: the model is on cpu" in rows[name, "cuda-graph, float32"].problem
     assert len(rows) == 4

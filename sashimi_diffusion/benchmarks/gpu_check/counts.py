@@ -8,11 +8,13 @@ from collections.abc import Callable, Iterator
 
 import torch
 
+from sashimi_diffusion.benchmarks.counters import MetaAdamW
 from sashimi_diffusion.benchmarks.gpu_check import denoisers
-from sashimi_diffusion.benchmarks.gpu_check.denoisers import Mode, Size
+from sashimi_diffusion.benchmarks.gpu_check.denoisers import Size
 from sashimi_diffusion.benchmarks.gpu_check.rows import Row, Setting
 from sashimi_diffusion.benchmarks.gpu_check.timing import attempted
 from sashimi_diffusion.ssm import frozen
+from sashimi_diffusion.training.config import OptimizerConfig
 from sashimi_kernels.backends import ENVIRONMENT_VARIABLE
 from sashimi_kernels.counters import Counter
 
@@ -53,7 +55,15 @@ def _forward(name: str, how: str, size: Size, parameterization: str, precision: 
 def _training(name: str, how: str, size: Size, parameterization: str, precision: str, setting: Setting) -> Row:
     with torch.device("meta"):
         model = denoisers.create_denoiser(size, parameterization, setting.tiny).train()
-    return _counted(name, how, denoisers.training_step(model, _sample(size, setting), Mode(precision, graph=False)))
+        optimizer = MetaAdamW(model, OptimizerConfig())
+        scale, found_inf = torch.ones(()), torch.zeros(())
+    loss_and_gradient = denoisers.gradient(model, _sample(size, setting), precision)
+
+    def run() -> None:
+        loss_and_gradient()
+        optimizer.step(scale, found_inf)
+
+    return _counted(name, how, run)
 
 
 def _sample(size: Size, setting: Setting) -> torch.Tensor:

@@ -110,16 +110,25 @@ def forward_pass(model: nn.Module, sample: Tensor, precision: str) -> Callable[[
 
 def training_step(model: nn.Module, sample: Tensor, mode: Mode) -> Callable[[], None]:
     """Return a function that runs forward pass, backward pass and AdamW on ``sample`` (B, 1, L)."""
-    timestep = torch.zeros(len(sample), dtype=torch.int64, device=sample.device)
-    fused = sample.device.type in ("cpu", "cuda")
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6, fused=fused, capturable=mode.graph)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6, fused=True, capturable=mode.graph)
+    loss_and_gradient = gradient(model, sample, mode.precision)
 
     def run() -> None:
         optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(sample.device.type, torch.bfloat16, enabled=mode.precision == "bfloat16"):
+        loss_and_gradient()
+        optimizer.step()
+
+    return run
+
+
+def gradient(model: nn.Module, sample: Tensor, precision: str) -> Callable[[], None]:
+    """Return a function that runs forward and backward pass on ``sample`` (B, 1, L)."""
+    timestep = torch.zeros(len(sample), dtype=torch.int64, device=sample.device)
+
+    def run() -> None:
+        with torch.autocast(sample.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
             loss = model(sample, timestep).sample.float().square().mean()
         loss.backward()
-        optimizer.step()
 
     return run
 

@@ -35,19 +35,19 @@ def measure(setting: Setting, optimizer: str, precision: str) -> Iterator[Row]:
         optimizer: "muon" as configured, or "adamw", whose step is recorded as a CUDA graph.
         precision: "fp32" or "bf16".
     """
-    variant = f"{optimizer}, {precision}"
+    name, variant = "tiny recipe" if setting.tiny else "small recipe", f"{optimizer}, {precision}"
     if not CONFIG.exists():
-        yield Row("small recipe", variant, problem=f"{CONFIG} does not exist: run the check in a checkout")
+        yield Row(name, variant, problem=f"{CONFIG} does not exist: run the check in a checkout")
         return
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
         _use_cache(folder / "cache")
         _write_recordings(folder / "recordings")
         recipe = _recipe(_config(folder, "run", optimizer, precision, setting))
-        yield Row("small recipe", variant, recipe, "steps/s")
+        yield Row(name, variant, recipe, "steps/s")
         bare = _bare_step(_config(folder, "bare", optimizer, precision, setting), setting)
-        yield Row("bare step of the small recipe", variant, bare, "steps/s")
-        yield Row("small recipe's share of the bare step", variant, recipe / bare)
+        yield Row(f"bare step of the {name}", variant, bare, "steps/s")
+        yield Row(f"{name}'s share of the bare step", variant, recipe / bare)
 
 
 def _use_cache(folder: Path) -> None:

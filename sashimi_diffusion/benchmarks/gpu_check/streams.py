@@ -23,12 +23,13 @@ _ROUNDS = 3
 def measure(setting: Setting) -> Iterator[Row]:
     """Yield the rates of the engines that can run; the network has the sizes of the published "sashimi-sc09-unet"."""
     sizes: dict[str, Any] = {"d_model": 8, "n_layers": 1} if setting.tiny else {"d_model": 64, "n_layers": 8}
+    network = "autoregressive, tiny" if setting.tiny else "autoregressive"
     for dtype in (torch.bfloat16, torch.float32) if setting.device == "cuda" else (torch.float32,):
         model = SashimiAutoregressive(unet=True, **sizes).eval().to(setting.device, dtype)
         for streams in (1, 2) if setting.tiny else (1, 32, 256):
             for name in (name for name in ENGINES if name != "auto"):
                 row = Row(
-                    f"autoregressive, {streams} streams",
+                    f"{network}, {streams} streams",
                     f"{name}, {str(dtype).removeprefix('torch.')}",
                     unit="samples/s",
                 )
