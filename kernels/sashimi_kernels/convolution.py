@@ -82,7 +82,7 @@ def chunked_convolution(
     require_samples(u.shape[-1])
     if state is not None:
         require_shape("state", state, u.shape[0], n_features, n // 2)
-    module = select_backend(backend, u.device, "chunked_convolution", u.dtype, u.shape[-1])
+    module = select_backend(backend, u.device, "chunked_convolution", u.dtype, u.shape[-1], u.shape[0])
     # Half precision is not accurate enough for the states.
     with torch.autocast(u.device.type, enabled=False):
         return module.chunked_convolution(u, operators, state, with_final)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import sashimi_kernels as kernels
+from sashimi_diffusion.ssm.precision import without_autocast
 from sashimi_diffusion.ssm.system import ContinuousSystem, LinearSystem, continuous_system, joined, require_rate
 
 
@@ -111,10 +112,11 @@ def convolution_operators(
         key = None if system.uses_chunks(dtype, batch, length, rate) else (system.d_model, length)
         groups.setdefault(key, []).append(index)
     operators: dict[int, Operator] = {}
-    for key, indices in groups.items():
-        members = [systems[index] for index in indices]
-        computed = _chunk_operators(members, rate) if key is None else _fourier_operators(members, key[1], rate)
-        operators.update(zip(indices, computed, strict=True))
+    with without_autocast(systems[0].D.device):
+        for key, indices in groups.items():
+            members = [systems[index] for index in indices]
+            computed = _chunk_operators(members, rate) if key is None else _fourier_operators(members, key[1], rate)
+            operators.update(zip(indices, computed, strict=True))
     return [operators[index] for index in range(len(systems))]
 
 

@@ -39,7 +39,7 @@ def test_operators_of_several_state_spaces(
     monkeypatch.setenv("SASHIMI_KERNELS", backend)
     spaces = state_spaces(options)
     results = []
-    with torch.set_grad_enabled(training):
+    with torch.set_grad_enabled(training), torch.autocast("cpu", torch.bfloat16):  # which must not reach them
         alone = [
             convolution_operators([s], torch.float32, 1, [l], 2.0)[0] for s, l in zip(spaces, LENGTHS, strict=True)
         ]
