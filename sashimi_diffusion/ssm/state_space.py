@@ -98,7 +98,7 @@ class StateSpace(ConvolutionalSystem, Cached):
             state: initial state, (B, H, N); zero if not given.
             rate: factor of the step sizes. A model trained at one sampling rate applies to signals of a ``rate`` times
                 lower sampling rate.
-            operator: result of :func:`convolution_operators` for signals of this dtype and size; computed here if not given.
+            operator: result of :func:`convolution_operators` for signals of this dtype and size; None computes it here.
 
         Returns:
             (B, outputs · H, L).

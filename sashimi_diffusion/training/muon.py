@@ -30,7 +30,15 @@ class Muon(Optimizer):
         lr: learning rate, on the scale of AdamW's.
         momentum: decay of the average of the gradients, with Nesterov's look-ahead.
         weight_decay: each step multiplies the weights by 1 - lr * weight_decay.
+
+    Attributes:
+        grad_scale: scalar by which gradients are divided, or None.
+        found_inf: scalar, 1 if the step must change nothing, otherwise 0, or None. With it and a learning rate in a
+            tensor, a step needs no value on the host, as PyTorch's fused optimizers.
     """
+
+    grad_scale: Tensor | None = None
+    found_inf: Tensor | None = None
 
     def __init__(self, params: Iterable, lr: float = 1e-3, momentum: float = 0.95, weight_decay: float = 0.0) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
@@ -39,6 +47,7 @@ class Muon(Optimizer):
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]  # no closures
         """Update every parameter that has a gradient. ``closure`` must be None."""
         for group in self.param_groups:
+            rate = group["lr"] if self.found_inf is None else group["lr"] * (1 - self.found_inf)
             by_shape = defaultdict(list)  # matrices of one shape are multiplied in one batch
             for parameter in group["params"]:
                 if parameter.grad is not None:
@@ -46,10 +55,13 @@ class Muon(Optimizer):
             for (rows, columns), parameters in by_shape.items():
                 momenta = torch.stack([self._momentum(p, group["momentum"]).flatten(1) for p in parameters])
                 steps = orthogonalize(momenta)
-                torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
-                size = group["lr"] * _ADAMW_RMS * max(rows, columns) ** 0.5
+                torch._foreach_mul_(parameters, 1 - rate * group["weight_decay"])
+                size = rate * _ADAMW_RMS * max(rows, columns) ** 0.5
                 for parameter, step in zip(parameters, steps, strict=True):
-                    parameter.sub_(step.reshape(parameter.shape), alpha=size)
+                    if isinstance(size, Tensor):
+                        parameter.sub_(step.reshape(parameter.shape) * size)
+                    else:
+                        parameter.sub_(step.reshape(parameter.shape), alpha=size)
 
     def _momentum(self, parameter: Tensor, momentum: float) -> Tensor:
         """Update the average of the gradients of ``parameter`` and return it with Nesterov's look-ahead."""
@@ -58,7 +70,12 @@ class Muon(Optimizer):
         state = self.state[parameter]
         if not state:
             state["average"] = torch.zeros_like(parameter)
-        average = state["average"].lerp_(gradient, 1 - momentum)
+        average = state["average"]
+        if self.grad_scale is not None:
+            gradient = gradient / self.grad_scale
+        if self.found_inf is not None:  # the average of itself stays the same
+            gradient = torch.where(self.found_inf == 0, gradient, average)
+        average.lerp_(gradient, 1 - momentum)
         return gradient.lerp(average, momentum)
 
 

@@ -48,7 +48,7 @@ def create_optimizer(
     Args:
         model: the network.
         config: the name and the settings.
-        on_device: "adamw" only: keep the learning rates in tensors on the device, so that a CUDA graph reads them.
+        on_device: keep the learning rates in tensors on the device, so that a CUDA graph reads them; not for "sgd".
 
     Raises:
         UserError: "muon" for a network without weight matrices.
@@ -62,13 +62,23 @@ def create_optimizer(
         return torch.optim.AdamW(adamw_groups, lr=config.lr, betas=(config.betas[0], config.betas[1]), fused=fused)
 
     if config.name == "adamw":
-        return _with_rates_on_device(create_adamw(groups)) if on_device else create_adamw(groups)
-    matrices, others = _split_off_matrices(model, groups)
-    muon = Muon(matrices, lr=config.lr, momentum=config.momentum)
-    return CombinedOptimizer([muon, create_adamw(others)] if others else [muon])
+        optimizer: torch.optim.AdamW | CombinedOptimizer = create_adamw(groups)
+    else:
+        matrices, others = _split_off_matrices(model, groups)
+        muon = Muon(matrices, lr=config.lr, momentum=config.momentum)
+        optimizer = CombinedOptimizer([muon, create_adamw(others)] if others else [muon])
+    if on_device:
+        for part in parts_of(optimizer):
+            _keep_rates_on_device(part)
+    return optimizer
 
 
-def _with_rates_on_device(optimizer: torch.optim.AdamW) -> torch.optim.AdamW:
+def parts_of(optimizer: torch.optim.Optimizer | CombinedOptimizer) -> list[torch.optim.Optimizer]:
+    """Return the optimizers of which ``optimizer`` consists."""
+    return optimizer.parts if isinstance(optimizer, CombinedOptimizer) else [optimizer]
+
+
+def _keep_rates_on_device(optimizer: torch.optim.Optimizer) -> None:
     """Move the learning rates of an optimizer into tensors; its saved state has numbers."""
 
     def with_numbers(_: torch.optim.Optimizer, state: dict) -> dict:
@@ -77,9 +87,10 @@ def _with_rates_on_device(optimizer: torch.optim.AdamW) -> torch.optim.AdamW:
         return state
 
     for group in optimizer.param_groups:
-        group |= {"lr": torch.tensor(group["lr"], device=group["params"][0].device), "capturable": True}
+        group["lr"] = torch.tensor(group["lr"], device=group["params"][0].device)
+        if isinstance(optimizer, torch.optim.AdamW):
+            group["capturable"] = True
     optimizer.register_state_dict_post_hook(with_numbers)
-    return optimizer
 
 
 def _split_off_matrices(model: nn.Module, groups: list[dict]) -> tuple[list[dict], list[dict]]:

@@ -21,7 +21,7 @@ from sashimi_diffusion.training.config import RunConfig
 from sashimi_diffusion.training.ema import Ema
 from sashimi_diffusion.training.feed import Feed, map_tensors
 from sashimi_diffusion.training.muon import CombinedOptimizer
-from sashimi_diffusion.training.optimizer import gradient_norm, scale_gradients
+from sashimi_diffusion.training.optimizer import gradient_norm, parts_of, scale_gradients
 from sashimi_diffusion.training.task import Task
 
 WARM_UP = 3
@@ -121,8 +121,8 @@ class DeviceStep:
     """Optimizer step without a value that Python waits for.
 
     Every batch is copied into the same memory, and everything that changes between steps is in tensors. The optimizer
-    is a fused AdamW with learning rates in tensors: its kernel divides the gradient by ``grad_scale`` and changes
-    nothing if ``found_inf`` is 1, as for PyTorch's ``GradScaler``.
+    has its learning rates in tensors. It divides the gradient by ``grad_scale`` and changes nothing if ``found_inf`` is
+    1, as PyTorch's fused AdamW does for ``GradScaler``.
 
     After ``training.max_nonfinite`` steps in a row that were not finite, all later steps are skipped, too: the weights
     stay those at which the run has to stop.
@@ -174,8 +174,9 @@ class DeviceStep:
         clip, limit = parts.config.optimizer.gradient_clip, parts.config.training.max_nonfinite
         loss, norm = parts.gradient(self._batches)
         usable = loss.isfinite() & norm.isfinite() & (self._nonfinite_in_row < limit)
-        optimizer.found_inf = usable.logical_not().float()
-        optimizer.grad_scale = None if clip is None else (norm / clip).clamp(min=1)
+        skipped, scale = usable.logical_not().float(), None if clip is None else (norm / clip).clamp(min=1)
+        for part in parts_of(optimizer):
+            part.found_inf, part.grad_scale = skipped, scale
         optimizer.step()
         parts.ema.update_where(usable, parts.task.network)
         self._nonfinite_in_row.add_(1).masked_fill_(usable, 0)
@@ -213,7 +214,7 @@ class DeviceStep:
 
 def decides_on_device(config: RunConfig, task: Task, device: torch.device) -> bool:
     """Return whether the run uses :class:`DeviceStep`."""
-    return device.type == "cuda" and config.optimizer.name == "adamw" and not task.against_graph
+    return device.type == "cuda" and config.optimizer.name != "sgd" and not task.against_graph
 
 
 def create_step(parts: Parts, on_device: bool, nonfinite_in_row: int) -> Step:
@@ -243,7 +244,7 @@ def _against_graph(parts: Parts, on_device: bool) -> str:
     if not on_device and parts.feed.device.type != "cuda":
         return f"the device is {parts.feed.device.type}, not cuda"
     if not on_device:
-        return parts.task.against_graph or f"optimizer.name is {parts.config.optimizer.name}, not adamw"
+        return parts.task.against_graph or "optimizer.name is sgd, not adamw or muon"
     if parts.accelerator.num_processes > 1:
         return f"there are {parts.accelerator.num_processes} processes"
     if parts.config.training.gradient_checkpointing:
