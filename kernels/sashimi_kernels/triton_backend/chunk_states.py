@@ -45,7 +45,7 @@ from sashimi_kernels.triton_backend.chunk_tiles import (
 from sashimi_kernels.triton_backend.launch import Launch, launch
 
 # Rows of a tile that fits the registers, in half precision and in float32.
-_ROWS = {"hopper": (64, 64), "ampere": (32, None)}
+_ROWS = {"hopper": (64, 64), "ampere": (16, None)}
 # Programs that run at the same time: two on each multiprocessor of an H100.
 _CONCURRENT = 264
 
@@ -127,7 +127,7 @@ def _run(
     tensors = pointers(signal=signal, write=write, advance=advance, states=states, enter=enter, final=final)
     sizes = {"n_batch": n_batch, "n_orders": n_orders, "adjoint": int(adjoint), **signal_sizes(signal=signal)}
     sizes |= {name: getattr(arrangement, name) for name in ("group", "squarings", "groups", "rounds")}
-    constants, options = _constants(signal.dtype, rows)
+    constants, options = _constants(signal.dtype, rows, enter is not None)
     grid = (n_directions, arrangement.tiles, n_features)
     launch(chunk_states_kernel, grid, {**tensors, **sizes}, constants, **options)
     return states, final
@@ -147,11 +147,12 @@ def _rows(dtype: torch.dtype | str, name: str) -> int | None:
     return _ROWS.get(name, (None, None))[is_single(dtype)]
 
 
-def _constants(dtype: torch.dtype | str, rows: int) -> tuple[dict[str, Any], dict[str, int]]:
+def _constants(dtype: torch.dtype | str, rows: int, edges: bool) -> tuple[dict[str, Any], dict[str, int]]:
     """Return constants and launch options."""
-    block = 32 if is_single(dtype) else CHUNK
+    block = (16 if edges else 32) if is_single(dtype) else CHUNK
     tile = {"CHUNK": CHUNK, "ROWS": rows, "COLUMNS": COLUMNS, "BLOCK_K": block}
-    options = {"num_warps": 8 if is_single(dtype) else 4, "num_stages": 2}
+    small = rows == 64 and not edges and not is_single(dtype)
+    options = {"num_warps": 4 if small else 8, "num_stages": 2 if rows == 64 else 1}
     return {**tile, "MULTIPLE": MULTIPLE, "PRECISION": matrix_precision(dtype)}, options
 
 
@@ -163,7 +164,7 @@ def launches() -> Iterator[Launch]:
         rows = _rows(dtype, name)
         if rows is not None:
             tensors = pointers(signal=dtype, write="*fp32", advance="*fp32", states=dtype, enter=edge, final=edge)
-            constants, options = _constants(dtype, rows)
+            constants, options = _constants(dtype, rows, edge is not None)
             yield matrix_form(chunk_states_kernel, tensors, integers, constants, options, (name,))
 
 
