@@ -12,7 +12,10 @@ from torch import Tensor
 
 
 def gradients_of(
-    function: Callable[..., Tensor], inputs: Sequence[Tensor | None], needed: Sequence[bool], gradient: Tensor
+    function: Callable[..., Tensor | tuple[Tensor, ...]],
+    inputs: Sequence[Tensor | None],
+    needed: Sequence[bool],
+    gradient: Tensor | tuple[Tensor, ...],
 ) -> tuple[Tensor | None, ...]:
     """Return the gradients of a differentiable ``function``, for use inside a backward pass.
 
@@ -20,7 +23,7 @@ def gradients_of(
         function: composed of differentiable PyTorch operations.
         inputs: arguments of ``function``, as saved by the forward pass.
         needed: for each input, whether the gradient is needed (``ctx.needs_input_grad``).
-        gradient: gradient of the output.
+        gradient: gradient of the output, or of every output.
 
     Returns:
         one gradient per input, None where it is not needed. The gradients are differentiable if gradients are enabled.

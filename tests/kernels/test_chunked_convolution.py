@@ -208,16 +208,18 @@ def test_a_signal_in_two_parts(make_inputs: Callable, assert_close: Callable, ba
 
 @pytest.mark.usefixtures("poisoned_memory")
 @pytest.mark.parametrize(
-    ("batch", "h", "n", "length", "mode", "dtype"),
+    ("batch", "h", "n", "length", "mode", "dtype", "kind"),
     [
-        (1, 1, 1, 1, "state", torch.float32),
-        (1, 1, 2, 1, "both from here", torch.float16),
-        (2, 2, 3, 300, "state", torch.float32),
-        (1, 1, 33, 129, "both from here", torch.float32),
-        (2, 1, 5, 300, "both", torch.float32),
-        (1, 3, 16, 100, "forward", torch.float32),
-        (2, 1, 5, 257, "state", torch.float16),
-        (1, 1, 17, 200, "both", torch.float16),
+        (1, 1, 1, 1, "state", torch.float32, "nplr"),
+        (1, 1, 2, 1, "both from here", torch.float16, "diag"),
+        (2, 2, 3, 300, "state", torch.float32, "diag"),
+        (1, 1, 33, 129, "both from here", torch.float32, "diag"),
+        (1, 1, 40, 136, "state", torch.float16, "nplr"),
+        (2, 1, 5, 300, "both", torch.float32, "nplr"),
+        (1, 3, 16, 100, "forward", torch.float32, "diag"),
+        (2, 1, 5, 257, "state", torch.float16, "nplr"),
+        (1, 1, 17, 200, "both", torch.float16, "nplr"),
+        (2, 2, 32, 1000, "both", torch.float32, "nplr"),
     ],
 )
 def test_triton_matches_the_recurrence(
@@ -229,9 +231,45 @@ def test_triton_matches_the_recurrence(
     length: int,
     mode: str,
     dtype: torch.dtype,
+    kind: str,
 ) -> None:
     pytest.importorskip("triton", reason="the triton package is not installed")
-    check(assert_close, make_inputs(batch, h, n, length, mode), mode, "triton", dtype)
+    check(assert_close, make_inputs(batch, h, n, length, mode, kind), mode, "triton", dtype)
+
+
+@pytest.mark.usefixtures("poisoned_memory")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+@pytest.mark.parametrize("mode", ["state", "both"])
+@pytest.mark.parametrize("architecture", ["ampere", "cdna", "rdna"])
+def test_triton_tiles_of_other_gpus(
+    monkeypatch: pytest.MonkeyPatch,
+    make_inputs: Callable,
+    assert_close: Callable,
+    architecture: str,
+    mode: str,
+    dtype: torch.dtype,
+) -> None:
+    pytest.importorskip("triton", reason="the triton package is not installed")
+    from sashimi_kernels.triton_backend import chunk_outputs, chunk_products, chunk_states
+
+    for module in (chunk_states, chunk_outputs, chunk_products):
+        monkeypatch.setattr(module, "architecture", lambda device: architecture)
+    check(assert_close, make_inputs(1, 1, 3, 264, mode, "nplr"), mode, "triton", dtype)
+
+
+def test_triton_groups_hold_all_chunks_in_few_products() -> None:
+    pytest.importorskip("triton", reason="the triton package is not installed")
+    from sashimi_kernels.triton_backend.chunk_states import grouping
+
+    for n_batch, n_chunks, programs, rows in ((16, 125, 128, 64), (1, 1, 1, 64), (3, 9, 2, 16), (1, 20000, 4, 64)):
+        found = grouping(n_batch, n_chunks, programs, rows)
+        assert found.group == 2**found.squarings
+        assert found.groups <= rows
+        assert found.group * found.groups >= n_chunks > found.group * (found.groups - 1)
+        assert found.tiles * (rows // found.groups) >= n_batch
+    # Small batches take short groups, so that few products follow each other.
+    assert grouping(1, 125, 128, 64).group < grouping(16, 125, 128, 64).group
+    assert grouping(16, 125, 128, 64).sequential_products(128) < 125
 
 
 @pytest.mark.usefixtures("poisoned_memory")

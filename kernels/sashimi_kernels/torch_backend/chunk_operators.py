@@ -11,10 +11,14 @@ of the dense matrix by squaring. They and the products with them are computed in
 each squaring doubles the relative rounding error.
 """
 
+import functools
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from sashimi_kernels.chunks import CHUNK, ChunkOperators
+from sashimi_kernels.derivatives import gradients_of
 from sashimi_kernels.discretization import DiscreteDiagonal, DiscreteNPLR
 from sashimi_kernels.torch_backend.generation import exponentials
 from sashimi_kernels.torch_backend.krylov import as_output_row, as_row, dense_matrix, rotation
@@ -52,14 +56,70 @@ def _diagonal(system: DiscreteDiagonal, vectors: Tensor, shift: int) -> tuple[Te
 def _low_rank(system: DiscreteNPLR, vectors: Tensor, shift: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return x (H, T, n), r (H, D, T, n), and the factors of a row of states over a chunk and a sample."""
     step = dense_matrix(system)
-    power, columns = step, as_row(system.b).unsqueeze(1)
-    first, *others = as_output_row(vectors).to(step.dtype).split(1, dim=1)
-    rows = torch.cat([first @ step.mT] + [x if shift else x @ step.mT for x in others], dim=1).unsqueeze(2)
-    for _ in range(CHUNK.bit_length() - 1):
-        columns = torch.cat([columns, columns @ power], dim=1)
-        rows = torch.cat([rows, (rows.flatten(1, 2) @ power.mT).view_as(rows)], dim=2)
+    first = as_output_row(vectors).to(step.dtype)  # C, C'
+    advanced = first @ step.mT
+    if shift == 1 and vectors.shape[1] == 2:
+        advanced = torch.cat([advanced[:, :1], first[:, 1:]], dim=1)
+    columns, rows, advance = _Powers.apply(step, as_row(system.b).unsqueeze(1), advanced, CHUNK)
+    return columns, rows.transpose(1, 2), advance, step
+
+
+class _Powers(torch.autograd.Function):
+    """x M^j and y (Mᵀ)^j for j = 0 … count-1, and M^count, by doubling.
+
+    For M (H, n, n), x (H, 1, n) and y (H, D, n), the results have shapes (H, count, n), (H, count, D, n) and (H, n, n).
+    The backward pass computes the powers again: saved, they would take ten times the memory of the operators.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, matrix: Tensor, x: Tensor, y: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+        ctx.save_for_backward(matrix, x, y)
+        ctx.count = count
+        powers, columns, rows = _powers_in_place(matrix, x, y, count)
+        return columns, rows, powers[-1]
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        matrix, x, y = ctx.saved_tensors
+        if torch.is_grad_enabled():  # in-place operations are not differentiable
+            function = functools.partial(_differentiable_powers, count=ctx.count)
+            return *gradients_of(function, (matrix, x, y), ctx.needs_input_grad[:3], gradients), None
+        powers, columns, rows = _powers_in_place(matrix, x, y, ctx.count)
+        dcolumns, drows = (x.clone(memory_format=torch.contiguous_format) for x in gradients[:2])
+        dpower, size = gradients[2], ctx.count // 2
+        for power in reversed(powers[:-1]):
+            dpower = torch.baddbmm(dpower @ power.mT, power.mT, dpower)
+            later, later_rows = dcolumns[:, size : 2 * size], drows[:, size : 2 * size].flatten(1, 2)
+            dpower.baddbmm_(columns[:, :size].mT, later).baddbmm_(later_rows.mT, rows[:, :size].flatten(1, 2))
+            dcolumns[:, :size].baddbmm_(later, power.mT)
+            drows[:, :size].flatten(1, 2).baddbmm_(later_rows, power)
+            size //= 2
+        return dpower, dcolumns[:, :1], drows[:, 0], None
+
+
+def _powers_in_place(matrix: Tensor, x: Tensor, y: Tensor, count: int) -> tuple[list[Tensor], Tensor, Tensor]:
+    """Return M, M², M⁴ … M^count and the two other results of :class:`_Powers`."""
+    columns = x.new_empty(x.shape[0], count, x.shape[2])
+    rows = y.new_empty(y.shape[0], count, *y.shape[1:])
+    columns[:, :1], rows[:, 0] = x, y
+    powers, size = [matrix], 1
+    while size < count:
+        torch.bmm(columns[:, :size], powers[-1], out=columns[:, size : 2 * size])
+        earlier, later = rows[:, :size].flatten(1, 2), rows[:, size : 2 * size].flatten(1, 2)
+        torch.bmm(earlier, powers[-1].mT, out=later)
+        powers.append(powers[-1] @ powers[-1])
+        size *= 2
+    return powers, columns, rows
+
+
+def _differentiable_powers(power: Tensor, x: Tensor, y: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the results of :class:`_Powers`."""
+    rows = y.unsqueeze(1)
+    while x.shape[1] < count:
+        x = torch.cat([x, x @ power], dim=1)
+        rows = torch.cat([rows, (rows.flatten(1, 2) @ power.mT).view_as(rows)], dim=1)
         power = power @ power
-    return columns, rows, power, step
+    return x, rows, power
 
 
 def _lags(kernels: Tensor, skip: Tensor | None, shift: int) -> Tensor:

@@ -68,11 +68,11 @@ def _constants(dtype: torch.dtype | str, name: str, width: int) -> tuple[dict[st
     if is_single(dtype):
         rows, block = 128 if name == "hopper" else 64, 16
     else:
-        rows, block = 128, _WIDTH if whole else 32
+        rows, block = 128, _WIDTH if whole else 16 if name == "rdna" else 32
     tile = {"CHUNK": CHUNK, "ROWS": rows, "BLOCK_K": block, "WHOLE": whole}
     constants = {**tile, "MULTIPLE": MULTIPLE, "PRECISION": matrix_precision(dtype)}
-    # Without pipelining, two programs with whole tiles fit a multiprocessor of an H100.
-    return constants, {"num_warps": 8, "num_stages": 1 if whole else 2}
+    # Without pipelining, two programs with whole tiles fit a multiprocessor of an H100, and float32 fits its registers.
+    return constants, {"num_warps": 8, "num_stages": 1 if whole or (rows == 128 and is_single(dtype)) else 2}
 
 
 def launches() -> Iterator[Launch]:

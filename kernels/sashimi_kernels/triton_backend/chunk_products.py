@@ -60,9 +60,8 @@ def operator_gradients(
 
 def _constants(dtype: torch.dtype | str, name: str) -> tuple[dict[str, Any], dict[str, int]]:
     """Return constants and launch options for an architecture."""
-    rows, block = (32 if is_single(dtype) else 64, COLUMNS)
-    if name == "rdna":
-        rows, block = (16, COLUMNS // 2) if is_single(dtype) else (32, COLUMNS)
+    rows = {"ampere": 16, "rdna": 16}.get(name, 32) if is_single(dtype) else {"rdna": 32}.get(name, 64)
+    block = COLUMNS // 2 if rows == 16 else COLUMNS
     tile = {"CHUNK": CHUNK, "ROWS": rows, "BLOCK": block}
     constants = {**tile, "MULTIPLE": MULTIPLE, "PRECISION": matrix_precision(dtype)}
     return constants, {"num_warps": 8, "num_stages": 2}
@@ -72,11 +71,11 @@ def launches() -> Iterator[Launch]:
     """Yield every form in which the kernel of this module is launched."""
     strides = [f"{name}_{axis}_stride" for name in ("u", "dy") for axis in ("batch", "feature")]
     integers = ("direction_width", "width", "n_rows", "length", *strides)
-    for dtype, names in itertools.product(FLOATS, (TARGETS.keys() - {"rdna"}, ("rdna",))):
+    for dtype, name in itertools.product(FLOATS, TARGETS):
         inputs = pointers(u=dtype, dy=dtype, states=dtype, adjoint=dtype)
         outputs = pointers(lags="*fp32", write="*fp32", read="*fp32", advance="*fp32")
-        constants, options = _constants(dtype, next(iter(names)))
-        yield matrix_form(chunk_products_kernel, {**inputs, **outputs}, integers, constants, options, tuple(names))
+        constants, options = _constants(dtype, name)
+        yield matrix_form(chunk_products_kernel, {**inputs, **outputs}, integers, constants, options, (name,))
 
 
 @triton.jit

@@ -16,8 +16,8 @@ operands of products that round them to this dtype anyway. The second pass reads
 
 The reverse direction goes over the chunks from the last to the first. The adjoint exchanges read for write, transposes
 ``advance`` and reverses both directions. The number of chunks of a group, a power of two, minimizes the sequential
-products. On GPUs whose registers do not hold the tiles, and with more than 32 complex states, PyTorch computes the same
-states by batched products.
+products. PyTorch computes the same states by batched products where the tiles do not fit the registers: with more than
+32 complex states, on AMD, and in float32 on GPUs before the H100 or with a state at the ends.
 """
 
 import itertools
@@ -44,8 +44,8 @@ from sashimi_kernels.triton_backend.chunk_tiles import (
 )
 from sashimi_kernels.triton_backend.launch import Launch, launch
 
-# Rows of a tile that fits the registers, in half precision and in float32.
-_ROWS = {"hopper": (64, 64), "ampere": (32, None)}
+# Rows of a tile that fits the registers, in half precision and in float32. With a state at the ends, float32 has none.
+_ROWS = {"hopper": (64, 64), "ampere": (16, None)}
 # Programs that run at the same time: two on each multiprocessor of an H100.
 _CONCURRENT = 264
 
@@ -114,7 +114,7 @@ def chunk_states_and_edge(
 def _run(
     signal: Tensor, write: Tensor, advance: Tensor, adjoint: bool, enter: Tensor | None
 ) -> tuple[Tensor, Tensor | None]:
-    n, rows = advance.shape[-1], _rows(signal.dtype, architecture(signal.device))
+    n, rows = advance.shape[-1], _rows(signal.dtype, architecture(signal.device), enter is not None)
     if rows is None or n > COLUMNS:
         return _by_torch(signal, write, advance, adjoint, enter)
     n_batch, n_features, length = signal.shape
@@ -127,7 +127,7 @@ def _run(
     tensors = pointers(signal=signal, write=write, advance=advance, states=states, enter=enter, final=final)
     sizes = {"n_batch": n_batch, "n_orders": n_orders, "adjoint": int(adjoint), **signal_sizes(signal=signal)}
     sizes |= {name: getattr(arrangement, name) for name in ("group", "squarings", "groups", "rounds")}
-    constants, options = _constants(signal.dtype, rows)
+    constants, options = _constants(signal.dtype, rows, enter is not None)
     grid = (n_directions, arrangement.tiles, n_features)
     launch(chunk_states_kernel, grid, {**tensors, **sizes}, constants, **options)
     return states, final
@@ -142,16 +142,17 @@ def _by_torch(
     return states.transpose(0, 1).to(signal.dtype).contiguous(), None if enter is None else final
 
 
-def _rows(dtype: torch.dtype | str, name: str) -> int | None:
+def _rows(dtype: torch.dtype | str, name: str, edges: bool) -> int | None:
     """Return the rows of a tile on this architecture, or None if no tile fits."""
-    return _ROWS.get(name, (None, None))[is_single(dtype)]
+    half, single = _ROWS.get(name, (None, None))
+    return half if not is_single(dtype) else None if edges else single
 
 
-def _constants(dtype: torch.dtype | str, rows: int) -> tuple[dict[str, Any], dict[str, int]]:
+def _constants(dtype: torch.dtype | str, rows: int, edges: bool) -> tuple[dict[str, Any], dict[str, int]]:
     """Return constants and launch options."""
-    block = 32 if is_single(dtype) else CHUNK
-    tile = {"CHUNK": CHUNK, "ROWS": rows, "COLUMNS": COLUMNS, "BLOCK_K": block}
-    options = {"num_warps": 8 if is_single(dtype) else 4, "num_stages": 2}
+    tile = {"CHUNK": CHUNK, "ROWS": rows, "COLUMNS": COLUMNS, "BLOCK_K": 32 if is_single(dtype) else CHUNK}
+    small = rows == 64 and not edges and not is_single(dtype)
+    options = {"num_warps": 4 if small else 8, "num_stages": 1 if edges or rows < 64 else 2}
     return {**tile, "MULTIPLE": MULTIPLE, "PRECISION": matrix_precision(dtype)}, options
 
 
@@ -160,10 +161,10 @@ def launches() -> Iterator[Launch]:
     integers = ("n_batch", "n_orders", "adjoint", "length", "signal_batch_stride", "signal_feature_stride")
     integers += ("group", "squarings", "groups", "rounds")
     for dtype, name, edge in itertools.product(FLOATS, _ROWS, (None, "*fp32")):
-        rows = _rows(dtype, name)
+        rows = _rows(dtype, name, edge is not None)
         if rows is not None:
             tensors = pointers(signal=dtype, write="*fp32", advance="*fp32", states=dtype, enter=edge, final=edge)
-            constants, options = _constants(dtype, rows)
+            constants, options = _constants(dtype, rows, edge is not None)
             yield matrix_form(chunk_states_kernel, tensors, integers, constants, options, (name,))
 
 
