@@ -177,9 +177,13 @@ class SashimiBackbone(Cached):
         spaces = [layer.ssm for layer in layers if isinstance(layer, S4Layer)]
         if not layout.samples_adjacent(x) or len(spaces) < len(layers):
             return [None] * len(layers)
-        lengths = [x.shape[-1] // self.rates[stage] for stage in self._stages_of_s4_layers()]
-        key = (x.dtype, x.shape[-1], spaces[0].backend)
-        return self.cache.get(self, "operators", key, lambda: [*convolution_operators(spaces, x.dtype, lengths, 1.0)])
+        batch, _, length = x.shape
+        lengths = [length // self.rates[stage] for stage in self._stages_of_s4_layers()]
+
+        def compute() -> list[Operator | None]:
+            return [*convolution_operators(spaces, x.dtype, batch, lengths, 1.0)]
+
+        return self.cache.get(self, "operators", (x.dtype, batch, length, spaces[0].backend), compute)
 
     def _biases(self, embedding: Tensor | None) -> Sequence[Tensor | None]:
         """Return the projection of the step embedding for every S4 layer, (B, H), by one matrix product for all."""

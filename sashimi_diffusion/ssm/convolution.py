@@ -83,16 +83,16 @@ class ConvolutionalSystem(LinearSystem):
         require_rate(rate)
         return length if self.max_length is None else min(length, max(1, round(self.max_length / rate)))
 
-    def uses_chunks(self, dtype: torch.dtype, length: int, rate: float) -> bool:
-        """Return whether signals of this dtype and length are convolved by Triton chunk by chunk, without an FFT."""
+    def uses_chunks(self, dtype: torch.dtype, batch: int, length: int, rate: float) -> bool:
+        """Return whether signals of this dtype and size are convolved by Triton chunk by chunk, without an FFT."""
         if self.outputs_per_feature > 1 or self.kernel_length(length, rate) < length:
             return False
-        backend = kernels.backend_name(self.backend, self.D.device, "chunked_convolution", dtype, length)
+        backend = kernels.backend_name(self.backend, self.D.device, "chunked_convolution", dtype, length, batch)
         return backend == "triton"
 
 
 def convolution_operators(
-    systems: Sequence[ConvolutionalSystem], dtype: torch.dtype, lengths: Sequence[int], rate: float
+    systems: Sequence[ConvolutionalSystem], dtype: torch.dtype, batch: int, lengths: Sequence[int], rate: float
 ) -> list[Operator]:
     """Return what :func:`convolve` needs for each of ``systems``.
 
@@ -102,12 +102,13 @@ def convolution_operators(
     Args:
         systems: state spaces with equal arguments except ``d_model``.
         dtype: dtype of the signals.
+        batch: batch size of the signals.
         lengths: number of samples of the signals of each system.
         rate: factor of the step sizes.
     """
     groups: dict[tuple[int, int] | None, list[int]] = {}  # None: in chunks
     for index, (system, length) in enumerate(zip(systems, lengths, strict=True)):
-        key = None if system.uses_chunks(dtype, length, rate) else (system.d_model, length)
+        key = None if system.uses_chunks(dtype, batch, length, rate) else (system.d_model, length)
         groups.setdefault(key, []).append(index)
     operators: dict[int, Operator] = {}
     for key, indices in groups.items():

@@ -98,8 +98,7 @@ class StateSpace(ConvolutionalSystem, Cached):
             state: initial state, (B, H, N); zero if not given.
             rate: factor of the step sizes. A model trained at one sampling rate applies to signals of a ``rate`` times
                 lower sampling rate.
-            operator: result of :func:`convolution_operators` for signals of this dtype and length; computed here if not
-                given.
+            operator: result of :func:`convolution_operators` for signals of this dtype and size; computed here if not given.
 
         Returns:
             (B, outputs · H, L).
@@ -112,7 +111,7 @@ class StateSpace(ConvolutionalSystem, Cached):
         if state is not None:
             self._require_causal()
         with without_autocast(u.device):
-            if state is not None and not self.uses_chunks(u.dtype, u.shape[-1], rate):
+            if state is not None and not self.uses_chunks(u.dtype, len(u), u.shape[-1], rate):
                 return convolve_from_state(u, self, state, rate)
             operator = self._operator(u, rate) if operator is None else operator
             return convolve(u, operator, state, self.backend)
@@ -132,7 +131,7 @@ class StateSpace(ConvolutionalSystem, Cached):
         self._require_causal()
         require_sequence(u, self.d_model)
         with without_autocast(u.device):
-            if not self.uses_chunks(u.dtype, u.shape[-1], rate):
+            if not self.uses_chunks(u.dtype, len(u), u.shape[-1], rate):
                 return self.forward(u, state, rate), self._final_state(u, state, rate)
             operator = self._operator(u, rate)
             assert isinstance(operator, kernels.ChunkOperators)
@@ -200,9 +199,10 @@ class StateSpace(ConvolutionalSystem, Cached):
 
     def _operator(self, u: Tensor, rate: float) -> Operator:
         """Return the operator for signals like ``u``."""
-        key = (u.dtype, u.shape[-1], rate, self.backend)
+        batch, _, length = u.shape
+        key = (u.dtype, batch, length, rate, self.backend)
         return self.cache.get(
-            self, "operator", key, lambda: convolution_operators([self], u.dtype, [u.shape[-1]], rate)[0]
+            self, "operator", key, lambda: convolution_operators([self], u.dtype, batch, [length], rate)[0]
         )
 
     def _final_state(self, u: Tensor, state: Tensor | None, rate: float) -> Tensor:
