@@ -223,6 +223,25 @@ def test_only_the_gradient_of_the_features() -> None:
     torch.testing.assert_close(*(gradients[0] for gradients in found), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("backend", ["torch", "triton"])
+def test_compiled_as_one_graph(backend: str) -> None:
+    inputs = [x.requires_grad_() for x in make_inputs("layer", 2, 16, 32, 8, True, torch.float32)]
+    x, *_, skip = inputs
+    weight, bias = randn(32, 16, seed=8).requires_grad_(), randn(32, seed=9).requires_grad_()
+
+    def layers(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return kernels.gated_linear(run("layer", [x, *inputs[1:]], backend), weight, bias, skip, backend)
+
+    torch.compiler.reset()
+    compiled = torch.compile(layers, fullgraph=True, backend="aot_eager")
+    found = (
+        torch.autograd.grad(f(x, weight, bias).square().sum(), [*inputs, weight, bias]) for f in (layers, compiled)
+    )
+    for wanted, got in zip(*found, strict=True):
+        torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA or ROCm device")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)

@@ -180,9 +180,10 @@ def _(
     layer: bool,
     weights: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
+    norm_size = norm_weight.numel() + norm_offset.numel() if weights else 0
     maps = (input_weight, input_bias, output_weight, output_bias)
-    sizes = (sum(parameter.numel() for parameter in given) for given in ((norm_weight, norm_offset), maps))
-    return x.new_empty(x.shape), *(norm_weight.new_empty(size if weights else 0) for size in sizes)
+    size = sum(parameter.numel() for parameter in maps) if weights else 0
+    return x.new_empty(x.shape), norm_weight.new_empty(norm_size), input_weight.new_empty(size)
 
 
 def _keep_inputs(ctx: Any, inputs: tuple, output: Tensor) -> None:

@@ -69,9 +69,9 @@ def gated_linear(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | Non
         y = pointwise(F.gelu(x), weight, bias)
         return F.glu(y, dim=1) if residual is None else gated_residual(y, residual)
     weight, bias = same_dtype(x, weight, bias)
-    fused = residual is not None and residual.dtype == x.dtype
-    y = shortened(_gated_linear(padded(x), weight, bias, padded(residual) if fused else None), x)
-    return y if fused or residual is None else (residual + y).to(residual.dtype)
+    if residual is not None and residual.dtype != x.dtype:
+        return (residual + gated_linear(x, weight, bias, None)).to(residual.dtype)
+    return shortened(_gated_linear(padded(x), weight, bias, None if residual is None else padded(residual)), x)
 
 
 @torch.library.custom_op("sashimi_kernels::gated_linear", mutates_args=())

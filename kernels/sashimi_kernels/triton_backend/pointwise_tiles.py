@@ -56,7 +56,7 @@ class Tile(NamedTuple):
         return {**blocks, **ALIGNED, "PRECISION": matrix_precision(dtype)}
 
 
-Tiles: TypeAlias = dict[str | None, dict[int, Tile]]
+Tiles: TypeAlias = dict[str, dict[int, Tile]]
 """The tiles of a kernel by GPU and padded number of channels."""
 
 
@@ -173,19 +173,23 @@ def forms(
             )
 
 
-def _gpu(x: Tensor) -> str | None:
-    """Return the key of the tiles for ``x``. Float32 products do not fit the registers of all GPUs."""
+def _gpu(x: Tensor) -> str:
+    """Return the key of the tiles for ``x``, or another name if they do not fit the registers of its GPU."""
     architecture = _architecture(x.device)
     if x.dtype != torch.float32:
         return architecture
-    return "single" if architecture in ("hopper", "blackwell") else None
+    return "single" if architecture in ("hopper", "blackwell") else "none"
+
+
+# torch.compile calls the next function once and treats its result as a constant.
+@torch.compiler.assume_constant_result
+def _architecture(device: torch.device) -> str:
+    """Return the key of ``TARGETS`` of a device, or "rdna". Tensors without data and the interpreter are "hopper"."""
+    return "hopper" if device.type != "cuda" else _cuda_architecture(device)
 
 
 @functools.cache
-def _architecture(device: torch.device) -> str:
-    """Return the key of ``TARGETS`` of a device, or "rdna". Tensors without data and the interpreter are "hopper"."""
-    if device.type != "cuda":
-        return "hopper"
+def _cuda_architecture(device: torch.device) -> str:
     if torch.version.hip is not None:
         return "rdna" if is_rdna(device) else "cdna"
     capability = torch.cuda.get_device_capability(device)
