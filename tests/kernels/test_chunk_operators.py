@@ -61,11 +61,11 @@ def test_single_precision_follows_double(make_system: Callable, assert_close: Ca
 def test_features_of_several_layers(make_system: Callable, kind: str) -> None:
     system, (c, _, skip) = make_system(kind, 5, 3), vectors(5, 3)
     part = slice(1, 4)
-    together = kernels.chunk_operators(system, c, skip).of(part)
+    together = kernels.chunk_operators(system, c, skip).split([1, 3, 1])[1]
     alone = kernels.chunk_operators(type(system)(*(x[part] for x in system)), c[part], skip[part])
     for got, expected in zip(together, alone, strict=True):
         torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-12)
-    assert kernels.chunk_operators(system, c, skip, c).of(part).step is None
+    assert kernels.chunk_operators(system, c, skip, c).split([1, 3, 1])[1].step is None
 
 
 @pytest.mark.parametrize("kind", ["diag", "nplr"])
