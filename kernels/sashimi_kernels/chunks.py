@@ -45,4 +45,5 @@ class ChunkOperators(NamedTuple):
 
     def of(self, features: slice) -> "ChunkOperators":
         """Return the operators of some features, without a copy."""
-        return ChunkOperators(*(None if x is None else x[features] for x in self))
+        lags, write, read, advance = (x[features] for x in self[:4])
+        return ChunkOperators(lags, write, read, advance, None if self.step is None else self.step[features])

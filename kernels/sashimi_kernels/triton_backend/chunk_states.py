@@ -159,8 +159,8 @@ def _constants(dtype: torch.dtype | str, rows: int, edges: bool) -> tuple[dict[s
 
 def launches() -> Iterator[Launch]:
     """Yield every form in which the kernel of this module is launched."""
-    integers = ("n_batch", "n_orders", "adjoint", "length", "signal_batch_stride", "signal_feature_stride")
-    integers += ("group", "squarings", "groups", "rounds")
+    strides = ("signal_batch_stride", "signal_feature_stride")
+    integers = ("n_batch", "n_orders", "adjoint", "length", *strides, "group", "squarings", "groups", "rounds")
     for dtype, name, edge in itertools.product(FLOATS, _ROWS, (None, "*fp32")):
         rows = _rows(dtype, name, edge is not None)
         if rows is not None:
