@@ -206,8 +206,12 @@ launches = aot.every_launch()
 kernels = dict.fromkeys(launch.kernel.__name__ for launch in launches)
 for turn, kernel in enumerate(kernels):
     for offset, target in enumerate({TARGETS}):
-        position = max(i for i, one in enumerate(launches)
-                       if one.kernel.__name__ == kernel and target in (one.targets or (target,)))
+        positions = [i for i, one in enumerate(launches)
+                     if one.kernel.__name__ == kernel and target in (one.targets or (target,))]
+        if not positions:  # the states of chunks are products by PyTorch on AMD
+            assert kernel == "chunk_states_kernel" and target.startswith("hip")
+            continue
+        position = positions[-1]
         known = assumptions(launches[position])
         outcome = aot.compile_task(aot.Task(position, target, known[(turn + offset) % len(known)]))
         print(*outcome.problems or ["fits"], sep="\\n")

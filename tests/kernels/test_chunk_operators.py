@@ -1,4 +1,4 @@
-"""Tests of the matrices of the chunked convolution: accuracy, second derivatives, slices and the number of launches."""
+"""Tests of the matrices of the chunked convolution, of their launches, and of the arrangement of chunks in tiles."""
 
 from collections.abc import Callable
 
@@ -93,3 +93,18 @@ def test_launches(make_system: Callable, kind: str, forward: int, backward: int)
     with Launches() as launches:
         torch.autograd.grad(found, inputs, weights)
     assert launches.count <= backward
+
+
+def test_triton_groups_hold_all_chunks_in_few_products() -> None:
+    pytest.importorskip("triton", reason="the triton package is not installed")
+    from sashimi_kernels.triton_backend.chunk_states import grouping
+
+    for n_batch, n_chunks, programs, rows in ((16, 125, 128, 64), (1, 1, 1, 64), (3, 9, 2, 16), (1, 20000, 4, 64)):
+        found = grouping(n_batch, n_chunks, programs, rows)
+        assert found.group == 2**found.squarings
+        assert found.groups <= rows
+        assert found.group * found.groups >= n_chunks > found.group * (found.groups - 1)
+        assert found.tiles * (rows // found.groups) >= n_batch
+    # Small batches take short groups, so that few products follow each other.
+    assert grouping(1, 125, 128, 64).group < grouping(16, 125, 128, 64).group
+    assert grouping(16, 125, 128, 64).sequential_products(128) < 125

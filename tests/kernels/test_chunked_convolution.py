@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 import sashimi_kernels as kernels
 from sashimi_kernels.torch_backend import chunk_operators
+from tests.kernels.sample_recurrence import recurrence
 
 # The forward direction without and with a state, and both directions with each shift.
 MODES = {
@@ -67,31 +68,6 @@ def convolve(inputs: dict[str, Tensor], mode: str, backend: str) -> tuple[Tensor
     if backend == "recurrence":
         return recurrence(inputs, MODES[mode][2])
     return kernels.chunked_convolution(inputs["u"], operators_of(inputs, mode), inputs.get("state"), backend)
-
-
-def recurrence(inputs: dict[str, Tensor], shift: int) -> tuple[Tensor, Tensor | None]:
-    """Run x[t] = Ā x[t-1] + B̄ u[t], z[t] = Ā z[t+1] + B̄ u[t], y[t] = 2 Re(C x[t]) + 2 Re(C' z[t+shift]) + D u[t]."""
-
-    def advance(x: Tensor) -> Tensor:
-        if "system.log_a" in inputs:
-            return torch.exp(inputs["system.log_a"]) * x
-        scalar = 2 * (inputs["system.v"] * x).real.sum(-1, keepdim=True)
-        return inputs["system.a"] * x - inputs["system.u"] * scalar
-
-    samples = inputs["u"].unsqueeze(-1).unbind(2)  # (B, H, 1) each
-    x = inputs.get("state", torch.zeros(samples[0].shape[0], *inputs["c"].shape, dtype=torch.complex128))
-    y = []
-    for sample in samples:
-        x = advance(x) + inputs["system.b"] * sample
-        y.append(2 * (inputs["c"] * x).real.sum(-1))
-    outputs = torch.stack(y, dim=-1) + inputs["skip"].unsqueeze(-1) * inputs["u"]
-    if "reverse" not in inputs:
-        return outputs, x
-    z, future = torch.zeros_like(x), []
-    for sample in reversed(samples):
-        following, z = z, advance(z) + inputs["system.b"] * sample
-        future.append(2 * (inputs["reverse"] * (z if shift == 0 else following)).real.sum(-1))
-    return outputs + torch.stack(future[::-1], dim=-1), None
 
 
 def results(inputs: dict[str, Tensor], mode: str, backend: str) -> dict[str, Tensor]:
@@ -255,21 +231,6 @@ def test_triton_tiles_of_other_gpus(
     for module in (chunk_states, chunk_outputs, chunk_products):
         monkeypatch.setattr(module, "architecture", lambda device: architecture)
     check(assert_close, make_inputs(1, 1, 3, 264, mode, "nplr"), mode, "triton", dtype)
-
-
-def test_triton_groups_hold_all_chunks_in_few_products() -> None:
-    pytest.importorskip("triton", reason="the triton package is not installed")
-    from sashimi_kernels.triton_backend.chunk_states import grouping
-
-    for n_batch, n_chunks, programs, rows in ((16, 125, 128, 64), (1, 1, 1, 64), (3, 9, 2, 16), (1, 20000, 4, 64)):
-        found = grouping(n_batch, n_chunks, programs, rows)
-        assert found.group == 2**found.squarings
-        assert found.groups <= rows
-        assert found.group * found.groups >= n_chunks > found.group * (found.groups - 1)
-        assert found.tiles * (rows // found.groups) >= n_batch
-    # Small batches take short groups, so that few products follow each other.
-    assert grouping(1, 125, 128, 64).group < grouping(16, 125, 128, 64).group
-    assert grouping(16, 125, 128, 64).sequential_products(128) < 125
 
 
 @pytest.mark.usefixtures("poisoned_memory")

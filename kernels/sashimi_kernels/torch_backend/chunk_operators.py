@@ -30,8 +30,10 @@ def chunk_operators(
     """Return the operators in the real counterpart of the dtype of ``c``; ``step`` has the precision of ``system``."""
     dtype = c.real.dtype
     vectors = torch.stack([c] if reverse is None else [c, reverse], dim=1)  # (H, D, N)
-    powers = _diagonal if isinstance(system, DiscreteDiagonal) else _low_rank
-    columns, rows, advance, step = powers(system, vectors, shift)
+    if isinstance(system, DiscreteDiagonal):
+        columns, rows, advance, step = _diagonal(system, vectors, shift)
+    else:
+        columns, rows, advance, step = _low_rank(system, vectors, shift)
     columns, rows = columns.to(dtype), rows.to(dtype)
     kernels = as_output_row(vectors) @ columns.mT  # (H, D, T)
     write, read = columns.flip(1), rows[:, 0]

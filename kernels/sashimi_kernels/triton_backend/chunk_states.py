@@ -138,8 +138,9 @@ def _by_torch(
 ) -> tuple[Tensor, Tensor | None]:
     """Do the same by batched products in float32, where the matrices do not fit the registers of the GPU."""
     states, final = states_of_chunks(signal.float(), write, advance.mT if adjoint else advance, enter, adjoint)
-    final = final.transpose(0, 1).contiguous()
-    return states.transpose(0, 1).to(signal.dtype).contiguous(), None if enter is None else final
+    states = states.transpose(0, 1).to(signal.dtype).contiguous()
+    # The state before the first chunk is an input, which the result of a custom operation may not alias.
+    return states, None if enter is None else final.transpose(0, 1).clone(memory_format=torch.contiguous_format)
 
 
 def _rows(dtype: torch.dtype | str, name: str, edges: bool) -> int | None:
@@ -158,8 +159,8 @@ def _constants(dtype: torch.dtype | str, rows: int, edges: bool) -> tuple[dict[s
 
 def launches() -> Iterator[Launch]:
     """Yield every form in which the kernel of this module is launched."""
-    integers = ("n_batch", "n_orders", "adjoint", "length", "signal_batch_stride", "signal_feature_stride")
-    integers += ("group", "squarings", "groups", "rounds")
+    strides = ("signal_batch_stride", "signal_feature_stride")
+    integers = ("n_batch", "n_orders", "adjoint", "length", *strides, "group", "squarings", "groups", "rounds")
     for dtype, name, edge in itertools.product(FLOATS, _ROWS, (None, "*fp32")):
         rows = _rows(dtype, name, edge is not None)
         if rows is not None:

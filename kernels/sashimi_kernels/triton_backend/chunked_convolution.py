@@ -83,12 +83,14 @@ def _chunked_convolution_backward(
         adjoint, dstate = chunk_states_and_edge(dy, read, advance, True, dlast)
     du = chunk_outputs(dy, lags, write, adjoint, flipped=True) if of_signal else u.new_empty(0)
     if not of_operators:
-        return du, *(write.new_empty(0) for _ in range(4)), dstate
+        dlags, dwrite, dread, dadvance = (write.new_empty(0) for _ in range(4))
+        return du, dlags, dwrite, dread, dadvance, dstate
     if state is None:
         states = chunk_states(u, write, advance)
     else:
         states, _ = chunk_states_and_edge(u, write, advance, False, state)
-    return du, *operator_gradients(u, dy, states, adjoint, advance.shape[-1]), dstate
+    dlags, dwrite, dread, dadvance = operator_gradients(u, dy, states, adjoint, advance.shape[-1])
+    return du, dlags, dwrite, dread, dadvance, dstate
 
 
 @_chunked_convolution.register_fake
@@ -111,9 +113,9 @@ def _(
     of_signal: bool,
     of_operators: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    du = u.new_empty(u.shape if of_signal else 0)
-    operators = (x.new_empty(x.shape if of_operators else 0) for x in (lags, write, read, advance))
-    return du, *operators, write.new_empty(0 if state is None else state.shape)
+    dlags, dwrite, dread, dadvance = (x.new_empty(x.shape if of_operators else 0) for x in (lags, write, read, advance))
+    dstate = write.new_empty(0 if state is None else state.shape)
+    return u.new_empty(u.shape if of_signal else 0), dlags, dwrite, dread, dadvance, dstate
 
 
 def _keep_inputs(ctx: Any, inputs: tuple[Tensor | None, ...], output: tuple[Tensor, Tensor]) -> None:
