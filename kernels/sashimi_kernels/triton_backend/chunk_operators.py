@@ -121,7 +121,7 @@ def _chunk_operators_backward(
     through_outer = factors | _selected(rows, "inner") | _selected(outputs, "da", "du")
     launch(outer_gradient_kernel, (n_features, blocks), through_outer, TILE)
     operators = pointers(write=write, read=read, dwrite=dwrite, dread=dread, dlags=dlags)
-    arguments = _selected(vectors, "a", "u", "v", "c", "reverse") | rows | operators | outputs
+    arguments = vectors | rows | operators | outputs
     constants, options = _constants(n_states)
     sizes = {"n_states": n_states, "shift": shift}
     launch(trajectory_gradients_kernel, (n_features,), arguments | sizes, constants, **options)
@@ -195,9 +195,9 @@ def launches() -> Iterator[Launch]:
         for block in WARPS:
             constants, options = _constants(block)
             for reverse in ("*fp32", None):
-                system = pointers(a="*fp64", u=low_rank, v=low_rank, c="*fp32", reverse=reverse)
+                system = pointers(a="*fp64", b="*fp64", u=low_rank, v=low_rank, c="*fp32", reverse=reverse)
                 operators = pointers(write="*fp32", read="*fp32", inner=rows)
-                forward = system | operators | pointers(b="*fp64", lags="*fp32") | sizes
+                forward = system | operators | pointers(lags="*fp32") | sizes
                 yield form(trajectories_kernel, forward, constants, **options)
                 inputs = pointers(dwrite="*fp32", dread="*fp32", dlags="*fp32", dinner=rows)
                 outputs = pointers(da="*fp64", db="*fp64", du=low_rank, dv=low_rank, dc="*fp32", dreverse=reverse)

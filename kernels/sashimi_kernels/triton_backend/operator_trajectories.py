@@ -1,12 +1,15 @@
 """Trajectories of a state space over a chunk, from which ``chunk_operators`` consist, and their gradients.
 
-The columns x[t] = Ā^t B̄ and the rows r[t] = c Ā^(t+1), q[t] = c' Ā^(t+1-shift) and w[t] = v Ā^t follow from
+For a feature there are up to four, the rows of a tile of states. With Ā x = a x - u · 2 Re(v · x), a column x and the
+others, which are output vectors, follow from
 
-    x[t+1] = a x[t] - u · 2 Re(v · x[t])        r[t+1] = a r[t] - v · 2 Re(u · r[t])
+    0: x[t] = Ā^t B̄               x[t+1] = a x[t] - u · 2 Re(v · x[t])
+    1: r[t] = c Ā^(t+1)           r[t+1] = a r[t] - v · 2 Re(u · r[t])
+    2: q[t] = c' Ā^(t+1-shift)    like r
+    3: w[t] = v Ā^t               like r; for ``operator_advance``
 
-One program computes all of them for one feature, with the states in registers. Sums over the states and over the chunk
-are float64, because the convolution multiplies errors of the operators by powers of Ā. The rows w are those of the
-low-rank term in Ā^T, see ``operator_advance``.
+One program computes them for one feature, with the states in registers. States and sums are float64, because the
+convolution multiplies errors of the operators by powers of Ā. Output vectors c are stored as (2 Re c, -2 Im c).
 """
 
 import triton
@@ -20,7 +23,7 @@ def trajectories_kernel(
     u_ptr,  # None for a diagonal system, like v and inner
     v_ptr,
     c_ptr,
-    reverse_ptr,  # None without a reverse direction
+    reverse_ptr,  # c', None without a reverse direction
     write_ptr,  # (H, T, D·n)
     read_ptr,  # (H, T, D·n)
     lags_ptr,  # (H, 2T-1)
@@ -31,47 +34,40 @@ def trajectories_kernel(
     BLOCK_N: tl.constexpr,
 ):
     pid_h = tl.program_id(0).to(tl.int64)
-    n_offsets = tl.arange(0, BLOCK_N)
-    n = 2 * n_states
-    pitch = n if reverse_ptr is None else 2 * n
+    kinds, n_offsets = tl.arange(0, 4)[:, None], tl.arange(0, BLOCK_N)
+    low_rank: tl.constexpr = u_ptr is not None
+    both: tl.constexpr = reverse_ptr is not None
     a_re, a_im = load_vector(a_ptr, pid_h, n_offsets, n_states)
+    b_re, b_im = load_vector(b_ptr, pid_h, n_offsets, n_states)
     u_re, u_im = load_vector(u_ptr, pid_h, n_offsets, n_states)
     v_re, v_im = load_vector(v_ptr, pid_h, n_offsets, n_states)
     c_re, c_im = load_vector(c_ptr, pid_h, n_offsets, n_states)
     d_re, d_im = load_vector(reverse_ptr, pid_h, n_offsets, n_states)
-    x_re, x_im = load_vector(b_ptr, pid_h, n_offsets, n_states)
-    r_re, r_im, w_re, w_im = c_re, c_im, v_re, v_im
-    q_re, q_im = d_re, d_im
-    low_rank: tl.constexpr = u_ptr is not None
-    if reverse_ptr is not None:
-        if shift == 0:
-            q_re, q_im = _next(q_re, q_im, a_re, a_im, v_re, v_im, u_re, u_im, low_rank)
-    write_ptr += pid_h * CHUNK * pitch
-    read_ptr += pid_h * CHUNK * pitch
+    out_re, out_im, in_re, in_im = _low_rank_term(kinds, u_re, u_im, v_re, v_im)
+    re, im = _starts(kinds, b_re, c_re, d_re, v_re), _starts(kinds, b_im, c_im, d_im, v_im)
     lags_ptr += pid_h * (2 * CHUNK - 1) + CHUNK - 1
+    tl.store(lags_ptr, _first_lag(tl.sum(re * b_re - im * b_im, 1), shift))
+    next_re, next_im = _next(re, im, a_re, a_im, out_re, out_im, in_re, in_im, low_rank)
+    later = _starts_later(kinds, shift)
+    re, im = tl.where(later, next_re, re), tl.where(later, next_im, im)
+    ptrs, strides = _places(kinds, pid_h, n_states, write_ptr, read_ptr, inner_ptr, both, CHUNK)
+    mask = _exist(kinds, low_rank, both) & (n_offsets < n_states)
+    # Columns are written as they are, output vectors as (2 Re c, -2 Im c).
+    factor_re, factor_im = tl.where(kinds == 0, 1.0, 2.0), tl.where(kinds == 0, 1.0, -2.0)
+    mirrored_ptr = write_ptr + pid_h * CHUNK * 4 * n_states + 2 * n_states
     for t in range(CHUNK):
-        mirrored = CHUNK - 1 - t
-        present, future = 2 * tl.sum(c_re * x_re - c_im * x_im, 0), 0.0
-        _store(write_ptr + mirrored * pitch, x_re, x_im, n_offsets, n_states)
-        r_re, r_im = _next(r_re, r_im, a_re, a_im, v_re, v_im, u_re, u_im, low_rank)
-        _store(read_ptr + t * pitch, 2 * r_re, -2 * r_im, n_offsets, n_states)
-        if reverse_ptr is not None:
-            future = 2 * tl.sum(d_re * x_re - d_im * x_im, 0)
-            present += tl.where(t + shift == 0, future, 0.0)
-            _store(write_ptr + t * pitch + n, x_re, x_im, n_offsets, n_states)
-            _store(read_ptr + mirrored * pitch + n, 2 * q_re, -2 * q_im, n_offsets, n_states)
-            q_re, q_im = _next(q_re, q_im, a_re, a_im, v_re, v_im, u_re, u_im, low_rank)
-        tl.store(lags_ptr + t, present)
-        tl.store(lags_ptr - t - shift, future, mask=(t + shift > 0) & (t + shift < CHUNK))
-        if low_rank:
-            _store(inner_ptr + (pid_h * CHUNK + t) * n, 2 * w_re, -2 * w_im, n_offsets, n_states)
-            w_re, w_im = _next(w_re, w_im, a_re, a_im, v_re, v_im, u_re, u_im, low_rank)
-        x_re, x_im = _next(x_re, x_im, a_re, a_im, u_re, u_im, v_re, v_im, low_rank)
+        _store(ptrs, factor_re * re, factor_im * im, n_offsets, mask)
+        if both:
+            _store(mirrored_ptr + t * 4 * n_states + kinds * 0, re, im, n_offsets, mask & (kinds == 0))
+        _store_lags(lags_ptr, t + 1, 2 * tl.sum(re * b_re - im * b_im, 1), CHUNK)
+        re, im = _next(re, im, a_re, a_im, out_re, out_im, in_re, in_im, low_rank)
+        ptrs += strides
 
 
 @triton.jit
 def trajectory_gradients_kernel(
-    a_ptr,  # (H, N, 2), like u, v, c, reverse and their gradients
+    a_ptr,  # (H, N, 2), like b, u, v, c, reverse and their gradients
+    b_ptr,
     u_ptr,
     v_ptr,
     c_ptr,
@@ -95,116 +91,169 @@ def trajectory_gradients_kernel(
     BLOCK_N: tl.constexpr,
 ):
     pid_h = tl.program_id(0).to(tl.int64)
-    n_offsets = tl.arange(0, BLOCK_N)
-    n = 2 * n_states
-    pitch = n if reverse_ptr is None else 2 * n
+    kinds, n_offsets = tl.arange(0, 4)[:, None], tl.arange(0, BLOCK_N)
+    low_rank: tl.constexpr = u_ptr is not None
+    both: tl.constexpr = reverse_ptr is not None
     a_re, a_im = load_vector(a_ptr, pid_h, n_offsets, n_states)
+    b_re, b_im = load_vector(b_ptr, pid_h, n_offsets, n_states)
     u_re, u_im = load_vector(u_ptr, pid_h, n_offsets, n_states)
     v_re, v_im = load_vector(v_ptr, pid_h, n_offsets, n_states)
+    out_re, out_im, in_re, in_im = _low_rank_term(kinds, u_re, u_im, v_re, v_im)
+    dlags_ptr += pid_h * (2 * CHUNK - 1) + CHUNK - 1
+    ptrs, strides = _places(kinds, pid_h, n_states, write_ptr, read_ptr, inner_ptr, both, CHUNK)
+    dptrs, _ = _places(kinds, pid_h, n_states, dwrite_ptr, dread_ptr, dinner_ptr, both, CHUNK)
+    ptrs += (CHUNK - 1) * strides
+    dptrs += (CHUNK - 1) * strides
+    mirrored_ptr = dwrite_ptr + pid_h * CHUNK * 4 * n_states + 2 * n_states
+    mask = _exist(kinds, low_rank, both) & (n_offsets < n_states)
+    factor_re, factor_im = tl.where(kinds == 0, 1.0, 2.0), tl.where(kinds == 0, 1.0, -2.0)
+    inverse_re, inverse_im = 1 / factor_re, 1 / factor_im
+    zero = tl.zeros((4, BLOCK_N), dtype=tl.float64)
+    adjoint_re, adjoint_im, da_re, da_im, db_re, db_im = zero, zero, zero, zero, zero, zero
+    dout_re, dout_im, din_re, din_im = zero, zero, zero, zero
+    for step in range(CHUNK):
+        t = CHUNK - 1 - step
+        re, im = _load(ptrs, n_offsets, mask)
+        re, im = re * inverse_re, im * inverse_im
+        g_re, g_im = _load(dptrs, n_offsets, mask)
+        g_re, g_im = factor_re * g_re, factor_im * g_im
+        if both:
+            more_re, more_im = _load(mirrored_ptr + t * 4 * n_states + kinds * 0, n_offsets, mask & (kinds == 0))
+            g_re, g_im = g_re + more_re, g_im + more_im
+        dlags = 2 * _load_lags(dlags_ptr, kinds, t + 1, both, CHUNK)
+        g_re, g_im = g_re + dlags * b_re, g_im - dlags * b_im
+        db_re, db_im = db_re + dlags * re, db_im - dlags * im
+        adjoint_re, adjoint_im, da_re, da_im, dout_re, dout_im, din_re, din_im = _previous(
+            adjoint_re, adjoint_im, g_re, g_im, re, im, a_re, a_im, out_re, out_im, in_re, in_im,
+            da_re, da_im, dout_re, dout_im, din_re, din_im, low_rank,
+        )  # fmt: skip
+        ptrs -= strides
+        dptrs -= strides
+    # The gradients of the vectors from which the trajectories start.
     c_re, c_im = load_vector(c_ptr, pid_h, n_offsets, n_states)
     d_re, d_im = load_vector(reverse_ptr, pid_h, n_offsets, n_states)
-    da_re, da_im = load_vector(da_ptr, pid_h, n_offsets, n_states)
-    du_re, du_im = load_vector(du_ptr, pid_h, n_offsets, n_states)
-    zero = tl.zeros((BLOCK_N,), dtype=tl.float64)
-    dv_re, dv_im, dc_re, dc_im, dd_re, dd_im = zero, zero, zero, zero, zero, zero
-    x_adjoint_re, x_adjoint_im, w_adjoint_re, w_adjoint_im = zero, zero, zero, zero
-    low_rank: tl.constexpr = u_ptr is not None
-    write_ptr += pid_h * CHUNK * pitch
-    read_ptr += pid_h * CHUNK * pitch
-    dwrite_ptr += pid_h * CHUNK * pitch
-    dread_ptr += pid_h * CHUNK * pitch
-    dlags_ptr += pid_h * (2 * CHUNK - 1) + CHUNK - 1
-    r_adjoint_re, r_adjoint_im = _load(dread_ptr + (CHUNK - 1) * pitch, n_offsets, n_states)
-    r_adjoint_re, r_adjoint_im = 2 * r_adjoint_re, -2 * r_adjoint_im
-    q_adjoint_re, q_adjoint_im = zero, zero
-    if reverse_ptr is not None:
-        q_adjoint_re, q_adjoint_im = _load(dread_ptr + n, n_offsets, tl.where(shift == 0, n_states, 0))
-        q_adjoint_re, q_adjoint_im = 2 * q_adjoint_re, -2 * q_adjoint_im
-    for mirrored in range(CHUNK):
-        t = CHUNK - 1 - mirrored
-        x_re, x_im = _load(write_ptr + mirrored * pitch, n_offsets, n_states)
-        g_re, g_im = _load(dwrite_ptr + mirrored * pitch, n_offsets, n_states)
-        dlag = 2 * tl.load(dlags_ptr + t).to(tl.float64)
-        g_re, g_im = g_re + dlag * c_re, g_im - dlag * c_im
-        dc_re, dc_im = dc_re + dlag * x_re, dc_im - dlag * x_im
-        if reverse_ptr is not None:
-            more_re, more_im = _load(dwrite_ptr + t * pitch + n, n_offsets, n_states)
-            dlag = 2 * tl.load(dlags_ptr - t - shift, mask=t + shift < CHUNK, other=0.0).to(tl.float64)
-            g_re, g_im = g_re + more_re + dlag * d_re, g_im + more_im - dlag * d_im
-            dd_re, dd_im = dd_re + dlag * x_re, dd_im - dlag * x_im
-        x_adjoint_re, x_adjoint_im, da_re, da_im, du_re, du_im, dv_re, dv_im = _previous(
-            x_adjoint_re, x_adjoint_im, g_re, g_im, x_re, x_im, a_re, a_im, u_re, u_im, v_re, v_im,
-            da_re, da_im, du_re, du_im, dv_re, dv_im, low_rank,
-        )  # fmt: skip
-        # Before r[0] there is c, and before q[0] with shift 0 there is c'.
-        x_re, x_im, g_re, g_im = _load_rows(read_ptr, dread_ptr, (t - 1) * pitch, c_re, c_im, t > 0, n_offsets, n_states)
-        r_adjoint_re, r_adjoint_im, da_re, da_im, dv_re, dv_im, du_re, du_im = _previous(
-            r_adjoint_re, r_adjoint_im, g_re, g_im, x_re, x_im, a_re, a_im, v_re, v_im, u_re, u_im,
-            da_re, da_im, dv_re, dv_im, du_re, du_im, low_rank,
-        )  # fmt: skip
-        if reverse_ptr is not None:
-            place = t - 1 + shift
-            x_re, x_im, g_re, g_im = _load_rows(
-                read_ptr + n, dread_ptr + n, (CHUNK - 1 - place) * pitch, d_re, d_im, place >= 0, n_offsets, n_states
-            )
-            q_adjoint_re, q_adjoint_im, da_re, da_im, dv_re, dv_im, du_re, du_im = _previous(
-                q_adjoint_re, q_adjoint_im, g_re, g_im, x_re, x_im, a_re, a_im, v_re, v_im, u_re, u_im,
-                da_re, da_im, dv_re, dv_im, du_re, du_im, low_rank,
-            )  # fmt: skip
-        if low_rank:
-            x_re, x_im, g_re, g_im = _load_rows(
-                inner_ptr, dinner_ptr, (pid_h * CHUNK + t) * n, v_re, v_im, t >= 0, n_offsets, n_states
-            )
-            w_adjoint_re, w_adjoint_im, da_re, da_im, dv_re, dv_im, du_re, du_im = _previous(
-                w_adjoint_re, w_adjoint_im, g_re, g_im, x_re, x_im, a_re, a_im, v_re, v_im, u_re, u_im,
-                da_re, da_im, dv_re, dv_im, du_re, du_im, low_rank,
-            )  # fmt: skip
-    store_vector(da_ptr, pid_h, da_re, da_im, n_offsets, n_states)
-    store_vector(db_ptr, pid_h, x_adjoint_re, x_adjoint_im, n_offsets, n_states)
-    store_vector(dc_ptr, pid_h, dc_re + r_adjoint_re, dc_im + r_adjoint_im, n_offsets, n_states)
-    if reverse_ptr is not None:
-        store_vector(dreverse_ptr, pid_h, dd_re + q_adjoint_re, dd_im + q_adjoint_im, n_offsets, n_states)
+    re, im = _starts(kinds, b_re, c_re, d_re, v_re), _starts(kinds, b_im, c_im, d_im, v_im)
+    later = _starts_later(kinds, shift)
+    dlag = 2 * tl.load(dlags_ptr).to(tl.float64) * ((kinds == 1) | ((kinds == 2) & (shift == 0)))
+    db_re, db_im = db_re + dlag * re, db_im - dlag * im
+    first_re, first_im, da_re, da_im, dout_re, dout_im, din_re, din_im = _previous(
+        tl.where(later, adjoint_re, 0.0), tl.where(later, adjoint_im, 0.0), tl.where(later, 0.0, adjoint_re),
+        tl.where(later, 0.0, adjoint_im), re, im, a_re, a_im, out_re, out_im, in_re, in_im,
+        da_re, da_im, dout_re, dout_im, din_re, din_im, low_rank,
+    )  # fmt: skip
+    first_re, first_im = first_re + dlag * b_re, first_im - dlag * b_im
+    _add_sum(da_ptr, pid_h, da_re, da_im, n_offsets, n_states)
+    db_re, db_im = tl.where(kinds == 0, first_re, db_re), tl.where(kinds == 0, first_im, db_im)
+    _store_sum(db_ptr, pid_h, db_re, db_im, n_offsets, n_states)
+    _store_sum(dc_ptr, pid_h, first_re * (kinds == 1), first_im * (kinds == 1), n_offsets, n_states)
+    if both:
+        _store_sum(dreverse_ptr, pid_h, first_re * (kinds == 2), first_im * (kinds == 2), n_offsets, n_states)
     if low_rank:
-        store_vector(du_ptr, pid_h, du_re, du_im, n_offsets, n_states)
-        store_vector(dv_ptr, pid_h, dv_re + w_adjoint_re, dv_im + w_adjoint_im, n_offsets, n_states)
+        du_re, du_im = tl.where(kinds == 0, dout_re, din_re), tl.where(kinds == 0, dout_im, din_im)
+        _add_sum(du_ptr, pid_h, du_re, du_im, n_offsets, n_states)
+        dv_re, dv_im = tl.where(kinds == 0, din_re, dout_re), tl.where(kinds == 0, din_im, dout_im)
+        dv_re, dv_im = dv_re + first_re * (kinds == 3), dv_im + first_im * (kinds == 3)
+        _store_sum(dv_ptr, pid_h, dv_re, dv_im, n_offsets, n_states)
 
 
 @triton.jit
-def _next(re, im, a_re, a_im, u_re, u_im, v_re, v_im, LOW_RANK: tl.constexpr):
-    """Return a x - u · 2 Re(v · x)."""
+def _low_rank_term(kinds, u_re, u_im, v_re, v_im):
+    """Return the vectors (out, in) of the term - out · 2 Re(in · x) for each trajectory: (u, v) or (v, u)."""
+    out_re, out_im = tl.where(kinds == 0, u_re, v_re), tl.where(kinds == 0, u_im, v_im)
+    return out_re, out_im, tl.where(kinds == 0, v_re, u_re), tl.where(kinds == 0, v_im, u_im)
+
+
+@triton.jit
+def _starts(kinds, b, c, d, v):
+    return tl.where(kinds == 0, b, tl.where(kinds == 1, c, tl.where(kinds == 2, d, v)))
+
+
+@triton.jit
+def _starts_later(kinds, shift):
+    """Return which trajectories start one step after their vector: r, and q with shift 0."""
+    return (kinds == 1) | ((kinds == 2) & (shift == 0))
+
+
+@triton.jit
+def _exist(kinds, LOW_RANK: tl.constexpr, BOTH: tl.constexpr):
+    return (kinds < 2) | ((kinds == 2) & BOTH) | ((kinds == 3) & LOW_RANK)
+
+
+@triton.jit
+def _places(kinds, pid_h, n_states, write_ptr, read_ptr, inner_ptr, BOTH: tl.constexpr, CHUNK: tl.constexpr):
+    """Return pointers to the first states of the trajectories, (4, 1), and the distance to the next ones."""
+    n = 2 * n_states
+    pitch = 2 * n if BOTH else n
+    first, last = pid_h * CHUNK * pitch, (pid_h * CHUNK + CHUNK - 1) * pitch
+    # Without w, its place is never accessed.
+    inner = read_ptr if inner_ptr is None else inner_ptr
+    ptrs = tl.where(kinds == 2, read_ptr + last + n, inner + pid_h * CHUNK * n)
+    ptrs = tl.where(kinds == 0, write_ptr + last, tl.where(kinds == 1, read_ptr + first, ptrs))
+    return ptrs, tl.where(kinds == 1, pitch, tl.where(kinds == 3, n, -pitch))
+
+
+@triton.jit
+def _first_lag(products, shift):
+    """Return lag 0 from the products of B̄ with the starts."""
+    kinds = tl.arange(0, 4)
+    return 2 * tl.sum(tl.where((kinds == 1) | ((kinds == 2) & (shift == 0)), products, 0.0), 0)
+
+
+@triton.jit
+def _store_lags(lags_ptr, lag, products, CHUNK: tl.constexpr):
+    """Store r · B̄ at a lag and q · B̄, zero without a reverse direction, at its negative."""
+    kinds = tl.arange(0, 4)
+    ptrs = lags_ptr + tl.where(kinds == 1, lag, -lag)
+    tl.store(ptrs, products, mask=((kinds == 1) | (kinds == 2)) & (lag < CHUNK))
+
+
+@triton.jit
+def _load_lags(lags_ptr, kinds, lag, BOTH: tl.constexpr, CHUNK: tl.constexpr):
+    """Load the gradients of the lags as a column, zero for x and w."""
+    mask = ((kinds == 1) | ((kinds == 2) & BOTH)) & (lag < CHUNK)
+    return tl.load(lags_ptr + tl.where(kinds == 1, lag, -lag), mask=mask, other=0.0).to(tl.float64)
+
+
+@triton.jit
+def _next(re, im, a_re, a_im, out_re, out_im, in_re, in_im, LOW_RANK: tl.constexpr):
+    """Return a x - out · 2 Re(in · x)."""
     next_re, next_im = a_re * re - a_im * im, a_re * im + a_im * re
     if LOW_RANK:
-        scalar = 2 * tl.sum(v_re * re - v_im * im, 0)
-        next_re, next_im = next_re - u_re * scalar, next_im - u_im * scalar
+        scalar = 2 * tl.sum(in_re * re - in_im * im, 1, keep_dims=True)
+        next_re, next_im = next_re - out_re * scalar, next_im - out_im * scalar
     return next_re, next_im
 
 
 @triton.jit
 def _previous(
-    adjoint_re, adjoint_im, g_re, g_im, x_re, x_im, a_re, a_im, u_re, u_im, v_re, v_im,
-    da_re, da_im, du_re, du_im, dv_re, dv_im, LOW_RANK: tl.constexpr,
+    adjoint_re, adjoint_im, g_re, g_im, re, im, a_re, a_im, out_re, out_im, in_re, in_im,
+    da_re, da_im, dout_re, dout_im, din_re, din_im, LOW_RANK: tl.constexpr,
 ):  # fmt: skip
-    """Return the adjoint of x from that of a x - u · 2 Re(v · x) and the gradient g of x, and add to da, du and dv."""
-    da_re += x_re * adjoint_re + x_im * adjoint_im
-    da_im += x_re * adjoint_im - x_im * adjoint_re
-    next_re = g_re + a_re * adjoint_re + a_im * adjoint_im
-    next_im = g_im + a_re * adjoint_im - a_im * adjoint_re
+    """Return the adjoint of x from that of :func:`_next` and the gradient g of x, and add to da, dout and din."""
+    da_re += re * adjoint_re + im * adjoint_im
+    da_im += re * adjoint_im - im * adjoint_re
+    g_re += a_re * adjoint_re + a_im * adjoint_im
+    g_im += a_re * adjoint_im - a_im * adjoint_re
     if LOW_RANK:
-        scalar = 2 * tl.sum(v_re * x_re - v_im * x_im, 0)
-        dscalar = -2 * tl.sum(u_re * adjoint_re + u_im * adjoint_im, 0)
-        du_re, du_im = du_re - scalar * adjoint_re, du_im - scalar * adjoint_im
-        dv_re, dv_im = dv_re + dscalar * x_re, dv_im - dscalar * x_im
-        next_re, next_im = next_re + dscalar * v_re, next_im - dscalar * v_im
-    return next_re, next_im, da_re, da_im, du_re, du_im, dv_re, dv_im
+        scalar = 2 * tl.sum(in_re * re - in_im * im, 1, keep_dims=True)
+        dscalar = -2 * tl.sum(out_re * adjoint_re + out_im * adjoint_im, 1, keep_dims=True)
+        dout_re, dout_im = dout_re - scalar * adjoint_re, dout_im - scalar * adjoint_im
+        din_re, din_im = din_re + dscalar * re, din_im - dscalar * im
+        g_re, g_im = g_re + dscalar * in_re, g_im - dscalar * in_im
+    return g_re, g_im, da_re, da_im, dout_re, dout_im, din_re, din_im
 
 
 @triton.jit
-def _load_rows(rows_ptr, gradients_ptr, offset, start_re, start_im, exists, n_offsets, n_states):
-    """Load an output vector and its gradient, or return ``start`` and zero. A stored row is (2 Re c, -2 Im c)."""
-    size = tl.where(exists, n_states, 0)
-    re, im = _load(rows_ptr + offset, n_offsets, size)
-    g_re, g_im = _load(gradients_ptr + offset, n_offsets, size)
-    return tl.where(exists, re / 2, start_re), tl.where(exists, -im / 2, start_im), 2 * g_re, -2 * g_im
+def _store_sum(ptr, pid_h, re, im, n_offsets, n_states):
+    """Store the sum over the trajectories as a vector of complex (H, N)."""
+    store_vector(ptr, pid_h, tl.sum(re, 0), tl.sum(im, 0), n_offsets, n_states)
+
+
+@triton.jit
+def _add_sum(ptr, pid_h, re, im, n_offsets, n_states):
+    """Add the sum over the trajectories to a vector of complex (H, N)."""
+    old_re, old_im = load_vector(ptr, pid_h, n_offsets, n_states)
+    store_vector(ptr, pid_h, old_re + tl.sum(re, 0), old_im + tl.sum(im, 0), n_offsets, n_states)
 
 
 @triton.jit
@@ -214,24 +263,26 @@ def load_vector(ptr, pid_h, n_offsets, n_states):
         zeros = tl.zeros(n_offsets.shape, dtype=tl.float64)
         return zeros, zeros
     else:
-        return _load(ptr + pid_h * 2 * n_states, n_offsets, n_states)
+        ptrs, mask = ptr + (pid_h * n_states + n_offsets) * 2, n_offsets < n_states
+        return tl.load(ptrs, mask=mask, other=0.0).to(tl.float64), tl.load(ptrs + 1, mask=mask, other=0.0).to(tl.float64)
 
 
 @triton.jit
 def store_vector(ptr, pid_h, re, im, n_offsets, n_states):
     """Store a vector of complex (H, N)."""
-    _store(ptr + pid_h * 2 * n_states, re, im, n_offsets, n_states)
+    ptrs, mask = ptr + (pid_h * n_states + n_offsets) * 2, n_offsets < n_states
+    tl.store(ptrs, re, mask=mask)
+    tl.store(ptrs + 1, im, mask=mask)
 
 
 @triton.jit
-def _load(ptr, n_offsets, n_states):
-    offsets = 2 * n_offsets[:, None] + tl.arange(0, 2)[None, :]
-    pairs = tl.load(ptr + offsets, mask=(n_offsets < n_states)[:, None], other=0.0)
-    return tl.split(pairs.to(tl.float64))
+def _load(ptrs, n_offsets, mask):
+    """Load the states (4, N) after the pointers (4, 1) in float64."""
+    offsets = 2 * n_offsets[None, :, None] + tl.arange(0, 2)[None, None, :]
+    return tl.split(tl.load(ptrs[:, :, None] + offsets, mask=mask[:, :, None], other=0.0).to(tl.float64))
 
 
 @triton.jit
-def _store(ptr, re, im, n_offsets, n_states):
-    offsets = 2 * n_offsets[:, None] + tl.arange(0, 2)[None, :]
-    pairs = tl.join(re, im).to(ptr.dtype.element_ty)
-    tl.store(ptr + offsets, pairs, mask=(n_offsets < n_states)[:, None])
+def _store(ptrs, re, im, n_offsets, mask):
+    offsets = 2 * n_offsets[None, :, None] + tl.arange(0, 2)[None, None, :]
+    tl.store(ptrs[:, :, None] + offsets, tl.join(re, im), mask=mask[:, :, None])
