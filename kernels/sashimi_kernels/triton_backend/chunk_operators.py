@@ -29,7 +29,7 @@ from sashimi_kernels.triton_backend.operator_trajectories import trajectories_ke
 WARPS = {32: 1, 64: 2, 128: 4}
 """Number of warps of the trajectories by BLOCK_N, the number of complex states in registers."""
 
-TILE = {"CHUNK": CHUNK, "BLOCK_T": 16, "BLOCK_K": 64, "BLOCK_N": 32}
+TILE = {"BLOCK_T": 16, "BLOCK_K": 32, "BLOCK_N": 16}
 """Blocks of ``advance`` and its gradients: steps of the chunk, real states and complex states."""
 
 
@@ -84,7 +84,7 @@ def _chunk_operators(
         lags[:, CHUNK - 1].add_(skip)
     factors = _selected(vectors, "a", "u") | pointers(inner=outputs["inner_ptr"], advance=advance)
     grid = (n_features, triton.cdiv(2 * n_states, TILE["BLOCK_K"]), triton.cdiv(n_states, TILE["BLOCK_N"]))
-    launch(advance_kernel, grid, {**factors, "n_states": n_states}, TILE)
+    launch(advance_kernel, grid, {**factors, "n_states": n_states}, {"CHUNK": CHUNK} | TILE)
     return lags, write, read, advance, inner
 
 
@@ -111,16 +111,17 @@ def _chunk_operators_backward(
     names = ("a", "b", "u", "v", "c", "reverse")
     outputs = {f"d{name}_ptr": x if x.numel() else None for name, x in zip(names, gradients, strict=True)}
     dlags, dwrite, dread, dadvance = (x.contiguous() for x in (dlags, dwrite, dread, dadvance))
-    n_features, n_states = c.shape[:2]
+    (n_features, n_states), tile = c.shape[:2], {"CHUNK": CHUNK} | TILE
     row_blocks, blocks = triton.cdiv(2 * n_states, TILE["BLOCK_K"]), triton.cdiv(n_states, TILE["BLOCK_N"])
     rows = pointers(inner=None, dinner=None) if u is None else pointers(inner=inner, dinner=torch.empty_like(inner))
     factors = _selected(vectors, "a", "u") | {"dadvance_ptr": dadvance, "n_states": n_states}
     if u is not None:
         grid = (n_features, row_blocks, CHUNK // TILE["BLOCK_T"])
-        launch(inner_gradient_kernel, grid, factors | _selected(rows, "dinner"), TILE)
+        launch(inner_gradient_kernel, grid, factors | _selected(rows, "dinner"), tile)
     through_outer = factors | _selected(rows, "inner") | _selected(outputs, "da", "du")
-    launch(outer_gradient_kernel, (n_features, blocks), through_outer, TILE)
-    operators = pointers(write=write, read=read, dwrite=dwrite, dread=dread, dlags=dlags)
+    launch(outer_gradient_kernel, (n_features, blocks), through_outer, tile)
+    # Of write, the kernel reads one direction.
+    operators = pointers(write=write[..., : 2 * n_states], read=read, dwrite=dwrite, dread=dread, dlags=dlags)
     arguments = vectors | rows | operators | outputs
     constants, options = _constants(n_states)
     sizes = {"n_states": n_states, "shift": shift}
@@ -168,15 +169,17 @@ def _keep(ctx: Any, inputs: tuple, output: tuple[Tensor, ...]) -> None:
     ctx.save_for_backward(*vectors, write, read, inner)
     ctx.shift, ctx.with_skip = shift, skip is not None
     ctx.mark_non_differentiable(inner)
+    ctx.set_materialize_grads(False)
 
 
-def _backward(
-    ctx: Any, dlags: Tensor, dwrite: Tensor, dread: Tensor, dadvance: Tensor, dinner: Tensor
-) -> tuple[Tensor | None, ...]:
-    saved = ctx.saved_tensors
-    gradients = _chunk_operators_backward(dlags, dwrite, dread, dadvance, *saved, ctx.shift)
-    found = (None if x is None else gradient for x, gradient in zip(saved[:6], gradients, strict=True))
-    return *found, dlags[:, CHUNK - 1] if ctx.with_skip else None, None
+def _backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+    *vectors, write, read, inner = ctx.saved_tensors
+    n_features, n = write.shape[0], 2 * vectors[0].shape[1]
+    shapes = (n_features, 2 * CHUNK - 1), write.shape, read.shape, (n_features, n, n)
+    given = [write.new_zeros(shape) if x is None else x for x, shape in zip(gradients[:4], shapes, strict=True)]
+    found = _chunk_operators_backward(*given, *vectors, write, read, inner, ctx.shift)
+    needed = (None if x is None else gradient for x, gradient in zip(vectors, found, strict=True))
+    return *needed, given[0][:, CHUNK - 1] if ctx.with_skip else None, None
 
 
 _chunk_operators.register_autograd(_backward, setup_context=_keep)
@@ -208,7 +211,7 @@ def launches() -> Iterator[Launch]:
 
 
 def _matrix_form(kernel: Any, types: dict[str, str | None]) -> Launch:
-    return form(kernel, types, TILE, num_warps=4)
+    return form(kernel, types, {"CHUNK": CHUNK} | TILE, num_warps=4)
 
 
 def _constants(n_states: int) -> tuple[dict[str, int], dict[str, int]]:

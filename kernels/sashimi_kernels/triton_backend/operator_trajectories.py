@@ -50,18 +50,18 @@ def trajectories_kernel(
     next_re, next_im = _next(re, im, a_re, a_im, out_re, out_im, in_re, in_im, low_rank)
     later = _starts_later(kinds, shift)
     re, im = tl.where(later, next_re, re), tl.where(later, next_im, im)
-    ptrs, strides = _places(kinds, pid_h, n_states, write_ptr, read_ptr, inner_ptr, both, CHUNK)
+    places, strides = _places(kinds, pid_h, n_states, both, CHUNK)
     mask = _exist(kinds, low_rank, both) & (n_offsets < n_states)
     # Columns are written as they are, output vectors as (2 Re c, -2 Im c).
     factor_re, factor_im = tl.where(kinds == 0, 1.0, 2.0), tl.where(kinds == 0, 1.0, -2.0)
-    mirrored_ptr = write_ptr + pid_h * CHUNK * 4 * n_states + 2 * n_states
+    mirrored = pid_h * CHUNK * 4 * n_states + 2 * n_states
     for t in range(CHUNK):
-        _store(ptrs, factor_re * re, factor_im * im, n_offsets, mask)
+        _store(write_ptr, read_ptr, inner_ptr, places, factor_re * re, factor_im * im, kinds, n_offsets, mask)
         if both:
-            _store(mirrored_ptr + t * 4 * n_states + kinds * 0, re, im, n_offsets, mask & (kinds == 0))
+            _store_pairs(write_ptr, mirrored + t * 4 * n_states, re, im, n_offsets, mask & (kinds == 0))
         _store_lags(lags_ptr, t + 1, 2 * tl.sum(re * b_re - im * b_im, 1), CHUNK)
         re, im = _next(re, im, a_re, a_im, out_re, out_im, in_re, in_im, low_rank)
-        ptrs += strides
+        places += strides
 
 
 @triton.jit
@@ -100,11 +100,9 @@ def trajectory_gradients_kernel(
     v_re, v_im = load_vector(v_ptr, pid_h, n_offsets, n_states)
     out_re, out_im, in_re, in_im = _low_rank_term(kinds, u_re, u_im, v_re, v_im)
     dlags_ptr += pid_h * (2 * CHUNK - 1) + CHUNK - 1
-    ptrs, strides = _places(kinds, pid_h, n_states, write_ptr, read_ptr, inner_ptr, both, CHUNK)
-    dptrs, _ = _places(kinds, pid_h, n_states, dwrite_ptr, dread_ptr, dinner_ptr, both, CHUNK)
-    ptrs += (CHUNK - 1) * strides
-    dptrs += (CHUNK - 1) * strides
-    mirrored_ptr = dwrite_ptr + pid_h * CHUNK * 4 * n_states + 2 * n_states
+    places, strides = _places(kinds, pid_h, n_states, both, CHUNK)
+    places += (CHUNK - 1) * strides
+    mirrored = pid_h * CHUNK * 4 * n_states + 2 * n_states
     mask = _exist(kinds, low_rank, both) & (n_offsets < n_states)
     factor_re, factor_im = tl.where(kinds == 0, 1.0, 2.0), tl.where(kinds == 0, 1.0, -2.0)
     inverse_re, inverse_im = 1 / factor_re, 1 / factor_im
@@ -113,12 +111,13 @@ def trajectory_gradients_kernel(
     dout_re, dout_im, din_re, din_im = zero, zero, zero, zero
     for step in range(CHUNK):
         t = CHUNK - 1 - step
-        re, im = _load(ptrs, n_offsets, mask)
+        re, im = _load(write_ptr, read_ptr, inner_ptr, places, kinds, n_offsets, mask)
         re, im = re * inverse_re, im * inverse_im
-        g_re, g_im = _load(dptrs, n_offsets, mask)
+        g_re, g_im = _load(dwrite_ptr, dread_ptr, dinner_ptr, places, kinds, n_offsets, mask)
         g_re, g_im = factor_re * g_re, factor_im * g_im
         if both:
-            more_re, more_im = _load(mirrored_ptr + t * 4 * n_states + kinds * 0, n_offsets, mask & (kinds == 0))
+            more = _load_pairs(dwrite_ptr, mirrored + t * 4 * n_states, n_offsets, mask & (kinds == 0))
+            more_re, more_im = tl.split(more)
             g_re, g_im = g_re + more_re, g_im + more_im
         dlags = 2 * _load_lags(dlags_ptr, kinds, t + 1, both, CHUNK)
         g_re, g_im = g_re + dlags * b_re, g_im - dlags * b_im
@@ -127,8 +126,7 @@ def trajectory_gradients_kernel(
             adjoint_re, adjoint_im, g_re, g_im, re, im, a_re, a_im, out_re, out_im, in_re, in_im,
             da_re, da_im, dout_re, dout_im, din_re, din_im, low_rank,
         )  # fmt: skip
-        ptrs -= strides
-        dptrs -= strides
+        places -= strides
     # The gradients of the vectors from which the trajectories start.
     c_re, c_im = load_vector(c_ptr, pid_h, n_offsets, n_states)
     d_re, d_im = load_vector(reverse_ptr, pid_h, n_offsets, n_states)
@@ -180,16 +178,14 @@ def _exist(kinds, LOW_RANK: tl.constexpr, BOTH: tl.constexpr):
 
 
 @triton.jit
-def _places(kinds, pid_h, n_states, write_ptr, read_ptr, inner_ptr, BOTH: tl.constexpr, CHUNK: tl.constexpr):
-    """Return pointers to the first states of the trajectories, (4, 1), and the distance to the next ones."""
+def _places(kinds, pid_h, n_states, BOTH: tl.constexpr, CHUNK: tl.constexpr):
+    """Return the places of the first states in write, read, read and inner, (4, 1), and the distance to the next."""
     n = 2 * n_states
     pitch = 2 * n if BOTH else n
     first, last = pid_h * CHUNK * pitch, (pid_h * CHUNK + CHUNK - 1) * pitch
-    # Without w, its place is never accessed.
-    inner = read_ptr if inner_ptr is None else inner_ptr
-    ptrs = tl.where(kinds == 2, read_ptr + last + n, inner + pid_h * CHUNK * n)
-    ptrs = tl.where(kinds == 0, write_ptr + last, tl.where(kinds == 1, read_ptr + first, ptrs))
-    return ptrs, tl.where(kinds == 1, pitch, tl.where(kinds == 3, n, -pitch))
+    places = tl.where(kinds == 1, first, tl.where(kinds == 2, last + n, pid_h * CHUNK * n))
+    strides = tl.where(kinds == 1, pitch, tl.where(kinds == 3, n, -pitch))
+    return tl.where(kinds == 0, last, places), strides
 
 
 @triton.jit
@@ -276,13 +272,30 @@ def store_vector(ptr, pid_h, re, im, n_offsets, n_states):
 
 
 @triton.jit
-def _load(ptrs, n_offsets, mask):
-    """Load the states (4, N) after the pointers (4, 1) in float64."""
-    offsets = 2 * n_offsets[None, :, None] + tl.arange(0, 2)[None, None, :]
-    return tl.split(tl.load(ptrs[:, :, None] + offsets, mask=mask[:, :, None], other=0.0).to(tl.float64))
+def _load(write_ptr, read_ptr, inner_ptr, places, kinds, n_offsets, mask):
+    """Load the states (4, N) at the places (4, 1) in float64."""
+    pairs = _load_pairs(write_ptr, places, n_offsets, mask & (kinds == 0))
+    pairs += _load_pairs(read_ptr, places, n_offsets, mask & ((kinds == 1) | (kinds == 2)))
+    if inner_ptr is not None:
+        pairs += _load_pairs(inner_ptr, places, n_offsets, mask & (kinds == 3))
+    return tl.split(pairs)
 
 
 @triton.jit
-def _store(ptrs, re, im, n_offsets, mask):
-    offsets = 2 * n_offsets[None, :, None] + tl.arange(0, 2)[None, None, :]
-    tl.store(ptrs[:, :, None] + offsets, tl.join(re, im), mask=mask[:, :, None])
+def _store(write_ptr, read_ptr, inner_ptr, places, re, im, kinds, n_offsets, mask):
+    _store_pairs(write_ptr, places, re, im, n_offsets, mask & (kinds == 0))
+    _store_pairs(read_ptr, places, re, im, n_offsets, mask & ((kinds == 1) | (kinds == 2)))
+    if inner_ptr is not None:
+        _store_pairs(inner_ptr, places, re, im, n_offsets, mask & (kinds == 3))
+
+
+@triton.jit
+def _load_pairs(ptr, places, n_offsets, mask):
+    ptrs = ptr + (tl.broadcast_to(places, mask.shape) + 2 * n_offsets[None, :])[:, :, None] + tl.arange(0, 2)
+    return tl.load(ptrs, mask=mask[:, :, None], other=0.0).to(tl.float64)
+
+
+@triton.jit
+def _store_pairs(ptr, places, re, im, n_offsets, mask):
+    ptrs = ptr + (tl.broadcast_to(places, mask.shape) + 2 * n_offsets[None, :])[:, :, None] + tl.arange(0, 2)
+    tl.store(ptrs, tl.join(re, im), mask=mask[:, :, None])
