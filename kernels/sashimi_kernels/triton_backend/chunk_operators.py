@@ -117,7 +117,7 @@ def _chunk_operators_backward(
     factors = _selected(vectors, "a", "u") | {"dadvance_ptr": dadvance, "n_states": n_states}
     if u is not None:
         grid = (n_features, row_blocks, CHUNK // TILE["BLOCK_T"])
-        launch(inner_gradient_kernel, grid, factors | _selected(rows, "dinner"), tile)
+        launch(inner_gradient_kernel, grid, factors | _selected(rows, "dinner"), tile, num_warps=8)
     through_outer = factors | _selected(rows, "inner") | _selected(outputs, "da", "du")
     launch(outer_gradient_kernel, (n_features, blocks), through_outer, tile)
     # Of write, the kernel reads one direction.
@@ -192,9 +192,9 @@ def launches() -> Iterator[Launch]:
     for low_rank in ("*fp64", None):
         rows = None if low_rank is None else "*fp32"
         factors = pointers(a="*fp64", u=low_rank, inner=rows) | {"n_states": "i32"}
-        yield _matrix_form(advance_kernel, factors | pointers(advance="*fp32"))
+        yield _tiled_form(advance_kernel, factors | pointers(advance="*fp32"))
         gradients = pointers(dadvance="*fp32", da="*fp64", du=low_rank)
-        yield _matrix_form(outer_gradient_kernel, factors | gradients)
+        yield _tiled_form(outer_gradient_kernel, factors | gradients)
         for block in WARPS:
             constants, options = _constants(block)
             for reverse in ("*fp32", None):
@@ -207,11 +207,11 @@ def launches() -> Iterator[Launch]:
                 backward = system | operators | inputs | outputs | sizes
                 yield form(trajectory_gradients_kernel, backward, constants, **options)
     inner = pointers(a="*fp64", u="*fp64", dadvance="*fp32", dinner="*fp32") | {"n_states": "i32"}
-    yield _matrix_form(inner_gradient_kernel, inner)
+    yield _tiled_form(inner_gradient_kernel, inner, num_warps=8)
 
 
-def _matrix_form(kernel: Any, types: dict[str, str | None]) -> Launch:
-    return form(kernel, types, {"CHUNK": CHUNK} | TILE, num_warps=4)
+def _tiled_form(kernel: Any, types: dict[str, str | None], num_warps: int = 4) -> Launch:
+    return form(kernel, types, {"CHUNK": CHUNK} | TILE, num_warps)
 
 
 def _constants(n_states: int) -> tuple[dict[str, int], dict[str, int]]:

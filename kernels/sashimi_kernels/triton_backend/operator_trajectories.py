@@ -46,20 +46,27 @@ def trajectories_kernel(
     out_re, out_im, in_re, in_im = _low_rank_term(kinds, u_re, u_im, v_re, v_im)
     re, im = _starts(kinds, b_re, c_re, d_re, v_re), _starts(kinds, b_im, c_im, d_im, v_im)
     lags_ptr += pid_h * (2 * CHUNK - 1) + CHUNK - 1
-    tl.store(lags_ptr, _first_lag(tl.sum(re * b_re - im * b_im, 1), shift))
+    _store_first_lag(lags_ptr, tl.sum(re * b_re - im * b_im, 1), shift)
     next_re, next_im = _next(re, im, a_re, a_im, out_re, out_im, in_re, in_im, low_rank)
     later = _starts_later(kinds, shift)
     re, im = tl.where(later, next_re, re), tl.where(later, next_im, im)
     places, strides = _places(kinds, pid_h, n_states, both, CHUNK)
-    mask = _exist(kinds, low_rank, both) & (n_offsets < n_states)
-    # Columns are written as they are, output vectors as (2 Re c, -2 Im c).
-    factor_re, factor_im = tl.where(kinds == 0, 1.0, 2.0), tl.where(kinds == 0, 1.0, -2.0)
-    mirrored = pid_h * CHUNK * 4 * n_states + 2 * n_states
+    pairs = tl.broadcast_to(2 * n_offsets[None, :, None] + tl.arange(0, 2)[None, None, :], (4, BLOCK_N, 2))
+    is_x, is_r, is_w = _masks(kinds, n_offsets, n_states, low_rank, both)
+    factors, mirrored = _factors(kinds), pid_h * CHUNK * 4 * n_states + 2 * n_states
+    lag_signs, lag_mask = tl.where(kinds == 1, 1, -1), (kinds == 1) | (kinds == 2)
     for t in range(CHUNK):
-        _store(write_ptr, read_ptr, inner_ptr, places, factor_re * re, factor_im * im, kinds, n_offsets, mask)
+        states = tl.join(re, im) * factors
+        offsets = places + pairs
+        tl.store(write_ptr + offsets, states, mask=is_x)
+        tl.store(read_ptr + offsets, states, mask=is_r)
         if both:
-            _store_pairs(write_ptr, mirrored + t * 4 * n_states, re, im, n_offsets, mask & (kinds == 0))
-        _store_lags(lags_ptr, t + 1, 2 * tl.sum(re * b_re - im * b_im, 1), CHUNK)
+            tl.store(write_ptr + (mirrored + t * 4 * n_states + pairs), states, mask=is_x)
+        if low_rank:
+            tl.store(inner_ptr + offsets, states, mask=is_w)
+        # r · B̄ at a positive lag, and q · B̄, zero without a reverse direction, at its negative.
+        lags = 2 * tl.sum(re * b_re - im * b_im, 1, keep_dims=True)
+        tl.store(lags_ptr + lag_signs * (t + 1), lags, mask=lag_mask & (t + 1 < CHUNK))
         re, im = _next(re, im, a_re, a_im, out_re, out_im, in_re, in_im, low_rank)
         places += strides
 
@@ -102,24 +109,25 @@ def trajectory_gradients_kernel(
     dlags_ptr += pid_h * (2 * CHUNK - 1) + CHUNK - 1
     places, strides = _places(kinds, pid_h, n_states, both, CHUNK)
     places += (CHUNK - 1) * strides
-    mirrored = pid_h * CHUNK * 4 * n_states + 2 * n_states
-    mask = _exist(kinds, low_rank, both) & (n_offsets < n_states)
-    factor_re, factor_im = tl.where(kinds == 0, 1.0, 2.0), tl.where(kinds == 0, 1.0, -2.0)
-    inverse_re, inverse_im = 1 / factor_re, 1 / factor_im
+    pairs = tl.broadcast_to(2 * n_offsets[None, :, None] + tl.arange(0, 2)[None, None, :], (4, BLOCK_N, 2))
+    is_x, is_r, is_w = _masks(kinds, n_offsets, n_states, low_rank, both)
+    factors, mirrored = _factors(kinds), pid_h * CHUNK * 4 * n_states + 2 * n_states
+    inverse = 1 / factors
+    lag_signs, lag_mask = tl.where(kinds == 1, 1, -1), (kinds == 1) | ((kinds == 2) & both)
     zero = tl.zeros((4, BLOCK_N), dtype=tl.float64)
     adjoint_re, adjoint_im, da_re, da_im, db_re, db_im = zero, zero, zero, zero, zero, zero
     dout_re, dout_im, din_re, din_im = zero, zero, zero, zero
     for step in range(CHUNK):
         t = CHUNK - 1 - step
-        re, im = _load(write_ptr, read_ptr, inner_ptr, places, kinds, n_offsets, mask)
-        re, im = re * inverse_re, im * inverse_im
-        g_re, g_im = _load(dwrite_ptr, dread_ptr, dinner_ptr, places, kinds, n_offsets, mask)
-        g_re, g_im = factor_re * g_re, factor_im * g_im
+        offsets = places + pairs
+        re, im = _load(write_ptr, read_ptr, inner_ptr, offsets, is_x, is_r, is_w, inverse)
+        g_re, g_im = _load(dwrite_ptr, dread_ptr, dinner_ptr, offsets, is_x, is_r, is_w, factors)
         if both:
-            more = _load_pairs(dwrite_ptr, mirrored + t * 4 * n_states, n_offsets, mask & (kinds == 0))
-            more_re, more_im = tl.split(more)
+            more = tl.load(dwrite_ptr + (mirrored + t * 4 * n_states + pairs), mask=is_x, other=0.0)
+            more_re, more_im = tl.split(more.to(tl.float64))
             g_re, g_im = g_re + more_re, g_im + more_im
-        dlags = 2 * _load_lags(dlags_ptr, kinds, t + 1, both, CHUNK)
+        dlags = tl.load(dlags_ptr + lag_signs * (t + 1), mask=lag_mask & (t + 1 < CHUNK), other=0.0)
+        dlags = 2 * dlags.to(tl.float64)
         g_re, g_im = g_re + dlags * b_re, g_im - dlags * b_im
         db_re, db_im = db_re + dlags * re, db_im - dlags * im
         adjoint_re, adjoint_im, da_re, da_im, dout_re, dout_im, din_re, din_im = _previous(
@@ -173,13 +181,24 @@ def _starts_later(kinds, shift):
 
 
 @triton.jit
-def _exist(kinds, LOW_RANK: tl.constexpr, BOTH: tl.constexpr):
-    return (kinds < 2) | ((kinds == 2) & BOTH) | ((kinds == 3) & LOW_RANK)
+def _masks(kinds, n_offsets, n_states, LOW_RANK: tl.constexpr, BOTH: tl.constexpr):
+    """Return which of the pairs (4, N, 1) belong to write, read and inner."""
+    kinds, mask = kinds[:, :, None], (n_offsets < n_states)[None, :, None]
+    is_r = (kinds == 1) | ((kinds == 2) & BOTH)
+    return (kinds == 0) & mask, is_r & mask, (kinds == 3) & LOW_RANK & mask
+
+
+@triton.jit
+def _factors(kinds):
+    """Return (4, 1, 2): columns are stored as they are, output vectors c as (2 Re c, -2 Im c)."""
+    of_outputs = 2.0 - 4.0 * tl.arange(0, 2)[None, None, :]
+    return tl.where(kinds[:, :, None] == 0, 1.0, of_outputs).to(tl.float64)
 
 
 @triton.jit
 def _places(kinds, pid_h, n_states, BOTH: tl.constexpr, CHUNK: tl.constexpr):
-    """Return the places of the first states in write, read, read and inner, (4, 1), and the distance to the next."""
+    """Return the places of the first states in write, read, read and inner, and the distance to the next: (4, 1, 1)."""
+    kinds = kinds[:, :, None]
     n = 2 * n_states
     pitch = 2 * n if BOTH else n
     first, last = pid_h * CHUNK * pitch, (pid_h * CHUNK + CHUNK - 1) * pitch
@@ -189,25 +208,10 @@ def _places(kinds, pid_h, n_states, BOTH: tl.constexpr, CHUNK: tl.constexpr):
 
 
 @triton.jit
-def _first_lag(products, shift):
-    """Return lag 0 from the products of B̄ with the starts."""
+def _store_first_lag(lags_ptr, products, shift):
+    """Store lag 0 from the products of B̄ with c and c'."""
     kinds = tl.arange(0, 4)
-    return 2 * tl.sum(tl.where((kinds == 1) | ((kinds == 2) & (shift == 0)), products, 0.0), 0)
-
-
-@triton.jit
-def _store_lags(lags_ptr, lag, products, CHUNK: tl.constexpr):
-    """Store r · B̄ at a lag and q · B̄, zero without a reverse direction, at its negative."""
-    kinds = tl.arange(0, 4)
-    ptrs = lags_ptr + tl.where(kinds == 1, lag, -lag)
-    tl.store(ptrs, products, mask=((kinds == 1) | (kinds == 2)) & (lag < CHUNK))
-
-
-@triton.jit
-def _load_lags(lags_ptr, kinds, lag, BOTH: tl.constexpr, CHUNK: tl.constexpr):
-    """Load the gradients of the lags as a column, zero for x and w."""
-    mask = ((kinds == 1) | ((kinds == 2) & BOTH)) & (lag < CHUNK)
-    return tl.load(lags_ptr + tl.where(kinds == 1, lag, -lag), mask=mask, other=0.0).to(tl.float64)
+    tl.store(lags_ptr, 2 * tl.sum(tl.where((kinds == 1) | ((kinds == 2) & (shift == 0)), products, 0.0), 0))
 
 
 @triton.jit
@@ -272,30 +276,10 @@ def store_vector(ptr, pid_h, re, im, n_offsets, n_states):
 
 
 @triton.jit
-def _load(write_ptr, read_ptr, inner_ptr, places, kinds, n_offsets, mask):
-    """Load the states (4, N) at the places (4, 1) in float64."""
-    pairs = _load_pairs(write_ptr, places, n_offsets, mask & (kinds == 0))
-    pairs += _load_pairs(read_ptr, places, n_offsets, mask & ((kinds == 1) | (kinds == 2)))
+def _load(write_ptr, read_ptr, inner_ptr, offsets, is_x, is_r, is_w, factors):
+    """Load states in float64, multiplied by ``factors``, as real and imaginary parts (4, N)."""
+    pairs = tl.load(write_ptr + offsets, mask=is_x, other=0.0)
+    pairs += tl.load(read_ptr + offsets, mask=is_r, other=0.0)
     if inner_ptr is not None:
-        pairs += _load_pairs(inner_ptr, places, n_offsets, mask & (kinds == 3))
-    return tl.split(pairs)
-
-
-@triton.jit
-def _store(write_ptr, read_ptr, inner_ptr, places, re, im, kinds, n_offsets, mask):
-    _store_pairs(write_ptr, places, re, im, n_offsets, mask & (kinds == 0))
-    _store_pairs(read_ptr, places, re, im, n_offsets, mask & ((kinds == 1) | (kinds == 2)))
-    if inner_ptr is not None:
-        _store_pairs(inner_ptr, places, re, im, n_offsets, mask & (kinds == 3))
-
-
-@triton.jit
-def _load_pairs(ptr, places, n_offsets, mask):
-    ptrs = ptr + (tl.broadcast_to(places, mask.shape) + 2 * n_offsets[None, :])[:, :, None] + tl.arange(0, 2)
-    return tl.load(ptrs, mask=mask[:, :, None], other=0.0).to(tl.float64)
-
-
-@triton.jit
-def _store_pairs(ptr, places, re, im, n_offsets, mask):
-    ptrs = ptr + (tl.broadcast_to(places, mask.shape) + 2 * n_offsets[None, :])[:, :, None] + tl.arange(0, 2)
-    tl.store(ptrs, tl.join(re, im), mask=mask[:, :, None])
+        pairs += tl.load(inner_ptr + offsets, mask=is_w, other=0.0)
+    return tl.split(pairs.to(tl.float64) * factors)
