@@ -10,7 +10,9 @@ from torch.nn import functional as F
 
 import sashimi_kernels as kernels
 
-chunk_operators = importlib.import_module("sashimi_kernels.torch_backend.chunk_operators")  # has a function of this name
+chunk_operators = importlib.import_module(
+    "sashimi_kernels.torch_backend.chunk_operators"
+)  # has a function of this name
 # The forward direction without and with a state, and both directions with each shift.
 MODES = {
     "forward": (False, False, 1),

@@ -44,15 +44,15 @@ def chunk_operators(
         )
     if isinstance(system, DiscreteDiagonal):
         a, b, u, v = torch.exp(system.log_a), system.b, None, None
+        step = rotation(a) if reverse is None else None
     else:
         a, u, v, b = system
+        step = dense_matrix(system) if reverse is None else None
     vectors = (None if x is None else _real(x.to(torch.complex128)) for x in (a, b, u, v))
     outputs = (None if x is None else _real(x.to(torch.complex64)) for x in (c, reverse))
     skip = None if skip is None else skip.float()
     lags, write, read, advance, _ = _chunk_operators(*vectors, *outputs, skip, shift)
-    if reverse is not None:
-        return ChunkOperators(lags, write, read, advance, None)
-    return ChunkOperators(lags, write, read, advance, rotation(a) if u is None else dense_matrix(system))
+    return ChunkOperators(lags, write, read, advance, step)
 
 
 @torch.library.custom_op("sashimi_kernels::chunk_operators", mutates_args=())

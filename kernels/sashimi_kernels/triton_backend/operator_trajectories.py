@@ -259,12 +259,12 @@ def _add_sum(ptr, pid_h, re, im, n_offsets, n_states):
 @triton.jit
 def load_vector(ptr, pid_h, n_offsets, n_states):
     """Load a vector of complex (H, N) as real and imaginary parts in float64, zeros if the pointer is None."""
-    if ptr is None:
-        zeros = tl.zeros(n_offsets.shape, dtype=tl.float64)
-        return zeros, zeros
-    else:
+    re, im = tl.zeros(n_offsets.shape, dtype=tl.float64), tl.zeros(n_offsets.shape, dtype=tl.float64)
+    if ptr is not None:
         ptrs, mask = ptr + (pid_h * n_states + n_offsets) * 2, n_offsets < n_states
-        return tl.load(ptrs, mask=mask, other=0.0).to(tl.float64), tl.load(ptrs + 1, mask=mask, other=0.0).to(tl.float64)
+        re = tl.load(ptrs, mask=mask, other=0.0).to(tl.float64)
+        im = tl.load(ptrs + 1, mask=mask, other=0.0).to(tl.float64)
+    return re, im
 
 
 @triton.jit
