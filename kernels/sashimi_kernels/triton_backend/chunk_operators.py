@@ -179,7 +179,7 @@ def _backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
     given = [write.new_zeros(shape) if x is None else x for x, shape in zip(gradients[:4], shapes, strict=True)]
     found = _chunk_operators_backward(*given, *vectors, write, read, inner, ctx.shift)
     needed = (None if x is None else gradient for x, gradient in zip(vectors, found, strict=True))
-    return *needed, given[0][:, CHUNK - 1] if ctx.with_skip else None, None
+    return *needed, given[0][:, CHUNK - 1].contiguous() if ctx.with_skip else None, None
 
 
 _chunk_operators.register_autograd(_backward, setup_context=_keep)
