@@ -7,7 +7,6 @@ from sashimi_kernels.backends import select_backend
 from sashimi_kernels.chunks import ChunkOperators
 from sashimi_kernels.discretization import DiscreteDiagonal, DiscreteNPLR
 from sashimi_kernels.shapes import require_samples, require_shape
-from sashimi_kernels.torch_backend import chunk_operators as operators_of
 
 
 def chunk_operators(
@@ -16,6 +15,7 @@ def chunk_operators(
     skip: Tensor | None = None,
     reverse: Tensor | None = None,
     shift: int = 1,
+    backend: str = "auto",
 ) -> ChunkOperators:
     """Return the matrices of a state space for :func:`chunked_convolution`, differentiable in all arguments.
 
@@ -26,13 +26,15 @@ def chunk_operators(
     Args:
         system: Ā and B̄ of a diagonal or normal-plus-low-rank system, complex (H, N). Use complex128: the powers of Ā
             multiply rounding errors.
-        c: output vector, complex (H, N). The operators have its precision.
+        c: output vector, complex (H, N). The operators have its precision, except on "triton", where they are float32.
         skip: D of the state space, real (H,).
         reverse: output vector of the reverse direction, complex (H, N).
         shift: 1 if the reverse direction starts at the next sample (newer official code), 0 if both directions include
             the current sample (older official code).
+        backend: "auto", "torch", "triton" (up to 128 states) or "reference".
 
     Raises:
+        BackendUnavailableError: the backend cannot run.
         ValueError: ``shift`` is neither 0 nor 1, or the shapes do not match.
     """
     if shift not in (0, 1):
@@ -43,8 +45,9 @@ def chunk_operators(
             require_shape(name, x, n_features, n_states)
     if skip is not None:
         require_shape("skip", skip, n_features)
+    module = select_backend(backend, c.device, "chunk_operators", c.dtype)
     with torch.autocast(c.device.type, enabled=False):
-        return operators_of.chunk_operators(system, c, skip, reverse, shift)
+        return module.chunk_operators(system, c, skip, reverse, shift)
 
 
 def chunked_convolution(

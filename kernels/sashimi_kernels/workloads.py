@@ -14,6 +14,7 @@ OPERATIONS = (
     "diagonal_state",
     "nplr_state",
     "fft_convolution",
+    "chunk_operators",
     "chunked_convolution",
     "diagonal_step",
     "nplr_step",
@@ -73,7 +74,9 @@ def workloads(sizes: Sizes, dtype: torch.dtype, device: torch.device | str) -> l
     torch.manual_seed(0)
     system = _System(sizes, device)
     layer = _Layer(sizes, dtype, device)
-    rows = _generation(sizes.length, system) + _states(sizes.length, system, layer) if dtype == torch.float32 else []
+    rows = []
+    if dtype == torch.float32:
+        rows = [*_generation(sizes.length, system), *_states(sizes.length, system, layer), _operators(system)]
     rows += _convolution(sizes.length, system, layer) + _recurrence(system, layer)
     return rows + _channelwise(sizes.length, layer) + _pointwise(sizes.length, layer)
 
@@ -131,6 +134,15 @@ def _generation(length: int, system: _System) -> list[Workload]:
 
     inputs = (system.a, system.c)
     return [Workload("nplr_kernel", length, nplr, inputs), Workload("diagonal_kernel", length, diagonal, inputs)]
+
+
+def _operators(system: _System) -> Workload:
+    def operators(backend: str) -> Tensor:
+        discrete = kernels.discretize_nplr(*system.nplr)
+        found = kernels.chunk_operators(discrete, system.c, system.skip, system.reverse, backend=backend)
+        return torch.cat([x.flatten() for x in found if x is not None])
+
+    return Workload("chunk_operators", 1, operators, (system.a, system.c, system.skip, system.reverse))
 
 
 def _convolution(length: int, system: _System, layer: _Layer) -> list[Workload]:

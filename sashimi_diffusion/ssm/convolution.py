@@ -204,8 +204,9 @@ def _fourier_operators(systems: Sequence[ConvolutionalSystem], length: int, rate
 def _chunk_operators(systems: Sequence[ConvolutionalSystem], rate: float) -> Iterable[Operator]:
     """Return the operators for the convolution in chunks."""
     first, system = systems[0], continuous_system(systems, rate)
-    c = output_vectors(systems, system, rate)
-    skip = joined([one.D for one in systems], axis=1)[0]
-    reverse = c[1] if first.bidirectional else None
-    operators = kernels.chunk_operators(discretized(system, first), c[0], skip, reverse, first.reverse_shift)
+    c, *reverse = output_vectors(systems, system, rate).unbind()
+    skip = joined([one.D for one in systems], axis=1).squeeze(0)
+    operators = kernels.chunk_operators(
+        discretized(system, first), c, skip, reverse[0] if reverse else None, first.reverse_shift
+    )
     return operators.split([one.d_model for one in systems])
