@@ -218,7 +218,10 @@ for turn, kernel in enumerate(kernels):
 """
     done = run("-c", code)
     assert done.returncode == 0, done.stderr
-    assert set(done.stdout.splitlines()) == {"fits"}
+    # PyTorch's products take the place of kernels that do not fit: those of the linear maps on RDNA, of states on AMD.
+    linear = ("gated_linear", "gated_linear_backward", "feed_forward", "feed_forward_backward", "weight_gradient")
+    absent = {f"{name}_kernel hip:gfx1100" for name in (*linear, "chunk_states")} | {"chunk_states_kernel hip:gfx942"}
+    assert set(done.stdout.splitlines()) == {"fits", *absent}
 
 
 def test_integers_that_are_1_are_a_case_of_their_own(run_toys: Callable) -> None:
