@@ -208,8 +208,8 @@ for turn, kernel in enumerate(kernels):
     for offset, target in enumerate({TARGETS}):
         positions = [i for i, one in enumerate(launches)
                      if one.kernel.__name__ == kernel and target in (one.targets or (target,))]
-        if not positions:  # the states of chunks are products by PyTorch on AMD
-            assert kernel == "chunk_states_kernel" and target.startswith("hip")
+        if not positions:
+            print(kernel, target)
             continue
         position = positions[-1]
         known = assumptions(launches[position])
@@ -218,7 +218,10 @@ for turn, kernel in enumerate(kernels):
 """
     done = run("-c", code)
     assert done.returncode == 0, done.stderr
-    assert set(done.stdout.splitlines()) == {"fits"}
+    # PyTorch's products take the place of kernels that do not fit: those of the linear maps on RDNA, of states on AMD.
+    linear = ("gated_linear", "gated_linear_backward", "feed_forward", "feed_forward_backward", "weight_gradient")
+    absent = {f"{name}_kernel hip:gfx1100" for name in (*linear, "chunk_states")} | {"chunk_states_kernel hip:gfx942"}
+    assert set(done.stdout.splitlines()) == {"fits", *absent}
 
 
 def test_integers_that_are_1_are_a_case_of_their_own(run_toys: Callable) -> None:
@@ -236,6 +239,7 @@ def test_forms_with_a_known_multiple_meet_fewer_assumptions() -> None:
     launch = next(one for one in aot.every_launch() if one.kernel.__name__ == "_gated_residual_kernel")
     found = {factor: assumptions(launch._replace(constants={"MULTIPLE": factor})) for factor in (1, 8)}
     assert found == {1: ("any", "contiguous", "ones"), 8: ("contiguous", "aligned")}
+    assert assumptions(launch._replace(constants={"ALIGNED": 8})) == ("aligned",)
 
 
 @pytest.mark.parametrize(

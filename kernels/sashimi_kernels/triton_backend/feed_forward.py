@@ -8,7 +8,8 @@ With the mean μ and the biased variance of the channels at a position, r = 1 / 
     layer    n = w x̂ + o            w, o per channel
     scalar   n = g (x̂ + s r)        one g, one s
 
-The backward pass recomputes everything from x, the only signal that is saved:
+The backward pass recomputes everything from x, the only signal that is saved (the weights are saved as rounded in the
+forward pass):
 
     dh = (W₂ᵀ dy) GELU'(h)    dn = W₁ᵀ dh    dW₂ = Σ dy GELU(h)ᵀ    db₂ = Σ dy    dW₁ = Σ dh nᵀ    db₁ = Σ dh
 
@@ -39,6 +40,8 @@ from sashimi_kernels.triton_backend.pointwise_tiles import (
     forms,
     gelu,
     gelu_derivative,
+    keep_weight,
+    kept_weights,
     length_argument,
     load_bias,
     load_weight,
@@ -46,7 +49,6 @@ from sashimi_kernels.triton_backend.pointwise_tiles import (
     norm_gradients,
     normalize,
     padded,
-    rounded,
     run,
     same_dtype,
     shortened,
@@ -93,7 +95,8 @@ def feed_forward(
         return y if skip is None else y + skip
     parameters = same_dtype(x, norm_weight, norm_offset, input_weight, input_bias, output_weight, output_bias)
     skip = None if skip is None else padded(skip.to(x.dtype))
-    return shortened(_feed_forward(padded(x), *parameters, skip, epsilon, layer), x)
+    y, _ = _feed_forward(padded(x), *parameters, skip, epsilon, layer, torch.is_grad_enabled())
+    return shortened(y, x)
 
 
 @torch.library.custom_op("sashimi_kernels::feed_forward", mutates_args=())
@@ -108,15 +111,20 @@ def _feed_forward(
     skip: Tensor | None,
     epsilon: float,
     layer: bool,
-) -> Tensor:
-    x, y = aligned(x), x.new_empty(x.shape)
+    keep: bool,
+) -> tuple[Tensor, Tensor]:
+    """Return the output and, if ``keep``, both weights in the dtype of ``x`` if they have another one, or nothing."""
+    x, y, kept = aligned(x), x.new_empty(x.shape), kept_weights(keep, x, input_weight, output_weight)
     parameters = (norm_weight, norm_offset, input_weight, input_bias, output_weight, output_bias)
     arguments = {**_parameters(parameters), **_sizes(x, input_weight, epsilon, layer)}
+    places = kept.split(input_weight.numel()) if kept.shape[0] else (x, x)
     arguments |= pointers(x=x, skip=x if skip is None else aligned(skip), y=y)
+    arguments |= pointers(kept_input=places[0], kept_output=places[1])
+    arguments |= {"has_skip": int(skip is not None), "keep": int(kept.shape[0] > 0)}
     tile = tile_of(_TILES, x)
     grid = (triton.cdiv(x.shape[2], tile.positions), x.shape[0])
-    run(feed_forward_kernel, _TILES, grid, {**arguments, "has_skip": int(skip is not None)}, x)
-    return y
+    run(feed_forward_kernel, _TILES, grid, arguments, x)
+    return y, kept
 
 
 @torch.library.custom_op("sashimi_kernels::feed_forward_backward", mutates_args=())
@@ -135,7 +143,8 @@ def _feed_forward_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of x, of the norm's parameters and of the maps' parameters, each one after the other.
 
-    If not ``weights``, only the gradient of x is computed, and the others are empty.
+    The weights have the dtype of ``x``; their gradients have that of the other parameters. If not ``weights``, only the
+    gradient of x is computed, and the others are empty.
     """
     (batch, n_channels, length), n_inner = x.shape, input_weight.shape[0]
     x, dy, tile = aligned(x), aligned(dy), tile_of(_BACKWARD_TILES, x)
@@ -144,8 +153,7 @@ def _feed_forward_backward(
     moments, norm_sums = (
         x.new_empty(shape, dtype=torch.float32) for shape in ((batch, 2, length), (batch, grid[0], 2, n_channels))
     )
-    weights_in, weights_out = rounded(x, input_weight, output_weight)
-    parameters = (norm_weight, norm_offset, weights_in, input_bias, weights_out, output_bias)
+    parameters = (norm_weight, norm_offset, input_weight, input_bias, output_weight, output_bias)
     arguments = {**_parameters(parameters), **_sizes(x, input_weight, epsilon, layer)}
     arguments |= pointers(dy=dy, x=x, dx=dx, g=g, dh=dh, moments=moments, norm_sums=norm_sums)
     run(feed_forward_backward_kernel, _BACKWARD_TILES, grid, arguments, x)
@@ -158,47 +166,39 @@ def _feed_forward_backward(
     norm = Norm(moments, aligned(norm_weight), aligned(norm_offset), layer)
     share_sums(sums[:, :n_input], dh, x, norm=norm)
     share_sums(sums[:, n_input:], dy, g)
-    return dx, dnorm.to(norm_weight.dtype), sums.sum(0).to(input_weight.dtype)
+    return dx, dnorm.to(norm_weight.dtype), sums.sum(0).to(norm_weight.dtype)
 
 
 @_feed_forward.register_fake
-def _(x: Tensor, *parameters: Any) -> Tensor:
-    return x.new_empty(x.shape)
+def _(x: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
+    return x.new_empty(x.shape), kept_weights(others[-1], x, others[2], others[4])
 
 
 @_feed_forward_backward.register_fake
-def _(
-    dy: Tensor,
-    x: Tensor,
-    norm_weight: Tensor,
-    norm_offset: Tensor,
-    input_weight: Tensor,
-    input_bias: Tensor,
-    output_weight: Tensor,
-    output_bias: Tensor,
-    epsilon: float,
-    layer: bool,
-    weights: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+def _(dy: Tensor, x: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor]:
+    norm_weight, norm_offset, *maps, _, _, weights = others
     norm_size = norm_weight.numel() + norm_offset.numel() if weights else 0
-    maps = (input_weight, input_bias, output_weight, output_bias)
     size = sum(parameter.numel() for parameter in maps) if weights else 0
-    return x.new_empty(x.shape), norm_weight.new_empty(norm_size), input_weight.new_empty(size)
+    return x.new_empty(x.shape), norm_weight.new_empty(norm_size), norm_weight.new_empty(size)
 
 
-def _keep_inputs(ctx: Any, inputs: tuple, output: Tensor) -> None:
-    *tensors, _, ctx.epsilon, ctx.layer = inputs
-    ctx.save_for_backward(*tensors)
+def _keep_inputs(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
+    x, norm_weight, norm_offset, *maps, _, ctx.epsilon, ctx.layer, _ = inputs
+    _, kept = output
+    ctx.set_materialize_grads(False)
+    if kept.shape[0]:
+        maps[0], maps[2] = split(kept, maps[0], maps[2])
+    ctx.save_for_backward(x, norm_weight, norm_offset, *maps)
 
 
-def _gradients(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+def _gradients(ctx: Any, dy: Tensor, _: Any) -> tuple[Tensor | None, ...]:
     *needed, need_skip = ctx.needs_input_grad[:8]
     dskip = dy if need_skip else None
     if not any(needed):
-        return *[None] * 7, dskip, None, None
+        return *[None] * 7, dskip, None, None, None
     x, *parameters = ctx.saved_tensors
     dx, dnorm, dmaps = _feed_forward_backward(dy, x, *parameters, ctx.epsilon, ctx.layer, any(needed[1:]))
-    return dx, *split(dnorm, *parameters[:2]), *split(dmaps, *parameters[2:]), dskip, None, None
+    return dx, *split(dnorm, *parameters[:2]), *split(dmaps, *parameters[2:]), dskip, None, None, None
 
 
 _feed_forward.register_autograd(_gradients, setup_context=_keep_inputs)
@@ -208,8 +208,8 @@ _feed_forward_backward.register_autograd(no_second_derivative("feed_forward"))
 def launches() -> Iterator[Launch]:
     """Yield every form in which the kernels of this module are launched."""
     sizes, epsilon = "n_channels n_inner layer", {"epsilon": "fp32"}
-    names = ("x skip y", _PARAMETERS, "")
-    yield from forms(feed_forward_kernel, _TILES, names, f"{sizes} has_skip", epsilon)
+    names = ("x skip y kept_input kept_output", _PARAMETERS, "")
+    yield from forms(feed_forward_kernel, _TILES, names, f"{sizes} has_skip keep", epsilon)
     features, parameters = "dy x dx g dh input_weight output_weight", "norm_weight norm_offset input_bias output_bias"
     names = (features, parameters, "moments norm_sums")
     yield from forms(feed_forward_backward_kernel, _BACKWARD_TILES, names, sizes, epsilon)
@@ -236,11 +236,14 @@ def feed_forward_kernel(
     output_weight_ptr,
     output_bias_ptr,
     y_ptr,
+    kept_input_ptr,
+    kept_output_ptr,
     epsilon,
     n_channels,
     n_inner,
     layer,
     has_skip,
+    keep,
     length,
     CHANNELS: tl.constexpr,
     ROWS: tl.constexpr,
@@ -267,6 +270,8 @@ def feed_forward_kernel(
         output_weight = load_weight(output_weight_ptr, channels, rows, n_channels, n_inner, dtype)
         y = tl.dot(output_weight, gelu(h).to(dtype), y, input_precision=PRECISION)
     tl.store(y_ptr + first + offsets, y.to(dtype), mask)
+    keep_weight(input_weight_ptr, kept_input_ptr, keep * n_inner * n_channels)
+    keep_weight(output_weight_ptr, kept_output_ptr, keep * n_inner * n_channels)
 
 
 @triton.jit

@@ -3,7 +3,8 @@
 A program has all input channels of a tile of positions. It computes GELU once and goes through blocks of output
 channels: rows of W for a and for b together. The input and the residual are read once and the output is written once.
 
-The backward pass recomputes a and s = sigmoid(b) from x, the only signal that is saved:
+The backward pass recomputes a and s = sigmoid(b) from x, the only signal that is saved (W is saved as rounded in the
+forward pass):
 
     da = dy s    db = dy a s (1 - s)    dx = (Wᵀ (da, db)) GELU'(x)    dW = Σ (da, db) GELU(x)ᵀ    dc = Σ (da, db)
 
@@ -32,11 +33,12 @@ from sashimi_kernels.triton_backend.pointwise_tiles import (
     forms,
     gelu,
     gelu_derivative,
+    keep_weight,
+    kept_weights,
     length_argument,
     load_bias,
     load_weight,
     padded,
-    rounded,
     run,
     same_dtype,
     shortened,
@@ -47,7 +49,7 @@ from sashimi_kernels.triton_backend.weight_gradient import n_shares, share_sums
 
 _TILES: Tiles = {
     "hopper": {64: Tile(128, 64, 8, 2), 128: Tile(128, 64, 8, 2), 256: Tile(64, 64, 8, 2)},
-    "blackwell": {64: Tile(128, 64, 8, 2), 128: Tile(64, 64, 8, 2), 256: Tile(64, 64, 8, 2)},
+    "blackwell": {64: Tile(128, 64, 8, 2), 128: Tile(64, 64, 8, 2), 256: Tile(64, 64, 8, 1)},
     "ampere": {64: Tile(64, 64, 8, 2), 128: Tile(128, 64, 8, 1)},
     "cdna": {64: Tile(128, 64, 8, 1), 128: Tile(64, 64, 8, 1)},
     "single": {64: Tile(64, 64, 8, 1)},
@@ -71,64 +73,75 @@ def gated_linear(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | Non
     weight, bias = same_dtype(x, weight, bias)
     if residual is not None and residual.dtype != x.dtype:
         return (residual + gated_linear(x, weight, bias, None)).to(residual.dtype)
-    return shortened(_gated_linear(padded(x), weight, bias, None if residual is None else padded(residual)), x)
+    residual = None if residual is None else padded(residual)
+    y, _ = _gated_linear(padded(x), weight, bias, residual, torch.is_grad_enabled())
+    return shortened(y, x)
 
 
 @torch.library.custom_op("sashimi_kernels::gated_linear", mutates_args=())
-def _gated_linear(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | None) -> Tensor:
+def _gated_linear(
+    x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | None, keep: bool
+) -> tuple[Tensor, Tensor]:
+    """Return the output and, if ``keep``, the weight in the dtype of ``x`` if it has another one, otherwise nothing."""
     batch, _, length = x.shape
     n_outputs, tile = weight.shape[0] // 2, tile_of(_TILES, x)
-    x, y = aligned(x), x.new_empty(batch, n_outputs, length)
-    tensors = pointers(x=x, weight=aligned(weight), bias=aligned(bias), y=y)
+    x, y, kept = aligned(x), x.new_empty(batch, n_outputs, length), kept_weights(keep, x, weight)
+    tensors = pointers(x=x, weight=aligned(weight), bias=aligned(bias), y=y, kept=kept if kept.shape[0] else x)
     tensors |= pointers(residual=x if residual is None else aligned(residual))
-    sizes = {**_sizes(x, n_outputs), "has_residual": int(residual is not None)}
+    flags = {"has_residual": int(residual is not None), "keep": int(kept.shape[0] > 0)}
     n_tiles = triton.cdiv(length, tile.positions)
     n_groups = min(triton.cdiv(n_outputs, tile.rows), max(1, _PROGRAMS // max(1, n_tiles * batch)))
-    run(gated_linear_kernel, _TILES, (n_tiles, n_groups, batch), {**tensors, **sizes}, x)
-    return y
+    arguments = {**tensors, **_sizes(x, n_outputs), **flags}
+    run(gated_linear_kernel, _TILES, (n_tiles, n_groups, batch), arguments, x)
+    return y, kept
 
 
 @torch.library.custom_op("sashimi_kernels::gated_linear_backward", mutates_args=())
 def _gated_linear_backward(dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor, weights: bool) -> tuple[Tensor, Tensor]:
-    """Return the gradient of x and, if ``weights``, those of weight and bias one after the other, otherwise nothing."""
+    """Return the gradient of x and, if ``weights``, those of weight and bias one after the other, otherwise nothing.
+
+    ``weight`` has the dtype of ``x``. Its gradient has that of ``bias``.
+    """
     batch, _, length = x.shape
     n_outputs, tile = weight.shape[0] // 2, tile_of(_BACKWARD_TILES, x)
     x, dy = aligned(x), aligned(dy)
     dx, dz = x.new_empty(x.shape), x.new_empty(batch, 2 * n_outputs, length)
-    (rounded_weight,) = rounded(x, weight)
-    tensors = pointers(dy=dy, x=x, weight=rounded_weight, bias=aligned(bias), dx=dx, dz=dz)
+    tensors = pointers(dy=dy, x=x, weight=aligned(weight), bias=aligned(bias), dx=dx, dz=dz)
     grid = (triton.cdiv(length, tile.positions), batch)
     run(gated_linear_backward_kernel, _BACKWARD_TILES, grid, {**tensors, **_sizes(x, n_outputs)}, x)
     if not weights:
-        return dx, weight.new_empty(0)
+        return dx, bias.new_empty(0)
     sums = x.new_empty(n_shares(x, *weight.shape), weight.numel() + bias.numel(), dtype=torch.float32)
     share_sums(sums, dz, x, gelu=True)
-    return dx, sums.sum(0).to(weight.dtype)
+    return dx, sums.sum(0).to(bias.dtype)
 
 
 @_gated_linear.register_fake
-def _(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | None) -> Tensor:
-    return x.new_empty(x.shape[0], weight.shape[0] // 2, x.shape[2])
+def _(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | None, keep: bool) -> tuple[Tensor, Tensor]:
+    return x.new_empty(x.shape[0], weight.shape[0] // 2, x.shape[2]), kept_weights(keep, x, weight)
 
 
 @_gated_linear_backward.register_fake
 def _(dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor, weights: bool) -> tuple[Tensor, Tensor]:
-    return x.new_empty(x.shape), weight.new_empty(weight.numel() + bias.numel() if weights else 0)
+    return x.new_empty(x.shape), bias.new_empty(weight.numel() + bias.numel() if weights else 0)
 
 
-def _keep_inputs(ctx: Any, inputs: tuple, output: Tensor) -> None:
-    ctx.save_for_backward(*inputs[:3])
+def _keep_inputs(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
+    x, weight, bias, *_ = inputs
+    _, kept = output
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(x, kept.view_as(weight) if kept.shape[0] else weight, bias)
 
 
-def _gradients(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-    need_x, need_weight, need_bias, need_residual = ctx.needs_input_grad
+def _gradients(ctx: Any, dy: Tensor, _: Any) -> tuple[Tensor | None, ...]:
+    need_x, need_weight, need_bias, need_residual, _ = ctx.needs_input_grad
     dresidual = dy if need_residual else None
     if not (need_x or need_weight or need_bias):
-        return None, None, None, dresidual
+        return None, None, None, dresidual, None
     x, weight, bias = ctx.saved_tensors
     dx, parameters = _gated_linear_backward(dy, x, weight, bias, need_weight or need_bias)
     dweight, dbias = split(parameters, weight, bias)
-    return dx, dweight, dbias, dresidual
+    return dx, dweight, dbias, dresidual, None
 
 
 _gated_linear.register_autograd(_gradients, setup_context=_keep_inputs)
@@ -137,8 +150,8 @@ _gated_linear_backward.register_autograd(no_second_derivative("gated_linear"))
 
 def launches() -> Iterator[Launch]:
     """Yield every form in which the kernels of this module are launched."""
-    names = ("x residual y", "weight bias", "")
-    yield from forms(gated_linear_kernel, _TILES, names, "n_inputs n_outputs has_residual")
+    names = ("x residual y kept", "weight bias", "")
+    yield from forms(gated_linear_kernel, _TILES, names, "n_inputs n_outputs has_residual keep")
     names = ("dy x dx dz weight", "bias", "")
     yield from forms(gated_linear_backward_kernel, _BACKWARD_TILES, names, "n_inputs n_outputs")
 
@@ -155,9 +168,11 @@ def gated_linear_kernel(
     bias_ptr,
     residual_ptr,
     y_ptr,
+    kept_ptr,
     n_inputs,
     n_outputs,
     has_residual,
+    keep,
     length,
     CHANNELS: tl.constexpr,
     ROWS: tl.constexpr,
@@ -184,6 +199,7 @@ def gated_linear_kernel(
         y = a * tl.sigmoid(b)
         y += tl.load(residual_ptr + offsets, mask & (has_residual != 0), other=0.0).to(tl.float32)
         tl.store(y_ptr + offsets, y.to(dtype), mask)
+    keep_weight(weight_ptr, kept_ptr, keep * 2 * n_outputs * n_inputs)
 
 
 @triton.jit

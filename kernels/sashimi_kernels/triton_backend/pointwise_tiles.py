@@ -120,13 +120,10 @@ def same_dtype(x: Tensor, *parameters: Tensor) -> list[Tensor]:
     return [parameter.to(dtype) for parameter in parameters]
 
 
-def rounded(x: Tensor, *weights: Tensor) -> list[Tensor]:
-    """Return aligned weights in the dtype of ``x``, from one launch if they have another one."""
-    if all(weight.dtype == x.dtype for weight in weights):
-        return [aligned(weight) for weight in weights]
-    results = [weight.new_empty(weight.shape, dtype=x.dtype) for weight in weights]
-    torch._foreach_copy_(results, list(weights))
-    return results
+def kept_weights(keep: bool, x: Tensor, *weights: Tensor) -> Tensor:
+    """Return memory for all weights in the dtype of ``x``, or none if they have this dtype or need not be kept."""
+    needed = keep and weights[0].dtype != x.dtype
+    return x.new_empty(sum(weight.numel() for weight in weights) if needed else 0)
 
 
 def split(gradients: Tensor, *parameters: Tensor) -> list[Tensor | None]:
@@ -222,6 +219,17 @@ def load_weight(ptr, rows, columns, n_rows, n_columns, dtype: tl.constexpr):
     """Load a zero-padded block of a contiguous matrix (n_rows, n_columns) and round it to ``dtype``."""
     mask = (rows < n_rows)[:, None] & (columns < n_columns)[None, :]
     return tl.load(ptr + rows[:, None] * n_columns + columns[None, :], mask, other=0.0).to(dtype)
+
+
+@triton.jit
+def keep_weight(weight_ptr, kept_ptr, n_elements):
+    """Copy a weight for the backward pass, in another dtype; all programs of the launch share the work."""
+    n_programs = tl.num_programs(0) * tl.num_programs(1) * tl.num_programs(2)
+    program = (tl.program_id(2) * tl.num_programs(1) + tl.program_id(1)) * tl.num_programs(0) + tl.program_id(0)
+    for start in range(program * 1024, n_elements, n_programs * 1024):
+        offsets = start + tl.arange(0, 1024)
+        weight = tl.load(weight_ptr + offsets, offsets < n_elements)
+        tl.store(kept_ptr + offsets, weight.to(kept_ptr.dtype.element_ty), offsets < n_elements)
 
 
 @triton.jit
