@@ -22,7 +22,7 @@ State spaces are represented by half of their conjugate pairs: complex tensors o
 """
 
 from sashimi_kernels.backends import available_backends, backend_name
-from sashimi_kernels.channelwise import gated_residual, layer_norm, scalar_norm
+from sashimi_kernels.channelwise import gated_residual, layer_norm, norm_and_residual, scalar_norm
 from sashimi_kernels.chunks import ChunkOperators
 from sashimi_kernels.convolution import chunk_operators, chunked_convolution
 from sashimi_kernels.discretization import (
@@ -59,6 +59,7 @@ __all__ = [
     "lags_spectrum",
     "layer_norm",
     "long_convolution",
+    "norm_and_residual",
     "nplr_kernel",
     "nplr_state",
     "nplr_step",

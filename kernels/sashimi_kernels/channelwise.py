@@ -2,8 +2,11 @@
 
 from torch import Tensor
 
-from sashimi_kernels.backends import select_backend
+from sashimi_kernels.backends import backend_name, select_backend
 from sashimi_kernels.shapes import require_samples, require_shape
+
+NORMS = ("scalar", "layer")
+"""Names of the norms."""
 
 
 def scalar_norm(
@@ -64,6 +67,45 @@ def layer_norm(
     require_shape("offset", offset, x.shape[1])
     module = select_backend(backend, x.device, "layer_norm", x.dtype, x.shape[-1], x.shape[0])
     return module.layer_norm(x, weight, offset, bias, epsilon)
+
+
+def norm_and_residual(
+    x: Tensor,
+    norm: str,
+    weight: Tensor,
+    offset: Tensor,
+    bias: Tensor | None = None,
+    epsilon: float = 1e-8,
+    backend: str = "auto",
+) -> tuple[Tensor, Tensor]:
+    """Return the norm of ``x``, and ``x`` for a residual connection around what follows the norm.
+
+    The result is that of :func:`scalar_norm` or :func:`layer_norm` and ``x`` itself. If the second output is used in
+    the place of ``x``, the backward pass of "triton" adds both gradients in the kernel of the norm.
+
+    Args:
+        x: real (B, H, L).
+        norm: "scalar" or "layer".
+        weight: gain of the scalar norm, real (1,), or weight of the layer norm, real (H,).
+        offset: shift of the scalar norm, real (1,), or offset of the layer norm, real (H,).
+        bias, epsilon, backend: see :func:`scalar_norm`.
+
+    Raises:
+        BackendUnavailableError: the backend cannot run.
+        ValueError: the norm is unknown, the shapes do not match, or L is 0.
+    """
+    batch, n_channels, length = x.shape
+    _require_signal(x, bias)
+    if norm not in NORMS:
+        raise ValueError(f"unknown norm {norm!r}: expected one of {', '.join(map(repr, NORMS))}")
+    for name, parameter in (("weight", weight), ("offset", offset)):
+        require_shape(name, parameter, 1 if norm == "scalar" else n_channels)
+    name = backend_name(backend, x.device, f"{norm}_norm", x.dtype, length, batch)
+    if name == "triton":
+        from sashimi_kernels.triton_backend import norm_and_residual as fused
+
+        return fused(x, norm, weight, offset, bias, epsilon)
+    return (scalar_norm if norm == "scalar" else layer_norm)(x, weight, offset, bias, epsilon, name), x
 
 
 def gated_residual(x: Tensor, residual: Tensor, backend: str = "auto") -> Tensor:

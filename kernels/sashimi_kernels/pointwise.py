@@ -14,10 +14,9 @@ products. Its kernels compute in the dtype of ``x``, also under autocast, and ro
 from torch import Tensor
 
 from sashimi_kernels.backends import select_backend
+from sashimi_kernels.channelwise import NORMS
 from sashimi_kernels.shapes import require_samples, require_shape
 from sashimi_kernels.torch_backend.pointwise import pointwise as torch_pointwise
-
-NORMS = ("scalar", "layer")
 
 
 def pointwise(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

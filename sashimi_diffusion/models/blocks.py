@@ -130,8 +130,10 @@ class ResidualS4(nn.Module):
 
     def forward(self, x: Tensor, inputs: LayerInputs) -> Tensor:
         """Return the output (B, H, L) for ``x``, (B, H, L)."""
-        residual = x if self.mel is None else add(x, self.mel(inputs.mel, x.shape[-1]))
-        return self.s4(self.norm(x, inputs.bias), residual=residual, operator=inputs.operator)
+        norm, weight, offset, epsilon = self.norm.parameters_for(x.dtype)
+        u, residual = kernels.norm_and_residual(x, norm, weight, offset, inputs.bias, epsilon)
+        residual = residual if self.mel is None else add(residual, self.mel(inputs.mel, x.shape[-1]))
+        return self.s4(u, residual=residual, operator=inputs.operator)
 
     def advance(self, x: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
         """Process one sample by a recurrence step, or several by convolutions; the layer is causal and unconditional.

@@ -49,16 +49,16 @@ _N_WARPS = 8
 
 def scalar_norm(x: Tensor, gain: Tensor, shift: Tensor, bias: Tensor | None, epsilon: float) -> Tensor:
     """Return gain · (x - mean + shift) / √(variance + epsilon) + bias."""
-    return _channel_norm(x, gain.float(), shift.float(), None if bias is None else bias.float(), epsilon, True)
+    return channel_norm(x, gain.float(), shift.float(), None if bias is None else bias.float(), epsilon, True)
 
 
 def layer_norm(x: Tensor, weight: Tensor, offset: Tensor, bias: Tensor | None, epsilon: float) -> Tensor:
     """Return weight · (x - mean) / √(variance + epsilon) + offset + bias."""
-    return _channel_norm(x, weight.float(), offset.float(), None if bias is None else bias.float(), epsilon, False)
+    return channel_norm(x, weight.float(), offset.float(), None if bias is None else bias.float(), epsilon, False)
 
 
 @torch.library.custom_op("sashimi_kernels::channel_norm", mutates_args=())
-def _channel_norm(
+def channel_norm(
     x: Tensor, weight: Tensor, offset: Tensor, bias: Tensor | None, epsilon: float, scalar: bool
 ) -> Tensor:
     """Compute either norm with float32 parameters. In the scalar norm, ``weight`` is the gain, ``offset`` the shift."""
@@ -73,10 +73,20 @@ def _channel_norm(
 
 
 @torch.library.custom_op("sashimi_kernels::channel_norm_backward", mutates_args=())
-def _channel_norm_backward(
-    dy: Tensor, x: Tensor, weight: Tensor, offset: Tensor, has_bias: bool, epsilon: float, scalar: bool
+def channel_norm_backward(
+    dy: Tensor,
+    dresidual: Tensor | None,
+    x: Tensor,
+    weight: Tensor,
+    offset: Tensor,
+    has_bias: bool,
+    epsilon: float,
+    scalar: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return the gradients of x, weight, offset and bias. That of the bias is empty if it is not computed."""
+    """Return the gradients of x, weight, offset and bias. That of the bias is empty if it is not computed.
+
+    ``dresidual`` is added to the gradient of x.
+    """
     constants = {**_tile(x.shape[1], scalar), **common_multiple(x, dy)}
     grid = _grid(x, constants)
     dx = x.new_empty(x.shape)
@@ -85,7 +95,8 @@ def _channel_norm_backward(
     dshift = offset.new_empty(batch, n_tiles) if scalar else None
     # The gradient of the layer norm's offset is that of the bias, summed over the batch.
     dbias = offset.new_empty(batch, n_tiles, x.shape[1]) if has_bias or not scalar else None
-    inputs = pointers(dy=dy, x=x, weight=weight.contiguous(), offset=offset.contiguous())
+    dresidual = None if dresidual is None else dresidual.contiguous()
+    inputs = pointers(dy=dy, dresidual=dresidual, x=x, weight=weight.contiguous(), offset=offset.contiguous())
     outputs = pointers(dx=dx, dweight=dweight, dshift=dshift, dbias=dbias)
     arguments = {**inputs, **outputs, **_sizes(x, epsilon), **strides("dy", dy)}
     launch(_channel_norm_backward_kernel, grid, arguments, constants, _N_WARPS)
@@ -94,14 +105,21 @@ def _channel_norm_backward(
     return dx, dweight.sum((0, 1)), doffset, dbias
 
 
-@_channel_norm.register_fake
+@channel_norm.register_fake
 def _(x: Tensor, weight: Tensor, offset: Tensor, bias: Tensor | None, epsilon: float, scalar: bool) -> Tensor:
     return x.new_empty(x.shape)
 
 
-@_channel_norm_backward.register_fake
+@channel_norm_backward.register_fake
 def _(
-    dy: Tensor, x: Tensor, weight: Tensor, offset: Tensor, has_bias: bool, epsilon: float, scalar: bool
+    dy: Tensor,
+    dresidual: Tensor | None,
+    x: Tensor,
+    weight: Tensor,
+    offset: Tensor,
+    has_bias: bool,
+    epsilon: float,
+    scalar: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     bias_shape = (0,) if scalar and not has_bias else x.shape[:2]
     return (
@@ -120,12 +138,12 @@ def _keep_inputs(ctx: Any, inputs: tuple, output: Tensor) -> None:
 
 def _gradients(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
     has_bias = ctx.has_bias and ctx.needs_input_grad[3]
-    *gradients, dbias = _channel_norm_backward(dy, *ctx.saved_tensors, has_bias, ctx.epsilon, ctx.scalar)
+    *gradients, dbias = channel_norm_backward(dy, None, *ctx.saved_tensors, has_bias, ctx.epsilon, ctx.scalar)
     return *gradients, dbias if has_bias else None, None, None
 
 
-_channel_norm.register_autograd(_gradients, setup_context=_keep_inputs)
-_channel_norm_backward.register_autograd(no_second_derivative("scalar_norm and layer_norm"))
+channel_norm.register_autograd(_gradients, setup_context=_keep_inputs)
+channel_norm_backward.register_autograd(no_second_derivative("scalar_norm and layer_norm"))
 
 
 def launches() -> Iterator[Launch]:
@@ -138,9 +156,10 @@ def launches() -> Iterator[Launch]:
         for bias in ("*fp32", None):
             forward = {**pointers(x=x), **parameters, **pointers(bias=bias, y=x), **sizes, "bias_batch_stride": "i32"}
             yield form(_channel_norm_kernel, forward, constants, _N_WARPS)
-        for dbias in ("*fp32", None) if scalar else ("*fp32",):
+        for dbias, dresidual in itertools.product(("*fp32", None) if scalar else ("*fp32",), (x, None)):
             outputs = pointers(dx=x, dweight="*fp32", dshift=dshift, dbias=dbias)
-            backward = {**pointers(dy=x, x=x), **parameters, **outputs, **sizes, **stride_types("dy")}
+            inputs = {**pointers(dy=x, dresidual=dresidual, x=x), **parameters}
+            backward = {**inputs, **outputs, **sizes, **stride_types("dy")}
             yield form(_channel_norm_backward_kernel, backward, constants, _N_WARPS)
 
 
@@ -209,6 +228,7 @@ def _channel_norm_kernel(
 @triton.jit
 def _channel_norm_backward_kernel(
     dy_ptr,
+    dresidual_ptr,
     x_ptr,
     weight_ptr,
     offset_ptr,
@@ -239,6 +259,8 @@ def _channel_norm_backward_kernel(
     x_ptr += pid_batch * multiple(x_batch_stride, MULTIPLE)
     dy_ptr += pid_batch * multiple(dy_batch_stride, MULTIPLE)
     dx_ptr += pid_batch * n_channels * length
+    if dresidual_ptr is not None:
+        dresidual_ptr += pid_batch * n_channels * length
     n_blocks = tl.cdiv(n_channels, BLOCK_H)
     x, mean, scale = _last_block_and_moments(
         x_ptr, position_offsets, epsilon, n_channels, length, x_channel_stride, x_position_stride, BLOCK_H, BLOCK_L
@@ -288,7 +310,10 @@ def _channel_norm_backward_kernel(
         dx *= scale[None, :]
         if SCALAR:
             dx *= gain
-        tl.store(dx_ptr + channel_offsets[:, None] * length + position_offsets[None, :], dx, mask)
+        dx_offsets = channel_offsets[:, None] * length + position_offsets[None, :]
+        if dresidual_ptr is not None:
+            dx += tl.load(dresidual_ptr + dx_offsets, mask, other=0.0)
+        tl.store(dx_ptr + dx_offsets, dx, mask)
 
 
 @triton.jit
