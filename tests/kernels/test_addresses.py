@@ -32,6 +32,7 @@ def cases() -> Iterator[tuple[str, Callable[[], object]]]:
                 run = workload.backward if workload.inputs else workload.forward
                 yield f"{workload.operation} {sizes} {dtype}", lambda run=run: run("triton")
     yield "adjacent channels", adjacent_channels
+    yield "gradients of a norm and its residual", norm_and_residual_gradients
     yield "gradients of steps", step_gradients
     yield "initial states", initial_states
     yield "linear maps", linear_maps
@@ -43,6 +44,13 @@ def adjacent_channels() -> None:
     y = kernels.scalar_norm(x, torch.ones(1), torch.ones(1), torch.ones(2, 3), backend="triton")
     z = kernels.gated_residual(gates, y, backend="triton")
     torch.autograd.grad(z, (x, gates), torch.randn(2, 19, 3).transpose(1, 2))
+
+
+def norm_and_residual_gradients() -> None:
+    x = torch.randn(2, 3, 19, requires_grad=True)
+    bias = torch.randn(2, 9).split(3, dim=1)[1]
+    outputs = kernels.norm_and_residual(x, "layer", torch.ones(3), torch.ones(3), bias, 1e-5, "triton")
+    torch.autograd.grad(outputs, x, [torch.randn(2, 3, 19), torch.randn(2, 19, 3).transpose(1, 2)])
 
 
 def step_gradients() -> None:

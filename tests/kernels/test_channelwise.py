@@ -98,6 +98,40 @@ def test_norms(
     check(assert_close, norm, backend, [x.to(dtype), *parameters])
 
 
+@pytest.mark.parametrize("backend", ["reference", "torch", "triton"])
+@pytest.mark.parametrize("norm", ["scalar", "layer"])
+@pytest.mark.parametrize("used", ["both", "norm", "residual"])
+@pytest.mark.parametrize("has_bias", [False, True])
+def test_norm_and_residual(backend: str, norm: str, used: str, has_bias: bool) -> None:
+    """Outputs and gradients are those of the norm and of a residual connection around it."""
+    x, weight, offset, bias = norm_inputs(f"{norm}_norm", 2, 5, 24, bias=True)
+    # Biases of several layers in one tensor; the gradient of the residual has rows with padding.
+    inputs = [x, weight, offset, *([torch.cat([bias, bias], dim=1)] if has_bias else [])]
+    weights = [randn(2, 5, 24, seed=5), randn(2, 5, 32, seed=6)[..., :24]]
+    results = []
+    for fused in (True, False):
+        leaves = [leaf.clone().requires_grad_() for leaf in inputs]
+        arguments = [*leaves[:3], leaves[3].split(5, dim=1)[1] if has_bias else None]
+        if fused:
+            outputs = kernels.norm_and_residual(arguments[0], norm, *arguments[1:], 1e-5, backend)
+        else:
+            outputs = getattr(kernels, f"{norm}_norm")(*arguments, 1e-5, backend="reference"), arguments[0]
+        chosen = [
+            u * y for name, u, y in zip(("norm", "residual"), weights, outputs, strict=True) if used in ("both", name)
+        ]
+        results.append((outputs, torch.autograd.grad(sum(part.sum() for part in chosen), leaves, allow_unused=True)))
+    (outputs, gradients), (expected_outputs, expected_gradients) = results
+    for actual, expected in zip((*outputs, *gradients), (*expected_outputs, *expected_gradients), strict=True):
+        assert (actual is None) == (expected is None)
+        if expected is not None:
+            torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_norm_and_residual_refuses_unknown_norms() -> None:
+    with pytest.raises(ValueError, match="unknown norm 'group': expected one of 'scalar', 'layer'"):
+        kernels.norm_and_residual(torch.ones(1, 2, 3), "group", torch.ones(2), torch.ones(2))
+
+
 @pytest.mark.usefixtures("poisoned_memory")
 @pytest.mark.parametrize("dtypes", [(a, b) for a in DTYPES for b in DTYPES], ids=str)
 @pytest.mark.parametrize(("batch", "n_channels", "length"), [(2, 3, 130), (1, 17, 1), (0, 3, 5)])
