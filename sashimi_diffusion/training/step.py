@@ -175,7 +175,7 @@ class DeviceStep:
         loss, norm = parts.gradient(self._batches)
         usable = loss.isfinite() & norm.isfinite() & (self._nonfinite_in_row < limit)
         skipped, scale = usable.logical_not().float(), None if clip is None else (norm / clip).clamp(min=1)
-        for part in parts_of(optimizer):
+        for part in cast(list[Any], parts_of(optimizer)):
             part.found_inf, part.grad_scale = skipped, scale
         optimizer.step()
         parts.ema.update_where(usable, parts.task.network)
