@@ -3,10 +3,7 @@
 from torch import Tensor
 
 from sashimi_kernels.backends import backend_name, select_backend
-from sashimi_kernels.shapes import require_samples, require_shape
-
-NORMS = ("scalar", "layer")
-"""Names of the norms."""
+from sashimi_kernels.shapes import require_norm, require_samples, require_shape
 
 
 def scalar_norm(
@@ -96,13 +93,12 @@ def norm_and_residual(
     """
     batch, n_channels, length = x.shape
     _require_signal(x, bias)
-    if norm not in NORMS:
-        raise ValueError(f"unknown norm {norm!r}: expected one of {', '.join(map(repr, NORMS))}")
+    require_norm(norm)
     for name, parameter in (("weight", weight), ("offset", offset)):
         require_shape(name, parameter, 1 if norm == "scalar" else n_channels)
     name = backend_name(backend, x.device, f"{norm}_norm", x.dtype, length, batch)
     if name == "triton":
-        from sashimi_kernels.triton_backend import norm_and_residual as fused
+        from sashimi_kernels.triton_backend.norm_and_residual import norm_and_residual as fused
 
         return fused(x, norm, weight, offset, bias, epsilon)
     return (scalar_norm if norm == "scalar" else layer_norm)(x, weight, offset, bias, epsilon, name), x

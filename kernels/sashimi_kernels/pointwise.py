@@ -14,8 +14,7 @@ products. Its kernels compute in the dtype of ``x``, also under autocast, and ro
 from torch import Tensor
 
 from sashimi_kernels.backends import select_backend
-from sashimi_kernels.channelwise import NORMS
-from sashimi_kernels.shapes import require_samples, require_shape
+from sashimi_kernels.shapes import require_norm, require_samples, require_shape
 from sashimi_kernels.torch_backend.pointwise import pointwise as torch_pointwise
 
 
@@ -114,8 +113,7 @@ def feed_forward(
     """
     n_channels, n_inner = x.shape[1], input_weight.shape[0]
     require_samples(x.shape[-1])
-    if norm not in NORMS:
-        raise ValueError(f"unknown norm {norm!r}: expected one of {', '.join(map(repr, NORMS))}")
+    require_norm(norm)
     n_parameters = 1 if norm == "scalar" else n_channels
     require_shape("norm_weight", norm_weight, n_parameters)
     require_shape("norm_offset", norm_offset, n_parameters)

@@ -1,6 +1,9 @@
-"""Checks of argument shapes. The Triton kernels do not check bounds themselves."""
+"""Checks of arguments. The Triton kernels do not check bounds themselves."""
 
 from torch import Tensor
+
+NORMS = ("scalar", "layer")
+"""Names of the norms over the channels."""
 
 
 def require_shape(name: str, x: Tensor, *shape: int) -> None:
@@ -20,3 +23,9 @@ def require_sequence(u: Tensor, n_features: int) -> None:
     if u.ndim != 3 or u.shape[1] != n_features:
         raise ValueError(f"expected an input of shape (batch, {n_features}, length), got {tuple(u.shape)}")
     require_samples(u.shape[-1])
+
+
+def require_norm(name: str) -> None:
+    """Raise ``ValueError`` if there is no norm of this name."""
+    if name not in NORMS:
+        raise ValueError(f"unknown norm {name!r}: expected one of {', '.join(map(repr, NORMS))}")

@@ -32,7 +32,7 @@ def test_sampling_matches(official: Callable, monkeypatch: pytest.MonkeyPatch, s
         return drawn
 
     for module in (diffwave, sashimi):
-        monkeypatch.setattr(module, "randn_tensor", next_noise)
+        monkeypatch.setattr(module, "draw_noise", next_noise)
     model = network.convert(stored_nodes=stored).model
     pipe = SashimiPipeline(model, DiffWaveScheduler(**SCHEDULES[schedule]))
     pipe.set_progress_bar_config(disable=True)

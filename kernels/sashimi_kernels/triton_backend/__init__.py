@@ -7,7 +7,6 @@ from sashimi_kernels.triton_backend.diagonal import diagonal_kernel, diagonal_st
 from sashimi_kernels.triton_backend.feed_forward import feed_forward
 from sashimi_kernels.triton_backend.gated_linear import gated_linear
 from sashimi_kernels.triton_backend.gated_residual import gated_residual
-from sashimi_kernels.triton_backend.norm_and_residual import norm_and_residual
 from sashimi_kernels.triton_backend.nplr import nplr_kernel
 from sashimi_kernels.triton_backend.nplr_recurrence import nplr_state
 from sashimi_kernels.triton_backend.recurrence import diagonal_step, nplr_step
@@ -22,7 +21,6 @@ __all__ = [
     "gated_linear",
     "gated_residual",
     "layer_norm",
-    "norm_and_residual",
     "nplr_kernel",
     "nplr_state",
     "nplr_step",

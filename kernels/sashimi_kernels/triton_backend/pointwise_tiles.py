@@ -23,13 +23,15 @@ from sashimi_kernels.triton_backend.arguments import FLOATS, is_rdna, pointers
 from sashimi_kernels.triton_backend.chunk_tiles import matrix_precision
 from sashimi_kernels.triton_backend.launch import Launch, launch
 
-# GPUs by the size of the tiles that fit their registers; "single" has the tiles of float32 features. RDNA is missing.
+# GPUs by the size of the tiles that fit their registers; "single" and "small single" are for float32 features.
 TARGETS = {
     "hopper": ("cuda:90",),
     "blackwell": ("cuda:100",),
     "ampere": ("cuda:80", "cuda:86", "cuda:89"),
     "cdna": tuple(name for name in HARDWARE if name.startswith("hip") and name not in RDNA),
+    "rdna": RDNA,
     "single": ("cuda:90", "cuda:100"),
+    "small single": tuple(name for name in HARDWARE if name not in ("cuda:90", "cuda:100")),
 }
 _CHANNEL_MULTIPLE = 16
 # Half-precision elements of 16 bytes; compilation assumes aligned arguments if a kernel has this constant.
@@ -66,7 +68,7 @@ def fits(x: Tensor, n_others: int, *tiles: Tiles) -> bool:
     ``n_others`` is the size of the other axis of the weights.
     """
     wide = all(n_channels % _CHANNEL_MULTIPLE == 0 for n_channels in (x.shape[1], n_others))
-    return wide and all(x.shape[1] <= max(of_kernel.get(_gpu(x), ()), default=0) for of_kernel in tiles)
+    return wide and all(x.shape[1] <= max(of_kernel.get(gpu_of(x), ()), default=0) for of_kernel in tiles)
 
 
 def padded(x: Tensor) -> Tensor:
@@ -92,14 +94,14 @@ def aligned(x: Tensor) -> Tensor:
 
 def tile_of(tiles: Tiles, x: Tensor) -> Tile:
     """Return the smallest tile that holds all channels of ``x``, (B, channels, L)."""
-    fitting = tiles[_gpu(x)]
+    fitting = tiles[gpu_of(x)]
     return fitting[_n_channels(fitting, x)]
 
 
 def run(kernel: Any, tiles: Tiles, grid: tuple[int, ...], arguments: dict[str, Any], x: Tensor) -> None:
     """Launch a kernel whose tiles have the channels and the dtype of ``x``."""
     tile = tile_of(tiles, x)
-    constants = tile.constants(x.dtype, _n_channels(tiles[_gpu(x)], x))
+    constants = tile.constants(x.dtype, _n_channels(tiles[gpu_of(x)], x))
     launch(kernel, grid, arguments, constants, tile.num_warps, tile.num_stages)
 
 
@@ -153,7 +155,7 @@ def forms(
     """
     features, parameters, sums = (name.split() for name in names)
     for (x, parameter), gpu in itertools.product(dtypes(), tiles):
-        if (gpu == "single") != (x == "*fp32"):
+        if is_single(gpu) != is_single(x):
             continue
         tensors = {**dict.fromkeys(features, x), **dict.fromkeys(parameters, parameter), **dict.fromkeys(sums, "*fp32")}
         numbers = {**dict.fromkeys([*integers.split(), "length"], "i32"), **(scalars or {})}
@@ -170,18 +172,23 @@ def forms(
             )
 
 
-def _gpu(x: Tensor) -> str:
-    """Return the key of the tiles for ``x``, or another name if they do not fit the registers of its GPU."""
+def is_single(x: str) -> bool:
+    """Return whether a Triton type or a key of ``TARGETS`` is that of float32 features."""
+    return x == "*fp32" or x.endswith("single")
+
+
+def gpu_of(x: Tensor) -> str:
+    """Return the key of ``TARGETS`` for ``x``. Float32 products need more registers than some GPUs have for a tile."""
     architecture = _architecture(x.device)
     if x.dtype != torch.float32:
         return architecture
-    return "single" if architecture in ("hopper", "blackwell") else "none"
+    return "single" if architecture in ("hopper", "blackwell") else "small single"
 
 
 # torch.compile calls the next function once and treats its result as a constant.
 @torch.compiler.assume_constant_result
 def _architecture(device: torch.device) -> str:
-    """Return the key of ``TARGETS`` of a device, or "rdna". Tensors without data and the interpreter are "hopper"."""
+    """Return the key of ``TARGETS`` of a device. Tensors without data and the interpreter are "hopper"."""
     return "hopper" if device.type != "cuda" else _cuda_architecture(device)
 
 

@@ -22,6 +22,8 @@ from sashimi_kernels.triton_backend.pointwise_tiles import (
     TARGETS,
     dtypes,
     gelu,
+    gpu_of,
+    is_single,
     length_argument,
     normalize,
 )
@@ -30,6 +32,9 @@ from sashimi_kernels.triton_backend.pointwise_tiles import (
 _PROGRAMS = 256
 _HALF = {"ROWS": 128, "COLUMNS": 64, "POSITIONS": 64}
 _SINGLE = {"ROWS": 64, "COLUMNS": 64, "POSITIONS": 32}
+_SMALL = {"ROWS": 32, "COLUMNS": 32, "POSITIONS": 32}
+# Other GPUs have the tiles of half precision.
+_TILES = {"rdna": _SMALL, "single": _SINGLE, "small single": _SMALL}
 _OPTIONS = {"num_warps": 4, "num_stages": 3}
 
 
@@ -52,7 +57,7 @@ _NO_NORM = pointers(moments=None, norm_weight=None, norm_offset=None)
 
 def n_shares(x: Tensor, n_outputs: int, n_inputs: int) -> int:
     """Return into how many shares the positions of ``x``, (B, channels, L), are divided."""
-    tile = _tile(x.dtype)
+    tile = _tile(gpu_of(x))
     n_blocks = triton.cdiv(n_outputs, tile["ROWS"]) * triton.cdiv(n_inputs, tile["COLUMNS"])
     n_tiles = _n_tiles(x, tile)
     return triton.cdiv(n_tiles, triton.cdiv(n_tiles, max(1, _PROGRAMS // n_blocks))) if n_tiles else 0
@@ -68,7 +73,7 @@ def share_sums(sums: Tensor, dy: Tensor, x: Tensor, gelu: bool = False, norm: No
         gelu: f is the exact GELU.
         norm: f is this norm. Without both, f is the identity.
     """
-    tile = _tile(x.dtype)
+    tile = _tile(gpu_of(x))
     batch, n_outputs, _ = dy.shape
     n_inputs, n_rows = x.shape[1], sums.shape[0]
     tensors = {**pointers(dy=dy, x=x, sums=sums), **(_NO_NORM if norm is None else norm.pointers)}
@@ -77,7 +82,7 @@ def share_sums(sums: Tensor, dy: Tensor, x: Tensor, gelu: bool = False, norm: No
     arguments["tiles_per_share"] = triton.cdiv(_n_tiles(x, tile), n_rows) if n_rows else 0
     arguments["layer"] = int(norm is not None and norm.layer)
     on_load = "gelu" if gelu else "identity" if norm is None else "norm"
-    constants = _constants(x.dtype, on_load)
+    constants = _constants(gpu_of(x), x.dtype, on_load)
     grid = (triton.cdiv(n_inputs, tile["COLUMNS"]), triton.cdiv(n_outputs, tile["ROWS"]), n_rows)
     launch(weight_gradient_kernel, grid, arguments, constants, **_OPTIONS)
 
@@ -92,22 +97,23 @@ def launches() -> Iterator[Launch]:
             norm = pointers(moments="*fp32", norm_weight=parameter, norm_offset=parameter)
             absent = {} if on_load == "norm" else _NO_NORM
             types = {**pointers(dy=x, x=x, sums="*fp32"), **({} if absent else norm), **dict.fromkeys(names, "i32")}
-            constants = {**_constants(x, on_load), **absent}
-            gpus = [gpu for gpu in TARGETS if (gpu == "single") == (x == "*fp32")]
-            targets = tuple(target for gpu in gpus for target in TARGETS[gpu])
-            yield Launch(weight_gradient_kernel, types, constants, **_OPTIONS, matrix=True, targets=targets)
+            for gpu in (gpu for gpu in TARGETS if is_single(gpu) == is_single(x)):
+                constants = {**_constants(gpu, x, on_load), **absent}
+                yield Launch(
+                    weight_gradient_kernel, types, constants, **_OPTIONS, matrix=True, targets=TARGETS[gpu]
+                )
 
 
-def _tile(dtype: torch.dtype | str) -> dict[str, int]:
-    return _SINGLE if dtype in (torch.float32, "*fp32") else _HALF
+def _tile(gpu: str) -> dict[str, int]:
+    return _TILES.get(gpu, _HALF)
 
 
 def _n_tiles(x: Tensor, tile: dict[str, int]) -> int:
     return x.shape[0] * triton.cdiv(x.shape[2], tile["POSITIONS"])
 
 
-def _constants(dtype: torch.dtype | str, on_load: str) -> dict[str, Any]:
-    return {**_tile(dtype), **ALIGNED, "ON_LOAD": on_load, "PRECISION": matrix_precision(dtype)}
+def _constants(gpu: str, dtype: torch.dtype | str, on_load: str) -> dict[str, Any]:
+    return {**_tile(gpu), **ALIGNED, "ON_LOAD": on_load, "PRECISION": matrix_precision(dtype)}
 
 
 @triton.jit
