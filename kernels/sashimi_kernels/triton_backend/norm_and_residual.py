@@ -14,7 +14,15 @@ from sashimi_kernels.triton_backend.channel_norm import channel_norm, channel_no
 def norm_and_residual(
     x: Tensor, norm: str, weight: Tensor, offset: Tensor, bias: Tensor | None, epsilon: float
 ) -> tuple[Tensor, Tensor]:
-    """Return the norm of x plus the bias, and x."""
+    """Return the norm of x plus the bias, and x.
+
+    Args:
+        x: float32, float16 or bfloat16 (B, H, L).
+        norm: "scalar" or "layer".
+        weight, offset: parameters of the norm, (1,) or (H,).
+        bias: (B, H), or None.
+        epsilon: added to the variance.
+    """
     if not torch.is_grad_enabled():
         return (scalar_norm if norm == "scalar" else layer_norm)(x, weight, offset, bias, epsilon), x
     bias = None if bias is None else bias.float()
