@@ -73,7 +73,7 @@ def _channel_norm(
 
 
 @torch.library.custom_op("sashimi_kernels::channel_norm_backward", mutates_args=())
-def _channel_norm_backward(
+def channel_norm_backward(
     dy: Tensor, x: Tensor, weight: Tensor, offset: Tensor, has_bias: bool, epsilon: float, scalar: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return the gradients of x, weight, offset and bias. That of the bias is empty if it is not computed."""
@@ -99,7 +99,7 @@ def _(x: Tensor, weight: Tensor, offset: Tensor, bias: Tensor | None, epsilon: f
     return x.new_empty(x.shape)
 
 
-@_channel_norm_backward.register_fake
+@channel_norm_backward.register_fake
 def _(
     dy: Tensor, x: Tensor, weight: Tensor, offset: Tensor, has_bias: bool, epsilon: float, scalar: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -120,12 +120,12 @@ def _keep_inputs(ctx: Any, inputs: tuple, output: Tensor) -> None:
 
 def _gradients(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
     has_bias = ctx.has_bias and ctx.needs_input_grad[3]
-    *gradients, dbias = _channel_norm_backward(dy, *ctx.saved_tensors, has_bias, ctx.epsilon, ctx.scalar)
+    *gradients, dbias = channel_norm_backward(dy, *ctx.saved_tensors, has_bias, ctx.epsilon, ctx.scalar)
     return *gradients, dbias if has_bias else None, None, None
 
 
 _channel_norm.register_autograd(_gradients, setup_context=_keep_inputs)
-_channel_norm_backward.register_autograd(no_second_derivative("scalar_norm and layer_norm"))
+channel_norm_backward.register_autograd(no_second_derivative("scalar_norm and layer_norm"))
 
 
 def launches() -> Iterator[Launch]:

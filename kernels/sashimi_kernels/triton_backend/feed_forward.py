@@ -15,6 +15,8 @@ The backward pass recomputes everything from x, the only signal that is saved:
 and the gradients of the norm as in :mod:`sashimi_kernels.triton_backend.channel_norm`, with no power of r above the
 second. One kernel writes dx, GELU(h), dh, μ and r of every position, and the norm's gradients of every tile. Two
 launches sum the gradients of the weights over shares of the positions, and PyTorch adds shares and tiles.
+
+Inputs with more channels than a tile has take :mod:`sashimi_kernels.triton_backend.wide_feed_forward`.
 """
 
 from collections.abc import Iterator
@@ -24,12 +26,9 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from torch.nn import functional as F
 
 from sashimi_kernels.derivatives import no_second_derivative
-from sashimi_kernels.torch_backend.pointwise import pointwise
 from sashimi_kernels.triton_backend.arguments import multiple, pointers
-from sashimi_kernels.triton_backend.channel_norm import layer_norm, scalar_norm
 from sashimi_kernels.triton_backend.launch import Launch
 from sashimi_kernels.triton_backend.pointwise_tiles import (
     Tile,
@@ -54,6 +53,7 @@ from sashimi_kernels.triton_backend.pointwise_tiles import (
     tile_of,
 )
 from sashimi_kernels.triton_backend.weight_gradient import Norm, n_shares, share_sums
+from sashimi_kernels.triton_backend.wide_feed_forward import wide_feed_forward, wide_feed_forward_backward
 
 _TILES: Tiles = {
     "hopper": {64: Tile(128, 64, 8, 2), 128: Tile(128, 64, 8, 1), 256: Tile(64, 64, 8, 1)},
@@ -84,16 +84,10 @@ def feed_forward(
     output_bias: Tensor,
     skip: Tensor | None,
 ) -> Tensor:
-    """Return the output of the layer. Inputs that do not fit a tile take the norm's kernel and PyTorch's products."""
-    layer = norm == "layer"
-    if not fits(x, input_weight.shape[0], _TILES, _BACKWARD_TILES):
-        normalized = (layer_norm if layer else scalar_norm)(x, norm_weight, norm_offset, None, epsilon)
-        inner = F.gelu(pointwise(normalized, input_weight, input_bias))
-        y = x + pointwise(inner, output_weight, output_bias)
-        return y if skip is None else y + skip
+    """Return the output of the layer."""
     parameters = same_dtype(x, norm_weight, norm_offset, input_weight, input_bias, output_weight, output_bias)
     skip = None if skip is None else padded(skip.to(x.dtype))
-    return shortened(_feed_forward(padded(x), *parameters, skip, epsilon, layer), x)
+    return shortened(_feed_forward(padded(x), *parameters, skip, epsilon, norm == "layer"), x)
 
 
 @torch.library.custom_op("sashimi_kernels::feed_forward", mutates_args=())
@@ -111,6 +105,8 @@ def _feed_forward(
 ) -> Tensor:
     x, y = aligned(x), x.new_empty(x.shape)
     parameters = (norm_weight, norm_offset, input_weight, input_bias, output_weight, output_bias)
+    if not fits(x, input_weight.shape[0], _TILES, _BACKWARD_TILES):
+        return wide_feed_forward(x, *parameters, skip, epsilon, layer)
     arguments = {**_parameters(parameters), **_sizes(x, input_weight, epsilon, layer)}
     arguments |= pointers(x=x, skip=x if skip is None else aligned(skip), y=y)
     tile = tile_of(_TILES, x)
@@ -138,7 +134,11 @@ def _feed_forward_backward(
     If not ``weights``, only the gradient of x is computed, and the others are empty.
     """
     (batch, n_channels, length), n_inner = x.shape, input_weight.shape[0]
-    x, dy, tile = aligned(x), aligned(dy), tile_of(_BACKWARD_TILES, x)
+    x, dy = aligned(x), aligned(dy)
+    parameters = (norm_weight, norm_offset, input_weight, input_bias, output_weight, output_bias)
+    if not fits(x, n_inner, _TILES, _BACKWARD_TILES):
+        return wide_feed_forward_backward(dy, x, *parameters, epsilon, layer, weights)
+    tile = tile_of(_BACKWARD_TILES, x)
     grid = (triton.cdiv(length, tile.positions), batch)
     dx, g, dh = x.new_empty(x.shape), *x.new_empty(2, batch, n_inner, length)
     moments, norm_sums = (

@@ -99,9 +99,7 @@ def launches() -> Iterator[Launch]:
             types = {**pointers(dy=x, x=x, sums="*fp32"), **({} if absent else norm), **dict.fromkeys(names, "i32")}
             for gpu in (gpu for gpu in TARGETS if is_single(gpu) == is_single(x)):
                 constants = {**_constants(gpu, x, on_load), **absent}
-                yield Launch(
-                    weight_gradient_kernel, types, constants, **_OPTIONS, matrix=True, targets=TARGETS[gpu]
-                )
+                yield Launch(weight_gradient_kernel, types, constants, **_OPTIONS, matrix=True, targets=TARGETS[gpu])
 
 
 def _tile(gpu: str) -> dict[str, int]:
