@@ -7,8 +7,10 @@ positions stay on the chip. The kernels need numbers of channels that are multip
 - 128 channels in half precision on other GPUs except RDNA,
 - 64 channels in float32 on GPUs of compute capability 9.0 and later.
 
-In all other cases the Triton backend runs its kernels of the norms and of the gate, and PyTorch's GELU and matrix
-products. Its kernels compute in the dtype of ``x``, also under autocast, and round parameters to it.
+In all other cases a blocked matrix product for any number of channels runs, with the same operations around it:
+``gated_linear`` is one launch, ``feed_forward`` is the kernel of its norm and one launch per map. The Triton backend
+computes in the dtype of ``x``, also under autocast. It rounds weights to it inside the kernels; a few launches do this
+in the backward pass.
 """
 
 from torch import Tensor

@@ -72,10 +72,11 @@ def initial_states() -> None:
 
 
 def linear_maps() -> None:
-    """Channels that fill a part of a tile; several blocks of weights and tiles of positions."""
-    for workload in workloads(Sizes(2, 16, 1, 40), torch.float32, "cpu"):
-        if workload.operation in ("gated_linear", "feed_forward"):
-            workload.backward("triton")
+    """Channels that fill a part of a tile, and 72 channels, which have no tile; several blocks and tiles."""
+    for n_channels in (16, 72):
+        for workload in workloads(Sizes(2, n_channels, 1, 40), torch.float32, "cpu"):
+            if workload.operation in ("gated_linear", "feed_forward"):
+                workload.backward("triton")
 
 
 def test_no_kernel_accesses_a_wrong_address() -> None:

@@ -1,5 +1,6 @@
 """Tests of the feed-forward layer: outputs and gradients against the reference in float64."""
 
+import importlib
 from collections.abc import Callable
 
 import pytest
@@ -13,8 +14,10 @@ pytest.importorskip("triton", reason="the triton package is not installed")
 
 BOUNDS = {torch.float32: (1e-5, 1e-5), torch.float16: (3e-3, 6e-3), torch.bfloat16: (2.4e-2, 6e-2)}
 NORMS = ("scalar", "layer")
-# Batch, channels, inner channels, length: parts of a tile, several tiles and blocks, channels that no tile has.
+# Batch, channels, inner channels, length: parts of a tile, several tiles and blocks, channels that are no multiple of 16.
 SIZES = [(2, 16, 48, 37), (3, 80, 32, 1), (1, 48, 80, 72), (2, 3, 5, 7), (0, 16, 16, 7)]
+# Several blocks of input channels, output channels and positions, with parts of a block; one channel; no batch element.
+WIDE_SIZES = [(2, 72, 80, 37), (1, 48, 144, 136), (2, 1, 1, 1), (0, 16, 16, 7)]
 
 
 def randn(*shape: int, seed: int = 0) -> Tensor:
@@ -203,6 +206,57 @@ def test_launches(dtype: torch.dtype) -> None:
     expected = {"triton.feed_forward_backward_kernel": 1, "triton.weight_gradient_kernel": 2, "aten.sum": 2}
     cast = {"aten._to_copy": 2} if dtype == torch.bfloat16 else {}
     assert backward == expected | cast
+
+
+@pytest.fixture
+def without_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let all inputs take the path of those that have more channels than a tile."""
+    monkeypatch.setattr(
+        importlib.import_module("sashimi_kernels.triton_backend.feed_forward"), "fits", lambda *_: False
+    )
+
+
+@pytest.mark.usefixtures("poisoned_memory", "without_tiles")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+@pytest.mark.parametrize("skip", [False, True])
+@pytest.mark.parametrize("sizes", WIDE_SIZES, ids=str)
+@pytest.mark.parametrize("norm", NORMS)
+def test_any_number_of_channels(
+    assert_close: Callable, norm: str, sizes: tuple[int, ...], skip: bool, dtype: torch.dtype
+) -> None:
+    from sashimi_kernels.triton_backend.launch import recording
+
+    with recording() as launched:
+        check(assert_close, norm, "triton", make_inputs(norm, *sizes, skip, dtype))
+    names = {"wide_linear_kernel", "weight_gradient_kernel", "_channel_norm_kernel", "_channel_norm_backward_kernel"}
+    assert {launch.kernel.__name__ for launch in launched} == (names if sizes[0] else set())
+
+
+@pytest.mark.usefixtures("without_tiles")
+def test_any_number_of_channels_with_parameters_in_the_dtype_of_the_features(assert_close: Callable) -> None:
+    inputs = [x.half() for x in make_inputs("layer", 2, 16, 32, 9, True, torch.float16)]
+    check(assert_close, "layer", "triton", inputs)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_launches_of_more_channels_than_a_tile(norm: str) -> None:
+    """Three forward; at most 13 backward, without a cast of a weight."""
+    tensors = [x.to("meta") for x in make_inputs(norm, 2, 512, 1024, 1000, True, torch.float32)]
+    inputs = [x.to(torch.bfloat16) if x.ndim == 3 else x for x in tensors]
+    inputs = [x.detach().requires_grad_() for x in inputs]
+    y = run(norm, inputs, "triton")
+    with torch.no_grad():
+        forward = counted(lambda: run(norm, inputs, "triton"))
+    assert forward == {"triton.channel_norm_kernel": 1, "triton.wide_linear_kernel": 2}
+    backward = counted(lambda: torch.autograd.grad(y, inputs, torch.empty_like(y)))
+    kernels_of_backward = {
+        "triton.channel_norm_kernel": 1,
+        "triton.wide_linear_kernel": 3,
+        "triton.channel_norm_backward_kernel": 1,
+        "triton.weight_gradient_kernel": 2,
+    }
+    sums = {"aten.sum": 3 if norm == "scalar" else 4, "aten.add": 1, "aten.cat": 1}
+    assert backward == kernels_of_backward | sums
 
 
 @pytest.mark.parametrize("norm", NORMS)

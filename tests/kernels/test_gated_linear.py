@@ -1,5 +1,6 @@
 """Tests of the linear map with GELU, gate and residual, and of the plain linear map of the channels."""
 
+import importlib
 from collections.abc import Callable
 
 import pytest
@@ -12,8 +13,10 @@ import sashimi_kernels as kernels
 pytest.importorskip("triton", reason="the triton package is not installed")
 
 BOUNDS = {torch.float32: (1e-5, 1e-5), torch.float16: (2e-3, 4e-3), torch.bfloat16: (1.6e-2, 4e-2)}
-# Batch, input channels, output channels, length: parts of a tile, several tiles and blocks, channels that no tile has.
+# Batch, input channels, output channels, length: parts of a tile, several tiles and blocks, channels that are no multiple of 16.
 SIZES = [(2, 16, 48, 37), (3, 80, 32, 1), (1, 48, 80, 136), (2, 3, 5, 7), (0, 16, 16, 7)]
+# Several blocks of input channels, output channels and positions, with parts of a block; one channel; no batch element.
+WIDE_SIZES = [(2, 72, 80, 37), (1, 48, 144, 136), (2, 1, 1, 1), (0, 16, 16, 7)]
 
 
 def randn(*shape: int, seed: int = 0) -> Tensor:
@@ -194,6 +197,47 @@ def test_launches(dtype: torch.dtype) -> None:
     expected = {"triton.gated_linear_backward_kernel": 1, "triton.weight_gradient_kernel": 1, "aten.sum": 1}
     cast = {"aten._to_copy": 1} if dtype == torch.bfloat16 else {}
     assert backward == expected | cast
+
+
+@pytest.fixture
+def without_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let all inputs take the path of those that have more channels than a tile."""
+    monkeypatch.setattr(
+        importlib.import_module("sashimi_kernels.triton_backend.gated_linear"), "fits", lambda *_: False
+    )
+
+
+@pytest.mark.usefixtures("poisoned_memory", "without_tiles")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+@pytest.mark.parametrize("residual", [False, True])
+@pytest.mark.parametrize("sizes", WIDE_SIZES, ids=str)
+def test_any_number_of_channels(
+    assert_close: Callable, sizes: tuple[int, ...], residual: bool, dtype: torch.dtype
+) -> None:
+    from sashimi_kernels.triton_backend.launch import recording
+
+    with recording() as launched:
+        check(assert_close, "triton", make_inputs(*sizes, residual, dtype))
+    names = {"wide_linear_kernel", "weight_gradient_kernel"}
+    assert {launch.kernel.__name__ for launch in launched} == (names if sizes[0] else set())
+
+
+@pytest.mark.usefixtures("without_tiles")
+def test_any_number_of_channels_with_parameters_in_the_dtype_of_the_features(assert_close: Callable) -> None:
+    inputs = [x.half() for x in make_inputs(2, 16, 32, 9, True, torch.float16)]
+    check(assert_close, "triton", inputs)
+
+
+def test_launches_of_more_channels_than_a_tile() -> None:
+    """One forward and four backward, without a cast of a weight."""
+    tensors = [x.to("meta") for x in make_inputs(2, 512, 512, 1000, True, torch.float32)]
+    x, weight, bias, residual = (x.to(torch.bfloat16) if x.ndim == 3 else x for x in tensors)
+    inputs = [x.detach().requires_grad_() for x in (x, weight, bias, residual)]
+    y = kernels.gated_linear(*inputs, "triton")
+    with torch.no_grad():
+        assert counted(lambda: kernels.gated_linear(*inputs, "triton")) == {"triton.wide_linear_kernel": 1}
+    backward = counted(lambda: torch.autograd.grad(y, inputs, torch.empty_like(y)))
+    assert backward == {"triton.wide_linear_kernel": 2, "triton.weight_gradient_kernel": 1, "aten.sum": 1}
 
 
 def test_more_channels_than_a_tile(assert_close: Callable) -> None:

@@ -254,8 +254,8 @@ def test_conditional_models_compile_without_a_graph_break(labels: dict) -> None:
 def test_every_backend_matches_the_reference(monkeypatch: pytest.MonkeyPatch, parameterization: str, norm: str) -> None:
     """Every backend gives the same outputs in training and evaluation mode (Triton in its interpreter)."""
     pytest.importorskip("triton", reason="the triton package is not installed")
-    model = make(parameterization=parameterization, norm=norm, n_layers=[1, 0], pool=[4], n_state=6)
-    sample = noise(length=20)
+    model = make(d_model=4, parameterization=parameterization, norm=norm, n_layers=[1, 0], pool=[4], n_state=4)
+    sample = noise(batch=1, length=20)
     outputs = {}
     for backend in ("reference", "torch", "triton"):
         monkeypatch.setenv("SASHIMI_KERNELS", backend)
@@ -283,7 +283,7 @@ class TestLayoutOfGPUs:
 
     @pytest.mark.parametrize("options", [{}, {"parameterization": "diag", "norm": "layer", "n_ssm": 2}], ids=str)
     def test_outputs_and_gradients(self, backend: str, monkeypatch: pytest.MonkeyPatch, options: dict) -> None:
-        model = make(d_model=4, n_layers=[1, 1], pool=[4], n_state=6, **options)
+        model = make(d_model=4, n_layers=[1, 1], pool=[4], n_state=4, **options)
         sample, timestep = noise(batch=1, length=136), torch.tensor([3.0])
 
         def output_and_gradients() -> tuple[Tensor, Tensor]:

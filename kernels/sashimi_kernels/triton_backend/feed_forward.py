@@ -16,6 +16,8 @@ forward pass):
 and the gradients of the norm as in :mod:`sashimi_kernels.triton_backend.channel_norm`, with no power of r above the
 second. One kernel writes dx, GELU(h), dh, μ and r of every position, and the norm's gradients of every tile. Two
 launches sum the gradients of the weights over shares of the positions, and PyTorch adds shares and tiles.
+
+Inputs with more channels than a tile has take :mod:`sashimi_kernels.triton_backend.wide_feed_forward`.
 """
 
 from collections.abc import Iterator
@@ -25,12 +27,9 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from torch.nn import functional as F
 
 from sashimi_kernels.derivatives import no_second_derivative
-from sashimi_kernels.torch_backend.pointwise import pointwise
 from sashimi_kernels.triton_backend.arguments import multiple, pointers
-from sashimi_kernels.triton_backend.channel_norm import layer_norm, scalar_norm
 from sashimi_kernels.triton_backend.launch import Launch
 from sashimi_kernels.triton_backend.pointwise_tiles import (
     Tile,
@@ -56,6 +55,7 @@ from sashimi_kernels.triton_backend.pointwise_tiles import (
     tile_of,
 )
 from sashimi_kernels.triton_backend.weight_gradient import Norm, n_shares, share_sums
+from sashimi_kernels.triton_backend.wide_feed_forward import wide_feed_forward, wide_feed_forward_backward
 
 _TILES: Tiles = {
     "hopper": {64: Tile(128, 64, 8, 2), 128: Tile(128, 64, 8, 1), 256: Tile(64, 64, 8, 1)},
@@ -86,16 +86,10 @@ def feed_forward(
     output_bias: Tensor,
     skip: Tensor | None,
 ) -> Tensor:
-    """Return the output of the layer. Inputs that do not fit a tile take the norm's kernel and PyTorch's products."""
-    layer = norm == "layer"
-    if not fits(x, input_weight.shape[0], _TILES, _BACKWARD_TILES):
-        normalized = (layer_norm if layer else scalar_norm)(x, norm_weight, norm_offset, None, epsilon)
-        inner = F.gelu(pointwise(normalized, input_weight, input_bias))
-        y = x + pointwise(inner, output_weight, output_bias)
-        return y if skip is None else y + skip
+    """Return the output of the layer."""
     parameters = same_dtype(x, norm_weight, norm_offset, input_weight, input_bias, output_weight, output_bias)
     skip = None if skip is None else padded(skip.to(x.dtype))
-    y, _ = _feed_forward(padded(x), *parameters, skip, epsilon, layer, torch.is_grad_enabled())
+    y, _ = _feed_forward(padded(x), *parameters, skip, epsilon, norm == "layer", torch.is_grad_enabled())
     return shortened(y, x)
 
 
@@ -114,8 +108,10 @@ def _feed_forward(
     keep: bool,
 ) -> tuple[Tensor, Tensor]:
     """Return the output and, if ``keep``, both weights in the dtype of ``x`` if they have another one, or nothing."""
-    x, y, kept = aligned(x), x.new_empty(x.shape), kept_weights(keep, x, input_weight, output_weight)
+    x, y, kept = aligned(x), x.new_empty(x.shape), _kept(keep, x, input_weight, output_weight)
     parameters = (norm_weight, norm_offset, input_weight, input_bias, output_weight, output_bias)
+    if not fits(x, input_weight.shape[0], _TILES, _BACKWARD_TILES):
+        return wide_feed_forward(x, *parameters, skip, epsilon, layer), kept
     arguments = {**_parameters(parameters), **_sizes(x, input_weight, epsilon, layer)}
     places = kept.split(input_weight.numel()) if kept.shape[0] else (x, x)
     arguments |= pointers(x=x, skip=x if skip is None else aligned(skip), y=y)
@@ -125,6 +121,11 @@ def _feed_forward(
     grid = (triton.cdiv(x.shape[2], tile.positions), x.shape[0])
     run(feed_forward_kernel, _TILES, grid, arguments, x)
     return y, kept
+
+
+def _kept(keep: bool, x: Tensor, input_weight: Tensor, output_weight: Tensor) -> Tensor:
+    keep = keep and fits(x, input_weight.shape[0], _TILES, _BACKWARD_TILES)
+    return kept_weights(keep, x, input_weight, output_weight)
 
 
 @torch.library.custom_op("sashimi_kernels::feed_forward_backward", mutates_args=())
@@ -147,13 +148,16 @@ def _feed_forward_backward(
     gradient of x is computed, and the others are empty.
     """
     (batch, n_channels, length), n_inner = x.shape, input_weight.shape[0]
-    x, dy, tile = aligned(x), aligned(dy), tile_of(_BACKWARD_TILES, x)
+    x, dy = aligned(x), aligned(dy)
+    parameters = (norm_weight, norm_offset, input_weight, input_bias, output_weight, output_bias)
+    if not fits(x, n_inner, _TILES, _BACKWARD_TILES):
+        return wide_feed_forward_backward(dy, x, *parameters, epsilon, layer, weights)
+    tile = tile_of(_BACKWARD_TILES, x)
     grid = (triton.cdiv(length, tile.positions), batch)
     dx, g, dh = x.new_empty(x.shape), *x.new_empty(2, batch, n_inner, length)
     moments, norm_sums = (
         x.new_empty(shape, dtype=torch.float32) for shape in ((batch, 2, length), (batch, grid[0], 2, n_channels))
     )
-    parameters = (norm_weight, norm_offset, input_weight, input_bias, output_weight, output_bias)
     arguments = {**_parameters(parameters), **_sizes(x, input_weight, epsilon, layer)}
     arguments |= pointers(dy=dy, x=x, dx=dx, g=g, dh=dh, moments=moments, norm_sums=norm_sums)
     run(feed_forward_backward_kernel, _BACKWARD_TILES, grid, arguments, x)
@@ -171,7 +175,7 @@ def _feed_forward_backward(
 
 @_feed_forward.register_fake
 def _(x: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
-    return x.new_empty(x.shape), kept_weights(others[-1], x, others[2], others[4])
+    return x.new_empty(x.shape), _kept(others[-1], x, others[2], others[4])
 
 
 @_feed_forward_backward.register_fake

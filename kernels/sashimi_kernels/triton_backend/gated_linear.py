@@ -9,6 +9,9 @@ forward pass):
     da = dy s    db = dy a s (1 - s)    dx = (Wᵀ (da, db)) GELU'(x)    dW = Σ (da, db) GELU(x)ᵀ    dc = Σ (da, db)
 
 One kernel writes dx and (da, db), a second one sums dW and dc over shares of the positions, and PyTorch adds these.
+
+Inputs with more channels than a tile has take the kernel of :mod:`sashimi_kernels.triton_backend.wide_linear`: once
+forward, and in the backward pass once for (da, db) and once for dx.
 """
 
 from collections.abc import Iterator
@@ -18,12 +21,9 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from torch.nn import functional as F
 
 from sashimi_kernels.derivatives import no_second_derivative
-from sashimi_kernels.torch_backend.pointwise import pointwise
 from sashimi_kernels.triton_backend.arguments import multiple, pointers
-from sashimi_kernels.triton_backend.gated_residual import gated_residual
 from sashimi_kernels.triton_backend.launch import Launch
 from sashimi_kernels.triton_backend.pointwise_tiles import (
     Tile,
@@ -46,6 +46,7 @@ from sashimi_kernels.triton_backend.pointwise_tiles import (
     tile_of,
 )
 from sashimi_kernels.triton_backend.weight_gradient import n_shares, share_sums
+from sashimi_kernels.triton_backend.wide_linear import transposed_linear, wide_linear
 
 _TILES: Tiles = {
     "hopper": {64: Tile(128, 64, 8, 2), 128: Tile(128, 64, 8, 2), 256: Tile(64, 64, 8, 2)},
@@ -66,10 +67,7 @@ _PROGRAMS = 256
 
 
 def gated_linear(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | None) -> Tensor:
-    """Return residual + a · sigmoid(b). Inputs that do not fit a tile take PyTorch's product and the gate's kernel."""
-    if not fits(x, weight.shape[0] // 2, _TILES, _BACKWARD_TILES):
-        y = pointwise(F.gelu(x), weight, bias)
-        return F.glu(y, dim=1) if residual is None else gated_residual(y, residual)
+    """Return residual + a · sigmoid(b). A residual in another dtype than ``x`` is added by PyTorch."""
     weight, bias = same_dtype(x, weight, bias)
     if residual is not None and residual.dtype != x.dtype:
         return (residual + gated_linear(x, weight, bias, None)).to(residual.dtype)
@@ -82,10 +80,13 @@ def gated_linear(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | Non
 def _gated_linear(
     x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | None, keep: bool
 ) -> tuple[Tensor, Tensor]:
-    """Return the output and, if ``keep``, the weight in the dtype of ``x`` if it has another one, otherwise nothing."""
-    batch, _, length = x.shape
-    n_outputs, tile = weight.shape[0] // 2, tile_of(_TILES, x)
-    x, y, kept = aligned(x), x.new_empty(batch, n_outputs, length), kept_weights(keep, x, weight)
+    """Return the output and, if ``keep``, the weight in the dtype of ``x`` if the tiles need it, otherwise nothing."""
+    (batch, _, length), n_outputs = x.shape, weight.shape[0] // 2
+    kept = _kept(keep, x, weight)
+    if not fits(x, n_outputs, _TILES, _BACKWARD_TILES):
+        return wide_linear(x, weight, bias, "gated", *([] if residual is None else [residual]), gelu=True), kept
+    tile = tile_of(_TILES, x)
+    x, y = aligned(x), x.new_empty(batch, n_outputs, length)
     tensors = pointers(x=x, weight=aligned(weight), bias=aligned(bias), y=y, kept=kept if kept.shape[0] else x)
     tensors |= pointers(residual=x if residual is None else aligned(residual))
     flags = {"has_residual": int(residual is not None), "keep": int(kept.shape[0] > 0)}
@@ -100,15 +101,14 @@ def _gated_linear(
 def _gated_linear_backward(dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor, weights: bool) -> tuple[Tensor, Tensor]:
     """Return the gradient of x and, if ``weights``, those of weight and bias one after the other, otherwise nothing.
 
-    ``weight`` has the dtype of ``x``. Its gradient has that of ``bias``.
+    ``weight`` has the dtype of ``x`` if its tiles need it. Its gradient has the dtype of ``bias``.
     """
-    batch, _, length = x.shape
-    n_outputs, tile = weight.shape[0] // 2, tile_of(_BACKWARD_TILES, x)
     x, dy = aligned(x), aligned(dy)
-    dx, dz = x.new_empty(x.shape), x.new_empty(batch, 2 * n_outputs, length)
-    tensors = pointers(dy=dy, x=x, weight=aligned(weight), bias=aligned(bias), dx=dx, dz=dz)
-    grid = (triton.cdiv(length, tile.positions), batch)
-    run(gated_linear_backward_kernel, _BACKWARD_TILES, grid, {**tensors, **_sizes(x, n_outputs)}, x)
+    if fits(x, weight.shape[0] // 2, _TILES, _BACKWARD_TILES):
+        dx, dz = _signal_gradients(dy, x, weight, bias)
+    else:
+        dz = wide_linear(x, weight, bias, "gate_gradient", dy, gelu=True)
+        dx = transposed_linear(dz, weight, x)
     if not weights:
         return dx, bias.new_empty(0)
     sums = x.new_empty(n_shares(x, *weight.shape), weight.numel() + bias.numel(), dtype=torch.float32)
@@ -116,9 +116,23 @@ def _gated_linear_backward(dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor, 
     return dx, sums.sum(0).to(bias.dtype)
 
 
+def _kept(keep: bool, x: Tensor, weight: Tensor) -> Tensor:
+    return kept_weights(keep and fits(x, weight.shape[0] // 2, _TILES, _BACKWARD_TILES), x, weight)
+
+
+def _signal_gradients(dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the gradients of x and of weight · GELU(x) + bias."""
+    (batch, _, length), n_outputs = x.shape, weight.shape[0] // 2
+    dx, dz = x.new_empty(x.shape), x.new_empty(batch, 2 * n_outputs, length)
+    tensors = pointers(dy=dy, x=x, weight=aligned(weight), bias=aligned(bias), dx=dx, dz=dz)
+    grid = (triton.cdiv(length, tile_of(_BACKWARD_TILES, x).positions), batch)
+    run(gated_linear_backward_kernel, _BACKWARD_TILES, grid, {**tensors, **_sizes(x, n_outputs)}, x)
+    return dx, dz
+
+
 @_gated_linear.register_fake
 def _(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | None, keep: bool) -> tuple[Tensor, Tensor]:
-    return x.new_empty(x.shape[0], weight.shape[0] // 2, x.shape[2]), kept_weights(keep, x, weight)
+    return x.new_empty(x.shape[0], weight.shape[0] // 2, x.shape[2]), _kept(keep, x, weight)
 
 
 @_gated_linear_backward.register_fake
