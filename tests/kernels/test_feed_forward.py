@@ -14,7 +14,7 @@ pytest.importorskip("triton", reason="the triton package is not installed")
 
 BOUNDS = {torch.float32: (1e-5, 1e-5), torch.float16: (3e-3, 6e-3), torch.bfloat16: (2.4e-2, 6e-2)}
 NORMS = ("scalar", "layer")
-# Batch, channels, inner channels, length: parts of a tile, several tiles and blocks, channels that are no multiple of 16.
+# Batch, channels, inner channels, length: parts of a tile, several tiles and blocks, no multiple of 16.
 SIZES = [(2, 16, 48, 37), (3, 80, 32, 1), (1, 48, 80, 72), (2, 3, 5, 7), (0, 16, 16, 7)]
 # Several blocks of input channels, output channels and positions, with parts of a block; one channel; no batch element.
 WIDE_SIZES = [(2, 72, 80, 37), (1, 48, 144, 136), (2, 1, 1, 1), (0, 16, 16, 7)]
