@@ -9,8 +9,7 @@ positions stay on the chip. The kernels need numbers of channels that are multip
 
 In all other cases a blocked matrix product for any number of channels runs, with the same operations around it:
 ``gated_linear`` is one launch, ``feed_forward`` is the kernel of its norm and one launch per map. The Triton backend
-computes in the dtype of ``x``, also under autocast. It rounds weights to it inside the kernels; a few launches do this
-in the backward pass.
+computes in the dtype of ``x``, also under autocast, and rounds parameters to it inside the kernels.
 """
 
 from torch import Tensor

@@ -14,10 +14,10 @@ pytest.importorskip("triton", reason="the triton package is not installed")
 
 BOUNDS = {torch.float32: (1e-5, 1e-5), torch.float16: (3e-3, 6e-3), torch.bfloat16: (2.4e-2, 6e-2)}
 NORMS = ("scalar", "layer")
-# Batch, channels, inner channels, length: parts of a tile, several tiles and blocks, no multiple of 16.
+# Batch, channels, inner channels, length: parts of a tile, several tiles and blocks, odd channels.
 SIZES = [(2, 16, 48, 37), (3, 80, 32, 1), (1, 48, 80, 72), (2, 3, 5, 7), (0, 16, 16, 7)]
-# Several blocks of input channels, output channels and positions, with parts of a block; one channel; no batch element.
-WIDE_SIZES = [(2, 72, 80, 37), (1, 48, 144, 136), (2, 1, 1, 1), (0, 16, 16, 7)]
+# Parts of a block, several blocks of input channels, output channels and positions, one position, no batch element.
+WIDE_SIZES = [(2, 72, 80, 37), (1, 48, 144, 136), (2, 3, 5, 1), (0, 16, 16, 7)]
 
 
 def randn(*shape: int, seed: int = 0) -> Tensor:
@@ -240,7 +240,7 @@ def test_any_number_of_channels_with_parameters_in_the_dtype_of_the_features(ass
 
 @pytest.mark.parametrize("norm", NORMS)
 def test_launches_of_more_channels_than_a_tile(norm: str) -> None:
-    """Three forward; at most 13 backward, without a cast of a weight."""
+    """Three forward; eleven or twelve backward, without a cast of a weight."""
     tensors = [x.to("meta") for x in make_inputs(norm, 2, 512, 1024, 1000, True, torch.float32)]
     inputs = [x.to(torch.bfloat16) if x.ndim == 3 else x for x in tensors]
     inputs = [x.detach().requires_grad_() for x in inputs]
@@ -255,7 +255,7 @@ def test_launches_of_more_channels_than_a_tile(norm: str) -> None:
         "triton.channel_norm_backward_kernel": 1,
         "triton.weight_gradient_kernel": 2,
     }
-    sums = {"aten.sum": 3 if norm == "scalar" else 4, "aten.add": 1, "aten.cat": 1}
+    sums = {"aten.sum": 3 if norm == "scalar" else 4, "aten.cat": 1}
     assert backward == kernels_of_backward | sums
 
 
