@@ -24,8 +24,6 @@ from sashimi_kernels.counters import Counts
 NETWORKS = [("nplr", 64), ("diag", 64), ("nplr", 128), ("diag", 128)]
 MOST_LAUNCHES = {"forward": 250, "training": 1500}
 LARGEST_RATIO = 2.5
-UNMET = {}
-"""Targets that are not met yet, as (run, quantity, parameterization, d_model). A met target must leave this list."""
 
 
 @functools.cache
@@ -34,26 +32,24 @@ def counts(run: str, parameterization: str, d_model: int) -> Counts:
     return count(denoiser(d_model, parameterization), BATCH_SIZE)
 
 
-def targets(quantity: str) -> list:
-    """Return the arguments of a test: every run and network, marked as expected failures where they are in UNMET."""
-    unmet = pytest.mark.xfail(reason="not met yet; if it is met, remove it from UNMET", strict=True)
-    cases = [(run, *network) for run in MOST_LAUNCHES for network in NETWORKS]
-    return [pytest.param(*case, marks=[unmet] * ((case[0], quantity, *case[1:]) in UNMET)) for case in cases]
+every_run = pytest.mark.parametrize(
+    ("run", "parameterization", "d_model"), [(run, *network) for run in MOST_LAUNCHES for network in NETWORKS]
+)
 
 
-@pytest.mark.parametrize(("run", "parameterization", "d_model"), targets("launches"))
+@every_run
 def test_few_launches(run: str, parameterization: str, d_model: int) -> None:
     assert counts(run, parameterization, d_model).launches <= MOST_LAUNCHES[run]
 
 
-@pytest.mark.parametrize(("run", "parameterization", "d_model"), targets("synchronizations"))
+@every_run
 def test_the_host_never_waits_for_the_device(run: str, parameterization: str, d_model: int) -> None:
     found = counts(run, parameterization, d_model)
     assert found.synchronizations == []
     assert found.transfers == []
 
 
-@pytest.mark.parametrize(("run", "parameterization", "d_model"), targets("bytes"))
+@every_run
 def test_little_memory_traffic(run: str, parameterization: str, d_model: int) -> None:
     config = denoiser(d_model, parameterization).config
     floor = floor_bytes(config, BATCH_SIZE, LENGTH, training=run == "training")
