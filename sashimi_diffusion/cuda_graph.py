@@ -1,5 +1,6 @@
 """Record functions on fixed memory as CUDA graphs, which start many kernels at once."""
 
+import functools
 from collections.abc import Callable
 
 import torch
@@ -22,15 +23,21 @@ def record_cuda_graphs(*steps: Callable[[], None]) -> list[Callable[[], None]]:
     Raises:
         RuntimeError: a step waits for the device or does something else that cannot be recorded.
     """
-    side, pool = torch.cuda.Stream(), torch.cuda.graph_pool_handle()
-    side.wait_stream(torch.cuda.current_stream())
+    current, pool = torch.cuda.current_stream(), torch.cuda.graph_pool_handle()
+    side = _side_stream(current.device)
+    side.wait_stream(current)
     replays: list[Callable[[], None]] = []
     for step in steps:
         graph = torch.cuda.CUDAGraph()
         # Other threads, such as those that pin memory, may use CUDA meanwhile.
         recording = torch.cuda.graph(graph, pool=pool, stream=side, capture_error_mode="thread_local")
-        with recording, _uncached_autocast():
-            step()
+        try:
+            with recording, _uncached_autocast():
+                step()
+        except RuntimeError as error:
+            # After an error, PyTorch neither restores the stream nor raises the error that caused it.
+            torch.cuda.set_stream(current)
+            raise error.__context__ if isinstance(error.__context__, RuntimeError) else error
         replays.append(graph.replay)
     return replays
 
@@ -47,8 +54,14 @@ def _uncached_autocast() -> torch.autocast:
 
 def run_on_side_stream(step: Callable[[], None]) -> None:
     """Run ``step`` on a stream of its own, as PyTorch requires before the recording of a backward pass."""
-    side = torch.cuda.Stream()
+    side = _side_stream(torch.cuda.current_device())
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
         step()
     torch.cuda.current_stream().wait_stream(side)
+
+
+@functools.cache
+def _side_stream(device: torch.device | int) -> torch.cuda.Stream:
+    """Return the stream of a device for recordings; PyTorch keeps a workspace for matrix products per stream."""
+    return torch.cuda.Stream(device)

@@ -200,7 +200,7 @@ class StateSpace(ConvolutionalSystem, Cached):
     def _operator(self, u: Tensor, rate: float) -> Operator:
         """Return the operator for signals like ``u``."""
         batch, _, length = u.shape
-        key = (u.dtype, batch, length, rate, self.backend)
+        key = (self.uses_chunks(u.dtype, batch, length, rate), length, rate, self.backend)
         return self.cache.get(
             self, "operator", key, lambda: convolution_operators([self], u.dtype, batch, [length], rate)[0]
         )

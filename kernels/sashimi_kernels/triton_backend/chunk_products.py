@@ -55,7 +55,7 @@ def operator_gradients(
     sizes = {"direction_width": n, "width": width, "n_rows": n_batch * n_chunks, **signal_sizes(u=u, dy=dy)}
     grid = (lag_tiles + (2 * width + n) // constants["BLOCK"], n_features)
     launch(chunk_products_kernel, grid, {**inputs, **outputs, **sizes}, constants, **options)
-    return lags.sum(1)[:, :-1], write, read, advance
+    return lags.sum(1)[:, :-1].contiguous(), write, read, advance
 
 
 def _constants(dtype: torch.dtype | str, name: str) -> tuple[dict[str, Any], dict[str, int]]:

@@ -39,7 +39,7 @@ def advance_kernel(
             steps = start + tl.arange(0, BLOCK_T)
             inner = _load_steps(inner_ptr, pid_h, steps, rows, n, CHUNK)
             outer = _outer(a_re, a_im, u_re, u_im, CHUNK - 1 - steps)
-            low_rank = tl.dot(tl.trans(inner), outer, low_rank)
+            low_rank = tl.dot(tl.trans(inner), outer, low_rank, out_dtype=tl.float64)
     power_re, power_im = _powers(a_re[None, :], a_im[None, :], tl.full((1, 1), CHUNK, tl.int32))
     distance = columns[None, :] - rows[:, None]
     # A row of states (re, im) times a complex number is (re, im) [[a_re, a_im], [-a_im, a_re]].
@@ -76,7 +76,7 @@ def inner_gradient_kernel(
         outer = _outer(a_re, a_im, u_re, u_im, CHUNK - 1 - steps)
         columns = 2 * start + tl.arange(0, 2 * BLOCK_N)
         dadvance = _load_matrix(dadvance_ptr, pid_h, rows, columns, n)
-        product = tl.dot(outer, tl.trans(dadvance), product)
+        product = tl.dot(outer, tl.trans(dadvance), product, out_dtype=tl.float64)
     offsets = steps[:, None] * n + rows[None, :]
     tl.store(dinner_ptr + pid_h * CHUNK * n + offsets, -product, mask=(rows < n)[None, :])
 
@@ -113,7 +113,8 @@ def outer_gradient_kernel(
             for row in range(0, n, BLOCK_K):
                 rows = row + tl.arange(0, BLOCK_K)
                 inner = _load_steps(inner_ptr, pid_h, steps, rows, n, CHUNK)
-                product = tl.dot(inner, _load_matrix(dadvance_ptr, pid_h, rows, columns, n), product)
+                dadvance = _load_matrix(dadvance_ptr, pid_h, rows, columns, n)
+                product = tl.dot(inner, dadvance, product, out_dtype=tl.float64)
             dp_re, dp_im = tl.split(tl.reshape(-product, (BLOCK_T, BLOCK_N, 2)))
             exponents = CHUNK - 1 - steps[:, None]
             # a^e u has the derivatives a^e and e a^(e-1) u.

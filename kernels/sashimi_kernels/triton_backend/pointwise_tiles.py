@@ -231,8 +231,10 @@ def load_weight(ptr, rows, columns, n_rows, n_columns, dtype: tl.constexpr):
 @triton.jit
 def keep_weight(weight_ptr, kept_ptr, n_elements):
     """Copy a weight for the backward pass, in another dtype; all programs of the launch share the work."""
-    n_programs = tl.num_programs(0) * tl.num_programs(1) * tl.num_programs(2)
-    program = (tl.program_id(2) * tl.num_programs(1) + tl.program_id(1)) * tl.num_programs(0) + tl.program_id(0)
+    n_programs = tl.num_programs(0).to(tl.int64) * tl.num_programs(1) * tl.num_programs(2)
+    program = (tl.program_id(2).to(tl.int64) * tl.num_programs(1) + tl.program_id(1)) * tl.num_programs(
+        0
+    ) + tl.program_id(0)
     for start in range(program * 1024, n_elements, n_programs * 1024):
         offsets = start + tl.arange(0, 1024)
         weight = tl.load(weight_ptr + offsets, offsets < n_elements)

@@ -45,6 +45,7 @@ def save_samples(
         str: the defects of the samples (clipped to [-1, 1], or silent because not finite); empty if there are none.
     """
     pipeline: Any = SashimiPipeline(model=model, scheduler=_sampler(config, scheduler))
+    pipeline.cuda_graph = False  # its memory would come on top of that of the recorded training step
     pipeline.set_progress_bar_config(desc="samples", leave=False, disable=not sys.stderr.isatty())
     labels, speakers = labels_in_turn(model.config, config.num_samples)
     audios = pipeline(
