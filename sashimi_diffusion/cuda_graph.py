@@ -37,7 +37,9 @@ def record_cuda_graphs(*steps: Callable[[], None]) -> list[Callable[[], None]]:
         except RuntimeError as error:
             # After an error, PyTorch neither restores the stream nor raises the error that caused it.
             torch.cuda.set_stream(current)
-            raise error.__context__ if isinstance(error.__context__, RuntimeError) else error
+            if isinstance(error.__context__, RuntimeError):
+                raise error.__context__ from None
+            raise
         replays.append(graph.replay)
     return replays
 

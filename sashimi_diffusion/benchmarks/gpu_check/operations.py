@@ -11,8 +11,9 @@ from pathlib import Path
 
 import torch
 
+import sashimi_kernels.benchmark as benchmark
 from sashimi_diffusion.benchmarks.gpu_check.rows import Row, Setting
-from sashimi_kernels import benchmark, choices
+from sashimi_kernels import choices
 from sashimi_kernels.measuring import source_commit
 from sashimi_kernels.workloads import Sizes, workloads
 
