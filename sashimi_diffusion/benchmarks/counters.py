@@ -92,7 +92,7 @@ def denoiser(d_model: int, parameterization: str) -> Any:
 
 
 def count_forward(model: Any, batch_size: int) -> Counts:
-    """Count a forward pass in evaluation mode whose convolution kernels are already computed."""
+    """Count a forward pass in evaluation mode; its convolution kernels are computed before."""
     sample, timestep = _inputs(batch_size)
     model.eval()
     with _gpu_kernels(), torch.no_grad(), frozen(model):

@@ -16,7 +16,6 @@ from sashimi_diffusion.models.blocks import (
     ResidualFeedForward,
     ResidualS4,
     UpPool,
-    add,
     channel_norm,
 )
 from sashimi_diffusion.models.layers import module_list
@@ -25,6 +24,7 @@ from sashimi_diffusion.ssm.cache import Cached
 from sashimi_diffusion.ssm.convolution import Operator, convolution_operators
 from sashimi_diffusion.ssm.precision import in_autocast_dtype, without_autocast
 from sashimi_kernels import layout
+from sashimi_kernels.torch_backend.pointwise import add
 
 
 class SashimiBackbone(Cached):

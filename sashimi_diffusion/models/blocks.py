@@ -12,6 +12,7 @@ from sashimi_diffusion.ssm import S4Layer
 from sashimi_diffusion.ssm.convolution import Operator
 from sashimi_diffusion.ssm.legacy_s4 import LegacyS4
 from sashimi_kernels import layout
+from sashimi_kernels.torch_backend.pointwise import add
 
 S4: TypeAlias = S4Layer | LegacyS4
 
@@ -28,14 +29,6 @@ class LayerInputs(NamedTuple):
     bias: Tensor | None = None
     mel: Tensor | None = None
     operator: Operator | None = None
-
-
-def add(x: Tensor, y: Tensor) -> Tensor:
-    """Return x + y; y must not be used afterwards.
-
-    The result is written over y if the dtypes are equal. Under autocast they may differ.
-    """
-    return y.add_(x) if y.dtype == x.dtype else x + y
 
 
 class NormParameters(NamedTuple):

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from sashimi_diffusion.models.backbone import SashimiBackbone
-from sashimi_diffusion.models.blocks import Block, ResidualS4, add
+from sashimi_diffusion.models.blocks import Block, ResidualS4
 from sashimi_diffusion.ssm import S4Layer
+from sashimi_kernels.torch_backend.pointwise import add
 
 
 class BackboneState(NamedTuple):

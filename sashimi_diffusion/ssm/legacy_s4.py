@@ -15,11 +15,11 @@ from torch.utils.checkpoint import checkpoint
 
 from sashimi_diffusion.ssm.cache import Cached
 from sashimi_diffusion.ssm.initialization import initial_system
-from sashimi_diffusion.ssm.pointwise import gelu
 from sashimi_diffusion.ssm.precision import KeepFloat32, without_autocast
 from sashimi_kernels import kernel_lags, lags_spectrum, long_convolution, spectrum_convolution
 from sashimi_kernels.reference.generation import bilinear_nodes
 from sashimi_kernels.shapes import require_sequence
+from sashimi_kernels.torch_backend.pointwise import gelu
 
 # Number of terms of the generating function computed at once: several arrays of 4 MB in float64.
 TILE = 2**19

@@ -1,10 +1,8 @@
-"""Pointwise operations on (B, channels, L): a linear map of the channels, and GELU."""
+"""A linear map of the channels of (B, channels, L)."""
 
 from typing import cast
 
-import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from sashimi_kernels import pointwise
 
@@ -21,8 +19,3 @@ class Pointwise(nn.Conv1d):
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, in_channels, L) to (B, out_channels, L)."""
         return pointwise(x, self.weight.squeeze(-1), cast(Tensor, self.bias))
-
-
-def gelu(x: Tensor) -> Tensor:
-    """Return GELU(x), computed in place if no gradient is recorded; ``x`` must not be used afterwards."""
-    return F.gelu(x) if torch.is_grad_enabled() else torch.ops.aten.gelu_(x)

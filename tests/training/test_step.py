@@ -14,8 +14,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map_only
 
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.models import SashimiDenoiser
@@ -26,35 +24,9 @@ from sashimi_diffusion.training.feed import Feed
 from sashimi_diffusion.training.loop import Trainer, train
 from sashimi_diffusion.training.optimizer import create_optimizer, set_learning_rate
 from sashimi_diffusion.training.step import WARM_UP, DeviceStep, EagerStep, Parts, create_step, decides_on_device
+from tests.recorded_operations import Operations
 
 UNCONDITIONAL = "model.class_conditional=false"  # on a CPU, the network reads the values of labels to check them
-
-
-class Operations(TorchDispatchMode):
-    """Recording of the operations of a step that repeats them on the same memory, like a CUDA graph."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.calls: list[tuple[Callable[..., Any], Any, Any]] = []
-
-    def __torch_dispatch__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        assert function is not torch.ops.aten._local_scalar_dense.default, "Python must not wait for a number"
-        arguments = aliases((args, kwargs or {}))
-        actual = function(*args, **(kwargs or {}))
-        self.calls.append((function, arguments, aliases(actual)))
-        return actual
-
-    def repeat(self) -> None:
-        for function, arguments, actual in self.calls:
-            args, kwargs = aliases(arguments)
-            for before, now in zip(tree_leaves(actual), tree_leaves(function(*args, **kwargs)), strict=True):
-                if isinstance(before, Tensor) and before.data_ptr() != now.data_ptr():  # neither a view nor in place
-                    before.copy_(now)
-
-
-def aliases(values: Any) -> Any:
-    """Return tensors on the same memory, because operations like ``unsqueeze_`` change the shape of their input."""
-    return tree_map_only(Tensor, Tensor.detach, values)
 
 
 def record_operations(compute: Callable[[], None]) -> Callable[[], None]:

@@ -25,7 +25,7 @@ def pointwise(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 def gated_linear(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | None) -> Tensor:
     """Compute GELU, the linear map and the gate one after the other; without gradients, GELU overwrites ``x``."""
-    y = pointwise(_gelu(x), weight, bias)
+    y = pointwise(gelu(x), weight, bias)
     return F.glu(y, dim=1) if residual is None else gated_residual(y, residual)
 
 
@@ -44,8 +44,8 @@ def feed_forward(
     """Compute the norm, both linear maps and the sums one after the other."""
     normalize = scalar_norm if norm == "scalar" else layer_norm
     inner = pointwise(normalize(x, norm_weight, norm_offset, None, epsilon), input_weight, input_bias)
-    y = _add(x, pointwise(_gelu(inner), output_weight, output_bias))
-    return y if skip is None else _add(skip, y)
+    y = add(x, pointwise(gelu(inner), output_weight, output_bias))
+    return y if skip is None else add(skip, y)
 
 
 def _contiguous_pointwise(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -62,11 +62,11 @@ def _contiguous_pointwise(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     )
 
 
-def _gelu(x: Tensor) -> Tensor:
+def gelu(x: Tensor) -> Tensor:
     """Return GELU(x), computed in place if no gradient is recorded; ``x`` must not be used afterwards."""
     return F.gelu(x) if torch.is_grad_enabled() else torch.ops.aten.gelu_(x)
 
 
-def _add(x: Tensor, y: Tensor) -> Tensor:
+def add(x: Tensor, y: Tensor) -> Tensor:
     """Return x + y; y must not be used afterwards. The result is written over y if the dtypes are equal."""
     return y.add_(x) if y.dtype == x.dtype else x + y

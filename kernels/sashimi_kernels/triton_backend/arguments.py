@@ -7,6 +7,7 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from triton import knobs
 
 from sashimi_kernels.triton_backend.launch import Launch
 
@@ -57,6 +58,32 @@ def is_rdna(device: torch.device) -> bool:
     if device.type != "cuda" or torch.version.hip is None:
         return False
     return torch.cuda.get_device_properties(device).warp_size == 32
+
+
+@functools.cache
+def gpu_architecture(device: torch.device) -> str:
+    """Return "ampere" (also Ada), "hopper", "blackwell", "cdna" or "rdna"; tiles are chosen by it.
+
+    Tensors without data and the interpreter have the tiles of "hopper".
+    """
+    if device.type != "cuda":
+        return "hopper"
+    if torch.version.hip is not None:
+        return "rdna" if is_rdna(device) else "cdna"
+    capability = torch.cuda.get_device_capability(device)
+    return "blackwell" if capability >= (10, 0) else "hopper" if capability >= (9, 0) else "ampere"
+
+
+def is_single(dtype: torch.dtype | str) -> bool:
+    """Return whether a Triton or PyTorch type is float32."""
+    return dtype in (torch.float32, "*fp32")
+
+
+def matrix_precision(dtype: torch.dtype | str) -> str:
+    """Return the ``input_precision`` of float32 products for signals of this Triton or PyTorch type."""
+    if knobs.runtime.interpret:
+        return "ieee"  # the only precision of the interpreter, that of float32
+    return "bf16x6" if is_single(dtype) else "bf16x3"
 
 
 @triton.jit

@@ -18,15 +18,13 @@ import triton.language as tl
 from torch import Tensor
 
 from sashimi_kernels.chunks import CHUNK
-from sashimi_kernels.triton_backend.arguments import FLOATS, multiple, pointers
+from sashimi_kernels.triton_backend.arguments import FLOATS, is_single, matrix_precision, multiple, pointers
 from sashimi_kernels.triton_backend.chunk_tiles import (
     MULTIPLE,
     TARGETS,
     architecture,
-    is_single,
     load_samples,
     matrix_form,
-    matrix_precision,
     signal_sizes,
 )
 from sashimi_kernels.triton_backend.launch import Launch, launch

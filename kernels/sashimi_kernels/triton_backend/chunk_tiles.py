@@ -6,17 +6,15 @@ every matrix unit: six products (relative error 2^-23) for float32 signals, thre
 chunks of a half-precision signal, whose errors accumulate.
 """
 
-import functools
 from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from triton import knobs
 
 from sashimi_kernels.hardware import HARDWARE, RDNA
-from sashimi_kernels.triton_backend.arguments import is_rdna
+from sashimi_kernels.triton_backend.arguments import gpu_architecture
 from sashimi_kernels.triton_backend.launch import Launch
 
 # States of a direction are padded with zeros to a multiple of this number of columns.
@@ -33,26 +31,10 @@ TARGETS = {
 }
 
 
-@functools.cache
 def architecture(device: torch.device) -> str:
-    """Return the key of ``TARGETS`` of a device. Tensors without data and the interpreter count as "hopper"."""
-    if device.type != "cuda":
-        return "hopper"
-    if torch.version.hip is not None:
-        return "rdna" if is_rdna(device) else "cdna"
-    return "hopper" if torch.cuda.get_device_capability(device) >= (9, 0) else "ampere"
-
-
-def is_single(dtype: torch.dtype | str) -> bool:
-    """Return whether a Triton or PyTorch type is float32."""
-    return dtype in (torch.float32, "*fp32")
-
-
-def matrix_precision(dtype: torch.dtype | str) -> str:
-    """Return the ``input_precision`` of float32 products for signals of this Triton or PyTorch type."""
-    if knobs.runtime.interpret:
-        return "ieee"  # the only precision of the interpreter, that of float32
-    return "bf16x6" if is_single(dtype) else "bf16x3"
+    """Return the key of ``TARGETS`` of a device."""
+    name = gpu_architecture(device)
+    return "hopper" if name == "blackwell" else name
 
 
 def padded(x: Tensor, n: int, rows: bool = False) -> Tensor:

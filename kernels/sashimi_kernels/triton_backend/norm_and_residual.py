@@ -1,6 +1,6 @@
-"""A channel norm and the residual connection around it, whose gradients the backward kernel of the norm adds.
+"""A channel norm and the residual connection around it.
 
-Autograd would add them in a kernel of its own, which reads both and writes the sum.
+The backward kernel of the norm adds the gradients of both. Autograd would add them in another kernel.
 """
 
 from typing import Any

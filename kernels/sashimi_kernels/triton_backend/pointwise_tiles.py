@@ -7,7 +7,6 @@ All accesses are 16 bytes wide: numbers of channels are multiples of 16, lengths
 are multiples of 16. Tiles of this size would not fit the registers with an address for every element.
 """
 
-import functools
 import itertools
 from collections.abc import Iterator
 from typing import Any, NamedTuple, TypeAlias
@@ -19,8 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sashimi_kernels.hardware import HARDWARE, RDNA
-from sashimi_kernels.triton_backend.arguments import FLOATS, is_rdna, pointers
-from sashimi_kernels.triton_backend.chunk_tiles import matrix_precision
+from sashimi_kernels.triton_backend.arguments import FLOATS, gpu_architecture, matrix_precision, pointers
 from sashimi_kernels.triton_backend.launch import Launch, launch
 
 # GPUs by the size of the tiles that fit their registers; "single" and "small single" are for float32 features.
@@ -99,7 +97,7 @@ def tile_of(tiles: Tiles, x: Tensor) -> Tile:
 
 
 def run(kernel: Any, tiles: Tiles, grid: tuple[int, ...], arguments: dict[str, Any], x: Tensor) -> None:
-    """Launch a kernel whose tiles have the channels and the dtype of ``x``."""
+    """Launch a kernel with tiles for the channels and the dtype of ``x``."""
     tile = tile_of(tiles, x)
     constants = tile.constants(x.dtype, _n_channels(tiles[gpu_of(x)], x))
     launch(kernel, grid, arguments, constants, tile.num_warps, tile.num_stages)
@@ -188,16 +186,7 @@ def gpu_of(x: Tensor) -> str:
 # torch.compile calls the next function once and treats its result as a constant.
 @torch.compiler.assume_constant_result
 def _architecture(device: torch.device) -> str:
-    """Return the key of ``TARGETS`` of a device. Tensors without data and the interpreter are "hopper"."""
-    return "hopper" if device.type != "cuda" else _cuda_architecture(device)
-
-
-@functools.cache
-def _cuda_architecture(device: torch.device) -> str:
-    if torch.version.hip is not None:
-        return "rdna" if is_rdna(device) else "cdna"
-    capability = torch.cuda.get_device_capability(device)
-    return "blackwell" if capability >= (10, 0) else "hopper" if capability >= (9, 0) else "ampere"
+    return gpu_architecture(device)
 
 
 def _n_channels(tiles: dict[int, Tile], x: Tensor) -> int:

@@ -14,8 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from sashimi_kernels.triton_backend.arguments import multiple, pointers
-from sashimi_kernels.triton_backend.chunk_tiles import matrix_precision
+from sashimi_kernels.triton_backend.arguments import matrix_precision, multiple, pointers
 from sashimi_kernels.triton_backend.launch import Launch, launch
 from sashimi_kernels.triton_backend.pointwise_tiles import (
     ALIGNED,
