@@ -45,7 +45,9 @@ FLOORS = {
     ],
     "sashimi_diffusion": [
         {"errors"},
-        {"cuda_graph", "files", "memory", "suggestions", "launch"},
+        {"terminal"},
+        {"paths", "files"},
+        {"cuda_graph", "memory", "output_files", "suggestions", "launch"},
         {"data", "schedulers"},
         {"ssm"},
         {"models"},

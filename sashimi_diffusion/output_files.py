@@ -1,0 +1,67 @@
+"""Files that a command writes where the user says: links are followed, and nothing else of the user is replaced."""
+
+import os
+import stat
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from sashimi_diffusion.errors import UserError
+from sashimi_diffusion.files import write_file, writing
+from sashimi_diffusion.paths import kind, status
+from sashimi_diffusion.terminal import printable
+
+
+def check_output_files(outputs: Mapping[str, Path | None], inputs: Iterable[Path] = ()) -> None:
+    """Check the output files of a command before it starts to work.
+
+    Args:
+        outputs: option -> the file, or None where the option is not given.
+        inputs: files that the command reads.
+
+    Raises:
+        UserError: two options name the same file, an option names an input or a folder, or its folder does not exist
+            or cannot be written.
+    """
+    named: dict[tuple[int, int] | Path, str] = {_identity(path): f"the input {printable(path)}" for path in inputs}
+    for option, path in outputs.items():
+        if path is None:
+            continue
+        found = status(path)
+        if found is not None and stat.S_ISDIR(found.st_mode):
+            raise UserError(f"{option} {printable(path)} is {kind(found)}: expected the name of a file")
+        target = Path(os.path.realpath(path))
+        parent = status(target.parent)
+        if parent is None or not stat.S_ISDIR(parent.st_mode):
+            raise UserError(f"{option} {printable(path)}: the folder {printable(target.parent)} does not exist")
+        if not os.access(target.parent if found is None else target, os.W_OK):
+            raise UserError(f"{option} {printable(path)} cannot be written: permission denied")
+        if found is not None and not stat.S_ISREG(found.st_mode):
+            continue  # any number of results may go to a device such as /dev/null
+        identity = _identity(path)
+        if identity in named:
+            raise UserError(f"{option} {printable(path)} is also {named[identity]}: choose another file")
+        named[identity] = option
+
+
+def write_output_file(path: Path, content: bytes) -> None:
+    """Write a file that the user named.
+
+    A regular file is replaced in one operation, at the end of a link; what is no regular file (a device, a FIFO) is
+    opened and written.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    with writing(printable(path)):
+        found = status(path)
+        if found is None or stat.S_ISREG(found.st_mode):
+            write_file(Path(os.path.realpath(path)), content)
+        else:
+            with open(path, "wb") as file:
+                file.write(content)
+
+
+def _identity(path: Path) -> tuple[int, int] | Path:
+    """Return device and inode of a file that exists, otherwise its path without links."""
+    found = status(path)
+    return (found.st_dev, found.st_ino) if found is not None else Path(os.path.realpath(path))
