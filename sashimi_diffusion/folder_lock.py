@@ -7,8 +7,8 @@ import os
 import socket
 import sys
 from collections.abc import Iterator
+from io import FileIO
 from pathlib import Path
-from typing import BinaryIO
 
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.files import writing
@@ -24,6 +24,8 @@ NAME = ".lock"
 """Name of the lock file in the folder. It exists while the lock is held, and after a process was killed."""
 
 _HELD = (errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLK)
+# A link in the place of the lock file is not followed.
+_FLAGS = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 _FAR = 1 << 30
 """Position of the locked byte on Windows, where others cannot read locked bytes: behind the text of the file."""
 
@@ -68,11 +70,11 @@ def _file_locked(folder: Path, what: str) -> Iterator[None]:
         file.close()
 
 
-def _locked_file(path: Path, what: str) -> BinaryIO:
+def _locked_file(path: Path, what: str) -> FileIO:
     """Return the open lock file, locked and with the name of this process in it."""
     while True:
         with writing(what):
-            file = open(path, "ab+", buffering=0, opener=_open)  # it stays open as long as the lock is held
+            file = os.fdopen(os.open(path, _FLAGS, 0o666), "rb+", buffering=0)
         try:
             _lock(file)
         except OSError as error:
@@ -98,12 +100,7 @@ def _locked_file(path: Path, what: str) -> BinaryIO:
     return file
 
 
-def _open(path: str, flags: int) -> int:
-    """Open the lock file, but not the file that a link in its place points to."""
-    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
-
-
-def _lock(file: BinaryIO) -> None:
+def _lock(file: FileIO) -> None:
     """Lock a file without waiting; raise OSError if that is not possible."""
     if sys.platform == "win32":
         file.seek(_FAR)
@@ -112,7 +109,7 @@ def _lock(file: BinaryIO) -> None:
         fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-def _is_at(file: BinaryIO, path: Path) -> bool:
+def _is_at(file: FileIO, path: Path) -> bool:
     """Return whether an open file is the one at ``path``."""
     try:
         return os.path.samestat(os.fstat(file.fileno()), os.stat(path))

@@ -12,7 +12,6 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import safetensors.torch
 import torch
@@ -256,8 +255,8 @@ def _load_tensors(path: Path, model: nn.Module) -> None:
         raise UserError(
             f"{printable(path.parent)} does not fit this network: continue with the version that wrote it ({text})"
         ) from error
-    for name, tensor in tensors.items():
-        if not tensor.isfinite().all():
+    for name, _ in model.named_parameters():
+        if not tensors[name].isfinite().all():
             raise UserError(f"{printable(path)} has values that are not finite in {name}: the run had diverged")
 
 

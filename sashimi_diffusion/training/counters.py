@@ -71,6 +71,24 @@ class Counters:
         self.loss_lowest = min(self.loss_lowest, self.loss_average)
         return True
 
+    def check_same_run(self, expected: "Counters", checkpoint: str) -> None:
+        """Check that a run may continue with these counters of a checkpoint.
+
+        Raises:
+            UserError: the checkpoint is of a run with another global batch or with other data.
+        """
+        if self.global_batch != expected.global_batch:
+            raise UserError(
+                f"{checkpoint} was made with {self.global_batch} examples per step, this command has "
+                f"{expected.global_batch}: set training.batch_size and training.gradient_accumulation so that their "
+                "product with the number of processes is the same"
+            )
+        if self.data != expected.data:
+            raise UserError(
+                f"{checkpoint} was made with other recordings than `data` of the config selects now: restore them, or "
+                "start again in another output_dir"
+            )
+
     @property
     def exploded(self) -> bool:
         """Whether the loss has exploded, see :data:`EXPLODED`."""

@@ -137,14 +137,16 @@ def _check_state(optimizer: torch.optim.Optimizer) -> None:
     """
     names: tuple[str, ...] = ()  # SGD creates its state where there is none
     if isinstance(optimizer, torch.optim.AdamW):
-        names = ("exp_avg", "exp_avg_sq")
+        names = ("step", "exp_avg", "exp_avg_sq")
     elif isinstance(optimizer, Muon):
         names = ("average",)
     for parameter, state in optimizer.state.items():
-        for name in names:
-            tensor = state.get(name) if isinstance(state, dict) else None
-            if not isinstance(tensor, torch.Tensor) or tensor.shape != parameter.shape:
-                raise UserError(f"the entry {name} of a parameter of shape {tuple(parameter.shape)} is missing or wrong")
+        for name in {*names, *state}:
+            value = state.get(name)
+            # The momentum of SGD may be None. The step is a scalar.
+            fits = value.shape in (parameter.shape, ()) if isinstance(value, torch.Tensor) else name not in names
+            if not fits:
+                raise UserError(f"{name} of a parameter of shape {tuple(parameter.shape)} is missing or does not fit")
 
 
 def _split_off_matrices(model: nn.Module, groups: list[dict]) -> tuple[list[dict], list[dict]]:
