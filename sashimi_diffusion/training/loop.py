@@ -343,6 +343,6 @@ class Trainer:
         end = "" if minutes is None else f"at most {minutes:g} minutes; "
         return (
             f"{type(self.network).__name__}, {parameters:,} parameters; {self.task.description}; "
-            f"{self.counters.global_batch} examples per step on "
-            f"{self.accelerator.num_processes} x {self.accelerator.device.type}; {end}run folder {printable(self.folder)}"
+            f"{self.counters.global_batch} examples per step on {self.accelerator.num_processes} x "
+            f"{self.accelerator.device.type}; {end}run folder {printable(self.folder)}"
         )
