@@ -2,11 +2,13 @@
 
 import re
 import string
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.suggestions import did_you_mean
+from sashimi_diffusion.terminal import printable
 
 FOLDER = "folder"
 """The field that every pattern has: the first sub-folder in the path of a file."""
@@ -48,7 +50,7 @@ def read_fields(files: Sequence[Path], root: Path, pattern: str | None) -> tuple
         if expression is not None:
             match = expression.fullmatch("/".join(relative.with_suffix("").parts[-levels:]))
             if match is None:
-                bad[file] = f"its name is not of the form {pattern}"
+                bad[file] = f"its name is not of the form {printable(pattern)}"
                 continue
             own |= match.groupdict()
         fields[file] = own
@@ -81,7 +83,14 @@ def select(fields: Fields, wanted: Mapping[str, object], names: Sequence[str], p
 def natural_order(text: str) -> list[tuple[bool, int, str]]:
     """Return a sort key that puts 2 before 10 and numbers before words."""
     pieces = re.findall(r"\d+|\D+", text)
-    return [(False, int(piece), "") if piece.isdigit() else (True, 0, piece) for piece in pieces]
+    return [_number(piece) if piece.isdecimal() else (True, 0, piece) for piece in pieces]
+
+
+def _number(digits: str) -> tuple[bool, int, str]:
+    """Return a sort key of decimal digits of any script: numbers with more digits are larger."""
+    # int() refuses thousands of digits.
+    significant = "".join(str(unicodedata.decimal(digit)) for digit in digits).lstrip("0")
+    return False, len(significant), significant
 
 
 def require(value: str, known: Sequence[str], complaint: str, introduction: str) -> None:
@@ -98,7 +107,7 @@ def require(value: str, known: Sequence[str], complaint: str, introduction: str)
     """
     if value in known:
         return
-    shown = ", ".join(known[:20]) + (", ..." if len(known) > 20 else "")
+    shown = ", ".join(map(printable, known[:20])) + (", ..." if len(known) > 20 else "")
     hint = did_you_mean(value, known, separator="; ")
     raise UserError(f"{complaint} {value!r}, but {introduction} {shown or 'none'}{hint}")
 
