@@ -116,8 +116,9 @@ def embedding_parameters(arguments: Mapping[str, Any]) -> int:
 def _require_names(config: Mapping[str, Any]) -> None:
     """Raise UserError if the names of the labels in a config are not as many as the labels."""
     for count, names in (("num_classes", "class_names"), ("num_speakers", "speaker_names")):
-        if config.get(names) is not None and len(config[names]) != config.get(count):
-            raise UserError(f"{names} has {len(config[names])} names, {count} is {config.get(count)}: expected one each")
+        given, number = config.get(names), config.get(count)
+        if given is not None and len(given) != number:
+            raise UserError(f"{names} has {len(given)} names, {count} is {number}: expected one name for each label")
 
 
 def output_head(channels: int, out_channels: int, weight_norm: bool = True) -> nn.Sequential:

@@ -61,7 +61,8 @@ class DiffWaveScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # t
         clip_sample: always ``False``.
 
     Raises:
-        UserError: a value has another type or is not supported, a beta is not between 0 and 1, or ``trained_betas`` does not have T values.
+        UserError: a value has another type or is not supported, a beta is not between 0 and 1, or ``trained_betas``
+            does not have T values.
     """
 
     _compatibles = [scheduler.name for scheduler in KarrasDiffusionSchedulers]  # noqa: RUF012  # as in diffusers
