@@ -14,6 +14,7 @@ from sashimi_diffusion.arguments import Range, check_arguments, short_form
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.models.base import meta_state
 from sashimi_diffusion.paths import is_file, is_folder, kind, read_json, status
+from sashimi_diffusion.suggestions import did_you_mean
 from sashimi_diffusion.terminal import printable
 
 CONFIG = "config.json"
@@ -46,11 +47,14 @@ def load_network(
     """
     path = folder / CONFIG
     config = read_config(path, network, required)
+    config = {key: value for key, value in config.items() if not key.startswith("_")}
+    names = inspect.signature(network.__init__).parameters
+    for key in config.keys() - names.keys():
+        raise UserError(f"{printable(path)} has the unknown key {short_form(key)}{did_you_mean(key, names)}")
     stored = {name: part for file in weight_files(folder) for name, part in _stored_tensors(file).items()}
     with loading(path):
         check_arguments(network.__init__, config, ranges or {})
-        names = inspect.signature(network.__init__).parameters
-        needed = meta_state(network, {name: value for name, value in config.items() if name in names})
+        needed = meta_state(network, config)
     # diffusers only warns, and initializes the parameters of these names randomly.
     problems = {
         "missing": needed.keys() - stored.keys(),
@@ -105,7 +109,7 @@ def read_config(path: Path, component: type, required: Collection[str] = ()) -> 
     config = read_object(path)
     name = config.get("_class_name", component.__name__)
     if name != component.__name__:
-        raise UserError(f"{printable(path)} belongs to a {short_form(name)}, not to a {component.__name__}")
+        raise UserError(f"{printable(path)}: _class_name is {short_form(name)}, expected {component.__name__}")
     for key in required:
         if key not in config:
             raise UserError(f"{printable(path)} has no {key}: get a fresh copy of it")

@@ -1,6 +1,7 @@
 """Pipeline folders: find them by name, check their files, and load their components."""
 
 import hashlib
+import inspect
 import os
 from pathlib import Path
 from types import ModuleType
@@ -26,6 +27,7 @@ from sashimi_diffusion.models.stored import (
     weight_files,
 )
 from sashimi_diffusion.paths import is_folder, kind, reason, status
+from sashimi_diffusion.schedulers.compatible import SCHEDULE_KEYS
 from sashimi_diffusion.schedulers.diffwave import RANGES, DiffWaveScheduler
 from sashimi_diffusion.terminal import printable
 
@@ -97,7 +99,8 @@ def _load_scheduler(folder: Path) -> SchedulerMixin:
         folder, read_object(folder / _INDEX), "scheduler", SchedulerMixin, (schedulers, diffusers)
     )
     path = folder / _SCHEDULER
-    config = read_config(path, scheduler_class, ("num_train_timesteps",))
+    arguments = inspect.signature(scheduler_class.__init__).parameters
+    config = read_config(path, scheduler_class, [key for key in SCHEDULE_KEYS if key in arguments])
     with loading(path):
         # The schedulers of diffusers have the same names for their schedules, but do not check them.
         check_arguments(DiffWaveScheduler.__init__, config, RANGES)

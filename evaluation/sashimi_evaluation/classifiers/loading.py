@@ -7,8 +7,8 @@ import torch
 
 from sashimi_diffusion.arguments import Range
 from sashimi_diffusion.errors import UserError
-from sashimi_diffusion.models.stored import load_network
-from sashimi_diffusion.paths import is_file, is_folder, read_json
+from sashimi_diffusion.models.stored import load_network, read_object
+from sashimi_diffusion.paths import is_file, is_folder
 from sashimi_diffusion.terminal import printable
 from sashimi_evaluation.classifiers.digit_classifier import DigitClassifier
 from sashimi_evaluation.classifiers.resnext import ResNeXtClassifier
@@ -45,7 +45,7 @@ def load_classifier(name_or_folder: str | Path = "digits-small", device: str | t
     folder = _folder(name_or_folder)
     model = _load(name_or_folder, "digit classifier", (ResNeXtClassifier, SmallClassifier), device)
     accuracy = folder / "accuracy.json"
-    return DigitClassifier(model, folder.resolve().name, _read_json(accuracy) if is_file(accuracy) else None)
+    return DigitClassifier(model, folder.resolve().name, read_object(accuracy) if is_file(accuracy) else None)
 
 
 def load_speech_embedding(name_or_folder: str | Path = "speech-embedding") -> SpeechEmbedding:
@@ -73,7 +73,7 @@ def _load(name_or_folder: str | Path, what: str, kinds: tuple[type, ...], device
             f"there is no {what} {printable(name_or_folder)}: expected a folder with config.json, or the name of a "
             f"bundled one ({', '.join(_bundled(kinds))})"
         )
-    name = _read_json(folder / "config.json").get("_class_name")
+    name = read_object(folder / "config.json").get("_class_name")
     kind: Any = next((kind for kind in kinds if kind.__name__ == name), None)
     if kind is None:
         expected = " or ".join(kind.__name__ for kind in kinds)
@@ -89,11 +89,4 @@ def _load(name_or_folder: str | Path, what: str, kinds: tuple[type, ...], device
 def _bundled(kinds: tuple[type, ...]) -> list[str]:
     names = {kind.__name__ for kind in kinds}
     configs = sorted(PRETRAINED.glob("*/config.json"))
-    return [path.parent.name for path in configs if _read_json(path).get("_class_name") in names]
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    content = read_json(path, "a JSON object")
-    if not isinstance(content, dict):
-        raise UserError(f"{printable(path)} is damaged: expected an object, not a {type(content).__name__}")
-    return content
+    return [path.parent.name for path in configs if read_object(path).get("_class_name") in names]
