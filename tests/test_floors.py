@@ -46,7 +46,7 @@ FLOORS = {
     "sashimi_diffusion": [
         {"errors"},
         {"terminal"},
-        {"paths", "files"},
+        {"arguments", "paths", "files"},
         {"cuda_graph", "memory", "output_files", "suggestions", "launch"},
         {"data", "schedulers"},
         {"ssm"},
