@@ -268,6 +268,7 @@ def _evaluate_set(
         accuracy=compute_label_accuracy(probabilities, clips.labels) if clips.labeled else None,
         neighbors=neighbors,
         notes=[
+            *clips.notes,
             *_preprocessing_notes(clip_features),
             *_overlap_notes(clip_features, reference),
             *_window_notes(settings.window),

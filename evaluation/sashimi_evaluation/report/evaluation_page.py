@@ -56,7 +56,7 @@ def report_data(evaluation: Evaluation, command: str) -> ReportData:
 
 def _classifier(classifier: DigitClassifier) -> Classifier:
     """Return the classifier with its accuracy over the clips of all its test sets."""
-    tests = classifier.accuracy
+    tests = {name: test for name, test in classifier.accuracy.items() if {"recordings", "accuracy"} <= test.keys()}
     clips = sum(test["recordings"] for test in tests.values())
     if not clips:
         return Classifier(classifier.name, classifier.fingerprint)
