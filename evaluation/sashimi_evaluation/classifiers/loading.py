@@ -62,8 +62,8 @@ def _load(name_or_folder: str | Path, what: str, kinds: tuple[type, ...], device
     folder = model_folder(name_or_folder)
     if not is_file(folder / "config.json"):
         raise UserError(
-            f"there is no {what} {printable(name_or_folder)}: expected a folder with config.json, or the name of a bundled one "
-            f"({', '.join(_bundled(kinds))})"
+            f"there is no {what} {printable(name_or_folder)}: expected a folder with config.json, or the name of a "
+            f"bundled one ({', '.join(_bundled(kinds))})"
         )
     config = _read_object(folder / "config.json", f"the configuration of a {what}")
     name = config.get("_class_name")

@@ -80,12 +80,23 @@ def _colors(methods: Sequence[Method]) -> list[str]:
     return [_REFERENCE if method.is_reference else next(series) for method in methods]
 
 
-def _svg_uri(draw: Callable[[Any], None]) -> str:
+def require_matplotlib() -> None:
+    """Check that the plots can be drawn.
+
+    Raises:
+        UserError: matplotlib is not installed.
+    """
     try:
-        import matplotlib
-        from matplotlib.figure import Figure
+        import matplotlib.figure  # noqa: F401
     except ImportError as error:
         raise UserError('the plots of a report need matplotlib: pip install "sashimi-diffusion[eval]"') from error
+
+
+def _svg_uri(draw: Callable[[Any], None]) -> str:
+    require_matplotlib()
+    import matplotlib
+    from matplotlib.figure import Figure
+
     colors = {f"{name}color": _INK for name in ("text.", "xtick.", "ytick.", "axes.edge", "axes.label")}
     settings: dict[Any, Any] = {
         **colors,

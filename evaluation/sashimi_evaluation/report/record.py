@@ -8,7 +8,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from sashimi_diffusion.data.speech_commands import DIGITS
@@ -166,7 +165,5 @@ def _notes(evaluation: Evaluation) -> list[str]:
     merged: dict[str, list[str]] = {}  # names of the sets by text
     for (name, note), affected in titles.items():
         merged.setdefault(f"{', '.join(affected)}: {note}", []).append(name)
-    lines += [
-        text if named == names else f"{printable(', '.join(named))}: {text}" for text, named in merged.items()
-    ]
+    lines += [text if named == names else f"{printable(', '.join(named))}: {text}" for text, named in merged.items()]
     return ["", *lines] if lines else []
