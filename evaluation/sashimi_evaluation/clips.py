@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from sashimi_diffusion.data.audio import RATES
 from sashimi_diffusion.data.audio_folder import find_audio
+from sashimi_diffusion.data.decoding import AudioFileError, Decoded, decode_audio
 from sashimi_diffusion.data.names import FOLDER, read_fields, select
 from sashimi_diffusion.data.recordings import report_bad_files, require_folder
 from sashimi_diffusion.data.speech_commands import DIGITS, listed_split, read_split_lists
@@ -132,6 +134,19 @@ def open_clips(
         bits_per_sample=_sample_values(samples, kept, root, "bits_per_sample"),
         notes=tuple(notes),
     )
+
+
+def read_clip(path: Path, max_seconds: float) -> Decoded:
+    """Return the first ``max_seconds`` of a clip; little more of the file is decoded.
+
+    Raises:
+        AudioFileError: the file cannot be used, or audio at its sample rate cannot be resampled.
+    """
+    decoded = decode_audio(path, max_seconds)
+    if decoded.sample_rate not in RATES:
+        expected = f"expected {RATES.start} to {RATES.stop - 1} Hz"
+        raise AudioFileError(path, f"impossible sample rate ({decoded.sample_rate} Hz): {expected}")
+    return decoded
 
 
 def open_sets(folders: Sequence[str], pattern: str | None = None, skip_bad_files: bool = False) -> list[ClipFolder]:

@@ -9,7 +9,13 @@ from pathlib import Path
 from sashimi_diffusion.commands.cli import Parser
 from sashimi_diffusion.terminal import printable, say
 from sashimi_evaluation.clips import open_sets
-from sashimi_evaluation.listening_test import ListeningResult, Score, score_listening_test, write_listening_test
+from sashimi_evaluation.listening_test import (
+    ListeningResult,
+    Score,
+    score_listening_test,
+    usable_files,
+    write_listening_test,
+)
 from sashimi_evaluation.report.record import aligned
 
 EXAMPLES = """examples:
@@ -38,6 +44,7 @@ def build_parser() -> Parser:
         help='file names from which to read the digits, e.g. "{label}_{speaker}_{index}", for folders without '
         "samples.json that are not one folder per digit; without the digits there is no accuracy of transcriptions",
     )
+    make.add_argument("--skip-bad-files", action="store_true", help="warn about unusable files and leave them out")
     make.add_argument("--seed", type=int, default=0, help="seed of the selection and the order of the clips")
     score = actions.add_parser(
         "score",
@@ -84,10 +91,10 @@ def _cell(score: Score | None) -> str:
 
 
 def _make(options: argparse.Namespace) -> None:
-    files: dict[str, tuple[Path, ...]] = {}
+    files: dict[str, Sequence[Path]] = {}
     labels: dict[Path, int] = {}
-    for clips in open_sets(options.samples, options.pattern):
-        files[clips.name] = clips.files
+    for clips in open_sets(options.samples, options.pattern, options.skip_bad_files):
+        files[clips.name] = usable_files(clips) if options.skip_bad_files else clips.files
         labels |= {file: int(label) for file, label in zip(clips.files, clips.labels, strict=True) if label >= 0}
         for note in clips.notes:
             say(f"note: {printable(clips.name)}: {note}", sys.stderr)

@@ -11,12 +11,14 @@ from pathlib import Path
 import numpy as np
 
 from sashimi_diffusion.data.audio import write_audio
-from sashimi_diffusion.data.decoding import AudioFileError, decode_audio
+from sashimi_diffusion.data.decoding import AudioFileError
+from sashimi_diffusion.data.recordings import report_bad_files
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.files import files_written_beside, writing
 from sashimi_diffusion.output_files import write_output_file
 from sashimi_diffusion.paths import is_folder, read_bytes, status
 from sashimi_diffusion.terminal import printable
+from sashimi_evaluation.clips import ClipFolder, read_clip
 from sashimi_evaluation.html import encode_page, package_file, playable, template_environment
 from sashimi_evaluation.listening_test.ratings import CLIP_RATINGS, DIVERSITY, RATINGS
 
@@ -68,7 +70,7 @@ def write_listening_test(
     labels = labels or {}
     _check_arguments(methods, clips_per_method, ratings, labels)
     out = Path(os.path.abspath(out))  # "." has no name of its own
-    key = out.with_name(f"{out.name or 'test'}.key.json")
+    key = out.parent / f"{out.name}.key.json"
     _check_place(out, key)
     clips = _choose_clips(methods, seed, clips_per_method)
     ratings = [rating for rating in RATINGS if rating in ratings]
@@ -88,6 +90,22 @@ def write_listening_test(
         # The key comes before the folder: a test without its key is lost.
         _write_key(key, json.dumps(content, indent=1).encode())
     return key
+
+
+def usable_files(clips: ClipFolder) -> list[Path]:
+    """Return the files of a folder that a listening test can use, with a warning about the others.
+
+    Raises:
+        UserError: no file can be used.
+    """
+    bad = {}
+    for file in clips.files:
+        try:
+            _audio(file)
+        except AudioFileError as error:
+            bad[file] = error.reason
+    report_bad_files(bad, len(clips), clips.root, skip_bad_files=True)
+    return [file for file in clips.files if file not in bad]
 
 
 def _check_place(out: Path, key: Path) -> None:
@@ -124,7 +142,7 @@ def _check_clips(clips: Mapping[str, _Clip]) -> None:
 
 def _audio(file: Path) -> tuple[np.ndarray, int]:
     """Return a whole clip, float32 (length,), and its sample rate in Hz."""
-    samples, sample_rate, _ = decode_audio(file, LONGEST_SECONDS + 1)
+    samples, sample_rate, _ = read_clip(file, LONGEST_SECONDS + 1)
     if len(samples) > LONGEST_SECONDS * sample_rate:
         raise AudioFileError(file, f"longer than {LONGEST_SECONDS:g} seconds")
     return samples, sample_rate
