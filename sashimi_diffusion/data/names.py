@@ -8,6 +8,7 @@ from pathlib import Path
 
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.suggestions import did_you_mean
+from sashimi_diffusion.terminal import printable
 
 FOLDER = "folder"
 """The field that every pattern has: the first sub-folder in the path of a file."""
@@ -49,7 +50,7 @@ def read_fields(files: Sequence[Path], root: Path, pattern: str | None) -> tuple
         if parts is not None:
             values = _match(parts, relative.with_suffix("").parts[-len(parts) :])
             if values is None:
-                bad[file] = f"its name is not of the form {pattern}"
+                bad[file] = f"its name is not of the form {printable(pattern)}"
                 continue
             own |= values
         fields[file] = own
