@@ -287,7 +287,7 @@ def test_the_json_report_has_no_number_that_json_lacks(folders, classifier):
     assert content["classifier"]["accuracy"] == {"there": {"accuracy": None}}
     json.dumps(content, allow_nan=False)
     assert text_table(evaluation).splitlines()[2].split() == ["FID", "↓", "-"]
-    assert text_table(evaluation, arrows=False).splitlines()[2].split() == ["FID", "(lower", "is", "better)", "-"]
+    assert text_table(evaluation, symbols=False).splitlines()[2].split() == ["FID", "(lower", "is", "better)", "-"]
 
 
 def test_notes_name_samples_in_the_scale_of_integers(folders, classifier):

@@ -23,7 +23,7 @@ from sashimi_evaluation.extractors import load_extractor
 from sashimi_evaluation.metrics.intervals import Resampling
 from sashimi_evaluation.report.evaluation_page import write_page
 from sashimi_evaluation.report.plots import require_matplotlib
-from sashimi_evaluation.report.record import ARROWS, json_report, text_table, write_json_report
+from sashimi_evaluation.report.record import WORDS, json_report, text_table, write_json_report
 
 EXAMPLES = """examples:
   sashimi-evaluate samples --reference recordings
@@ -160,7 +160,7 @@ def report(evaluation: Evaluation, options: argparse.Namespace, command: str) ->
     if options.html is not None:
         write_page(options.html, evaluation, command)
         written.append(options.html)
-    say(text_table(evaluation, arrows=supports(ARROWS)))
+    say(text_table(evaluation, symbols=supports("".join(WORDS))))
     say(f"\n-> {', '.join(map(printable, written))}")
 
 

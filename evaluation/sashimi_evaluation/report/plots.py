@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from sashimi_diffusion.errors import UserError
+from sashimi_diffusion.terminal import printable
 from sashimi_evaluation.report.data import Method
 from sashimi_evaluation.report.media import data_uri
 
@@ -127,6 +128,6 @@ def _with_dark_colors(svg: str) -> str:
 
 
 def _literal(name: str) -> str:
-    """Escape text for matplotlib, where "$" starts a formula and a leading "_" hides a label."""
-    name = name.encode("utf-8", "replace").decode().replace("$", r"\$")
+    """Escape text for matplotlib, where "$" starts a formula, a leading "_" hides a label, and SVG has no controls."""
+    name = printable(name).replace("$", r"\$")
     return f" {name}" if name.startswith("_") else name

@@ -17,8 +17,8 @@ from sashimi_evaluation.evaluation import EvaluatedSet, Evaluation
 from sashimi_evaluation.feature_extraction import FEATURES, ClipFeatures
 from sashimi_evaluation.metrics.metric import Metric
 
-ARROWS = "↓↑"
-"""The characters of the table that some terminals lack."""
+WORDS = {"↓": "(lower is better)", "↑": "(higher is better)", "∞": "infinity", "±": "+/-"}
+"""The symbols of the table that some terminals lack, and words that replace them."""
 
 
 def json_report(evaluation: Evaluation, command: str) -> dict[str, Any]:
@@ -69,21 +69,23 @@ def write_json_report(path: Path, content: dict[str, Any]) -> None:
     write_output_file(path, text.encode("utf-8", "backslashreplace"))
 
 
-def text_table(evaluation: Evaluation, arrows: bool = True) -> str:
+def text_table(evaluation: Evaluation, symbols: bool = True) -> str:
     """Return a table with one column per set, followed by the notes.
 
     Args:
         evaluation: the evaluated sets.
-        arrows: mark the better direction of a metric by an arrow instead of a word.
+        symbols: whether the text may contain the symbols in ``WORDS``.
     """
     sets = evaluation.sets
     names = [printable(each.name) for each in sets]
     rows = [["", *names], ["clips", *(str(len(each.clip_features)) for each in sets)]]
     rows += [
-        [_heading(first, arrows), *(_cell(_find(each, key)) for each in sets)]
-        for key, first in _first_metrics(sets).items()
+        [_heading(first), *(_cell(_find(each, key)) for each in sets)] for key, first in _first_metrics(sets).items()
     ]
-    return "\n".join([*aligned(rows), *_notes(evaluation)])
+    notes = _notes(evaluation)
+    if not symbols:
+        rows, notes = [[_in_words(cell) for cell in row] for row in rows], [_in_words(note) for note in notes]
+    return "\n".join([*aligned(rows), *notes])
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
@@ -135,10 +137,15 @@ def _first_metrics(sets: list[EvaluatedSet]) -> dict[str, Metric]:
     return found
 
 
-def _heading(metric: Metric, arrows: bool) -> str:
-    lower, higher = ARROWS if arrows else ("(lower is better)", "(higher is better)")
-    mark = {"lower": f" {lower}", "higher": f" {higher}"}.get(metric.better, "")
-    return metric.title + mark
+def _in_words(text: str) -> str:
+    for symbol, words in WORDS.items():
+        text = text.replace(symbol, words)
+    return text
+
+
+def _heading(metric: Metric) -> str:
+    arrow = {"lower": " ↓", "higher": " ↑"}.get(metric.better, "")
+    return metric.title + arrow
 
 
 def _find(evaluated: EvaluatedSet, key: str) -> Metric | None:

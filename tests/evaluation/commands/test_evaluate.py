@@ -169,7 +169,9 @@ def test_a_terminal_without_arrows(evaluated, monkeypatch, encoding):
     monkeypatch.setattr(sys, "stdout", stream)
     assert main(evaluated) == 0
     stream.seek(0)
-    assert re.search(r"^FID \(lower is better\)  ", stream.read(), re.MULTILINE)
+    printed = stream.read()
+    assert re.search(r"^FID \(lower is better\)  ", printed, re.MULTILINE)
+    assert "\\u" not in printed
     assert json.loads(Path("evaluation.json").read_text())["sets"]
 
 
