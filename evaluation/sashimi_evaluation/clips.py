@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from sashimi_diffusion.data.audio import RATES
-from sashimi_diffusion.data.audio_folder import find_audio
+from sashimi_diffusion.data.audio_files import find_audio
 from sashimi_diffusion.data.decoding import AudioFileError, Decoded, decode_audio
 from sashimi_diffusion.data.names import FOLDER, read_fields, select
 from sashimi_diffusion.data.recordings import report_bad_files, require_folder
@@ -104,13 +104,13 @@ def open_clips(
             ``samples.json`` is damaged.
     """
     root = require_folder(path, "a folder with clips (wav, flac, ogg or mp3)")
-    files = find_audio(root)
+    files, unusable = find_audio(root)
     samples = _read_samples_file(root)
     fields, misnamed = read_fields(files, root, pattern)
     listed = [file for file in misnamed if file.relative_to(root).as_posix() in samples]
     fields = dict(sorted((fields | read_fields(listed, root, None)[0]).items()))
     misnamed = {file: reason for file, reason in misnamed.items() if file not in fields}
-    report_bad_files(misnamed, len(files), root, skip_bad_files)
+    report_bad_files(unusable | misnamed, len(files) + len(unusable), root, skip_bad_files)
     lists = read_split_lists(root)
     if lists:
         for file, file_fields in fields.items():

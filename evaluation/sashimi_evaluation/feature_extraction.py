@@ -154,7 +154,7 @@ def extract_clip_features(
         for number, shard, _ in results
         for position, reason in shard.bad.items()
     }
-    report_bad_files(bad, len(clips), clips.root, skip_bad_files)
+    report_bad_files(bad, len(clips), clips.root, skip_bad_files, cache)
     usable = np.asarray([i for i, file in enumerate(clips.files) if file not in bad])
     return ClipFeatures(
         clips.select(usable),

@@ -2,6 +2,7 @@
 
 import re
 import string
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,7 +84,14 @@ def select(fields: Fields, wanted: Mapping[str, object], names: Sequence[str], p
 def natural_order(text: str) -> list[tuple[bool, int, str]]:
     """Return a sort key that puts 2 before 10 and numbers before words."""
     pieces = re.findall(r"\d+|\D+", text)
-    return [(False, int(piece), "") if piece.isdigit() else (True, 0, piece) for piece in pieces]
+    return [_number(piece) if piece.isdecimal() else (True, 0, piece) for piece in pieces]
+
+
+def _number(digits: str) -> tuple[bool, int, str]:
+    """Return a sort key of decimal digits of any script: numbers with more digits are larger."""
+    # int() refuses thousands of digits.
+    significant = "".join(str(unicodedata.decimal(digit)) for digit in digits).lstrip("0")
+    return False, len(significant), significant
 
 
 def require(value: str, known: Sequence[str], complaint: str, introduction: str) -> None:
@@ -100,7 +108,7 @@ def require(value: str, known: Sequence[str], complaint: str, introduction: str)
     """
     if value in known:
         return
-    shown = ", ".join(known[:20]) + (", ..." if len(known) > 20 else "")
+    shown = ", ".join(map(printable, known[:20])) + (", ..." if len(known) > 20 else "")
     hint = did_you_mean(value, known, separator="; ")
     raise UserError(f"{complaint} {value!r}, but {introduction} {shown or 'none'}{hint}")
 
