@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -37,10 +38,11 @@ def classifier(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder)
 
 
-@pytest.fixture
-def recordings(tmp_path: Path) -> Path:
-    """Write sixty clips of noise, named like the digits of three speakers."""
-    folder = tmp_path / "recordings"
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write sixty clips of noise, named like the digits of three speakers, and twenty samples with their record."""
+    root = tmp_path_factory.mktemp("made")
+    folder = root / "recordings"
     folder.mkdir()
     random = np.random.default_rng(0)
     for digit in range(10):
@@ -48,12 +50,7 @@ def recordings(tmp_path: Path) -> Path:
             for index in range(2):
                 noise = 0.1 * random.standard_normal(4000)
                 soundfile.write(folder / f"{digit}_{speaker}_{index}.wav", noise, 8000)
-    return folder
-
-
-@pytest.fixture
-def samples(tmp_path: Path) -> Path:
-    folder = tmp_path / "samples"
+    folder = root / "samples"
     folder.mkdir()
     random = np.random.default_rng(1)
     record = []
@@ -62,7 +59,17 @@ def samples(tmp_path: Path) -> Path:
         soundfile.write(folder / name, 0.1 * random.standard_normal(4000), 8000)
         record.append({"file": name, "label": number % 10, "class_name": None})
     (folder / "samples.json").write_text(json.dumps({"samples": record}))
-    return folder
+    return root
+
+
+@pytest.fixture
+def recordings(made: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made / "recordings", tmp_path / "recordings"))
+
+
+@pytest.fixture
+def samples(made: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made / "samples", tmp_path / "samples"))
 
 
 def run(*arguments: str) -> int:
@@ -159,7 +166,7 @@ def test_no_file_of_the_classifier_is_overwritten(samples, recordings, classifie
 
 @pytest.fixture
 def evaluated(samples, recordings, classifier) -> list[str]:
-    """Return arguments of an evaluation whose features are in the cache."""
+    """Return the arguments of an evaluation."""
     return ["samples", "--reference", "recordings", "--classifier", classifier, "--resamples", "2"]
 
 
