@@ -7,6 +7,7 @@ from pathlib import Path
 
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.launch import require_all_processes
+from sashimi_diffusion.terminal import say
 from sashimi_diffusion.training.config import RunConfig, write_schema
 from sashimi_diffusion.training.loop import train
 from sashimi_diffusion.training.run_folder import config_of_command
@@ -36,12 +37,14 @@ def run_recipe(task_class: type[Task], kind: type[RunConfig], default_file: Path
     parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="settings that replace those of the file")
     arguments = parser.parse_intermixed_args()
     if arguments.schema:
-        print(write_schema(kind), end="")
+        say(write_schema(kind).rstrip("\n"))
         return 0
     keep_freed_memory()
     resume = arguments.resume or arguments.resume_from is not None
     try:
         require_all_processes()
+        if arguments.config == "":
+            raise UserError("--config is empty: it must name a YAML file")
         config = config_of_command(kind, arguments.config, default_file, arguments.overrides, resume)
         train(task_class, config, resume, arguments.resume_from, arguments.skip_bad_files)
     except UserError as error:
