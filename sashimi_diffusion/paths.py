@@ -56,6 +56,24 @@ def reason(error: OSError | ValueError) -> str:
     return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
+def require_file(path: Path | str, what: str) -> os.stat_result:
+    """Return the status of a regular file.
+
+    Args:
+        path: the file.
+        what: what the file should be, for the error message, for example "a recording".
+
+    Raises:
+        UserError: the file does not exist, or is no regular file.
+    """
+    found = status(path)
+    if found is None:
+        raise UserError(f"{printable(path)} does not exist: expected {what}")
+    if not stat.S_ISREG(found.st_mode):
+        raise UserError(f"{printable(path)} is {kind(found)}: expected {what}")
+    return found
+
+
 def read_bytes(path: Path | str, what: str, limit: int = 64 * _MEGABYTE) -> bytes:
     """Return the content of a regular file.
 
@@ -67,11 +85,7 @@ def read_bytes(path: Path | str, what: str, limit: int = 64 * _MEGABYTE) -> byte
     Raises:
         UserError: the file does not exist, may not be read, is no regular file, or is larger than ``limit``.
     """
-    found = status(path)
-    if found is None:
-        raise UserError(f"{printable(path)} does not exist: expected {what}")
-    if not stat.S_ISREG(found.st_mode):
-        raise UserError(f"{printable(path)} is {kind(found)}: expected {what}")
+    require_file(path, what)
     try:
         with open(path, "rb") as file:
             content = file.read(limit + 1)

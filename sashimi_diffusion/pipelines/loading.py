@@ -18,6 +18,8 @@ from safetensors import SafetensorError, safe_open
 
 from sashimi_diffusion import models, schedulers
 from sashimi_diffusion.errors import UserError
+from sashimi_diffusion.paths import is_folder, status
+from sashimi_diffusion.terminal import printable
 
 BUNDLED = Path(__file__).resolve().parent.parent / "pretrained"
 """Folder of the pipelines that are part of the package."""
@@ -39,7 +41,7 @@ def resolve_pipeline(name: str | os.PathLike[str], **hub: Any) -> Path:
     Raises:
         UserError: the pipeline does not exist.
     """
-    if Path(name).is_dir():
+    if is_folder(name):
         return Path(name)
     bundled = {path.parent.name: path.parent for path in sorted(BUNDLED.glob(f"*/{_INDEX}"))}
     if str(name) in bundled:
@@ -115,7 +117,9 @@ def load_model(folder: Path, base: type[Model], dtype: torch.dtype | None) -> Mo
     for path in _weight_files(folder):
         try:
             safe_open(path, framework="pt").__exit__(None, None, None)
-        except (SafetensorError, OSError) as error:
+        except OSError as error:
+            raise UserError(f"cannot read {printable(path)}: {_one_line(error)}") from error
+        except SafetensorError as error:
             raise UserError(f"{path} is corrupt or cut short ({_one_line(error)}): get a fresh copy of it") from error
     options = {"torch_dtype": dtype, "use_safetensors": True, "output_loading_info": True}
     model, report = _load(folder / "model", lambda: model_class.from_pretrained(folder, subfolder="model", **options))
@@ -136,7 +140,22 @@ def is_autoregressive(folder: Path) -> bool:
     Raises:
         UserError: the folder is not a pipeline folder.
     """
+    inner = folder / "pipeline"
+    if status(folder / _INDEX) is None and status(inner / _INDEX) is not None:
+        raise UserError(f"{printable(folder)} is not a pipeline, but {printable(inner)} is one: name that folder")
     return "scheduler" not in _read_json(folder / _INDEX)
+
+
+def require_autoregressive(folder: Path, expected: bool) -> None:
+    """Check whether the pipeline in ``folder`` is autoregressive.
+
+    Raises:
+        UserError: it is of the other kind; the message names the class that loads it.
+    """
+    found = is_autoregressive(folder)
+    if found != expected and "model" in _read_json(folder / _INDEX):
+        kind, loader = ("an autoregressive", "SashimiAutoregressivePipeline") if found else ("a diffusion", "SashimiPipeline")
+        raise UserError(f"{printable(folder)} is {kind} pipeline: load it with {loader}")
 
 
 def hash_pipeline(folder: Path) -> str:
@@ -185,7 +204,9 @@ def _read_json(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UserError(f"{path} is missing: the pipeline folder is not complete") from error
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise UserError(f"cannot read {printable(path)}: {_one_line(error)}") from error
+    except ValueError as error:
         raise UserError(f"{path} cannot be read as JSON ({_one_line(error)}): get a fresh copy of it") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} does not hold a JSON object: get a fresh copy of it")
