@@ -57,12 +57,14 @@ class AudioPipeline(DiffusionPipeline):
         samples = seconds * self.model.config.sample_rate
         if not (math.isfinite(samples) and 1 <= round(samples) <= _MAX_SAMPLES):
             limit = _MAX_SAMPLES / self.model.config.sample_rate
-            raise UserError(f"cannot generate {seconds:g} seconds of audio: ask for a number above 0, up to {limit:.1g}")
+            raise UserError(
+                f"cannot generate {seconds:g} seconds of audio: ask for a number above 0, up to {limit:.1g}"
+            )
         return round(samples)
 
 
-def require_finite_weights(model: torch.nn.Module, folder: Path) -> None:
-    """Check the weights that were loaded from a pipeline folder.
+def require_finite_weights(model: Any, folder: Path) -> None:
+    """Check the weights of a model that was loaded from a pipeline folder.
 
     Raises:
         UserError: a weight is NaN or infinite; the message names the file.
@@ -72,7 +74,7 @@ def require_finite_weights(model: torch.nn.Module, folder: Path) -> None:
             files = sorted((folder / "model").glob("*.safetensors"))
             path = files[0] if len(files) == 1 else folder / "model"
             raise UserError(
-                f"{printable(path)}: the weights {printable(name)} are not finite (NaN or infinity) in {weights.dtype}: "
+                f"{printable(path)}: the weights {printable(name)} are not finite (NaN or infinity), {weights.dtype}: "
                 "the training diverged or the file is damaged; use an earlier checkpoint or a fresh copy"
             )
 

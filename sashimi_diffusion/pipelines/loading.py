@@ -154,7 +154,9 @@ def require_autoregressive(folder: Path, expected: bool) -> None:
     """
     found = is_autoregressive(folder)
     if found != expected and "model" in _read_json(folder / _INDEX):
-        kind, loader = ("an autoregressive", "SashimiAutoregressivePipeline") if found else ("a diffusion", "SashimiPipeline")
+        kind, loader = (
+            ("an autoregressive", "SashimiAutoregressivePipeline") if found else ("a diffusion", "SashimiPipeline")
+        )
         raise UserError(f"{printable(folder)} is {kind} pipeline: load it with {loader}")
 
 

@@ -196,9 +196,7 @@ class SashimiPipeline(AudioPipeline):
         elif not has_labels and guidance_scale != 1:
             raise UserError(f"guidance_scale is {guidance_scale:g}, but there are no class_labels to guide towards")
         if not 0 <= guidance_scale <= MAX_GUIDANCE_SCALE:
-            raise UserError(
-                f"guidance_scale is {guidance_scale:g}, expected a number from 0 to {MAX_GUIDANCE_SCALE:g}"
-            )
+            raise UserError(f"guidance_scale is {guidance_scale:g}, expected a number from 0 to {MAX_GUIDANCE_SCALE:g}")
         return guidance_scale
 
     def length_in_samples(self, audio_length_in_s: float | None = None, mel: torch.Tensor | None = None) -> int:

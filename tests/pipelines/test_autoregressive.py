@@ -58,9 +58,9 @@ def test_a_saved_pipeline_generates_the_same_audio(pipe: SashimiAutoregressivePi
 
 def test_each_pipeline_refuses_the_other_kind(pipe: SashimiAutoregressivePipeline, tmp_path: Path) -> None:
     pipe.save_pretrained(tmp_path)
-    with pytest.raises(UserError, match="an autoregressive pipeline: load it with SashimiAutoregressivePipeline$"):
+    with pytest.raises(UserError, match=r"an autoregressive pipeline: load it with SashimiAutoregressivePipeline$"):
         SashimiPipeline.from_pretrained(tmp_path)
-    with pytest.raises(UserError, match="a diffusion pipeline: load it with SashimiPipeline$"):
+    with pytest.raises(UserError, match=r"a diffusion pipeline: load it with SashimiPipeline$"):
         SashimiAutoregressivePipeline.from_pretrained("sashimi-digits")
 
 
