@@ -304,7 +304,9 @@ def test_an_output_folder_that_cannot_be_created(
 def test_a_full_disk_is_reported_before_sampling(
     class_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sample_folder.shutil, "disk_usage", lambda _: type("Usage", (), {"total": 2000, "free": 1000})())
+    monkeypatch.setattr(
+        sample_folder.shutil, "disk_usage", lambda _: type("Usage", (), {"total": 2000, "free": 1000})()
+    )
     assert run(class_folder, tmp_path) == 2
     assert "needs" in only_error(capsys)
     assert not list(tmp_path.iterdir())
