@@ -100,7 +100,9 @@ def test_a_key_given_twice_is_refused(tmp_path):
         load_config(DiffusionConfig, file)
 
 
-@pytest.mark.parametrize(("text", "expected"), [(None, "does not exist: expected a config"), ("- a\n- b\n", "must hold `key: value`")])
+@pytest.mark.parametrize(
+    ("text", "expected"), [(None, "does not exist: expected a config"), ("- a\n- b\n", "must hold `key: value`")]
+)
 def test_an_invalid_file_is_named(tmp_path, text, expected):
     file = tmp_path / "config.yaml"
     if text is not None:
