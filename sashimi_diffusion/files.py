@@ -23,7 +23,8 @@ def file_written_beside(path: Path) -> Iterator[BinaryIO]:
 
     Several processes may write the same path at once: readers see one complete version.
     """
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    # The name of the file may already be as long as the file system allows.
+    temporary = path.with_name(f".{path.name[:40]}.{uuid.uuid4().hex}.tmp")
     try:
         with temporary.open("wb") as file:
             yield file

@@ -28,7 +28,8 @@ from sashimi_diffusion.cache_files import (
     say_damaged,
     write_cache_record,
 )
-from sashimi_diffusion.data.audio import AudioFileError, read_audio
+from sashimi_diffusion.data.audio import read_audio
+from sashimi_diffusion.data.decoding import AudioFileError
 from sashimi_diffusion.data.fingerprints import file_fingerprints
 from sashimi_diffusion.data.levels import level_warning
 from sashimi_diffusion.errors import UserError

@@ -1,5 +1,6 @@
 """Tests of the fields in file names and of the selection of files by them."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,31 @@ def test_fields(name: str, pattern: str | None, fields: dict[str, str] | None):
 def test_fields_are_read_back(values: list[str]):
     fields = fields_of("_".join(values) + ".wav", "{label}_{speaker}_{index}")
     assert [fields[name] for name in ("label", "speaker", "index")] == values
+
+
+@given(
+    st.lists(st.text("ab_", max_size=2), min_size=2, max_size=5),
+    st.lists(st.text("ab_", min_size=1, max_size=12), min_size=1, max_size=2),
+    st.integers(0, 4),
+)
+def test_fields_are_those_of_the_regular_expression(texts: list[str], names: list[str], slash: int):
+    """Every field has as few characters as possible, the first fields first."""
+    if slash < len(texts):
+        texts[slash] += "/"
+    pattern = texts[0] + "".join(f"{{f{number}}}{text}" for number, text in enumerate(texts[1:]))
+    expression = re.escape(texts[0]) + "".join(
+        f"(?P<f{number}>[^/]+?){re.escape(text)}" for number, text in enumerate(texts[1:])
+    )
+    match = re.fullmatch(expression, "/".join(["x", *names][-pattern.count("/") - 1 :]))
+    fields = fields_of("/".join(["x", *names]) + ".wav", pattern)
+    assert fields == (None if match is None else {"folder": "x", **match.groupdict()})
+
+
+def test_a_pattern_of_many_fields_takes_no_power_of_the_length():
+    """The regular expression of this pattern tries about 200^24 ways."""
+    pattern = "".join(f"{{{letter}}}" for letter in "abcdefghijklmnopqrstuvwx") + "-"
+    assert fields_of("a" * 200 + ".wav", pattern) is None
+    assert fields_of("a" * 200 + "-.wav", pattern)["x"] == "a" * 177
 
 
 @pytest.mark.parametrize("pattern", ["", "name", "{label", "{}", "{0}", "{a}_{a}", "{folder}_{a}", "a}"])
