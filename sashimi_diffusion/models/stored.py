@@ -153,7 +153,9 @@ def _stored_tensors(path: Path) -> dict[str, tuple[str, list[int]]]:
         with safe_open(path, framework="pt") as file:
             parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118  # the file is no dict
             return {name: (part.get_dtype(), part.get_shape()) for name, part in parts.items()}
-    except (SafetensorError, OSError) as error:
+    except OSError as error:
+        raise UserError(f"cannot read {printable(path)}: {one_line(error)}") from error
+    except SafetensorError as error:
         raise UserError(
             f"{printable(path)} is corrupt or cut short ({one_line(error)}): get a fresh copy of it"
         ) from error

@@ -142,7 +142,24 @@ def is_autoregressive(folder: Path) -> bool:
     Raises:
         UserError: the folder is not a pipeline folder.
     """
+    inner = folder / "pipeline"
+    if status(folder / _INDEX) is None and status(inner / _INDEX) is not None:
+        raise UserError(f"{printable(folder)} is not a pipeline, but {printable(inner)} is one: name that folder")
     return "scheduler" not in read_object(folder / _INDEX)
+
+
+def require_autoregressive(folder: Path, expected: bool) -> None:
+    """Check whether the pipeline in ``folder`` is autoregressive.
+
+    Raises:
+        UserError: it is of the other kind; the message names the class that loads it.
+    """
+    found = is_autoregressive(folder)
+    if found != expected and "model" in read_object(folder / _INDEX):
+        kind, loader = (
+            ("an autoregressive", "SashimiAutoregressivePipeline") if found else ("a diffusion", "SashimiPipeline")
+        )
+        raise UserError(f"{printable(folder)} is {kind} pipeline: load it with {loader}")
 
 
 def hash_pipeline(folder: Path) -> str:

@@ -6,9 +6,10 @@ from typing import Any
 import torch
 
 from sashimi_diffusion.arguments import Range
+from sashimi_diffusion.data.speech_commands import DIGITS
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.models.stored import load_network, read_object
-from sashimi_diffusion.paths import is_file, is_folder
+from sashimi_diffusion.paths import is_file, is_folder, status
 from sashimi_diffusion.terminal import printable
 from sashimi_evaluation.classifiers.digit_classifier import DigitClassifier
 from sashimi_evaluation.classifiers.resnext import ResNeXtClassifier
@@ -42,10 +43,11 @@ def load_classifier(name_or_folder: str | Path = "digits-small", device: str | t
         UserError: there is no such classifier, its files are damaged or of another kind, or ``device`` is not
             available.
     """
-    folder = _folder(name_or_folder)
+    folder = model_folder(name_or_folder)
     model = _load(name_or_folder, "digit classifier", (ResNeXtClassifier, SmallClassifier), device)
-    accuracy = folder / "accuracy.json"
-    return DigitClassifier(model, folder.resolve().name, read_object(accuracy) if is_file(accuracy) else None)
+    if model.config.num_classes != len(DIGITS):
+        raise UserError(f"{printable(folder)} distinguishes {model.config.num_classes} classes: expected {len(DIGITS)}")
+    return DigitClassifier(model, folder.resolve().name, _read_accuracy(folder / "accuracy.json"))
 
 
 def load_speech_embedding(name_or_folder: str | Path = "speech-embedding") -> SpeechEmbedding:
@@ -60,14 +62,15 @@ def load_speech_embedding(name_or_folder: str | Path = "speech-embedding") -> Sp
     return _load(name_or_folder, "speech embedding", (SpeechEmbedding,))
 
 
-def _folder(name_or_folder: str | Path) -> Path:
+def model_folder(name_or_folder: str | Path) -> Path:
+    """Return the folder of a bundled model, or the given folder."""
     bundled = PRETRAINED / str(name_or_folder)
     is_plain_name = isinstance(name_or_folder, str) and Path(name_or_folder).name == name_or_folder
     return bundled if is_plain_name and is_folder(bundled) else Path(name_or_folder)
 
 
 def _load(name_or_folder: str | Path, what: str, kinds: tuple[type, ...], device: str | torch.device = "cpu") -> Any:
-    folder = _folder(name_or_folder)
+    folder = model_folder(name_or_folder)
     if not is_file(folder / "config.json"):
         raise UserError(
             f"there is no {what} {printable(name_or_folder)}: expected a folder with config.json, or the name of a "
@@ -79,6 +82,8 @@ def _load(name_or_folder: str | Path, what: str, kinds: tuple[type, ...], device
         expected = " or ".join(kind.__name__ for kind in kinds)
         raise UserError(f"{printable(folder)} holds a {printable(name)[:100]}, not a {what}: expected {expected}")
     network = load_network(kind, folder, torch.float32, ranges=_RANGES)
+    if not all(bool(tensor.isfinite().all()) for tensor in network.state_dict().values()):
+        raise UserError(f"the {what} in {printable(folder)} has weights that are NaN or infinite: use another one")
     try:
         return network.to(device)
     except (RuntimeError, AssertionError) as error:
@@ -90,3 +95,13 @@ def _bundled(kinds: tuple[type, ...]) -> list[str]:
     names = {kind.__name__ for kind in kinds}
     configs = sorted(PRETRAINED.glob("*/config.json"))
     return [path.parent.name for path in configs if read_object(path).get("_class_name") in names]
+
+
+def _read_accuracy(path: Path) -> dict[str, Any] | None:
+    if status(path) is None:
+        return None
+    accuracy = read_object(path)
+    wrong = next((name for name, test in accuracy.items() if not isinstance(test, dict)), None)
+    if wrong is not None:
+        raise UserError(f"{printable(path)} is damaged: {printable(wrong)} has no metrics")
+    return accuracy
