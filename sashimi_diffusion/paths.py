@@ -3,6 +3,7 @@
 import json
 import os
 import stat
+from pathlib import Path
 from typing import Any
 
 from sashimi_diffusion.errors import UserError
@@ -48,6 +49,18 @@ def is_folder(path: str | os.PathLike[str]) -> bool:
 def kind(found: os.stat_result) -> str:
     """Return what a status describes, in words, for example "a FIFO"."""
     return _KINDS.get(stat.S_IFMT(found.st_mode), "a file")
+
+
+def expanded(path: Path | str) -> Path:
+    """Return a path in which ``~`` is replaced by the home folder.
+
+    Raises:
+        UserError: it begins with the name of a user who does not exist, as in "~nobody/data".
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"cannot use {printable(path)}: {error}") from error
 
 
 def reason(error: OSError | ValueError) -> str:
