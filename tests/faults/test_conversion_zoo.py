@@ -231,8 +231,8 @@ def test_shapes_that_imply_a_huge_network_are_refused_before_it_is_created(state
     def messages() -> list[str]:
         found = []
         for width in (3_000, 30_000, 1_000_000):
+            wide = {**state, "init_conv.0.conv.weight_v": torch.zeros(width, 1, 1)}
             with pytest.raises(UserError) as caught:
-                wide = {**state, "init_conv.0.conv.weight_v": torch.zeros(width, 1, 1)}
                 convert_diffwave(wide, ConversionOptions(dilation_cycle=2))
             found.append(str(caught.value))
         return found
