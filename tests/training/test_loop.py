@@ -239,6 +239,7 @@ def test_a_disk_that_fills_up_during_training(tiny_config, monkeypatch):
 def test_the_pipeline_loads_while_it_is_replaced(tiny_config, monkeypatch):
     """The pipeline is loaded after every file operation of the replacement."""
     trainer = Trainer(DiffusionTask, tiny_config(), False, None, False)
+    save_pipeline(trainer.folder, trainer.task.pipeline(trainer.ema.model))
     with torch.no_grad():
         for parameter in trainer.ema.model.parameters():
             parameter.add_(1)
