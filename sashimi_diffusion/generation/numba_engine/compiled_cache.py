@@ -1,7 +1,7 @@
 """The machine code of compiled functions, kept in the folder of all caches.
 
-numba's own cache writes into the folder of the source file, which a package may not change, and runs machine code from
-damaged files. The files here end with a checksum.
+numba's own cache writes into the package, where the files survive an uninstallation and hide a later installation; and
+it runs machine code from damaged files. The files here end with a checksum.
 """
 
 import hashlib
@@ -53,8 +53,8 @@ class _CompiledCache(NullCache):
 
     @property
     def cache_path(self) -> str:
-        """The folder of the files."""
-        return str(default_cache_dir() / "compiled")
+        """The folder of the files; if the user has set numba's variable ``NUMBA_CACHE_DIR``, it is that folder."""
+        return numba.config.CACHE_DIR or str(default_cache_dir() / "compiled")
 
     def load_overload(self, signature: Any, target: Any) -> Any:
         """Return the compiled function for a signature; None if there is none or, with a note, if it is damaged."""
