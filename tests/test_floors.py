@@ -47,7 +47,7 @@ FLOORS = {
         {"errors"},
         {"terminal"},
         {"arguments", "paths", "files"},
-        {"cuda_graph", "memory", "output_files", "suggestions", "launch"},
+        {"cache_files", "cuda_graph", "folder_lock", "memory", "output_files", "suggestions", "launch"},
         {"data", "schedulers"},
         {"ssm"},
         {"models"},

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from sashimi_diffusion.errors import UserError
-from sashimi_diffusion.models.base import tensor_shapes
+from sashimi_diffusion.models.base import meta_state
 from sashimi_diffusion.terminal import printable
 
 _MAX_LISTED = 12  # problems in an error message
@@ -124,7 +124,7 @@ def build(network: Callable[..., Network], checkpoint: Checkpoint, **arguments: 
         UserError: no network has these arguments, or it has many more parameters than the checkpoint has numbers.
     """
     try:
-        needed = sum(shape.numel() for shape in tensor_shapes(network, arguments).values())
+        needed = sum(tensor.numel() for tensor in meta_state(network, arguments).values())
         given = sum(tensor.numel() for tensor in checkpoint.tensors.values())
         if needed > 2 * given + 1_000_000:
             raise ValueError(f"its shapes imply {needed:,} numbers, but it has only {given:,}")

@@ -1,10 +1,11 @@
 """The base class of every network of this package: a diffusers model of waveforms."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import torch
 from diffusers import ConfigMixin, ModelMixin
+from torch import Tensor
 
 from sashimi_diffusion.arguments import Range, check_arguments
 from sashimi_diffusion.errors import UserError
@@ -116,12 +117,12 @@ class WaveformModel(ModelMixin, ConfigMixin):
             raise UserError(f"the length must be a multiple of {multiple}, got {length} samples")
 
 
-def tensor_shapes(network: type[torch.nn.Module], arguments: Mapping[str, Any]) -> dict[str, torch.Size]:
-    """Return the shapes of the tensors in the state dict of a network, without allocating them.
+def meta_state(network: Callable[..., Any], arguments: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return the state dict of a network on the meta device: shapes and types of its tensors, without values.
 
     Args:
         network: class of the network.
         arguments: arguments of its constructor.
     """
     with torch.device("meta"):
-        return {name: tensor.shape for name, tensor in network(**arguments).state_dict().items()}
+        return network(**arguments).state_dict()

@@ -91,6 +91,8 @@ class DiffWaveScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # t
         _require("timestep_spacing", timestep_spacing, ("trailing",))
         _require("clip_sample", clip_sample, (False,))
 
+        if inference_betas is not None:
+            _checked_betas("inference_betas", inference_betas)
         if trained_betas is not None:
             self.betas = _checked_betas("trained_betas", trained_betas)
             if len(self.betas) != num_train_timesteps:
