@@ -15,6 +15,7 @@ from sashimi_diffusion.training.autoregressive.config import AutoregressiveConfi
 from sashimi_diffusion.training.config import RunConfig, check_same_run, from_tree, load_config, to_tree
 from sashimi_diffusion.training.diffusion import task as diffusion
 from sashimi_diffusion.training.diffusion.config import DiffusionConfig
+from sashimi_diffusion.training.run_folder import config_of_command
 from sashimi_diffusion.training.yaml_files import MAX_BYTES, apply_overrides, read_yaml, read_yaml_file, write_yaml
 from sashimi_evaluation.classifiers.training import task as classifiers
 from sashimi_evaluation.classifiers.training.config import ClassifierConfig
@@ -488,6 +489,22 @@ def test_the_name_of_the_network_may_follow_its_arguments() -> None:
         AutoregressiveConfig, "model={}", "model.quantization=1e5", "model.dim=4", "model.name='samplernn'"
     )
     assert config.model.arguments == {"quantization": "1e5", "dim": 4}
+
+
+@pytest.mark.parametrize("name", ["run #2", "2026", "null", "'quoted'", "caf\udce9"], ids=ascii)
+def test_a_run_is_resumed_in_the_folder_that_was_meant(tmp_path: Path, monkeypatch: Any, name: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = Path(name.strip("'"))
+    folder.mkdir()
+    stored = config_of(DiffusionConfig, f"output_dir={name}")
+    (folder / "config.yaml").write_text(write_yaml(to_tree(stored)))
+    for file in (None, FILES[DiffusionConfig]):
+        overrides = [f"output_dir={name}", "training.steps=9000"]
+        config = config_of_command(DiffusionConfig, file, FILES[DiffusionConfig], overrides, resume=True)
+        assert config.output_dir == str(folder)
+        assert config.training.steps == 9000
+    with pytest.raises(UserError, match="output_dir"):
+        config_of_command(DiffusionConfig, None, FILES[DiffusionConfig], ["output_dir="], resume=True)
 
 
 def test_a_value_in_a_file_is_yaml(tmp_path: Path) -> None:
