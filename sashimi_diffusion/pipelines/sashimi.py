@@ -20,6 +20,7 @@ from sashimi_diffusion.pipelines.base import (
 )
 from sashimi_diffusion.pipelines.labels import Labels, label_conditioning
 from sashimi_diffusion.pipelines.loading import (
+    MAX_GUIDANCE_SCALE,
     load_components,
     require_autoregressive,
     resolve_pipeline,
@@ -29,9 +30,6 @@ from sashimi_diffusion.pipelines.prediction import Prediction, PredictionGraphs
 from sashimi_diffusion.schedulers import DiffWaveScheduler
 from sashimi_diffusion.schedulers.noise import draw_noise
 from sashimi_diffusion.ssm import frozen
-
-MAX_GUIDANCE_SCALE = 1e6
-"""Larger scales exceed the range of float32 during sampling."""
 
 StepCallback = Callable[["SashimiPipeline", int, torch.Tensor, dict[str, Any]], dict[str, Any] | None]
 
