@@ -170,7 +170,7 @@ def test_a_prefix_shorter_than_a_frame_is_continued(folder: Path, tmp_path: Path
         (["--num-samples", "1000000000000"], "ask for fewer --num-samples"),
         (["--temperature", "1e-300"], "temperature must be 0 (greedy) or above"),
         (["--top-k", "1" + "0" * 30], "top_k must be at least 1"),
-        (["--prefix", "/dev/zero"], "/dev/zero a device, not a regular file"),
+        (["--prefix", "/dev/zero"], "/dev/zero: a device, not a regular file"),
         (["--prefix", "/"], "a folder, not a regular file"),
         (["--prefix", "x" * 300], "File name too long"),
         (["--stream", "/"], "--stream / is a folder: expected the name of a file"),
