@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 import torch
 
+from sashimi_diffusion.arguments import short_form
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.terminal import close_progress_bars, printable, say, shortened, unfailing_output
 
@@ -89,5 +90,5 @@ def select_device(name: str) -> torch.device:
         torch.zeros(1, device=device).item()
     except Exception as error:  # each kind of device that is not there raises errors of its own
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        raise UserError(f"the device {shortened(name)!r} cannot be used ({reason}): try --device auto") from error
+        raise UserError(f"the device {short_form(name)} cannot be used ({reason}): try --device auto") from error
     return device

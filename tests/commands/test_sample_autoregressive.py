@@ -170,8 +170,8 @@ def test_a_prefix_shorter_than_a_frame_is_continued(folder: Path, tmp_path: Path
         (["--num-samples", "1000000000000"], "ask for fewer --num-samples"),
         (["--temperature", "1e-300"], "temperature must be 0 (greedy) or above"),
         (["--top-k", "1" + "0" * 30], "top_k must be at least 1"),
-        (["--prefix", "/dev/zero"], "/dev/zero is a device: expected a recording"),
-        (["--prefix", "/"], "/ is a folder: expected a recording"),
+        (["--prefix", "/dev/zero"], "/dev/zero: a device, not a regular file"),
+        (["--prefix", "/"], "a folder, not a regular file"),
         (["--prefix", "x" * 300], "File name too long"),
         (["--stream", "/"], "--stream / is a folder: expected the name of a file"),
         (["--stream", "nowhere/x.wav"], "nowhere does not exist"),
@@ -208,7 +208,7 @@ def test_a_prefix_that_is_no_regular_file_is_refused(
 ) -> None:
     os.mkfifo(tmp_path / "fifo")
     (tmp_path / "loop").symlink_to("loop")
-    for name, message in {"fifo": "is a FIFO: expected a recording", "loop": "Too many levels of symbolic"}.items():
+    for name, message in {"fifo": "a FIFO, not a regular file", "loop": "Too many levels of symbolic"}.items():
         assert run(folder, tmp_path / "out", "--prefix", tmp_path / name) == 2
         assert message in capsys.readouterr().err
 
