@@ -1,0 +1,98 @@
+"""Wrong calls of all commands and recipes end with one line, exit code 2 and nothing written; right ones do not."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.faults.command_zoo import Row
+from tests.faults.command_zoo_benchmarks import benchmark_rows
+from tests.faults.command_zoo_conversion import conversion_rows
+from tests.faults.command_zoo_evaluation import evaluation_rows
+from tests.faults.command_zoo_recipes import recipe_rows
+from tests.faults.command_zoo_sampling import sampling_rows
+from tests.faults.command_zoo_world import make_world
+from tests.faults.forked import Result, children
+
+ROWS = [*sampling_rows(), *evaluation_rows(), *conversion_rows(), *recipe_rows(), *benchmark_rows()]
+_AHEAD = 4  # calls that run or wait while the result of one is checked
+
+
+class Zoo:
+    """The results of the rows. Those of the next rows are computed in advance."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._world = make_world(folder / "world")
+        self._started: set[int] = set()
+
+    def result(self, number: int) -> Result:
+        """Return the result of row ``number``."""
+        for ahead in range(number, min(number + _AHEAD, len(ROWS))):
+            if ahead not in self._started:
+                self._started.add(ahead)
+                children().start(ROWS[ahead].call, self._place(ahead), self._world)
+        return children().result(self._place(number))
+
+    def _place(self, number: int) -> Path:
+        return self._folder / str(number)
+
+
+@pytest.fixture(scope="module")
+def zoo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zoo]:
+    return Zoo(tmp_path_factory.mktemp("zoo"))
+
+
+def test_the_zoo_is_large_and_has_no_row_twice() -> None:
+    assert sum(row.code != 0 for row in ROWS) >= 400
+    assert sum(row.code == 0 for row in ROWS) >= 30
+    assert len({row.call for row in ROWS}) == len(ROWS)
+
+
+@pytest.mark.parametrize("number", range(len(ROWS)), ids=[row.id for row in ROWS])
+def test_command(zoo: Zoo, number: int) -> None:
+    row, result = ROWS[number], zoo.result(number)
+    problems = list(problems_of(row, result))
+    assert not problems, f"{row.id}\n{problems}\nstdout: {result.out[-1500:]}\nstderr: {result.err[-1500:]}"
+
+
+def problems_of(row: Row, result: Result) -> Iterator[str]:
+    """Yield what a call did wrong."""
+    if result.code != row.code:
+        yield f"exit code {result.code} instead of {row.code}"
+    for name, text in (("stdout", result.out), ("stderr", result.err)):
+        for sign in ("Traceback", "Exception ignored"):
+            if sign in text:
+                yield f"{sign} on {name}"
+        # A progress bar returns to the beginning of its line.
+        if unprintable := re.search(r"[\x00-\x09\x0b\x0c\x0e-\x1f\x7f-\x9f]", text):
+            yield f"the control character {unprintable.group()!r} on {name}"
+    errors = [line for line in result.err.split("\n") if line.startswith("error: ")]
+    if row.code == 0:
+        yield from _problems_of_right_call(row, result, errors)
+        return
+    if len(errors) != 1 or not result.err.endswith(f"{errors[0]}\n"):
+        yield f"{len(errors)} lines that begin with `error: `, expected one at the end"
+    elif row.says not in errors[0]:
+        yield f"the error does not contain {row.says!r}"
+    if result.created:
+        yield f"created {', '.join(result.created[:5])}"
+    if result.changed:
+        yield f"changed {', '.join(result.changed[:5])}"
+
+
+def _problems_of_right_call(row: Row, result: Result, errors: list[str]) -> Iterator[str]:
+    if errors:
+        yield f"an error: {errors[0]}"
+    if row.says and row.call.reader and row.says not in result.out:
+        yield f"stdout does not contain {row.says!r}"
+    for path in row.writes:
+        if path not in result.created:
+            yield f"did not create {path!r}"
+    for path in result.created:
+        if not any(path == written or path.startswith(f"{written}/") for written in row.writes):
+            yield f"created {path!r}"
+    for path in result.changed:
+        if path not in row.replaces:
+            yield f"changed {path!r}"
