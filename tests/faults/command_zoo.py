@@ -88,7 +88,8 @@ class Row:
         says: text in the line of the error, or in the output of a call that is right.
         code: exit code.
         writes: paths that a right call must create; with all that is in them, it creates nothing else.
-        replaces: paths whose content it may replace.
+        replaces: paths that it may replace, with all that is in them.
+        slow: whether only `make test-slow` runs it.
     """
 
     call: Call
@@ -96,6 +97,7 @@ class Row:
     code: int = 2
     writes: tuple[str, ...] = ()
     replaces: tuple[str, ...] = ()
+    slow: bool = False
 
     @property
     def id(self) -> str:
@@ -125,7 +127,12 @@ def right(command: str, line: str, says: str = "", writes: Sequence[str] = (), *
 
 
 def wrong_values(
-    command: str, line: str, option: str, values: Sequence[str] | dict[str, str], says: str | None = None
+    command: str,
+    line: str,
+    option: str,
+    values: Sequence[str] | dict[str, str],
+    says: str | None = None,
+    quick: int = 3,
 ) -> Iterator[Row]:
     """Yield the rows of an option with wrong values.
 
@@ -135,8 +142,9 @@ def wrong_values(
         option: the option; "" for an argument without one.
         values: the values, or value -> text in the line of the error.
         says: text in the line of the error of all values; default: the option.
+        quick: number of values, from the first, that are not slow.
     """
-    for value in values:
+    for position, value in enumerate(values):
         shown = values[value] if isinstance(values, dict) else option if says is None else says
         arguments = [*shlex.split(line), *([f"{option}={value}"] if option else [value])]
-        yield wrong(command, arguments, shown)
+        yield replace(wrong(command, arguments, shown), slow=position >= quick)

@@ -59,14 +59,18 @@ def right_calls() -> Iterator[Row]:
         yield right(EVALUATE, LINE, "FID", ["evaluation.json"], encoding=encoding)
     yield right(EVALUATE, f"'\u2193=samples' {REAL}", "\\u2193", ["evaluation.json"], encoding="ascii")
     yield right(EVALUATE, f"{MAKE} --clips 2 --out new", "new", ["new", "new.key.json"])
-    yield right(EVALUATE, f"{MAKE} --clips 2 --out empty", "empty", ["empty/audio", "empty/index.html", "empty.key.json"])
+    yield right(
+        EVALUATE, f"{MAKE} --clips 2 --out empty", "empty", ["empty/audio", "empty/index.html", "empty.key.json"]
+    )
     yield right(EVALUATE, f"{MAKE} --clips 2 --out new", writes=["new", "new.key.json"], reader=False)
-    yield right(EVALUATE, f"{MAKE} --clips 2 --out '\u2193'", "\\u2193", ["\u2193", "\u2193.key.json"], encoding="ascii")
+    yield right(
+        EVALUATE, f"{MAKE} --clips 2 --out '\u2193'", "\\u2193", ["\u2193", "\u2193.key.json"], encoding="ascii"
+    )
 
 
 def usage() -> Iterator[Row]:
     for line, says in {
-        "": "samples",
+        "": "--reference",
         "samples": "--reference",
         f"{LINE} --nothing": "--nothing",
         f"{LINE} --json": "--json",
@@ -84,10 +88,16 @@ def folders() -> Iterator[Row]:
     for folder, says in (NO_FOLDER | {"full": "full", "tones": "tones"}).items():
         yield wrong(EVALUATE, [folder, *REAL.split()], says)
         yield from wrong_values(EVALUATE, f"samples {NAMES} --classifier classifier", "--reference", {folder: says})
-    for folder, says in {"nowhere": "nowhere", "": "", "full": "full", "loop": "loop", "fifo": "fifo", LONG: "nnn"}.items():
+    for folder, says in {
+        "nowhere": "nowhere",
+        "": "",
+        "full": "full",
+        "loop": "loop",
+        "fifo": "fifo",
+        LONG: "nnn",
+    }.items():
         yield from wrong_values(EVALUATE, LINE, "--held-out", {folder: says})
     for line, says in {
-        f"=samples {REAL}": "samples",
         f"name= {REAL}": "name",
         f"samples samples {REAL}": "samples",
         f"a=samples a=digits {REAL}": "a",
@@ -95,7 +105,7 @@ def folders() -> Iterator[Row]:
         f"'{ESCAPE}=nowhere' {REAL}": "nowhere",
         f"samples --reference bad {NAMES} --classifier classifier": "0_a_0.wav",
         f"samples --reference bad {NAMES} --classifier classifier --skip-bad-files": "bad",
-        f"{LINE} --held-out digits": "digits",
+        f"{LINE} --held-out digits": "held-out",
         f"{LINE} --held-out samples --hold-out index=0": "--hold-out",
     }.items():
         yield wrong(EVALUATE, line, says)
@@ -114,7 +124,6 @@ def selections() -> Iterator[Row]:
             "{folder}": "folder",
             "{a b}": "{a b}",
             "{0}": "{0}",
-            "{label}_{speaker}": "",
             "{label!r}-{index:>5}": "",
             f"{{label}}_{ESCAPE}": "\\x1b[2Jred",
             f"{{label}}{UNDECODABLE}": "caf\\udce9",
@@ -143,7 +152,7 @@ def selections() -> Iterator[Row]:
 
 
 def numbers() -> Iterator[Row]:
-    yield from wrong_values(EVALUATE, LINE, "--seed", [*NOT_WHOLE, "-1", str(2**64), "9" * 400])
+    yield from wrong_values(EVALUATE, LINE, "--seed", [*NOT_WHOLE, "-1"])
     yield from wrong_values(EVALUATE, LINE, "--resamples", [*NOT_WHOLE, "1", "0", "-5", TOO_MANY, "9" * 400])
     for window in ("0.4 0.05", "nan 0", "0 nan", "-0.1 0", "0 -0.1", "0.6 0.6", "inf 0", "1 1"):
         yield wrong(EVALUATE, f"{LINE} --likelihood-window {window}")
@@ -156,11 +165,32 @@ def networks() -> Iterator[Row]:
         yield from wrong_values(EVALUATE, line, "--classifier", {value: says})
     yield wrong(EVALUATE, f"{line} --classifier digits-smal", "digits-smal")
     yield wrong(EVALUATE, f"{line} --classifier speech-embedding", "speech-embedding")
-    for value in ("", "x", ":f", "m:", "no_such_module:f", "json:nothing", "os:getcwd", "os:system", "sys:exit", "os:abort"):
+    for value in (
+        "",
+        "x",
+        ":f",
+        "m:",
+        "no_such_module:f",
+        "json:nothing",
+        "os:getcwd",
+        "os:system",
+        "sys:exit",
+        "os:abort",
+    ):
         yield from wrong_values(EVALUATE, LINE, "--features", [value])
-    for value in ("json:dumps", "json:JSONDecoder", "json:decoder", "this is:no name", "..x:f", "os.path:join", "builtins:input"):
+    for value in (
+        "json:dumps",
+        "json:JSONDecoder",
+        "json:decoder",
+        "this is:no name",
+        "..x:f",
+        "os.path:join",
+        "builtins:input",
+    ):
         yield from wrong_values(EVALUATE, LINE, "--features", [value])
-    yield from wrong_values(EVALUATE, LINE, "--features", {f"{ESCAPE}:f": "\\x1b[2Jred", f"{UNDECODABLE}:f": "caf\\udce9"})
+    yield from wrong_values(
+        EVALUATE, LINE, "--features", {f"{ESCAPE}:f": "\\x1b[2Jred", f"{UNDECODABLE}:f": "caf\\udce9"}
+    )
     yield from wrong_values(EVALUATE, LINE, "--cache-dir", NO_OUTPUT_FOLDER)
 
 
@@ -169,7 +199,13 @@ def outputs() -> Iterator[Row]:
         yield from wrong_values(EVALUATE, LINE, option, NO_OUTPUT_FILE)
         for name in ("samples/0_a_0.wav", "digits/1_b_1.wav", "classifier/config.json"):
             yield from wrong_values(EVALUATE, LINE, option, {name: name})
-    for pair in ("same same", "link.json target.json", "same ./same", "same full/../same", "evaluation.json evaluation.json"):
+    for pair in (
+        "same same",
+        "link.json target.json",
+        "same ./same",
+        "same full/../same",
+        "evaluation.json evaluation.json",
+    ):
         first, second = pair.split()
         yield wrong(EVALUATE, f"{LINE} --json {first} --html {second}", second.rpartition("/")[2])
     yield wrong(EVALUATE, f"{LINE} --html evaluation.json", "evaluation.json")
@@ -179,18 +215,17 @@ def listening_tests() -> Iterator[Row]:
     for line, says in {
         "listening-test": "make",
         "listening-test x": "x",
-        "listening-test make": "samples",
+        "listening-test make": "--out",
         "listening-test make samples": "--out",
         f"{MAKE} --out new --nothing": "--nothing",
-        f"{MAKE} --out .": "",
-        f"{MAKE} --out ..": "",
-        f"{MAKE} --out /": "",
-        f"{MAKE} --out full": "full",
-        f"{MAKE} --out digits": "digits",
-        f"{MAKE} --out test": "test",
+        f"{MAKE} --clips 1 --out .": "",
+        f"{MAKE} --clips 1 --out ..": "",
+        f"{MAKE} --clips 1 --out /": "",
+        f"{MAKE} --clips 1 --out full": "full",
+        f"{MAKE} --clips 1 --out digits": "digits",
+        f"{MAKE} --clips 1 --out test": "test",
         "listening-test make a=digits a=samples --out new --clips 1": "a",
         "listening-test make bad --out new --clips 1": "wav",
-        "listening-test make =samples --out new --clips 1": "samples",
     }.items():
         yield wrong(EVALUATE, line, says)
     yield from wrong_values(EVALUATE, f"{MAKE} --clips 1", "--out", NO_OUTPUT_FOLDER)
@@ -199,7 +234,7 @@ def listening_tests() -> Iterator[Row]:
     yield from wrong_values(EVALUATE, f"{MAKE} --out new --clips 1", "--seed", [*NOT_WHOLE])
     for folder, says in (NO_FOLDER | {"full": "full"}).items():
         yield wrong(EVALUATE, ["listening-test", "make", folder, "--out=new", "--clips=1"], says)
-    for pattern in ("", "x", "{", "{label", "{label}{label}", "{folder}", "{label}_{speaker}"):
+    for pattern in ("", "x", "{", "{label", "{label}{label}", "{folder}"):
         yield from wrong_values(EVALUATE, f"{MAKE} --out new --clips 1", "--pattern", {pattern: pattern})
 
 
@@ -207,7 +242,12 @@ def listening_scores() -> Iterator[Row]:
     score = "listening-test score"
     yield wrong(EVALUATE, score, "key")
     yield wrong(EVALUATE, f"{score} test.key.json", "CSV")
-    useless = {"notes.txt": "notes.txt", "nothing.txt": "nothing.txt", "binary.bin": "binary.bin", "prefix.wav": "prefix.wav"}
+    useless = {
+        "notes.txt": "notes.txt",
+        "nothing.txt": "nothing.txt",
+        "binary.bin": "binary.bin",
+        "prefix.wav": "prefix.wav",
+    }
     for name, says in (NO_FILE | useless).items():
         yield wrong(EVALUATE, [*score.split(), name, "answers.csv"], says)
         yield wrong(EVALUATE, [*score.split(), "test.key.json", name], says)

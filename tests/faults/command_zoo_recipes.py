@@ -27,7 +27,7 @@ DEEP = "[" * 3000
 # Keys that every recipe has -> values that are wrong.
 COMMON = {
     "seed": ("-1", "1.5", "x", "[1]", "true", str(2**63), "9" * 400, ""),
-    "output_dir": ("''", "[a]", "null", "1", "!!binary x"),
+    "output_dir": ("''",),
     "optimizer.name": ("x", "''", "1", "null"),
     "optimizer.lr": ("0", "-1", "x", ".nan", ".inf", "''", "1e400", "[1]"),
     "optimizer.ssm_lr": ("0", ".nan", ".inf"),
@@ -53,8 +53,8 @@ COMMON = {
 
 DIFFUSION_ONLY = {
     "model.n_layers": ("0", "-1", "x", "1.5", "10000000"),
-    "model.residual_channels": ("0", "-1", "3", "1000000000"),
-    "model.dilation_cycle": ("0", "-1", "3"),
+    "model.residual_channels": ("0", "-1", "1000000000"),
+    "model.dilation_cycle": ("0", "-1"),
     "model.embedding_dim": ("0", "-1"),
     "model.waveform_std": ("0", "-1", ".nan", ".inf", "x"),
     "model.sample_rate": ("8000",),
@@ -79,7 +79,7 @@ DIFFUSION_ONLY = {
     "sampling.scheduler": ("x", "1"),
     "sampling.steps": ("0", "-1", "x"),
     "sampling.num_samples": ("-1", "x"),
-    "sampling.seed": ("-1", "x", str(2**64)),
+    "sampling.seed": ("x", str(2**64)),
 }
 
 AUTOREGRESSIVE_ONLY = {
@@ -158,7 +158,10 @@ def usage(recipe: str) -> Iterator[Row]:
 
 def config_files(recipe: str) -> Iterator[Row]:
     useless = {"binary.bin": "binary.bin", "prefix.wav": "prefix.wav"}
-    useless |= {f"{name}.yaml": f"{name}.yaml" for name in ("alias", "twice", "list", "text", "deep", "broken", "latin", "tagged")}
+    useless |= {
+        f"{name}.yaml": f"{name}.yaml"
+        for name in ("alias", "twice", "list", "text", "deep", "broken", "latin", "tagged")
+    }
     for name, says in (NO_FILE | useless).items():
         # A config that names a key twice says which line; the others are named.
         yield from wrong_values(recipe, "", "--config", {name: "seed" if name == "twice.yaml" else says})
@@ -169,15 +172,15 @@ def config_files(recipe: str) -> Iterator[Row]:
 def data_folders(recipe: str) -> Iterator[Row]:
     key = "data.sources.tones.path" if recipe == CLASSIFIER else "data.path"
     for path, says in (NO_FOLDER | {"full": "full", "bad": "0_a_0.wav", "tones": "tones"}).items():
-        if path and "\n" not in path:
+        if path not in ("", "null"):  # texts of YAML that are no path
             yield wrong(recipe, [*LINES[recipe].split(), f"{key}={path}"], says)
-    for value in ("1", "[a]", "null", "''"):
+    for value in ("null", "''"):
         yield wrong(recipe, f'{LINES[recipe]} "{key}={value}"', "")
     yield wrong(recipe, f"{LINES[recipe]} {key}=bad --skip-bad-files", "")
     key = key.replace("path", "kind")
     yield wrong(recipe, f"{LINES[recipe]} {key}=speech_commands", "")
     for path, says in NO_OUTPUT_FOLDER.items():
-        if path:
+        if path not in ("", "null"):
             yield wrong(recipe, [*LINES[recipe].split(), f"output_dir={path}"], says)
             yield wrong(recipe, [*LINES[recipe].split(), f"{key.replace('kind', 'cache_dir')}={path}"], says)
 
@@ -188,13 +191,35 @@ def settings() -> Iterator[Row]:
         own = {DIFFUSION: DIFFUSION_ONLY, AUTOREGRESSIVE: AUTOREGRESSIVE_ONLY, CLASSIFIER: CLASSIFIER_ONLY}[recipe]
         for key, values in (table | own).items():
             says = "" if key in ("model.sample_rate", "data.holdout", "data.where") else key.rpartition(".")[2]
-            for value in values:
-                yield wrong(recipe, [*LINES[recipe].split(), f"{key}={value}"], says)
+            for position, value in enumerate(values):
+                row = wrong(recipe, [*LINES[recipe].split(), f"{key}={value}"], says)
+                # The table of the settings tries the values themselves; here they pass through the whole command.
+                yield replace(row, slow=position > 0)
 
 
 def texts() -> Iterator[Row]:
     """Overrides that are no value of any kind."""
-    for value in ("!!int x", "!!float x", "!!python/name:os.system", "2026-13-45", "2026-01-01", "&a [*a]", "*a", "{", "'", DEEP, "? a", "%x", "@a", "`a`", BEYOND, "\t", "!!binary x", "!!timestamp x", "1:99:99"):
+    for value in (
+        "!!int x",
+        "!!float x",
+        "!!python/name:os.system",
+        "2026-13-45",
+        "2026-01-01",
+        "&a [*a]",
+        "*a",
+        "{",
+        "'",
+        DEEP,
+        "? a",
+        "%x",
+        "@a",
+        "`a`",
+        BEYOND,
+        "\t",
+        "!!binary x",
+        "!!timestamp x",
+        "1:99:99",
+    ):
         for recipe in (DIFFUSION, AUTOREGRESSIVE):
             yield wrong(recipe, [*LINES[recipe].split(), f"training.batch_size={value}"], "training.batch_size")
     for key in ("model.name", "optimizer.name", "data.pattern"):
@@ -205,10 +230,20 @@ def texts() -> Iterator[Row]:
 
 def resumed_runs() -> Iterator[Row]:
     going_on = right(DIFFUSION, f"--resume {RESUME} training.steps=3", "")
-    yield replace(going_on, writes=("run/checkpoints/step-000003",), replaces=tuple(_of_a_run()))
+    yield replace(going_on, writes=("run/checkpoints/step-000003",), replaces=("run",))
     yield wrong(DIFFUSION, RESUME, "--resume")
     yield wrong(DIFFUSION, f"--resume-from '' {RESUME}", "")
-    for name in ("step-000009", "checkpoints/step-9", "nowhere", "metrics.jsonl", "/", "..", UNDECODABLE, "loop", "step-000001/"):
+    for name in (
+        "step-000009",
+        "checkpoints/step-9",
+        "nowhere",
+        "metrics.jsonl",
+        "/",
+        "..",
+        UNDECODABLE,
+        "loop",
+        "step-000001/",
+    ):
         says = "caf\\udce9" if name == UNDECODABLE else "" if name in ("/", "..", "step-000001/") else name
         if name != "step-000001/":
             yield wrong(DIFFUSION, f"--resume-from={name} {RESUME}", says)
@@ -222,16 +257,19 @@ def resumed_runs() -> Iterator[Row]:
         "objective.label_dropout": "0.5",
         "training.batch_size": "3",
     }.items():
-        yield wrong(DIFFUSION, [f"{RESUME}".split()[0], *RESUME.split()[1:], "--resume", f"{key}={value}"], key.rpartition(".")[2])
+        yield wrong(
+            DIFFUSION,
+            [f"{RESUME}".split()[0], *RESUME.split()[1:], "--resume", f"{key}={value}"],
+            key.rpartition(".")[2],
+        )
     yield wrong(DIFFUSION, f"--resume {RESUME} data.path=samples", "")
     yield wrong(DIFFUSION, f"--resume {RESUME} optimizer.name=sgd", "optimizer")
     yield wrong(DIFFUSION, f"--resume {RESUME} optimizer.name=muon", "optimizer")
     yield wrong(AUTOREGRESSIVE, "--resume output_dir=run", "")
     yield wrong(CLASSIFIER, "--resume output_dir=run", "")
     yield wrong(DIFFUSION, "--resume --config diffusion.yaml output_dir=notes.txt", "notes.txt")
-    yield wrong(DIFFUSION, "--resume --config diffusion.yaml output_dir=run/checkpoints/step-000001/manifest.json", "manifest.json")
-
-
-def _of_a_run() -> Iterator[str]:
-    """Yield the files that a resumed run replaces."""
-    yield from ("run/config.yaml", "run/measured.json", "run/metrics.jsonl")
+    yield wrong(
+        DIFFUSION,
+        "--resume --config diffusion.yaml output_dir=run/checkpoints/step-000001/manifest.json",
+        "manifest.json",
+    )

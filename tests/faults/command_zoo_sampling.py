@@ -48,7 +48,9 @@ def right_calls() -> Iterator[Row]:
     yield right(SAMPLE, f"{PIANO} --out new --temperature 0 --top-k 3 --top-p 0.5", "1 clips", ["new"])
     yield right(SAMPLE, f"{PIANO} --out new --prefix prefix.wav --sort-by-likelihood", "1 clips", ["new"])
     yield right(SAMPLE, "--pipeline piano --engine eager --stream new.wav", "s of audio", ["new.wav"])
-    yield right(SAMPLE, f"--pipeline piano --engine eager --stream {UNDECODABLE}.wav", "caf\\udce9.wav", [f"{UNDECODABLE}.wav"])
+    yield right(
+        SAMPLE, f"--pipeline piano --engine eager --stream {UNDECODABLE}.wav", "caf\\udce9.wav", [f"{UNDECODABLE}.wav"]
+    )
     yield right(SAMPLE, f"{TONES} --out '{ESCAPE}'", "\\x1b[2Jred", [ESCAPE])
     yield right(SAMPLE, f"{TONES} --out '{UNDECODABLE}'", "caf\\udce9", [UNDECODABLE])
     yield right(SAMPLE, f"{PIANO} --out '{UNDECODABLE}'", "caf\\udce9", [UNDECODABLE])
@@ -88,7 +90,9 @@ def numbers() -> Iterator[Row]:
     yield from wrong_values(SAMPLE, "--pipeline tones", "--num-samples", [TOO_MANY, "9" * 400], "")
     for line in (TONES, PIANO):
         yield from wrong_values(SAMPLE, line, "--seconds", ["", "x", "1,5"])
-        yield from wrong_values(SAMPLE, line, "--seconds", ["0", "-1", "nan", "inf", "-inf", "1e-9", "1e400"], "seconds")
+        yield from wrong_values(
+            SAMPLE, line, "--seconds", ["0", "-1", "nan", "inf", "-inf", "1e-9", "1e400"], "seconds"
+        )
         yield from wrong_values(SAMPLE, line, "--seconds", ["1e12", "1e308"], "")
         yield from wrong_values(SAMPLE, line, "--device", NO_DEVICE, "device")
 
@@ -139,7 +143,21 @@ def places() -> Iterator[Row]:
 
 def labels() -> Iterator[Row]:
     for option in ("--label", "--speaker"):
-        values = ["", ",", "three", "2", "-1", "0,7", "zero,", "1.0", "\u00b2", "\u0663", "ZERO", "0" * 5000, "9" * 5000]
+        values = [
+            "",
+            ",",
+            "three",
+            "2",
+            "-1",
+            "0,7",
+            "zero,",
+            "1.0",
+            "\u00b2",
+            "\u0663",
+            "ZERO",
+            "0" * 5000,
+            "9" * 5000,
+        ]
         yield from wrong_values(SAMPLE, WORDS, option, values, "")
         yield from wrong_values(SAMPLE, WORDS, option, {ESCAPE: "\\x1b[2Jred", UNDECODABLE: "caf\\udce9"})
         yield wrong(SAMPLE, f"{TONES} {option} 0", option)
@@ -169,20 +187,44 @@ def autoregressive_options() -> Iterator[Row]:
     for window in windows:
         yield wrong(SAMPLE, f"{PIANO} --likelihood-window {window}")
     yield from wrong_values(SAMPLE, PIANO, "--prefix", NO_FILE)
-    for name in ("notes.txt", "nothing.txt", "binary.bin", "silent.wav", "nan.wav", "cut.wav", "long.wav", "tones/model_index.json"):
-        yield from wrong_values(SAMPLE, PIANO, "--prefix", {name: "seconds" if name == "long.wav" else name})
+    for name in (
+        "notes.txt",
+        "nothing.txt",
+        "binary.bin",
+        "silent.wav",
+        "nan.wav",
+        "cut.wav",
+        "long.wav",
+        "tones/model_index.json",
+    ):
+        yield from wrong_values(SAMPLE, PIANO, "--prefix", {name: "prefix" if name == "long.wav" else name})
 
 
 def streams() -> Iterator[Row]:
     line = "--pipeline piano --engine eager"
     yield from wrong_values(SAMPLE, line, "--stream", NO_OUTPUT_FILE)
     yield from wrong_values(SAMPLE, line, "--stream", {"nowhere/new.wav": "nowhere"})
-    yield from wrong_values(SAMPLE, line, "--stream", {path: shown for path, shown in MISSING.items() if path == "dangling"})
+    yield from wrong_values(
+        SAMPLE, line, "--stream", {path: shown for path, shown in MISSING.items() if path == "dangling"}
+    )
     yield wrong(SAMPLE, f"{line} --stream prefix.wav --prefix prefix.wav", "prefix.wav")
     yield wrong(SAMPLE, f"{line} --stream piano/model/config.json", "config.json")
-    for option in ("--num-samples 2", "--num-samples 0", "--sort-by-likelihood", "--likelihood-window 0 0", "--batch-size 0"):
+    for option in (
+        "--num-samples 2",
+        "--num-samples 0",
+        "--sort-by-likelihood",
+        "--likelihood-window 0 0",
+        "--batch-size 0",
+    ):
         yield wrong(SAMPLE, f"{line} --stream new.wav {option}", option.split()[0])
-    for option in ("--seconds 1e12", "--seconds nan", "--seed -1", f"--seed {BEYOND}", "--temperature nan", "--top-p 0"):
+    for option in (
+        "--seconds 1e12",
+        "--seconds nan",
+        "--seed -1",
+        f"--seed {BEYOND}",
+        "--temperature nan",
+        "--top-p 0",
+    ):
         yield wrong(SAMPLE, f"{line} --stream new.wav {option}")
     yield right("sashimi-sample", f"{line} --stream null", "null")
     yield right("sashimi-sample", f"{line} --stream new.wav", "new.wav", ["new.wav"], encoding="ascii")

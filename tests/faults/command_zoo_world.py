@@ -16,7 +16,8 @@ from sashimi_diffusion.schedulers import DiffWaveScheduler
 from sashimi_diffusion.training.yaml_files import write_yaml
 from sashimi_evaluation.classifiers import SmallClassifier
 from sashimi_evaluation.listening_test import write_listening_test
-from tests.faults.forked import Call, children, copy_folder
+from tests.faults.forked import Call, children
+from tests.faults.forked_server import copy_folder
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 RATE = 8000
@@ -126,7 +127,10 @@ def _save_pipelines(folder: Path) -> None:
 
 def _save_checkpoints(folder: Path) -> None:
     """Write official checkpoints, and files that look like one."""
-    for name, file in {"wavenet": "d_diffwave/master_wavenet_uncond", "piano": "c_ar/v4_sashimi-sc09-unet_small"}.items():
+    for name, file in {
+        "wavenet": "d_diffwave/master_wavenet_uncond",
+        "piano": "c_ar/v4_sashimi-sc09-unet_small",
+    }.items():
         tensors = load_file(GOLDEN / f"{file}.safetensors")
         state = {key.removeprefix("sd."): value for key, value in tensors.items() if key.startswith("sd.")}
         torch.save(state, folder / f"{name}.pkl")
@@ -178,6 +182,8 @@ def _make_run(folder: Path) -> None:
     place = folder.with_name("run-of-the-zoo")
     place.mkdir()
     copy_folder(folder, place / "work")
-    result = children().run(Call("train_diffwave_sashimi.py", ("--config", "diffusion.yaml", "output_dir=run")), place)
+    result = children().run(
+        Call("train_diffwave_sashimi.py", ("--config", "diffusion.yaml", "output_dir=run")), place / "work"
+    )
     assert result.code == 0, result.err
     shutil.move(place / "work" / "run", folder / "run")
