@@ -331,8 +331,9 @@ class Trainer:
         """Load a checkpoint; raise UserError if it cannot be used or is of another run."""
         expected = self.counters
         self.counters = checkpoints.load_checkpoint(checkpoint, self.network, self.ema, self.optimizer)
-        self.counters.check_same_run(expected, printable(checkpoint))
-        self.log.print(f"resumed from {printable(checkpoint)}")
+        unchecked = self.counters.check_same_run(expected, printable(checkpoint))
+        self.counters.data = expected.data
+        self.log.print(f"resumed from {printable(checkpoint)}{unchecked}")
 
     def _description(self) -> str:
         """Return the first line of the output."""
