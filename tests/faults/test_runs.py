@@ -12,9 +12,7 @@ import pytest
 
 from sashimi_diffusion.training.checkpoints import find_checkpoint, list_checkpoints
 from tests.conftest import count_lines
-from tests.faults.forked_runs import RECIPES, Child, two_processes, wait_for
-
-from tests.faults.forked_runs import write_configs  # isort: skip
+from tests.faults.forked_runs import RECIPES, Child, two_processes, wait_for, write_configs
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs a system that can fork processes")
 
@@ -72,10 +70,11 @@ def test_two_runs_in_one_folder(folder: Path, tmp_path: Path) -> None:
     first = Child(folder, "diffusion", *LONG, f"output_dir={run}")
     wait_for(lambda: lines(run) >= 3, first)
     expected = rf"error: {re.escape(str(run))} is in use by process {first.process} on \S+ since .* UTC: wait, stop it"
-    second = Child(folder, "diffusion", "--resume", *LONG, f"output_dir={run}")
-    assert second.wait() == 2
-    assert re.match(expected, second.err)
-    assert second.err.count("\n") == 1
+    for options in ([], ["--resume"]):
+        second = Child(folder, "diffusion", *options, *LONG, f"output_dir={run}")
+        assert second.wait() == 2
+        assert re.match(expected, second.err)
+        assert second.err.count("\n") == 1
     several = two_processes(folder, "diffusion", "--resume", *LONG, f"output_dir={run}", "training.batch_size=2")
     assert [child.wait() for child in several] == [2, 2]
     assert re.match(expected, several[0].err)
