@@ -3,8 +3,9 @@
 import json
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.terminal import printable
@@ -100,12 +101,19 @@ def read_bytes(path: str | os.PathLike[str], what: str, limit: int = 64 * _MEGAB
     require_file(path, what)
     try:
         with open(path, "rb") as file:
-            content = file.read(limit + 1)
+            content = b"".join(_blocks(file, limit + 1))
     except OSError as error:
         raise UserError(f"cannot read {printable(path)}: {reason(error)}") from error
     if len(content) > limit:
         raise UserError(f"{printable(path)} has more than {limit // _MEGABYTE} MB: expected {what}")
     return content
+
+
+def _blocks(file: BinaryIO, limit: int) -> Iterator[bytes]:
+    """Yield the first ``limit`` bytes of a file in blocks: ``read(limit)`` allocates the limit, not what is there."""
+    while limit and (block := file.read(min(limit, _MEGABYTE))):
+        limit -= len(block)
+        yield block
 
 
 def read_text(path: str | os.PathLike[str], what: str, limit: int = 64 * _MEGABYTE) -> str:
