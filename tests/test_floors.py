@@ -46,7 +46,7 @@ FLOORS = {
     "sashimi_diffusion": [
         {"errors"},
         {"terminal"},
-        {"paths", "files"},
+        {"arguments", "paths", "files"},
         {"cache_files", "cuda_graph", "folder_lock", "memory", "output_files", "suggestions", "launch"},
         {"data", "schedulers"},
         {"ssm"},

@@ -148,8 +148,9 @@ def extract_features(
             likelihoods.
     """
     settings = settings or Settings()
-    for clips in sets if settings.window is not None else ():
-        _in_window(clips, settings.window)  # a set without likelihoods is refused before the work
+    if settings.window is not None:
+        for clips in sets:
+            _in_window(clips, settings.window)  # a set without likelihoods is refused before the work
     reference_features = _extract(reference, classifier, extractor, settings)
     held_out_features = None if held_out is None else _extract(held_out, classifier, extractor, settings)
     set_features = [_extract(clips, classifier, extractor, settings) for clips in sets]

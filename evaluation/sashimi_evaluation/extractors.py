@@ -64,7 +64,7 @@ def load_extractor(location: str) -> FeatureExtractor:
     if _top(module_name) in {*sys.stdlib_module_names, *_OWN}:
         raise UserError(f"{flag}: {_top(module_name)} is no module with feature extractors: give a module of your own")
     module = _attempt(lambda: importlib.import_module(module_name), f"{flag}: cannot import {module_name}")
-    create = getattr(module, name, None)
+    create: Any = getattr(module, name, None)
     _check_creator(create, module, name, flag)
     extractor = _attempt(create, f"{flag} failed")
     _check_extractor(extractor, flag)

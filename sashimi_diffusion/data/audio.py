@@ -70,8 +70,8 @@ def resample(waveform: np.ndarray, from_rate: int, to_rate: int) -> np.ndarray:
     product of the rates divided by their greatest common divisor; pairs that would need more than 2^20 coefficients,
     for example 11,127 Hz and 16 kHz, use soxr at its highest quality. The memory does not depend on the pair.
 
-    With either, a tone below 0.85 of the lower Nyquist frequency keeps its amplitude within 0.02 %, and tones above the
-    new Nyquist frequency are suppressed by at least 80 dB.
+    With either, a tone up to 0.85 of the lower Nyquist frequency is changed by less than 0.1 % of its amplitude, and a
+    tone 1 % or more above the new Nyquist frequency is suppressed by at least 95 dB.
 
     Args:
         waveform: float32, shape (..., length).

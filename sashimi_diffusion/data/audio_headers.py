@@ -49,10 +49,11 @@ def find_audio_data(file: BinaryIO) -> AudioData | None:
         return _of_riff(file, length, ">4sI" if kind == b"RIFX" else "<4sI")
     if kind == b"riff" and len(beginning) == 40:
         data = _named(_chunks(file, 40, length, "<16sQ", including_header=True, alignment=8), b"data")
-        return data and AudioData(data.size, length - data.start)
+        return AudioData(data.size, length - data.start) if data else None
     if kind == b"FORM" and beginning[8:12] in (b"AIFF", b"AIFC"):
         data = _named(_chunks(file, 12, length, ">4sI"), b"SSND")
-        return data and AudioData(data.size - 8, length - data.start - 8)  # after an offset and a block size
+        # An offset and a block size come before the audio.
+        return AudioData(data.size - 8, length - data.start - 8) if data else None
     if kind == b".snd" and len(beginning) >= 12:
         start, size = struct.unpack(">II", beginning[4:12])
         return AudioData(None if size == _UNKNOWN_32 else size, length - start)

@@ -199,7 +199,7 @@ def _read(path: Path, file: soundfile.SoundFile, max_seconds: float | None) -> D
             block = file.read(min(_BLOCK, end - count), dtype="float32", always_2d=True)  # (L, channels)
         except soundfile.LibsndfileError as error:
             if stated is None:
-                raise AudioFileError(path, f"damaged after {count} samples ({_words(error)})") from error
+                raise AudioFileError(path, f"cut short or damaged after {count} samples ({_words(error)})") from error
             raise AudioFileError(path, f"{_cut_short(stated, count)} ({_words(error)})") from error
         if len(block) == 0:
             break
@@ -225,4 +225,7 @@ def _cut_short(stated: int, found: int, about: str = "") -> str:
 
 
 def _words(error: soundfile.LibsndfileError) -> str:
-    return printable(error.error_string.strip().removeprefix("Error : ").rstrip("."))
+    text = error.error_string.strip()
+    if text.startswith("File does not exist"):  # what libsndfile says if another library cannot open the content
+        return "its decoder cannot begin"
+    return printable(text.removeprefix("Error : ").rstrip("."))

@@ -69,9 +69,7 @@ def train(
             another run uses the folder. If the run has not started, its folder is unchanged.
         RunEnded: the run has diverged, or the program that started it has ended.
     """
-    folder = Path(config.output_dir)
-    check_startable(folder, resume or resume_from is not None)
-    accelerator = create_accelerator(config)
+    folder, accelerator = Path(config.output_dir), create_accelerator(config)
     with contextlib.ExitStack() as lock:
         with main_process_first(accelerator):
             if accelerator.is_main_process:
@@ -252,7 +250,7 @@ class Trainer:
         due = self._due(training.checkpoint_every, finished or abandoned)
         checkpoint = due or (self._postponed and logged and self.counters.step % self.task.chunks == 0)
         samples = checkpoint if training.sample_every is None else self._due(training.sample_every, finished)
-        problem = self.health.problem() if checkpoint or samples else ""
+        state = problem = self.health.problem() if checkpoint or samples else ""
         if finished:
             self.health.end(problem)
         if self._due(training.validate_every, finished) and not self._validate() and checkpoint:
@@ -266,7 +264,7 @@ class Trainer:
             self._save_checkpoint(finished)
         elif due:
             self.log.print(f"step {self.counters.step}: no checkpoint, because {problem}; {self.health.way_back()}")
-        self._postponed = bool(checkpoint and problem) or (self._postponed and not checkpoint)
+        self._postponed = bool(state) if checkpoint else self._postponed
 
     def _log_training(self, rate: float) -> None:
         """Log the mean loss since the last training line, and the gradient norm and learning rate of this step."""
@@ -344,6 +342,6 @@ class Trainer:
         end = "" if minutes is None else f"at most {minutes:g} minutes; "
         return (
             f"{type(self.network).__name__}, {parameters:,} parameters; {self.task.description}; "
-            f"{self.counters.global_batch} examples per step on "
-            f"{self.accelerator.num_processes} x {self.accelerator.device.type}; {end}run folder {printable(self.folder)}"
+            f"{self.counters.global_batch} examples per step on {self.accelerator.num_processes} x "
+            f"{self.accelerator.device.type}; {end}run folder {printable(self.folder)}"
         )

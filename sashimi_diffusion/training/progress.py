@@ -15,6 +15,12 @@ def print_line(text: str) -> None:
         say(text)
 
 
+def close_bars() -> None:
+    """Close all progress bars that an error has left open, so that the next line begins at the line's beginning."""
+    for bar in list(getattr(tqdm, "_instances", ())):  # tqdm has no public list of them
+        bar.close()
+
+
 class ProgressBar:
     """The progress bar of a run, a context manager: at the end of the block the cursor is in an empty line.
 

@@ -106,3 +106,20 @@ def test_select_names_the_nearest_field_and_value():
 
 def test_natural_order():
     assert sorted(["10", "9", "b", "a10", "a9", "1"], key=natural_order) == ["1", "9", "10", "a9", "a10", "b"]
+    assert sorted(["012", "2", "0", "11"], key=natural_order) == ["0", "2", "11", "012"]
+
+
+def test_the_natural_order_of_unusual_digits():
+    many = "9" * 5000  # more digits than int() reads
+    arabic = "\N{ARABIC-INDIC DIGIT ONE}\N{ARABIC-INDIC DIGIT TWO}"
+    assert sorted([many, "x²", "²", arabic, "11", "13"], key=natural_order) == ["11", arabic, "13", many, "x²", "²"]
+
+
+def test_names_in_messages_are_escaped():
+    fields, bad = read_fields([ROOT / "\x1b[31m.wav"], ROOT, "{label}_{take}")
+    assert not fields
+    assert list(bad.values()) == ["its name is not of the form {label}_{take}"]
+    with pytest.raises(UserError) as caught:
+        select({Path("a"): {"label": "\x1b[31m\udce9"}}, {"label": "b"}, ["label"], "where")
+    assert str(caught.value).isprintable()
+    assert r"there are \x1b[31m\udce9" in str(caught.value)
