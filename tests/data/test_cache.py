@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import soundfile
 
+from sashimi_diffusion.cache_files import default_cache_dir
 from sashimi_diffusion.data import cache as cache_module
-from sashimi_diffusion.data.cache import cached_recordings, default_cache_dir
+from sashimi_diffusion.data.cache import cached_recordings
 from sashimi_diffusion.errors import UserError
 
 
