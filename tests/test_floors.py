@@ -47,7 +47,7 @@ FLOORS = {
         {"errors"},
         {"terminal"},
         {"arguments", "paths", "files"},
-        {"cache_files", "cuda_graph", "folder_lock", "memory", "output_files", "suggestions", "launch"},
+        {"cache_files", "command_line", "cuda_graph", "folder_lock", "memory", "output_files", "suggestions", "launch"},
         {"data", "schedulers"},
         {"ssm"},
         {"models"},

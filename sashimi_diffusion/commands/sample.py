@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from accelerate import PartialState
 
-from sashimi_diffusion.commands.cli import Parser, path_argument, run, select_device
+from sashimi_diffusion.command_line import Parser, path_argument, run, select_device
 from sashimi_diffusion.commands.sample_autoregressive import sample_autoregressive
 from sashimi_diffusion.commands.sample_diffusion import sample_diffusion
 from sashimi_diffusion.errors import UserError

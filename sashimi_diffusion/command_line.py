@@ -41,19 +41,27 @@ def path_argument(text: str) -> Path:
     return Path(text)
 
 
-def run(command: Callable[[], None]) -> int:
+def positive(text: str) -> int:
+    """Return the whole number of an option, for its ``type``; it must be at least 1."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected a number above 0, got {value}")
+    return value
+
+
+def run(command: Callable[[], int | None]) -> int:
     """Run a command and print a ``UserError`` as one line on stderr, without a traceback.
 
     Printing never ends the command, and warnings are lines that begin with "warning:".
 
     Returns:
-        The exit code: 0, 2 after a ``UserError``, 130 after an interrupt.
+        The exit code: that of the command (None is 0), 2 after a ``UserError``, 130 after an interrupt.
     """
     show_warning = warnings.showwarning
     with unfailing_output():
         warnings.showwarning = _say_warning
         try:
-            command()
+            return command() or 0
         except UserError as error:
             close_progress_bars()
             say(f"error: {_one_line(error)}", sys.stderr)
@@ -64,7 +72,6 @@ def run(command: Callable[[], None]) -> int:
             return 130
         finally:
             warnings.showwarning = show_warning
-    return 0
 
 
 def _say_warning(message: Warning | str, *_: Any, **__: Any) -> None:
