@@ -47,6 +47,20 @@ def is_folder(path: str | os.PathLike[str]) -> bool:
     return found is not None and stat.S_ISDIR(found.st_mode)
 
 
+def entries(path: str | os.PathLike[str]) -> list[Path]:
+    """Return the paths in a folder in the order of their names; nothing if it is no folder.
+
+    Raises:
+        UserError: the folder may not be read.
+    """
+    if not is_folder(path):
+        return []
+    try:
+        return sorted(Path(path).iterdir())
+    except OSError as error:
+        raise UserError(f"cannot read the folder {printable(path)}: {reason(error)}") from error
+
+
 def kind(found: os.stat_result) -> str:
     """Return what a status describes, in words, for example "a FIFO"."""
     return _KINDS.get(stat.S_IFMT(found.st_mode), "a file")

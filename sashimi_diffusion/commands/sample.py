@@ -116,9 +116,10 @@ def sample(options: argparse.Namespace) -> None:
     if options.stream is not None:
         require_one_stream(options)
     options.num_samples = 10 if options.num_samples is None else options.num_samples
-    for flag, number in (("--num-samples", options.num_samples), ("--batch-size", options.batch_size)):
-        if not 1 <= number <= _MOST_CLIPS:
-            raise UserError(f"{flag} is {short_form(number)}, expected 1 to {_MOST_CLIPS:,}")
+    if not 1 <= options.num_samples <= _MOST_CLIPS:
+        raise UserError(f"--num-samples is {short_form(options.num_samples)}, expected 1 to {_MOST_CLIPS:,}")
+    if options.batch_size < 1:
+        raise UserError(f"--batch-size is {short_form(options.batch_size)}, expected at least 1")
     if not 0 <= options.seed < 2**63:
         raise UserError(f"--seed is {options.seed}, expected a number from 0 to 2^63 - 1")
     device = select_device(options.device)

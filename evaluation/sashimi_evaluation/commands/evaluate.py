@@ -13,7 +13,7 @@ from sashimi_diffusion.command_line import Parser, path_argument, run, select_de
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.launch import require_all_processes
 from sashimi_diffusion.output_files import check_output_files
-from sashimi_diffusion.paths import is_folder
+from sashimi_diffusion.paths import entries
 from sashimi_diffusion.terminal import printable, say, supports
 from sashimi_evaluation.classifiers import load_classifier
 from sashimi_evaluation.classifiers.loading import model_folder
@@ -202,8 +202,7 @@ def _check_numbers(options: argparse.Namespace) -> None:
 def _check_outputs(options: argparse.Namespace, folders: Sequence[ClipFolder]) -> None:
     """Refuse reports that would replace each other, a clip or another file of the evaluation."""
     read = [(*clips.files, clips.root / SAMPLES_FILE) for clips in folders]
-    folder = model_folder(options.classifier)
-    classifier = folder.iterdir() if is_folder(folder) else ()
+    classifier = entries(model_folder(options.classifier))
     outputs = {"--json": options.json, "--html": options.html}
     check_output_files(outputs, itertools.chain(*read, classifier), new_folders=True)
 
