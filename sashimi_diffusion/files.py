@@ -186,5 +186,7 @@ def _reason(error: OSError | SafetensorError, what: str) -> str:
         return "the disk is full"
     if not isinstance(error, OSError) or error.strerror is None:
         return str(error)
+    if error.errno == errno.EEXIST:  # of a folder that had to be made
+        return "something that is no folder, such as a broken link, is in its place"
     already_named = error.filename is None or str(error.filename) in what
     return error.strerror if already_named else f"{error.strerror} ({error.filename})"

@@ -3,6 +3,7 @@
 import argparse
 import hashlib
 import math
+import os
 import shlex
 import sys
 import time
@@ -79,6 +80,11 @@ def sample_autoregressive(
         check_output_files({"--stream": options.stream}, [*files, *([options.prefix] if options.prefix else [])])
         stream(options, pipe, prefix)
         return
+    if options.overwrite and options.prefix is not None and _is_in(options.prefix, options.out):
+        raise UserError(
+            f"--prefix {printable(options.prefix)} is in the folder of --out, whose clips --overwrite removes: choose "
+            "another --out"
+        )
     require_plan_memory(count)
     require_space(options.out, count, length, options.overwrite)
     selected = options.likelihood_window is not None or options.sort_by_likelihood
@@ -109,6 +115,10 @@ def sample_autoregressive(
             say(summary(options.out, output.clips, len(kept), elapsed, length, rate, peak_memory(device)))
     if state.num_processes > 1:
         state.destroy_process_group()
+
+
+def _is_in(file: Path, folder: Path) -> bool:
+    return os.path.realpath(file.parent) == os.path.realpath(folder)
 
 
 def check_options(

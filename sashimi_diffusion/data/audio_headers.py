@@ -3,9 +3,11 @@
 libsndfile reads as much as a file has and does not report that its header states more.
 """
 
+import math
 import os
 import re
 import struct
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
@@ -13,6 +15,7 @@ from typing import BinaryIO
 _UNKNOWN_32 = 2**32 - 1
 _SOX_AND_ARECORD = range(0x7FFFEF00, 0x7FFFFF01)  # they write nearly 2 GB where they cannot know the size
 _OGG_PAGE = 65307  # the largest page, in bytes
+_REVERSED_BITS = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 _MAX_CHUNKS = 10_000
 
 
@@ -40,7 +43,7 @@ class _Chunk:
 
 
 def find_audio_data(file: BinaryIO) -> AudioData | None:
-    """Return the audio data of a RIFF, RIFX, RF64, W64, AIFF or AU file; None for other formats and malformed files."""
+    """Return the audio data of a RIFF, RIFX, RF64, W64, AIFF, AU or NIST file; None for others and malformed files."""
     file.seek(0)
     beginning = file.read(40)
     length = os.fstat(file.fileno()).st_size
@@ -57,6 +60,8 @@ def find_audio_data(file: BinaryIO) -> AudioData | None:
     if kind == b".snd" and len(beginning) >= 12:
         start, size = struct.unpack(">II", beginning[4:12])
         return AudioData(None if size == _UNKNOWN_32 else size, length - start)
+    if kind == b"NIST":
+        return _of_nist(file, length)
     return None
 
 
@@ -85,9 +90,46 @@ def is_cut_ogg(file: BinaryIO) -> bool:
     if position < 0:  # other data follows the stream
         return False
     page = end[position:]
-    segments = page[27 : 27 + page[26]] if len(page) > 26 else b""
-    complete = len(page) > 26 and len(segments) == page[26] and len(page) >= 27 + len(segments) + sum(segments)
-    return not (complete and page[5] & 4)
+    size = _ogg_page_size(page)
+    return not (size and size <= len(page) and page[5] & 4)
+
+
+def damaged_ogg_page(file: BinaryIO) -> int | None:
+    """Return the number of the first page of an Ogg file that is missing or was changed; None if there is none.
+
+    Decoders leave such a page out without an error. Pages after the end of the first stream are ignored.
+    """
+    file.seek(0)
+    if file.read(4) != b"OggS":
+        return None
+    position, serial, number = 0, b"", 0
+    while True:
+        file.seek(position)
+        page = file.read(_OGG_PAGE)
+        size = _ogg_page_size(page)
+        if not page.startswith(b"OggS\0") or not size or size > len(page):
+            return number or None  # without a first page, it is no Ogg file
+        serial = serial or page[14:18]
+        if page[14:18] == serial:  # not of another stream, such as a picture
+            if page[18:22] != number.to_bytes(4, "little") or page[22:26] != _ogg_checksum(page[:size]):
+                return number
+            number += 1
+            if page[5] & 4:
+                return None
+        position += size
+
+
+def _ogg_page_size(page: bytes) -> int:
+    """Return the size of the Ogg page at the beginning of ``page``, or 0 if its header is incomplete."""
+    if len(page) < 27 or len(page) < 27 + page[26]:
+        return 0
+    return 27 + page[26] + sum(page[27 : 27 + page[26]])
+
+
+def _ogg_checksum(page: bytes) -> bytes:
+    """Return the checksum of a page: the CRC-32 of zlib without its inversions and with the bits in reverse order."""
+    content = (page[:22] + bytes(4) + page[26:]).translate(_REVERSED_BITS)
+    return (zlib.crc32(content, 2**32 - 1) ^ (2**32 - 1)).to_bytes(4, "big").translate(_REVERSED_BITS)
 
 
 def _of_riff(file: BinaryIO, length: int, layout: str) -> AudioData | None:
@@ -108,6 +150,18 @@ def _of_riff(file: BinaryIO, length: int, layout: str) -> AudioData | None:
             return AudioData(None, present, chunk.size_field)
         return AudioData(chunk.size, present)
     return None
+
+
+def _of_nist(file: BinaryIO, length: int) -> AudioData | None:
+    """Return the audio data of a SPHERE file, whose header is text; speech corpora name such files .wav."""
+    file.seek(0)
+    header = file.read(1024)
+    size = re.match(rb"NIST_1A\n *(\d{1,9})\n", header)
+    fields = dict(re.findall(rb"^(\w+) -\w+ (\d{1,18})$", header, re.MULTILINE))
+    names = (b"sample_count", b"channel_count", b"sample_n_bytes")
+    if size is None or not all(name in fields for name in names):
+        return None
+    return AudioData(math.prod(int(fields[name]) for name in names), length - int(size[1]))
 
 
 def _only_chunks(file: BinaryIO, start: int, length: int, layout: str) -> bool:

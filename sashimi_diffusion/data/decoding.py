@@ -16,7 +16,13 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 import soundfile
 
-from sashimi_diffusion.data.audio_headers import AudioData, find_audio_data, is_cut_ogg, mp3_frame_count
+from sashimi_diffusion.data.audio_headers import (
+    AudioData,
+    damaged_ogg_page,
+    find_audio_data,
+    is_cut_ogg,
+    mp3_frame_count,
+)
 from sashimi_diffusion.data.levels import peak_of, peak_problem
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.paths import kind, reason
@@ -146,6 +152,8 @@ class _Corrected(io.RawIOBase):
 def _decode(path: Path, raw: BinaryIO, max_seconds: float | None) -> Decoded:
     if is_cut_ogg(raw):
         raise AudioFileError(path, "cut short: the end of the stream is missing")
+    if max_seconds is None and (page := damaged_ogg_page(raw)) is not None:
+        raise AudioFileError(path, f"damaged: page {page} of the Ogg stream is missing or was changed")
     data = find_audio_data(raw)
     if data is not None and data.size_field is not None:
         return _decode_corrected(path, raw, _Corrected(raw, data.size_field, b"\xff" * 4), max_seconds)

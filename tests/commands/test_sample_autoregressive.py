@@ -290,6 +290,23 @@ def test_a_stream_does_not_replace_an_input(
         assert target.read_bytes() == before
 
 
+def test_overwriting_removes_no_prefix(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    out = tmp_path / "out"
+    assert run(folder, out, "--num-samples", 2, "--seconds", 0.01) == 0
+    before = (out / "0001.wav").read_bytes()
+    (tmp_path / "link").symlink_to(out)
+    again = ["--num-samples", 1, "--seconds", 0.02, "--overwrite"]
+    assert run(folder, tmp_path / "link", *again, "--prefix", out / "0001.wav") == 2
+    assert "0001.wav is in the folder of --out" in capsys.readouterr().err
+    assert (out / "0001.wav").read_bytes() == before
+
+
+def test_a_broken_link_in_the_place_of_the_folder(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    (tmp_path / "out").symlink_to("nowhere")
+    assert run(folder, tmp_path / "out", "--num-samples", 1, "--seconds", 0.01) == 2
+    assert "such as a broken link, is in its place" in capsys.readouterr().err
+
+
 def test_a_stream_to_a_device_leaves_the_device(folder: Path, tmp_path: Path) -> None:
     assert run(folder, tmp_path / "out", "--stream", "/dev/null", "--seconds", 0.01) == 0
     assert Path("/dev/null").is_char_device()

@@ -20,5 +20,6 @@ def all_specimens() -> list[Specimen]:
         damaged.no_audio,
         damaged.long,
         damaged.flipped_bits,
+        damaged.damaged_ogg,
     )
     return [specimen for family in families for specimen in family()]

@@ -1,5 +1,6 @@
 """Audio files that cannot be used: cut short, with wrong headers, impossible levels, too long, or no audio at all."""
 
+import re
 import struct
 from collections.abc import Iterator
 
@@ -40,6 +41,8 @@ def cut() -> Iterator[Specimen]:
         ("W64", "PCM_16", "wav", exact),
         ("AIFF", "PCM_16", "wav", exact),
         ("AU", "PCM_16", "wav", exact),
+        ("NIST", "PCM_16", "wav", exact),
+        ("NIST", "ULAW", "wav", exact),
         ("FLAC", "PCM_16", "flac", exact),
         ("FLAC", "PCM_24", "flac", exact),
         ("OGG", "VORBIS", "ogg", "cut short: the end of the stream is missing"),
@@ -206,7 +209,7 @@ def flipped_bits() -> Iterator[Specimen]:
     for format, ending, outcome in (
         ("FLAC", "flac", Refused("cut short: header says 20000 samples, file has ")),
         ("MP3", "mp3", Either()),
-        ("OGG", "ogg", Either()),
+        ("OGG", "ogg", Refused("damaged: page ")),
     ):
         size = len(of(format))
         for _ in range(8):
@@ -231,6 +234,22 @@ def flipped_bits() -> Iterator[Specimen]:
             lambda p=position: flipped(of("WAV"), p, 6),
             Either(),
         )
+
+
+def damaged_ogg() -> Iterator[Specimen]:
+    """Ogg files of which decoders leave out a page without an error."""
+    for subtype in ("VORBIS", "OPUS"):
+        content = encoded(np.tile(signal(), (4, 1)), subtype=subtype, format="OGG")
+        starts = [match.start() for match in re.finditer(b"OggS\0", content)]
+        for number in range(2, len(starts) - 1, 2):
+            start, end = starts[number], starts[number + 1]
+            for name, part in {"missing": b"", "zeros": bytes(end - start), "other": content[start:end][::-1]}.items():
+                yield Specimen(
+                    "Ogg without a page",
+                    f"page-{number}-{name}-{subtype}.ogg",
+                    lambda c=content, s=start, e=end, p=part: c[:s] + p + c[e:],
+                    Refused(f"damaged: page {number} of the Ogg stream is missing or was changed"),
+                )
 
 
 def _shortened(content: bytes, missing: float | None) -> bytes:

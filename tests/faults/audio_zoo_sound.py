@@ -34,6 +34,7 @@ def sound() -> Iterator[Specimen]:
         "AIFF": ["PCM_16", "PCM_24"],
         "AU": ["PCM_16"],
         "CAF": ["PCM_16", "ALAC_16"],
+        "NIST": ["PCM_16", "PCM_24"],
     }
     for format, subtypes in formats.items():
         for subtype in subtypes:
