@@ -51,9 +51,10 @@ class Scenario:
 
 
 def check_run(work: Path) -> None:
-    """Check that every checkpoint of a run is complete, and that its pipeline loads if it exists."""
+    """Check that the newest checkpoint of a run is whole, and that its pipeline loads if it exists."""
     run = work / "new-run"
-    for checkpoint in list_checkpoints(run):
+    # An older one may be incomplete if the process ended while it removed it.
+    for checkpoint in list_checkpoints(run)[-1:]:
         verify_checkpoint(checkpoint)
     for weights in (run / "pipeline").rglob("*.safetensors"):
         load_file(weights)
