@@ -34,7 +34,7 @@ NETWORKS = {
     "unet-s4d-layer-norm": ({"unet": True, "norm": "layer", "pool": [2], **S4D}, 2, 4),
     "uneven-stages": ({"n_layers": [1, 2, 0], "ff": 0}, 2, 1),
     "one-rate": ({"pool": [], "n_layers": 2}, 1, 1),
-    "odd-sizes": ({"pool": [3], "d_model": 12, "n_state": 6, "num_tokens": 20, "ff": 3, "n_ssm": 1}, 2, 2),
+    "odd-sizes": ({"pool": [3], "d_model": 12, "n_state": 6, "num_tokens": 16, "ff": 3, "n_ssm": 1}, 2, 2),
 }
 SAMPLINGS = [Sampling(), Sampling(temperature=0.0), Sampling(temperature=0.8, top_k=7, top_p=0.9)]
 
@@ -224,7 +224,7 @@ def test_programs_have_few_streams_while_multiprocessors_are_free(
 def test_models_that_the_kernel_cannot_run_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     refused = [
         (SampleRNN(num_tokens=16, dim=8, embedding_dim=4, frame_sizes=[2, 2]).eval(), "runs SaShiMi models"),
-        (small_model(num_tokens=5000), "5000 tokens, more than 4096"),
+        (small_model(num_tokens=8192), "8192 tokens, more than 4096"),
         (small_model().half(), "float16, not in float32 or bfloat16"),
     ]
     for model, reason in refused:
