@@ -11,7 +11,7 @@ import torch
 
 from sashimi_diffusion.arguments import short_form
 from sashimi_diffusion.errors import UserError
-from sashimi_diffusion.terminal import close_progress_bars, printable, say, shortened, unfailing_output
+from sashimi_diffusion.terminal import close_progress_bars, first_line, one_line, say, unfailing_output
 
 _LONGEST_LINE = 2000
 
@@ -31,7 +31,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise a UserError that names the help option."""
-        raise UserError(f"{shortened(printable(message), 500)} (see {self.prog} --help)")
+        raise UserError(f"{one_line(message, 500)} (see {self.prog} --help)")
 
 
 def path_argument(text: str) -> Path:
@@ -79,7 +79,7 @@ def _say_warning(message: Warning | str, *_: Any, **__: Any) -> None:
 
 
 def _one_line(text: object) -> str:
-    return shortened(printable(" ".join(str(text).split())), _LONGEST_LINE)
+    return one_line(text, _LONGEST_LINE)
 
 
 def select_device(name: str) -> torch.device:
@@ -96,6 +96,7 @@ def select_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.zeros(1, device=device).item()
     except Exception as error:  # each kind of device that is not there raises errors of its own
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        raise UserError(f"the device {short_form(name)} cannot be used ({reason}): try --device auto") from error
+        raise UserError(
+            f"the device {short_form(name)} cannot be used ({first_line(error)}): try --device auto"
+        ) from error
     return device

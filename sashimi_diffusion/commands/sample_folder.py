@@ -27,8 +27,8 @@ from sashimi_diffusion.data.pictures import contact_sheet
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.files import file_written_beside, writing
 from sashimi_diffusion.output_files import write_output_file
-from sashimi_diffusion.paths import kind, read_json, reason, status
-from sashimi_diffusion.terminal import printable, say
+from sashimi_diffusion.paths import entries, kind, read_json, status
+from sashimi_diffusion.terminal import listed, printable, say
 
 SHEET_CLIPS = 60
 """Maximum number of clips on the contact sheet."""
@@ -169,10 +169,9 @@ class SampleFolder:
                 for name in _recorded_clips(self.path) if self._overwrite else []:
                     (self.path / name).unlink()
             if others:
-                names = ", ".join(map(printable, others[:3])) + (", ..." if len(others) > 3 else "")
                 say(
                     f"note: {printable(self.path)} keeps {len(others)} clips that its samples.json does not name: "
-                    f"{names}",
+                    f"{listed(others, 3)}",
                     sys.stderr,
                 )
             self._write_record()
@@ -217,12 +216,7 @@ class SampleFolder:
 
     def _require_free(self) -> list[str]:
         """Check that no file is in the way; return the names of clips in the folder that its record does not name."""
-        if status(self.path) is None:
-            return []
-        try:
-            names = set(os.listdir(self.path))
-        except OSError as error:
-            raise UserError(f"cannot read {printable(self.path)}: {reason(error)}") from error
+        names = {path.name for path in entries(self.path)}
         clips = {name for name in names if name.lower().endswith(EXTENSIONS)}
         found = f"{len(clips)} clips" if clips else ", ".join(sorted(names & {_RECORD, _SHEET}))
         if found and not self._overwrite:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from sashimi_diffusion.cuda_graph import record_cuda_graph, run_on_side_stream
 from sashimi_diffusion.errors import UserError
+from sashimi_diffusion.terminal import first_line
 from sashimi_diffusion.training.config import RunConfig
 from sashimi_diffusion.training.ema import Ema
 from sashimi_diffusion.training.feed import Feed, map_tensors
@@ -197,7 +198,7 @@ class DeviceStep:
         try:
             return record(self.compute)
         except RuntimeError as error:
-            reason = str(error).splitlines()[0]
+            reason = first_line(error)
             if not self.fall_back:
                 raise UserError(f"training.cuda_graph is true, but the step cannot be recorded: {reason}") from error
             self.parts.accelerator.print(f"training without a CUDA graph: the step cannot be recorded: {reason}")
