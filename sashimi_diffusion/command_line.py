@@ -11,7 +11,15 @@ import torch
 
 from sashimi_diffusion.arguments import short_form
 from sashimi_diffusion.errors import UserError
-from sashimi_diffusion.terminal import close_progress_bars, first_line, one_line, say, unfailing_output
+from sashimi_diffusion.terminal import (
+    close_progress_bars,
+    first_line,
+    one_line,
+    printable,
+    say,
+    shortened,
+    unfailing_output,
+)
 
 _LONGEST_LINE = 2000
 
@@ -31,7 +39,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise a UserError that names the help option."""
-        raise UserError(f"{one_line(message, 500)} (see {self.prog} --help)")
+        raise UserError(f"{shortened(printable(message), 500)} (see {self.prog} --help)")
 
 
 def path_argument(text: str) -> Path:

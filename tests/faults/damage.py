@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 
 def _wav(path: Path) -> None:
     with wave.open(str(path), "wb") as file:
@@ -53,6 +55,32 @@ DAMAGE: dict[str, Callable[[Path], None]] = {
     "a device": lambda path: _replaced(path, lambda link: link.symlink_to("/dev/zero")),
 }
 """Kind of damage -> function that damages a file."""
+
+
+def _flipped(place: float) -> Callable[[bytes], bytes]:
+    """Return a function that flips a bit of the byte at this fraction of a file."""
+
+    def flip(content: bytes) -> bytes:
+        position = round(place * (len(content) - 1))
+        return content[:position] + bytes([content[position] ^ 1]) + content[position + 1 :]
+
+    return flip
+
+
+CHANGES: dict[str, Callable[[bytes], bytes]] = {
+    "emptied": lambda content: b"",
+    "cut by two bytes": lambda content: content[:-2],
+    "cut to a half": lambda content: content[: len(content) // 2],
+    "zeroed": lambda content: bytes(len(content)),
+    "zeroed at the end": lambda content: content[: len(content) // 2] + bytes(len(content) - len(content) // 2),
+    "not a number": lambda content: np.full(-(-len(content) // 4), np.nan, "<f4").tobytes()[: len(content)],
+    "longer": lambda content: content + b"\0\0\0\0",
+    "repeated": lambda content: content + content,
+    "reversed": lambda content: content[::-1],
+    "other text": lambda content: b"[" * 100_000,
+    **{f"flipped at {place}": _flipped(place) for place in (0.0, 0.1, 0.35, 0.5, 0.75, 0.98, 1.0)},
+}
+"""Kind of damage -> function that returns the changed content of a file."""
 
 
 def flips(content: bytes, positions: int, first: int = 0, last: int | None = None, seed: int = 0) -> Iterator[bytes]:
