@@ -11,7 +11,7 @@ import numpy as np
 
 from sashimi_diffusion.data.audio import RATES
 from sashimi_diffusion.errors import UserError
-from sashimi_diffusion.terminal import printable
+from sashimi_diffusion.terminal import one_line, printable
 
 _OWN = {"__main__", "sashimi_diffusion", "sashimi_evaluation", "sashimi_kernels"}
 _EXPECTED = "see sashimi_evaluation.FeatureExtractor"
@@ -76,7 +76,7 @@ def _attempt(action: Callable[[], Any], failure: str) -> Any:
     try:
         return action()
     except (Exception, SystemExit) as error:
-        raise UserError(f"{failure} ({type(error).__name__}: {printable(error)})") from error
+        raise UserError(f"{failure} ({type(error).__name__}: {one_line(error)})") from error
 
 
 def _check_creator(create: Any, module: ModuleType, name: str, flag: str) -> None:

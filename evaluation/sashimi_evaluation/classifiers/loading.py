@@ -88,7 +88,13 @@ def _read_accuracy(path: Path) -> dict[str, Any] | None:
     if status(path) is None:
         return None
     accuracy = read_object(path)
-    wrong = next((name for name, test in accuracy.items() if not isinstance(test, dict)), None)
-    if wrong is not None:
-        raise UserError(f"{printable(path)} is damaged: {printable(wrong)} has no metrics")
+    for name, test in accuracy.items():
+        if not isinstance(test, dict) or not all(map(_is_metric, test.values())):
+            raise UserError(
+                f"{printable(path)} is damaged: {printable(name)} has no metrics, which are numbers by name"
+            )
     return accuracy
+
+
+def _is_metric(value: Any) -> bool:
+    return value is None or isinstance(value, float) or (type(value) is int and abs(value) < 2**63)
