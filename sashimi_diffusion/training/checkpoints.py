@@ -21,12 +21,12 @@ from torch import nn
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.files import folder_written_beside, sync_folder, write_file
 from sashimi_diffusion.paths import entries, is_folder, kind, read_json, reason, status
+from sashimi_diffusion.strict_json import json_text
 from sashimi_diffusion.terminal import one_line, printable
 from sashimi_diffusion.training.counters import Counters, read_counters
 from sashimi_diffusion.training.ema import Ema
 from sashimi_diffusion.training.muon import CombinedOptimizer
 from sashimi_diffusion.training.optimizer import load_optimizer
-from sashimi_diffusion.training.strict_json import json_text
 
 MODEL, AVERAGE, OPTIMIZER, COUNTERS = "model.safetensors", "ema.safetensors", "optimizer.pt", "counters.json"
 MANIFEST = "manifest.json"

@@ -25,14 +25,13 @@ from sashimi_diffusion.training.ema import Ema
 from sashimi_diffusion.training.execution import compile_blocks, enable_gradient_checkpointing
 from sashimi_diffusion.training.feed import Feed
 from sashimi_diffusion.training.health import Health, RunEnded
-from sashimi_diffusion.training.log import Log
+from sashimi_diffusion.training.log import Log, ProgressBar
 from sashimi_diffusion.training.optimizer import (
     create_optimizer,
     learning_rate_factor,
     set_learning_rate,
     watch_plateau,
 )
-from sashimi_diffusion.training.progress import ProgressBar
 from sashimi_diffusion.training.run_folder import (
     METRICS,
     check_metrics,
