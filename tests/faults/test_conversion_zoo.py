@@ -21,7 +21,8 @@ from sashimi_diffusion.interop.diffwave import ConversionOptions, convert_diffwa
 from sashimi_diffusion.interop.pickled_network import read_tensors
 from sashimi_evaluation.classifiers import ResNeXtClassifier
 from sashimi_evaluation.classifiers.official_checkpoint import convert_classifier, official_name
-from tests.faults.damage import DAMAGE, flips, in_child
+from tests.faults.damage import DAMAGE, flips
+from tests.faults.limited import in_child
 
 CYCLE = ["--dilation-cycle", "2"]
 
