@@ -4,6 +4,7 @@ import importlib
 import inspect
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol, runtime_checkable
 
@@ -69,6 +70,12 @@ def load_extractor(location: str) -> FeatureExtractor:
     extractor = _attempt(create, f"{flag} failed")
     _check_extractor(extractor, flag)
     return extractor
+
+
+def source_of(location: str) -> Path | None:
+    """Return the file of the module of a location that :func:`load_extractor` has loaded, or None if it has no file."""
+    file = getattr(sys.modules[location.partition(":")[0]], "__file__", None)
+    return None if file is None else Path(file)
 
 
 def _attempt(action: Callable[[], Any], failure: str) -> Any:

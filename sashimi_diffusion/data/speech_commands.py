@@ -24,7 +24,7 @@ DIGITS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight"
 SPLITS = ("train", "validation", "test")
 SOURCE_RATE = 16000
 _LAYOUTS = (".", "speech_commands_v0.02", "SpeechCommands/speech_commands_v0.02")
-_LISTS = {"validation": "validation_list.txt", "test": "testing_list.txt"}
+SPLIT_LISTS = {"validation": "validation_list.txt", "test": "testing_list.txt"}
 
 
 class SpeechCommandsDigits(Recordings):
@@ -117,7 +117,7 @@ def listed_split(file: Path, lists: dict[str, set[str]]) -> str:
         lists: result of :func:`read_split_lists`; :func:`hashed_split` replaces a missing list.
     """
     name = f"{file.parent.name}/{file.stem}"
-    for split in _LISTS:
+    for split in SPLIT_LISTS:
         belongs = name in lists[split] if split in lists else hashed_split(file.name) == split
         if belongs:
             return split
@@ -134,7 +134,7 @@ def read_split_lists(root: Path) -> dict[str, set[str]]:
         UserError: a list cannot be read or is not text.
     """
     lists = {}
-    for split, name in _LISTS.items():
+    for split, name in SPLIT_LISTS.items():
         if is_file(root / name):
             lines = read_text(root / name, f"the list of the {split} split of Speech Commands").splitlines()
             paths = [Path(line.strip()) for line in lines]

@@ -249,7 +249,7 @@ class Trainer:
         due = self._due(training.checkpoint_every, finished or abandoned)
         checkpoint = due or (self._postponed and logged and self.counters.step % self.task.chunks == 0)
         samples = checkpoint if training.sample_every is None else self._due(training.sample_every, finished)
-        state = problem = self.health.problem() if checkpoint or samples else ""
+        state = problem = self.health.problem(finished) if checkpoint or samples else ""
         if finished:
             self.health.end(problem)
         if self._due(training.validate_every, finished) and not self._validate() and checkpoint:

@@ -14,7 +14,7 @@ from sashimi_diffusion.training import loop, step
 from sashimi_diffusion.training.checkpoints import list_checkpoints
 from sashimi_diffusion.training.counters import EXPLODED, Counters
 from sashimi_diffusion.training.diffusion.task import DiffusionTask
-from sashimi_diffusion.training.health import LARGEST_WEIGHT, RunEnded, usable
+from sashimi_diffusion.training.health import JUMPED, LARGEST_WEIGHT, RunEnded, usable
 from sashimi_diffusion.training.loop import Trainer, train
 from sashimi_diffusion.training.optimizer import watch_plateau
 
@@ -112,6 +112,23 @@ def test_a_loss_that_has_exploded(tiny_config, monkeypatch):
     assert names(Path(tiny_config().output_dir)) == ["step-000004", "step-000008"]
 
 
+@pytest.mark.parametrize("keep", [1, 2])
+def test_a_loss_that_rises_too_slowly_to_explode_replaces_no_good_checkpoint(tiny_config, monkeypatch, keep):
+    settings = ["training.checkpoint_every=1", f"training.keep_checkpoints={keep}", "training.validate_every=0"]
+    train(DiffusionTask, tiny_config(*settings))
+    multiplied(monkeypatch, {step: 30.0 * 2 ** (step - 10) for step in range(10, 14)})
+    with pytest.raises(RunEnded, match=rf"the loss has jumped to .* more than {JUMPED} times .*step-000008$"):
+        train(DiffusionTask, tiny_config(*settings, "training.steps=13"), resume=True)
+    assert names(Path(tiny_config().output_dir)) == ["step-000008", "step-000009"]
+    monkeypatch.undo()
+    assert names(train(DiffusionTask, tiny_config("training.steps=12"), resume_from="step-000008"))[-1] == "step-000012"
+
+
+def test_a_single_loss_that_jumps_postpones_a_checkpoint(tiny_config, monkeypatch):
+    multiplied(monkeypatch, {4: 30.0, 8: 30.0})
+    assert names(train(DiffusionTask, tiny_config())) == ["step-000005", "step-000008"]
+
+
 def test_metrics_of_the_validation_that_are_not_finite(tiny_config, monkeypatch):
     monkeypatch.setattr(DiffusionTask, "validate", lambda *_: {"validation_loss": math.inf})
     with pytest.raises(RunEnded, match="because the metrics of the validation are not finite"):
@@ -136,7 +153,7 @@ def test_weights_that_are_not_usable(tiny_config, monkeypatch, averaged, value):
 def test_the_weights_are_examined_at_checkpoints_only(tiny_config, monkeypatch):
     trainer = Trainer(DiffusionTask, tiny_config(), False, None, False)
     examined, original = [], trainer.health.problem
-    monkeypatch.setattr(trainer.health, "problem", lambda: examined.append(trainer.counters.step) or original())
+    monkeypatch.setattr(trainer.health, "problem", lambda end: examined.append(trainer.counters.step) or original(end))
     trainer.run()
     assert examined == [4, 8]
 
