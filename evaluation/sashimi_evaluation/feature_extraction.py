@@ -19,18 +19,22 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from tqdm import tqdm
 
-from sashimi_diffusion.data.audio import AudioFileError, read_audio, resample
+from sashimi_diffusion.data.audio import resample
 from sashimi_diffusion.data.cache import default_cache_dir, file_fingerprints
+from sashimi_diffusion.data.decoding import AudioFileError
+from sashimi_diffusion.data.levels import peak_of
 from sashimi_diffusion.data.recordings import report_bad_files
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.files import file_written_beside
-from sashimi_evaluation.clips import ClipFolder
+from sashimi_diffusion.terminal import printable, say
+from sashimi_evaluation.clips import ClipFolder, read_clip
 from sashimi_evaluation.metrics.signal import signal_properties
 
-_FORMAT = 2  # of the shards; increase it when reading, cropping or the properties change
+_FORMAT = 3  # of the shards; increase it when reading, cropping or the properties change
 _SHARD = 256  # clips per shard
 _BATCH = 32  # clips per call of the network
 _FILTER_SECONDS = 0.1  # longer than the filter of the resampler
+_PROPERTY_SECONDS = 10.0  # of a file that are read for its properties; a small file may unpack to hours
 
 FEATURES, PROBABILITIES = "features", "probabilities"
 """Names of the arrays that the metrics need."""
@@ -67,8 +71,9 @@ class ClipFeatures:
     Args:
         clips: the usable clips.
         outputs: outputs of the network, arrays (n, ...) by name.
-        properties: arrays (n,) by name: ``rate`` in Hz and ``channels`` of the file, and the fields of
-            :class:`sashimi_evaluation.metrics.signal.SignalProperties`, computed from the whole file at its own rate.
+        properties: arrays (n,) by name: ``rate`` in Hz and ``channels`` of the file, ``peak``, the largest absolute
+            sample, and the fields of :class:`sashimi_evaluation.metrics.signal.SignalProperties`, computed from the
+            first ten seconds of the file at its own rate.
         fingerprints: hash of the content of each file.
     """
 
@@ -132,14 +137,16 @@ def extract_clip_features(
     shards = [clips.files[start : start + _SHARD] for start in starts]
     state = PartialState()
     assigned = range(state.process_index, len(shards), state.num_processes)
-    bar = tqdm(assigned, desc=f"features of {clips.name}", unit="shard", delay=2, disable=not state.is_main_process)
+    bar = tqdm(
+        assigned, desc=f"features of {printable(clips.name)}", unit="shard", delay=2, disable=not state.is_main_process
+    )
     try:
         cache.mkdir(parents=True, exist_ok=True)
         gathered = gather_object([(number, *_cached_shard(shards[number], network, cache)) for number in bar])
     except OSError as error:
         raise UserError(
-            f"cannot write the cache {cache}: {error.strerror or error}. Free some space there, or choose another "
-            "folder with --cache-dir or the environment variable SASHIMI_CACHE"
+            f"cannot write the cache {printable(cache)}: {error.strerror or error}. Free some space there, or choose "
+            "another folder with --cache-dir or the environment variable SASHIMI_CACHE"
         ) from error
     results = sorted(gathered, key=lambda result: result[0])
     bad = {
@@ -147,7 +154,7 @@ def extract_clip_features(
         for number, shard, _ in results
         for position, reason in shard.bad.items()
     }
-    report_bad_files(bad, len(clips), clips.root, skip_bad_files)
+    report_bad_files(bad, len(clips), clips.root, skip_bad_files, cache)
     usable = np.asarray([i for i, file in enumerate(clips.files) if file not in bad])
     return ClipFeatures(
         clips.select(usable),
@@ -159,6 +166,10 @@ def extract_clip_features(
 
 def _concatenated(parts: Sequence[Mapping[str, np.ndarray]]) -> Arrays:
     filled = [part for part in parts if part]  # a shard without a usable file has no arrays
+    for name in filled[0] if filled else ():
+        shapes = sorted({part[name].shape[1:] for part in filled})
+        if len(shapes) > 1:
+            raise UserError(f"the network returns {name} of the shapes {shapes[0]} and {shapes[1]}, expected one shape")
     return {name: np.concatenate([part[name] for part in filled]) for name in filled[0]} if filled else {}
 
 
@@ -177,7 +188,7 @@ def _cached_shard(files: Sequence[Path], network: ClipNetwork, cache: Path) -> t
 
 def _compute_shard(files: Sequence[Path], network: ClipNetwork) -> _Shard:
     outputs: list[Mapping[str, np.ndarray]] = []
-    properties: list[dict[str, float]] = []
+    properties: dict[int, dict[str, float]] = {}  # by position
     bad: dict[int, str] = {}
     batch: list[np.ndarray] = []
     for position, path in enumerate(files):
@@ -187,26 +198,31 @@ def _compute_shard(files: Sequence[Path], network: ClipNetwork) -> _Shard:
             bad[position] = error.reason
             continue
         batch.append(waveform)
-        properties.append(clip_properties)
+        properties[position] = clip_properties
         if len(batch) == _BATCH:
             outputs.append(network.compute(np.stack(batch)))
             batch = []
     if batch:
         outputs.append(network.compute(np.stack(batch)))
-    names = properties[0] if properties else {}
-    columns = {name: np.asarray([clip_properties[name] for clip_properties in properties]) for name in names}
-    return _Shard(_concatenated(outputs), columns, bad)
+    arrays = _concatenated(outputs)
+    for row, position in enumerate(properties):
+        if not all(np.isfinite(values[row]).all() for values in arrays.values()):
+            bad[position] = "the features of its audio are not finite"
+    kept = [row for row, position in enumerate(properties) if position not in bad]
+    rows = [own for position, own in properties.items() if position not in bad]
+    columns = {name: np.asarray([own[name] for own in rows]) for name in (rows[0] if rows else {})}
+    return _Shard({name: values[kept] for name, values in arrays.items()} if rows else {}, columns, bad)
 
 
 def _read_clip(path: Path, network: ClipNetwork) -> tuple[np.ndarray, dict[str, float]]:
-    """Return the input of the network, float32 (L,), and the properties of the whole file."""
-    samples = read_audio(path)
-    info = soundfile.info(path)
-    signal = asdict(signal_properties(samples, info.samplerate))
-    properties = {"rate": info.samplerate, "channels": info.channels, **signal}
+    """Return the input of the network, float32 (L,), and the properties of the file."""
+    used = network.seconds + _FILTER_SECONDS
+    samples, rate, channels = read_clip(path, max(_PROPERTY_SECONDS, used))
+    signal = asdict(signal_properties(samples, rate))
+    properties = {"rate": rate, "channels": channels, "peak": peak_of(samples), **signal}
     # Cropping first saves the resampling of samples that are not used.
-    cropped = samples[: round((network.seconds + _FILTER_SECONDS) * info.samplerate)]
-    return fit_length(resample(cropped, info.samplerate, network.sample_rate), network.length), properties
+    cropped = samples[: round(used * rate)]
+    return fit_length(resample(cropped, rate, network.sample_rate), network.length), properties
 
 
 def _write_shard(path: Path, shard: _Shard) -> None:
@@ -230,6 +246,7 @@ def _read_shard(path: Path) -> _Shard | None:
             )
             bad = {int(position): reason for position, reason in json.loads(str(arrays["bad"])).items()}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        print(f"note: the cache file {path} is damaged ({error}); its features are computed again", file=sys.stderr)
+        note = f"note: the cache file {printable(path)} is damaged ({error}); its features are computed again"
+        say(note, sys.stderr)
         return None
     return _Shard(outputs, properties, bad)

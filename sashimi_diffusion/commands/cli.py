@@ -2,12 +2,17 @@
 
 import argparse
 import sys
+import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
 
 from sashimi_diffusion.errors import UserError
+from sashimi_diffusion.terminal import close_progress_bars, printable, say, shortened, unfailing_output
+
+_LONGEST_LINE = 2000
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -25,24 +30,48 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise a UserError that names the help option."""
-        raise UserError(f"{message} (see {self.prog} --help)")
+        raise UserError(f"{shortened(printable(message), 500)} (see {self.prog} --help)")
+
+
+def path_argument(text: str) -> Path:
+    """Return the path of an option, for its ``type``; a text without characters is no path."""
+    if not text:
+        raise argparse.ArgumentTypeError("expected a path, got an empty text")
+    return Path(text)
 
 
 def run(command: Callable[[], None]) -> int:
     """Run a command and print a ``UserError`` as one line on stderr, without a traceback.
 
+    Printing never ends the command, and warnings are lines that begin with "warning:".
+
     Returns:
         The exit code: 0, 2 after a ``UserError``, 130 after an interrupt.
     """
-    try:
-        command()
-    except UserError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+    show_warning = warnings.showwarning
+    with unfailing_output():
+        warnings.showwarning = _say_warning
+        try:
+            command()
+        except UserError as error:
+            close_progress_bars()
+            say(f"error: {_one_line(error)}", sys.stderr)
+            return 2
+        except KeyboardInterrupt:
+            close_progress_bars()
+            say("interrupted", sys.stderr)
+            return 130
+        finally:
+            warnings.showwarning = show_warning
     return 0
+
+
+def _say_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    say(f"warning: {_one_line(message)}", sys.stderr)
+
+
+def _one_line(text: object) -> str:
+    return shortened(printable(" ".join(str(text).split())), _LONGEST_LINE)
 
 
 def select_device(name: str) -> torch.device:
@@ -58,7 +87,7 @@ def select_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
         torch.zeros(1, device=device).item()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).strip().splitlines()[0][:200]
-        raise UserError(f"the device {name!r} cannot be used ({reason}): try --device auto") from error
+    except Exception as error:  # each kind of device that is not there raises errors of its own
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        raise UserError(f"the device {shortened(name)!r} cannot be used ({reason}): try --device auto") from error
     return device

@@ -18,9 +18,10 @@ import soundfile
 from tqdm import tqdm
 
 from sashimi_diffusion.data.audio import AudioFileError, read_audio
+from sashimi_diffusion.data.levels import level_warning
 from sashimi_diffusion.files import file_written_beside, folder_written_once, remove_abandoned, write_file, writing
 
-_FORMAT = 1  # version of the entries; increase it when decoding or resampling changes
+_FORMAT = 2  # version of the entries; increase it when decoding or resampling changes
 _SAMPLE_BYTES = np.dtype("<f4").itemsize
 _SETTLED_NS = 2 * 10**9  # a file that was changed more recently may change again without a new time stamp
 
@@ -45,6 +46,7 @@ class CachedRecordings:
 
     Attributes:
         bad: position -> reason, for the files that cannot be used.
+        warnings: position -> what is unusual, for files that can be used.
         rms: root mean square of each recording, float64, shape (files,).
 
     Raises:
@@ -55,6 +57,7 @@ class CachedRecordings:
         index = json.loads((entry / "index.json").read_text())
         self.entry = entry
         self.bad: dict[int, str] = {int(position): reason for position, reason in index["bad"].items()}
+        self.warnings: dict[int, str] = {int(position): text for position, text in index["warnings"].items()}
         self.rms = np.asarray(index["rms"], dtype=np.float64)
         self._ends = np.cumsum([0, *index["lengths"]])
         self._map()
@@ -135,17 +138,21 @@ def _decode_into(folder: Path, files: Sequence[Path], sample_rate: int, source_r
     lengths: list[int] = []
     rms: list[float] = []
     bad: dict[int, str] = {}
+    warnings: dict[int, str] = {}
     with file_written_beside(folder / "audio.f32") as out:
         for position, path in enumerate(tqdm(files, desc="Decoding audio", unit="file", delay=2)):
             try:
                 samples = read_audio(path, sample_rate, source_rate)
+                if warning := level_warning(samples):
+                    warnings[position] = warning
             except AudioFileError as error:
                 bad[position] = error.reason
                 samples = np.zeros(0, dtype=np.float32)
             out.write(samples.astype("<f4").tobytes())
             lengths.append(len(samples))
             rms.append(float(np.sqrt(np.mean(np.square(samples, dtype=np.float64)))) if len(samples) else 0.0)
-    write_file(folder / "index.json", json.dumps({"lengths": lengths, "rms": rms, "bad": bad}).encode())
+    index = {"lengths": lengths, "rms": rms, "bad": bad, "warnings": warnings}
+    write_file(folder / "index.json", json.dumps(index).encode())
 
 
 def _entry_name(fingerprints: Sequence[str], sample_rate: int, source_rate: int | None) -> str:
@@ -165,7 +172,7 @@ def file_fingerprints(files: Sequence[Path], cache: Path) -> list[str]:
         cache: an existing folder.
     """
     names = "\n".join(str(path.absolute()) for path in files)
-    memo_path = cache / f"{hashlib.sha256(names.encode()).hexdigest()[:32]}.fingerprints.json"
+    memo_path = cache / f"{hashlib.sha256(os.fsencode(names)).hexdigest()[:32]}.fingerprints.json"
     try:
         memo = json.loads(memo_path.read_text())
     except (OSError, ValueError):

@@ -332,8 +332,13 @@ def test_labels_that_do_not_fit_are_refused(labels: object, class_pipe: SashimiP
 
 
 def test_guidance_must_be_a_number(class_pipe: SashimiPipeline) -> None:
-    with pytest.raises(UserError, match="expected a number"):
-        class_pipe(class_labels=1, guidance_scale=math.nan)
+    for scale in (math.nan, math.inf, 1e308, -1.0):
+        with pytest.raises(UserError, match="expected a number from 0 to"):
+            class_pipe(class_labels=1, guidance_scale=scale)
+
+
+def test_the_largest_guidance_scale_gives_finite_audio(class_pipe: SashimiPipeline) -> None:
+    assert np.isfinite(class_pipe(class_labels=1, guidance_scale=1e6).audios).all()
 
 
 @pytest.mark.parametrize("sashimi", [False, True])

@@ -1,9 +1,13 @@
 """The classifier of the SC09 protocol, a ResNeXt on mel spectrograms."""
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sashimi_diffusion.arguments import Range, check_arguments
 from sashimi_evaluation.classifiers.digit_classifier import ClassifierNetwork, ClassifierOutput
 from sashimi_evaluation.classifiers.mel import ProtocolMel
 
@@ -53,8 +57,16 @@ class ResNeXtClassifier(ClassifierNetwork):
         widen_factor: the stages have 64, 128 and 256 times as many output channels.
 
     Raises:
-        ValueError: ``depth`` is not 9 k + 2 with k of at least 1.
+        ValueError: a value of another type or out of its range, or ``depth`` is not 9 k + 2 with k of at least 1.
     """
+
+    ranges: ClassVar[Mapping[str, Range]] = {
+        "num_classes": Range(1, 4096),
+        "depth": Range(11, 1001),
+        "cardinality": Range(1, 256),
+        "base_width": Range(1, 1024),
+        "widen_factor": Range(1, 64),
+    }
 
     @register_to_config
     def __init__(
@@ -66,6 +78,7 @@ class ResNeXtClassifier(ClassifierNetwork):
         widen_factor: int = 4,
     ) -> None:
         super().__init__()
+        check_arguments(type(self).__init__, self.config, self.ranges)
         blocks, rest = divmod(depth - 2, 9)
         if rest or blocks < 1:
             raise ValueError(f"depth is {depth}: it must be 9 k + 2, such as 11, 20 or 29")

@@ -1,9 +1,9 @@
 """``sashimi-evaluate``: evaluate folders of clips against real recordings; write a table, a JSON and an HTML report."""
 
 import argparse
+import itertools
 import shlex
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,16 +11,19 @@ from accelerate import PartialState
 
 from sashimi_diffusion.commands.cli import Parser, run, select_device
 from sashimi_diffusion.errors import UserError
-from sashimi_diffusion.files import writing
 from sashimi_diffusion.launch import require_all_processes
+from sashimi_diffusion.output_files import check_output_files
+from sashimi_diffusion.terminal import printable, say, supports
 from sashimi_evaluation.classifiers import load_classifier
-from sashimi_evaluation.clips import ClipFolder, open_clips, open_sets, split_held_out
+from sashimi_evaluation.classifiers.loading import model_folder
+from sashimi_evaluation.clips import SAMPLES_FILE, ClipFolder, open_clips, open_sets, split_held_out
 from sashimi_evaluation.commands.listening_test import listening_test
 from sashimi_evaluation.evaluation import PROTOCOLS, Evaluation, Settings, evaluate, extract_features
 from sashimi_evaluation.extractors import load_extractor
 from sashimi_evaluation.metrics.intervals import Resampling
 from sashimi_evaluation.report.evaluation_page import write_page
-from sashimi_evaluation.report.record import json_report, text_table, write_json_report
+from sashimi_evaluation.report.plots import require_matplotlib
+from sashimi_evaluation.report.record import WORDS, json_report, text_table, write_json_report
 
 EXAMPLES = """examples:
   sashimi-evaluate samples --reference recordings
@@ -33,6 +36,7 @@ EXAMPLES = """examples:
 """
 
 PATTERN_HELP = 'file names of the recordings, e.g. "{label}_{speaker}_{index}" (default: one folder per digit)'
+_MOST_RESAMPLES = 10_000
 WINDOW_HELP = "discard these fractions of the least likely and the most likely clips; the SaShiMi paper uses 0.4 0.05"
 
 
@@ -96,23 +100,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def evaluate_folders(options: argparse.Namespace, command: str) -> None:
-    """Evaluate the folders in the options; print the table and write the reports.
+    """Evaluate the folders in the options; write the reports and print the table.
 
     Raises:
         UserError: a folder, a file or an option cannot be used.
     """
-    if options.resamples < 2:
-        raise UserError(f"--resamples is {options.resamples}, expected at least 2")
+    _check_numbers(options)
+    if options.html is not None:
+        require_matplotlib()
     device = select_device(options.device)
     state = PartialState(cpu=device.type == "cpu")
     if state.num_processes > 1:
         device = state.device
     sets = open_sets(options.samples, options.sample_pattern, options.skip_bad_files)
     reference, held_out = open_reference(options)
+    _check_outputs(options, [*sets, reference, *([] if held_out is None else [held_out])])
     extractor = None if options.features is None else load_extractor(options.features)
-    for path in filter(None, (options.json, options.html)):
-        with writing(f"to {path}"):
-            _require_writable(path)
     classifier = load_classifier(options.classifier, device)
     extraction = extract_features(sets, reference, held_out, classifier, extractor, settings_of(options))
     if state.is_main_process:
@@ -151,16 +154,14 @@ def settings_of(options: argparse.Namespace) -> Settings:
 
 
 def report(evaluation: Evaluation, options: argparse.Namespace, command: str) -> None:
-    """Print the table and write the JSON report and, if requested, the HTML report."""
-    print(text_table(evaluation))
-    with writing(f"to {options.json}"):
-        write_json_report(options.json, json_report(evaluation, command))
+    """Write the JSON report and, if requested, the HTML report; then print the table."""
+    write_json_report(options.json, json_report(evaluation, command))
     written = [options.json]
     if options.html is not None:
-        with writing(f"to {options.html}"):
-            write_page(options.html, evaluation, command)
+        write_page(options.html, evaluation, command)
         written.append(options.html)
-    print(f"\n-> {', '.join(map(str, written))}")
+    say(text_table(evaluation, symbols=supports("".join(WORDS))))
+    say(f"\n-> {', '.join(map(printable, written))}")
 
 
 def _fields(texts: Sequence[str] | None, flag: str) -> dict[str, list[str]]:
@@ -168,18 +169,25 @@ def _fields(texts: Sequence[str] | None, flag: str) -> dict[str, list[str]]:
     for text in texts or []:
         name, separator, values = text.partition("=")
         if not separator or not name or not values:
-            raise UserError(f"{flag} {text}: expected FIELD=VALUE or FIELD=VALUE,VALUE, such as speaker=jackson,theo")
+            expected = "FIELD=VALUE or FIELD=VALUE,VALUE, such as speaker=jackson,theo"
+            raise UserError(f"{flag} {printable(text)}: expected {expected}")
         fields[name] = values.split(",")
     return fields
 
 
-def _require_writable(path: Path) -> None:
-    """Raise OSError or UserError if the file cannot be written, before an evaluation that may take hours."""
-    if path.is_dir():
-        raise UserError(f"{path} is a folder: give the name of a file")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=path.parent):
-        pass
+def _check_numbers(options: argparse.Namespace) -> None:
+    if not 2 <= options.resamples <= _MOST_RESAMPLES:
+        raise UserError(f"--resamples is {options.resamples}, expected at least 2 and at most {_MOST_RESAMPLES}")
+    if not 0 <= options.seed < 2**32:
+        raise UserError(f"--seed is {options.seed}, expected a whole number from 0 to {2**32 - 1}")
+
+
+def _check_outputs(options: argparse.Namespace, folders: Sequence[ClipFolder]) -> None:
+    """Refuse reports that would replace each other, a clip or another file of the evaluation."""
+    read = [(*clips.files, clips.root / SAMPLES_FILE) for clips in folders]
+    classifier = model_folder(options.classifier).glob("*")
+    outputs = {"--json": options.json, "--html": options.html}
+    check_output_files(outputs, itertools.chain(*read, classifier), new_folders=True)
 
 
 if __name__ == "__main__":
