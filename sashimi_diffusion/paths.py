@@ -50,6 +50,18 @@ def kind(found: os.stat_result) -> str:
     return _KINDS.get(stat.S_IFMT(found.st_mode), "a file")
 
 
+def expanded(path: Path | str) -> Path:
+    """Return a path in which ``~`` is replaced by the home folder.
+
+    Raises:
+        UserError: it begins with the name of a user who does not exist, as in "~nobody/data".
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"cannot use {printable(path)}: {error}") from error
+
+
 def reason(error: OSError | ValueError) -> str:
     """Return why a path cannot be used, in a few words without the path."""
     return (error.strerror if isinstance(error, OSError) else None) or str(error)

@@ -46,8 +46,8 @@ FLOORS = {
     "sashimi_diffusion": [
         {"errors"},
         {"terminal"},
-        {"arguments", "paths", "files"},
-        {"cuda_graph", "folder_lock", "memory", "output_files", "suggestions", "launch"},
+        {"paths", "files"},
+        {"cache_files", "cuda_graph", "folder_lock", "memory", "output_files", "suggestions", "launch"},
         {"data", "schedulers"},
         {"ssm"},
         {"models"},

@@ -95,6 +95,11 @@ class Recordings(Dataset):
         recording, _ = self.items[index]
         return len(self._clips[self._positions[recording]])
 
+    def content(self, index: int) -> str:
+        """Return a hash of the content of the file that contains item ``index``."""
+        recording, _ = self.items[index]
+        return self._clips.fingerprints[self._positions[recording]]
+
     def __getitem__(self, index: int) -> dict[str, Any]:
         recording, start = self.items[index]
         samples = self._scaled(recording, slice(start, start + self.length))
