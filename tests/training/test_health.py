@@ -10,7 +10,7 @@ import torch
 
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.pipelines.sashimi import SashimiPipeline
-from sashimi_diffusion.training import step
+from sashimi_diffusion.training import loop, step
 from sashimi_diffusion.training.checkpoints import list_checkpoints
 from sashimi_diffusion.training.counters import EXPLODED, Counters
 from sashimi_diffusion.training.diffusion.task import DiffusionTask
@@ -105,9 +105,9 @@ def test_a_last_step_that_is_not_finite(tiny_config, monkeypatch):
 
 
 def test_a_loss_that_has_exploded(tiny_config, monkeypatch):
-    """The history of the losses survives a resumed run, in which the loss is high from the first step on."""
+    """The history of the losses survives when a run resumes."""
     train(DiffusionTask, tiny_config())
-    multiplied(monkeypatch, dict.fromkeys(range(9, 30), 1e5))
+    multiplied(monkeypatch, dict.fromkeys(range(10, 30), 1e5))
     with pytest.raises(RunEnded, match=rf"the loss is .* more than {EXPLODED} times its lowest .*step-000008$"):
         train(DiffusionTask, tiny_config("training.steps=16"), resume=True)
     assert names(Path(tiny_config().output_dir)) == ["step-000004", "step-000008"]
@@ -143,8 +143,6 @@ def test_the_weights_are_examined_at_checkpoints_only(tiny_config, monkeypatch):
 
 
 def test_the_step_of_a_device_postpones_checkpoints_as_well(tiny_config, monkeypatch):
-    from sashimi_diffusion.training import loop
-
     monkeypatch.setattr(loop, "decides_on_device", lambda *_: True)
     monkeypatch.setattr(step, "record_cuda_graph", lambda compute: compute)
     multiplied(monkeypatch, {4: math.nan})
