@@ -79,9 +79,11 @@ def test_a_missing_file_is_named_in_one_line(tmp_path: Path) -> None:
 def test_a_file_that_may_not_be_read_is_not_called_corrupt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "config.json"
     path.write_text("{}")
-    monkeypatch.setattr(
-        "builtins.open", lambda *_, **__: (_ for _ in ()).throw(PermissionError(13, "Permission denied"))
-    )
+
+    def forbidden(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("builtins.open", forbidden)  # the superuser may read every file
     for read in (read_bytes, read_text, read_json):
         with pytest.raises(UserError, match=r"^cannot read .*config\.json: Permission denied$"):
             read(path, "a config")

@@ -68,7 +68,7 @@ def test_a_result_is_printed_into_a_closed_pipe() -> None:
 
 @pytest.mark.parametrize("name", ["hpu", "privateuseone", "opencl", "xla", "meta", "cuda:-1", "", "\x1b", "cuda:" * 99])
 def test_devices_that_are_not_there_are_named(name: str) -> None:
-    with pytest.raises(UserError, match="cannot be used .*: try --device auto") as caught:
+    with pytest.raises(UserError, match=r"cannot be used .*: try --device auto") as caught:
         select_device(name)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 500
