@@ -22,7 +22,7 @@ SAMPLES_FILE = "samples.json"
 SPLIT = "split"
 _LABEL = "label"
 _LISTED = 3  # number of files that a note lists
-_RECORD_BYTES = 1 << 30  # a million clips take about 300 MB
+_RECORD_BYTES = 1 << 31  # a million clips take about 400 MB
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def open_clips(
     """
     root = require_folder(path, "a folder with clips (wav, flac, ogg or mp3)")
     files, unusable = find_audio(root)
-    samples = _read_samples_file(root)
+    samples, complete = _read_samples_file(root)
     fields, misnamed = read_fields(files, root, pattern)
     listed = [file for file in misnamed if file.relative_to(root).as_posix() in samples]
     fields = dict(sorted((fields | read_fields(listed, root, None)[0]).items()))
@@ -121,7 +121,8 @@ def open_clips(
         raise UserError(f"no clip in {printable(root)} has the requested values in all fields: request other values")
     texts = [_class_text(samples.get(_relative(file, root)), fields[file]) for file in kept]
     labels = np.asarray([_label(text, fields[file]) for text, file in zip(texts, kept, strict=True)], dtype=np.int64)
-    notes = [*_record_notes(samples, [_relative(file, root) for file in files])]
+    notes = [] if complete else [f"{SAMPLES_FILE} belongs to a run of sashimi-sample that did not finish"]
+    notes += _record_notes(samples, [_relative(file, root) for file in files])
     if (labels < 0).any():
         notes += _label_notes(kept, root, labels, pattern, any(text is not None for text in texts))
         labels[:] = -1  # the accuracy of a set is defined only if every clip has a label
@@ -211,21 +212,22 @@ def _relative(file: Path, root: Path) -> str:
     return file.relative_to(root).as_posix()
 
 
-def _read_samples_file(root: Path) -> dict[str, dict[str, Any]]:
-    """Return the entries of ``samples.json`` by file name, or an empty dictionary if there is no such file."""
+def _read_samples_file(root: Path) -> tuple[dict[str, dict[str, Any]], bool]:
+    """Return the entries of ``samples.json`` by file name, none without such a file, and whether it is complete."""
     path = root / SAMPLES_FILE
     if status(path) is None:
-        return {}
+        return {}, True
     advice = "generate the samples again, or remove the file to evaluate the clips without labels and likelihoods"
     content = read_json(path, f"the record that sashimi-sample writes; {advice}", _RECORD_BYTES)
     try:
         samples = content["samples"]
-        return {sample["file"]: sample for sample in samples if sample["file"] is not None}
+        by_name = {sample["file"]: sample for sample in samples if sample["file"] is not None}
     except (KeyError, TypeError) as error:
         raise UserError(
             f"{printable(path)} was not written by sashimi-sample or is damaged ({type(error).__name__}: "
             f"{printable(error)}): {advice}"
         ) from error
+    return by_name, content.get("complete") is not False
 
 
 def _class_text(sample: dict[str, Any] | None, fields: dict[str, str]) -> str | None:

@@ -128,6 +128,15 @@ def test_differences_of_folder_and_record_are_noted(tmp_path):
     assert unlabeled == r"no label metrics, because clips have no digit as their label: 1 of 3 (new\x1b.wav)"
 
 
+def test_the_record_of_an_interrupted_run_is_noted(tmp_path):
+    write_clips(tmp_path, ["0.wav"])
+    record = {"complete": False, "samples": [{"file": "0.wav", "label": 3}]}
+    (tmp_path / "samples.json").write_text(json.dumps(record))
+    assert open_clips(tmp_path).notes == ("samples.json belongs to a run of sashimi-sample that did not finish",)
+    (tmp_path / "samples.json").write_text(json.dumps({**record, "complete": True}))
+    assert open_clips(tmp_path).notes == ()
+
+
 def test_a_pattern_without_a_label_is_noted(tmp_path):
     write_clips(tmp_path, ["7_theo.wav"])
     assert open_clips(tmp_path).notes == ()

@@ -1,6 +1,7 @@
 """Tests of the digit classifiers: mel spectrograms, networks, inputs and loading."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -199,6 +200,48 @@ def test_the_fingerprint_depends_on_weights_and_configuration(small: SmallClassi
     other.norm.running_mean[0] += 1e-3
     assert DigitClassifier(other, "a").fingerprint != first
     assert DigitClassifier(SmallClassifier(channels=(4, 4, 6, 8), dropout=0.5), "a").fingerprint != first
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("config.json", {"channels": [4, 4, 6, 10**12]}, r"config\.json: channels is above 4096, too large"),
+        ("config.json", {"num_classes": 1e300}, r"config\.json: num_classes is above 4096, too large"),
+        ("config.json", {"channels": "many"}, "cannot be loaded"),
+        ("config.json", {"channels": [4, 4, 6, 10]}, "cannot be loaded"),
+        ("config.json", {"dropout": None}, "cannot be loaded"),
+        ("config.json", [], "expected an object, not a list"),
+        ("accuracy.json", {"there": 0.5}, "there has no metrics"),
+        ("accuracy.json", [], "expected an object, not a list"),
+    ],
+)
+def test_damaged_files_of_a_classifier_are_named(
+    small: SmallClassifier, tmp_path: Path, file: str, content: object, message: str
+) -> None:
+    small.save_pretrained(tmp_path)
+    before = json.loads((tmp_path / "config.json").read_text())
+    changed = {**before, **content} if file == "config.json" and isinstance(content, dict) else content
+    (tmp_path / file).write_text(json.dumps(changed))
+    with pytest.raises(UserError, match=message):
+        load_classifier(tmp_path)
+
+
+def test_classifiers_that_cannot_classify_digits_are_refused(small: SmallClassifier, tmp_path: Path) -> None:
+    SmallClassifier(num_classes=7, channels=(4, 4, 6, 8)).save_pretrained(tmp_path / "seven")
+    with pytest.raises(UserError, match="seven distinguishes 7 classes: expected 10"):
+        load_classifier(tmp_path / "seven")
+    SmallClassifier(channels=(4, 4, 6, 8)).save_pretrained(tmp_path / "pipe")
+    (tmp_path / "pipe" / "diffusion_pytorch_model.safetensors").unlink()
+    os.mkfifo(tmp_path / "pipe" / "diffusion_pytorch_model.safetensors")
+    with pytest.raises(UserError, match=r"diffusion_pytorch_model\.safetensors is a FIFO"):
+        load_classifier(tmp_path / "pipe")
+    broken = SmallClassifier(channels=(4, 4, 6, 8))
+    broken.classifier.weight.data[0, 0] = float("nan")
+    broken.save_pretrained(tmp_path / "broken")
+    with pytest.raises(UserError, match="broken has weights that are NaN or infinite"):
+        load_classifier(tmp_path / "broken")
+    with pytest.raises(UserError, match="File name too long"):
+        load_classifier("n" * 300)
 
 
 def test_folders_without_a_valid_classifier_are_refused(small: SmallClassifier, tmp_path: Path) -> None:
