@@ -1,6 +1,7 @@
 """Read the tensors of an official checkpoint file: no code in it is run, and a damaged file is named in one line."""
 
 import pickle
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -80,8 +81,7 @@ def _read_content(path: Path) -> object:
     if archive:
         _check_archive(path)
     try:
-        # Mapped, a storage cannot extend beyond the file, whatever its entry in the pickle says.
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=archive)
+        return load_pickle(path, archive)
     except pickle.UnpicklingError as error:
         if any(text in str(error).lower() for text in _REFUSALS):
             message = f"{printable(path)} is refused: it contains more than tensors and could run code"
@@ -141,6 +141,14 @@ def _beginning(path: Path, size: int) -> bytes:
             return file.read(size)
     except OSError as error:
         raise UserError(f"cannot read {printable(path)}: {reason(error)}") from error
+
+
+def load_pickle(path: Path, archive: bool) -> object:
+    """Return what torch loads from a pickle without running code; ``archive`` as :func:`is_archive`."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about unusual content, which is refused or not used
+        # Mapped, a storage cannot extend beyond the file, whatever its entry in the pickle says.
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=archive)
 
 
 def is_archive(path: Path) -> bool:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from sashimi_diffusion.errors import UserError
-from sashimi_diffusion.interop.files import RefusedPickle, check_tensors, is_archive, read_state_dict
+from sashimi_diffusion.interop.files import RefusedPickle, check_tensors, is_archive, load_pickle, read_state_dict
 from sashimi_diffusion.terminal import printable
 
 _MAX_MODULES, _MAX_DEPTH = 100_000, 64  # of a network; the official classifier has about 130 in 5 levels
@@ -54,7 +54,7 @@ def _read_network(path: Path) -> object:
     try:
         unknown = torch.serialization.get_unsafe_globals_in_checkpoint(path)
         with torch.serialization.safe_globals([(_Placeholder, name) for name in unknown]):
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            return load_pickle(path, archive=True)
     except Exception:  # what has no tensors that can be read safely stays refused
         return None
 

@@ -117,7 +117,7 @@ class WaveformModel(ModelMixin, ConfigMixin):
             raise UserError(f"the length must be a multiple of {multiple}, got {length} samples")
 
 
-def meta_state(network: Callable[..., torch.nn.Module], arguments: Mapping[str, Any]) -> dict[str, Tensor]:
+def meta_state(network: Callable[..., Any], arguments: Mapping[str, Any]) -> dict[str, Tensor]:
     """Return the state dict of a network on the meta device: shapes and types of its tensors, without values.
 
     Args:

@@ -51,6 +51,7 @@ def resolve_pipeline(name: str | os.PathLike[str], **hub: Any) -> Path:
     Raises:
         UserError: the pipeline does not exist.
     """
+    name = os.fspath(name)
     if is_folder(name):
         return Path(name)
     bundled = {path.parent.name: path.parent for path in sorted(BUNDLED.glob(f"*/{_INDEX}"))}
@@ -104,7 +105,8 @@ def _load_scheduler(folder: Path) -> SchedulerMixin:
     with loading(path):
         # The schedulers of diffusers have the same names for their schedules, but do not check them.
         check_arguments(DiffWaveScheduler.__init__, config, RANGES)
-        return scheduler_class.from_pretrained(folder, subfolder="scheduler")
+        scheduler: Any = scheduler_class.from_pretrained(folder, subfolder="scheduler")
+        return scheduler
 
 
 def stored_guidance_scale(folder: Path) -> float:

@@ -1,4 +1,4 @@
-"""Tests of ``sashimi-convert`` with damaged and hostile files, tensors and options: one line, exit code 2, no folder."""
+"""Tests of ``sashimi-convert`` with damaged and hostile files, tensors and options: one line and no folder."""
 
 import io
 import os
@@ -55,9 +55,10 @@ def read_or_refuse(path: Path) -> dict[str, Tensor] | None:
     try:
         return read_tensors(path)
     except UserError as error:
-        assert path.name in str(error)
-        assert "\n" not in str(error)
-        return None
+        message = str(error)
+    assert path.name in message
+    assert message.isprintable()
+    return None
 
 
 FORMS: dict[str, Callable[[dict[str, Tensor], Path], object]] = {
@@ -240,10 +241,9 @@ def test_shapes_that_imply_a_huge_network_are_refused_before_it_is_created(golde
     assert "its shapes imply" in in_child(message)
 
 
-@pytest.mark.parametrize(
-    "value", [torch.tensor(-3), torch.tensor(2**62), torch.tensor(2.5), torch.tensor(float("nan"))]
-)
-def test_a_kernel_length_that_is_none_is_refused(golden, value: Tensor) -> None:
+@pytest.mark.parametrize("length", [-3, 2**62, 2.5, float("nan")])
+def test_a_kernel_length_that_is_none_is_refused(golden, length: float) -> None:
+    value = torch.tensor(length)
     for name in ("v3_sashimi-sc09_small", "v4_sashimi-sc09-unet_small"):
         tensors = golden.tensors(f"c_ar/{name}")
         state = {key.removeprefix("sd."): tensor for key, tensor in tensors.items() if key.startswith("sd.")}
@@ -373,9 +373,7 @@ def test_an_output_folder_that_cannot_be_is_refused(
     assert path.read_bytes() == content
 
 
-def test_an_empty_folder_is_filled_and_a_new_one_created_below_new_ones(
-    state: dict[str, Tensor], tmp_path: Path
-) -> None:
+def test_an_empty_folder_is_filled_and_a_new_one_created(state: dict[str, Tensor], tmp_path: Path) -> None:
     torch.save(state, tmp_path / "x.pkl")
     (tmp_path / "empty").mkdir()
     for place in (tmp_path / "empty", tmp_path / "new" / "folder"):

@@ -47,11 +47,12 @@ def refusal(function: Callable[[], object]) -> str | None:
     try:
         function()
     except UserError as error:
-        assert "\n" not in str(error)
-        assert str(error).isprintable()
-        assert len(str(error)) < 1500
-        return str(error)
-    return None
+        message = str(error)
+    else:
+        return None
+    assert message.isprintable()
+    assert len(message) < 1500
+    return message
 
 
 @pytest.fixture(scope="module")
@@ -246,10 +247,9 @@ def test_constructors_refuse_values_before_anything_is_allocated() -> None:
                 for value in values:
                     try:
                         network(**{name: value})
-                    except ValueError as error:
-                        assert str(error).count("\n") == 0
-                    else:
-                        found.append((network.__name__, name, value))
+                    except ValueError:
+                        continue
+                    found.append((network.__name__, name, value))
         return found
 
     assert in_child(accepted, memory=300 << 20) == []
