@@ -1,5 +1,6 @@
 """Tests that every file of the audio zoo is decoded right, used with a warning, or refused with a reason."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -7,10 +8,12 @@ import pytest
 
 from sashimi_diffusion.data import audio, decoding
 from sashimi_diffusion.data.audio import AudioFileError, read_audio
+from sashimi_diffusion.data.audio_folder import AudioFolder
 from sashimi_diffusion.data.levels import level_warning
 from tests.faults.audio_zoo import MAX_SAMPLES, RATE, Decoded, Refused, Specimen, all_specimens
 
 ZOO = all_specimens()
+_ONLY_RESAMPLED = ("impossible rate", "too long when resampled")
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +32,7 @@ def test_the_zoo_is_large() -> None:
 def test_zoo(tmp_path: Path, specimen: Specimen) -> None:
     path = tmp_path / specimen.name
     path.write_bytes(specimen.content())
-    rate = RATE if specimen.kind in ("impossible rate", "too long when resampled") else None
+    rate = RATE if specimen.kind in _ONLY_RESAMPLED else None
     if isinstance(specimen.outcome, Refused):
         with pytest.raises(AudioFileError) as caught:
             read_audio(path, rate)
@@ -47,6 +50,26 @@ def test_zoo(tmp_path: Path, specimen: Specimen) -> None:
     assert np.isfinite(samples).all()
     if isinstance(specimen.outcome, Decoded):
         _check(samples, specimen.outcome)
+
+
+def test_a_data_set_skips_the_bad_files_of_the_zoo_and_names_each(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("SASHIMI_CACHE", str(tmp_path / "cache"))
+    root = tmp_path / "zoo"
+    root.mkdir()
+    chosen = [specimen for specimen in ZOO if specimen.kind not in _ONLY_RESAMPLED][::2]
+    for specimen in chosen:
+        (root / specimen.name).write_bytes(specimen.content())
+    with pytest.warns(UserWarning, match="all are listed in") as warned:
+        dataset = AudioFolder(root, "all", RATE, 1000, skip_bad_files=True)
+    used = {file.name for file in dataset.files}
+    message = next(str(one.message) for one in warned if "cannot be used" in str(one.message))
+    listed = re.search("all are listed in (.*)", message)
+    assert listed is not None
+    bad = {line.partition(": ")[0] for line in Path(listed[1]).read_text().splitlines()}
+    assert used | bad == {specimen.name for specimen in chosen}
+    assert {specimen.name for specimen in chosen if isinstance(specimen.outcome, Refused)} <= bad
+    assert {specimen.name for specimen in chosen if isinstance(specimen.outcome, Decoded)} <= used
+    assert all(np.isfinite(dataset[index]["waveform"]).all() for index in range(0, len(dataset), 50))
 
 
 def _check_reason(error: AudioFileError, name: str) -> None:
