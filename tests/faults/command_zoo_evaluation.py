@@ -57,7 +57,7 @@ def right_calls() -> Iterator[Row]:
     yield right(EVALUATE, f"{LINE} --html new.html", writes=["evaluation.json", "new.html"], reader=False)
     for encoding in ("latin-1", "ascii", "cp1252"):
         yield right(EVALUATE, LINE, "FID", ["evaluation.json"], encoding=encoding)
-    yield right(EVALUATE, f"'\u2193=samples' {REAL}", "\\u2193", ["evaluation.json"], encoding="ascii")
+    yield right(EVALUATE, f"'\u4e2d=samples' {REAL}", "\\u4e2d", ["evaluation.json"], encoding="ascii")
     yield right(EVALUATE, f"{MAKE} --clips 2 --out new", "new", ["new", "new.key.json"])
     yield right(
         EVALUATE, f"{MAKE} --clips 2 --out empty", "empty", ["empty/audio", "empty/index.html", "empty.key.json"]

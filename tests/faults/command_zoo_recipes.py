@@ -84,7 +84,7 @@ DIFFUSION_ONLY = {
 
 AUTOREGRESSIVE_ONLY = {
     "model.d_model": ("0", "-1", "x"),
-    "model.n_layers": ("0", "-1", "10000000"),
+    "model.n_layers": ("-1", "10000000"),
     "model.pool": ("[0]", "[-4]", "x", "[]x"),
     "model.n_state": ("0", "-1", "1", "1000000000"),
     "model.quantization": ("x",),
