@@ -12,7 +12,7 @@ from pathlib import Path
 
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.files import writing
-from sashimi_diffusion.paths import read_text, status
+from sashimi_diffusion.paths import is_folder, kind, read_text, status
 from sashimi_diffusion.terminal import printable, say
 
 if sys.platform == "win32":
@@ -42,8 +42,11 @@ def folder_locked(folder: Path, what: str) -> Iterator[None]:
         what: what the folder is, for error messages, for example "the run folder".
 
     Raises:
-        UserError: another process holds the lock, or the folder cannot be written.
+        UserError: another process holds the lock, or the folder is none or cannot be written.
     """
+    found = status(folder)
+    if found is not None and not is_folder(folder):
+        raise UserError(f"{what} {printable(folder)} is {kind(found)}, not a folder: choose another output_dir")
     created = [path for path in (folder, *folder.parents) if status(path) is None]
     with writing(what):
         folder.mkdir(parents=True, exist_ok=True)

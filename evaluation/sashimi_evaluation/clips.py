@@ -254,7 +254,7 @@ def _record_notes(samples: Mapping[str, dict], names: Sequence[str]) -> list[str
     if missing:
         notes.append(f"{SAMPLES_FILE} names clips that are missing: {_listed(missing, len(samples))}")
     if unnamed:
-        notes.append(f"clips that {SAMPLES_FILE} does not name are evaluated too: {_listed(unnamed, len(names))}")
+        notes.append(f"clips are not in {SAMPLES_FILE}: {_listed(unnamed, len(names))}")
     return notes
 
 

@@ -5,8 +5,8 @@ network. An interrupted run continues where it stopped, and with ``accelerate la
 """
 
 import hashlib
+import io
 import json
-import sys
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -19,18 +19,25 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from tqdm import tqdm
 
+from sashimi_diffusion.cache_files import (
+    DamagedCacheError,
+    default_cache_dir,
+    read_cache_file,
+    say_damaged,
+    write_cache_file,
+)
 from sashimi_diffusion.data.audio import resample
-from sashimi_diffusion.data.cache import default_cache_dir, file_fingerprints
 from sashimi_diffusion.data.decoding import AudioFileError
+from sashimi_diffusion.data.fingerprints import file_fingerprints
 from sashimi_diffusion.data.levels import peak_of
 from sashimi_diffusion.data.recordings import report_bad_files
 from sashimi_diffusion.errors import UserError
-from sashimi_diffusion.files import file_written_beside
-from sashimi_diffusion.terminal import printable, say
+from sashimi_diffusion.paths import expanded
+from sashimi_diffusion.terminal import printable
 from sashimi_evaluation.clips import ClipFolder, read_clip
 from sashimi_evaluation.metrics.signal import signal_properties
 
-_FORMAT = 3  # of the shards; increase it when reading, cropping or the properties change
+_FORMAT = 4  # of the shards; increase it when reading, cropping, the properties or the files change
 _SHARD = 256  # clips per shard
 _BATCH = 32  # clips per call of the network
 _FILTER_SECONDS = 0.1  # longer than the filter of the resampler
@@ -126,13 +133,13 @@ def extract_clip_features(
         clips: the clips. They are read in batches, so memory grows only with the size of the results.
         network: the network.
         cache_dir: folder of the cache; default: ``evaluation`` in
-            :func:`~sashimi_diffusion.data.cache.default_cache_dir`.
+            :func:`~sashimi_diffusion.cache_files.default_cache_dir`.
         skip_bad_files: warn about unusable files and continue without them.
 
     Raises:
         UserError: a file cannot be used, or the cache cannot be written.
     """
-    cache = Path(cache_dir).expanduser() if cache_dir is not None else default_cache_dir() / "evaluation"
+    cache = expanded(cache_dir) if cache_dir is not None else default_cache_dir() / "evaluation"
     starts = range(0, len(clips), _SHARD)
     shards = [clips.files[start : start + _SHARD] for start in starts]
     state = PartialState()
@@ -179,7 +186,7 @@ def _cached_shard(files: Sequence[Path], network: ClipNetwork, cache: Path) -> t
     parts = [_FORMAT, soundfile.__libsndfile_version__, network.fingerprint, network.sample_rate, network.seconds]
     key = hashlib.sha256("\n".join(map(str, [*parts, *fingerprints])).encode()).hexdigest()[:32]
     path = cache / f"{key}.npz"
-    shard = _read_shard(path)
+    shard = _read_shard(path, len(files))
     if shard is None:
         shard = _compute_shard(files, network)
         _write_shard(path, shard)
@@ -230,23 +237,41 @@ def _write_shard(path: Path, shard: _Shard) -> None:
     arrays |= {f"outputs.{name}": values for name, values in shard.outputs.items()}
     # "facts." belongs to the file format: another prefix would invalidate existing caches.
     arrays |= {f"facts.{name}": values for name, values in shard.properties.items()}
-    with file_written_beside(path) as file:
-        np.savez(file, **arrays)
+    written = io.BytesIO()
+    np.savez(written, **arrays)
+    write_cache_file(path, written.getvalue())
 
 
-def _read_shard(path: Path) -> _Shard | None:
-    """Read a shard; return None if there is none or, with a note on stderr, if it is damaged."""
-    if not path.is_file():
-        return None
+def _read_shard(path: Path, files: int) -> _Shard | None:
+    """Read the shard of a number of files; return None if there is none or, with a note on stderr, if it is damaged."""
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        content = read_cache_file(path)
+        return None if content is None else _parsed(content, files)
+    except DamagedCacheError as error:
+        say_damaged(path, error, "its features are computed again")
+        return None
+
+
+def _parsed(content: bytes, files: int) -> _Shard:
+    """Return the shard of ``files`` files that :func:`_write_shard` wrote.
+
+    Raises:
+        DamagedCacheError: the content is something else.
+    """
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
             outputs, properties = (
                 {name.removeprefix(prefix): arrays[name] for name in arrays if name.startswith(prefix)}
                 for prefix in ("outputs.", "facts.")
             )
             bad = {int(position): reason for position, reason in json.loads(str(arrays["bad"])).items()}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        note = f"note: the cache file {printable(path)} is damaged ({error}); its features are computed again"
-        say(note, sys.stderr)
-        return None
+    except (OSError, ValueError, KeyError, AttributeError, EOFError, RecursionError, zipfile.BadZipFile) as error:
+        raise DamagedCacheError(f"it has no features: {printable(error)}") from error
+    usable = files - len(bad)
+    if not all(position in range(files) and isinstance(reason, str) for position, reason in bad.items()):
+        raise DamagedCacheError("it has no reasons by position")
+    if not all(np.ndim(values) and len(values) == usable for values in (*outputs.values(), *properties.values())):
+        raise DamagedCacheError(f"its features are not those of {usable} clips")
+    if usable and not (outputs and properties):
+        raise DamagedCacheError("it has no features")
     return _Shard(outputs, properties, bad)

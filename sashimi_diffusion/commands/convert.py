@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from sashimi_diffusion.commands.cli import Parser, run
+from sashimi_diffusion.command_line import Parser, run
 from sashimi_diffusion.data.quantization import QUANTIZATIONS
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.files import folder_written_beside, writing

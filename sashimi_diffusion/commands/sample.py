@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from accelerate import PartialState
 
-from sashimi_diffusion.commands.cli import Parser, path_argument, run, select_device
+from sashimi_diffusion.command_line import Parser, path_argument, run, select_device
 from sashimi_diffusion.commands.sample_autoregressive import sample_autoregressive
 from sashimi_diffusion.commands.sample_diffusion import sample_diffusion
 from sashimi_diffusion.errors import UserError
@@ -16,7 +16,7 @@ from sashimi_diffusion.generation import ENGINES
 from sashimi_diffusion.launch import require_all_processes
 from sashimi_diffusion.pipelines import is_autoregressive, resolve_pipeline
 from sashimi_diffusion.schedulers import SCHEDULERS
-from sashimi_diffusion.terminal import printable, shortened
+from sashimi_diffusion.terminal import printable
 from sashimi_kernels.allocation import keep_freed_memory
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -132,8 +132,8 @@ def sample(options: argparse.Namespace) -> None:
         if getattr(options, name) not in (None, False):
             flag = f"--{name.replace('_', '-')}"
             article = "an" if autoregressive else "a"
-            name = shortened(printable(options.pipeline))
-            raise UserError(f"{flag} does not apply: {name} is {article} {kind} pipeline; leave it out")
+            pipeline = f"{printable(options.pipeline)} is {article} {kind} pipeline"
+            raise UserError(f"{flag} does not apply: {pipeline}; leave it out")
     run_pipeline = sample_autoregressive if autoregressive else sample_diffusion
     run_pipeline(options, folder, device, DTYPES[options.dtype], state)
 

@@ -27,15 +27,17 @@ from sashimi_diffusion.commands.sample_folder import (
     share_of_batches,
 )
 from sashimi_diffusion.commands.stream import write_stream
-from sashimi_diffusion.data.audio import read_audio, resample, write_audio
+from sashimi_diffusion.data.audio import resample, write_audio
+from sashimi_diffusion.data.decoding import decode_audio
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.generation import Generation, Sampling, check_memory, create_engine
 from sashimi_diffusion.generation.likelihood import likelihood_window
 from sashimi_diffusion.generation.runaway import runaway_second
 from sashimi_diffusion.output_files import check_output_files
-from sashimi_diffusion.paths import require_file
 from sashimi_diffusion.pipelines import SashimiAutoregressivePipeline, hash_pipeline, sample_seeds
 from sashimi_diffusion.terminal import printable, say
+
+_MORE_SECONDS = 60  # of a prefix are read than fit into a clip, so that an error states the length of most prefixes
 
 
 @dataclass
@@ -141,11 +143,10 @@ def read_prefix(options: argparse.Namespace, pipe: SashimiAutoregressivePipeline
     Raises:
         UserError: the file is not audio, or has no sound.
     """
-    path = options.prefix
-    require_file(path, "a recording")
-    waveform = read_audio(path)
+    path, rate = options.prefix, pipe.model.config.sample_rate
+    longest = pipe.length_in_samples(options.seconds) / rate + _MORE_SECONDS
+    waveform, recorded, _ = decode_audio(path, longest)
     pipe.prefix_tokens(waveform)  # raises its errors before resampling, which adds ripples to a constant waveform
-    recorded, rate = soundfile.info(path).samplerate, pipe.model.config.sample_rate
     if recorded == rate:
         return waveform
     say(f"note: {printable(path)} is resampled from {recorded} Hz to the model's {rate} Hz", sys.stderr)

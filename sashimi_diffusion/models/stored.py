@@ -2,7 +2,7 @@
 
 import contextlib
 import inspect
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -10,7 +10,7 @@ import torch
 from diffusers import ModelMixin
 from safetensors import SafetensorError, safe_open
 
-from sashimi_diffusion.arguments import Range, check_arguments, short_form
+from sashimi_diffusion.arguments import short_form
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.models.base import meta_state
 from sashimi_diffusion.paths import is_file, is_folder, kind, read_json, status
@@ -31,16 +31,14 @@ def load_network(
     folder: Path,
     dtype: torch.dtype | None,
     required: Collection[str] = (),
-    ranges: Mapping[str, Range] | None = None,
 ) -> Model:
     """Load a network of diffusers in evaluation mode.
 
     Args:
-        network: class of the network.
+        network: class of the network; its constructor checks its arguments.
         folder: the folder with ``config.json`` and the weights.
         dtype: dtype of the weights; None is float32.
         required: keys that the config must have.
-        ranges: ranges of arguments of the network; None for a network that checks its arguments.
 
     Raises:
         UserError: a file is missing, unreadable, damaged or does not fit the others; the message names it.
@@ -53,7 +51,6 @@ def load_network(
         raise UserError(f"{printable(path)} has the unknown key {short_form(key)}{did_you_mean(key, names)}")
     stored = {name: part for file in weight_files(folder) for name, part in _stored_tensors(file).items()}
     with loading(path):
-        check_arguments(network.__init__, config, ranges or {})
         needed = meta_state(network, config)
     # diffusers only warns, and initializes the parameters of these names randomly.
     problems = {

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sashimi_diffusion.arguments import short_form
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.suggestions import did_you_mean
-from sashimi_diffusion.terminal import shortened
 
 _SHOWN_NAMES = 50  # in an error message
 
@@ -54,10 +54,10 @@ class KnownLabels:
         # Python does not convert thousands of digits to a number.
         if text.isdecimal() and len(text) < 20 and int(text) < self.count:
             return int(text)
-        hint = did_you_mean(shortened(text), self.names)
+        hint = did_you_mean(text, self.names)
         shown = [*self.names[:_SHOWN_NAMES], *(["..."] if len(self.names) > _SHOWN_NAMES else [])]
         known = f"0 to {self.count - 1}" + (f" or {', '.join(shown)}" if shown else "")
-        raise UserError(f"no {self.kind} {shortened(text)!r}{hint} (this model has {known})")
+        raise UserError(f"no {self.kind} {short_form(text)}{hint} (this model has {known})")
 
     def indices(self, given: Labels, batch_size: int) -> Tensor:
         """Return the label of each waveform, int64 (B,).

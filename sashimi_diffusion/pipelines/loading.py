@@ -35,7 +35,9 @@ BUNDLED = Path(__file__).resolve().parent.parent / "pretrained"
 """Folder of the pipelines that are part of the package."""
 
 _INDEX, _SCHEDULER = "model_index.json", "scheduler/scheduler_config.json"
-_MAX_GUIDANCE_SCALE = 1e6
+MAX_GUIDANCE_SCALE = 1e6
+"""Larger scales of classifier-free guidance exceed the range of float32 during sampling."""
+
 Model = TypeVar("Model", bound=ModelMixin)
 Component = TypeVar("Component")
 
@@ -113,10 +115,10 @@ def stored_guidance_scale(folder: Path) -> float:
     """Return the default guidance scale of a pipeline folder; 1 (no guidance) if it has none.
 
     Raises:
-        UserError: the stored scale is not a number, or more than a million.
+        UserError: the stored scale is not a number, or beyond ``MAX_GUIDANCE_SCALE``.
     """
     scale = read_object(folder / _INDEX).get("guidance_scale", 1.0)
-    if isinstance(scale, bool) or not isinstance(scale, int | float) or not abs(scale) <= _MAX_GUIDANCE_SCALE:
+    if isinstance(scale, bool) or not isinstance(scale, int | float) or not abs(scale) <= MAX_GUIDANCE_SCALE:
         raise UserError(f"{printable(folder / _INDEX)}: guidance_scale is {short_form(scale)}, expected a number")
     return float(scale)
 

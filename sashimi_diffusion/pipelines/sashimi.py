@@ -20,6 +20,7 @@ from sashimi_diffusion.pipelines.base import (
 )
 from sashimi_diffusion.pipelines.labels import Labels, label_conditioning
 from sashimi_diffusion.pipelines.loading import (
+    MAX_GUIDANCE_SCALE,
     load_components,
     require_autoregressive,
     resolve_pipeline,
@@ -29,9 +30,6 @@ from sashimi_diffusion.pipelines.prediction import Prediction, PredictionGraphs
 from sashimi_diffusion.schedulers import DiffWaveScheduler
 from sashimi_diffusion.schedulers.noise import draw_noise
 from sashimi_diffusion.ssm import frozen
-
-MAX_GUIDANCE_SCALE = 1e6
-"""Larger scales exceed the range of float32 during sampling."""
 
 StepCallback = Callable[["SashimiPipeline", int, torch.Tensor, dict[str, Any]], dict[str, Any] | None]
 
@@ -135,7 +133,8 @@ class SashimiPipeline(AudioPipeline):
             class_labels: a class (index or name) for all waveforms, or a sequence of B classes. None: no class.
             guidance_scale: scale of classifier-free guidance (arXiv 2207.12598). 0 is the prediction without labels, 1
                 the prediction with labels (no guidance); larger scales strengthen the labels, up to
-                ``MAX_GUIDANCE_SCALE``. None: the default of the pipeline if there are labels, otherwise 1.
+                ``MAX_GUIDANCE_SCALE``; negative ones avoid them. None: the default of the pipeline if there are
+                labels, otherwise 1.
             mel: log-mel spectrograms for a vocoder, shape (B, mel_channels, frames).
             speaker_labels: a speaker (index or name) for all waveforms, or a sequence of B speakers. None: the n-th
                 waveform of each class in the batch has the n-th speaker, modulo the number of speakers; if several
@@ -189,14 +188,15 @@ class SashimiPipeline(AudioPipeline):
         """Return the guidance scale of a call: ``guidance_scale``, or the default if it is None; 1 is no guidance.
 
         Raises:
-            UserError: the scale is not a number from 0 to ``MAX_GUIDANCE_SCALE``, or there are no labels.
+            UserError: the scale is not a number, beyond ``MAX_GUIDANCE_SCALE``, or there are no labels.
         """
         if guidance_scale is None:
             guidance_scale = self.config.guidance_scale if has_labels else 1.0
         elif not has_labels and guidance_scale != 1:
             raise UserError(f"guidance_scale is {guidance_scale:g}, but there are no class_labels to guide towards")
-        if not 0 <= guidance_scale <= MAX_GUIDANCE_SCALE:
-            raise UserError(f"guidance_scale is {guidance_scale:g}, expected a number from 0 to {MAX_GUIDANCE_SCALE:g}")
+        if not abs(guidance_scale) <= MAX_GUIDANCE_SCALE:
+            limits = f"{-MAX_GUIDANCE_SCALE:g} to {MAX_GUIDANCE_SCALE:g}"
+            raise UserError(f"guidance_scale is {guidance_scale:g}, expected a number from {limits}")
         return guidance_scale
 
     def length_in_samples(self, audio_length_in_s: float | None = None, mel: torch.Tensor | None = None) -> int:

@@ -9,6 +9,7 @@ import io
 import os
 import re
 import shutil
+import warnings
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -230,7 +231,8 @@ def load_checkpoint(
         _load_tensors(folder / MODEL, model)
         _load_tensors(folder / AVERAGE, ema.model)
         path = folder / OPTIMIZER
-        with _readable(path):
+        with _readable(path), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about files that are not of PyTorch, which become an error
             stored = torch.load(path, weights_only=True, map_location="cpu")
         try:
             load_optimizer(optimizer, stored)

@@ -1,10 +1,10 @@
 """The command line of a training recipe."""
 
-import argparse
 import os
 import sys
 from pathlib import Path
 
+from sashimi_diffusion.command_line import Parser
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.launch import require_all_processes
 from sashimi_diffusion.terminal import say
@@ -29,7 +29,7 @@ def run_recipe(task_class: type[Task], kind: type[RunConfig], default_file: Path
         default_file: the config file that is used without ``--config``.
         description: text of ``--help``.
     """
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=description)
     parser.add_argument("--config", metavar="FILE", help=f"YAML file (default: {default_file.name})")
     parser.add_argument(
         "--resume", action="store_true", help="continue the run in output_dir from its newest checkpoint"
@@ -40,14 +40,14 @@ def run_recipe(task_class: type[Task], kind: type[RunConfig], default_file: Path
     parser.add_argument("--skip-bad-files", action="store_true", help="ignore recordings that cannot be used")
     parser.add_argument("--schema", action="store_true", help="print the JSON schema of the YAML file and exit")
     parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="settings that replace those of the file")
-    arguments = parser.parse_intermixed_args()
-    if arguments.schema:
-        say(write_schema(kind).rstrip("\n"))
-        return 0
-    keep_freed_memory()
-    resume = arguments.resume or arguments.resume_from is not None
     config = None
     try:
+        arguments = parser.parse_intermixed_args()
+        if arguments.schema:
+            say(write_schema(kind).rstrip("\n"))
+            return 0
+        keep_freed_memory()
+        resume = arguments.resume or arguments.resume_from is not None
         require_all_processes()
         if arguments.config == "":
             raise UserError("--config is empty: it must name a YAML file")

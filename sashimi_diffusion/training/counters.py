@@ -8,6 +8,7 @@ from typing import Any
 
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.terminal import printable
+from sashimi_diffusion.training.splits import compare_fingerprints
 
 EXPLODED = 100
 """A loss has exploded if its average is more than this multiple of the lowest average, and above the first loss.
@@ -71,8 +72,11 @@ class Counters:
         self.loss_lowest = min(self.loss_lowest, self.loss_average)
         return True
 
-    def check_same_run(self, expected: "Counters", checkpoint: str) -> None:
+    def check_same_run(self, expected: "Counters", checkpoint: str) -> str:
         """Check that a run may continue with these counters of a checkpoint.
+
+        Returns:
+            What could not be checked, in words that follow the name of the checkpoint, or "".
 
         Raises:
             UserError: the checkpoint is of a run with another global batch or with other data.
@@ -83,11 +87,16 @@ class Counters:
                 f"{expected.global_batch}: set training.batch_size and training.gradient_accumulation so that their "
                 "product with the number of processes is the same"
             )
-        if self.data != expected.data:
+        difference = compare_fingerprints(self.data, expected.data)
+        if difference in ("recordings", "contents"):
+            other = "recordings with other contents" if difference == "contents" else "other recordings"
             raise UserError(
-                f"{checkpoint} was made with other recordings than `data` of the config selects now: restore them, or "
-                "start again in another output_dir"
+                f"{checkpoint} was made with {other} than `data` of the config selects now: restore them, or start "
+                "again in another output_dir"
             )
+        if difference == "unknown":
+            return "; the contents of the recordings were not compared, because it is of an older version"
+        return ""
 
     @property
     def exploded(self) -> bool:

@@ -69,9 +69,7 @@ def train(
             another run uses the folder. If the run has not started, its folder is unchanged.
         RunEnded: the run has diverged, or the program that started it has ended.
     """
-    folder = Path(config.output_dir)
-    check_startable(folder, resume or resume_from is not None)
-    accelerator = create_accelerator(config)
+    folder, accelerator = Path(config.output_dir), create_accelerator(config)
     with contextlib.ExitStack() as lock:
         with main_process_first(accelerator):
             if accelerator.is_main_process:
@@ -333,8 +331,9 @@ class Trainer:
         """Load a checkpoint; raise UserError if it cannot be used or is of another run."""
         expected = self.counters
         self.counters = checkpoints.load_checkpoint(checkpoint, self.network, self.ema, self.optimizer)
-        self.counters.check_same_run(expected, printable(checkpoint))
-        self.log.print(f"resumed from {printable(checkpoint)}")
+        unchecked = self.counters.check_same_run(expected, printable(checkpoint))
+        self.counters.data = expected.data
+        self.log.print(f"resumed from {printable(checkpoint)}{unchecked}")
 
     def _description(self) -> str:
         """Return the first line of the output."""

@@ -23,6 +23,7 @@ from sashimi_diffusion.training.config import (
     to_tree,
     with_measured,
 )
+from sashimi_diffusion.training.settings import read_overrides
 from sashimi_diffusion.training.strict_json import json_text
 from sashimi_diffusion.training.yaml_files import apply_overrides, read_yaml_file, write_yaml
 
@@ -116,9 +117,9 @@ def _stored_config(run: Path, kind: type[Config]) -> Config:
 
 
 def _output_dir(kind: type[RunConfig], file: str | Path, overrides: list[str]) -> str:
-    tree = apply_overrides(read_yaml_file(file), overrides)
+    tree = read_overrides(kind, apply_overrides(read_yaml_file(file), overrides))
     output_dir = tree.get("output_dir", kind.model_fields["output_dir"].default)
-    if not isinstance(output_dir, str):
+    if not isinstance(output_dir, str) or not output_dir:
         raise UserError(f"output_dir must be text, not {output_dir!r}")
     return output_dir
 

@@ -148,10 +148,10 @@ def first_problem(error: ValidationError, kind: type[BaseModel], tree: Any, pref
         return cause
     location, type_ = problem["loc"], problem["type"]
     if location[-1:] == ("[key]",):
-        return UserError(f"the keys of {prefix}{_dotted(location[:-2])} must be text, not {short_form(location[-2])}")
+        return UserError(f"the keys of {prefix}{_dotted(location[:-2])} must be text, not {short_key(location[-2])}")
     if type_ == "invalid_key":
         group = f"{prefix}{_dotted(location[:-1])}".rstrip(".") or "the config"
-        return UserError(f"the keys of {group} must be text, not {short_form(location[-1])}")
+        return UserError(f"the keys of {group} must be text, not {short_key(location[-1])}")
     if type_ == "missing":
         return UserError(f"the config key {prefix}{_dotted(location)} is missing")
 
@@ -171,6 +171,9 @@ def first_problem(error: ValidationError, kind: type[BaseModel], tree: Any, pref
         value = value[key]
         path.append(key)
 
+    if type_ == "string_unicode" and _is_group(annotation):  # pydantic does not name the key that is not UTF-8
+        unknown = next(key for key in value if not str(key).isprintable())
+        return unknown_key(unknown, annotation.model_fields, f"{prefix}{_dotted(path)}." if path else prefix)
     name = f"{prefix}{_dotted(path)}" if path else prefix.rstrip(".") or "the config"
     number = problem["input"]
     too_large = type_ == "float_type" and isinstance(number, int) and not isinstance(number, bool)

@@ -1,7 +1,8 @@
 """Read and write YAML files of settings, and set ``key.sub=value`` overrides in their values."""
 
+import contextlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from sashimi_diffusion.terminal import printable
 
 MAX_BYTES = 1 << 20
 """The largest size of a config file. Those of this repository have 5 kB."""
-MAX_VALUES = 100_000
+MAX_VALUES = 20_000
 """The largest number of values and groups in a YAML text. An alias counts as many as the value that it repeats."""
 MAX_DEPTH = 16
 """The largest number of lists and groups within each other. Configs have four."""
@@ -41,26 +42,41 @@ class _Loader(yaml.SafeLoader):
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
-        self._count = 0
+        self._count = self._depth = 0
 
     def read(self) -> Any:
         """Return the value of the text."""
         node = self.get_single_node()
-        return None if node is None else self._value(node, 0)
+        self._count = 0
+        return None if node is None else self._value(node)
 
-    def _value(self, node: yaml.Node, depth: int) -> Any:
-        # An alias is the same node at several places. Values are counted while they are expanded, so that nested
-        # aliases, and those of themselves, end here.
-        self._count += 1
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """Read the next node of the text."""
+        with self._limited():
+            return super().compose_node(parent, index)
+
+    @contextlib.contextmanager
+    def _limited(self) -> Iterator[None]:
+        self._count, self._depth = self._count + 1, self._depth + 1
         if self._count > MAX_VALUES:
             raise UserError(f"more than {MAX_VALUES:,} values, those repeated by aliases included")
-        if depth > MAX_DEPTH:
+        if self._depth > MAX_DEPTH:
             raise UserError(f"more than {MAX_DEPTH} lists and groups within each other")
+        yield
+        self._depth -= 1
+
+    def _value(self, node: yaml.Node) -> Any:
+        # An alias is the same node at several places. Nodes are counted again while they are expanded, so that nested
+        # aliases, and those of themselves, end here.
+        with self._limited():
+            return self._read(node)
+
+    def _read(self, node: yaml.Node) -> Any:
         kind = node.tag.removeprefix(_PREFIX)
         if isinstance(node, yaml.SequenceNode) and kind == "seq":
-            return [self._value(item, depth + 1) for item in node.value]
+            return [self._value(item) for item in node.value]
         if isinstance(node, yaml.MappingNode) and kind == "map":
-            return self._mapping(node, depth)
+            return self._mapping(node)
         if isinstance(node, yaml.ScalarNode) and kind in ("str", "int", "float", "bool", "null"):
             try:
                 return self.construct_object(node)
@@ -68,20 +84,30 @@ class _Loader(yaml.SafeLoader):
                 raise UserError(f"{short_form(node.value)} is no value of the type {kind}{_place(node)}") from error
         raise UserError(f"values of the type {printable(kind)[:40]} are not supported{_place(node)}")
 
-    def _mapping(self, node: yaml.MappingNode, depth: int) -> dict:
+    def _mapping(self, node: yaml.MappingNode) -> dict:
         mapping = {}
         for key_node, value_node in node.value:
             if not isinstance(key_node, yaml.ScalarNode):
                 raise UserError(f"a key is a list or a group{_place(key_node)}: expected text")
-            key = self._value(key_node, depth)
+            key = self._value(key_node)
             if key in mapping:
                 raise UserError(f"the key {short_form(key)} is given twice{_place(key_node)}: keep one")
-            mapping[key] = self._value(value_node, depth + 1)
+            mapping[key] = self._value(value_node)
         return mapping
 
 
 class _Dumper(yaml.SafeDumper):
-    """PyYAML's writer, which quotes text that :class:`_Loader` would read as a number, such as ``1e5``."""
+    """PyYAML's writer, which quotes text that :class:`_Loader` would read as a number, such as ``1e5``.
+
+    Text with control characters is written with escapes, because PyYAML reads some of them as line breaks.
+    """
+
+    def represent_str(self, data: str) -> yaml.ScalarNode:
+        """Return the node of a text."""
+        return self.represent_scalar(f"{_PREFIX}str", data, style=None if data.isprintable() else '"')
+
+
+_Dumper.add_representer(str, _Dumper.represent_str)
 
 
 for _class in (_Loader, _Dumper):
@@ -112,12 +138,10 @@ def read_yaml(text: str, source: str) -> Any:
         raise UserError(f"{source} is not valid YAML{line}: {printable(error.problem)}") from error
     except yaml.YAMLError as error:
         raise UserError(f"{source} is not valid YAML: {printable(' '.join(str(error).split()))}") from error
-    except (RecursionError, ValueError, OverflowError) as error:
-        # PyYAML has one call for each level, and computes the character of an escape such as "\UFFFFFFFF".
-        reason = (
-            "too many lists and groups within each other" if isinstance(error, RecursionError) else printable(error)
-        )
-        raise UserError(f"{source} is not valid YAML: {reason}") from error
+    except (ValueError, OverflowError) as error:
+        raise UserError(
+            f"{source} is not valid YAML: it has an escape such as \\UFFFFFFFF, which is no character"
+        ) from error
 
 
 def read_yaml_file(path: str | Path) -> dict:

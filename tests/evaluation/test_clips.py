@@ -124,7 +124,7 @@ def test_differences_of_folder_and_record_are_noted(tmp_path):
     (tmp_path / "samples.json").write_text(json.dumps({"samples": record}))
     missing, unnamed, unlabeled = open_clips(tmp_path).notes
     assert missing == "samples.json names clips that are missing: 4 of 6 (2.wav, 3.wav, 4.wav, ...)"
-    assert unnamed == r"clips that samples.json does not name are evaluated too: 1 of 3 (new\x1b.wav)"
+    assert unnamed == r"clips are not in samples.json: 1 of 3 (new\x1b.wav)"
     assert unlabeled == r"no label metrics, because clips have no digit as their label: 1 of 3 (new\x1b.wav)"
 
 

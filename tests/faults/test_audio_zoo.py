@@ -10,7 +10,8 @@ from sashimi_diffusion.data import audio, decoding
 from sashimi_diffusion.data.audio import AudioFileError, read_audio
 from sashimi_diffusion.data.audio_folder import AudioFolder
 from sashimi_diffusion.data.levels import level_warning
-from tests.faults.audio_zoo import MAX_SAMPLES, RATE, Decoded, Refused, Specimen, all_specimens
+from tests.faults.audio_specimens import MAX_SAMPLES, RATE, Decoded, Refused, Specimen
+from tests.faults.audio_zoo import all_specimens
 
 ZOO = all_specimens()
 _ONLY_RESAMPLED = ("impossible rate", "too long when resampled")

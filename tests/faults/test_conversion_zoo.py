@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from sashimi_diffusion.commands.convert import main
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.interop.autoregressive import convert_autoregressive
+from sashimi_diffusion.interop.diffwave import ConversionOptions, convert_diffwave
 from sashimi_diffusion.interop.pickled_network import read_tensors
 from sashimi_evaluation.classifiers import ResNeXtClassifier
 from sashimi_evaluation.classifiers.official_checkpoint import convert_classifier, official_name
@@ -224,21 +225,24 @@ def test_a_tensor_of_absurd_size_or_name_is_refused(
     assert "the checkpoint does not fit" in message or "cannot be converted: its tensors have" in message
 
 
-def test_shapes_that_imply_a_huge_network_are_refused_before_it_is_created(golden, tmp_path: Path) -> None:
-    """Vectors of 60,000 numbers imply a network with matrices of 60,000 x 60,000."""
-    listed = golden.info("keys/sc09_classifier_resnext29_8x64")["state_dict"]
-    network = {name: torch.zeros(min(shape[0], 1) if len(shape) == 1 else 1) for name, (shape, _, _) in listed.items()}
-    first = "stage_1.stage_1_bottleneck_0"
-    network[f"{first}.conv_conv.weight"] = torch.zeros(60_000, 1, 1, 1)
-    network[f"{first}.conv_expand.weight"] = torch.zeros(60_000, 1, 1, 1)
-    network["classifier.weight"] = torch.zeros(60_000, 1)
+def test_shapes_that_imply_a_huge_network_are_refused_before_it_is_created(state: dict[str, Tensor]) -> None:
+    """One vector implies a network with matrices of its length."""
 
-    def message() -> str:
-        with pytest.raises(UserError) as caught:
-            convert_classifier(network)
-        return str(caught.value)
+    def messages() -> list[str]:
+        found = []
+        for width in (3_000, 30_000, 1_000_000):
+            wide = {**state, "init_conv.0.conv.weight_v": torch.zeros(width, 1, 1)}
+            with pytest.raises(UserError) as caught:
+                convert_diffwave(wide, ConversionOptions(dilation_cycle=2))
+            found.append(str(caught.value))
+        return found
 
-    assert "its shapes imply" in in_child(message)
+    for message, expected in zip(
+        in_child(messages, memory=300 << 20),
+        ["its shapes imply", "the network would have about", "residual_channels is 1000000"],
+        strict=True,
+    ):
+        assert expected in message
 
 
 @pytest.mark.parametrize("length", [-3, 2**62, 2.5, float("nan")])

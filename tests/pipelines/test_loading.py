@@ -13,7 +13,7 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 
 from sashimi_diffusion.errors import UserError
-from sashimi_diffusion.models import DenoiserOutput, SashimiDenoiser, WaveNetDenoiser
+from sashimi_diffusion.models import DenoiserOutput, SashimiDenoiser, WaveNetDenoiser, stored
 from sashimi_diffusion.pipelines import SashimiPipeline, hash_pipeline, loading, resolve_pipeline
 from sashimi_diffusion.schedulers import DiffWaveScheduler, LinearMultistepScheduler, create_scheduler
 
@@ -232,7 +232,7 @@ def test_a_file_that_may_not_be_read_is_not_called_corrupt(folder: Path, monkeyp
     def forbidden(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(loading, "safe_open", forbidden)  # the superuser may read every file
+    monkeypatch.setattr(stored, "safe_open", forbidden)  # the superuser may read every file
     with pytest.raises(UserError, match=rf"^cannot read .*{WEIGHTS}: .*Permission denied") as caught:
         SashimiPipeline.from_pretrained(folder)
     assert "corrupt" not in str(caught.value)

@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 
-from sashimi_diffusion.arguments import Range
 from sashimi_diffusion.data.speech_commands import DIGITS
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.models.stored import load_network, read_object
@@ -17,17 +16,6 @@ from sashimi_evaluation.classifiers.small import SmallClassifier
 from sashimi_evaluation.classifiers.speech_embedding import SpeechEmbedding
 
 PRETRAINED = Path(__file__).resolve().parent.parent / "pretrained"
-
-_WIDTH = Range(1, 4096)
-_RANGES = {
-    "num_classes": Range(1, 1_000_000),
-    "depth": Range(11, 1001),
-    "cardinality": _WIDTH,
-    "base_width": _WIDTH,
-    "widen_factor": Range(1, 64),
-    "channels": _WIDTH,
-    "dropout": Range(0.0, 1.0),
-}
 
 
 def load_classifier(name_or_folder: str | Path = "digits-small", device: str | torch.device = "cpu") -> DigitClassifier:
@@ -81,7 +69,7 @@ def _load(name_or_folder: str | Path, what: str, kinds: tuple[type, ...], device
     if kind is None:
         expected = " or ".join(kind.__name__ for kind in kinds)
         raise UserError(f"{printable(folder)} holds a {printable(name)[:100]}, not a {what}: expected {expected}")
-    network = load_network(kind, folder, torch.float32, ranges=_RANGES)
+    network = load_network(kind, folder, torch.float32)
     if not all(bool(tensor.isfinite().all()) for tensor in network.state_dict().values()):
         raise UserError(f"the {what} in {printable(folder)} has weights that are NaN or infinite: use another one")
     try:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sashimi_diffusion.arguments import Range, check_arguments
+from sashimi_diffusion.models.base import MAX_PARAMETERS
 from sashimi_evaluation.classifiers.digit_classifier import ClassifierNetwork, ClassifierOutput
 from sashimi_evaluation.classifiers.mel import ProtocolMel
 
@@ -44,6 +45,12 @@ class Bottleneck(nn.Module):
         return F.relu(residual + hidden)
 
 
+def _parameters_of_blocks(cardinality: int, base_width: int, widen_factor: int) -> int:
+    """Return about how many parameters one block of each stage has."""
+    widths = [(64 * widen_factor * scale, cardinality * base_width * scale) for scale in (1, 2, 4)]
+    return sum(2 * outer * inner + 9 * inner**2 // cardinality for outer, inner in widths)
+
+
 class ResNeXtClassifier(ClassifierNetwork):
     """ResNeXt-29, 8x64d (arXiv 1611.05431), on 32 x 32 mel spectrograms: the classifier of the published SC09 results.
 
@@ -57,7 +64,8 @@ class ResNeXtClassifier(ClassifierNetwork):
         widen_factor: the stages have 64, 128 and 256 times as many output channels.
 
     Raises:
-        ValueError: a value of another type or out of its range, or ``depth`` is not 9 k + 2 with k of at least 1.
+        ValueError: a value of another type or out of its range, ``depth`` is not 9 k + 2 with k of at least 1, or more
+            parameters than a network may have.
     """
 
     ranges: ClassVar[Mapping[str, Range]] = {
@@ -82,6 +90,9 @@ class ResNeXtClassifier(ClassifierNetwork):
         blocks, rest = divmod(depth - 2, 9)
         if rest or blocks < 1:
             raise ValueError(f"depth is {depth}: it must be 9 k + 2, such as 11, 20 or 29")
+        numbers = blocks * _parameters_of_blocks(cardinality, base_width, widen_factor)
+        if numbers > MAX_PARAMETERS:
+            raise ValueError(f"the network would have about {numbers:.1e} parameters: choose smaller sizes")
         self.mel = ProtocolMel()
         self.stem = nn.Conv2d(1, 64, 3, padding=1, bias=False)
         self.stem_norm = nn.BatchNorm2d(64)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from accelerate import PartialState
 
-from sashimi_diffusion.commands.cli import Parser, run, select_device
+from sashimi_diffusion.command_line import Parser, run, select_device
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.launch import require_all_processes
 from sashimi_diffusion.output_files import check_output_files

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from sashimi_diffusion.commands.cli import Parser
+from sashimi_diffusion.command_line import Parser
 from sashimi_diffusion.terminal import printable, say
 from sashimi_evaluation.clips import open_sets
 from sashimi_evaluation.listening_test import (

@@ -71,7 +71,8 @@ class WaveformDataConfig(DataConfig):
     @model_validator(mode="after")
     def _check_speakers(self) -> "WaveformDataConfig":
         if self.kind == "folder" and self.speakers is not None:
-            require(self.speakers, field_names(self.pattern), "data.speakers names the field", "the fields are")
+            fields = "the fields are" if self.pattern is None else f"the fields of {short_form(self.pattern)} are"
+            require(self.speakers, field_names(self.pattern), "data.speakers names the field", fields)
         return self
 
 

@@ -205,14 +205,14 @@ def test_the_fingerprint_depends_on_weights_and_configuration(small: SmallClassi
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
-        ("config.json", {"channels": [4, 4, 6, 10**12]}, r"config\.json: channels is above 4096, too large"),
-        ("config.json", {"num_classes": 1e300}, r"config\.json: num_classes is above 4096, too large"),
+        ("config.json", {"channels": [4, 4, 6, 10**12]}, r"config\.json cannot be loaded \(channels is .*1 to 4,096"),
+        ("config.json", {"num_classes": 1e300}, r"config\.json cannot be loaded \(num_classes is 1e\+300"),
         ("config.json", {"channels": "many"}, "cannot be loaded"),
-        ("config.json", {"channels": [4, 4, 6, 10]}, "cannot be loaded"),
+        ("config.json", {"channels": [4, 4, 6, 10]}, "does not fit .*25 mismatched keys"),
         ("config.json", {"dropout": None}, "cannot be loaded"),
-        ("config.json", [], "expected an object, not a list"),
+        ("config.json", [], r"config\.json does not hold a JSON object"),
         ("accuracy.json", {"there": 0.5}, "there has no metrics"),
-        ("accuracy.json", [], "expected an object, not a list"),
+        ("accuracy.json", [], r"accuracy\.json does not hold a JSON object"),
     ],
 )
 def test_damaged_files_of_a_classifier_are_named(

@@ -265,8 +265,10 @@ def test_bad_clips_are_named_or_skipped(evaluated, samples, capsys, kind, reason
     error = capsys.readouterr().err
     assert reason in error
     assert error.count("\n") == 1
-    with pytest.warns(UserWarning, match=re.escape(reason)):
-        assert main([*evaluated, "--skip-bad-files"]) == 0
+    assert main([*evaluated, "--skip-bad-files"]) == 0
+    warning = capsys.readouterr().err
+    assert reason in warning
+    assert "going on without them" in warning
     assert json.loads(Path("evaluation.json").read_text())["sets"][0]["clips"] == 19
 
 
@@ -317,8 +319,8 @@ def test_folders_that_cannot_be_evaluated(samples, recordings, classifier, capsy
     soundfile.write(samples / "bad.wav", np.full(100, np.nan), 8000, subtype="FLOAT")
     assert run("samples", *options) == 2
     assert "bad.wav: non-finite samples" in capsys.readouterr().err
-    with pytest.warns(UserWarning, match="going on without them"):
-        assert run("samples", *options, "--skip-bad-files") == 0
+    assert run("samples", *options, "--skip-bad-files") == 0
+    assert "going on without them" in capsys.readouterr().err
     assert json.loads(Path("evaluation.json").read_text())["sets"][0]["clips"] == 20
 
 
@@ -338,9 +340,9 @@ def test_listening_test_end_to_end(samples, recordings, capsys, tmp_path):
     (samples / "0004.wav").write_bytes(b"no sound")
     make[-1] = "19"
     make[-3] = "second"
-    with pytest.warns(UserWarning, match=r"1 of 19 audio files .*0004\.wav"):
-        assert main([*make, "--pattern", PATTERN, "--skip-bad-files"]) == 2
+    assert main([*make, "--pattern", PATTERN, "--skip-bad-files"]) == 2
     captured = capsys.readouterr().err
+    assert "1 of 19 audio files in samples cannot be used: 0004.wav: not audio" in captured
     assert "note: ours: samples.json names clips that are missing: 1 of 20 (0003.wav)" in captured
     assert "'ours' has 18 clips, too few for 19 per method" in captured
 

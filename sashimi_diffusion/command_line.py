@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 import torch
 
+from sashimi_diffusion.arguments import short_form
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.terminal import close_progress_bars, printable, say, shortened, unfailing_output
 
@@ -40,19 +41,27 @@ def path_argument(text: str) -> Path:
     return Path(text)
 
 
-def run(command: Callable[[], None]) -> int:
+def positive(text: str) -> int:
+    """Return the whole number of an option, for its ``type``; it must be at least 1."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected a number above 0, got {value}")
+    return value
+
+
+def run(command: Callable[[], int | None]) -> int:
     """Run a command and print a ``UserError`` as one line on stderr, without a traceback.
 
     Printing never ends the command, and warnings are lines that begin with "warning:".
 
     Returns:
-        The exit code: 0, 2 after a ``UserError``, 130 after an interrupt.
+        The exit code: that of the command (None is 0), 2 after a ``UserError``, 130 after an interrupt.
     """
     show_warning = warnings.showwarning
     with unfailing_output():
         warnings.showwarning = _say_warning
         try:
-            command()
+            return command() or 0
         except UserError as error:
             close_progress_bars()
             say(f"error: {_one_line(error)}", sys.stderr)
@@ -63,7 +72,6 @@ def run(command: Callable[[], None]) -> int:
             return 130
         finally:
             warnings.showwarning = show_warning
-    return 0
 
 
 def _say_warning(message: Warning | str, *_: Any, **__: Any) -> None:
@@ -89,5 +97,5 @@ def select_device(name: str) -> torch.device:
         torch.zeros(1, device=device).item()
     except Exception as error:  # each kind of device that is not there raises errors of its own
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        raise UserError(f"the device {shortened(name)!r} cannot be used ({reason}): try --device auto") from error
+        raise UserError(f"the device {short_form(name)} cannot be used ({reason}): try --device auto") from error
     return device

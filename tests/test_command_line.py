@@ -7,8 +7,8 @@ import warnings
 import pytest
 from tqdm import tqdm
 
+from sashimi_diffusion.command_line import Parser, run, select_device
 from sashimi_diffusion.commands import sample
-from sashimi_diffusion.commands.cli import Parser, run, select_device
 from sashimi_diffusion.errors import UserError
 
 
