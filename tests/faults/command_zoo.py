@@ -4,7 +4,7 @@ The other files named ``command_zoo_…`` list the rows of one command each.
 """
 
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from tests.faults.forked import Call
@@ -132,7 +132,7 @@ def wrong_values(
     option: str,
     values: Sequence[str] | dict[str, str],
     says: str | None = None,
-    quick: int = 3,
+    quick: int = 2,
 ) -> Iterator[Row]:
     """Yield the rows of an option with wrong values.
 
@@ -148,3 +148,9 @@ def wrong_values(
         shown = values[value] if isinstance(values, dict) else option if says is None else says
         arguments = [*shlex.split(line), *([f"{option}={value}"] if option else [value])]
         yield replace(wrong(command, arguments, shown), slow=position >= quick)
+
+
+def every(step: int, rows: Iterable[Row]) -> Iterator[Row]:
+    """Yield rows, of which all are slow except every ``step``-th."""
+    for position, row in enumerate(rows):
+        yield replace(row, slow=row.slow or position % step > 0)
