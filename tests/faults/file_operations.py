@@ -22,6 +22,7 @@ CRASHED = 86
 
 _RENAMING = ("rename", "replace")
 _REMOVING = ("unlink", "remove", "rmdir")
+_PATHS = {"save_file": 1, "SoundFile": 1}  # position of the path among the arguments, where it is not 0
 _NEEDS_SPACE = ("open", "mkdir", "fsync", "save_file", "SoundFile")
 
 
@@ -45,7 +46,8 @@ def inject(record: str | None = None, at: int | None = None, when: str = "before
                 return function(*arguments, **options)
             number, count = count, count + 1
             if descriptor is not None:
-                os.write(descriptor, json.dumps([name, str(arguments[0])]).encode() + b"\n")
+                what = arguments[_PATHS.get(name, 0)]
+                os.write(descriptor, json.dumps([name, str(what)]).encode() + b"\n")
             if at is None or number < at or (number > at and when != "full"):
                 return function(*arguments, **options)
             if when == "full":
@@ -68,7 +70,9 @@ def inject(record: str | None = None, at: int | None = None, when: str = "before
     builtins.open = io.open = opening  # type: ignore[assignment]
     safetensors.torch.save_file = wrapped("save_file", safetensors.torch.save_file, lambda *_, **__: True)
     soundfile.SoundFile.__init__ = wrapped(  # type: ignore[method-assign]
-        "SoundFile", soundfile.SoundFile.__init__, lambda _, file, mode="r", *__, **___: "w" in (mode or "r")
+        "SoundFile",
+        soundfile.SoundFile.__init__,
+        lambda _, file, mode="r", *__, **___: isinstance(file, (str, Path)) and mode == "w",
     )
 
 
