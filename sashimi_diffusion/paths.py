@@ -100,7 +100,7 @@ def read_bytes(path: str | os.PathLike[str], what: str, limit: int = 64 * _MEGAB
     require_file(path, what)
     try:
         with open(path, "rb") as file:
-            content = file.read(limit + 1)
+            content = file.read(min(limit, found.st_size) + 1)
     except OSError as error:
         raise UserError(f"cannot read {printable(path)}: {reason(error)}") from error
     if len(content) > limit:
