@@ -3,8 +3,9 @@
 import json
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.terminal import printable
@@ -44,6 +45,20 @@ def is_folder(path: str | os.PathLike[str]) -> bool:
     """Return whether a path is a folder. Raises UserError as :func:`status`."""
     found = status(path)
     return found is not None and stat.S_ISDIR(found.st_mode)
+
+
+def entries(path: str | os.PathLike[str]) -> list[Path]:
+    """Return the paths in a folder in the order of their names; nothing if it is no folder.
+
+    Raises:
+        UserError: the folder may not be read.
+    """
+    if not is_folder(path):
+        return []
+    try:
+        return sorted(Path(path).iterdir())
+    except OSError as error:
+        raise UserError(f"cannot read the folder {printable(path)}: {reason(error)}") from error
 
 
 def kind(found: os.stat_result) -> str:
@@ -100,12 +115,19 @@ def read_bytes(path: str | os.PathLike[str], what: str, limit: int = 64 * _MEGAB
     found = require_file(path, what)
     try:
         with open(path, "rb") as file:
-            content = file.read(min(limit, found.st_size) + 1)
+            content = b"".join(_blocks(file, limit + 1))
     except OSError as error:
         raise UserError(f"cannot read {printable(path)}: {reason(error)}") from error
     if len(content) > limit:
         raise UserError(f"{printable(path)} has more than {limit // _MEGABYTE} MB: expected {what}")
     return content
+
+
+def _blocks(file: BinaryIO, limit: int) -> Iterator[bytes]:
+    """Yield the first ``limit`` bytes of a file in blocks: ``read(limit)`` allocates the limit, not what is there."""
+    while limit and (block := file.read(min(limit, _MEGABYTE))):
+        limit -= len(block)
+        yield block
 
 
 def read_text(path: str | os.PathLike[str], what: str, limit: int = 64 * _MEGABYTE) -> str:

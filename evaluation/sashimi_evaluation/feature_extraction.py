@@ -32,6 +32,7 @@ from sashimi_diffusion.data.fingerprints import file_fingerprints
 from sashimi_diffusion.data.levels import peak_of
 from sashimi_diffusion.data.recordings import report_bad_files
 from sashimi_diffusion.errors import UserError
+from sashimi_diffusion.files import remove_abandoned
 from sashimi_diffusion.paths import expanded
 from sashimi_diffusion.terminal import printable
 from sashimi_evaluation.clips import ClipFolder, read_clip
@@ -188,6 +189,7 @@ def _cached_shard(files: Sequence[Path], network: ClipNetwork, cache: Path) -> t
     path = cache / f"{key}.npz"
     shard = _read_shard(path, len(files))
     if shard is None:
+        remove_abandoned(cache)
         shard = _compute_shard(files, network)
         _write_shard(path, shard)
     return shard, [text for position, text in enumerate(fingerprints) if position not in shard.bad]

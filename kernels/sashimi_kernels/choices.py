@@ -49,7 +49,7 @@ def choices_file() -> Path:
     """Return the path of the file of measured choices."""
     user_cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     folder = os.environ.get("SASHIMI_CACHE") or f"{user_cache}/sashimi-diffusion"
-    return Path(folder).expanduser() / "kernel-choices.json"
+    return Path(os.path.expanduser(folder), "kernel-choices.json")
 
 
 def nearest_size(samples: int) -> int:

@@ -21,6 +21,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from sashimi_diffusion.command_line import Parser, positive, run
+from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.models import SashimiDenoiser, WaveNetDenoiser
 from sashimi_diffusion.pipelines import SashimiPipeline
 from sashimi_diffusion.schedulers import DiffWaveScheduler, create_scheduler
@@ -76,7 +77,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--repeats", type=positive, default=5, help="timed repeats of each forward pass")
     parser.add_argument("--threads", type=positive, default=None, help="CPU threads (all cores if not given)")
     parser.add_argument("--skip-reference", action="store_true", help="skip the slow reference backend")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.length % 16:
+        raise UserError(f"--length is {arguments.length}, expected a multiple of 16")
+    return arguments
 
 
 def _forward_rows(model: nn.Module, sample: torch.Tensor, arguments: argparse.Namespace) -> dict[str, Row]:

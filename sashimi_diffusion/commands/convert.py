@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from sashimi_diffusion.command_line import Parser, run
+from sashimi_diffusion.command_line import Parser, path_argument, run
 from sashimi_diffusion.data.quantization import QUANTIZATIONS
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.files import folder_written_beside, writing
@@ -62,11 +62,11 @@ def build_parser() -> Parser:
     add = parser.add_argument
     add(
         "checkpoint",
-        type=Path,
+        type=path_argument,
         metavar="OFFICIAL.pkl",
         help="official checkpoint: .pkl, .pt, .pth, .ckpt or .safetensors",
     )
-    add("out", type=Path, metavar="OUT_DIR", help="output folder, new or empty")
+    add("out", type=path_argument, metavar="OUT_DIR", help="output folder, new or empty")
     add(
         "--sample-rate",
         type=_positive(int, RANGES["sample_rate"].high),

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from accelerate import PartialState
 
+from sashimi_diffusion.arguments import short_form
 from sashimi_diffusion.command_line import Parser, path_argument, run, select_device
 from sashimi_diffusion.commands.sample_autoregressive import sample_autoregressive
 from sashimi_diffusion.commands.sample_diffusion import sample_diffusion
@@ -25,6 +26,7 @@ AUTOREGRESSIVE_ONLY = (
     *("prefix", "temperature", "top_p", "top_k", "engine", "stream"),
     *("sort_by_likelihood", "likelihood_window"),
 )
+_MOST_CLIPS = 1_000_000_000
 NOT_STREAMED = ("num_samples", "sort_by_likelihood", "likelihood_window", "overwrite")
 
 STEPS_HELP = (
@@ -114,9 +116,10 @@ def sample(options: argparse.Namespace) -> None:
     if options.stream is not None:
         require_one_stream(options)
     options.num_samples = 10 if options.num_samples is None else options.num_samples
-    for flag, number in (("--num-samples", options.num_samples), ("--batch-size", options.batch_size)):
-        if number < 1:
-            raise UserError(f"{flag} is {number}, expected at least 1")
+    if not 1 <= options.num_samples <= _MOST_CLIPS:
+        raise UserError(f"--num-samples is {short_form(options.num_samples)}, expected 1 to {_MOST_CLIPS:,}")
+    if options.batch_size < 1:
+        raise UserError(f"--batch-size is {short_form(options.batch_size)}, expected at least 1")
     if not 0 <= options.seed < 2**63:
         raise UserError(f"--seed is {options.seed}, expected a number from 0 to 2^63 - 1")
     device = select_device(options.device)

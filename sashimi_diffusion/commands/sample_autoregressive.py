@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import soundfile
 import torch
 from accelerate import PartialState
 from tqdm import tqdm
@@ -104,7 +103,7 @@ def sample_autoregressive(
             if selected:
                 output.number_files(kept)
             names = [str(clip.file) for clip in kept[:SHEET_CLIPS]]
-            waveforms = [soundfile.read(output.path / name)[0] for name in names]
+            waveforms = [decode_audio(output.path / name).samples for name in names]
             speed = round(count * length / elapsed, 1)
             output.finish(waveforms, rate, [Path(name).stem for name in names], samples_per_second=speed)
             say(summary(options.out, output.clips, len(kept), elapsed, length, rate, peak_memory(device)))
@@ -146,7 +145,10 @@ def read_prefix(options: argparse.Namespace, pipe: SashimiAutoregressivePipeline
     path, rate = options.prefix, pipe.model.config.sample_rate
     longest = pipe.length_in_samples(options.seconds) / rate + _MORE_SECONDS
     waveform, recorded, _ = decode_audio(path, longest)
-    pipe.prefix_tokens(waveform)  # raises its errors before resampling, which adds ripples to a constant waveform
+    try:
+        pipe.prefix_tokens(waveform)  # before resampling, which adds ripples to a constant waveform
+    except UserError as error:
+        raise UserError(f"--prefix {printable(path)}: {error}") from error
     if recorded == rate:
         return waveform
     say(f"note: {printable(path)} is resampled from {recorded} Hz to the model's {rate} Hz", sys.stderr)

@@ -55,7 +55,7 @@ class AudioFolder(Recordings):
         order: "shuffled" or "name", see above.
         seed: seed of the shuffled order.
         normalize_rms: scale every recording to this root mean square (1.0 is full scale); None does not scale.
-        cache_dir: folder for decoded audio; default :func:`sashimi_diffusion.data.cache.default_cache_dir`.
+        cache_dir: folder for decoded audio; default :func:`sashimi_diffusion.cache_files.default_cache_dir`.
         skip_bad_files: skip files that cannot be used, with a warning.
         speakers: field of the speaker, for example ``"speaker"``. Default: items have no speaker.
 

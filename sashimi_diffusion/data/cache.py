@@ -93,7 +93,7 @@ class CachedRecordings:
         if file in _compared:
             return
         progress = tqdm(self, desc="Checking the audio cache", unit="file", total=len(self), delay=2)
-        damaged = sum(zlib.crc32(samples) != wanted for samples, wanted in zip(progress, checksums, strict=True))
+        damaged = sum(zlib.crc32(samples.data) != wanted for samples, wanted in zip(progress, checksums, strict=True))
         if damaged:
             raise DamagedCacheError(f"{damaged} of {len(self)} recordings in {_AUDIO} are not what was written")
         if time.time_ns() - status.st_mtime_ns > _SETTLED_NS:

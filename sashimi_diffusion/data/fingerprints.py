@@ -35,7 +35,7 @@ def file_fingerprints(files: Sequence[Path], cache: Path) -> list[str]:
     memo_path = cache / f"{key}.fingerprints.json"
     memo = _read(memo_path, len(files))
     progress = tqdm(files, desc="Checking audio files", unit="file", delay=2)
-    before = memo or [None] * len(files)
+    before: Sequence[list[Any] | None] = [None] * len(files) if memo is None else memo
     entries = [_fingerprint(path, entry) for path, entry in zip(progress, before, strict=True)]
     if entries != memo:
         write_cache_record(memo_path, entries)

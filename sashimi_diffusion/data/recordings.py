@@ -13,10 +13,11 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from sashimi_diffusion.data.cache import CachedRecordings, default_cache_dir
+from sashimi_diffusion.cache_files import default_cache_dir
+from sashimi_diffusion.data.cache import CachedRecordings
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.files import write_file
-from sashimi_diffusion.paths import reason, status
+from sashimi_diffusion.paths import expanded, reason, status
 from sashimi_diffusion.terminal import printable
 
 _LISTED = 20  # number of bad files that a message lists
@@ -179,7 +180,7 @@ def report_bad_files(
         root: folder to which the listed paths are relative.
         skip_bad_files: warn instead of raising an error, unless all files are bad.
         cache_dir: folder of the cache, in which a long list is written to a file; default
-            :func:`sashimi_diffusion.data.cache.default_cache_dir`.
+            :func:`sashimi_diffusion.cache_files.default_cache_dir`.
 
     Raises:
         UserError: there are bad files and they are not skipped, or all files are bad.
@@ -232,7 +233,7 @@ def _listing(reasons: Mapping[Path, str], root: Path, cache_dir: Path | str | No
 def _written(lines: Sequence[str], root: Path, cache_dir: Path | str | None, name: str) -> str:
     """Write a list to a file, in a temporary folder if it cannot be in the cache; return a text that says where."""
     content = "".join(f"{line}\n" for line in lines).encode()
-    cache = Path(cache_dir).expanduser() if cache_dir is not None else default_cache_dir()
+    cache = expanded(cache_dir) if cache_dir is not None else default_cache_dir()
     path = cache / name / f"{hashlib.sha256(os.fsencode(root.absolute())).hexdigest()[:16]}.txt"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from sashimi_diffusion.arguments import short_form
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.models.base import meta_state
-from sashimi_diffusion.paths import is_file, is_folder, kind, read_json, status
+from sashimi_diffusion.paths import entries, is_file, kind, read_json, status
 from sashimi_diffusion.suggestions import did_you_mean
 from sashimi_diffusion.terminal import printable
 
@@ -75,8 +75,9 @@ def weight_files(folder: Path) -> list[Path]:
     Raises:
         UserError: there are none, or one is no regular file.
     """
-    files = sorted(folder.glob("*.safetensors")) if is_folder(folder) else []
-    for path in [*files, *folder.glob(f"*{_SHARDS}")]:
+    found = entries(folder)
+    files = [path for path in found if path.suffix == ".safetensors"]
+    for path in [*files, *(path for path in found if path.name.endswith(_SHARDS))]:
         require_file(path)
     if not files:
         raise UserError(f"{printable(folder / _WEIGHTS)} is missing: the folder is not complete")

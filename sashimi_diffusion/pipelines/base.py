@@ -10,6 +10,7 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.files import give_usual_rights
+from sashimi_diffusion.paths import entries
 from sashimi_diffusion.pipelines.remote_code import write_remote_code
 from sashimi_diffusion.terminal import printable
 
@@ -71,7 +72,7 @@ def require_finite_weights(model: Any, folder: Path) -> None:
     """
     for name, weights in model.state_dict().items():
         if not torch.isfinite(weights).all():
-            files = sorted((folder / "model").glob("*.safetensors"))
+            files = [path for path in entries(folder / "model") if path.suffix == ".safetensors"]
             path = files[0] if len(files) == 1 else folder / "model"
             raise UserError(
                 f"{printable(path)}: the weights {printable(name)} are not finite (NaN or infinity), {weights.dtype}: "

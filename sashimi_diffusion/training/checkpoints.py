@@ -20,7 +20,7 @@ from torch import nn
 
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.files import folder_written_beside, sync_folder, write_file
-from sashimi_diffusion.paths import is_folder, kind, read_json, reason, status
+from sashimi_diffusion.paths import entries, is_folder, kind, read_json, reason, status
 from sashimi_diffusion.terminal import printable
 from sashimi_diffusion.training.counters import Counters, read_counters
 from sashimi_diffusion.training.ema import Ema
@@ -55,10 +55,7 @@ def list_checkpoints(run: Path) -> list[Path]:
         return []
     if not is_folder(folder):
         raise UserError(f"{printable(folder)} is {kind(found)}: expected the folder of the checkpoints")
-    try:
-        return sorted((path for path in folder.iterdir() if _NAME.fullmatch(path.name)), key=step_of)
-    except OSError as error:
-        raise UserError(f"cannot read {printable(folder)}: {reason(error)}") from error
+    return sorted((path for path in entries(folder) if _NAME.fullmatch(path.name)), key=step_of)
 
 
 def save_checkpoint(

@@ -94,7 +94,7 @@ class Child:
         for number, name in ((1, "out"), (2, "err")):
             os.dup2(os.open(f"{self.output}.{name}", os.O_WRONLY | os.O_CREAT), number)
         sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
-        signal.alarm(200)  # no child outlives a test that fails
+        signal.alarm(500)  # no child outlives a test that fails
 
     @staticmethod
     def _run(recipe: str, command: list[str], environment: dict[str, str]) -> int:

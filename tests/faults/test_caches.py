@@ -24,6 +24,7 @@ from sashimi_kernels import choices
 TAKES = ("first", "second")
 """Two folders of recordings with the same names and lengths, and different content."""
 LENGTHS = (400, 300, 300)
+NO_NUMBA = "numba is not installed (pip install 'sashimi-diffusion[fast]')"
 GPU = {"diagonal_kernel float32 1000": "torch", "diagonal_kernel float32 4000": "triton"}
 
 
@@ -383,11 +384,11 @@ def test_choices_without_a_checksum_are_used(chosen: Path) -> None:
 @pytest.fixture
 def compile_function(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], Any]]:
     """Return a function that compiles a small function, or loads it from the empty cache folder of this test."""
-    numba = pytest.importorskip("numba", reason="numba is not installed (pip install 'sashimi-diffusion[fast]')")
+    numba = pytest.importorskip("numba", reason=NO_NUMBA)
     from sashimi_diffusion.generation.numba_engine.compiled_cache import kept_on_disk
 
     monkeypatch.setenv("SASHIMI_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(numba.config, "CACHE_DIR", "")
+    monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
 
     def polynomial(x):
         return 3 * x * x + x
@@ -445,22 +446,18 @@ def test_a_folder_that_cannot_be_written_is_said_once_per_function(
 def test_the_folder_of_numba_is_used_if_the_user_has_set_it(
     compile_function: Callable[[], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import numba
-
-    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path / "numba"))
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "numba"))
     assert compile_function()(2.0) == 14
     assert len(list((tmp_path / "numba").iterdir())) == 1
     assert not (tmp_path / "cache").exists()
 
 
 def test_generation_keeps_its_machine_code_out_of_the_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    pytest.importorskip("numba", reason="numba is not installed (pip install 'sashimi-diffusion[fast]')")
-    import numba
-
+    pytest.importorskip("numba", reason=NO_NUMBA)
     from sashimi_diffusion.generation.numba_engine.step import run
 
     monkeypatch.setenv("SASHIMI_CACHE", str(tmp_path))
-    monkeypatch.setattr(numba.config, "CACHE_DIR", "")
+    monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
     assert run.stats.cache_path == str(tmp_path / "compiled")
 
 

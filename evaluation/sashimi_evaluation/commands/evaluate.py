@@ -9,10 +9,11 @@ from pathlib import Path
 
 from accelerate import PartialState
 
-from sashimi_diffusion.command_line import Parser, run, select_device
+from sashimi_diffusion.command_line import Parser, path_argument, run, select_device
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.launch import require_all_processes
 from sashimi_diffusion.output_files import check_output_files
+from sashimi_diffusion.paths import entries
 from sashimi_diffusion.terminal import printable, say, supports
 from sashimi_evaluation.classifiers import load_classifier
 from sashimi_evaluation.classifiers.loading import model_folder
@@ -49,11 +50,22 @@ def build_parser() -> Parser:
     )
     add = parser.add_argument
     add("samples", nargs="+", metavar="[NAME=]DIR", help="folders of clips; each one is a column of the table")
-    add("--reference", type=Path, required=True, metavar="DIR", help="real clips; the papers use the training set")
+    add(
+        "--reference",
+        type=path_argument,
+        required=True,
+        metavar="DIR",
+        help="real clips; the papers use the training set",
+    )
     add("--pattern", metavar="P", help=PATTERN_HELP)
     add("--where", action="append", metavar="FIELD=A,B", help="use only recordings with these values (default: all)")
     add("--hold-out", action="append", metavar="FIELD=A,B", help="evaluate these and remove them from the reference")
-    add("--held-out", type=Path, metavar="DIR", help="folder of real recordings to evaluate like generated clips")
+    add(
+        "--held-out",
+        type=path_argument,
+        metavar="DIR",
+        help="folder of real recordings to evaluate like generated clips",
+    )
     add("--sample-pattern", metavar="P", help="file names of the samples, for folders without samples.json")
     add(
         "--classifier",
@@ -71,12 +83,17 @@ def build_parser() -> Parser:
     add("--likelihood-window", type=float, nargs=2, metavar=("LOW", "HIGH"), help=WINDOW_HELP)
     add("--resamples", type=int, default=200, metavar="N", help="bootstrap resamples of each interval")
     add("--seed", type=int, default=0, help="seed of the bootstrap, the splits and the bins")
-    add("--json", type=Path, default=Path("evaluation.json"), metavar="FILE", help="JSON report")
-    add("--html", type=Path, metavar="FILE", help="HTML report with spectrograms and players (needs the extra eval)")
+    add("--json", type=path_argument, default=Path("evaluation.json"), metavar="FILE", help="JSON report")
+    add(
+        "--html",
+        type=path_argument,
+        metavar="FILE",
+        help="HTML report with spectrograms and players (needs the extra eval)",
+    )
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
     add(
         "--cache-dir",
-        type=Path,
+        type=path_argument,
         metavar="DIR",
         help="folder of the feature cache (default: the cache folder of the user)",
     )
@@ -185,7 +202,7 @@ def _check_numbers(options: argparse.Namespace) -> None:
 def _check_outputs(options: argparse.Namespace, folders: Sequence[ClipFolder]) -> None:
     """Refuse reports that would replace each other, a clip or another file of the evaluation."""
     read = [(*clips.files, clips.root / SAMPLES_FILE) for clips in folders]
-    classifier = model_folder(options.classifier).glob("*")
+    classifier = entries(model_folder(options.classifier))
     outputs = {"--json": options.json, "--html": options.html}
     check_output_files(outputs, itertools.chain(*read, classifier), new_folders=True)
 

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from sashimi_diffusion.command_line import Parser
+from sashimi_diffusion.command_line import Parser, path_argument
 from sashimi_diffusion.terminal import printable, say
 from sashimi_evaluation.clips import open_sets
 from sashimi_evaluation.listening_test import (
@@ -36,7 +36,7 @@ def build_parser() -> Parser:
         "make", help="write the page, its clips and the key", description="Write the page, its clips and the key."
     )
     make.add_argument("samples", nargs="+", metavar="[NAME=]DIR", help="folders of clips, one for each method")
-    make.add_argument("--out", type=Path, required=True, metavar="DIR", help="new folder for the raters")
+    make.add_argument("--out", type=path_argument, required=True, metavar="DIR", help="new folder for the raters")
     make.add_argument("--clips", type=int, default=20, metavar="N", help="number of clips of each method")
     make.add_argument(
         "--pattern",
@@ -51,8 +51,8 @@ def build_parser() -> Parser:
         help="compute mean opinion scores from the raters' files (needs the extra eval)",
         description="Compute mean opinion scores from the raters' files.",
     )
-    score.add_argument("key", type=Path, help="the .key.json file next to the folder of the test")
-    score.add_argument("answers", type=Path, nargs="+", metavar="CSV", help="files that the raters saved")
+    score.add_argument("key", type=path_argument, help="the .key.json file next to the folder of the test")
+    score.add_argument("answers", type=path_argument, nargs="+", metavar="CSV", help="files that the raters saved")
     return parser
 
 

@@ -5,6 +5,7 @@ it runs machine code from damaged files. The files here end with a checksum.
 """
 
 import hashlib
+import os
 import pickle
 import sys
 from pathlib import Path
@@ -54,7 +55,7 @@ class _CompiledCache(NullCache):
     @property
     def cache_path(self) -> str:
         """The folder of the files; if the user has set numba's variable ``NUMBA_CACHE_DIR``, it is that folder."""
-        return numba.config.CACHE_DIR or str(default_cache_dir() / "compiled")
+        return os.environ.get("NUMBA_CACHE_DIR") or str(default_cache_dir() / "compiled")
 
     def load_overload(self, signature: Any, target: Any) -> Any:
         """Return the compiled function for a signature; None if there is none or, with a note, if it is damaged."""
