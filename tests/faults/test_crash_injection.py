@@ -1,7 +1,8 @@
 """A process that is killed, or whose disk is full, at any file operation loses nothing that was complete.
 
 Each test records the file operations of a command. It then runs the command once for each of them and ends it there,
-checks what is left, runs it again as its message says, and compares the result with that of an undisturbed run.
+checks what is left, runs it again as its message says, and compares the result with that of an undisturbed run. A
+process that is killed may leave hidden files with the ending .tmp, which nothing reads.
 """
 
 import hashlib
@@ -85,8 +86,8 @@ def outcome_of_samples(work: Path) -> Any:
     """Return the hashes of all clips, and the record without times and the command."""
     content = json.loads((work / "new" / "samples.json").read_text())
     kept = {key: value for key, value in content.items() if key not in ("command", "samples_per_second")}
-    files = sorted(path for path in (work / "new").iterdir() if path.suffix != ".json")
-    return kept, [(path.name, _digest(path)) for path in files]
+    files = [path for path in sorted((work / "new").iterdir()) if not _is_temporary(path)]
+    return kept, [(path.name, _digest(path)) for path in files if path.name != "samples.json"]
 
 
 def check_evaluation(work: Path) -> None:
@@ -115,7 +116,11 @@ def check_pipeline(work: Path) -> None:
 
 def outcome_of_folder(work: Path) -> Any:
     """Return the hashes of all files in the new folder."""
-    return {str(path.relative_to(work)): _digest(path) for path in sorted(work.glob("new*/**/*")) if path.is_file()}
+    return {
+        str(path.relative_to(work)): _digest(path)
+        for path in sorted(work.glob("new*/**/*"))
+        if path.is_file() and not _is_temporary(path)
+    }
 
 
 def check_listening_test(work: Path) -> None:
@@ -123,6 +128,10 @@ def check_listening_test(work: Path) -> None:
     if (work / "new.key.json").exists():
         assert len(json.loads((work / "new.key.json").read_text())["clips"]) == 4
         assert (work / "new" / "index.html").exists()
+
+
+def _is_temporary(path: Path) -> bool:
+    return path.name.startswith(".") and path.suffix == ".tmp"
 
 
 def _digest(path: Path) -> str:
