@@ -112,7 +112,7 @@ def read_bytes(path: str | os.PathLike[str], what: str, limit: int = 64 * _MEGAB
     Raises:
         UserError: the file does not exist, may not be read, is no regular file, or is larger than ``limit``.
     """
-    found = require_file(path, what)
+    require_file(path, what)
     try:
         with open(path, "rb") as file:
             content = b"".join(_blocks(file, limit + 1))
