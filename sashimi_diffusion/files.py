@@ -14,6 +14,7 @@ from typing import BinaryIO
 from safetensors import SafetensorError
 
 from sashimi_diffusion.errors import UserError
+from sashimi_diffusion.terminal import one_line, printable
 
 _ABANDONED_SECONDS = 6 * 3600
 
@@ -185,6 +186,6 @@ def _reason(error: OSError | SafetensorError, what: str) -> str:
     if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error):
         return "the disk is full"
     if not isinstance(error, OSError) or error.strerror is None:
-        return str(error)
-    already_named = error.filename is None or str(error.filename) in what
-    return error.strerror if already_named else f"{error.strerror} ({error.filename})"
+        return one_line(error)
+    already_named = error.filename is None or printable(error.filename) in what
+    return error.strerror if already_named else f"{error.strerror} ({printable(error.filename)})"

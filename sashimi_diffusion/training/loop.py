@@ -25,14 +25,13 @@ from sashimi_diffusion.training.ema import Ema
 from sashimi_diffusion.training.execution import compile_blocks, enable_gradient_checkpointing
 from sashimi_diffusion.training.feed import Feed
 from sashimi_diffusion.training.health import Health, RunEnded
-from sashimi_diffusion.training.log import Log
+from sashimi_diffusion.training.log import Log, ProgressBar
 from sashimi_diffusion.training.optimizer import (
     create_optimizer,
     learning_rate_factor,
     set_learning_rate,
     watch_plateau,
 )
-from sashimi_diffusion.training.progress import ProgressBar
 from sashimi_diffusion.training.run_folder import (
     METRICS,
     check_metrics,
@@ -250,7 +249,7 @@ class Trainer:
         due = self._due(training.checkpoint_every, finished or abandoned)
         checkpoint = due or (self._postponed and logged and self.counters.step % self.task.chunks == 0)
         samples = checkpoint if training.sample_every is None else self._due(training.sample_every, finished)
-        state = problem = self.health.problem() if checkpoint or samples else ""
+        state = problem = self.health.problem(finished) if checkpoint or samples else ""
         if finished:
             self.health.end(problem)
         if self._due(training.validate_every, finished) and not self._validate() and checkpoint:

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.files import files_written_beside, folder_written_beside, write_file, writing
 from sashimi_diffusion.paths import is_folder, kind, read_bytes, read_json, status
+from sashimi_diffusion.strict_json import json_text
 from sashimi_diffusion.terminal import printable
 from sashimi_diffusion.training.checkpoints import list_checkpoints
 from sashimi_diffusion.training.config import (
@@ -24,7 +25,6 @@ from sashimi_diffusion.training.config import (
     with_measured,
 )
 from sashimi_diffusion.training.settings import read_overrides
-from sashimi_diffusion.training.strict_json import json_text
 from sashimi_diffusion.training.yaml_files import apply_overrides, read_yaml_file, write_yaml
 
 CONFIG = "config.yaml"

@@ -181,7 +181,9 @@ def test_logits_that_are_not_finite_select_a_valid_token() -> None:
         assert ((tokens >= 0) & (tokens < 5)).all()
 
 
-@pytest.mark.parametrize("options", [{}, {"unet": True}, {"n_layers": 0}, {"unet": True, "n_layers": [0, 2, 1]}])
+@pytest.mark.parametrize(
+    "options", [{}, {"unet": True}, {"n_layers": [0, 0, 1]}, {"unet": True, "n_layers": [0, 2, 1]}]
+)
 def test_no_operation_writes_over_what_it_reads(options: dict) -> None:
     """Several threads hold copies of a number, so an operation may not write over its input."""
     program = program_of(**options)
