@@ -28,7 +28,7 @@ from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.files import file_written_beside, writing
 from sashimi_diffusion.launch import is_lost_connection
 from sashimi_diffusion.output_files import write_output_file
-from sashimi_diffusion.paths import kind, read_json, reason, status
+from sashimi_diffusion.paths import entries, kind, read_json, status
 from sashimi_diffusion.strict_json import strict
 from sashimi_diffusion.terminal import printable, say
 
@@ -219,12 +219,7 @@ class SampleFolder:
 
     def _require_free(self) -> list[str]:
         """Check that no file is in the way; return the names of clips in the folder that its record does not name."""
-        if status(self.path) is None:
-            return []
-        try:
-            names = set(os.listdir(self.path))
-        except OSError as error:
-            raise UserError(f"cannot read {printable(self.path)}: {reason(error)}") from error
+        names = {path.name for path in entries(self.path)}
         clips = {name for name in names if name.lower().endswith(EXTENSIONS)}
         found = f"{len(clips)} clips" if clips else ", ".join(sorted(names & {_RECORD, _SHEET}))
         if found and not self._overwrite:

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from sashimi_diffusion.errors import UserError
-from sashimi_diffusion.paths import is_file, kind, reason, status
+from sashimi_diffusion.paths import reason, require_file
 from sashimi_diffusion.terminal import printable
 
 _LFS_POINTER = b"version https://git-lfs"
@@ -71,7 +71,7 @@ def _read_content(path: Path) -> object:
         RefusedPickle: the file names classes or functions other than those of tensors.
         UserError: the file does not exist, is no regular file, or torch cannot read it.
     """
-    _require_file(path)
+    _require_checkpoint(path)
     if path.suffix == ".safetensors":
         try:
             return load_file(path)
@@ -122,13 +122,8 @@ def _unusual(tensor: Tensor) -> str | None:
     return None
 
 
-def _require_file(path: Path) -> None:
-    expected = "expected an official checkpoint (.pkl, .pt or .safetensors)"
-    found = status(path)
-    if found is None:
-        raise UserError(f"there is no file {printable(path)}: {expected}")
-    if not is_file(path):
-        raise UserError(f"{printable(path)} is {kind(found)}: {expected}")
+def _require_checkpoint(path: Path) -> None:
+    require_file(path, "an official checkpoint (.pkl, .pt or .safetensors)")
     if _beginning(path, len(_LFS_POINTER)) == _LFS_POINTER:
         raise UserError(
             f"{printable(path)} is a Git LFS pointer, not the checkpoint itself: fetch it with `git lfs pull`"

@@ -78,8 +78,8 @@ def test_a_damaged_file_is_named(
     FORMS[name](state, path)
     DAMAGE[damage](path)
     expected = {
-        "missing": f"there is no file {path}",
-        "a link to nothing": f"there is no file {path}",
+        "missing": f"{path} does not exist",
+        "a link to nothing": f"{path} does not exist",
         "a folder": f"{path} is a folder",
         "a FIFO": f"{path} is a FIFO",
         "a device": f"{path} is a device",
