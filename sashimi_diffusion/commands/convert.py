@@ -158,7 +158,7 @@ def check_new_folder(path: Path) -> bool:
     found = status(path)
     if found is not None and not is_folder(path):
         raise UserError(f"{printable(path)} already exists and is {kind(found)}: choose a new or empty folder")
-    if found is not None and entries(path):
+    if entries(path):
         raise UserError(f"{printable(path)} already exists and is not empty: choose another folder or remove it")
     parent = path if found is not None else next(one for one in path.absolute().parents if status(one) is not None)
     if not is_folder(parent):

@@ -19,6 +19,8 @@ from sashimi_diffusion.terminal import listed, one_line, printable, shortened
 
 CONFIG = "config.json"
 """The file with the arguments of a network."""
+A_FILE = "a file of a saved model or pipeline"
+"""What a missing file should be, for error messages."""
 
 _WEIGHTS, _SHARDS = "diffusion_pytorch_model.safetensors", ".safetensors.index.json"
 _FLOATS = ("F64", "F32", "F16", "BF16")
@@ -72,14 +74,12 @@ def weight_files(folder: Path) -> list[Path]:
     """Return the files with the weights of a saved network.
 
     Raises:
-        UserError: there are none, or one is no regular file.
+        UserError: there are none, or one of them or of their indexes is no regular file.
     """
     found = entries(folder)
-    files = [path for path in found if path.suffix == ".safetensors"]
+    files = [path for path in found if path.suffix == ".safetensors"] or [folder / _WEIGHTS]
     for path in [*files, *(path for path in found if path.name.endswith(_SHARDS))]:
-        require_file(path, "a file with weights")
-    if not files:
-        raise UserError(f"{printable(folder / _WEIGHTS)} does not exist: expected the weights")
+        require_file(path, A_FILE)
     return files
 
 
@@ -110,7 +110,7 @@ def read_object(path: Path) -> dict[str, Any]:
     Raises:
         UserError: the file is missing, is no regular file, cannot be read, is no JSON, or contains no object.
     """
-    content = read_json(path, "a JSON file of a complete folder", limit=_MAX_JSON)
+    content = read_json(path, A_FILE, limit=_MAX_JSON)
     if not isinstance(content, dict):
         raise UserError(f"{printable(path)} does not hold a JSON object: get a fresh copy of it")
     return content

@@ -17,6 +17,7 @@ from sashimi_diffusion import models, schedulers
 from sashimi_diffusion.arguments import check_arguments, short_form
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.models.stored import (
+    A_FILE,
     CONFIG,
     load_network,
     loading,
@@ -171,7 +172,7 @@ def hash_pipeline(folder: Path) -> str:
     digest = hashlib.sha256()
     scheduler = [] if is_autoregressive(folder) else [folder / _SCHEDULER]
     for path in [folder / _INDEX, folder / "model" / CONFIG, *scheduler, *weight_files(folder / "model")]:
-        require_file(path, "a file of a complete pipeline")
+        require_file(path, A_FILE)
         try:
             digest.update(f"{path.relative_to(folder).as_posix()} {path.stat().st_size}\n".encode())
             with path.open("rb") as file:

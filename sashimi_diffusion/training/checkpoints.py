@@ -20,7 +20,7 @@ from torch import nn
 
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.files import folder_written_beside, sync_folder, write_file
-from sashimi_diffusion.paths import entries, is_folder, kind, read_json, reason, status
+from sashimi_diffusion.paths import entries, is_file, is_folder, kind, read_json, reason, status
 from sashimi_diffusion.strict_json import json_text
 from sashimi_diffusion.terminal import one_line, printable
 from sashimi_diffusion.training.counters import Counters, read_counters
@@ -114,7 +114,7 @@ def verify_checkpoint(folder: Path) -> None:
         found = status(path)
         if found is None:
             raise UserError(f"{printable(path)} is missing")
-        if is_folder(path) or kind(found) != "a file":
+        if not is_file(path):
             raise UserError(f"{printable(path)} is {kind(found)}: expected a file of a checkpoint")
         if found.st_size != size:
             raise UserError(

@@ -249,7 +249,9 @@ class Trainer:
         due = self._due(training.checkpoint_every, finished or abandoned)
         checkpoint = due or (self._postponed and logged and self.counters.step % self.task.chunks == 0)
         samples = checkpoint if training.sample_every is None else self._due(training.sample_every, finished)
-        state = problem = self.health.problem(finished) if checkpoint or samples else ""
+        problem = self.health.problem(finished) if checkpoint or samples else ""
+        if checkpoint:
+            self._postponed = bool(problem)
         if finished:
             self.health.end(problem)
         if self._due(training.validate_every, finished) and not self._validate() and checkpoint:
@@ -263,7 +265,6 @@ class Trainer:
             self._save_checkpoint(finished)
         elif due:
             self.log.print(f"step {self.counters.step}: no checkpoint, because {problem}; {self.health.way_back()}")
-        self._postponed = bool(state) if checkpoint else self._postponed
 
     def _log_training(self, rate: float) -> None:
         """Log the mean loss since the last training line, and the gradient norm and learning rate of this step."""
