@@ -144,6 +144,23 @@ def test_parts_have_different_names_and_functions_that_exist() -> None:
         assert callable(getattr(importlib.import_module(module), function)), part.name
 
 
+def test_the_compiled_models_run(setting: Setting) -> None:
+    from sashimi_diffusion.benchmarks.gpu_check.compilation import runs
+
+    assert sum(run() is not NotImplemented for run in runs(setting)) > 10
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA or ROCm device")
+def test_kernels_are_profiled() -> None:
+    from sashimi_diffusion.benchmarks.gpu_check.profiles import kernel_times
+
+    x = torch.ones(1000, device="cuda")
+    times = kernel_times(lambda: x * 2)
+    assert [len(each) for each in times.values()] == [1]
+    assert min(map(min, times.values())) > 0
+
+
 def test_rows_survive_an_incomplete_line(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     assert read_rows(path) == []
@@ -282,9 +299,12 @@ def test_the_marker_of_gpu_tests_exists() -> None:
     [
         ((), "error: no CUDA device: "),
         (("--only", "card", "nothing"), "error: unknown part 'nothing': expected some of card, "),
-        (("--minutes", "0"), "error: argument --minutes: expected a number above 0, got 0"),
+        (("--minutes", "0"), "error: --minutes is 0: expected a number above 0 and up to 1440"),
         (("--peer", "missing-folder"), "error: the folder missing-folder of --peer does not exist: see docs/gpu.md"),
-        (("--dry-run", "--out", "/dev/null/folder"), "error: cannot write to /dev/null/folder (Not a directory)"),
+        (
+            ("--dry-run", "--out", "/dev/null/folder"),
+            "error: cannot write to /dev/null/folder: Not a directory; choose another --out",
+        ),
     ],
 )
 def test_errors_are_one_line(

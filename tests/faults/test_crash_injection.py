@@ -33,12 +33,12 @@ class Scenario:
     Args:
         call: the command.
         needs: files and folders of the world that it needs.
-        again: the arguments that are added to the second call.
-        advised: arguments that a refusal of the second call may name; they are then added as well.
         check: function of the working folder after a crash; it raises AssertionError if something half-written would
             be taken for whole.
         outcome: function of the working folder that returns what must be equal at the end.
-        step: every how many file operations a fault is injected.
+        again: the arguments that are added to the second call.
+        advised: arguments that a refusal of the second call may name; they are then added as well.
+        step: a fault is injected at every ``step``-th file operation.
     """
 
     call: Call

@@ -14,7 +14,7 @@ def recurrence(inputs: dict[str, Tensor], shift: int) -> tuple[Tensor, Tensor | 
         return inputs["system.a"] * x - inputs["system.u"] * scalar
 
     samples = inputs["u"].unsqueeze(-1).unbind(2)  # (B, H, 1) each
-    x = inputs.get("state", torch.zeros(samples[0].shape[0], *inputs["c"].shape, dtype=torch.complex128))
+    x = inputs.get("state", inputs["c"].new_zeros(samples[0].shape[0], *inputs["c"].shape, dtype=torch.complex128))
     y = []
     for sample in samples:
         x = advance(x) + inputs["system.b"] * sample

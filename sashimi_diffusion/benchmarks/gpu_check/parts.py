@@ -44,11 +44,13 @@ class Part(NamedTuple):
 
 PARTS = (
     Part("card", "versions, copy bandwidth and matrix products of the card", f"{_PACKAGE}.card:measure", 12),
-    Part("forward-triton", "forward passes, backend triton", f"{_PACKAGE}.denoisers:forward", 45, ("triton",), True),
-    Part("training-triton", "training steps, backend triton", f"{_PACKAGE}.denoisers:training", 55, ("triton",), True),
+    Part("compilation", "the kernels of all parts", f"{_PACKAGE}.compilation:measure", 60, needs_cuda=True),
+    Part("forward-triton", "forward passes, backend triton", f"{_PACKAGE}.denoisers:forward", 35, ("triton",), True),
+    Part("training-triton", "training steps, backend triton", f"{_PACKAGE}.denoisers:training", 45, ("triton",), True),
+    Part("profiles", "device time of every kernel", f"{_PACKAGE}.profiles:measure", 15, needs_cuda=True),
     Part("wavenet", "forward passes of WaveNet", f"{_PACKAGE}.denoisers:wavenet", 15),
-    Part("sampling", "1 s of audio with the bundled pipeline", f"{_PACKAGE}.sampling:measure", 40),
-    Part("streams", "autoregressive generation with every engine", f"{_PACKAGE}.streams:measure", 35),
+    Part("sampling", "1 s of audio with the bundled pipeline", f"{_PACKAGE}.sampling:measure", 45),
+    Part("streams", "autoregressive generation with every engine", f"{_PACKAGE}.streams:measure", 60),
     Part("recipe", "the small recipe and its bare step", f"{_PACKAGE}.recipe:measure", 25, ("muon", "fp32")),
     Part("recipe-bf16", "the same in bfloat16", f"{_PACKAGE}.recipe:measure", 25, ("muon", "bf16"), True),
     Part("recipe-adamw", "the same in bfloat16 with AdamW", f"{_PACKAGE}.recipe:measure", 25, ("adamw", "bf16"), True),

@@ -15,27 +15,37 @@ from sashimi_diffusion.generation import ENGINES, create_engine
 from sashimi_diffusion.models import SashimiAutoregressive
 from sashimi_kernels.measuring import interleaved_medians, seconds_of
 
-_PERIOD = 16  # samples after which all pooled stages are at the same position again
+PERIOD = 16  # samples after which all pooled stages are at the same position again
 _SECONDS = 0.5
 _ROUNDS = 3
 
 
 def measure(setting: Setting) -> Iterator[Row]:
-    """Yield the rates of the engines that can run; the network has the sizes of the published "sashimi-sc09-unet"."""
-    sizes: dict[str, Any] = {"d_model": 8, "n_layers": 1} if setting.tiny else {"d_model": 64, "n_layers": 8}
+    """Yield the rates of the engines that can run."""
     network = "autoregressive, tiny" if setting.tiny else "autoregressive"
-    for dtype in (torch.bfloat16, torch.float32) if setting.device == "cuda" else (torch.float32,):
-        model = SashimiAutoregressive(unet=True, **sizes).eval().to(setting.device, dtype)
-        for streams in (1, 2) if setting.tiny else (1, 32, 256):
+    for model in models(setting):
+        for streams in numbers(setting):
             for name in (name for name in ENGINES if name != "auto"):
                 row = Row(
                     f"{network}, {streams} streams",
-                    f"{name}, {str(dtype).removeprefix('torch.')}",
+                    f"{name}, {str(model.dtype).removeprefix('torch.')}",
                     unit="samples/s",
                 )
                 yield attempted(
                     row.name, row.variant, partial(_measured, row, model, streams, name, setting), setting.device
                 )
+
+
+def models(setting: Setting) -> Iterator[SashimiAutoregressive]:
+    """Yield a network of the sizes of the published "sashimi-sc09-unet", in each measured dtype."""
+    sizes: dict[str, Any] = {"d_model": 8, "n_layers": 1} if setting.tiny else {"d_model": 64, "n_layers": 8}
+    for dtype in (torch.bfloat16, torch.float32) if setting.device == "cuda" else (torch.float32,):
+        yield SashimiAutoregressive(unet=True, **sizes).eval().to(setting.device, dtype)
+
+
+def numbers(setting: Setting) -> tuple[int, ...]:
+    """Return the measured numbers of streams."""
+    return (1, 2) if setting.tiny else (1, 32, 256)
 
 
 def _measured(row: Row, model: Any, streams: int, engine_name: str, setting: Setting) -> Row:
@@ -44,10 +54,10 @@ def _measured(row: Row, model: Any, streams: int, engine_name: str, setting: Set
         engine = create_engine(engine_name, model, streams)
     except UserError as error:
         return replace(row, problem=str(error))
-    warm_up = create_run(engine, model, streams, 2 * _PERIOD)
+    warm_up = create_run(engine, model, streams, 2 * PERIOD)
     warm_up()
     once = seconds_of(warm_up, setting.device)
-    samples = _PERIOD if setting.tiny else max(1, min(4000, int(2 * _SECONDS / once))) * 2 * _PERIOD
+    samples = PERIOD if setting.tiny else max(1, min(4000, int(2 * _SECONDS / once))) * 2 * PERIOD
     seconds = interleaved_medians(
         {"run": create_run(engine, model, streams, samples)}, 1 if setting.tiny else _ROUNDS, setting.device
     )

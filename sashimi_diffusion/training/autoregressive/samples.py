@@ -7,9 +7,8 @@ import torch
 
 from sashimi_diffusion.data.audio import write_audio
 from sashimi_diffusion.data.pictures import contact_sheet
-from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.files import folder_written_beside
-from sashimi_diffusion.generation.engines import ENGINES
+from sashimi_diffusion.generation.engines import require_engine
 from sashimi_diffusion.generation.runaway import runaway_second
 from sashimi_diffusion.generation.sampling import Sampling
 from sashimi_diffusion.models import AutoregressiveModel
@@ -20,7 +19,7 @@ from sashimi_diffusion.training.checkpoints import checkpoint_name
 
 
 def save_samples(run: Path, step: int, model: AutoregressiveModel, config: GenerationConfig) -> str:
-    """Draw samples into a folder such as ``run``/samples/step-000100: wav files and contact-sheet.png.
+    """Draw samples into a folder such as ``run``/samples/step-000100: wav files and contact_sheet.png.
 
     Sample i uses the same random numbers at every step.
 
@@ -41,18 +40,16 @@ def save_samples(run: Path, step: int, model: AutoregressiveModel, config: Gener
     with folder_written_beside(run / "samples" / checkpoint_name(step)) as folder:
         for index, audio in enumerate(audios):
             write_audio(folder / f"{index:02d}.wav", audio, rate)
-        contact_sheet(list(audios), rate, titles=titles).save(folder / "contact-sheet.png")
+        contact_sheet(list(audios), rate, titles=titles).save(folder / "contact_sheet.png")
     noisy = [title for title, audio in zip(titles, audios, strict=True) if runaway_second(audio, rate) is not None]
     return f"noise until the end of {', '.join(noisy)}" if noisy else ""
 
 
-def check_generation(config: GenerationConfig, model: AutoregressiveModel) -> None:
-    """Check the settings of the samples before training.
+def check_generation(config: GenerationConfig, model: AutoregressiveModel, device: torch.device) -> None:
+    """Check before training that samples of ``model`` can be drawn on ``device``.
 
     Raises:
-        UserError: invalid temperature or top_p, unknown engine, or a length of zero samples.
+        UserError: the temperature is too low, or the engine cannot run there.
     """
     Sampling(config.temperature, None, config.top_p)
-    if config.engine not in ENGINES:
-        raise UserError(f"sampling.engine is {config.engine!r}: expected one of {', '.join(ENGINES)}")
-    SashimiAutoregressivePipeline(model=model).length_in_samples(config.seconds)
+    require_engine(config.engine, model, device)

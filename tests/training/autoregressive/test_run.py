@@ -60,7 +60,7 @@ def test_a_run_folder(ar_config, name, carry_chunks):
     validations = [line for line in lines(run) if "validation_bits" in line]
     assert [line["step"] for line in validations] == [2, 4]
     assert validations[0]["validation_loss"] == pytest.approx(validations[0]["validation_bits"] * math.log(2))
-    assert sorted(path.name for path in (run / "samples/step-000004").iterdir()) == ["00.wav", "contact-sheet.png"]
+    assert sorted(path.name for path in (run / "samples/step-000004").iterdir()) == ["00.wav", "contact_sheet.png"]
     pipeline = SashimiAutoregressivePipeline.from_pretrained(run / "pipeline")
     assert pipeline(audio_length_in_s=0.01, engine="eager").audios.shape == (1, 1, 80)
 
@@ -208,3 +208,20 @@ def test_recordings_too_short_to_carry_a_state_are_refused_before_training(ar_co
     with pytest.raises(UserError, match=r"the longest recording has \d+ samples, too few for this number"):
         train(AutoregressiveTask, ar_config(carry_chunks=2, length=1024))
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("device", "engine", "reason"),
+    [
+        ("cpu", "cuda-graph", "the model is on cpu, not on a CUDA device"),
+        ("cpu", "triton", "the model is on cpu, not on a CUDA device"),
+        ("cuda", "numba", "the model is on cuda, not on the CPU"),
+    ],
+)
+def test_an_engine_that_cannot_run_is_refused_before_training(ar_config, monkeypatch, device, engine, reason):
+    """The network is still on the CPU when the task is created."""
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    settings = f"sampling.engine={engine}"
+    with pytest.raises(UserError, match=rf"engine '{engine}' cannot run: {reason}"):
+        AutoregressiveTask(ar_config(overrides=[settings]), torch.device(device), False)
+    AutoregressiveTask(ar_config(overrides=[settings, "sampling.num_samples=0"]), torch.device(device), False)

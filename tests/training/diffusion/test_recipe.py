@@ -27,7 +27,7 @@ def test_two_processes_give_the_run_of_one(script, metrics_of, tiny_file, tiny_c
     assert "4 examples per step on 2 x cpu" in out
     assert out.count("done: 8 steps") == 1
     assert SashimiPipeline.from_pretrained(folder / "pipeline").model.config.num_classes == 2
-    assert (folder / "samples/step-000008/contact-sheet.png").exists()
+    assert (folder / "samples/step-000008/contact_sheet.png").exists()
 
     for one, two in zip(metrics_of(train(DiffusionTask, tiny_config())), metrics_of(folder), strict=True):
         assert one.keys() == two.keys()
@@ -81,7 +81,7 @@ def test_errors_are_one_line_and_exit_code_2(recipe, tiny_file, tmp_path):
         ([f"data.path={text}"], "0_a_1.wav"),
         ([f"output_dir={tmp_path / 'file'}"], "is a file, not a folder"),
         ([f"output_dir={tmp_path / 'file' / 'run'}"], "cannot write the run folder"),
-        (["--config", tmp_path / "none.yaml"], "cannot read the config file"),
+        (["--config", tmp_path / "none.yaml"], "none.yaml does not exist: expected a config"),
         (["--resume-from", "step-000007"], "there is no checkpoint step-000007"),
     ]:
         code, out, err = recipe("--config", tiny_file, *arguments)
@@ -138,6 +138,6 @@ def test_bad_files_can_be_skipped(recipe, tiny_file, recordings, tmp_path):
     code, _, err = recipe(*arguments)
     assert code == 2
     assert "--skip-bad-files" in err
-    with pytest.warns(UserWarning, match=r"1_b_9\.wav"):
-        code, _, err = recipe(*arguments, "--skip-bad-files")
+    code, _, err = recipe(*arguments, "--skip-bad-files")
     assert code == 0, err
+    assert [line for line in err.splitlines() if line.startswith("warning: ") and "1_b_9.wav" in line]
