@@ -137,6 +137,13 @@ def _removed_on_failure(temporary: Path) -> Iterator[None]:
         raise
 
 
+def remove_folder(path: Path) -> None:
+    """Remove a folder so that it is never seen half removed, even if the process is killed."""
+    hidden = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    path.rename(hidden)
+    shutil.rmtree(hidden)
+
+
 def remove_abandoned(folder: Path) -> None:
     """Delete temporary files and folders in ``folder`` that nobody has changed for six hours.
 

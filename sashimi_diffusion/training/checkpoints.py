@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from sashimi_diffusion.errors import UserError
-from sashimi_diffusion.files import folder_written_beside, sync_folder, write_file
+from sashimi_diffusion.files import folder_written_beside, remove_folder, sync_folder, write_file
 from sashimi_diffusion.paths import entries, is_file, is_folder, kind, read_json, reason, status
 from sashimi_diffusion.strict_json import json_text
 from sashimi_diffusion.terminal import one_line, printable
@@ -95,7 +95,7 @@ def save_checkpoint(
 def remove_old(run: Path, keep: int) -> None:
     """Remove all checkpoints except the ``keep`` newest."""
     for old in list_checkpoints(run)[:-keep]:
-        shutil.rmtree(old)
+        remove_folder(old)
 
 
 def _tensors(model: nn.Module) -> dict[str, torch.Tensor]:
