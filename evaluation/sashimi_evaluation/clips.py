@@ -8,15 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from sashimi_diffusion.data.audio import RATES
+from sashimi_diffusion.data.audio import check_file_rate
 from sashimi_diffusion.data.audio_files import find_audio
-from sashimi_diffusion.data.decoding import AudioFileError, Decoded, decode_audio
+from sashimi_diffusion.data.decoding import Decoded, decode_audio
 from sashimi_diffusion.data.names import FOLDER, read_fields, select
 from sashimi_diffusion.data.recordings import report_bad_files, require_folder
 from sashimi_diffusion.data.speech_commands import DIGITS, SPLIT_LISTS, listed_split, read_split_lists
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.paths import read_json, status
-from sashimi_diffusion.terminal import printable
+from sashimi_diffusion.terminal import listed, printable
 
 SAMPLES_FILE = "samples.json"
 RECORDS = (SAMPLES_FILE, *SPLIT_LISTS.values())
@@ -149,9 +149,7 @@ def read_clip(path: Path, max_seconds: float) -> Decoded:
         AudioFileError: the file cannot be used, or audio at its sample rate cannot be resampled.
     """
     decoded = decode_audio(path, max_seconds)
-    if decoded.sample_rate not in RATES:
-        expected = f"expected {RATES.start} to {RATES.stop - 1} Hz"
-        raise AudioFileError(path, f"impossible sample rate ({decoded.sample_rate} Hz): {expected}")
+    check_file_rate(path, decoded.sample_rate)
     return decoded
 
 
@@ -276,8 +274,7 @@ def _label_notes(
 
 
 def _listed(names: Sequence[str], total: int) -> str:
-    shown = ", ".join(printable(name) for name in names[:_LISTED])
-    return f"{len(names)} of {total} ({shown}{', ...' if len(names) > _LISTED else ''})"
+    return f"{len(names)} of {total} ({listed(names, _LISTED)})"
 
 
 def _sample_values(samples: Mapping[str, dict], files: Sequence[Path], root: Path, key: str) -> np.ndarray:

@@ -17,8 +17,8 @@ from sashimi_diffusion.data.recordings import (
     require_folder,
 )
 from sashimi_diffusion.errors import UserError
-from sashimi_diffusion.paths import expanded, is_file, is_folder, read_text, reason
-from sashimi_diffusion.terminal import printable
+from sashimi_diffusion.paths import entries, expanded, is_file, is_folder, read_text
+from sashimi_diffusion.terminal import one_line, printable
 
 DIGITS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 SPLITS = ("train", "validation", "test")
@@ -143,11 +143,7 @@ def read_split_lists(root: Path) -> dict[str, set[str]]:
 
 
 def _audio_files(folder: Path) -> list[Path]:
-    try:
-        names = os.listdir(folder)
-    except OSError as error:
-        raise UserError(f"cannot read the folder {printable(folder)}: {reason(error)}") from error
-    return sorted(folder / name for name in names if name.lower().endswith(EXTENSIONS) and name[0] != ".")
+    return [path for path in entries(folder) if path.name.lower().endswith(EXTENSIONS) and path.name[0] != "."]
 
 
 def _find(path: Path) -> Path | None:
@@ -183,4 +179,4 @@ def _download(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
         torchaudio.datasets.SPEECHCOMMANDS(path, url="speech_commands_v0.02", download=True)
     except (OSError, RuntimeError) as error:
-        raise UserError(f"downloading Speech Commands into {printable(path)} failed: {printable(error)}") from error
+        raise UserError(f"downloading Speech Commands into {printable(path)} failed: {one_line(error)}") from error

@@ -25,7 +25,9 @@ LARGEST_WEIGHT = 1e9
 
 
 class RunEnded(UserError):
-    """A run ended badly although its input was valid, for example because it diverged. Commands exit with code 1."""
+    """A run ended badly although its input was valid, for example because it diverged."""
+
+    exit_code = 1
 
 
 class Health:

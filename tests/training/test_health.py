@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.pipelines.sashimi import SashimiPipeline
+from sashimi_diffusion.strict_json import json_text
 from sashimi_diffusion.training import loop, step
 from sashimi_diffusion.training.checkpoints import list_checkpoints
 from sashimi_diffusion.training.counters import EXPLODED, Counters
@@ -17,7 +17,6 @@ from sashimi_diffusion.training.diffusion.task import DiffusionTask
 from sashimi_diffusion.training.health import JUMPED, LARGEST_WEIGHT, RunEnded, usable
 from sashimi_diffusion.training.loop import Trainer, train
 from sashimi_diffusion.training.optimizer import watch_plateau
-from sashimi_diffusion.training.strict_json import json_text
 
 HUGE = ["optimizer.lr=1e38", "optimizer.warmup_steps=0", "optimizer.decay=constant"]
 
@@ -164,9 +163,8 @@ def test_the_step_of_a_device_postpones_checkpoints_as_well(tiny_config, monkeyp
     monkeypatch.setattr(step, "record_cuda_graph", lambda compute: compute)
     multiplied(monkeypatch, {4: math.nan})
     run = train(DiffusionTask, tiny_config("training.log_every=3", "training.steps=9"))
-    assert (
-        names(run) == ["step-000008", "step-000009"] or names(run) == ["step-000006", "step-000008", "step-000009"][1:]
-    )
+    assert names(run) == ["step-000008", "step-000009"]
+    assert (run / "samples/step-000006").is_dir()  # the postponed checkpoint
 
 
 def test_counting_losses():
@@ -200,7 +198,3 @@ def test_numbers_that_json_does_not_have():
         "a": [None, 1.5, [None]],
         "b": {"c": None, "d": None, "e": "NaN"},
     }
-
-
-def test_a_diverged_run_is_an_error_that_the_user_can_put_right():
-    assert issubclass(RunEnded, UserError)

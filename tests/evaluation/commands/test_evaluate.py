@@ -280,7 +280,7 @@ def damage(path: Path, kind: str) -> None:
     [
         ("loud", "0003.wav: samples up to 1e+19"),
         ("faint", "0003.wav: no sample above"),
-        ("rate", "0003.wav: impossible sample rate (50 Hz)"),
+        ("rate", "0003.wav: impossible sample rate (50 Hz, expected 100 Hz to 1,000,000 Hz)"),
         ("total", "0003.flac: cut short"),
         ("cut", "0003.wav: cut short"),
     ],
