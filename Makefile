@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 .PHONY: sample test test-slow gpu-check lint docs clean
 
 sample: $(VENV)/.installed
-	$(BIN)/sashimi-sample --steps 200 --out samples
+	$(BIN)/sashimi-sample --steps 200 --out samples --overwrite
 
 test: $(VENV)/.installed-test lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile

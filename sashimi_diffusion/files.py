@@ -4,6 +4,7 @@ import contextlib
 import errno
 import os
 import shutil
+import stat
 import time
 import uuid
 from collections.abc import Iterator
@@ -23,7 +24,8 @@ def file_written_beside(path: Path) -> Iterator[BinaryIO]:
 
     Several processes may write the same path at once: readers see one complete version.
     """
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    # The name of the file may already be as long as the file system allows.
+    temporary = path.with_name(f".{path.name[:40]}.{uuid.uuid4().hex}.tmp")
     try:
         with temporary.open("wb") as file:
             yield file
@@ -50,6 +52,7 @@ def folder_written_beside(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.tmp")
     with _removed_on_failure(temporary):
         yield temporary
+        give_usual_rights(temporary)
         sync_folder(temporary)
         if path.exists():
             old = path.with_name(f".{path.name}.old.tmp")
@@ -72,6 +75,7 @@ def folder_written_once(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     with _removed_on_failure(temporary):
         yield temporary
+        give_usual_rights(temporary)
         sync_folder(temporary)
         try:
             temporary.rename(path)
@@ -92,6 +96,7 @@ def files_written_beside(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.tmp")
     with _removed_on_failure(temporary):
         yield temporary
+        give_usual_rights(temporary)
         files = [file for file in temporary.rglob("*") if file.is_file()]
         for file in files:
             with file.open("rb+") as written:
@@ -101,6 +106,22 @@ def files_written_beside(path: Path) -> Iterator[Path]:
             target.parent.mkdir(parents=True, exist_ok=True)
             os.replace(file, target)
         shutil.rmtree(temporary)
+
+
+def give_usual_rights(folder: Path) -> None:
+    """Give the files in a folder and its subfolders the rights that ``open`` gives a new file, in addition to theirs.
+
+    safetensors writes files that only their owner can read, whatever the umask is.
+    """
+    probe = folder / f".{uuid.uuid4().hex}.tmp"
+    descriptor = os.open(probe, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+    usual = stat.S_IMODE(os.fstat(descriptor).st_mode)
+    os.close(descriptor)
+    probe.unlink()
+    for path in folder.rglob("*"):
+        mode = path.lstat().st_mode
+        if stat.S_ISREG(mode) and stat.S_IMODE(mode) | usual != stat.S_IMODE(mode):
+            path.chmod(stat.S_IMODE(mode) | usual)
 
 
 @contextlib.contextmanager

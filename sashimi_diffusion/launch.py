@@ -1,4 +1,4 @@
-"""Check that every requested process has been started."""
+"""The program that started this process: it must have started all processes, and it may end before them."""
 
 import os
 import sys
@@ -7,6 +7,8 @@ from sashimi_diffusion.errors import UserError
 
 # Variables in which torchrun and common MPI implementations pass a process its rank.
 _RANK_VARIABLES = ("RANK", "LOCAL_RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
+# Variables that accelerate launch and torchrun set.
+_LAUNCHER_VARIABLES = ("ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID")
 
 
 def require_all_processes() -> None:
@@ -24,3 +26,20 @@ def require_all_processes() -> None:
             "accelerate launch was asked for several processes but started one, because on a CPU it needs MPI: use "
             f"torchrun --nproc-per-node N {sys.argv[0]} ... instead, or --num_processes 1 with MASTER_ADDR unset"
         )
+
+
+class Launcher:
+    """The program that started this process, if it was ``accelerate launch`` or ``torchrun``.
+
+    Attributes:
+        process: its process ID when this object was created, or None: there is no such program.
+    """
+
+    def __init__(self) -> None:
+        launched = any(name in os.environ for name in _LAUNCHER_VARIABLES)
+        self.process = os.getppid() if launched else None
+
+    def has_ended(self) -> bool:
+        """Return whether the program has ended, for example because it was killed. On Windows, this is not known."""
+        # The system gives a process whose parent has ended another parent.
+        return self.process is not None and os.getppid() != self.process

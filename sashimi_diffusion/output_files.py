@@ -7,35 +7,44 @@ from pathlib import Path
 
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.files import write_file, writing
-from sashimi_diffusion.paths import kind, status
+from sashimi_diffusion.paths import is_folder, kind, status
 from sashimi_diffusion.terminal import printable
 
+_NOT_WRITABLE = (stat.S_IFDIR, stat.S_IFBLK, stat.S_IFSOCK)  # a block device is a whole disk
 
-def check_output_files(outputs: Mapping[str, Path | None], inputs: Iterable[Path] = ()) -> None:
+
+def check_output_files(
+    outputs: Mapping[str, Path | None], inputs: Iterable[Path] = (), new_folders: bool = False
+) -> None:
     """Check the output files of a command before it starts to work.
 
     Args:
         outputs: option -> the file, or None where the option is not given.
         inputs: files that the command reads.
+        new_folders: allow files in folders that do not exist; :func:`write_output_file` creates them.
 
     Raises:
-        UserError: two options name the same file, an option names an input or a folder, or its folder does not exist
-            or cannot be written.
+        UserError: two options name the same file, an option names an input, a folder, a disk or a socket, or its folder
+            does not exist or cannot be written.
     """
     named: dict[tuple[int, int] | Path, str] = {_identity(path): f"the input {printable(path)}" for path in inputs}
     for option, path in outputs.items():
         if path is None:
             continue
         found = status(path)
-        if found is not None and stat.S_ISDIR(found.st_mode):
+        if found is not None and stat.S_IFMT(found.st_mode) in _NOT_WRITABLE:
             raise UserError(f"{option} {printable(path)} is {kind(found)}: expected the name of a file")
         target = Path(os.path.realpath(path))
-        parent = status(target.parent)
-        if parent is None or not stat.S_ISDIR(parent.st_mode):
-            raise UserError(f"{option} {printable(path)}: the folder {printable(target.parent)} does not exist")
-        if not os.access(target.parent if found is None else target, os.W_OK):
+        folder = target.parent
+        while new_folders and status(folder) is None:
+            folder = folder.parent
+        if not is_folder(folder):
+            problem = "does not exist" if status(folder) is None else "is not a folder"
+            raise UserError(f"{option} {printable(path)}: {printable(folder)} {problem}")
+        replaced = found is None or stat.S_ISREG(found.st_mode)  # as a whole, by a new file in its folder
+        if (replaced and not os.access(folder, os.W_OK | os.X_OK)) or (found and not os.access(path, os.W_OK)):
             raise UserError(f"{option} {printable(path)} cannot be written: permission denied")
-        if found is not None and not stat.S_ISREG(found.st_mode):
+        if not replaced:
             continue  # any number of results may go to a device such as /dev/null
         identity = _identity(path)
         if identity in named:
@@ -44,7 +53,7 @@ def check_output_files(outputs: Mapping[str, Path | None], inputs: Iterable[Path
 
 
 def write_output_file(path: Path, content: bytes) -> None:
-    """Write a file that the user named.
+    """Write a file that the user named; create its folder if it does not exist.
 
     A regular file is replaced in one operation, at the end of a link; what is no regular file (a device, a FIFO) is
     opened and written.
@@ -55,7 +64,9 @@ def write_output_file(path: Path, content: bytes) -> None:
     with writing(printable(path)):
         found = status(path)
         if found is None or stat.S_ISREG(found.st_mode):
-            write_file(Path(os.path.realpath(path)), content)
+            target = Path(os.path.realpath(path))
+            target.parent.mkdir(parents=True, exist_ok=True)
+            write_file(target, content)
         else:
             with open(path, "wb") as file:
                 file.write(content)

@@ -3,7 +3,10 @@
 import contextlib
 import os
 import sys
-from typing import TextIO
+from collections.abc import Iterator
+from typing import Any, TextIO
+
+from tqdm import tqdm
 
 
 def printable(text: object) -> str:
@@ -17,8 +20,17 @@ def printable(text: object) -> str:
     )
 
 
+def shortened(text: str, limit: int = 80) -> str:
+    """Return text of at most ``limit`` characters: the middle of a longer one is replaced by its length."""
+    if len(text) <= limit:
+        return text
+    omitted = f" ...({len(text):,} characters)... "
+    kept = max(0, limit - len(omitted))
+    return text[: kept - kept // 2] + omitted + text[len(text) - kept // 2 :]
+
+
 def say(text: str = "", stream: TextIO | None = None) -> None:
-    """Print text and a line break.
+    """Print text and a line break; progress bars are drawn again below it.
 
     Characters that the encoding of the stream lacks are escaped. If nobody reads the stream any more (a closed pipe) or
     its disk is full, the text and all later text is discarded.
@@ -28,10 +40,12 @@ def say(text: str = "", stream: TextIO | None = None) -> None:
         stream: default ``sys.stdout``.
     """
     stream = stream or sys.stdout
-    encoding = getattr(stream, "encoding", None) or "utf-8"
+    if stream is None:  # the program was started with a closed descriptor
+        return
     try:
-        stream.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
-        stream.flush()
+        with tqdm.external_write_mode(file=stream):
+            stream.write(_encodable(text, stream) + "\n")
+            stream.flush()
     except (OSError, ValueError):  # ValueError: the stream is closed
         discard(stream)
 
@@ -54,3 +68,58 @@ def supports(text: str, stream: TextIO | None = None) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def close_progress_bars() -> None:
+    """End the progress bars that an error has left open, so that the next text begins on a line of its own."""
+    for bar in list(getattr(tqdm, "_instances", ())):
+        with contextlib.suppress(OSError, ValueError):
+            bar.close()
+
+
+@contextlib.contextmanager
+def unfailing_output() -> Iterator[None]:
+    """Let everything in the block print as :func:`say` does: ``print``, progress bars, warnings, other packages."""
+    before = sys.stdout, sys.stderr
+    with contextlib.ExitStack() as stack:
+        if None in before:
+            null = stack.enter_context(open(os.devnull, "w"))
+        streams: Any = [null if stream is None else _UnfailingStream(stream) for stream in before]
+        sys.stdout, sys.stderr = streams
+        try:
+            yield
+        finally:
+            for stream in (sys.stdout, sys.stderr):
+                stream.flush()
+            sys.stdout, sys.stderr = before
+
+
+class _UnfailingStream:
+    """A text stream whose methods ``write`` and ``flush`` discard what cannot be printed."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write text and return its length."""
+        try:
+            self._stream.write(_encodable(text, self._stream))
+        except (OSError, ValueError):
+            discard(self._stream)
+        return len(text)
+
+    def flush(self) -> None:
+        """Write the buffer of the stream."""
+        try:
+            self._stream.flush()
+        except (OSError, ValueError):
+            discard(self._stream)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def _encodable(text: str, stream: TextIO) -> str:
+    """Return text in which characters that the encoding of the stream lacks are escaped."""
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)

@@ -5,12 +5,16 @@ import os
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.files import (
     file_written_beside,
+    files_written_beside,
     folder_written_beside,
     folder_written_once,
     remove_abandoned,
@@ -44,6 +48,22 @@ def test_a_failure_leaves_the_old_file(tmp_path: Path) -> None:
         interrupt_after(file.write(b"half"))
     assert path.read_bytes() == b"old"
     assert names(tmp_path) == ["record.json"]
+
+
+@pytest.mark.parametrize("write", [folder_written_beside, folder_written_once, files_written_beside])
+def test_files_in_folders_have_the_rights_of_the_umask(write: Any, tmp_path: Path) -> None:
+    path, umask = tmp_path / "checkpoint", os.umask(0o027)
+    try:
+        with write(path) as folder:
+            (folder / "inner").mkdir()
+            save_file({"weights": torch.zeros(1)}, folder / "inner" / "weights.safetensors")
+            (folder / "script").touch()
+            (folder / "script").chmod(0o700)
+    finally:
+        os.umask(umask)
+    assert (path / "inner" / "weights.safetensors").stat().st_mode & 0o777 == 0o640
+    assert (path / "script").stat().st_mode & 0o777 == 0o740
+    assert names(path) == ["inner", "script"]
 
 
 def test_writers_of_one_file_do_not_mix(tmp_path: Path) -> None:

@@ -46,8 +46,8 @@ FLOORS = {
     "sashimi_diffusion": [
         {"errors"},
         {"terminal"},
-        {"paths", "files"},
-        {"cuda_graph", "memory", "output_files", "suggestions", "launch"},
+        {"arguments", "paths", "files"},
+        {"cache_files", "command_line", "cuda_graph", "folder_lock", "memory", "output_files", "suggestions", "launch"},
         {"data", "schedulers"},
         {"ssm"},
         {"models"},

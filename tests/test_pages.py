@@ -12,6 +12,8 @@ import pytest
 import soundfile
 import torch
 
+from sashimi_diffusion.cache_files import default_cache_dir
+
 ROOT = Path(__file__).resolve().parent.parent
 GUIDES = ["getting-started", "train-on-your-recordings", "autoregressive-models", "vocoder", "evaluation"]
 GUIDES += ["official-checkpoints", "results", "architecture", "gpu"]
@@ -84,6 +86,7 @@ def run(working_folder: Path):
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         cache = str(working_folder / "cache")
         environment = {**os.environ, "PATH": path, "SASHIMI_CACHE": cache, "OMP_NUM_THREADS": "1"}
+        environment.setdefault("NUMBA_CACHE_DIR", str(default_cache_dir() / "compiled"))  # compiled once for all tests
         done = subprocess.run(
             command,
             shell=True,

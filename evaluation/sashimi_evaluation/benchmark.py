@@ -6,15 +6,20 @@
 Without ``--arrays`` the arrays are random, with the sizes of the protocol: 2,048 clips, 1,024 features, 10 classes.
 """
 
-import argparse
+import sys
 import time
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
+from sashimi_diffusion.command_line import Parser, path_argument, positive, run
+from sashimi_diffusion.errors import UserError
+from sashimi_diffusion.paths import require_file
+from sashimi_diffusion.terminal import printable
 from sashimi_evaluation.metrics.frechet import frechet_distance
 from sashimi_evaluation.metrics.inception import am_score, inception_score, modified_classifier_score
 from sashimi_evaluation.metrics.ndb import ndb
@@ -26,6 +31,7 @@ from sashimi_evaluation.metrics.official import (
 )
 
 CLASSES = 10
+_NAMES = ("feat_data", "feat_gen", "probs_data", "probs_gen")
 
 Arrays = dict[str, np.ndarray]
 
@@ -50,8 +56,19 @@ def read_arrays(path: Path) -> Arrays:
 
     It contains the features ``feat_data`` and ``feat_gen`` (clips, width) and the class probabilities ``probs_data``
     and ``probs_gen`` (clips, classes) of real and of generated clips. All names may start with ``in.``.
+
+    Raises:
+        UserError: there is no such file, it is no safetensors file, or it lacks an array.
     """
-    return {name.removeprefix("in."): values for name, values in load_file(path).items()}
+    require_file(path, "a safetensors file")
+    try:
+        arrays = {name.removeprefix("in."): values for name, values in load_file(path).items()}
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"cannot read {printable(path)} as a safetensors file: {error}") from error
+    missing = [name for name in _NAMES if name not in arrays]
+    if missing:
+        raise UserError(f"{printable(path)} has no {missing[0]}: expected the arrays {', '.join(_NAMES)}")
+    return arrays
 
 
 def compared_functions(arrays: Arrays) -> list[tuple[str, Callable[[], float], Callable[[], float] | None]]:
@@ -82,12 +99,16 @@ def measure(function: Callable[[], float]) -> tuple[float, float, float]:
     return value, time.perf_counter() - started, peak / 1e6
 
 
-def main() -> None:
-    """Run the benchmark and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--arrays", type=Path, metavar="FILE", help="safetensors file with the arrays")
-    parser.add_argument("--clips", type=int, default=2048, help="clips in each random set (default: 2048)")
-    parser.add_argument("--width", type=int, default=1024, help="number of random features (default: 1024)")
+def main() -> int:
+    """Run the benchmark, print a table and return the exit code."""
+    return run(_measure_all)
+
+
+def _measure_all() -> None:
+    parser = Parser(description=__doc__)
+    parser.add_argument("--arrays", type=path_argument, metavar="FILE", help="safetensors file with the arrays")
+    parser.add_argument("--clips", type=positive, default=2048, help="clips in each random set")
+    parser.add_argument("--width", type=positive, default=1024, help="number of random features")
     options = parser.parse_args()
     arrays = read_arrays(options.arrays) if options.arrays else random_arrays(options.clips, options.width)
     print("| metric | this package | | | official algorithm | | |\n|---|---|---|---|---|---|---|")
@@ -100,4 +121,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

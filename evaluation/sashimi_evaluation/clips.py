@@ -1,6 +1,6 @@
 """Folders of clips: the files of a set with their labels and likelihoods."""
 
-import json
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,14 +8,21 @@ from typing import Any
 
 import numpy as np
 
-from sashimi_diffusion.data.audio_folder import find_audio
+from sashimi_diffusion.data.audio import RATES
+from sashimi_diffusion.data.audio_files import find_audio
+from sashimi_diffusion.data.decoding import AudioFileError, Decoded, decode_audio
 from sashimi_diffusion.data.names import FOLDER, read_fields, select
 from sashimi_diffusion.data.recordings import report_bad_files, require_folder
 from sashimi_diffusion.data.speech_commands import DIGITS, listed_split, read_split_lists
 from sashimi_diffusion.errors import UserError
+from sashimi_diffusion.paths import read_json, status
+from sashimi_diffusion.terminal import printable
 
 SAMPLES_FILE = "samples.json"
 SPLIT = "split"
+_LABEL = "label"
+_LISTED = 3  # number of files that a note lists
+_RECORD_BYTES = 1 << 31  # a million clips take about 400 MB
 
 
 @dataclass(frozen=True)
@@ -30,6 +37,7 @@ class ClipFolder:
         log_likelihoods: log-likelihood of each clip in nats under the model that generated it, float64 (n,), NaN where
             unknown.
         bits_per_sample: negative log-likelihood per audio sample of each clip in bits, float64 (n,), NaN where unknown.
+        notes: what is missing in the folder, for reports.
     """
 
     name: str
@@ -38,6 +46,7 @@ class ClipFolder:
     labels: np.ndarray
     log_likelihoods: np.ndarray
     bits_per_sample: np.ndarray
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.files)
@@ -76,9 +85,10 @@ def open_clips(
 ) -> ClipFolder:
     """Find the clips of a folder and its subfolders.
 
-    Labels come from the ``samples.json`` that sashimi-sample writes; otherwise from the field ``label`` of ``pattern``;
-    otherwise from the first subfolder of the path of a file if its name is a digit ("seven" or "7"). If the label of a
-    single clip is unknown, all labels are -1.
+    Labels come from the ``samples.json`` that sashimi-sample writes: the name of the class, or its number if it has no
+    name; otherwise from the field ``label`` of ``pattern``; otherwise from the first subfolder of the path of a file if
+    its name is a digit ("seven" or "7"). If the label of a single clip is unknown, all labels are -1, and a note says
+    why.
 
     Args:
         path: the folder.
@@ -94,13 +104,13 @@ def open_clips(
             ``samples.json`` is damaged.
     """
     root = require_folder(path, "a folder with clips (wav, flac, ogg or mp3)")
-    files = find_audio(root)
-    samples = _read_samples_file(root)
+    files, unusable = find_audio(root)
+    samples, complete = _read_samples_file(root)
     fields, misnamed = read_fields(files, root, pattern)
     listed = [file for file in misnamed if file.relative_to(root).as_posix() in samples]
     fields = dict(sorted((fields | read_fields(listed, root, None)[0]).items()))
     misnamed = {file: reason for file, reason in misnamed.items() if file not in fields}
-    report_bad_files(misnamed, len(files), root, skip_bad_files)
+    report_bad_files(unusable | misnamed, len(files) + len(unusable), root, skip_bad_files)
     lists = read_split_lists(root)
     if lists:
         for file, file_fields in fields.items():
@@ -108,18 +118,36 @@ def open_clips(
     names = sorted({field for file_fields in fields.values() for field in file_fields})
     kept = select(fields, where or {}, names, "the selection of clips")
     if not kept:
-        raise UserError(f"no clip in {root} has the requested values in all fields: request other values")
-    labels = [_label(samples.get(file.relative_to(root).as_posix()), fields[file]) for file in kept]
-    clips = ClipFolder(
+        raise UserError(f"no clip in {printable(root)} has the requested values in all fields: request other values")
+    texts = [_class_text(samples.get(_relative(file, root)), fields[file]) for file in kept]
+    labels = np.asarray([_label(text, fields[file]) for text, file in zip(texts, kept, strict=True)], dtype=np.int64)
+    notes = [] if complete else [f"{SAMPLES_FILE} belongs to a run of sashimi-sample that did not finish"]
+    notes += _record_notes(samples, [_relative(file, root) for file in files])
+    if (labels < 0).any():
+        notes += _label_notes(kept, root, labels, pattern, any(text is not None for text in texts))
+        labels[:] = -1  # the accuracy of a set is defined only if every clip has a label
+    return ClipFolder(
         name=name or root.resolve().name,
         root=root,
         files=tuple(kept),
-        labels=np.asarray(labels, dtype=np.int64),
+        labels=labels,
         log_likelihoods=_sample_values(samples, kept, root, "log_likelihood"),
         bits_per_sample=_sample_values(samples, kept, root, "bits_per_sample"),
+        notes=tuple(notes),
     )
-    # The accuracy of a set is defined only if every clip has a label.
-    return clips if clips.labeled else replace(clips, labels=np.full(len(clips), -1))
+
+
+def read_clip(path: Path, max_seconds: float) -> Decoded:
+    """Return the first ``max_seconds`` of a clip; little more of the file is decoded.
+
+    Raises:
+        AudioFileError: the file cannot be used, or audio at its sample rate cannot be resampled.
+    """
+    decoded = decode_audio(path, max_seconds)
+    if decoded.sample_rate not in RATES:
+        expected = f"expected {RATES.start} to {RATES.stop - 1} Hz"
+        raise AudioFileError(path, f"impossible sample rate ({decoded.sample_rate} Hz): {expected}")
+    return decoded
 
 
 def open_sets(folders: Sequence[str], pattern: str | None = None, skip_bad_files: bool = False) -> list[ClipFolder]:
@@ -130,16 +158,17 @@ def open_sets(folders: Sequence[str], pattern: str | None = None, skip_bad_files
     """
     sets = []
     for text in folders:
-        name, separator, path = text.partition("=")
-        if separator and not Path(text).exists():
-            sets.append(open_clips(path, name, pattern, None, skip_bad_files))
-        else:
-            sets.append(open_clips(text, None, pattern, None, skip_bad_files))
+        name, separator, path = text.partition("=") if status(text) is None else ("", "", text)
+        path = path if separator else text
+        if not path:
+            raise UserError(f"{text!r} names no folder: expected DIR or NAME=DIR")
+        sets.append(open_clips(path, name if separator else None, pattern, None, skip_bad_files))
     names = [clips.name for clips in sets]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise UserError(
-            f"two sets are called {twice!r}: give them different names, such as ours={twice} theirs=other/{twice}"
+            f"two sets are called {twice!r}: give them different names, such as ours={printable(twice)} "
+            f"theirs=other/{printable(twice)}"
         )
     return sets
 
@@ -173,34 +202,92 @@ def split_held_out(
     for indices, what in ((held_out, "none"), (rest, "all")):
         if not indices:
             raise UserError(
-                f"--hold-out matches {what} of the {len(clips)} clips in {path}: it must match some of them, not all"
+                f"--hold-out matches {what} of the {len(clips)} clips in {printable(path)}: "
+                "it must match some of them, not all"
             )
     return clips.select(rest), replace(clips.select(held_out), name="held-out recordings")
 
 
-def _read_samples_file(root: Path) -> dict[str, dict[str, Any]]:
-    """Return the entries of ``samples.json`` by file name, or an empty dictionary if there is no such file."""
+def _relative(file: Path, root: Path) -> str:
+    return file.relative_to(root).as_posix()
+
+
+def _read_samples_file(root: Path) -> tuple[dict[str, dict[str, Any]], bool]:
+    """Return the entries of ``samples.json`` by file name, none without such a file, and whether it is complete."""
     path = root / SAMPLES_FILE
-    if not path.is_file():
-        return {}
+    if status(path) is None:
+        return {}, True
+    advice = "generate the samples again, or remove the file to evaluate the clips without labels and likelihoods"
+    content = read_json(path, f"the record that sashimi-sample writes; {advice}", _RECORD_BYTES)
     try:
-        samples = json.loads(path.read_text(encoding="utf-8"))["samples"]
-        return {sample["file"]: sample for sample in samples if sample["file"] is not None}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        samples = content["samples"]
+        by_name = {sample["file"]: sample for sample in samples if sample["file"] is not None}
+    except (KeyError, TypeError) as error:
         raise UserError(
-            f"{path} was not written by sashimi-sample or is damaged ({type(error).__name__}: {error}): generate the "
-            "samples again, or remove the file to evaluate the clips without labels and likelihoods"
+            f"{printable(path)} was not written by sashimi-sample or is damaged ({type(error).__name__}: "
+            f"{printable(error)}): {advice}"
         ) from error
+    return by_name, content.get("complete") is not False
 
 
-def _label(sample: dict[str, Any] | None, fields: dict[str, str]) -> int:
-    """Return the first known digit among the entry of ``samples.json``, the file name and the folder, or -1."""
+def _class_text(sample: dict[str, Any] | None, fields: dict[str, str]) -> str | None:
+    """Return the class in the entry of ``samples.json`` or in the file name as text, or None if neither has one."""
     texts = [] if sample is None else [sample.get("class_name"), sample.get("label")]
-    texts += [fields.get("label"), fields.get(FOLDER)]
-    digits = [digit_index(str(text)) for text in texts if text is not None]
-    return next((digit for digit in digits if digit >= 0), -1)
+    return next((str(text) for text in [*texts, fields.get(_LABEL)] if text is not None), None)
+
+
+def _label(text: str | None, fields: dict[str, str]) -> int:
+    """Return the digit that a class or the first subfolder of the file names, or -1."""
+    digit = digit_index(text or "")
+    # A pipeline may number any words from 0 on, so the folder does not replace a class of samples.json.
+    return digit_index(fields.get(FOLDER, "")) if digit < 0 and text in (None, fields.get(_LABEL)) else digit
+
+
+def _record_notes(samples: Mapping[str, dict], names: Sequence[str]) -> list[str]:
+    """Return notes about clips that only ``samples.json`` or only the folder has."""
+    if not samples:
+        return []
+    present = set(names)
+    missing = [name for name in samples if name not in present]
+    unnamed = [name for name in names if name not in samples]
+    notes = []
+    if missing:
+        notes.append(f"{SAMPLES_FILE} names clips that are missing: {_listed(missing, len(samples))}")
+    if unnamed:
+        notes.append(f"clips are not in {SAMPLES_FILE}: {_listed(unnamed, len(names))}")
+    return notes
+
+
+def _label_notes(
+    files: Sequence[Path], root: Path, labels: np.ndarray, pattern: str | None, has_classes: bool
+) -> list[str]:
+    """Return why there are no label metrics, or nothing if no label was given."""
+    if has_classes or (labels >= 0).any():
+        unknown = [_relative(file, root) for file, label in zip(files, labels, strict=True) if label < 0]
+        return [f"no label metrics, because clips have no digit as their label: {_listed(unknown, len(files))}"]
+    if pattern is not None:
+        return [f"no label metrics, because the pattern {printable(pattern)} has no field {{{_LABEL}}}"]
+    return []
+
+
+def _listed(names: Sequence[str], total: int) -> str:
+    shown = ", ".join(printable(name) for name in names[:_LISTED])
+    return f"{len(names)} of {total} ({shown}{', ...' if len(names) > _LISTED else ''})"
 
 
 def _sample_values(samples: Mapping[str, dict], files: Sequence[Path], root: Path, key: str) -> np.ndarray:
-    values = [samples.get(file.relative_to(root).as_posix(), {}).get(key) for file in files]
+    """Return a number of each clip from ``samples.json``, NaN where there is none."""
+    values = [samples.get(_relative(file, root), {}).get(key) for file in files]
+    wrong = next((position for position, value in enumerate(values) if not _is_number_or_none(value)), None)
+    if wrong is not None:
+        raise UserError(
+            f"{printable(root / SAMPLES_FILE)}: {key} of {printable(_relative(files[wrong], root))} is "
+            f"{printable(repr(values[wrong])[:40])}, expected a number"
+        )
     return np.asarray([np.nan if value is None else value for value in values], dtype=np.float64)
+
+
+def _is_number_or_none(value: Any) -> bool:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return abs(value) <= sys.float_info.max
+    return value is None or isinstance(value, float)

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
+from sashimi_diffusion.data.levels import USUAL_PEAK
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.generation.likelihood import likelihood_window
+from sashimi_diffusion.terminal import printable
 from sashimi_evaluation.classifiers import DigitClassifier
 from sashimi_evaluation.clips import ClipFolder
 from sashimi_evaluation.extractors import FeatureExtractor
@@ -146,11 +148,14 @@ def extract_features(
             likelihoods.
     """
     settings = settings or Settings()
+    if settings.window is not None:
+        for clips in sets:
+            _in_window(clips, settings.window)  # a set without likelihoods is refused before the work
     reference_features = _extract(reference, classifier, extractor, settings)
     held_out_features = None if held_out is None else _extract(held_out, classifier, extractor, settings)
-    set_features = [
-        _clips_in_window(_extract(clips, classifier, extractor, settings), settings.window) for clips in sets
-    ]
+    set_features = [_extract(clips, classifier, extractor, settings) for clips in sets]
+    if settings.window is not None:
+        set_features = [features.select(_in_window(features.clips, settings.window)) for features in set_features]
     for other in [*set_features, *([] if held_out_features is None else [held_out_features])]:
         check_same_width(
             (reference_features.outputs[FEATURES], other.outputs[FEATURES]),
@@ -206,9 +211,13 @@ def _extract(
 
     network = ClipNetwork(classify, classifier.fingerprint, classifier.sample_rate, classifier.seconds)
     extracted = extract_clip_features(clips, network, settings.cache_dir, settings.skip_bad_files)
-    features, probabilities = extracted.outputs[FEATURES], extracted.outputs[PROBABILITIES]
+    features = extracted.outputs[FEATURES]
     if extractor is not None:
-        features = _extractor_features(extracted.clips, extractor, classifier.seconds, settings.cache_dir)
+        by_extractor = _run_extractor(extracted.clips, extractor, classifier.seconds, settings)
+        usable = set(by_extractor.clips.files)
+        extracted = extracted.select(np.flatnonzero([file in usable for file in extracted.clips.files]))
+        features = by_extractor.outputs[FEATURES]
+    probabilities = extracted.outputs[PROBABILITIES]
     outputs = {
         FEATURES: feature_matrix(features, f"the features of {clips.name}"),
         PROBABILITIES: probability_matrix(probabilities, f"the class probabilities of {clips.name}"),
@@ -216,26 +225,32 @@ def _extract(
     return replace(extracted, outputs=outputs)
 
 
-def _extractor_features(
-    clips: ClipFolder, extractor: FeatureExtractor, seconds: float, cache_dir: Path | None
-) -> np.ndarray:
+def _run_extractor(clips: ClipFolder, extractor: FeatureExtractor, seconds: float, settings: Settings) -> ClipFeatures:
     def compute(audio: np.ndarray) -> dict[str, np.ndarray]:
-        return {FEATURES: np.asarray(extractor.features(audio, extractor.sample_rate))}
+        try:
+            features = np.asarray(extractor.features(audio, extractor.sample_rate), dtype=np.float64)
+        except Exception as error:  # of the user's code
+            reason = f"{type(error).__name__}: {printable(error)}"
+            raise UserError(f"the feature extractor {printable(extractor.name)} failed ({reason})") from error
+        if features.ndim != 2 or len(features) != len(audio) or features.shape[1] == 0:
+            raise UserError(
+                f"the feature extractor {printable(extractor.name)} returned the shape {features.shape}: "
+                f"expected one row of features for each of {len(audio)} clips"
+            )
+        return {FEATURES: features}
 
     network = ClipNetwork(compute, extractor.fingerprint, extractor.sample_rate, seconds)
-    return extract_clip_features(clips, network, cache_dir).outputs[FEATURES]
+    return extract_clip_features(clips, network, settings.cache_dir, settings.skip_bad_files)
 
 
-def _clips_in_window(clips: ClipFeatures, window: tuple[float, float] | None) -> ClipFeatures:
-    if window is None:
-        return clips
-    likelihoods = clips.clips.log_likelihoods
-    if not np.isfinite(likelihoods).all():
+def _in_window(clips: ClipFolder, window: tuple[float, float]) -> np.ndarray:
+    """Return the indices of the clips that the likelihood window keeps."""
+    if not np.isfinite(clips.log_likelihoods).all():
         raise UserError(
-            f"--likelihood-window needs the log-likelihood of every clip of {clips.clips.root}: expected the "
+            f"--likelihood-window needs the log-likelihood of every clip of {printable(clips.root)}: expected the "
             "samples.json that sashimi-sample writes for an autoregressive pipeline"
         )
-    return clips.select(likelihood_window(likelihoods, *window))
+    return likelihood_window(clips.log_likelihoods, *window)
 
 
 def _evaluate_set(
@@ -268,7 +283,9 @@ def _evaluate_set(
         accuracy=compute_label_accuracy(probabilities, clips.labels) if clips.labeled else None,
         neighbors=neighbors,
         notes=[
+            *clips.notes,
             *_preprocessing_notes(clip_features),
+            *_level_notes(clip_features),
             *_overlap_notes(clip_features, reference),
             *_window_notes(settings.window),
         ],
@@ -289,6 +306,16 @@ def _preprocessing_notes(clips: ClipFeatures) -> list[str]:
     if cropped:
         notes.append(f"only the first second is used: {cropped} of {count} clips are longer")
     return notes
+
+
+def _level_notes(clips: ClipFeatures) -> list[str]:
+    high = int((clips.properties["peak"] > USUAL_PEAK).sum())
+    if not high:
+        return []
+    return [
+        f"{high} of {len(clips)} clips have samples above {USUAL_PEAK:g} although full scale is 1: 16-bit integers "
+        "stored as floating point?"
+    ]
 
 
 def _overlap_notes(clips: ClipFeatures, reference: ClipFeatures) -> list[str]:

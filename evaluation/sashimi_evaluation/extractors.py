@@ -1,11 +1,20 @@
 """Interface of feature extractors: networks that replace the classifier as the source of features for the metrics."""
 
 import importlib
-from typing import Protocol, runtime_checkable
+import inspect
+import sys
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from sashimi_diffusion.errors import UserError
+from sashimi_diffusion.terminal import printable
+
+_OWN = {"__main__", "sashimi_diffusion", "sashimi_evaluation", "sashimi_kernels"}
+_HIGHEST_RATE = 1_000_000
+_EXPECTED = "see sashimi_evaluation.FeatureExtractor"
 
 
 @runtime_checkable
@@ -35,29 +44,69 @@ class FeatureExtractor(Protocol):
 
 
 def load_extractor(location: str) -> FeatureExtractor:
-    """Import a function, call it and return the feature extractor that it creates.
+    """Import a function or a class, call it and return the feature extractor that it creates.
+
+    Only what can be an extractor is called: a function or a class, from a module of the user, that this module or its
+    package defines, and that takes no arguments. A class must have the method ``features``. Modules of the standard
+    library are not even imported.
 
     Args:
-        location: ``package.module:function``; the module must be importable, and the function takes no arguments.
+        location: ``package.module:function``; the module must be importable.
 
     Raises:
-        UserError: there is no such module or function, or it does not return a :class:`FeatureExtractor`.
+        UserError: there is no such module or function, it may not be called or fails, or it does not return a
+            :class:`FeatureExtractor`.
     """
-    module_name, _, function_name = location.partition(":")
-    if not module_name or not function_name:
-        raise UserError(
-            f"--features {location}: expected package.module:function, a function that returns the extractor"
-        )
+    flag = f"--features {printable(location)}"
+    module_name, _, name = location.partition(":")
+    if not all(part.isidentifier() for part in [*module_name.split("."), name]):
+        raise UserError(f"{flag}: expected package.module:function, a function that returns the extractor")
+    if _top(module_name) in {*sys.stdlib_module_names, *_OWN}:
+        raise UserError(f"{flag}: {_top(module_name)} is no module with feature extractors: give a module of your own")
+    module = _attempt(lambda: importlib.import_module(module_name), f"{flag}: cannot import {module_name}")
+    create: Any = getattr(module, name, None)
+    _check_creator(create, module, name, flag)
+    extractor = _attempt(create, f"{flag} failed")
+    _check_extractor(extractor, flag)
+    return extractor
+
+
+def _attempt(action: Callable[[], Any], failure: str) -> Any:
+    """Run code of the user."""
     try:
-        function = getattr(importlib.import_module(module_name), function_name)
-    except (ImportError, AttributeError) as error:
-        raise UserError(
-            f"--features {location}: {error}. The module must be importable (PYTHONPATH) and contain that function"
-        ) from error
-    extractor = function()
+        return action()
+    except (Exception, SystemExit) as error:
+        raise UserError(f"{failure} ({type(error).__name__}: {printable(error)})") from error
+
+
+def _check_creator(create: Any, module: ModuleType, name: str, flag: str) -> None:
+    if create is None:
+        raise UserError(f"{flag}: the module {module.__name__} has no attribute {name!r}: expected a function there")
+    if not (inspect.isfunction(create) or inspect.isclass(create)):
+        raise UserError(f"{flag} is a {type(create).__name__}: expected a function or a class that takes no arguments")
+    if _top(create.__module__) != _top(module.__name__):
+        raise UserError(f"{flag} is defined in {create.__module__}: expected a function of {module.__name__} itself")
+    if inspect.isclass(create) and not callable(getattr(create, "features", None)):
+        raise UserError(f"{flag} is a class without the method features(audio, rate): {_EXPECTED}")
+    try:
+        inspect.signature(create).bind()
+    except TypeError as error:
+        raise UserError(f"{flag} takes arguments ({error}): expected a function that needs none") from error
+
+
+def _check_extractor(extractor: Any, flag: str) -> None:
     if not isinstance(extractor, FeatureExtractor):
         raise UserError(
-            f"--features {location} returned {type(extractor).__name__}, which lacks one of name, sample_rate, "
-            "fingerprint and features(audio, rate): see sashimi_evaluation.FeatureExtractor"
+            f"{flag} returned {type(extractor).__name__}, which lacks one of name, sample_rate, fingerprint and "
+            f"features(audio, rate): {_EXPECTED}"
         )
-    return extractor
+    rate = extractor.sample_rate
+    if isinstance(rate, bool) or not isinstance(rate, int) or not 1 <= rate <= _HIGHEST_RATE:
+        raise UserError(f"{flag} has a sample rate that is no whole number of Hz from 1 to {_HIGHEST_RATE}")
+    for attribute in ("name", "fingerprint"):
+        if not isinstance(getattr(extractor, attribute), str):
+            raise UserError(f"{flag} has no text as its {attribute}: {_EXPECTED}")
+
+
+def _top(module_name: str) -> str:
+    return module_name.partition(".")[0]

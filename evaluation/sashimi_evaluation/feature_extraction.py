@@ -5,8 +5,8 @@ network. An interrupted run continues where it stopped, and with ``accelerate la
 """
 
 import hashlib
+import io
 import json
-import sys
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -19,18 +19,30 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from tqdm import tqdm
 
-from sashimi_diffusion.data.audio import AudioFileError, read_audio, resample
-from sashimi_diffusion.data.cache import default_cache_dir, file_fingerprints
+from sashimi_diffusion.cache_files import (
+    DamagedCacheError,
+    default_cache_dir,
+    read_cache_file,
+    say_damaged,
+    write_cache_file,
+)
+from sashimi_diffusion.data.audio import resample
+from sashimi_diffusion.data.decoding import AudioFileError
+from sashimi_diffusion.data.fingerprints import file_fingerprints
+from sashimi_diffusion.data.levels import peak_of
 from sashimi_diffusion.data.recordings import report_bad_files
 from sashimi_diffusion.errors import UserError
-from sashimi_diffusion.files import file_written_beside
-from sashimi_evaluation.clips import ClipFolder
+from sashimi_diffusion.files import remove_abandoned
+from sashimi_diffusion.paths import expanded
+from sashimi_diffusion.terminal import printable
+from sashimi_evaluation.clips import ClipFolder, read_clip
 from sashimi_evaluation.metrics.signal import signal_properties
 
-_FORMAT = 2  # of the shards; increase it when reading, cropping or the properties change
+_FORMAT = 4  # of the shards; increase it when reading, cropping, the properties or the files change
 _SHARD = 256  # clips per shard
 _BATCH = 32  # clips per call of the network
 _FILTER_SECONDS = 0.1  # longer than the filter of the resampler
+_PROPERTY_SECONDS = 10.0  # of a file that are read for its properties; a small file may unpack to hours
 
 FEATURES, PROBABILITIES = "features", "probabilities"
 """Names of the arrays that the metrics need."""
@@ -67,8 +79,9 @@ class ClipFeatures:
     Args:
         clips: the usable clips.
         outputs: outputs of the network, arrays (n, ...) by name.
-        properties: arrays (n,) by name: ``rate`` in Hz and ``channels`` of the file, and the fields of
-            :class:`sashimi_evaluation.metrics.signal.SignalProperties`, computed from the whole file at its own rate.
+        properties: arrays (n,) by name: ``rate`` in Hz and ``channels`` of the file, ``peak``, the largest absolute
+            sample, and the fields of :class:`sashimi_evaluation.metrics.signal.SignalProperties`, computed from the
+            first ten seconds of the file at its own rate.
         fingerprints: hash of the content of each file.
     """
 
@@ -121,25 +134,27 @@ def extract_clip_features(
         clips: the clips. They are read in batches, so memory grows only with the size of the results.
         network: the network.
         cache_dir: folder of the cache; default: ``evaluation`` in
-            :func:`~sashimi_diffusion.data.cache.default_cache_dir`.
+            :func:`~sashimi_diffusion.cache_files.default_cache_dir`.
         skip_bad_files: warn about unusable files and continue without them.
 
     Raises:
         UserError: a file cannot be used, or the cache cannot be written.
     """
-    cache = Path(cache_dir).expanduser() if cache_dir is not None else default_cache_dir() / "evaluation"
+    cache = expanded(cache_dir) if cache_dir is not None else default_cache_dir() / "evaluation"
     starts = range(0, len(clips), _SHARD)
     shards = [clips.files[start : start + _SHARD] for start in starts]
     state = PartialState()
     assigned = range(state.process_index, len(shards), state.num_processes)
-    bar = tqdm(assigned, desc=f"features of {clips.name}", unit="shard", delay=2, disable=not state.is_main_process)
+    bar = tqdm(
+        assigned, desc=f"features of {printable(clips.name)}", unit="shard", delay=2, disable=not state.is_main_process
+    )
     try:
         cache.mkdir(parents=True, exist_ok=True)
         gathered = gather_object([(number, *_cached_shard(shards[number], network, cache)) for number in bar])
     except OSError as error:
         raise UserError(
-            f"cannot write the cache {cache}: {error.strerror or error}. Free some space there, or choose another "
-            "folder with --cache-dir or the environment variable SASHIMI_CACHE"
+            f"cannot write the cache {printable(cache)}: {error.strerror or error}. Free some space there, or choose "
+            "another folder with --cache-dir or the environment variable SASHIMI_CACHE"
         ) from error
     results = sorted(gathered, key=lambda result: result[0])
     bad = {
@@ -147,7 +162,7 @@ def extract_clip_features(
         for number, shard, _ in results
         for position, reason in shard.bad.items()
     }
-    report_bad_files(bad, len(clips), clips.root, skip_bad_files)
+    report_bad_files(bad, len(clips), clips.root, skip_bad_files, cache)
     usable = np.asarray([i for i, file in enumerate(clips.files) if file not in bad])
     return ClipFeatures(
         clips.select(usable),
@@ -159,6 +174,10 @@ def extract_clip_features(
 
 def _concatenated(parts: Sequence[Mapping[str, np.ndarray]]) -> Arrays:
     filled = [part for part in parts if part]  # a shard without a usable file has no arrays
+    for name in filled[0] if filled else ():
+        shapes = sorted({part[name].shape[1:] for part in filled})
+        if len(shapes) > 1:
+            raise UserError(f"the network returns {name} of the shapes {shapes[0]} and {shapes[1]}, expected one shape")
     return {name: np.concatenate([part[name] for part in filled]) for name in filled[0]} if filled else {}
 
 
@@ -168,8 +187,9 @@ def _cached_shard(files: Sequence[Path], network: ClipNetwork, cache: Path) -> t
     parts = [_FORMAT, soundfile.__libsndfile_version__, network.fingerprint, network.sample_rate, network.seconds]
     key = hashlib.sha256("\n".join(map(str, [*parts, *fingerprints])).encode()).hexdigest()[:32]
     path = cache / f"{key}.npz"
-    shard = _read_shard(path)
+    shard = _read_shard(path, len(files))
     if shard is None:
+        remove_abandoned(cache)
         shard = _compute_shard(files, network)
         _write_shard(path, shard)
     return shard, [text for position, text in enumerate(fingerprints) if position not in shard.bad]
@@ -177,7 +197,7 @@ def _cached_shard(files: Sequence[Path], network: ClipNetwork, cache: Path) -> t
 
 def _compute_shard(files: Sequence[Path], network: ClipNetwork) -> _Shard:
     outputs: list[Mapping[str, np.ndarray]] = []
-    properties: list[dict[str, float]] = []
+    properties: dict[int, dict[str, float]] = {}  # by position
     bad: dict[int, str] = {}
     batch: list[np.ndarray] = []
     for position, path in enumerate(files):
@@ -187,26 +207,31 @@ def _compute_shard(files: Sequence[Path], network: ClipNetwork) -> _Shard:
             bad[position] = error.reason
             continue
         batch.append(waveform)
-        properties.append(clip_properties)
+        properties[position] = clip_properties
         if len(batch) == _BATCH:
             outputs.append(network.compute(np.stack(batch)))
             batch = []
     if batch:
         outputs.append(network.compute(np.stack(batch)))
-    names = properties[0] if properties else {}
-    columns = {name: np.asarray([clip_properties[name] for clip_properties in properties]) for name in names}
-    return _Shard(_concatenated(outputs), columns, bad)
+    arrays = _concatenated(outputs)
+    for row, position in enumerate(properties):
+        if not all(np.isfinite(values[row]).all() for values in arrays.values()):
+            bad[position] = "the features of its audio are not finite"
+    kept = [row for row, position in enumerate(properties) if position not in bad]
+    rows = [own for position, own in properties.items() if position not in bad]
+    columns = {name: np.asarray([own[name] for own in rows]) for name in (rows[0] if rows else {})}
+    return _Shard({name: values[kept] for name, values in arrays.items()} if rows else {}, columns, bad)
 
 
 def _read_clip(path: Path, network: ClipNetwork) -> tuple[np.ndarray, dict[str, float]]:
-    """Return the input of the network, float32 (L,), and the properties of the whole file."""
-    samples = read_audio(path)
-    info = soundfile.info(path)
-    signal = asdict(signal_properties(samples, info.samplerate))
-    properties = {"rate": info.samplerate, "channels": info.channels, **signal}
+    """Return the input of the network, float32 (L,), and the properties of the file."""
+    used = network.seconds + _FILTER_SECONDS
+    samples, rate, channels = read_clip(path, max(_PROPERTY_SECONDS, used))
+    signal = asdict(signal_properties(samples, rate))
+    properties = {"rate": rate, "channels": channels, "peak": peak_of(samples), **signal}
     # Cropping first saves the resampling of samples that are not used.
-    cropped = samples[: round((network.seconds + _FILTER_SECONDS) * info.samplerate)]
-    return fit_length(resample(cropped, info.samplerate, network.sample_rate), network.length), properties
+    cropped = samples[: round(used * rate)]
+    return fit_length(resample(cropped, rate, network.sample_rate), network.length), properties
 
 
 def _write_shard(path: Path, shard: _Shard) -> None:
@@ -214,22 +239,41 @@ def _write_shard(path: Path, shard: _Shard) -> None:
     arrays |= {f"outputs.{name}": values for name, values in shard.outputs.items()}
     # "facts." belongs to the file format: another prefix would invalidate existing caches.
     arrays |= {f"facts.{name}": values for name, values in shard.properties.items()}
-    with file_written_beside(path) as file:
-        np.savez(file, **arrays)
+    written = io.BytesIO()
+    np.savez(written, **arrays)
+    write_cache_file(path, written.getvalue())
 
 
-def _read_shard(path: Path) -> _Shard | None:
-    """Read a shard; return None if there is none or, with a note on stderr, if it is damaged."""
-    if not path.is_file():
-        return None
+def _read_shard(path: Path, files: int) -> _Shard | None:
+    """Read the shard of a number of files; return None if there is none or, with a note on stderr, if it is damaged."""
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        content = read_cache_file(path)
+        return None if content is None else _parsed(content, files)
+    except DamagedCacheError as error:
+        say_damaged(path, error, "its features are computed again")
+        return None
+
+
+def _parsed(content: bytes, files: int) -> _Shard:
+    """Return the shard of ``files`` files that :func:`_write_shard` wrote.
+
+    Raises:
+        DamagedCacheError: the content is something else.
+    """
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
             outputs, properties = (
                 {name.removeprefix(prefix): arrays[name] for name in arrays if name.startswith(prefix)}
                 for prefix in ("outputs.", "facts.")
             )
             bad = {int(position): reason for position, reason in json.loads(str(arrays["bad"])).items()}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        print(f"note: the cache file {path} is damaged ({error}); its features are computed again", file=sys.stderr)
-        return None
+    except (OSError, ValueError, KeyError, AttributeError, EOFError, RecursionError, zipfile.BadZipFile) as error:
+        raise DamagedCacheError(f"it has no features: {printable(error)}") from error
+    usable = files - len(bad)
+    if not all(position in range(files) and isinstance(reason, str) for position, reason in bad.items()):
+        raise DamagedCacheError("it has no reasons by position")
+    if not all(np.ndim(values) and len(values) == usable for values in (*outputs.values(), *properties.values())):
+        raise DamagedCacheError(f"its features are not those of {usable} clips")
+    if usable and not (outputs and properties):
+        raise DamagedCacheError("it has no features")
     return _Shard(outputs, properties, bad)

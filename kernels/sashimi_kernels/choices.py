@@ -4,7 +4,10 @@
 (default: ``$XDG_CACHE_HOME/sashimi-diffusion`` or ``~/.cache/sashimi-diffusion``). ``backend="auto"`` reads it once per
 process. For every device name it maps operation, dtype and size to a backend:
 
-    {"NVIDIA H100 80GB HBM3": {"diagonal_kernel float32 16000": "triton"}}
+    {"NVIDIA H100 80GB HBM3": {"diagonal_kernel float32 16000": "triton"}, "checksum": "…"}
+
+The checksum is the SHA-256 of the rest. A file without it is accepted; one with a wrong checksum was damaged and is
+ignored with a warning.
 
 The size is the number of samples in the batch, batch size times length. It is the length alone for operations without a
 batch, such as the generation of kernels. For ``chunked_convolution`` the choice "torch" means that an FFT convolution
@@ -19,8 +22,10 @@ key is the beginning of the device names:
 import contextlib
 import datetime
 import functools
+import hashlib
 import json
 import os
+import stat
 import tempfile
 import warnings
 from pathlib import Path
@@ -34,6 +39,7 @@ CANDIDATES = ("torch", "triton")
 SHIPPED_CHOICES = Path(__file__).with_name("measured_choices.json")
 SHIPPED_CARDS = ("NVIDIA H100", "NVIDIA H200")
 """Cards that share one entry of the package's file; other devices have an entry by their full name."""
+_CHECKSUM = "checksum"  # key of the checksum in the user's file; no device has this name
 # The first version with matrix products of float32 numbers split into bfloat16 (input_precision bf16x3 and bf16x6).
 _OLDEST_TRITON = (3, 6)
 _OLDEST_CAPABILITY = (8, 0)  # supported by Triton and covered by the ahead-of-time check
@@ -43,7 +49,7 @@ def choices_file() -> Path:
     """Return the path of the file of measured choices."""
     user_cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     folder = os.environ.get("SASHIMI_CACHE") or f"{user_cache}/sashimi-diffusion"
-    return Path(folder).expanduser() / "kernel-choices.json"
+    return Path(os.path.expanduser(folder), "kernel-choices.json")
 
 
 def nearest_size(samples: int) -> int:
@@ -70,14 +76,19 @@ def load_choices() -> dict[str, dict[str, str]]:
     """Return the backends by device name and ``choice_key``. If the file is damaged, warn and return nothing."""
     path = choices_file()
     try:
-        choices = json.loads(path.read_text())
+        if not stat.S_ISREG(path.stat().st_mode):
+            return _ignored(path, "no regular file")
+        choices = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         return _ignored(path, error)
-    if _is_valid(choices):
-        return choices
-    return _ignored(path, "not a table of measured backends")
+    checksum = choices.pop(_CHECKSUM, None) if isinstance(choices, dict) else None
+    if not _is_valid(choices):
+        return _ignored(path, "not a table of measured backends")
+    if checksum not in (None, _checksum(choices)):
+        return _ignored(path, "its checksum is wrong")
+    return choices
 
 
 def save_choices(device_name: str, measured: dict[str, str]) -> Path:
@@ -93,7 +104,7 @@ def save_choices(device_name: str, measured: dict[str, str]) -> Path:
     path, choices = choices_file(), load_choices()
     choices[device_name] = {**choices.get(device_name, {}), **measured}
     path.parent.mkdir(parents=True, exist_ok=True)
-    _replace(path, choices)
+    _replace(path, {**choices, _CHECKSUM: _checksum(choices)})
     return path
 
 
@@ -192,6 +203,10 @@ def _replace(path: Path, content: dict) -> None:
         raise
     _choices.cache_clear()
     _measured_choice.cache_clear()
+
+
+def _checksum(choices: dict[str, dict[str, str]]) -> str:
+    return hashlib.sha256(json.dumps(choices, sort_keys=True).encode()).hexdigest()
 
 
 def _is_valid(choices: object) -> bool:

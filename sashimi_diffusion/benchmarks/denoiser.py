@@ -12,6 +12,7 @@ sampling are timed once, after a warm-up.
 
 import argparse
 import copy
+import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -19,6 +20,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from sashimi_diffusion.command_line import Parser, positive, run
+from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.models import SashimiDenoiser, WaveNetDenoiser
 from sashimi_diffusion.pipelines import SashimiPipeline
 from sashimi_diffusion.schedulers import DiffWaveScheduler, create_scheduler
@@ -37,8 +40,12 @@ class Row(NamedTuple):
     operations: int
 
 
-def main() -> None:
-    """Print the table."""
+def main() -> int:
+    """Print the table and return the exit code."""
+    return run(_measure)
+
+
+def _measure() -> None:
     arguments = _arguments()
     keep_freed_memory()
     if arguments.threads:
@@ -59,17 +66,21 @@ def main() -> None:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description="Measure a denoiser of the published size: forward passes, an optimizer step, sampling.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    parser = Parser(
+        description="Measure a denoiser of the published size: forward passes, an optimizer step, sampling."
     )
-    parser.add_argument("--d-model", type=int, default=64, help="features at the raw rate; 64 and 128 are published")
-    parser.add_argument("--length", type=int, default=16000, help="samples, a multiple of 16")
-    parser.add_argument("--batch-size", type=int, default=1, help="waveforms per batch")
-    parser.add_argument("--repeats", type=int, default=5, help="timed repeats of each forward pass")
-    parser.add_argument("--threads", type=int, default=None, help="CPU threads (all cores if not given)")
+    parser.add_argument(
+        "--d-model", type=positive, default=64, help="features at the raw rate; 64 and 128 are published"
+    )
+    parser.add_argument("--length", type=positive, default=16000, help="samples, a multiple of 16")
+    parser.add_argument("--batch-size", type=positive, default=1, help="waveforms per batch")
+    parser.add_argument("--repeats", type=positive, default=5, help="timed repeats of each forward pass")
+    parser.add_argument("--threads", type=positive, default=None, help="CPU threads (all cores if not given)")
     parser.add_argument("--skip-reference", action="store_true", help="skip the slow reference backend")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.length % 16:
+        raise UserError(f"--length is {arguments.length}, expected a multiple of 16")
+    return arguments
 
 
 def _forward_rows(model: nn.Module, sample: torch.Tensor, arguments: argparse.Namespace) -> dict[str, Row]:
@@ -87,7 +98,7 @@ def _forward_rows(model: nn.Module, sample: torch.Tensor, arguments: argparse.Na
     }
     with torch.no_grad(), frozen(kept):
         seconds = interleaved_medians(rows, arguments.repeats)
-        table = {name: Row(seconds[name], _matrix_operations(run)) for name, run in rows.items()}
+        table = {name: Row(seconds[name], _matrix_operations(row)) for name, row in rows.items()}
         if not arguments.skip_reference:
             _set_backend(kept, "reference")
             slow = seconds_of(lambda: kept(sample, 0))
@@ -121,12 +132,12 @@ def _sampling(model: SashimiDenoiser, arguments: argparse.Namespace) -> float:
     return seconds_of(lambda: pipeline(batch_size=arguments.batch_size, num_inference_steps=SAMPLING_STEPS))
 
 
-def _matrix_operations(run: Callable[[], object]) -> int:
-    """Return the number of floating-point operations in the matrix products of ``run``."""
+def _matrix_operations(function: Callable[[], object]) -> int:
+    """Return the number of floating-point operations in the matrix products of ``function``."""
     with FlopCounterMode(display=False) as counter:
-        run()
+        function()
     return counter.get_total_flops()
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -12,6 +12,7 @@ interleaved rounds.
 
 import argparse
 import copy
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sashimi_diffusion.command_line import Parser, positive, run
 from sashimi_diffusion.generation.engines import EagerEngine
 from sashimi_diffusion.generation.sampling import Sampling
 from sashimi_diffusion.models import SashimiAutoregressive
@@ -30,8 +32,12 @@ ROUNDS = 3
 _READ_BYTES = 2**28  # 256 MiB, more than any cache
 
 
-def main() -> None:
-    """Print the table."""
+def main() -> int:
+    """Print the table and return the exit code."""
+    return run(_measure)
+
+
+def _measure() -> None:
     options = _options()
     keep_freed_memory()
     if options.threads:
@@ -92,19 +98,16 @@ class DenseStep:
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description="Measure samples per second of autoregressive generation for each engine.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    parser = Parser(description="Measure samples per second of autoregressive generation for each engine.")
     parser.add_argument("--unet", action=argparse.BooleanOptionalAction, default=True, help="the U-net configuration")
-    parser.add_argument("--d-model", type=int, default=64, help="features at the raw rate")
-    parser.add_argument("--n-layers", type=int, default=8, help="blocks per stage")
-    parser.add_argument("--streams", type=int, nargs="+", default=[1, 32], help="clips generated together")
+    parser.add_argument("--d-model", type=positive, default=64, help="features at the raw rate")
+    parser.add_argument("--n-layers", type=positive, default=8, help="blocks per stage")
+    parser.add_argument("--streams", type=positive, nargs="+", default=[1, 32], help="clips generated together")
     parser.add_argument(
-        "--samples", type=int, default=64, help="timed samples per clip; 64 times as many for the compiled engine"
+        "--samples", type=positive, default=64, help="timed samples per clip; 64 times as many for the compiled engine"
     )
-    parser.add_argument("--prefix", type=int, default=8000, help="samples of the prefix")
-    parser.add_argument("--threads", type=int, default=None, help="CPU threads (all cores if not given)")
+    parser.add_argument("--prefix", type=positive, default=8000, help="samples of the prefix")
+    parser.add_argument("--threads", type=positive, default=None, help="CPU threads (all cores if not given)")
     return parser.parse_args()
 
 
@@ -184,4 +187,4 @@ def _read_bandwidth() -> float:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,6 +1,7 @@
 """``sashimi-convert``: convert an official checkpoint into a pipeline folder."""
 
 import argparse
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -8,10 +9,10 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from sashimi_diffusion.commands.cli import Parser, run
+from sashimi_diffusion.command_line import Parser, path_argument, run
 from sashimi_diffusion.data.quantization import QUANTIZATIONS
 from sashimi_diffusion.errors import UserError
-from sashimi_diffusion.files import writing
+from sashimi_diffusion.files import folder_written_beside, writing
 from sashimi_diffusion.interop.autoregressive import (
     DT_TRANSFORMS,
     AutoregressiveOptions,
@@ -21,7 +22,11 @@ from sashimi_diffusion.interop.autoregressive import (
 from sashimi_diffusion.interop.diffwave import Conversion, ConversionOptions, convert_diffwave, output_distance
 from sashimi_diffusion.interop.pickled_network import read_tensors
 from sashimi_diffusion.models import SashimiAutoregressive, WaveNetDenoiser
+from sashimi_diffusion.models.base import RANGES
+from sashimi_diffusion.paths import is_folder, kind, reason, status
 from sashimi_diffusion.pipelines import SashimiAutoregressivePipeline, SashimiPipeline
+from sashimi_diffusion.schedulers.diffwave import MAX_TRAIN_TIMESTEPS
+from sashimi_diffusion.terminal import printable, say
 
 
 class Saveable(Protocol):
@@ -57,21 +62,26 @@ def build_parser() -> Parser:
     add = parser.add_argument
     add(
         "checkpoint",
-        type=Path,
+        type=path_argument,
         metavar="OFFICIAL.pkl",
         help="official checkpoint: .pkl, .pt, .pth, .ckpt or .safetensors",
     )
-    add("out", type=Path, metavar="OUT_DIR", help="output folder, new or empty")
-    add("--sample-rate", type=_positive(int), metavar="HZ", help="sampling rate (default: 16000, for a vocoder 22050)")
+    add("out", type=path_argument, metavar="OUT_DIR", help="output folder, new or empty")
+    add(
+        "--sample-rate",
+        type=_positive(int, RANGES["sample_rate"].high),
+        metavar="HZ",
+        help="sampling rate (default: 16000, for a vocoder 22050)",
+    )
     add(
         "--length",
-        type=_positive(int),
+        type=_positive(int, RANGES["sample_size"].high),
         metavar="N",
         help="training length in samples (default: the length in the file, else 16000)",
     )
     add(
         "--timesteps",
-        type=_positive(int),
+        type=_positive(int, MAX_TRAIN_TIMESTEPS),
         metavar="T",
         help="diffusion steps in training (default: 200, for a vocoder 50)",
     )
@@ -81,7 +91,7 @@ def build_parser() -> Parser:
     )
     add(
         "--dilation-cycle",
-        type=_positive(int),
+        type=_positive(int, RANGES["dilation_cycle"].high),
         metavar="N",
         help="dilation cycle of a WaveNet (default: 12 for 36 layers, 10 for 30)",
     )
@@ -124,14 +134,45 @@ def convert(options: argparse.Namespace, convert_tensors: Convert | None = None)
         UserError: the checkpoint cannot be read or does not fit a known network, an option does not apply to it, or the
             folder is not empty or cannot be written.
     """
-    if options.out.exists() and (not options.out.is_dir() or any(options.out.iterdir())):
-        raise UserError(f"{options.out} already exists and is not empty: choose another folder or remove it")
+    is_new = check_new_folder(options.out)
     pipeline, notes = (convert_tensors or convert_pipeline)(read_tensors(options.checkpoint), options)
-    with writing(f"to {options.out}"):
-        pipeline.save_pretrained(options.out)
+    with writing(f"to {printable(options.out)}"):
+        if is_new:
+            with folder_written_beside(options.out) as folder:
+                pipeline.save_pretrained(folder)
+        else:
+            pipeline.save_pretrained(options.out)
     width = max(map(len, notes))
-    print("\n".join(f"{name:<{width}}  {note}" for name, note in notes.items()))
-    print(f"wrote {options.out}")
+    for name, note in notes.items():
+        say(f"{name:<{width}}  {note}")
+    say(f"wrote {printable(options.out)}")
+
+
+def check_new_folder(path: Path) -> bool:
+    """Check that a folder can be written; return whether it must be created.
+
+    Raises:
+        UserError: the path is no folder or is not empty, or the folder in which it would be created is none or cannot
+            be written.
+    """
+    found = status(path)
+    if found is not None and not is_folder(path):
+        raise UserError(f"{printable(path)} already exists and is {kind(found)}: choose a new or empty folder")
+    if found is not None and _entries(path):
+        raise UserError(f"{printable(path)} already exists and is not empty: choose another folder or remove it")
+    parent = path if found is not None else next(one for one in path.absolute().parents if status(one) is not None)
+    if not is_folder(parent):
+        raise UserError(f"cannot write to {printable(path)}: {printable(parent)} is no folder; choose another place")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise UserError(f"cannot write to {printable(path)}: permission denied; choose another place")
+    return found is None
+
+
+def _entries(folder: Path) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except OSError as error:
+        raise UserError(f"cannot read {printable(folder)}: {reason(error)}") from error
 
 
 def convert_pipeline(tensors: dict[str, Tensor], options: argparse.Namespace) -> tuple[Saveable, dict[str, str]]:
@@ -176,11 +217,11 @@ def _given(options: argparse.Namespace, names: Sequence[str]) -> dict[str, Any]:
     return {name: getattr(options, name) for name in names if getattr(options, name) is not None}
 
 
-def refuse_options(options: argparse.Namespace, names: Sequence[str], kind: str) -> None:
+def refuse_options(options: argparse.Namespace, names: Sequence[str], model: str) -> None:
     """Raise UserError if one of the options called ``names`` is set, because it does not apply to this checkpoint."""
     for name in names:
         if getattr(options, name) is not None:
-            raise UserError(f"--{name.replace('_', '-')} does not apply: the checkpoint is of {kind}; leave it out")
+            raise UserError(f"--{name.replace('_', '-')} does not apply: the checkpoint is of {model}; leave it out")
 
 
 def describe_autoregressive(model: SashimiAutoregressive, layout: str) -> dict[str, str]:
@@ -215,26 +256,32 @@ def describe(conversion: Conversion) -> dict[str, str]:
         )
         notes["step embedding"] = residual if config.step_on_residual else "not on the residual path"
     else:
-        kind = "U-net" if config.unet else "blocks only in the upward path"
+        stages = "U-net" if config.unet else "blocks only in the upward path"
         notes["network"] = (
             f"d_model {config.d_model}, {config.n_layers} layers, pool {list(config.pool)}, expand {config.expand}, "
-            f"ff {config.ff}, n_state {config.n_state}, {kind}"
+            f"ff {config.ff}, n_state {config.n_state}, {stages}"
         )
     if config.mel_channels is not None:
         notes["mel"] = f"{config.mel_channels} bands, upsampled by {list(config.mel_upsample)}"
     return notes
 
 
-def _positive(kind: type[float]) -> Callable[[str], float]:
-    """Return a parser of positive, finite numbers, for the ``type`` of an option."""
+def _positive(number_type: type[float], limit: float = 1) -> Callable[[str], float]:
+    """Return a parser of positive numbers up to ``limit``, for the ``type`` of an option."""
 
     def parse(text: str) -> float:
-        number = kind(text)
-        if not 0 < number < float("inf"):
-            raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+        shown = printable(text[:40])
+        try:
+            number = number_type(text)
+        except ValueError as error:
+            expected = "whole number" if number_type is int else "number"
+            raise argparse.ArgumentTypeError(f"{shown} is not a {expected}") from error
+        if not number > 0:
+            raise argparse.ArgumentTypeError(f"{shown} is not a positive number")
+        if number > limit:
+            raise argparse.ArgumentTypeError(f"{shown} is more than {limit:,}")
         return number
 
-    parse.__name__ = kind.__name__  # argparse names the type by it
     return parse
 
 

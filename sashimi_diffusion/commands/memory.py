@@ -11,7 +11,13 @@ from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.memory import available_memory
 
 _ADVICE = "ask for fewer --seconds or a smaller --batch-size"
+_PLAN_BYTES = 1000  # of a clip: its seed, file name and measurements
 _EXHAUSTED = ("out of memory", "can't allocate memory", "not enough memory")
+
+
+def require_plan_memory(count: int) -> None:
+    """Raise UserError if the seeds, names and measurements of ``count`` clips do not fit into main memory."""
+    require_memory(count * _PLAN_BYTES, torch.device("cpu"), "ask for fewer --num-samples")
 
 
 def sampling_memory(config: Mapping[str, Any], batch_size: int, length: int) -> int:
@@ -33,13 +39,13 @@ def sampling_memory(config: Mapping[str, Any], batch_size: int, length: int) -> 
     return int(4 * features * length * (13 + 8 * layers + (9 + 3.5 * layers) * batch_size))
 
 
-def require_memory(needed: int, device: torch.device) -> None:
-    """Raise UserError if the device has fewer than ``needed`` bytes of free memory."""
+def require_memory(needed: int, device: torch.device, advice: str = _ADVICE) -> None:
+    """Raise UserError with ``advice`` if the device has fewer than ``needed`` bytes of free memory."""
     available = available_memory(device)
     if available is not None and needed > available:
         raise UserError(
             f"this takes about {needed / 2**30:.1f} GiB of memory, and {max(available, 0) / 2**30:.1f} GiB are free: "
-            f"{_ADVICE}"
+            f"{advice}"
         )
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 from accelerate import PartialState
 
-from sashimi_diffusion.commands.cli import Parser, run, select_device
+from sashimi_diffusion.arguments import short_form
+from sashimi_diffusion.command_line import Parser, path_argument, run, select_device
 from sashimi_diffusion.commands.sample_autoregressive import sample_autoregressive
 from sashimi_diffusion.commands.sample_diffusion import sample_diffusion
 from sashimi_diffusion.errors import UserError
@@ -16,6 +17,7 @@ from sashimi_diffusion.generation import ENGINES
 from sashimi_diffusion.launch import require_all_processes
 from sashimi_diffusion.pipelines import is_autoregressive, resolve_pipeline
 from sashimi_diffusion.schedulers import SCHEDULERS
+from sashimi_diffusion.terminal import printable
 from sashimi_kernels.allocation import keep_freed_memory
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -24,6 +26,8 @@ AUTOREGRESSIVE_ONLY = (
     *("prefix", "temperature", "top_p", "top_k", "engine", "stream"),
     *("sort_by_likelihood", "likelihood_window"),
 )
+_MOST_CLIPS = 1_000_000_000
+NOT_STREAMED = ("num_samples", "sort_by_likelihood", "likelihood_window", "overwrite")
 
 STEPS_HELP = (
     "number of sampling steps (default: all steps of the training schedule with DiffWave's sampler, 6 with "
@@ -41,7 +45,7 @@ SPEAKER_HELP = (
 
 WINDOW_HELP = (
     "discard these fractions of the least likely and the most likely clips; 0.4 0.05 is the protocol of the SaShiMi "
-    "paper (default: keep all clips)"
+    "paper; all clips are written first, and these files are removed at the end (default: keep all clips)"
 )
 
 EXAMPLES = """examples:
@@ -64,13 +68,14 @@ def build_parser() -> Parser:
     )
     add = parser.add_argument
     add("--pipeline", default="sashimi-digits", help="folder, name of a bundled pipeline, or hub id (owner/name)")
-    add("--num-samples", type=int, default=10, metavar="N", help="number of waveforms")
+    add("--num-samples", type=int, metavar="N", help="number of waveforms (default: 10)")
     add("--batch-size", type=int, default=10, metavar="B", help="waveforms in a batch; does not change the audio")
     add("--seconds", type=float, metavar="S", help="length of each waveform in seconds (default: the training length)")
     add("--seed", type=int, default=0, help="random seed; the same seed gives the same audio")
     add("--device", default="auto", help="auto (CUDA if available), cpu, cuda, cuda:1, ...")
     add("--dtype", choices=list(DTYPES), default="float32", help="precision of the model")
-    add("--out", type=Path, default=Path("samples"), metavar="DIR", help="output folder")
+    add("--out", type=path_argument, default=Path("samples"), metavar="DIR", help="output folder, without clips")
+    add("--overwrite", action="store_true", help="first remove the clips that samples.json in the output folder names")
     add = parser.add_argument_group("diffusion pipelines").add_argument
     add("--steps", type=int, help=STEPS_HELP)
     add("--scheduler", metavar="NAME", help=f"sampler (default: that of the pipeline): {', '.join(SCHEDULERS)}")
@@ -79,12 +84,12 @@ def build_parser() -> Parser:
     add("--guidance-scale", type=float, metavar="G", help=GUIDANCE_HELP)
     add("--no-cuda-graph", action="store_true", help="do not record and replay the steps on a CUDA device")
     add = parser.add_argument_group("autoregressive pipelines").add_argument
-    add("--prefix", type=Path, metavar="FILE", help="recording that every clip continues")
+    add("--prefix", type=path_argument, metavar="FILE", help="recording that every clip continues")
     add("--temperature", type=float, metavar="T", help="sampling temperature; 0 is greedy (default: 1)")
     add("--top-p", type=float, metavar="P", help="total probability of nucleus sampling (default: 1, all tokens)")
     add("--top-k", type=int, metavar="K", help="sample from the K most likely tokens (default: all tokens)")
     add("--engine", choices=ENGINES, help="engine that runs the recurrence (default: auto, the fastest available)")
-    add("--stream", type=Path, metavar="FILE", help="write one clip block by block to this wav file, not to --out")
+    add("--stream", type=path_argument, metavar="FILE", help="write one clip block by block to this file, not to --out")
     add("--sort-by-likelihood", action="store_true", help="number the files in ascending order of likelihood")
     add("--likelihood-window", type=float, nargs=2, metavar=("LOW", "HIGH"), help=WINDOW_HELP)
     return parser
@@ -108,15 +113,21 @@ def sample(options: argparse.Namespace) -> None:
     Raises:
         UserError: the options do not fit the pipeline or the machine, or memory or disk space is exhausted.
     """
-    for flag, number in (("--num-samples", options.num_samples), ("--batch-size", options.batch_size)):
-        if number < 1:
-            raise UserError(f"{flag} is {number}, expected at least 1")
+    if options.stream is not None:
+        require_one_stream(options)
+    options.num_samples = 10 if options.num_samples is None else options.num_samples
+    if not 1 <= options.num_samples <= _MOST_CLIPS:
+        raise UserError(f"--num-samples is {short_form(options.num_samples)}, expected 1 to {_MOST_CLIPS:,}")
+    if options.batch_size < 1:
+        raise UserError(f"--batch-size is {short_form(options.batch_size)}, expected at least 1")
     if not 0 <= options.seed < 2**63:
         raise UserError(f"--seed is {options.seed}, expected a number from 0 to 2^63 - 1")
     device = select_device(options.device)
     state = PartialState(cpu=device.type == "cpu")
     if state.num_processes > 1:
         device = state.device
+    if state.num_processes > 1 and options.stream is not None:
+        raise UserError("--stream writes one clip: start one process, without a launcher")
     folder = resolve_pipeline(options.pipeline)
     autoregressive = is_autoregressive(folder)
     kind, other = ("autoregressive", DIFFUSION_ONLY) if autoregressive else ("diffusion", AUTOREGRESSIVE_ONLY)
@@ -124,9 +135,18 @@ def sample(options: argparse.Namespace) -> None:
         if getattr(options, name) not in (None, False):
             flag = f"--{name.replace('_', '-')}"
             article = "an" if autoregressive else "a"
-            raise UserError(f"{flag} does not apply: {options.pipeline} is {article} {kind} pipeline; leave it out")
+            pipeline = f"{printable(options.pipeline)} is {article} {kind} pipeline"
+            raise UserError(f"{flag} does not apply: {pipeline}; leave it out")
     run_pipeline = sample_autoregressive if autoregressive else sample_diffusion
     run_pipeline(options, folder, device, DTYPES[options.dtype], state)
+
+
+def require_one_stream(options: argparse.Namespace) -> None:
+    """Raise UserError if an option is given that a stream, which is one clip in one file, would ignore."""
+    for name in NOT_STREAMED:
+        # A stream is one clip.
+        if getattr(options, name) not in (None, False) and (name, options.num_samples) != ("num_samples", 1):
+            raise UserError(f"--{name.replace('_', '-')} does not apply: --stream writes one clip; leave it out")
 
 
 if __name__ == "__main__":

@@ -6,27 +6,37 @@ import math
 import shlex
 import sys
 import time
-import wave
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import soundfile
 import torch
 from accelerate import PartialState
-from accelerate.utils import gather_object
 from tqdm import tqdm
 
-from sashimi_diffusion.commands.memory import peak_memory, report_out_of_memory
-from sashimi_diffusion.commands.output import SHEET_CLIPS, prepare_folder, share_of_batches, write_record
-from sashimi_diffusion.data.audio import read_audio, resample, write_audio
-from sashimi_diffusion.data.pictures import contact_sheet
-from sashimi_diffusion.files import writing
+from sashimi_diffusion.commands.memory import peak_memory, report_out_of_memory, require_plan_memory
+from sashimi_diffusion.commands.sample_folder import (
+    SHEET_CLIPS,
+    SampleFolder,
+    require_finite,
+    require_space,
+    require_wav_size,
+    share_of_batches,
+)
+from sashimi_diffusion.commands.stream import write_stream
+from sashimi_diffusion.data.audio import resample, write_audio
+from sashimi_diffusion.data.decoding import decode_audio
+from sashimi_diffusion.errors import UserError
+from sashimi_diffusion.generation import Generation, Sampling, check_memory, create_engine
 from sashimi_diffusion.generation.likelihood import likelihood_window
 from sashimi_diffusion.generation.runaway import runaway_second
+from sashimi_diffusion.output_files import check_output_files
 from sashimi_diffusion.pipelines import SashimiAutoregressivePipeline, hash_pipeline, sample_seeds
+from sashimi_diffusion.terminal import printable, say
+
+_MORE_SECONDS = 60  # of a prefix are read than fit into a clip, so that an error states the length of most prefixes
 
 
 @dataclass
@@ -37,7 +47,7 @@ class Clip:
         index: position among all clips.
         seed: seed of its generator.
         file: name of the wav file; None if the clip is not kept.
-        log_likelihood: log-likelihood of the generated samples, without the prefix, in nats.
+        log_likelihood: log-likelihood of the generated samples, without the prefix, in nats; None until it is written.
         bits_per_sample: negative log-likelihood per generated sample in bits.
         runaway_second: time in seconds at which the clip degenerates into noise, or None if it does not.
     """
@@ -45,8 +55,8 @@ class Clip:
     index: int
     seed: int
     file: str | None = None
-    log_likelihood: float = 0.0
-    bits_per_sample: float = 0.0
+    log_likelihood: float | None = None
+    bits_per_sample: float | None = None
     runaway_second: float | None = None
 
 
@@ -59,54 +69,100 @@ def sample_autoregressive(
         UserError: the options do not fit the pipeline or the machine, or memory or disk space is exhausted.
     """
     pipe = SashimiAutoregressivePipeline.from_pretrained(folder, torch_dtype=dtype).to(device)
-    prefix = None if options.prefix is None else read_prefix(options.prefix, pipe)
+    prefix = None if options.prefix is None else read_prefix(options, pipe)
+    length, rate = pipe.length_in_samples(options.seconds), pipe.model.config.sample_rate
+    require_wav_size(length, rate)
+    count = 1 if options.stream is not None else options.num_samples
+    check_options(options, pipe, min(options.batch_size, count), 0 if prefix is None else len(prefix))
     if options.stream is not None:
+        files = [path for path in folder.rglob("*") if path.is_file()]
+        check_output_files({"--stream": options.stream}, [*files, *([options.prefix] if options.prefix else [])])
         stream(options, pipe, prefix)
         return
-    length, rate = pipe.length_in_samples(options.seconds), pipe.model.config.sample_rate
-    seeds = sample_seeds(torch.Generator().manual_seed(options.seed), options.num_samples)
-    clips = [Clip(index, seed) for index, seed in enumerate(seeds)]
+    require_plan_memory(count)
+    require_space(options.out, count, length, options.overwrite)
+    selected = options.likelihood_window is not None or options.sort_by_likelihood
+    clips = plan_clips(options, selected)
     if options.likelihood_window is not None:
-        likelihood_window(np.zeros(len(clips)), *options.likelihood_window)  # raises its errors before generation
-    prepare_folder(options.out, 2 * length * len(clips))
+        likelihood_window(np.zeros(count), *options.likelihood_window)  # raises its errors before generation
 
-    own_batches = share_of_batches(clips, options.batch_size, state)
+    record = make_record(options, folder, pipe, length)
     started = time.perf_counter()
-    own: list[tuple[Clip, np.ndarray]] = []
-    for batch in tqdm(own_batches, desc="batches", disable=not state.is_main_process or len(own_batches) < 2):
-        own += zip(batch, generate(pipe, options, prefix, batch), strict=True)
-    generated = sorted(gather_object(own), key=lambda pair: pair[0].index)
-    elapsed = time.perf_counter() - started
-    if state.is_main_process:
-        kept = select_clips(options, generated)
-        with writing(f"to {options.out}"):
-            write_clips(options.out, kept, rate)
-            record = make_record(options, folder, pipe, [clip for clip, _ in generated], elapsed, length)
-            write_record(options.out, record)
-        print(summary(options.out, generated, kept, elapsed, length, rate, peak_memory(device)))
+    with SampleFolder(options.out, clips, record, options.overwrite, state, numbered=selected) as output:
+        batches = share_of_batches(clips, options.batch_size, state)
+        with tqdm(batches, desc="batches", disable=not state.is_main_process or len(batches) < 2) as progress:
+            for batch in progress:
+                waveforms = generate(pipe, options, prefix, batch) if batch else []
+                output.start()
+                for clip, waveform in zip(batch, waveforms, strict=True):
+                    write_audio(output.path / str(clip.file), waveform, rate)
+                output.add(batch)
+        elapsed = time.perf_counter() - started
+        if state.is_main_process:
+            kept = select_clips(options, output.clips)
+            if selected:
+                output.number_files(kept)
+            names = [str(clip.file) for clip in kept[:SHEET_CLIPS]]
+            waveforms = [decode_audio(output.path / name).samples for name in names]
+            speed = round(count * length / elapsed, 1)
+            output.finish(waveforms, rate, [Path(name).stem for name in names], samples_per_second=speed)
+            say(summary(options.out, output.clips, len(kept), elapsed, length, rate, peak_memory(device)))
     if state.num_processes > 1:
         state.destroy_process_group()
 
 
-def read_prefix(path: Path, pipe: SashimiAutoregressivePipeline) -> np.ndarray:
-    """Read a recording at the sample rate of the pipeline, (L,); print a note if it is resampled.
+def check_options(
+    options: argparse.Namespace, pipe: SashimiAutoregressivePipeline, batch_size: int, prefix_length: int
+) -> None:
+    """Raise the errors of generation that options cause, before anything is written."""
+    arguments = sampling_arguments(options)
+    engine = arguments.pop("engine")
+    Sampling(**arguments)
+    length, rate = pipe.length_in_samples(options.seconds), pipe.model.config.sample_rate
+    if prefix_length >= length:
+        raise UserError(
+            f"the prefix has {prefix_length} samples, the clip {length}: ask for more --seconds than "
+            f"{prefix_length / rate:g}, or give a shorter prefix"
+        )
+    check_memory(pipe.model, batch_size, length, prefix_length)
+    if engine != "auto":
+        create_engine(engine, pipe.model, 1)
+
+
+def plan_clips(options: argparse.Namespace, selected: bool) -> list[Clip]:
+    """Return the clips of all processes; files that will be ``selected`` and numbered later have other names."""
+    seeds = sample_seeds(torch.Generator().manual_seed(options.seed), options.num_samples)
+    prefix = "unsorted-" if selected else ""
+    return [Clip(index, seed, f"{prefix}{index:04d}.wav") for index, seed in enumerate(seeds)]
+
+
+def read_prefix(options: argparse.Namespace, pipe: SashimiAutoregressivePipeline) -> np.ndarray:
+    """Read the recording ``--prefix`` at the sample rate of the pipeline, (L,); print a note if it is resampled.
 
     Raises:
         UserError: the file is not audio, or has no sound.
     """
-    waveform = read_audio(path)
-    pipe.prefix_tokens(waveform)  # raises its errors before resampling, which adds ripples to a constant waveform
-    recorded, rate = soundfile.info(path).samplerate, pipe.model.config.sample_rate
+    path, rate = options.prefix, pipe.model.config.sample_rate
+    longest = pipe.length_in_samples(options.seconds) / rate + _MORE_SECONDS
+    waveform, recorded, _ = decode_audio(path, longest)
+    try:
+        pipe.prefix_tokens(waveform)  # before resampling, which adds ripples to a constant waveform
+    except UserError as error:
+        raise UserError(f"--prefix {printable(path)}: {error}") from error
     if recorded == rate:
         return waveform
-    print(f"note: {path} is resampled from {recorded} Hz to the model's {rate} Hz", file=sys.stderr)
+    say(f"note: {printable(path)} is resampled from {recorded} Hz to the model's {rate} Hz", sys.stderr)
     return resample(waveform, recorded, rate)
 
 
 def generate(
     pipe: SashimiAutoregressivePipeline, options: argparse.Namespace, prefix: np.ndarray | None, batch: Sequence[Clip]
 ) -> list[np.ndarray]:
-    """Generate the waveforms (L,) of a batch, and set the likelihood and ``runaway_second`` of its clips."""
+    """Generate the waveforms (L,) of a batch, and set the likelihood and ``runaway_second`` of its clips.
+
+    Raises:
+        UserError: the memory is exhausted, or the likelihoods are not finite.
+    """
     with report_out_of_memory():
         output = pipe(
             batch_size=len(batch),
@@ -115,10 +171,11 @@ def generate(
             generator=[torch.Generator().manual_seed(clip.seed) for clip in batch],
             **sampling_arguments(options),
         )
+    require_finite(output.log_likelihoods, options)
     generated = output.audios.shape[-1] - output.prefix_length
     for clip, waveform, log_likelihood in zip(batch, output.audios[:, 0], output.log_likelihoods, strict=True):
         clip.log_likelihood = float(log_likelihood)
-        clip.bits_per_sample = -clip.log_likelihood / generated / math.log(2)
+        clip.bits_per_sample = -float(log_likelihood) / generated / math.log(2)
         clip.runaway_second = runaway_second(waveform, pipe.model.config.sample_rate)
     return list(output.audios[:, 0])
 
@@ -133,37 +190,21 @@ def sampling_arguments(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def select_clips(
-    options: argparse.Namespace, generated: list[tuple[Clip, np.ndarray]]
-) -> list[tuple[Clip, np.ndarray]]:
+def select_clips(options: argparse.Namespace, clips: list[Clip]) -> list[Clip]:
     """Return the clips to keep, in the order of their files."""
-    kept = generated
+    kept = clips
     if options.likelihood_window is not None:
-        log_likelihoods = [clip.log_likelihood for clip, _ in kept]
+        log_likelihoods = np.array([clip.log_likelihood for clip in kept], dtype=np.float64)
         kept = [kept[index] for index in likelihood_window(log_likelihoods, *options.likelihood_window)]
     if options.sort_by_likelihood:
-        kept = sorted(kept, key=lambda pair: pair[0].log_likelihood)
+        kept = sorted(kept, key=lambda clip: clip.log_likelihood or 0.0)
     return kept
 
 
-def write_clips(out: Path, kept: list[tuple[Clip, np.ndarray]], sample_rate: int) -> None:
-    """Write a wav file for each clip and set its name in the clip; write a contact sheet of the first clips."""
-    for number, (clip, waveform) in enumerate(kept):
-        clip.file = f"{number:04d}.wav"
-        write_audio(out / clip.file, waveform, sample_rate)
-    titles = [f"{number:04d}" for number in range(min(len(kept), SHEET_CLIPS))]
-    contact_sheet([waveform for _, waveform in kept[:SHEET_CLIPS]], sample_rate, titles).save(out / "contact_sheet.png")
-
-
 def make_record(
-    options: argparse.Namespace,
-    folder: Path,
-    pipe: SashimiAutoregressivePipeline,
-    clips: Sequence[Clip],
-    elapsed: float,
-    length: int,
+    options: argparse.Namespace, folder: Path, pipe: SashimiAutoregressivePipeline, length: int
 ) -> dict[str, Any]:
-    """Return the content of ``samples.json``, which is sufficient to generate the same clips again."""
+    """Return the settings in ``samples.json``; with the clips, they suffice to generate the same clips again."""
     prefix = None
     if options.prefix is not None:
         prefix = {"file": str(options.prefix), "sha256": hashlib.sha256(options.prefix.read_bytes()).hexdigest()}
@@ -179,51 +220,48 @@ def make_record(
         "device": pipe.device.type,
         "sample_rate": pipe.model.config.sample_rate,
         "samples_per_clip": length,
-        "samples_per_second": round(len(clips) * length / elapsed, 1),
-        "samples": [asdict(clip) for clip in clips],
+        "samples_per_second": None,
     }
 
 
 def summary(
-    out: Path,
-    generated: list[tuple[Clip, np.ndarray]],
-    kept: list[tuple[Clip, np.ndarray]],
-    elapsed: float,
-    length: int,
-    sample_rate: int,
-    peak: int | None,
+    out: Path, clips: Sequence[Clip], kept: int, elapsed: float, length: int, sample_rate: int, peak: int | None
 ) -> str:
     """Return one line about the generated audio, the time and the memory."""
-    clips, samples = [clip for clip, _ in generated], len(generated) * length
+    samples = len(clips) * length
     runaways = sum(clip.runaway_second is not None for clip in clips)
-    selected = f", {len(kept)} kept" if len(kept) < len(generated) else ""
+    selected = f", {kept} kept" if kept < len(clips) else ""
     noise = f", {runaways} degenerated into noise (see runaway_second in samples.json)" if runaways else ""
     memory = "unknown" if peak is None else f"{peak / 1e6:.0f} MB"
     factor = elapsed / samples * sample_rate
+    bits = sum(clip.bits_per_sample or 0.0 for clip in clips) / len(clips)
     return (
-        f"{len(generated)} clips{selected}, {samples / sample_rate:.1f} s of audio in {elapsed:.1f} s: "
+        f"{len(clips)} clips{selected}, {samples / sample_rate:.1f} s of audio in {elapsed:.1f} s: "
         f"{samples / elapsed:.0f} samples/s, real-time factor {factor:.2f} (computing / audio), "
-        f"{np.mean([clip.bits_per_sample for clip in clips]):.3f} bits per sample, peak memory {memory}{noise} -> {out}"
+        f"{bits:.3f} bits per sample, peak memory {memory}{noise} -> {printable(out)}"
     )
 
 
 def stream(options: argparse.Namespace, pipe: SashimiAutoregressivePipeline, prefix: np.ndarray | None) -> None:
-    """Write one clip to a wav file during generation; the file is valid after every block, also after an interrupt."""
+    """Write one clip to the file ``--stream`` during generation."""
     seed = sample_seeds(torch.Generator().manual_seed(options.seed), 1)[0]
     rate, length = pipe.model.config.sample_rate, pipe.length_in_samples(options.seconds)
-    blocks = pipe.stream(
-        block=max(1, rate // 10),
-        audio_length_in_s=length / rate,
-        prefix=prefix,
-        generator=[torch.Generator().manual_seed(seed)],
-        **sampling_arguments(options),
-    )
-    with writing(f"to {options.stream}"), options.stream.open("wb") as raw, wave.open(raw) as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(rate)
-        for audio, _ in tqdm(blocks, desc="blocks of 0.1 s", total=math.ceil(length / max(1, rate // 10))):
-            pcm = (audio[0, 0].cpu().numpy().astype(np.float64) * 2**15).round().astype("<i2")
-            file.writeframes(pcm.tobytes())  # also updates the header
-            raw.flush()
-    print(f"{length / rate:.1f} s of audio -> {options.stream}")
+    block = max(1, rate // 10)
+    with report_out_of_memory():
+        blocks = pipe.stream(
+            block=block,
+            audio_length_in_s=length / rate,
+            prefix=prefix,
+            generator=[torch.Generator().manual_seed(seed)],
+            **sampling_arguments(options),
+        )
+        with tqdm(blocks, desc="blocks of 0.1 s", total=math.ceil(length / block)) as progress:
+            write_stream(options.stream, audio_of(progress, options), length, rate)
+    say(f"{length / rate:.1f} s of audio -> {printable(options.stream)}")
+
+
+def audio_of(blocks: Iterable[tuple[torch.Tensor, Generation]], options: argparse.Namespace) -> Iterator[np.ndarray]:
+    """Yield the audio of each block, (L,); raise UserError if its likelihoods are not finite."""
+    for audio, generation in blocks:
+        require_finite(generation.log_likelihood.cpu().numpy(), options)
+        yield audio[0, 0].cpu().numpy()

@@ -6,7 +6,7 @@ import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +15,29 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 
-from sashimi_diffusion.commands.memory import peak_memory, report_out_of_memory, require_memory, sampling_memory
-from sashimi_diffusion.commands.output import SHEET_CLIPS, prepare_folder, share_of_batches, write_record
+from sashimi_diffusion.commands.memory import (
+    peak_memory,
+    report_out_of_memory,
+    require_memory,
+    require_plan_memory,
+    sampling_memory,
+)
+from sashimi_diffusion.commands.sample_folder import (
+    SHEET_CLIPS,
+    SampleFolder,
+    require_finite,
+    require_space,
+    require_wav_size,
+    share_of_batches,
+)
 from sashimi_diffusion.data.audio import write_audio
-from sashimi_diffusion.data.pictures import contact_sheet
 from sashimi_diffusion.errors import UserError
-from sashimi_diffusion.files import writing
 from sashimi_diffusion.pipelines import SashimiPipeline, hash_pipeline, sample_seeds
 from sashimi_diffusion.pipelines.labels import PLURALS, KnownLabels, known_labels, labels_in_turn
 from sashimi_diffusion.schedulers import create_scheduler
+from sashimi_diffusion.terminal import printable, say
+
+_LONGEST_TAG = 60  # names of files have at most 255 bytes
 
 
 @dataclass
@@ -38,7 +52,7 @@ class Clip:
         class_name: name of the class, or None.
         speaker: index of the speaker, or None.
         speaker_name: name of the speaker, or None.
-        clip_ratio: fraction of audio samples outside [-1, 1], which are clipped in the file.
+        clip_ratio: fraction of audio samples outside [-1, 1], which are clipped in the file; None until it is written.
     """
 
     index: int
@@ -48,7 +62,7 @@ class Clip:
     class_name: str | None = None
     speaker: int | None = None
     speaker_name: str | None = None
-    clip_ratio: float = 0.0
+    clip_ratio: float | None = None
 
 
 def sample_diffusion(
@@ -62,30 +76,37 @@ def sample_diffusion(
     """
     pipe = load_pipeline(folder, options, dtype).to(device)
     length, rate = pipe.length_in_samples(options.seconds), pipe.model.config.sample_rate
-    clips = plan_clips(options, pipe.model.config)
-    forward_size = min(options.batch_size, len(clips)) * (1 if guidance_scale(options, pipe, clips) == 1 else 2)
+    pipe.set_timesteps(options.steps)
+    channels = pipe.model.config.in_channels
+    require_plan_memory(options.num_samples)
+    clips = plan_clips(options, pipe.model.config, limit=1)
+    scale = guidance_scale(options, pipe, clips)
+    forward_size = min(options.batch_size, options.num_samples) * (1 if scale == 1 else 2)
     require_memory(sampling_memory(pipe.model.config, forward_size, length), device)
-    prepare_folder(options.out, 2 * length * len(clips))
+    require_wav_size(length, rate, channels)
+    require_space(options.out, options.num_samples, length * channels, options.overwrite)
+    clips = plan_clips(options, pipe.model.config)
 
-    own_batches = share_of_batches(clips, options.batch_size, state)
-    started = time.perf_counter()
     own_pictures: list[tuple[int, np.ndarray]] = []
-    for number, batch in enumerate(own_batches, start=1):
-        pipe.set_progress_bar_config(desc=f"batch {number}/{len(own_batches)}", disable=not state.is_main_process)
-        for clip, waveform in zip(batch, generate(pipe, options, batch), strict=True):
-            clip.clip_ratio = write_audio(options.out / clip.file, waveform, rate)
-            if clip.index < SHEET_CLIPS:
-                own_pictures.append((clip.index, waveform.mean(axis=0)))
-    generated = sorted(gather_object([clip for batch in own_batches for clip in batch]), key=lambda clip: clip.index)
-    pictures = [waveform for _, waveform in sorted(gather_object(own_pictures), key=lambda pair: pair[0])]
-    elapsed = time.perf_counter() - started
-
-    if state.is_main_process:
-        with writing(f"to {options.out}"):
-            titles = [Path(clip.file).stem for clip in generated[: len(pictures)]]
-            contact_sheet(pictures, rate, titles).save(options.out / "contact_sheet.png")
-            write_record(options.out, make_record(options, folder, pipe, generated))
-        print(summary(options.out, generated, elapsed, length / rate, peak_memory(device)))
+    record = make_record(options, folder, pipe, scale)
+    started = time.perf_counter()
+    with SampleFolder(options.out, clips, record, options.overwrite, state) as output:
+        batches = share_of_batches(clips, options.batch_size, state)
+        for number, batch in enumerate(batches, start=1):
+            pipe.set_progress_bar_config(desc=f"batch {number}/{len(batches)}", disable=not state.is_main_process)
+            waveforms = list(generate(pipe, options, batch)) if batch else []
+            output.start()
+            for clip, waveform in zip(batch, waveforms, strict=True):
+                clip.clip_ratio = write_audio(output.path / clip.file, waveform, rate)
+                if clip.index < SHEET_CLIPS:
+                    own_pictures.append((clip.index, waveform.mean(axis=0)))
+            output.add(batch)
+        pictures = [waveform for _, waveform in sorted(gather_object(own_pictures), key=lambda pair: pair[0])]
+        elapsed = time.perf_counter() - started
+        if state.is_main_process:
+            titles = [Path(clip.file).stem for clip in output.clips[: len(pictures)]]
+            output.finish(pictures, rate, titles, clip_ratio=mean_clip_ratio(output.clips))
+            say(summary(options.out, output.clips, elapsed, length / rate, peak_memory(device)))
     if state.num_processes > 1:
         state.destroy_process_group()
 
@@ -105,8 +126,8 @@ def load_pipeline(folder: Path, options: argparse.Namespace, dtype: torch.dtype)
     return pipe
 
 
-def plan_clips(options: argparse.Namespace, config: Mapping[str, Any]) -> list[Clip]:
-    """Return the clips of all processes.
+def plan_clips(options: argparse.Namespace, config: Mapping[str, Any], limit: int | None = None) -> list[Clip]:
+    """Return the clips of all processes, or the first ``limit`` of them.
 
     Each has its own seed, so the division among processes and batches does not change the audio. Classes alternate, and
     speakers alternate after each round of classes.
@@ -117,9 +138,10 @@ def plan_clips(options: argparse.Namespace, config: Mapping[str, Any]) -> list[C
     classes, speakers = known_labels(config, "class"), known_labels(config, "speaker")
     chosen = parse_labels("--label", options.label, "class", classes)
     chosen_speakers = parse_labels("--speaker", options.speaker, "speaker", speakers)
-    class_labels, speaker_labels = labels_in_turn(config, options.num_samples, chosen, chosen_speakers)
+    count = options.num_samples if limit is None else min(limit, options.num_samples)
+    class_labels, speaker_labels = labels_in_turn(config, count, chosen, chosen_speakers)
     clips = []
-    for index, seed in enumerate(sample_seeds(torch.Generator().manual_seed(options.seed), options.num_samples)):
+    for index, seed in enumerate(sample_seeds(torch.Generator().manual_seed(options.seed), count)):
         clip = Clip(index, f"{index:04d}", seed)
         if classes is not None and class_labels is not None:
             clip.label, clip.class_name = class_labels[index], classes.name(class_labels[index])
@@ -134,7 +156,7 @@ def plan_clips(options: argparse.Namespace, config: Mapping[str, Any]) -> list[C
 
 def file_tag(title: str) -> str:
     """Return the part of a file name that contains a label."""
-    return f"-{re.sub(r'[^A-Za-z0-9_.]+', '_', title)}"
+    return f"-{re.sub(r'[^A-Za-z0-9_.]+', '_', title)[:_LONGEST_TAG]}"
 
 
 def parse_labels(flag: str, texts: Sequence[str] | None, kind: str, known: KnownLabels | None) -> list[int] | None:
@@ -151,9 +173,13 @@ def parse_labels(flag: str, texts: Sequence[str] | None, kind: str, known: Known
 
 
 def generate(pipe: SashimiPipeline, options: argparse.Namespace, batch: Sequence[Clip]) -> np.ndarray:
-    """Generate the waveforms of one batch, shape (B, C, L)."""
+    """Generate the waveforms of one batch, shape (B, C, L).
+
+    Raises:
+        UserError: the memory is exhausted, or the waveforms are not finite.
+    """
     with report_out_of_memory():
-        return pipe(
+        audios = pipe(
             batch_size=len(batch),
             num_inference_steps=options.steps,
             generator=[torch.Generator().manual_seed(clip.seed) for clip in batch],
@@ -162,6 +188,8 @@ def generate(pipe: SashimiPipeline, options: argparse.Namespace, batch: Sequence
             guidance_scale=options.guidance_scale,
             speaker_labels=[clip.speaker for clip in batch if clip.speaker is not None] or None,
         ).audios
+    require_finite(audios, options)
+    return audios
 
 
 def guidance_scale(options: argparse.Namespace, pipe: SashimiPipeline, clips: Sequence[Clip]) -> float:
@@ -170,10 +198,8 @@ def guidance_scale(options: argparse.Namespace, pipe: SashimiPipeline, clips: Se
     return pipe.resolve_guidance_scale(options.guidance_scale, has_labels)
 
 
-def make_record(
-    options: argparse.Namespace, folder: Path, pipe: SashimiPipeline, clips: Sequence[Clip]
-) -> dict[str, Any]:
-    """Return the content of ``samples.json``, which is sufficient to generate the same audio again."""
+def make_record(options: argparse.Namespace, folder: Path, pipe: SashimiPipeline, scale: float) -> dict[str, Any]:
+    """Return the settings in ``samples.json``; with the clips, they suffice to generate the same audio again."""
     schedule = {key: value for key, value in pipe.scheduler.config.items() if not key.startswith("_")}
     return {
         "command": shlex.join(["sashimi-sample", *sys.argv[1:]]),
@@ -184,13 +210,12 @@ def make_record(
             "steps": pipe.scheduler.num_inference_steps,
             "config": schedule,
         },
-        "guidance_scale": guidance_scale(options, pipe, clips),
+        "guidance_scale": scale,
         "dtype": options.dtype,
         "device": pipe.device.type,
         "sample_rate": pipe.model.config.sample_rate,
         "samples_per_clip": pipe.length_in_samples(options.seconds),
-        "clip_ratio": mean_clip_ratio(clips),
-        "samples": [asdict(clip) for clip in clips],
+        "clip_ratio": None,
     }
 
 
@@ -201,10 +226,10 @@ def summary(out: Path, clips: Sequence[Clip], elapsed: float, seconds_each: floa
     return (
         f"{len(clips)} clips, {seconds:.1f} s of audio in {elapsed:.1f} s: "
         f"real-time factor {elapsed / seconds:.2f} (computing / audio), peak memory {memory}, "
-        f"clipped {100 * mean_clip_ratio(clips):.3f} % -> {out}"
+        f"clipped {100 * mean_clip_ratio(clips):.3f} % -> {printable(out)}"
     )
 
 
 def mean_clip_ratio(clips: Sequence[Clip]) -> float:
     """Return the fraction of all audio samples of all clips that were clipped to [-1, 1] in the files."""
-    return sum(clip.clip_ratio for clip in clips) / len(clips)
+    return sum(clip.clip_ratio or 0.0 for clip in clips) / len(clips)

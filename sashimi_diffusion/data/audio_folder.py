@@ -1,16 +1,22 @@
 """A folder of recordings as a data set: chunks of equal length, labels from file names, splits of whole files."""
 
 import hashlib
-import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from sashimi_diffusion.data.audio import EXTENSIONS
+from sashimi_diffusion.data.audio_files import find_audio
 from sashimi_diffusion.data.cache import cached_recordings
 from sashimi_diffusion.data.names import FOLDER, Fields, field_names, natural_order, read_fields, require, select
-from sashimi_diffusion.data.recordings import Recordings, check_request, report_bad_files, require_folder
+from sashimi_diffusion.data.recordings import (
+    Recordings,
+    check_request,
+    report_bad_files,
+    report_unusual_files,
+    require_folder,
+)
 from sashimi_diffusion.errors import UserError
+from sashimi_diffusion.terminal import printable
 
 SPLITS = ("train", "validation", "test", "all")
 ORDERS = ("shuffled", "name")
@@ -49,7 +55,7 @@ class AudioFolder(Recordings):
         order: "shuffled" or "name", see above.
         seed: seed of the shuffled order.
         normalize_rms: scale every recording to this root mean square (1.0 is full scale); None does not scale.
-        cache_dir: folder for decoded audio; default :func:`sashimi_diffusion.data.cache.default_cache_dir`.
+        cache_dir: folder for decoded audio; default :func:`sashimi_diffusion.cache_files.default_cache_dir`.
         skip_bad_files: skip files that cannot be used, with a warning.
         speakers: field of the speaker, for example ``"speaker"``. Default: items have no speaker.
 
@@ -81,7 +87,7 @@ class AudioFolder(Recordings):
         if order not in ORDERS:
             raise UserError(f"unknown order {order!r}: expected one of {', '.join(ORDERS)}")
         root = require_folder(path, "a folder with recordings (wav, flac, ogg or mp3)")
-        files = find_audio(root)
+        files, unusable = find_audio(root)
         names = field_names(pattern)
         label_field = labels or ("label" if "label" in names else None)
         for purpose, field in (("labels", label_field), ("speakers", speakers)):
@@ -91,9 +97,11 @@ class AudioFolder(Recordings):
         kept = select(fields, where or {}, names, "where")
 
         clips = cached_recordings(kept, sample_rate, cache_dir=cache_dir)
-        bad = misnamed | _without_folder(kept, fields, {"label": label_field, "speaker": speakers})
+        bad = unusable | misnamed | _without_folder(kept, fields, {"label": label_field, "speaker": speakers})
         bad |= {kept[position]: reason for position, reason in clips.bad.items()}
-        report_bad_files(bad, len(kept) + len(misnamed), root, skip_bad_files)
+        report_bad_files(bad, len(kept) + len(misnamed) + len(unusable), root, skip_bad_files, cache_dir)
+        unusual = {kept[position]: text for position, text in clips.warnings.items()}
+        report_unusual_files(unusual, len(kept), root, cache_dir)
 
         usable = {file: fields[file] for file in kept if file not in bad}
         classes = {file: own[label_field] if label_field else "" for file, own in usable.items()}
@@ -126,29 +134,6 @@ class AudioFolder(Recordings):
             speakers=speakers_of,
             speaker_names=speaker_names,
         )
-
-
-def find_audio(root: Path) -> list[Path]:
-    """Return all audio files in ``root`` and its sub-folders, by their endings, in the order of their paths.
-
-    Hidden files and folders are ignored.
-
-    Raises:
-        UserError: there are no audio files.
-    """
-    found: list[Path] = []
-    for folder, folders, names in os.walk(root, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [Path(folder, name) for name in names if _is_audio_name(name)]
-    if not found:
-        raise UserError(
-            f"no audio in {root}: expected files ending in {', '.join(EXTENSIONS)}, there or in sub-folders"
-        )
-    return sorted(found, key=lambda path: path.relative_to(root).as_posix())
-
-
-def _is_audio_name(name: str) -> bool:
-    return name.lower().endswith(EXTENSIONS) and not name.startswith(".")
 
 
 def _chunk_starts(samples: int, length: int) -> range:
@@ -185,7 +170,7 @@ def _shuffled(classes: Mapping[Path, str], root: Path, splits: Sequence[float], 
     """Return the split of each file; a hash gives the same order on every machine, also if files are added."""
     members: dict[str, list[tuple[bytes, Path]]] = defaultdict(list)
     for file, label in classes.items():
-        order = hashlib.sha256(f"{seed}:{file.relative_to(root).as_posix()}".encode()).digest()
+        order = hashlib.sha256(f"{seed}:{file.relative_to(root).as_posix()}".encode("utf-8", "surrogatepass")).digest()
         members[label].append((order, file))
     parts = {}
     for ordered in members.values():
@@ -230,15 +215,16 @@ def _check_numbers(splits: Sequence[float], normalize_rms: float | None) -> None
 
 
 def _empty_split(root: Path, split: str, files: int, held_out: bool) -> str:
+    empty = f"the {split} split of {printable(root)} is empty"
     if held_out and split == "test":
         return (
-            f"the {split} split of {root} is empty: holdout divides its {files} files into train and validation only; "
+            f"{empty}: holdout divides its {files} files into train and validation only; "
             "set data.test=false to train without test data"
         )
     if held_out:
         matching = "all" if split == "train" else "none"
-        return f"the {split} split of {root} is empty: holdout matches {matching} of its {files} files; change holdout"
+        return f"{empty}: holdout matches {matching} of its {files} files; change holdout"
     return (
-        f"the {split} split of {root} is empty: it has {files} usable files, and splits are made of whole files. "
+        f"{empty}: it has {files} usable files, and splits are made of whole files. "
         "Add files, cut them into shorter ones, or change splits"
     )

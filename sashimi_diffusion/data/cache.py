@@ -1,15 +1,19 @@
 """The audio cache: recordings are decoded and resampled once, not in every epoch, and all processes share one file.
 
 The name of an entry (a folder) is a hash of the sample rate and of the content of the audio files, not of their paths.
-An entry is renamed into place when it is complete, so several processes may build it at the same time.
+An entry is renamed into place when it is complete, so several processes may build it at the same time. Its index has a
+checksum of each recording. A process compares them when it opens the entry; a damaged entry is built again.
 """
 
 import hashlib
-import json
+import math
 import os
 import shutil
+import stat
 import time
-from collections.abc import Iterator, Sequence
+import uuid
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,22 +21,30 @@ import numpy as np
 import soundfile
 from tqdm import tqdm
 
-from sashimi_diffusion.data.audio import AudioFileError, read_audio
-from sashimi_diffusion.files import file_written_beside, folder_written_once, remove_abandoned, write_file, writing
+from sashimi_diffusion.cache_files import (
+    DamagedCacheError,
+    default_cache_dir,
+    read_cache_record,
+    say_damaged,
+    write_cache_record,
+)
+from sashimi_diffusion.data.audio import read_audio
+from sashimi_diffusion.data.decoding import AudioFileError
+from sashimi_diffusion.data.fingerprints import file_fingerprints
+from sashimi_diffusion.data.levels import level_warning
+from sashimi_diffusion.errors import UserError
+from sashimi_diffusion.files import file_written_beside, folder_written_once, remove_abandoned, writing
+from sashimi_diffusion.paths import expanded, reason
+from sashimi_diffusion.terminal import printable
 
-_FORMAT = 1  # version of the entries; increase it when decoding or resampling changes
-_SAMPLE_BYTES = np.dtype("<f4").itemsize
+_FORMAT = 2  # version of the entries; increase it when decoding, resampling or the index changes
+_INDEX, _AUDIO = "index.json", "audio.f32"
+_SAMPLE = np.dtype("<f4")
+_ATTEMPTS = 3  # to build an entry, while other processes may replace it, too
 _SETTLED_NS = 2 * 10**9  # a file that was changed more recently may change again without a new time stamp
 
-
-def default_cache_dir() -> Path:
-    """Return the folder of the cache.
-
-    It is ``$SASHIMI_CACHE`` if this variable is set, otherwise ``$XDG_CACHE_HOME/sashimi-diffusion`` if that variable
-    is set, otherwise ``~/.cache/sashimi-diffusion``.
-    """
-    user_cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(os.environ.get("SASHIMI_CACHE") or Path(user_cache, "sashimi-diffusion")).expanduser()
+_compared: set[tuple[int, ...]] = set()
+"""Status of the audio of each entry that this process has compared with its checksums."""
 
 
 class CachedRecordings:
@@ -42,29 +54,50 @@ class CachedRecordings:
 
     Args:
         entry: folder of the cache entry.
+        fingerprints: result of :func:`sashimi_diffusion.data.fingerprints.file_fingerprints` for the files.
 
     Attributes:
+        fingerprints: hash of the content of each file.
         bad: position -> reason, for the files that cannot be used.
+        warnings: position -> what is unusual, for files that can be used.
         rms: root mean square of each recording, float64, shape (files,).
 
     Raises:
-        OSError, ValueError, KeyError: the entry is incomplete or damaged.
+        DamagedCacheError: the entry is incomplete or damaged.
     """
 
-    def __init__(self, entry: Path):
-        index = json.loads((entry / "index.json").read_text())
-        self.entry = entry
-        self.bad: dict[int, str] = {int(position): reason for position, reason in index["bad"].items()}
+    def __init__(self, entry: Path, fingerprints: Sequence[str]):
+        index = _read_index(entry / _INDEX, fingerprints)
+        self.entry, self.fingerprints = entry, list(fingerprints)
+        self.bad: dict[int, str] = {int(position): text for position, text in index["bad"].items()}
+        self.warnings: dict[int, str] = {int(position): text for position, text in index["warnings"].items()}
         self.rms = np.asarray(index["rms"], dtype=np.float64)
-        self._ends = np.cumsum([0, *index["lengths"]])
-        self._map()
+        try:
+            status = (entry / _AUDIO).stat()
+            if not stat.S_ISREG(status.st_mode) or status.st_size != sum(index["lengths"]) * _SAMPLE.itemsize:
+                raise DamagedCacheError(f"{_AUDIO} does not have the size that {_INDEX} gives")
+            self._ends = np.cumsum([0, *index["lengths"]])
+            self._map()
+        except OSError as error:
+            raise DamagedCacheError(f"{_AUDIO} cannot be read: {reason(error)}") from error
+        self._compare(index["checksums"], status)
 
     def _map(self) -> None:
-        path = self.entry / "audio.f32"
-        if path.stat().st_size != self._ends[-1] * _SAMPLE_BYTES:
-            raise ValueError(f"{path} does not have the size that index.json gives")
-        mapped = np.memmap(path, dtype="<f4", mode="r") if self._ends[-1] else np.zeros(0, dtype="<f4")
+        path = self.entry / _AUDIO
+        mapped = np.memmap(path, dtype=_SAMPLE, mode="r") if self._ends[-1] else np.zeros(0, dtype=_SAMPLE)
         self._samples = mapped.view(np.ndarray)
+
+    def _compare(self, checksums: Sequence[int], status: os.stat_result) -> None:
+        """Compare all samples with their checksums (0.1 s for an hour at 16 kHz), once per process."""
+        file = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+        if file in _compared:
+            return
+        progress = tqdm(self, desc="Checking the audio cache", unit="file", total=len(self), delay=2)
+        damaged = sum(zlib.crc32(samples.data) != wanted for samples, wanted in zip(progress, checksums, strict=True))
+        if damaged:
+            raise DamagedCacheError(f"{damaged} of {len(self)} recordings in {_AUDIO} are not what was written")
+        if time.time_ns() - status.st_mtime_ns > _SETTLED_NS:
+            _compared.add(file)
 
     def __len__(self) -> int:
         return len(self._ends) - 1
@@ -99,104 +132,123 @@ def cached_recordings(
         files: audio files; the result has one recording for each, in this order.
         sample_rate: rate of the result in Hz.
         source_rate: required rate of the files in Hz; files at other rates are bad. None accepts every rate.
-        cache_dir: folder of all entries; default :func:`default_cache_dir`.
+        cache_dir: folder of all entries; default :func:`sashimi_diffusion.cache_files.default_cache_dir`.
 
     Raises:
         UserError: the cache cannot be written, or resampling is needed and torchaudio cannot be imported.
     """
-    cache = Path(cache_dir).expanduser() if cache_dir is not None else default_cache_dir()
+    cache = expanded(cache_dir) if cache_dir is not None else default_cache_dir()
     advice = "free some space there, or choose another folder with cache_dir or the environment variable SASHIMI_CACHE"
-    with writing(f"the audio cache {cache}", advice):
+    with writing(f"the audio cache {printable(cache)}", advice):
         cache.mkdir(parents=True, exist_ok=True)
-        entry = cache / _entry_name(file_fingerprints(files, cache), sample_rate, source_rate)
-        found = _open(entry)
-        if found is not None:
-            return found
-        remove_abandoned(cache)
-        with folder_written_once(entry) as folder:
-            _decode_into(folder, files, sample_rate, source_rate)
-            if entry.is_dir() and _open(entry) is None:  # damaged, not finished by another process in the meantime
-                shutil.rmtree(entry)
-        return CachedRecordings(entry)
+        fingerprints = file_fingerprints(files, cache)
+        entry = cache / _entry_name(fingerprints, sample_rate, source_rate)
+        found = _open(entry, fingerprints)
+        for _ in range(_ATTEMPTS):
+            if found is not None:
+                return found
+            remove_abandoned(cache)
+            with folder_written_once(entry) as folder:
+                _decode_into(folder, files, fingerprints, sample_rate, source_rate)
+                _remove_if_damaged(entry, fingerprints)
+            found = _open(entry, fingerprints)
+    if found is None:
+        raise UserError(
+            f"{printable(entry)} in the audio cache was damaged each time after it was written: check the disk, or "
+            "choose another folder with cache_dir or the environment variable SASHIMI_CACHE"
+        )
+    return found
 
 
-def _open(entry: Path) -> CachedRecordings | None:
-    """Return the entry; None if it does not exist or is damaged."""
-    if not entry.is_dir():
+def _open(entry: Path, fingerprints: Sequence[str]) -> CachedRecordings | None:
+    """Return the entry; None if it does not exist or, with a note, if it is damaged."""
+    if not os.path.lexists(entry):
         return None
     try:
-        return CachedRecordings(entry)
-    except (OSError, ValueError, KeyError):
+        return CachedRecordings(entry, fingerprints)
+    except DamagedCacheError as error:
+        say_damaged(entry, error, "the recordings are decoded again")
         return None
 
 
-def _decode_into(folder: Path, files: Sequence[Path], sample_rate: int, source_rate: int | None) -> None:
-    """Write ``audio.f32`` and ``index.json`` into ``folder``."""
+def _remove_if_damaged(entry: Path, fingerprints: Sequence[str]) -> None:
+    """Remove the entry, unless another process has replaced the damaged one in the meantime."""
+    if not os.path.lexists(entry):
+        return
+    try:
+        CachedRecordings(entry, fingerprints)
+    except DamagedCacheError:
+        aside = entry.with_name(f".{entry.name}.{uuid.uuid4().hex}.tmp")
+        try:
+            entry.rename(aside)  # so that no other process finds a part of it
+        except FileNotFoundError:  # another process did the same
+            return
+        if aside.is_dir() and not aside.is_symlink():
+            shutil.rmtree(aside)
+        else:
+            aside.unlink()
+
+
+def _decode_into(
+    folder: Path, files: Sequence[Path], fingerprints: Sequence[str], sample_rate: int, source_rate: int | None
+) -> None:
+    """Write the audio and the index of an entry into ``folder``."""
     lengths: list[int] = []
+    checksums: list[int] = []
     rms: list[float] = []
     bad: dict[int, str] = {}
-    with file_written_beside(folder / "audio.f32") as out:
+    warnings: dict[int, str] = {}
+    with file_written_beside(folder / _AUDIO) as out:
         for position, path in enumerate(tqdm(files, desc="Decoding audio", unit="file", delay=2)):
             try:
                 samples = read_audio(path, sample_rate, source_rate)
+                if warning := level_warning(samples):
+                    warnings[position] = warning
             except AudioFileError as error:
                 bad[position] = error.reason
                 samples = np.zeros(0, dtype=np.float32)
-            out.write(samples.astype("<f4").tobytes())
+            content = samples.astype(_SAMPLE).tobytes()
+            out.write(content)
             lengths.append(len(samples))
+            checksums.append(zlib.crc32(content))
             rms.append(float(np.sqrt(np.mean(np.square(samples, dtype=np.float64)))) if len(samples) else 0.0)
-    write_file(folder / "index.json", json.dumps({"lengths": lengths, "rms": rms, "bad": bad}).encode())
+    index = {"fingerprints": list(fingerprints), "lengths": lengths, "checksums": checksums, "rms": rms}
+    write_cache_record(folder / _INDEX, index | {"bad": bad, "warnings": warnings})
+
+
+def _read_index(path: Path, fingerprints: Sequence[str]) -> dict[str, Any]:
+    """Return an index as :func:`_decode_into` wrote it for the files with these fingerprints.
+
+    Raises:
+        DamagedCacheError: it does not exist, was changed, or has other content.
+    """
+    index, files = read_cache_record(path), len(fingerprints)
+    if not isinstance(index, dict):
+        raise DamagedCacheError(f"{path.name} is missing" if index is None else f"{path.name} is no index")
+    if index.get("fingerprints") != list(fingerprints):
+        raise DamagedCacheError(f"{path.name} is the index of other files")
+    checks: dict[str, Callable[[Any], bool]] = {"lengths": _is_count, "checksums": _is_count, "rms": _is_level}
+    for name, is_valid in checks.items():
+        values = index.get(name)
+        if not isinstance(values, list) or len(values) != files or not all(map(is_valid, values)):
+            raise DamagedCacheError(f"the {name} in {path.name} are not those of {files} recordings")
+    positions = set(map(str, range(files)))
+    for name in ("bad", "warnings"):
+        texts = index.get(name)
+        if not isinstance(texts, dict) or not all(key in positions and type(texts[key]) is str for key in texts):
+            raise DamagedCacheError(f"{name} in {path.name} has no text by position")
+    return index
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value >= 0
+
+
+def _is_level(value: Any) -> bool:
+    return type(value) is float and math.isfinite(value) and value >= 0
 
 
 def _entry_name(fingerprints: Sequence[str], sample_rate: int, source_rate: int | None) -> str:
     # The result of decoding also depends on the version of the decoder.
     parts = [_FORMAT, soundfile.__libsndfile_version__, sample_rate, source_rate, *fingerprints]
     return hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()[:32]
-
-
-def file_fingerprints(files: Sequence[Path], cache: Path) -> list[str]:
-    """Return a hash of the content of each file, in the order of ``files``.
-
-    The hashes are stored in ``cache``. A file is read again only if its size or its time stamp has changed. For a file
-    that cannot be read, the result is the reason instead of a hash.
-
-    Args:
-        files: the files.
-        cache: an existing folder.
-    """
-    names = "\n".join(str(path.absolute()) for path in files)
-    memo_path = cache / f"{hashlib.sha256(names.encode()).hexdigest()[:32]}.fingerprints.json"
-    try:
-        memo = json.loads(memo_path.read_text())
-    except (OSError, ValueError):
-        memo = []  # absent or damaged: all files are read again
-    known = memo if len(memo) == len(files) else [None] * len(files)
-    progress = tqdm(files, desc="Checking audio files", unit="file", delay=2)
-    entries = [_fingerprint(path, before) for path, before in zip(progress, known, strict=True)]
-    if entries != memo:
-        write_file(memo_path, json.dumps(entries).encode())
-    return [entry[2] for entry in entries]
-
-
-def _fingerprint(path: Path, before: list[Any] | None) -> list[Any]:
-    """Return [size, time stamp, hash] of a file.
-
-    The time stamp is 0, which matches no file, if the file was changed so recently that it may change again without a
-    new time stamp.
-
-    Args:
-        path: the file.
-        before: an earlier result, or None.
-    """
-    try:
-        status = path.stat()
-        settled = time.time_ns() - status.st_mtime_ns > _SETTLED_NS
-        if before is not None and before[:2] == [status.st_size, status.st_mtime_ns]:
-            return before
-        digest = hashlib.blake2b(digest_size=16)
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    except OSError as error:
-        return [0, 0, f"unreadable: {error.strerror}"]
-    return [status.st_size, status.st_mtime_ns if settled else 0, digest.hexdigest()]

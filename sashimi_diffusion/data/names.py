@@ -2,11 +2,14 @@
 
 import re
 import string
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.suggestions import did_you_mean
+from sashimi_diffusion.terminal import printable
 
 FOLDER = "folder"
 """The field that every pattern has: the first sub-folder in the path of a file."""
@@ -21,7 +24,8 @@ def field_names(pattern: str | None) -> list[str]:
     Raises:
         UserError: the pattern is malformed, has no field, has a field twice, or has a field called ``folder``.
     """
-    return [FOLDER, *(_compile(pattern).groupindex if pattern is not None else [])]
+    parts = [] if pattern is None else _parsed(pattern)
+    return [FOLDER, *(name for part in parts for name in part.names)]
 
 
 def read_fields(files: Sequence[Path], root: Path, pattern: str | None) -> tuple[Fields, dict[Path, str]]:
@@ -38,19 +42,18 @@ def read_fields(files: Sequence[Path], root: Path, pattern: str | None) -> tuple
     Returns:
         The fields of the files that match ``pattern``, and a reason for each file that does not.
     """
-    expression = None if pattern is None else _compile(pattern)
-    levels = (pattern or "").count("/") + 1
+    parts = None if pattern is None else _parsed(pattern)
     fields: Fields = {}
     bad: dict[Path, str] = {}
     for file in files:
         relative = file.relative_to(root)
         own = {FOLDER: relative.parts[0]} if len(relative.parts) > 1 else {}
-        if expression is not None:
-            match = expression.fullmatch("/".join(relative.with_suffix("").parts[-levels:]))
-            if match is None:
-                bad[file] = f"its name is not of the form {pattern}"
+        if parts is not None:
+            values = _match(parts, relative.with_suffix("").parts[-len(parts) :])
+            if values is None:
+                bad[file] = f"its name is not of the form {printable(pattern)}"
                 continue
-            own |= match.groupdict()
+            own |= values
         fields[file] = own
     return fields, bad
 
@@ -81,7 +84,14 @@ def select(fields: Fields, wanted: Mapping[str, object], names: Sequence[str], p
 def natural_order(text: str) -> list[tuple[bool, int, str]]:
     """Return a sort key that puts 2 before 10 and numbers before words."""
     pieces = re.findall(r"\d+|\D+", text)
-    return [(False, int(piece), "") if piece.isdigit() else (True, 0, piece) for piece in pieces]
+    return [_number(piece) if piece.isdecimal() else (True, 0, piece) for piece in pieces]
+
+
+def _number(digits: str) -> tuple[bool, int, str]:
+    """Return a sort key of decimal digits of any script: numbers with more digits are larger."""
+    # int() refuses thousands of digits.
+    significant = "".join(str(unicodedata.decimal(digit)) for digit in digits).lstrip("0")
+    return False, len(significant), significant
 
 
 def require(value: str, known: Sequence[str], complaint: str, introduction: str) -> None:
@@ -98,24 +108,82 @@ def require(value: str, known: Sequence[str], complaint: str, introduction: str)
     """
     if value in known:
         return
-    shown = ", ".join(known[:20]) + (", ..." if len(known) > 20 else "")
+    shown = ", ".join(map(printable, known[:20])) + (", ..." if len(known) > 20 else "")
     hint = did_you_mean(value, known, separator="; ")
     raise UserError(f"{complaint} {value!r}, but {introduction} {shown or 'none'}{hint}")
 
 
-def _compile(pattern: str) -> re.Pattern[str]:
-    """Return the regular expression of a pattern, in which a field is one or more characters without a slash."""
+@dataclass(frozen=True)
+class _PatternPart:
+    """The part of a pattern between two slashes.
+
+    Args:
+        names: names of its fields.
+        texts: the text before each field, and the text after the last field.
+    """
+
+    names: tuple[str, ...]
+    texts: tuple[str, ...]
+
+    def match(self, name: str) -> dict[str, str] | None:
+        """Return the value of each field, at least one character and as few as possible; None if ``name`` differs."""
+        if not self.names:
+            return {} if name == self.texts[0] else None
+        first, *between, last = self.texts
+        start, end = len(first), len(name) - len(last)
+        if not (name.startswith(first) and name.endswith(last)):
+            return None
+        values = {}
+        # Each search starts where the one before it ended. A regular expression would also try all later places, and
+        # its time grows with the length of the name to the power of the number of fields.
+        for field, text in zip(self.names, between, strict=False):
+            found = name.find(text, start + 1, end)
+            if found < 0:
+                return None
+            values[field] = name[start:found]
+            start = found + len(text)
+        values[self.names[-1]] = name[start:end]
+        return values if start < end else None
+
+
+def _match(parts: Sequence[_PatternPart], names: Sequence[str]) -> dict[str, str] | None:
+    """Return the values of all fields, or None if the folders and the file called ``names`` do not match."""
+    if len(names) != len(parts):
+        return None
+    values: dict[str, str] = {}
+    for part, name in zip(parts, names, strict=True):
+        own = part.match(name)
+        if own is None:
+            return None
+        values |= own
+    return values
+
+
+def _parsed(pattern: str) -> list[_PatternPart]:
+    """Return the parts of a pattern, one for each folder and one for the file name."""
     try:
-        expression = "".join(
-            re.escape(text) + (f"(?P<{name}>[^/]+?)" if name is not None else "")
-            for text, name, _, _ in string.Formatter().parse(pattern)
-        )
-        compiled = re.compile(expression)
-        if not compiled.groups or FOLDER in compiled.groupindex:
+        parts = [_parsed_part(part) for part in pattern.split("/")]
+        names = [name for part in parts for name in part.names]
+        if not names or FOLDER in names:
             raise ValueError(f"it needs at least one field, and none called {FOLDER}")
-    except (ValueError, re.error) as error:
+        if len(set(names)) < len(names):
+            raise ValueError("it has a field twice")
+    except ValueError as error:
         raise UserError(
             f"the file name pattern {pattern!r} cannot be used ({error}): expected names in braces, "
             "such as {label}_{speaker}_{index}"
         ) from error
-    return compiled
+    return parts
+
+
+def _parsed_part(part: str) -> _PatternPart:
+    names, texts = [], [""]
+    for text, name, _, _ in string.Formatter().parse(part):
+        texts[-1] += text
+        if name is None:
+            continue
+        if not name.isidentifier():
+            raise ValueError(f"{name!r} is no name of a field")
+        names.append(name)
+        texts.append("")
+    return _PatternPart(tuple(names), tuple(texts))

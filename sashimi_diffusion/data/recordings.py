@@ -1,5 +1,9 @@
 """The base class of all data sets of recordings, and the checks that they share."""
 
+import hashlib
+import os
+import stat
+import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,8 +13,12 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from sashimi_diffusion.cache_files import default_cache_dir
 from sashimi_diffusion.data.cache import CachedRecordings
 from sashimi_diffusion.errors import UserError
+from sashimi_diffusion.files import write_file
+from sashimi_diffusion.paths import expanded, reason, status
+from sashimi_diffusion.terminal import printable
 
 _LISTED = 20  # number of bad files that a message lists
 
@@ -88,6 +96,11 @@ class Recordings(Dataset):
         recording, _ = self.items[index]
         return len(self._clips[self._positions[recording]])
 
+    def content(self, index: int) -> str:
+        """Return a hash of the content of the file that contains item ``index``."""
+        recording, _ = self.items[index]
+        return self._clips.fingerprints[self._positions[recording]]
+
     def __getitem__(self, index: int) -> dict[str, Any]:
         recording, start = self.items[index]
         samples = self._scaled(recording, slice(start, start + self.length))
@@ -143,16 +156,22 @@ def require_folder(path: Path | str, what: str) -> Path:
         what: what the folder should contain, for the error message.
 
     Raises:
-        UserError: the path does not exist or is not a folder.
+        UserError: the path does not exist, is not a folder, or cannot be examined.
     """
-    folder = Path(path).expanduser()
-    if not folder.is_dir():
-        problem = "is not a folder" if folder.exists() else "does not exist"
-        raise UserError(f"the data folder {folder} {problem}: expected {what}")
+    try:
+        folder = Path(path).expanduser()
+    except RuntimeError as error:  # there is no such user
+        raise UserError(f"cannot use the data folder {printable(path)}: {error}; expected {what}") from error
+    found = status(folder)
+    if found is None or not stat.S_ISDIR(found.st_mode):
+        problem = "does not exist" if found is None else "is not a folder"
+        raise UserError(f"the data folder {printable(folder)} {problem}: expected {what}")
     return folder
 
 
-def report_bad_files(bad: Mapping[Path, str], total: int, root: Path, skip_bad_files: bool) -> None:
+def report_bad_files(
+    bad: Mapping[Path, str], total: int, root: Path, skip_bad_files: bool, cache_dir: Path | str | None = None
+) -> None:
     """Report all files that cannot be used in one error, or in one warning if they are skipped.
 
     Args:
@@ -160,23 +179,71 @@ def report_bad_files(bad: Mapping[Path, str], total: int, root: Path, skip_bad_f
         total: number of files, good and bad.
         root: folder to which the listed paths are relative.
         skip_bad_files: warn instead of raising an error, unless all files are bad.
+        cache_dir: folder of the cache, in which a long list is written to a file; default
+            :func:`sashimi_diffusion.cache_files.default_cache_dir`.
 
     Raises:
         UserError: there are bad files and they are not skipped, or all files are bad.
     """
     if not bad:
         return
-    lines = [f"{path.relative_to(root).as_posix()}: {reason}" for path, reason in bad.items()]
-    if len(lines) > _LISTED:
-        lines[_LISTED:] = [f"and {len(lines) - _LISTED} more"]
-    listing = f" {lines[0]}" if len(lines) == 1 else "\n  " + "\n  ".join(lines)
-    summary = f"{len(bad)} of {total} audio files in {root} cannot be used:{listing}"
-    separator = "; " if len(lines) == 1 else "\n"
+    listing, separator = _listing(bad, root, cache_dir, "bad-files")
+    summary = f"{len(bad)} of {total} audio files in {printable(root)} cannot be used:{listing}{separator}"
     if len(bad) == total:
-        raise UserError(f"{summary}{separator}no usable file is left")
+        raise UserError(f"{summary}no usable file is left")
     if not skip_bad_files:
         raise UserError(
-            f"{summary}{separator}repair or remove them, or skip them with skip_bad_files=True "
-            "(--skip-bad-files on the command line)"
+            f"{summary}repair or remove them, or skip them with skip_bad_files=True (--skip-bad-files on the command "
+            "line)"
         )
-    warnings.warn(f"{summary}{separator}going on without them", stacklevel=3)
+    warnings.warn(f"{summary}going on without them", stacklevel=3)
+
+
+def report_unusual_files(
+    unusual: Mapping[Path, str], total: int, root: Path, cache_dir: Path | str | None = None
+) -> None:
+    """Warn about files that are used although something about them is probably a mistake.
+
+    Args:
+        unusual: path -> what is unusual, see :func:`sashimi_diffusion.data.levels.level_warning`.
+        total: number of files that are used.
+        root: folder to which the listed paths are relative.
+        cache_dir: see :func:`report_bad_files`.
+    """
+    if unusual:
+        listing, separator = _listing(unusual, root, cache_dir, "unusual-files")
+        warnings.warn(
+            f"{len(unusual)} of {total} audio files in {printable(root)} are unusual:{listing}{separator}they are used "
+            "as they are",
+            stacklevel=3,
+        )
+
+
+def _listing(reasons: Mapping[Path, str], root: Path, cache_dir: Path | str | None, name: str) -> tuple[str, str]:
+    """Return the list of files for a message, and the separator after it; a long list is also written to a file."""
+    lines = [f"{printable(path.relative_to(root).as_posix())}: {why}" for path, why in reasons.items()]
+    if len(lines) == 1:
+        return f" {lines[0]}", "; "
+    shown = lines[:_LISTED]
+    if len(lines) > _LISTED:
+        shown.append(f"and {len(lines) - _LISTED} more; {_written(lines, root, cache_dir, name)}")
+    return "\n  " + "\n  ".join(shown), "\n"
+
+
+def _written(lines: Sequence[str], root: Path, cache_dir: Path | str | None, name: str) -> str:
+    """Write a list to a file, in a temporary folder if it cannot be in the cache; return a text that says where."""
+    content = "".join(f"{line}\n" for line in lines).encode()
+    cache = expanded(cache_dir) if cache_dir is not None else default_cache_dir()
+    path = cache / name / f"{hashlib.sha256(os.fsencode(root.absolute())).hexdigest()[:16]}.txt"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_file(path, content)
+    except OSError:
+        try:
+            descriptor, temporary = tempfile.mkstemp(prefix=f"sashimi-{name}-", suffix=".txt")
+            with open(descriptor, "wb") as file:
+                file.write(content)
+        except OSError as error:
+            return f"the list of all cannot be written ({reason(error)})"
+        path = Path(temporary)
+    return f"all are listed in {printable(path)}"

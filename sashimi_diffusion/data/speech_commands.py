@@ -4,12 +4,21 @@ Pete Warden, "Speech Commands: A Dataset for Limited-Vocabulary Speech Recogniti
 """
 
 import hashlib
+import os
 from pathlib import Path
 
 from sashimi_diffusion.data.audio import EXTENSIONS, import_torchaudio
 from sashimi_diffusion.data.cache import cached_recordings
-from sashimi_diffusion.data.recordings import Recordings, check_request, report_bad_files, require_folder
+from sashimi_diffusion.data.recordings import (
+    Recordings,
+    check_request,
+    report_bad_files,
+    report_unusual_files,
+    require_folder,
+)
 from sashimi_diffusion.errors import UserError
+from sashimi_diffusion.paths import expanded, is_file, is_folder, read_text, reason
+from sashimi_diffusion.terminal import printable
 
 DIGITS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 SPLITS = ("train", "validation", "test")
@@ -32,7 +41,7 @@ class SpeechCommandsDigits(Recordings):
         sample_rate: in Hz; recordings are resampled if it is not 16,000.
         length: samples in an item.
         download: download the data (2.3 GB) with torchaudio if they are not found.
-        cache_dir: folder for decoded audio; default :func:`sashimi_diffusion.data.cache.default_cache_dir`.
+        cache_dir: folder for decoded audio; default :func:`sashimi_diffusion.cache_files.default_cache_dir`.
         skip_bad_files: skip files that cannot be used, with a warning.
 
     Raises:
@@ -51,15 +60,19 @@ class SpeechCommandsDigits(Recordings):
         skip_bad_files: bool = False,
     ) -> None:
         check_request(sample_rate, length, split, SPLITS)
-        root = _find_or_download(Path(path).expanduser(), download)
+        root = _find_or_download(expanded(path), download)
         files = [file for digit in DIGITS for file in _audio_files(root / digit)]
         clips = cached_recordings(files, sample_rate, source_rate=SOURCE_RATE, cache_dir=cache_dir)
         bad = {files[position]: reason for position, reason in clips.bad.items()}
-        report_bad_files(bad, len(files), root, skip_bad_files)
+        report_bad_files(bad, len(files), root, skip_bad_files, cache_dir)
+        unusual = {files[position]: text for position, text in clips.warnings.items()}
+        report_unusual_files(unusual, len(files) - len(bad), root, cache_dir)
         lists = read_split_lists(root)
         positions = [i for i, file in enumerate(files) if file not in bad and listed_split(file, lists) == split]
         if not positions:
-            raise UserError(f"{root} has no recordings of the {split} split of Speech Commands; choose another split")
+            raise UserError(
+                f"{printable(root)} has no recordings of the {split} split of Speech Commands; choose another split"
+            )
         chosen = [files[position] for position in positions]
         super().__init__(
             files=chosen,
@@ -90,7 +103,7 @@ def hashed_split(file_name: str, validation_percentage: float = 10.0, testing_pe
     """
     speaker = file_name.partition("_nohash_")[0]
     largest = 2**27 - 1
-    percentage = int(hashlib.sha1(speaker.encode()).hexdigest(), 16) % (largest + 1) * (100.0 / largest)
+    percentage = int(hashlib.sha1(os.fsencode(speaker)).hexdigest(), 16) % (largest + 1) * (100.0 / largest)
     if percentage < validation_percentage:
         return "validation"
     return "test" if percentage < validation_percentage + testing_percentage else "train"
@@ -116,20 +129,29 @@ def read_split_lists(root: Path) -> dict[str, set[str]]:
 
     Returns:
         split -> ``word/stem`` of its files. Endings are removed because the lists say .wav even if the files are flac.
+
+    Raises:
+        UserError: a list cannot be read or is not text.
     """
-    found = {split: root / name for split, name in _LISTS.items() if (root / name).is_file()}
-    return {
-        split: {Path(line.strip()).with_suffix("").as_posix() for line in path.read_text().splitlines() if line.strip()}
-        for split, path in found.items()
-    }
+    lists = {}
+    for split, name in _LISTS.items():
+        if is_file(root / name):
+            lines = read_text(root / name, f"the list of the {split} split of Speech Commands").splitlines()
+            paths = [Path(line.strip()) for line in lines]
+            lists[split] = {path.with_suffix("").as_posix() for path in paths if path.name}
+    return lists
 
 
 def _audio_files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in EXTENSIONS and path.name[0] != ".")
+    try:
+        names = os.listdir(folder)
+    except OSError as error:
+        raise UserError(f"cannot read the folder {printable(folder)}: {reason(error)}") from error
+    return sorted(folder / name for name in names if name.lower().endswith(EXTENSIONS) and name[0] != ".")
 
 
 def _find(path: Path) -> Path | None:
-    return next((path / layout for layout in _LAYOUTS if all((path / layout / d).is_dir() for d in DIGITS)), None)
+    return next((path / layout for layout in _LAYOUTS if all(is_folder(path / layout / d) for d in DIGITS)), None)
 
 
 def _find_or_download(path: Path, download: bool) -> Path:
@@ -143,20 +165,22 @@ def _find_or_download(path: Path, download: bool) -> Path:
             "http://download.tensorflow.org/data/speech_commands_v0.02.tar.gz; or ask for the download (download=True)"
         )
         require_folder(path, advice)
-        missing = [digit for digit in DIGITS if not (path / digit).is_dir()]
-        raise UserError(f"{path} has no folder named {', '.join(missing)}: expected {advice}")
+        missing = [digit for digit in DIGITS if not is_folder(path / digit)]
+        raise UserError(f"{printable(path)} has no folder named {', '.join(missing)}: expected {advice}")
     if not any(_audio_files(root / digit) for digit in DIGITS):
-        raise UserError(f"the folders of the digits in {root} hold no audio: expected {', '.join(EXTENSIONS)} files")
+        raise UserError(
+            f"the folders of the digits in {printable(root)} hold no audio: expected {', '.join(EXTENSIONS)} files"
+        )
     return root
 
 
 def _download(path: Path) -> None:
     torchaudio = import_torchaudio(
         "downloading Speech Commands",
-        f"unpack http://download.tensorflow.org/data/speech_commands_v0.02.tar.gz into {path} yourself",
+        f"unpack http://download.tensorflow.org/data/speech_commands_v0.02.tar.gz into {printable(path)} yourself",
     )
     try:
         path.mkdir(parents=True, exist_ok=True)
         torchaudio.datasets.SPEECHCOMMANDS(path, url="speech_commands_v0.02", download=True)
     except (OSError, RuntimeError) as error:
-        raise UserError(f"downloading Speech Commands into {path} failed: {error}") from error
+        raise UserError(f"downloading Speech Commands into {printable(path)} failed: {printable(error)}") from error

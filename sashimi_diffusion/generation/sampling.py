@@ -7,6 +7,9 @@ from torch import Tensor
 
 from sashimi_diffusion.errors import UserError
 
+_LOWEST_TEMPERATURE = 1e-30  # logits divided by a lower one are infinite
+_LARGEST_TOP_K = 2**31 - 1  # in the integers of every engine
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -27,10 +30,12 @@ class Sampling:
     top_p: float = 1.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.temperature < float("inf"):
-            raise UserError(f"temperature must be 0 (greedy) or above, got {self.temperature}")
-        if self.top_k is not None and self.top_k < 1:
-            raise UserError(f"top_k must be at least 1, got {self.top_k}")
+        if self.temperature != 0 and not _LOWEST_TEMPERATURE <= self.temperature < float("inf"):
+            raise UserError(
+                f"temperature must be 0 (greedy) or above, at least {_LOWEST_TEMPERATURE:g}, got {self.temperature}"
+            )
+        if self.top_k is not None and not 1 <= self.top_k <= _LARGEST_TOP_K:
+            raise UserError(f"top_k must be at least 1 and at most {_LARGEST_TOP_K}, got {self.top_k}")
         if not 0 < self.top_p <= 1:
             raise UserError(f"top_p must be above 0 and at most 1, got {self.top_p}")
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torch.nn.utils.parametrize import is_parametrized
 
 from sashimi_diffusion.errors import UserError
-from sashimi_diffusion.interop.checkpoint import Checkpoint
+from sashimi_diffusion.interop.checkpoint import Checkpoint, build
 from sashimi_diffusion.interop.layers import (
     layers_by_list,
     load_linear,
@@ -105,12 +105,8 @@ def convert_autoregressive(
         dt_transform = "softplus" if names is V4 and config["norm"] == "scalar" else "exp"
     if dt_transform not in DT_TRANSFORMS:
         raise UserError(f"unknown dt_transform {dt_transform!r}: expected one of {', '.join(DT_TRANSFORMS)}")
-    try:
-        model = SashimiAutoregressive(
-            sample_rate=options.sample_rate, sample_size=options.length, quantization=options.quantization, **config
-        )
-    except ValueError as error:
-        raise UserError(f"the checkpoint does not fit any known network: {error}") from error
+    options_of_audio = {"sample_rate": options.sample_rate, "sample_size": options.length}
+    model = build(SashimiAutoregressive, checkpoint, **options_of_audio, quantization=options.quantization, **config)
     official_names, layers = _official_layers(checkpoint), list(_layers_in_order(model))
     if len(official_names) < len(layers):
         raise UserError(
@@ -145,13 +141,13 @@ def read_config(checkpoint: Checkpoint, names: S4Names) -> dict[str, Any]:
     pools: list[int] = []
     widths = [d_model]
     for name in layers["d_layers"]:
-        weight = checkpoint.tensors.get(f"{name}.linear.weight", checkpoint.tensors.get(f"{name}.linear.weight_v"))
+        weight = next((one for one in ("weight", "weight_v") if f"{name}.linear.{one}" in checkpoint), None)
         if weight is not None:
-            out_channels, in_channels = weight.shape[:2]
+            out_channels, in_channels = _matrix_shape(checkpoint, f"{name}.linear.{weight}")
             pools.append(in_channels // widths[-1])
             widths.append(out_channels)
     feed_forward = [name for name in layers["c_layers"] if f"{name}.layer.ff.0.0.weight" in checkpoint]
-    ff = checkpoint.tensors[f"{feed_forward[0]}.layer.ff.0.0.weight"].shape[0] // width if feed_forward else 0
+    ff = _matrix_shape(checkpoint, f"{feed_forward[0]}.layer.ff.0.0.weight")[0] // width if feed_forward else 0
     return {
         "num_tokens": num_tokens,
         "d_model": d_model,
@@ -179,6 +175,11 @@ def _take_matrix(checkpoint: Checkpoint, name: str, target: Tensor) -> Tensor:
     stored = checkpoint.tensors.get(name)
     shape = target.shape if stored is None or stored.ndim == target.ndim else target.shape[:2]
     return checkpoint.take(name, tuple(shape)).view_as(target)
+
+
+def _matrix_shape(checkpoint: Checkpoint, name: str) -> tuple[int, ...]:
+    """Return the numbers of outputs and inputs of the linear map called ``name``; it may have an axis of size 1."""
+    return checkpoint.shape(name, 3 if checkpoint.tensors[name].ndim == 3 else 2)[:2]
 
 
 def _newer_name(name: str) -> str:
@@ -215,7 +216,7 @@ def _official_layers(checkpoint: Checkpoint) -> list[str]:
     found: dict[tuple[int, ...], str] = {}
     for name in checkpoint.tensors:
         # Without U-net, u_layers is a list of stages, each of which is a list of layers: two numbers.
-        match = re.match(r"(model\.([dcu]_layers)\.(\d+(?:\.\d+)?))\.", name)
+        match = re.match(r"(model\.([dcu]_layers)\.(\d{1,9}(?:\.\d{1,9})?))\.", name)
         if match:
             place = (_STAGES.index(match[2]), *map(int, match[3].split(".")))
             found[place] = match[1]
@@ -267,8 +268,8 @@ def _load_s4(checkpoint: Checkpoint, name: str, layer: S4Layer, names: S4Names, 
     has_column = checkpoint.tensors.get(f"{kernel}.{names.dt}", ssm.log_dt).ndim == 2
     stored = checkpoint.take(f"{kernel}.{names.dt}", (ssm.d_model, 1) if has_column else (ssm.d_model,)).double()
     log_dt = stored if dt_transform == "exp" else F.softplus(stored).log()
+    checkpoint.copy_computed(ssm.log_dt, log_dt.flatten(), f"{kernel}.{names.dt}")
     with torch.no_grad():
-        ssm.log_dt.copy_(log_dt.flatten())
         ssm.imag.copy_(names.imag_sign * checkpoint.take(f"{kernel}.{names.imag}", (n_ssm, half_states)))
         for part in ("B", "P"):  # one row, as the rank is 1
             ssm.get_parameter(part).copy_(checkpoint.take(f"{kernel}.{part}", (1, n_ssm, half_states, 2))[0])

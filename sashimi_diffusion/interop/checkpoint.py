@@ -1,74 +1,21 @@
-"""Official checkpoint files: safe reading, and a check that all tensors are used."""
+"""A state dict of the official code: a check that all its tensors are used, and that its network fits it."""
 
-import pickle
-from pathlib import Path
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from sashimi_diffusion.errors import UserError
+from sashimi_diffusion.models.base import meta_state
+from sashimi_diffusion.terminal import printable
 
 _MAX_LISTED = 12  # problems in an error message
-LFS_POINTER = b"version https://git-lfs"
-
-
-class RefusedPickle(UserError):
-    """A pickle that contains more than tensors and could run code when loaded."""
-
-
-def read_state_dict(path: str | Path) -> dict[str, Tensor]:
-    """Return the state dict of the network in a file of the official code, on the CPU.
-
-    Args:
-        path: a pickle (.pkl, .pt, .ckpt) of a state dict, or of a dict with an entry model_state_dict or state_dict; or
-            a .safetensors file.
-
-    Raises:
-        UserError: the file does not exist, cannot be read, could run code, or contains no state dict.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"there is no file {path}: expected an official checkpoint (.pkl, .pt or .safetensors)")
-    with path.open("rb") as file:
-        if file.read(len(LFS_POINTER)) == LFS_POINTER:
-            raise UserError(f"{path} is a Git LFS pointer, not the checkpoint itself: fetch it with `git lfs pull`")
-    content = _load_safetensors(path) if path.suffix == ".safetensors" else _load_pickle(path)
-    for entry in ("model_state_dict", "state_dict"):
-        if isinstance(content, dict) and isinstance(content.get(entry), dict):
-            content = content[entry]
-    if not isinstance(content, dict) or not content or not all(map(_is_entry, content.items())):
-        raise UserError(
-            f"{path} contains no state dict: expected a dict of tensors by name, or an entry model_state_dict or "
-            "state_dict with one"
-        )
-    return dict(content)
-
-
-def _is_entry(item: tuple[object, object]) -> bool:
-    return isinstance(item[0], str) and isinstance(item[1], Tensor)
-
-
-def _load_safetensors(path: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise UserError(f"{path} is not a readable checkpoint ({error})") from error
-
-
-def _load_pickle(path: Path) -> object:
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise RefusedPickle(f"{path} is refused: it contains more than tensors and could run code") from error
-    except (RuntimeError, EOFError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path} is not a readable checkpoint ({reason})") from error
+Network = TypeVar("Network", bound=nn.Module)
 
 
 class Checkpoint:
-    """Tensors of an official state dict; :meth:`finish` reports missing, misshapen and unused ones.
+    """Tensors of an official state dict; :meth:`finish` reports missing, unfit and unused ones.
 
     Args:
         tensors: the state dict.
@@ -95,35 +42,93 @@ class Checkpoint:
             raise UserError(f"the checkpoint does not fit any known network: misshapen {name}: {shape}")
         return shape
 
-    def take(self, name: str, shape: tuple[int, ...]) -> Tensor:
+    def number(self, name: str) -> int:
+        """Return a whole number of at least 0 that the code stores as a tensor.
+
+        Raises:
+            UserError: the tensor is missing, or is no such number.
+        """
+        self.shape(name, 0)
+        tensor = self.tensors[name]
+        if tensor.is_floating_point() or tensor.is_complex() or int(tensor) < 0:
+            raise UserError(f"the checkpoint does not fit any known network: {name} is {tensor}, expected a length")
+        return int(tensor)
+
+    def take(self, name: str, shape: tuple[int, ...], whole: bool = False, finite: bool = True) -> Tensor:
         """Return the tensor called ``name``.
 
-        If it is missing or has another shape, record the problem and return zeros.
+        If it is missing or has another shape, other numbers or numbers that are not finite, record the problem and
+        return zeros.
+
+        Args:
+            name: name in the state dict.
+            shape: the expected shape.
+            whole: the tensor has whole numbers, otherwise floating-point numbers.
+            finite: all numbers must be finite.
         """
         if name not in self.tensors:
-            self._problems.append(f"missing {name} {tuple(shape)}")
+            self.report(f"missing {name} {tuple(shape)}")
             return torch.zeros(shape)
         self._taken.add(name)
         tensor = self.tensors[name]
         if tensor.shape != torch.Size(shape):
-            self._problems.append(f"misshapen {name}: {tuple(tensor.shape)}, expected {tuple(shape)}")
-            return torch.zeros(shape)
-        return tensor
+            self.report(f"misshapen {name}: {tuple(tensor.shape)}, expected {tuple(shape)}")
+        elif tensor.is_complex() or tensor.is_floating_point() == whole:
+            expected = "whole" if whole else "floating-point"
+            self.report(f"{name} has numbers of type {str(tensor.dtype).removeprefix('torch.')}, expected {expected}")
+        elif finite and not whole and not tensor.float().isfinite().all():
+            self.report(f"not finite (NaN or infinity) {name}")
+        else:
+            return tensor
+        return torch.zeros(shape)
 
     def copy(self, target: Tensor, name: str) -> None:
         """Copy the tensor called ``name`` into ``target``, which has the same shape."""
         with torch.no_grad():
-            target.copy_(self.take(name, tuple(target.shape)))
+            target.copy_(self.take(name, tuple(target.shape), whole=not target.is_floating_point()))
+
+    def copy_computed(self, target: Tensor, value: Tensor, name: str) -> None:
+        """Copy a value that was computed from the tensor called ``name``; record it if it is not finite."""
+        with torch.no_grad():
+            target.copy_(value)
+        if not target.isfinite().all():
+            self.report(f"no finite value for {name}")
+
+    def report(self, problem: str) -> None:
+        """Record a problem, for :meth:`finish`."""
+        self._problems.append(problem)
 
     def finish(self) -> None:
-        """Check that all requested tensors were found, and that all tensors of the state dict were requested.
+        """Check that all requested tensors were found and fit, and that all tensors of the state dict were requested.
 
         Raises:
-            UserError: some were not; the message lists missing, misshapen and unexpected tensors.
+            UserError: some were not; the message lists missing, misshapen, other unfit and unexpected tensors.
         """
         extra = [f"unexpected {name}" for name in self.tensors if name not in self._taken]
         problems = self._problems + extra
         if problems:
             more = f"; and {len(problems) - _MAX_LISTED} more" if len(problems) > _MAX_LISTED else ""
-            listed = "; ".join(problems[:_MAX_LISTED])
+            listed = "; ".join(printable(problem)[:200] for problem in problems[:_MAX_LISTED])
             raise UserError(f"the checkpoint does not fit the network that its shapes imply: {listed}{more}")
+
+
+def build(network: Callable[..., Network], checkpoint: Checkpoint, **arguments: Any) -> Network:
+    """Return the network that the shapes of a checkpoint imply; its size is compared with the checkpoint first.
+
+    Args:
+        network: class of the network.
+        checkpoint: the state dict.
+        **arguments: arguments of the constructor.
+
+    Raises:
+        UserError: no network has these arguments, or it has many more parameters than the checkpoint has numbers.
+    """
+    try:
+        needed = sum(tensor.numel() for tensor in meta_state(network, arguments).values())
+        given = sum(tensor.numel() for tensor in checkpoint.tensors.values())
+        if needed > 2 * given + 1_000_000:
+            raise ValueError(f"its shapes imply {needed:,} numbers, but it has only {given:,}")
+        return network(**arguments)
+    except (ValueError, TypeError, RuntimeError) as error:
+        cause = " ".join(str(error).split())[:300]
+        raise UserError(f"the checkpoint does not fit any known network: {cause}") from error

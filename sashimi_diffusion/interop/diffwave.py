@@ -1,16 +1,15 @@
 """Conversion of official DiffWave checkpoints with the SaShiMi or the WaveNet backbone."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from sashimi_diffusion.errors import UserError
-from sashimi_diffusion.interop.checkpoint import Checkpoint
+from sashimi_diffusion.interop.checkpoint import Checkpoint, build
 from sashimi_diffusion.interop.networks import (
     has_legacy_s4,
     is_wavenet,
@@ -23,8 +22,6 @@ from sashimi_diffusion.models.denoiser import SashimiDenoiser
 from sashimi_diffusion.models.wavenet import WaveNetDenoiser
 from sashimi_diffusion.schedulers import DiffWaveScheduler
 from sashimi_diffusion.ssm.legacy_s4 import LegacyS4
-
-Network = TypeVar("Network", SashimiDenoiser, WaveNetDenoiser)
 
 
 @dataclass(frozen=True)
@@ -82,12 +79,16 @@ def convert_diffwave(tensors: dict[str, Tensor], options: ConversionOptions = Co
     if is_wavenet(checkpoint):
         config = wavenet_config(checkpoint, options.dilation_cycle)
         sizes = {"sample_rate": rate, "sample_size": options.length or 16000}
-        model = wavenet = _build(WaveNetDenoiser, **config, **sizes, step_on_residual=options.step_on_residual)
+        model = wavenet = build(
+            WaveNetDenoiser, checkpoint, **config, **sizes, step_on_residual=options.step_on_residual
+        )
         load_wavenet(checkpoint, wavenet)
         layout = "DiffWave, WaveNet backbone"
     else:
         config = sashimi_config(checkpoint, options.length)
-        model = sashimi = _build(SashimiDenoiser, **config, sample_rate=rate, stored_nodes=options.stored_nodes)
+        model = sashimi = build(
+            SashimiDenoiser, checkpoint, **config, sample_rate=rate, stored_nodes=options.stored_nodes
+        )
         load_sashimi(checkpoint, sashimi)
         branch = "older (checkpoints branch)" if legacy else "newer (main branch)"
         layout = f"DiffWave, SaShiMi backbone, {branch} S4 layers"
@@ -97,13 +98,6 @@ def convert_diffwave(tensors: dict[str, Tensor], options: ConversionOptions = Co
         beta_end=options.beta_end or (0.05 if vocoder else 0.02),
     )
     return Conversion(model.eval(), scheduler, layout)
-
-
-def _build(network: Callable[..., Network], **config: Any) -> Network:
-    try:
-        return network(**config)
-    except ValueError as error:
-        raise UserError(f"the checkpoint does not fit any known network: {error}") from error
 
 
 @torch.no_grad()

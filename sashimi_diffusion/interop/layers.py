@@ -111,9 +111,17 @@ def load_output_vectors(checkpoint: Checkpoint, kernel: str, length_name: str, s
         ssm: the state space; its other parameters must already be loaded.
     """
     stored = checkpoint.take(f"{kernel}.C", tuple(ssm.C.shape))
-    length = int(checkpoint.take(f"{kernel}.{length_name}", ()))
+    length = int(checkpoint.take(f"{kernel}.{length_name}", (), whole=True))
+    if length < 0:
+        checkpoint.report(f"{kernel}.{length_name} is {length}, expected a length")
+        return
     with torch.no_grad():
-        ssm.C.copy_(stored if length == 0 else output_from_truncated(ssm, stored, length))
+        try:
+            value = stored if length == 0 else output_from_truncated(ssm, stored, length)
+        except torch.linalg.LinAlgError:
+            checkpoint.report(f"no solution for {kernel}.C with the length {length}")
+            return
+    checkpoint.copy_computed(ssm.C, value, f"{kernel}.C")
 
 
 def output_from_truncated(ssm: StateSpace, truncated: Tensor, length: int) -> Tensor:
@@ -156,7 +164,8 @@ def load_legacy_s4(checkpoint: Checkpoint, name: str, layer: LegacyS4) -> None:
             for target, value in zip((ssm.C, ssm.Q), output_and_q.unbind(1), strict=True):
                 target[direction] = value
             for buffer, part in ((ssm.omega, "nodes"), (ssm.z, "z")):
-                nodes = checkpoint.take(f"{kernel}.{part}", (ssm.length // 2 + 1, 2))
+                # z is infinite at ω = -1, which some versions of the official code store.
+                nodes = checkpoint.take(f"{kernel}.{part}", (ssm.length // 2 + 1, 2), finite=part != "z")
                 if buffer is not None:
                     buffer[direction] = nodes
     checkpoint.copy(ssm.D, f"{name}.D")

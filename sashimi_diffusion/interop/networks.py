@@ -176,7 +176,7 @@ def _mel_config(checkpoint: Checkpoint, block: str) -> dict[str, Any]:
 
 def _pools(checkpoint: Checkpoint, d_model: int) -> tuple[list[int], int]:
     """Return pooling factors and ``expand``: a down-pool is a matrix from (pool · width) to (expand · width)."""
-    found = (re.fullmatch(r"d_layers\.(\d+)\.linear\.conv\.weight_v", name) for name in checkpoint.tensors)
+    found = (re.fullmatch(r"d_layers\.(\d{1,9})\.linear\.conv\.weight_v", name) for name in checkpoint.tensors)
     names = [match[0] for match in sorted(filter(None, found), key=lambda match: int(match[1]))]
     pool, width, expand = [], d_model, 1
     for name in names:
@@ -200,8 +200,7 @@ def _sample_size(checkpoint: Checkpoint, legacy: bool, length: int | None) -> in
     if legacy:
         stored = 2 * (checkpoint.shape(f"{last}.krylov.nodes", 2)[0] - 1)
     else:
-        checkpoint.shape(f"{last}.kernel.L", 0)
-        stored = int(checkpoint.tensors[f"{last}.kernel.L"])
+        stored = checkpoint.number(f"{last}.kernel.L")
     if legacy and length not in (None, stored):
         raise UserError(f"--length {length} does not fit: the kernels in the file have {stored} samples")
     return length or stored or 16000
@@ -209,7 +208,7 @@ def _sample_size(checkpoint: Checkpoint, legacy: bool, length: int | None) -> in
 
 def _count(checkpoint: Checkpoint, prefix: str) -> int:
     """Return the length of the official list of modules called ``prefix``."""
-    found = (re.match(rf"{re.escape(prefix)}\.(\d+)\.", name) for name in checkpoint.tensors)
+    found = (re.match(rf"{re.escape(prefix)}\.(\d{{1,9}})\.", name) for name in checkpoint.tensors)
     numbers = [int(match[1]) for match in found if match]
     if not numbers:
         raise UserError(f"this is not an official DiffWave checkpoint of a known layout: missing {prefix}.0")

@@ -1,14 +1,14 @@
 """The autoregressive model of the paper: a causal SaShiMi backbone that predicts the next quantized sample."""
 
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
 from sashimi_diffusion.models import recurrence
 from sashimi_diffusion.models.autoregressive_base import AutoregressiveModel
-from sashimi_diffusion.models.backbone import SashimiBackbone
+from sashimi_diffusion.models.backbone import SashimiBackbone, estimated_parameters
 from sashimi_diffusion.models.blocks import ChannelLayerNorm
 from sashimi_diffusion.models.recurrence import BackboneState
 from sashimi_diffusion.ssm import S4Layer
@@ -31,7 +31,7 @@ class SashimiAutoregressive(AutoregressiveModel):
             :class:`StateSpace`.
 
     Raises:
-        ValueError: an unknown name, or values that do not fit together.
+        ValueError: an unknown name, a value of another type or out of its range, or values that do not fit together.
     """
 
     _supports_gradient_checkpointing = True
@@ -94,6 +94,11 @@ class SashimiAutoregressive(AutoregressiveModel):
         )
         self.output_norm = ChannelLayerNorm(d_model)
         self.output = Pointwise(d_model, num_tokens)
+
+    @staticmethod
+    def estimated_parameters(arguments: Mapping[str, Any]) -> int:
+        """Return about how many parameters a network with these arguments has, see :class:`WaveformModel`."""
+        return estimated_parameters(arguments, 0) + 2 * arguments["num_tokens"] * arguments["d_model"]
 
     @property
     def length_multiple(self) -> int:

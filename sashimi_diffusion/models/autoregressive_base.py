@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sashimi_diffusion.data.quantization import bits_of, check_quantization
 from sashimi_diffusion.models.base import WaveformModel
 
 
@@ -18,7 +19,16 @@ class AutoregressiveModel(WaveformModel):
     implements :meth:`forward`, :meth:`initial_state`, :meth:`step` and :meth:`prefill`. Its states are nested tuples of
     tensors and numbers; no method changes the state that it receives. To generate waveforms, use
     :func:`sashimi_diffusion.generation.generate`.
+
+    Raises:
+        UserError: the quantization is unknown, the number of tokens is no power of two, or an error of
+            :class:`WaveformModel`.
     """
+
+    def __init__(self) -> None:
+        super().__init__()
+        check_quantization(self.config.quantization)
+        bits_of(self.config.num_tokens)
 
     @property
     def start_token(self) -> int:

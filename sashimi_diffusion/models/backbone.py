@@ -1,8 +1,8 @@
 """The SaShiMi backbone: S4 blocks at several rates (arXiv 2202.09729, section 4 and figure 1)."""
 
 import math
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,9 @@ from sashimi_diffusion.ssm.convolution import Operator, convolution_operators
 from sashimi_diffusion.ssm.precision import in_autocast_dtype, without_autocast
 from sashimi_kernels import layout
 from sashimi_kernels.torch_backend.pointwise import add
+
+MAX_LAYERS = 512
+"""The largest number of layers in all stages of one direction."""
 
 
 class SashimiBackbone(Cached):
@@ -225,15 +228,36 @@ class BackboneInputs(NamedTuple):
     up: list[list[LayerInputs]]
 
 
+def estimated_parameters(arguments: Mapping[str, Any], per_feature: int) -> int:
+    """Return about how many parameters a backbone has: the weights of its linear maps and state spaces.
+
+    Args:
+        arguments: arguments of :class:`SashimiBackbone` by name, with ``n_state``.
+        per_feature: further parameters of a block for each feature.
+    """
+    pool, expand = arguments["pool"], arguments["expand"]
+    per_feature += 4 * arguments["n_state"]
+    total = 0
+    for stage, count in enumerate(layers_per_stage(arguments["n_layers"], len(pool) + 1)):
+        width = arguments["d_model"] * expand**stage
+        blocks = count if stage == len(pool) or not arguments["unet"] else 2 * count
+        total += blocks * width * ((2 + 2 * arguments["ff"]) * width + per_feature)
+        if stage < len(pool):
+            total += 2 * pool[stage] * expand * width**2
+    return total
+
+
 def layers_per_stage(n_layers: int | Sequence[int], n_stages: int) -> list[int]:
     """Return ``n_layers`` as one number per stage, from the raw rate to the center.
 
     Raises:
-        ValueError: ``n_layers`` does not have ``n_stages`` numbers, or a number is negative.
+        ValueError: ``n_layers`` does not have ``n_stages`` numbers, a number is negative, or there are too many layers.
     """
     layers = [n_layers] * n_stages if isinstance(n_layers, int) else list(n_layers)
     if len(layers) != n_stages or min(layers) < 0:
         raise ValueError(
             f"n_layers must be one number or {n_stages} numbers (one per stage, 0 or more), got {n_layers}"
         )
+    if sum(layers) > MAX_LAYERS:
+        raise ValueError(f"n_layers gives {sum(layers)} layers in {n_stages} stages: expected at most {MAX_LAYERS}")
     return layers

@@ -1,20 +1,104 @@
 """The base class of every network of this package: a diffusers model of waveforms."""
 
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
 
+import torch
 from diffusers import ConfigMixin, ModelMixin
+from torch import Tensor
 
+from sashimi_diffusion.arguments import Range, check_arguments
 from sashimi_diffusion.errors import UserError
+
+MAX_PARAMETERS = 1_000_000_000
+"""The largest number of parameters of a network; the largest one of the SaShiMi paper has 35 million."""
+
+_WIDTH = Range(1, 65_536)
+_SAMPLES = Range(1, 1_000_000_000)
+RANGES = {
+    # audio
+    "sample_rate": Range(1, 10_000_000),
+    "sample_size": _SAMPLES,
+    "waveform_std": Range(1e-9, 1e9),
+    "in_channels": Range(1, 1024),
+    "out_channels": Range(1, 1024),
+    "num_tokens": Range(2, 65_536),
+    # SaShiMi
+    "d_model": _WIDTH,
+    "n_layers": Range(0, 256, items=17),
+    "pool": _WIDTH,
+    "expand": Range(1, 64),
+    "ff": Range(0, 64),
+    # state spaces
+    "n_state": Range(2, 1024),
+    "n_ssm": _WIDTH,
+    "reverse_shift": Range(0, 1),
+    "kernel_length": _SAMPLES,
+    "dt_min": Range(1e-9, 1e3),
+    "dt_max": Range(1e-9, 1e3),
+    # WaveNets
+    "residual_channels": _WIDTH,
+    "dilation_channels": _WIDTH,
+    "skip_channels": _WIDTH,
+    "end_channels": _WIDTH,
+    "dilation_cycle": Range(1, 24),
+    "n_cycles": Range(1, 64),
+    # SampleRNN
+    "frame_sizes": _WIDTH,
+    "dim": _WIDTH,
+    "n_rnn": Range(1, 64),
+    # conditioning
+    "embedding_sines": Range(4, 65_536),
+    "embedding_hidden": _WIDTH,
+    "embedding_dim": _WIDTH,
+    "num_classes": Range(1, 1_000_000),
+    "class_names": Range(0, 0, items=1_000_000),
+    "num_speakers": Range(1, 1_000_000),
+    "speaker_names": Range(0, 0, items=1_000_000),
+    "mel_channels": _WIDTH,
+    "mel_upsample": Range(1, 65_536, items=8),
+}
+"""Ranges of the arguments of all networks by name. A class may have another range for one of them."""
 
 
 class WaveformModel(ModelMixin, ConfigMixin):
     """A diffusers model that takes waveforms whose length is a multiple of :attr:`length_multiple`.
 
-    A subclass has the config entries ``sample_rate`` (Hz) and ``sample_size`` (samples).
+    A subclass has the config entries ``sample_rate`` (Hz) and ``sample_size`` (samples), and implements
+    :meth:`estimated_parameters`. Its arguments are checked before its layers are created.
+
+    Raises:
+        UserError: an error of :meth:`check_arguments`.
     """
 
     config_name = "config.json"  # type: ignore[assignment]  # diffusers annotates it as None
     config: Any
+    ranges: ClassVar[Mapping[str, Range]] = RANGES
+
+    def __init__(self) -> None:
+        super().__init__()
+        if hasattr(self, "_internal_dict"):  # where diffusers keeps the arguments that register_to_config has seen
+            self.check_arguments(self.config)
+            numbers = self.estimated_parameters(self.config)
+            if numbers > MAX_PARAMETERS:
+                raise UserError(
+                    f"the network would have about {numbers:.1e} parameters: expected at most {MAX_PARAMETERS:.0e}; "
+                    "choose smaller sizes"
+                )
+
+    @classmethod
+    def check_arguments(cls, arguments: Mapping[str, Any]) -> None:
+        """Check types and ranges of arguments of the constructor, all or some of them.
+
+        Raises:
+            UserError: an argument has another type or is out of its range.
+        """
+        check_arguments(cls.__init__, arguments, cls.ranges)
+
+    @staticmethod
+    def estimated_parameters(arguments: Mapping[str, Any]) -> int:
+        """Return about how many parameters a network with these arguments has: the weights of its linear maps."""
+        return 0
 
     @property
     def length_multiple(self) -> int:
@@ -31,3 +115,14 @@ class WaveformModel(ModelMixin, ConfigMixin):
             raise UserError("the waveforms are empty: expected at least one sample")
         if length % multiple:
             raise UserError(f"the length must be a multiple of {multiple}, got {length} samples")
+
+
+def meta_state(network: Callable[..., Any], arguments: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return the state dict of a network on the meta device: shapes and types of its tensors, without values.
+
+    Args:
+        network: class of the network.
+        arguments: arguments of its constructor.
+    """
+    with torch.device("meta"):
+        return network(**arguments).state_dict()

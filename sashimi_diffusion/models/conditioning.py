@@ -19,10 +19,15 @@ class StepEmbedding(nn.Module):
         sines: number of sinusoidal features, even: sin and cos of timestep · 10000^(-k / (sines/2 - 1)).
         hidden: width of the hidden layer.
         dim: width of the embedding.
+
+    Raises:
+        UserError: ``sines`` is odd or less than 4.
     """
 
     def __init__(self, sines: int, hidden: int, dim: int) -> None:
         super().__init__()
+        if sines < 4 or sines % 2:
+            raise UserError(f"embedding_sines is {sines}: expected an even number of at least 4")
         self.sines = sines
         self.hidden = nn.Linear(sines, hidden)
         self.output = nn.Linear(hidden, dim)

@@ -1,16 +1,16 @@
 """The diffusion model of the paper: a SaShiMi backbone that predicts the noise in a waveform."""
 
 import math
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
-from sashimi_diffusion.models.backbone import SashimiBackbone
+from sashimi_diffusion.models.backbone import SashimiBackbone, estimated_parameters
 from sashimi_diffusion.models.blocks import S4, channel_norm
 from sashimi_diffusion.models.conditioning import MelUpsampler
-from sashimi_diffusion.models.denoiser_base import Denoiser, output_head
+from sashimi_diffusion.models.denoiser_base import Denoiser, embedding_parameters, output_head
 from sashimi_diffusion.ssm import S4Layer
 from sashimi_diffusion.ssm.legacy_s4 import LegacyS4
 
@@ -46,7 +46,7 @@ class SashimiDenoiser(Denoiser):
         stored_nodes: see :class:`LegacyS4`; for "legacy" only.
 
     Raises:
-        ValueError: a value that does not exist or does not fit the others.
+        ValueError: a value of another type or out of its range, or one that does not fit the others.
     """
 
     # Modules of this name keep float32 parameters when a checkpoint is loaded in another dtype.
@@ -137,6 +137,14 @@ class SashimiDenoiser(Denoiser):
         )
         self.output_norm = channel_norm(norm, d_model)
         self.output = output_head(d_model, out_channels, weight_norm)
+
+    @staticmethod
+    def estimated_parameters(arguments: Mapping[str, Any]) -> int:
+        """Return about how many parameters a network with these arguments has, see :class:`WaveformModel`."""
+        nodes = 4 * arguments["sample_size"] if arguments["stored_nodes"] else 0  # in every layer
+        per_feature = arguments["embedding_dim"] + (arguments["mel_channels"] or 0)
+        backbone = estimated_parameters(arguments, per_feature + nodes // arguments["d_model"])
+        return backbone + embedding_parameters(arguments) + arguments["d_model"] ** 2
 
     @property
     def length_multiple(self) -> int:

@@ -1,10 +1,13 @@
 """The base class of the diffusion denoisers: conditioning, validation and the signature of ``forward``."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from diffusers.utils import BaseOutput
 from torch import Tensor, nn
 
+from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.models.base import WaveformModel
 from sashimi_diffusion.models.conditioning import LabelEmbedding, StepEmbedding, validate_conditioning
 from sashimi_diffusion.models.layers import pointwise
@@ -34,6 +37,9 @@ class Denoiser(WaveformModel):
         embedding_sizes: (sines, hidden, dim) of :class:`StepEmbedding`.
         num_classes, num_speakers: numbers of labels, or None without labels of this kind.
         weight_norm: weight normalization of the first linear map.
+
+    Raises:
+        UserError: a value of another type or out of its range, or not one name for each label.
     """
 
     _supports_gradient_checkpointing = True
@@ -48,6 +54,7 @@ class Denoiser(WaveformModel):
         weight_norm: bool = True,
     ) -> None:
         super().__init__()
+        _require_names(self.config)
         dim = embedding_sizes[-1]
         self.input = nn.Sequential(pointwise(in_channels, width, weight_norm), nn.ReLU())
         self.step_embedding = StepEmbedding(*embedding_sizes)
@@ -97,6 +104,21 @@ class Denoiser(WaveformModel):
             mel: log-mel spectrograms, (B, mel_channels, frames), or None without a vocoder.
         """
         raise NotImplementedError
+
+
+def embedding_parameters(arguments: Mapping[str, Any]) -> int:
+    """Return about how many parameters the embeddings of a denoiser with these arguments have."""
+    labels = (arguments["num_classes"] or 0) + (arguments["num_speakers"] or 0)
+    rows = arguments["embedding_dim"] + arguments["embedding_sines"]
+    return arguments["embedding_hidden"] * rows + arguments["embedding_dim"] * labels
+
+
+def _require_names(config: Mapping[str, Any]) -> None:
+    """Raise UserError if the names of the labels in a config are not as many as the labels."""
+    for count, names in (("num_classes", "class_names"), ("num_speakers", "speaker_names")):
+        given, number = config.get(names), config.get(count)
+        if given is not None and len(given) != number:
+            raise UserError(f"{names} has {len(given)} names, {count} is {number}: expected one name for each label")
 
 
 def output_head(channels: int, out_channels: int, weight_norm: bool = True) -> nn.Sequential:

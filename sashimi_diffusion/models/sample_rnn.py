@@ -1,8 +1,8 @@
 """SampleRNN, the recurrent baseline of the SaShiMi paper: recurrent networks at several rates (arXiv 1612.07837)."""
 
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from diffusers.configuration_utils import register_to_config
@@ -82,7 +82,7 @@ class SampleRNN(AutoregressiveModel):
         embedding_dim: width of the embedding of a token at the sample level.
 
     Raises:
-        UserError: ``frame_sizes`` is empty or has a number less than 1.
+        UserError: a value of another type or out of its range, or ``frame_sizes`` is empty.
     """
 
     @register_to_config
@@ -98,8 +98,8 @@ class SampleRNN(AutoregressiveModel):
         embedding_dim: int = 256,
     ) -> None:
         super().__init__()
-        if not frame_sizes or min(frame_sizes) < 1:
-            raise UserError(f"frame_sizes must be numbers of at least 1, one per tier, got {list(frame_sizes)}")
+        if not frame_sizes:
+            raise UserError("frame_sizes is []: expected at least one number, one per tier")
         frames = [math.prod(frame_sizes[: tier + 1]) for tier in range(len(frame_sizes))]
         self.tiers = module_list(
             FrameTier(frame, ratio, dim, n_rnn) for frame, ratio in zip(frames, frame_sizes, strict=True)
@@ -108,6 +108,15 @@ class SampleRNN(AutoregressiveModel):
         self.samples = nn.Conv1d(embedding_dim, dim, frame_sizes[0], bias=False)
         self.hidden = nn.Linear(dim, dim)
         self.output = nn.Linear(dim, num_tokens)
+
+    @staticmethod
+    def estimated_parameters(arguments: Mapping[str, Any]) -> int:
+        """Return about how many parameters a network with these arguments has, see :class:`WaveformModel`."""
+        dim, frame_sizes = arguments["dim"], arguments["frame_sizes"]
+        frames = sum(math.prod(frame_sizes[: tier + 1]) for tier in range(len(frame_sizes)))
+        tiers = dim * (frames + dim * (sum(frame_sizes) + 6 * arguments["n_rnn"] * len(frame_sizes)))
+        samples = arguments["embedding_dim"] * (arguments["num_tokens"] + dim * sum(frame_sizes[:1]))
+        return tiers + samples + dim * (dim + arguments["num_tokens"])
 
     @property
     def length_multiple(self) -> int:

@@ -1,14 +1,17 @@
 """DiffWave with its WaveNet backbone: gated dilated convolutions (arXiv 2009.09761, section 3)."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
+from sashimi_diffusion.arguments import Range
+from sashimi_diffusion.models.base import RANGES
 from sashimi_diffusion.models.conditioning import MelUpsampler
-from sashimi_diffusion.models.denoiser_base import Denoiser, output_head
+from sashimi_diffusion.models.denoiser_base import Denoiser, embedding_parameters, output_head
 from sashimi_diffusion.models.layers import WeightNormConv1d, module_list, pointwise
 
 
@@ -76,7 +79,12 @@ class WaveNetDenoiser(Denoiser):
         speaker_names: names of the speakers, in order.
         mel_channels: mel bands of a vocoder's spectrogram, or None without one.
         mel_upsample: factors whose product is the hop of the spectrogram in samples.
+
+    Raises:
+        UserError: a value of another type or out of its range.
     """
+
+    ranges: ClassVar[Mapping[str, Range]] = {**RANGES, "n_layers": Range(1, 512)}
 
     @register_to_config
     def __init__(
@@ -124,6 +132,14 @@ class WaveNetDenoiser(Denoiser):
         # training would wait for its gradient.
         self.blocks[-1].residual_output.requires_grad_(False)
         self.output = output_head(skip_channels, out_channels)
+
+    @staticmethod
+    def estimated_parameters(arguments: Mapping[str, Any]) -> int:
+        """Return about how many parameters a network with these arguments has, see :class:`WaveformModel`."""
+        width, skip = arguments["residual_channels"], arguments["skip_channels"]
+        inputs = 7 * width + arguments["embedding_dim"] + 2 * (arguments["mel_channels"] or 0)
+        blocks = arguments["n_layers"] * width * (inputs + skip)
+        return blocks + embedding_parameters(arguments) + skip**2
 
     def predict(self, x: Tensor, embedding: Tensor, mel: Tensor | None) -> Tensor:
         """Return the prediction (B, out_channels, L), see :class:`Denoiser`."""

@@ -1,12 +1,16 @@
 """WaveNet, the autoregressive baseline of the SaShiMi paper: causal gated dilated convolutions (arXiv 1609.03499)."""
 
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
 import torch
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sashimi_diffusion.errors import UserError
+from sashimi_diffusion.arguments import Range
 from sashimi_diffusion.models.autoregressive_base import AutoregressiveModel
+from sashimi_diffusion.models.base import RANGES
 from sashimi_diffusion.models.layers import module_list
 from sashimi_diffusion.ssm.pointwise import Pointwise
 
@@ -56,8 +60,10 @@ class WaveNetAutoregressive(AutoregressiveModel):
         n_cycles: number of cycles.
 
     Raises:
-        UserError: ``n_layers`` or ``n_cycles`` is less than 1.
+        UserError: a value of another type or out of its range.
     """
+
+    ranges: ClassVar[Mapping[str, Range]] = {**RANGES, "n_layers": Range(1, 24)}
 
     @register_to_config
     def __init__(
@@ -74,9 +80,6 @@ class WaveNetAutoregressive(AutoregressiveModel):
         n_cycles: int = 4,
     ) -> None:
         super().__init__()
-        for name, value in {"n_layers": n_layers, "n_cycles": n_cycles}.items():
-            if value < 1:
-                raise UserError(f"{name} must be at least 1, got {value}")
         self.embedding = nn.Embedding(num_tokens, residual_channels)
         self.layers = module_list(
             WaveNetLayer(residual_channels, dilation_channels, skip_channels, 2**layer)
@@ -88,6 +91,14 @@ class WaveNetAutoregressive(AutoregressiveModel):
         self.layers[-1].residual_output.requires_grad_(False)
         self.end = Pointwise(skip_channels, end_channels)
         self.output = Pointwise(end_channels, num_tokens)
+
+    @staticmethod
+    def estimated_parameters(arguments: Mapping[str, Any]) -> int:
+        """Return about how many parameters a network with these arguments has, see :class:`WaveformModel`."""
+        width, skip = arguments["residual_channels"], arguments["skip_channels"]
+        layer = arguments["dilation_channels"] * (5 * width + skip)
+        ends = arguments["end_channels"] * (skip + arguments["num_tokens"]) + arguments["num_tokens"] * width
+        return arguments["n_layers"] * arguments["n_cycles"] * layer + ends
 
     @property
     def receptive_field(self) -> int:

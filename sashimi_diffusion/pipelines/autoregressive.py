@@ -16,8 +16,13 @@ from sashimi_diffusion.data.quantization import bits_of, decode, encode, normali
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.generation import Generation, generate, stream
 from sashimi_diffusion.models import AutoregressiveModel
-from sashimi_diffusion.pipelines.base import AudioPipeline, check_request, sample_generators
-from sashimi_diffusion.pipelines.loading import load_model, resolve_pipeline
+from sashimi_diffusion.pipelines.base import (
+    AudioPipeline,
+    check_request,
+    require_finite_weights,
+    sample_generators,
+)
+from sashimi_diffusion.pipelines.loading import load_model, require_autoregressive, resolve_pipeline
 
 
 @dataclass
@@ -66,10 +71,15 @@ class SashimiAutoregressivePipeline(AudioPipeline):
         """Load a pipeline; the arguments are those of :meth:`SashimiPipeline.from_pretrained`.
 
         Raises:
-            UserError: the pipeline does not exist or is not autoregressive, or a file is missing or corrupt.
+            UserError: the pipeline does not exist or is not autoregressive, or a file is missing or corrupt, or its
+                weights are not finite.
         """
         folder = resolve_pipeline(pretrained_model_name_or_path, **hub)
-        pipeline = cls(load_model(folder, AutoregressiveModel, dtype or torch_dtype) if model is None else model)
+        if model is None:
+            require_autoregressive(folder, True)
+            model = load_model(folder, AutoregressiveModel, dtype or torch_dtype)
+            require_finite_weights(model, folder)
+        pipeline = cls(model)
         pipeline.register_to_config(_name_or_path=str(folder))
         return pipeline
 

@@ -9,7 +9,13 @@ import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
 from sashimi_diffusion.errors import UserError
+from sashimi_diffusion.files import give_usual_rights
+from sashimi_diffusion.paths import entries
 from sashimi_diffusion.pipelines.remote_code import write_remote_code
+from sashimi_diffusion.terminal import printable
+
+_MAX_SAMPLES = 2**62
+"""Limit of the length of a waveform: torch counts elements in 64 bits."""
 
 
 class AudioPipeline(DiffusionPipeline):
@@ -31,6 +37,9 @@ class AudioPipeline(DiffusionPipeline):
         if not (arguments[0] if arguments else options.get("safe_serialization", True)):
             raise UserError("pipelines are saved as safetensors only: leave out safe_serialization=False")
         super().save_pretrained(str(save_directory), *arguments, **options)
+        for name in self.components:
+            if (Path(save_directory) / name).is_dir():
+                give_usual_rights(Path(save_directory) / name)
 
     def save_config(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **options: Any) -> None:
         """Write ``model_index.json`` and the files of :mod:`sashimi_diffusion.pipelines.remote_code`.
@@ -44,12 +53,31 @@ class AudioPipeline(DiffusionPipeline):
         """Return the number of samples in ``seconds`` of audio.
 
         Raises:
-            UserError: ``seconds`` is less than one sample or not finite.
+            UserError: ``seconds`` is less than one sample, not finite, or beyond what a computer can count.
         """
-        rate = self.model.config.sample_rate
-        if not (math.isfinite(seconds) and round(seconds * rate) >= 1):
-            raise UserError(f"cannot generate {seconds:g} seconds of audio: ask for a number above 0")
-        return round(seconds * rate)
+        samples = seconds * self.model.config.sample_rate
+        if not (math.isfinite(samples) and 1 <= round(samples) <= _MAX_SAMPLES):
+            limit = _MAX_SAMPLES / self.model.config.sample_rate
+            raise UserError(
+                f"cannot generate {seconds:g} seconds of audio: ask for a number above 0, up to {limit:.1g}"
+            )
+        return round(samples)
+
+
+def require_finite_weights(model: Any, folder: Path) -> None:
+    """Check the weights of a model that was loaded from a pipeline folder.
+
+    Raises:
+        UserError: a weight is NaN or infinite; the message names the file.
+    """
+    for name, weights in model.state_dict().items():
+        if not torch.isfinite(weights).all():
+            files = [path for path in entries(folder / "model") if path.suffix == ".safetensors"]
+            path = files[0] if len(files) == 1 else folder / "model"
+            raise UserError(
+                f"{printable(path)}: the weights {printable(name)} are not finite (NaN or infinity), {weights.dtype}: "
+                "the training diverged or the file is damaged; use an earlier checkpoint or a fresh copy"
+            )
 
 
 def check_request(batch_size: int, output_type: str = "np") -> None:

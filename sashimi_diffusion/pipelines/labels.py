@@ -8,8 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sashimi_diffusion.arguments import short_form
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.suggestions import did_you_mean
+
+_SHOWN_NAMES = 50  # in an error message
 
 Labels = int | str | Sequence[int | str] | Tensor
 """One label for all waveforms, or one for each: a name or an index. The index after the last one is the null label."""
@@ -48,11 +51,13 @@ class KnownLabels:
         """
         if text in self.names:
             return self.names.index(text)
-        if text.isdecimal() and int(text) < self.count:
+        # Python does not convert thousands of digits to a number.
+        if text.isdecimal() and len(text) < 20 and int(text) < self.count:
             return int(text)
         hint = did_you_mean(text, self.names)
-        known = f"0 to {self.count - 1}" + (f" or {', '.join(self.names)}" if self.names else "")
-        raise UserError(f"no {self.kind} {text!r}{hint} (this model has {known})")
+        shown = [*self.names[:_SHOWN_NAMES], *(["..."] if len(self.names) > _SHOWN_NAMES else [])]
+        known = f"0 to {self.count - 1}" + (f" or {', '.join(shown)}" if shown else "")
+        raise UserError(f"no {self.kind} {short_form(text)}{hint} (this model has {known})")
 
     def indices(self, given: Labels, batch_size: int) -> Tensor:
         """Return the label of each waveform, int64 (B,).

@@ -10,6 +10,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from sashimi_diffusion.paths import read_json
+
 _PUBLIC = ("sashimi_diffusion.pipelines", "sashimi_diffusion.models", "sashimi_diffusion.schedulers")
 _TEXT = '''"""Part of a sashimi-diffusion pipeline; needs the package (pip install sashimi-diffusion)."""
 
@@ -28,7 +30,7 @@ def write_remote_code(folder: Path, pipeline_class: type, components: dict[str, 
         components: component name -> object; classes of diffusers need no file.
     """
     index_path = folder / "model_index.json"
-    index = json.loads(index_path.read_text(encoding="utf-8"))
+    index = read_json(index_path, "the index of a pipeline")
     index["_class_name"] = ["pipeline", pipeline_class.__name__]
     _write(folder / "pipeline.py", pipeline_class)
     for name, component in components.items():
@@ -54,6 +56,6 @@ def _write(path: Path, imported: type) -> None:
 
 def _remove_origin(path: Path) -> None:
     """Remove the path from which diffusers loaded a component: it is private, and of no use on other machines."""
-    config = json.loads(path.read_text(encoding="utf-8"))
+    config = read_json(path, "a config")
     if config.pop("_name_or_path", None) is not None:
         path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -12,9 +12,20 @@ from diffusers.pipelines.pipeline_utils import AudioPipelineOutput
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
 from sashimi_diffusion.errors import UserError
-from sashimi_diffusion.pipelines.base import AudioPipeline, check_request, sample_generators
+from sashimi_diffusion.pipelines.base import (
+    AudioPipeline,
+    check_request,
+    require_finite_weights,
+    sample_generators,
+)
 from sashimi_diffusion.pipelines.labels import Labels, label_conditioning
-from sashimi_diffusion.pipelines.loading import load_components, resolve_pipeline, stored_guidance_scale
+from sashimi_diffusion.pipelines.loading import (
+    MAX_GUIDANCE_SCALE,
+    load_components,
+    require_autoregressive,
+    resolve_pipeline,
+    stored_guidance_scale,
+)
 from sashimi_diffusion.pipelines.prediction import Prediction, PredictionGraphs
 from sashimi_diffusion.schedulers import DiffWaveScheduler
 from sashimi_diffusion.schedulers.noise import draw_noise
@@ -81,11 +92,16 @@ class SashimiPipeline(AudioPipeline):
                 ``local_files_only``.
 
         Raises:
-            UserError: the pipeline does not exist, or one of its files is missing or corrupt.
+            UserError: the pipeline does not exist or is autoregressive, one of its files is missing or corrupt, or its
+                weights are not finite.
         """
         folder = resolve_pipeline(pretrained_model_name_or_path, **hub)
-        model, scheduler = load_components(folder, model, scheduler, dtype or torch_dtype)
-        pipeline = cls(model, scheduler, stored_guidance_scale(folder))
+        if model is None:
+            require_autoregressive(folder, False)
+        loaded, scheduler = load_components(folder, model, scheduler, dtype or torch_dtype)
+        if model is None:
+            require_finite_weights(loaded, folder)
+        pipeline = cls(loaded, scheduler, stored_guidance_scale(folder))
         pipeline.register_to_config(_name_or_path=str(folder))
         return pipeline
 
@@ -116,8 +132,9 @@ class SashimiPipeline(AudioPipeline):
             audio_length_in_s: length in seconds. Default: the length of ``mel``, or the training length.
             class_labels: a class (index or name) for all waveforms, or a sequence of B classes. None: no class.
             guidance_scale: scale of classifier-free guidance (arXiv 2207.12598). 0 is the prediction without labels, 1
-                the prediction with labels (no guidance); larger scales strengthen the labels. None: the default of the
-                pipeline if there are labels, otherwise 1.
+                the prediction with labels (no guidance); larger scales strengthen the labels, up to
+                ``MAX_GUIDANCE_SCALE``; negative ones avoid them. None: the default of the pipeline if there are
+                labels, otherwise 1.
             mel: log-mel spectrograms for a vocoder, shape (B, mel_channels, frames).
             speaker_labels: a speaker (index or name) for all waveforms, or a sequence of B speakers. None: the n-th
                 waveform of each class in the batch has the n-th speaker, modulo the number of speakers; if several
@@ -137,13 +154,14 @@ class SashimiPipeline(AudioPipeline):
         """
         check_request(batch_size, output_type)
         config, device = self.model.config, self._execution_device
-        labels = self._labels(class_labels, speaker_labels, batch_size, guidance_scale)
+        labels = label_conditioning(config, class_labels, speaker_labels, batch_size)
+        labels = {name: own.to(device) for name, own in labels.items()}
         guidance_scale = self.resolve_guidance_scale(guidance_scale, bool(labels))
         length = self.length_in_samples(audio_length_in_s, mel)
         padded = math.ceil(length / self.model.length_multiple) * self.model.length_multiple
         if mel is not None:
             mel = self._padded_mel(mel, batch_size, padded)
-        timesteps = self._timesteps(num_inference_steps)
+        timesteps = self.set_timesteps(num_inference_steps)
 
         generators = sample_generators(generator, batch_size)
         # The noise and the arithmetic of the scheduler are float32 for every dtype of the model.
@@ -167,10 +185,19 @@ class SashimiPipeline(AudioPipeline):
         return AudioPipelineOutput(audios=audios) if return_dict else (audios,)
 
     def resolve_guidance_scale(self, guidance_scale: float | None, has_labels: bool) -> float:
-        """Return the guidance scale of a call: ``guidance_scale``, or the default if it is None; 1 is no guidance."""
-        if guidance_scale is not None:
-            return guidance_scale
-        return self.config.guidance_scale if has_labels else 1.0
+        """Return the guidance scale of a call: ``guidance_scale``, or the default if it is None; 1 is no guidance.
+
+        Raises:
+            UserError: the scale is not a number, beyond ``MAX_GUIDANCE_SCALE``, or there are no labels.
+        """
+        if guidance_scale is None:
+            guidance_scale = self.config.guidance_scale if has_labels else 1.0
+        elif not has_labels and guidance_scale != 1:
+            raise UserError(f"guidance_scale is {guidance_scale:g}, but there are no class_labels to guide towards")
+        if not abs(guidance_scale) <= MAX_GUIDANCE_SCALE:
+            limits = f"{-MAX_GUIDANCE_SCALE:g} to {MAX_GUIDANCE_SCALE:g}"
+            raise UserError(f"guidance_scale is {guidance_scale:g}, expected a number from {limits}")
+        return guidance_scale
 
     def length_in_samples(self, audio_length_in_s: float | None = None, mel: torch.Tensor | None = None) -> int:
         """Return the number of samples that a call with these arguments generates.
@@ -219,8 +246,15 @@ class SashimiPipeline(AudioPipeline):
 
         return step
 
-    def _timesteps(self, steps: int | None) -> torch.Tensor:
-        """Set the timesteps of the scheduler and return them, on the CPU, so that no step waits for the device."""
+    def set_timesteps(self, steps: int | None = None) -> torch.Tensor:
+        """Set the timesteps of the scheduler and return them, on the CPU, so that no step waits for the device.
+
+        Args:
+            steps: number of sampling steps, see :meth:`__call__`.
+
+        Raises:
+            UserError: the scheduler does not fit a pipeline, or cannot have this number of steps.
+        """
         scheduler = self.scheduler
         # The times of a scheduler in continuous time are not those that the model was trained with: it returns noise.
         if not hasattr(scheduler, "alphas_cumprod"):
@@ -245,17 +279,6 @@ class SashimiPipeline(AudioPipeline):
         if hasattr(scheduler, "set_begin_index"):
             scheduler.set_begin_index(0)
         return scheduler.timesteps
-
-    def _labels(
-        self, class_labels: Labels | None, speaker_labels: Labels | None, batch_size: int, guidance_scale: float | None
-    ) -> dict[str, torch.Tensor]:
-        """Return the label arguments of the model on its device; check the guidance scale."""
-        labels = label_conditioning(self.model.config, class_labels, speaker_labels, batch_size)
-        if not labels and guidance_scale not in (None, 1):
-            raise UserError(f"guidance_scale is {guidance_scale:g}, but there are no class_labels to guide towards")
-        if guidance_scale is not None and not math.isfinite(guidance_scale):
-            raise UserError(f"guidance_scale is {guidance_scale}, expected a number")
-        return {name: own.to(self._execution_device) for name, own in labels.items()}
 
     def _padded_mel(self, mel: torch.Tensor, batch_size: int, length: int) -> torch.Tensor:
         """Return ``mel`` on the device, with enough frames for ``length`` samples."""

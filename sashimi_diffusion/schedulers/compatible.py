@@ -47,7 +47,8 @@ SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 """Name of the sampler -> (name of its class, settings of the class)."""
 
-_SCHEDULE_KEYS = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "prediction_type")
+SCHEDULE_KEYS = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "prediction_type")
+"""Arguments of the training schedule; most schedulers of diffusers have them, too."""
 
 
 def create_scheduler(name: str, config: Mapping[str, Any]) -> SchedulerMixin:
@@ -72,7 +73,7 @@ def create_scheduler(name: str, config: Mapping[str, Any]) -> SchedulerMixin:
         hint = did_you_mean(name, SCHEDULERS)
         raise UserError(f"unknown scheduler {name!r}{hint} (known: {', '.join(SCHEDULERS)})")
     class_name, settings = SCHEDULERS[name]
-    schedule = {key: config[key] for key in _SCHEDULE_KEYS if key in config}
+    schedule = {key: config[key] for key in SCHEDULE_KEYS if key in config}
     if name == "diffwave-fast":
         schedule["inference_betas"] = list(_fast_betas(DiffWaveScheduler(**schedule)))
     own = {"DiffWaveScheduler": DiffWaveScheduler, "LinearMultistepScheduler": LinearMultistepScheduler}

@@ -18,6 +18,7 @@ import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers, SchedulerMixin, SchedulerOutput
 
+from sashimi_diffusion.arguments import Range, check_arguments, short_form
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.schedulers.noise import Generators, draw_noise
 
@@ -26,6 +27,17 @@ FAST_BETAS_200 = (1e-4, 1e-3, 0.01, 0.05, 0.2, 0.7)
 
 FAST_BETAS_50 = (1e-4, 1e-3, 0.01, 0.05, 0.2, 0.5)
 """Six inference betas for a model trained with T = 50 (DiffWave, section 4: the BASE model's fast sampling)."""
+
+MAX_TRAIN_TIMESTEPS = 100_000
+_BETA = Range(0.0, 1.0, items=MAX_TRAIN_TIMESTEPS)
+RANGES = {
+    "num_train_timesteps": Range(1, MAX_TRAIN_TIMESTEPS),
+    "beta_start": _BETA,
+    "beta_end": _BETA,
+    "trained_betas": _BETA,
+    "inference_betas": _BETA,
+}
+"""Ranges of the arguments of schedulers by name."""
 
 
 class DiffWaveScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # the mixins disagree about config_name
@@ -49,7 +61,8 @@ class DiffWaveScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # t
         clip_sample: always ``False``.
 
     Raises:
-        UserError: a value is not supported, a beta is not between 0 and 1, or ``trained_betas`` does not have T values.
+        UserError: a value has another type or is not supported, a beta is not between 0 and 1, or ``trained_betas``
+            does not have T values.
     """
 
     _compatibles = [scheduler.name for scheduler in KarrasDiffusionSchedulers]  # noqa: RUF012  # as in diffusers
@@ -73,10 +86,13 @@ class DiffWaveScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # t
         # When another class is created from this config, diffusers drops values that are defaults here, and the
         # defaults of the other class (1000 steps, clipping) would replace them.
         self.register_to_config(_use_default_values=[])
+        check_arguments(DiffWaveScheduler.__init__, self.config, RANGES)
         _require("prediction_type", prediction_type, ("epsilon", "v_prediction"))
         _require("timestep_spacing", timestep_spacing, ("trailing",))
         _require("clip_sample", clip_sample, (False,))
 
+        if inference_betas is not None:
+            _checked_betas("inference_betas", inference_betas)
         if trained_betas is not None:
             self.betas = _checked_betas("trained_betas", trained_betas)
             if len(self.betas) != num_train_timesteps:
@@ -249,4 +265,4 @@ def _checked_betas(name: str, betas: torch.Tensor | list[float]) -> torch.Tensor
 
 def _require(name: str, value: object, allowed: tuple[object, ...]) -> None:
     if value not in allowed:
-        raise UserError(f"{name} is {value!r}, expected {' or '.join(map(repr, allowed))}")
+        raise UserError(f"{name} is {short_form(value)}, expected {' or '.join(map(repr, allowed))}")

@@ -1,12 +1,14 @@
 """Set up Accelerate from a config: device, precision, processes, threads and trackers."""
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.tracking import get_available_trackers
-from accelerate.utils import LoggerType, ProjectConfiguration
+from accelerate.utils import LoggerType, ProjectConfiguration, broadcast_object_list
 
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.training.config import RunConfig
@@ -51,6 +53,45 @@ def set_threads(accelerator: Accelerator, threads: int | None) -> None:
     if accelerator.device.type == "cpu":
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         torch.set_num_threads(threads or max(1, cores // accelerator.num_processes))
+
+
+@contextlib.contextmanager
+def main_process_first(accelerator: Accelerator) -> Iterator[None]:
+    """Run the block on the main process, and then on the others.
+
+    It differs from the method of ``Accelerator`` if the block raises a UserError on the main process: the others raise
+    it as well, and do not wait forever.
+    """
+    if not accelerator.is_main_process:
+        _share(None)
+    try:
+        yield
+    except UserError as error:
+        if accelerator.is_main_process:
+            _share(error)
+        raise
+    if accelerator.is_main_process:
+        _share(None)
+
+
+def _share(error: UserError | None) -> None:
+    """Send the error of the main process to the others; on these, raise it."""
+    texts = broadcast_object_list([None if error is None else str(error)])
+    if error is None and texts[0] is not None:
+        raise UserError(texts[0])
+
+
+def mean_over_processes(accelerator: Accelerator, value: float) -> float:
+    """Return the mean of the values of all processes, which all call this function."""
+    if accelerator.num_processes == 1:
+        return value
+    return accelerator.reduce(torch.tensor(value, device=accelerator.device), "mean").item()
+
+
+def is_lost_connection(error: RuntimeError) -> bool:
+    """Return whether an error of PyTorch says that another process of the run has ended."""
+    distributed = getattr(torch.distributed, "DistError", ())  # since torch 2.1; absent in builds without processes
+    return isinstance(error, distributed) or "gloo" in str(error).lower()
 
 
 def _installed(names: list[str]) -> list[str]:

@@ -3,13 +3,15 @@
 They replace Accelerate's checkpoints: a manifest with SHA-256 sums shows any damage before a run resumes.
 """
 
+import contextlib
 import hashlib
 import io
-import json
 import os
 import re
 import shutil
-from dataclasses import asdict, dataclass
+import warnings
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import safetensors.torch
@@ -18,42 +20,17 @@ from torch import nn
 
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.files import folder_written_beside, sync_folder, write_file
+from sashimi_diffusion.paths import entries, is_folder, kind, read_json, reason, status
+from sashimi_diffusion.terminal import printable
+from sashimi_diffusion.training.counters import Counters, read_counters
 from sashimi_diffusion.training.ema import Ema
 from sashimi_diffusion.training.muon import CombinedOptimizer
+from sashimi_diffusion.training.optimizer import load_optimizer
+from sashimi_diffusion.training.strict_json import json_text
 
+MODEL, AVERAGE, OPTIMIZER, COUNTERS = "model.safetensors", "ema.safetensors", "optimizer.pt", "counters.json"
 MANIFEST = "manifest.json"
-_NAME = re.compile(r"step-(\d{6,})")
-
-
-@dataclass
-class Counters:
-    """The state of a run in addition to its tensors.
-
-    Args:
-        step: optimizer steps done, including skipped ones.
-        seconds: time spent in optimizer steps.
-        nonfinite_total: steps skipped because the loss or the gradient was not finite.
-        nonfinite_in_row: steps skipped since the last finite one.
-        loss_sum: sum of the finite losses since the last training line of metrics.jsonl.
-        loss_count: number of those losses.
-        global_batch: examples per optimizer step, of all processes together.
-        data: fingerprint of the training data.
-        plateau_factor: factor of the learning rate after plateaus of the validation loss.
-        plateau_loss: lowest validation loss so far.
-        plateau_validations: validations since that loss, or since the last change of ``plateau_factor``.
-    """
-
-    step: int = 0
-    seconds: float = 0.0
-    nonfinite_total: int = 0
-    nonfinite_in_row: int = 0
-    loss_sum: float = 0.0
-    loss_count: int = 0
-    global_batch: int = 0
-    data: str = ""
-    plateau_factor: float = 1.0
-    plateau_loss: float = float("inf")
-    plateau_validations: int = 0
+_NAME = re.compile(r"step-(\d{6,})", re.ASCII)
 
 
 def checkpoint_name(step: int) -> str:
@@ -61,11 +38,24 @@ def checkpoint_name(step: int) -> str:
     return f"step-{step:06d}"
 
 
+def step_of(folder: Path) -> int:
+    """Return the step in the name of a checkpoint."""
+    return int(folder.name.removeprefix("step-"))
+
+
 def list_checkpoints(run: Path) -> list[Path]:
-    """Return the checkpoint folders of a run, oldest first, damaged ones included."""
+    """Return the checkpoint folders of a run, oldest first, damaged ones included.
+
+    Raises:
+        UserError: the folder of the checkpoints cannot be read.
+    """
     folder = run / "checkpoints"
-    found = [path for path in folder.iterdir() if _NAME.fullmatch(path.name)] if folder.is_dir() else []
-    return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
+    found = status(folder)
+    if found is None:
+        return []
+    if not is_folder(folder):
+        raise UserError(f"{printable(folder)} is {kind(found)}: expected the folder of the checkpoints")
+    return sorted((path for path in entries(folder) if _NAME.fullmatch(path.name)), key=step_of)
 
 
 def save_checkpoint(
@@ -85,10 +75,10 @@ def save_checkpoint(
     optimizer_bytes = io.BytesIO()
     torch.save(optimizer.state_dict(), optimizer_bytes)
     contents = {
-        "model.safetensors": safetensors.torch.save(_tensors(model)),
-        "ema.safetensors": safetensors.torch.save(_tensors(ema.model)),
-        "optimizer.pt": optimizer_bytes.getvalue(),
-        "counters.json": json.dumps({**asdict(counters), "ema_updates": ema.updates}, indent=1).encode(),
+        MODEL: safetensors.torch.save(_tensors(model)),
+        AVERAGE: safetensors.torch.save(_tensors(ema.model)),
+        OPTIMIZER: optimizer_bytes.getvalue(),
+        COUNTERS: json_text({**asdict(counters), "ema_updates": ema.updates}, indent=1).encode(),
     }
     manifest = {
         name: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
@@ -97,10 +87,15 @@ def save_checkpoint(
     with folder_written_beside(target) as folder:
         for name, content in contents.items():
             write_file(folder / name, content)
-        write_file(folder / MANIFEST, json.dumps(manifest, indent=1).encode())
+        write_file(folder / MANIFEST, json_text(manifest, indent=1).encode())
+    remove_old(run, keep)
+    return target
+
+
+def remove_old(run: Path, keep: int) -> None:
+    """Remove all checkpoints except the ``keep`` newest."""
     for old in list_checkpoints(run)[:-keep]:
         shutil.rmtree(old)
-    return target
 
 
 def _tensors(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -108,24 +103,67 @@ def _tensors(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def verify_checkpoint(folder: Path) -> None:
-    """Compare every file of a checkpoint with its manifest.
+    """Compare every file of a checkpoint with its manifest, and read its counters.
 
     Raises:
-        UserError: a file is missing, truncated or changed; the message names the first one.
+        UserError: a file is missing, truncated or changed, or the checkpoint is of a newer version; the message names
+            the first one.
     """
-    try:
-        manifest = json.loads((folder / MANIFEST).read_text())
-        expected = {name: (entry["bytes"], entry["sha256"]) for name, entry in manifest.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        raise UserError(f"{folder / MANIFEST} is missing or damaged") from None
-    for name, (size, digest) in expected.items():
+    for name, (size, digest) in _read_manifest(folder).items():
         path = folder / name
-        if not path.is_file():
-            raise UserError(f"{path} is missing")
-        if path.stat().st_size != size:
-            raise UserError(f"{path} has {path.stat().st_size} bytes instead of {size}: it is truncated or was edited")
-        if hashlib.sha256(path.read_bytes()).hexdigest() != digest:
-            raise UserError(f"{path} was changed after it was written: its SHA-256 differs from the manifest's")
+        found = status(path)
+        if found is None:
+            raise UserError(f"{printable(path)} is missing")
+        if is_folder(path) or kind(found) != "a file":
+            raise UserError(f"{printable(path)} is {kind(found)}: expected a file of a checkpoint")
+        if found.st_size != size:
+            raise UserError(
+                f"{printable(path)} has {found.st_size} bytes instead of {size}: it is truncated or was edited"
+            )
+        if _sha256(path) != digest:
+            raise UserError(
+                f"{printable(path)} was changed after it was written: its SHA-256 differs from the manifest's"
+            )
+    counters, _ = _read_counters(folder)
+    if checkpoint_name(counters.step) != folder.name:
+        raise UserError(f"{printable(folder)} was renamed: it is the checkpoint of step {counters.step}")
+
+
+def _read_manifest(folder: Path) -> dict[str, tuple[int, str]]:
+    """Return size and SHA-256 of every file of a checkpoint."""
+    path = folder / MANIFEST
+    manifest = read_json(path, "the manifest of a checkpoint")
+    try:
+        expected = {name: (entry["bytes"], entry["sha256"]) for name, entry in manifest.items()}
+    except (KeyError, TypeError, AttributeError):
+        raise UserError(f"{printable(path)} is damaged: it must have the size and the SHA-256 of every file") from None
+    for name in (MODEL, AVERAGE, OPTIMIZER, COUNTERS):
+        if name not in expected:
+            raise UserError(f"{printable(path)} is damaged: it does not list {name}")
+    for name in expected:
+        if name not in (MODEL, AVERAGE, OPTIMIZER, COUNTERS):
+            raise UserError(f"{printable(path)} lists {printable(name)}, which this version does not know")
+    return expected
+
+
+def _read_counters(folder: Path) -> tuple[Counters, int]:
+    path = folder / COUNTERS
+    stored = read_json(path, "the counters of a checkpoint")
+    try:
+        return read_counters(stored)
+    except UserError as error:
+        raise UserError(f"{printable(path)} cannot be used: {error}") from None
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    except OSError as error:
+        raise UserError(f"cannot read {printable(path)}: {reason(error)}") from error
+    return digest.hexdigest()
 
 
 def find_checkpoint(run: Path, chosen: str | None = None) -> Path | None:
@@ -147,18 +185,26 @@ def find_checkpoint(run: Path, chosen: str | None = None) -> Path | None:
         matches = [path for path in checkpoints if path.name == Path(chosen).name]
         if not matches:
             names = ", ".join(path.name for path in checkpoints) or "none"
-            raise UserError(f"there is no checkpoint {chosen} in {run / 'checkpoints'}: it has {names}")
+            raise UserError(
+                f"there is no checkpoint {printable(chosen)} in {printable(run / 'checkpoints')}: it has {names}"
+            )
         folder = matches[0]
-    try:
+    with _with_way_out(folder):
         verify_checkpoint(folder)
-    except UserError as error:
-        raise UserError(f"{error}; {_advice(run, folder)}") from None
     return folder
 
 
-def _advice(run: Path, damaged: Path) -> str:
-    """Return what to do instead of using a damaged checkpoint."""
-    checkpoints = list_checkpoints(run)
+@contextlib.contextmanager
+def _with_way_out(folder: Path) -> Iterator[None]:
+    """Add to a UserError about a checkpoint what to do instead of using it."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{error}; {_way_out(folder)}") from error
+
+
+def _way_out(damaged: Path) -> str:
+    checkpoints = list_checkpoints(damaged.parent.parent)
     for folder in reversed(checkpoints[: checkpoints.index(damaged)]):
         try:
             verify_checkpoint(folder)
@@ -174,23 +220,53 @@ def load_checkpoint(
     """Load a verified checkpoint into ``model``, ``ema`` and ``optimizer``, and return its counters.
 
     Raises:
-        UserError: the tensors do not fit this network, because another version of the project wrote them.
+        UserError: a file cannot be read, or it is of another network, another optimizer or another version. The
+            message names the newest undamaged checkpoint before it. Some weights may have been loaded.
     """
-    settings = [{key: group[key] for key in group if key != "params"} for group in optimizer.param_groups]
+    with _with_way_out(folder):
+        counters, updates = _read_counters(folder)
+        _load_tensors(folder / MODEL, model)
+        _load_tensors(folder / AVERAGE, ema.model)
+        path = folder / OPTIMIZER
+        with _readable(path), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about files that are not of PyTorch, which become an error
+            stored = torch.load(path, weights_only=True, map_location="cpu")
+        try:
+            load_optimizer(optimizer, stored)
+        except UserError as error:
+            raise UserError(f"{printable(path)} cannot be used: {error}") from error
+    ema.updates = updates
+    return counters
+
+
+def _load_tensors(path: Path, model: nn.Module) -> None:
+    """Load a file of weights.
+
+    Raises:
+        UserError: it cannot be read, it is of another network, or it has weights that are not finite.
+    """
+    with _readable(path):
+        tensors = safetensors.torch.load_file(path)
     try:
-        model.load_state_dict(safetensors.torch.load_file(folder / "model.safetensors"))
-        ema.model.load_state_dict(safetensors.torch.load_file(folder / "ema.safetensors"))
-        optimizer.load_state_dict(torch.load(folder / "optimizer.pt", weights_only=True, map_location="cpu"))
-    except (RuntimeError, ValueError) as error:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        text = " ".join(str(error).split())
         raise UserError(
-            f"{folder} does not fit this network: continue with the version that wrote it ({error})"
+            f"{printable(path.parent)} does not fit this network: continue with the version that wrote it ({text})"
         ) from error
-    for group, setting in zip(optimizer.param_groups, settings, strict=True):
-        # The moments come from the checkpoint; learning rates and betas from the config, which may have changed.
-        group.update(setting)
-    stored = json.loads((folder / "counters.json").read_text())
-    ema.updates = stored.pop("ema_updates")
-    return Counters(**stored)
+    for name, _ in model.named_parameters():
+        if not tensors[name].isfinite().all():
+            raise UserError(f"{printable(path)} has values that are not finite in {name}: the run had diverged")
+
+
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Name the file if reading it fails."""
+    try:
+        yield
+    except Exception as error:  # files that are not what they should be raise errors of many classes
+        text = printable(" ".join(str(error).split())[:200])
+        raise UserError(f"{printable(path)} cannot be read: {type(error).__name__}: {text}") from error
 
 
 def set_later_aside(run: Path, folder: Path) -> list[Path]:

@@ -8,17 +8,58 @@ config.yaml.
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import pydantic
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
 
+from sashimi_diffusion.arguments import short_form
+from sashimi_diffusion.data.names import field_names
 from sashimi_diffusion.errors import UserError
+from sashimi_diffusion.models.base import RANGES
+from sashimi_diffusion.terminal import printable
 from sashimi_diffusion.training.model_config import ModelConfig
-from sashimi_diffusion.training.settings import Settings, first_problem
+from sashimi_diffusion.training.settings import (
+    PositiveFinite,
+    Seed,
+    Settings,
+    Text,
+    Values,
+    first_problem,
+    read_overrides,
+)
 from sashimi_diffusion.training.yaml_files import apply_overrides, read_yaml_file
 
 Config = TypeVar("Config", bound="RunConfig")
+
+MAX_RATE, MAX_LENGTH = int(RANGES["sample_rate"].high), int(RANGES["sample_size"].high)
+"""The largest sample rate and length of a network."""
+MAX_STEPS = 1_000_000_000
+"""At a hundred steps per second, they take four months. The longest published run has a million steps."""
+MAX_BATCH = 65_536
+"""The examples of a batch are in memory at the same time."""
+MAX_SAMPLES = 10_000
+"""The samples drawn during training are in memory at the same time, and on one contact sheet."""
+
+
+def _checked_pattern(pattern: str) -> str:
+    try:
+        field_names(pattern)
+    except UserError as error:
+        raise ValueError(str(error)) from None
+    return pattern
+
+
+def _checked_splits(splits: list[float]) -> list[float]:
+    if len(splits) != 3 or min(splits) < 0 or abs(sum(splits) - 1) > 1e-6:
+        raise ValueError("it must be three shares (training, validation, test) that add up to 1")
+    return splits
+
+
+Pattern = Annotated[Text, AfterValidator(_checked_pattern)]
+"""Pattern of file names with at least one field, see :mod:`sashimi_diffusion.data.names`."""
+Splits = Annotated[list[float], AfterValidator(_checked_splits)]
+"""Shares of the training, validation and test files."""
 
 
 class DataConfig(Settings):
@@ -28,27 +69,29 @@ class DataConfig(Settings):
         default="folder",
         description='"speech_commands" (ten digits of Speech Commands, official split) or "folder" (any recordings)',
     )
-    path: str | None = Field(default=None, description="folder of the recordings")
+    path: Text | None = Field(default=None, description="folder of the recordings")
     download: bool = Field(
         default=False, description="speech_commands only: download the data set into `path` if it is not there"
     )
-    sample_rate: int = Field(default=16000, ge=1, description="in Hz; recordings of another rate are resampled")
-    length: int = Field(default=16000, ge=1, description="length of a training example in samples")
-    pattern: str | None = Field(
+    sample_rate: int = Field(
+        default=16000, ge=1, le=MAX_RATE, description="in Hz; recordings of another rate are resampled"
+    )
+    length: int = Field(default=16000, ge=1, le=MAX_LENGTH, description="length of a training example in samples")
+    pattern: Pattern | None = Field(
         default=None,
         description='folder only: fields in the file names, for instance "{label}_{speaker}_{index}"; null: the names '
         "of the sub-folders are the labels, if there are sub-folders",
     )
-    where: dict[str, list[str | int]] = Field(
+    where: dict[str, Values] = Field(
         default={},
         description="folder only: use only files whose field has one of these values, for instance {speaker: [theo]}",
     )
-    holdout: dict[str, list[str | int]] | None = Field(
+    holdout: dict[str, Values] | None = Field(
         default=None,
         description="folder only: use files whose field has one of these values for validation, for instance "
         "{index: [0, 1]}; null: `splits` selects them",
     )
-    splits: list[float] = Field(
+    splits: Splits = Field(
         default=[0.88, 0.06, 0.06], description="folder only: shares of the files for training, validation and test"
     )
     order: Literal["shuffled", "name"] = Field(
@@ -59,10 +102,11 @@ class DataConfig(Settings):
     random_shift: int | None = Field(
         default=0,
         ge=0,
+        le=MAX_LENGTH,
         description="largest random shift in samples, of a short recording within its window or of the window within "
         "a long recording; 0: no shift; null: any position",
     )
-    cache_dir: str | None = Field(default=None, description="folder for decoded audio; null: the user's cache folder")
+    cache_dir: Text | None = Field(default=None, description="folder for decoded audio; null: the user's cache folder")
 
 
 class OptimizerConfig(Settings):
@@ -73,21 +117,24 @@ class OptimizerConfig(Settings):
         description='"adamw"; "sgd" with momentum; or "muon" for the weight matrices with AdamW for everything else, '
         "which often needs fewer steps to the same loss, at the same learning rates",
     )
-    lr: float = Field(default=2e-4, gt=0, description="peak learning rate")
-    ssm_lr: float = Field(
+    lr: PositiveFinite = Field(default=2e-4, description="peak learning rate")
+    ssm_lr: PositiveFinite = Field(
         default=1e-3,
-        gt=0,
         description="peak learning rate of the state-space parameters dt, A and B; values above 1e-3 act as 1e-3",
     )
     weight_decay: float = Field(
         default=0.0,
+        ge=0,
+        le=1000,  # at any useful learning rate, it would erase the weights in a few steps
         description="weight decay of the weight matrices; state-space parameters, biases and norms have none",
     )
     betas: list[float] = Field(default=[0.9, 0.999], description="betas of AdamW")
     momentum: float = Field(
         default=0.9, ge=0, lt=1, description="momentum of SGD, and of Muon, for which 0.95 is recommended"
     )
-    warmup_steps: int = Field(default=0, ge=0, description="the learning rate rises linearly from 0 over these steps")
+    warmup_steps: int = Field(
+        default=0, ge=0, le=MAX_STEPS, description="the learning rate rises linearly from 0 over these steps"
+    )
     decay: Literal["constant", "cosine", "plateau"] = Field(
         default="constant",
         description='"constant"; "cosine": to 0 at the end of `training.steps` or `training.max_minutes`, whichever is '
@@ -95,9 +142,9 @@ class OptimizerConfig(Settings):
         "do not lower the loss by at least 0.01 %",
     )
     plateau_factor: float = Field(default=0.2, ge=0, lt=1, description='factor of decay "plateau"')
-    plateau_patience: int = Field(default=20, ge=0, description='validations of decay "plateau"')
-    gradient_clip: float | None = Field(
-        default=1.0, gt=0, description="largest 2-norm of the whole gradient; null: no clipping"
+    plateau_patience: int = Field(default=20, ge=0, le=MAX_STEPS, description='validations of decay "plateau"')
+    gradient_clip: PositiveFinite | None = Field(
+        default=1.0, description="largest 2-norm of the whole gradient; null: no clipping"
     )
 
     @field_validator("betas")
@@ -111,15 +158,16 @@ class OptimizerConfig(Settings):
 class TrainingConfig(Settings):
     """The length of a run, the size of its batches, and when it writes what."""
 
-    steps: int = Field(default=10000, ge=1, description="optimizer steps of the whole run")
+    steps: int = Field(default=10000, ge=1, le=MAX_STEPS, description="optimizer steps of the whole run")
     max_minutes: float | None = Field(
         default=None,
         gt=0,
+        le=10_000_000,  # 19 years
         description="largest time spent in optimizer steps, in minutes; the number of steps then depends on the "
         "machine; null: no limit",
     )
-    batch_size: int = Field(default=16, ge=1, description="examples per process and accumulation step")
-    gradient_accumulation: int = Field(default=1, ge=1, description="batches per optimizer step")
+    batch_size: int = Field(default=16, ge=1, le=MAX_BATCH, description="examples per process and accumulation step")
+    gradient_accumulation: int = Field(default=1, ge=1, le=MAX_BATCH, description="batches per optimizer step")
     gradient_checkpointing: bool = Field(
         default=False,
         description="recompute activations in the backward pass instead of storing them: less memory, more time",
@@ -137,7 +185,10 @@ class TrainingConfig(Settings):
         description="compile the blocks of the network with torch.compile, which needs a compiler and some minutes",
     )
     cpu_threads: int | None = Field(
-        default=None, ge=1, description="threads of each process on a CPU; null: all cores, shared among the processes"
+        default=None,
+        ge=1,
+        le=4096,  # no computer has more cores, and the system may refuse more threads
+        description="threads of each process on a CPU; null: all cores, shared among the processes",
     )
     ema_decay: float = Field(
         default=0.9995,
@@ -146,20 +197,31 @@ class TrainingConfig(Settings):
         description="decay of the moving average of the weights, which validation, samples and the pipeline use; the "
         "first steps use a lower decay; 0: no averaging",
     )
-    log_every: int = Field(default=10, ge=1, description="steps between lines of metrics.jsonl")
-    checkpoint_every: int = Field(
-        default=1000, ge=1, description="steps between checkpoints; the last step always has one"
+    log_every: int = Field(
+        default=10,
+        ge=1,
+        le=1_000_000,  # the results of so many steps are kept on the device
+        description="steps between lines of metrics.jsonl",
     )
-    keep_checkpoints: int = Field(default=2, ge=1, description="number of newest checkpoints to keep")
-    validate_every: int = Field(default=1000, ge=0, description="steps between validations; 0: never")
+    checkpoint_every: int = Field(
+        default=1000, ge=1, le=MAX_STEPS, description="steps between checkpoints; the last step always has one"
+    )
+    keep_checkpoints: int = Field(default=2, ge=1, le=MAX_STEPS, description="number of newest checkpoints to keep")
+    validate_every: int = Field(default=1000, ge=0, le=MAX_STEPS, description="steps between validations; 0: never")
     validation_examples: int = Field(
-        default=512, ge=1, description="largest number of held-out examples per validation, evenly spaced"
+        default=512, ge=1, le=MAX_STEPS, description="largest number of held-out examples per validation, evenly spaced"
     )
     sample_every: int | None = Field(
-        default=None, ge=0, description="steps between sets of samples; null: at every checkpoint; 0: never"
+        default=None,
+        ge=0,
+        le=MAX_STEPS,
+        description="steps between sets of samples; null: at every checkpoint; 0: never",
     )
     max_nonfinite: int = Field(
-        default=10, ge=1, description="stop after this many steps in a row without a finite loss and gradient"
+        default=10,
+        ge=1,
+        le=MAX_STEPS,
+        description="stop after this many steps in a row without a finite loss and gradient",
     )
     trackers: list[str] = Field(
         default=["tensorboard"],
@@ -175,8 +237,8 @@ class RunConfig(Settings):
 
     fixed: ClassVar[tuple[str, ...]] = ("seed", "model", "data")
 
-    seed: int = Field(default=0, ge=0, description="seed of all random numbers of the run")
-    output_dir: str = Field(default="runs/run", description="the run folder")
+    seed: Seed = Field(default=0, description="seed of all random numbers of the run")
+    output_dir: Text = Field(default="runs/run", description="the run folder")
     model: ModelConfig
     optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig)
     training: TrainingConfig = Field(default_factory=TrainingConfig)
@@ -206,6 +268,7 @@ def load_config(kind: type[Config], file: str | Path | None = None, overrides: I
 
 def from_tree(kind: type[Config], tree: dict) -> Config:
     """Return the config of a nested dictionary; raise :class:`UserError` as :func:`load_config` does."""
+    tree = read_overrides(kind, tree)
     try:
         return kind.model_validate(tree)
     except ValidationError as error:
@@ -248,9 +311,15 @@ def check_same_run(config: RunConfig, stored: RunConfig) -> None:
         before, after = old.get(name), new.get(name)
         if before != after:
             raise UserError(
-                f"{name} is {after!r}, but the run in {config.output_dir} was started with {before!r}: resume with "
-                f"{name}={before!r}, or start again in another output_dir"
+                f"{printable(name)} is {short_form(after)}, but the run in {printable(config.output_dir)} was started "
+                f"with {short_form(before)}: resume with {printable(name)}={_as_override(before)}, or start again in "
+                "another output_dir"
             )
+
+
+def _as_override(value: Any) -> str:
+    """Return a value as an override has it."""
+    return printable(value) if isinstance(value, str) else json.dumps(value)
 
 
 def _fixed_settings(config: RunConfig) -> dict[str, Any]:

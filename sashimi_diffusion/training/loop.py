@@ -2,38 +2,48 @@
 
 import contextlib
 import math
-import sys
 import time
 from pathlib import Path
 
-import torch
+from accelerate import Accelerator
 from accelerate.utils import set_seed
-from tqdm.auto import tqdm
 
-from sashimi_diffusion.errors import UserError
-from sashimi_diffusion.files import writing
+from sashimi_diffusion.folder_lock import folder_locked
+from sashimi_diffusion.launch import Launcher
+from sashimi_diffusion.terminal import printable
 from sashimi_diffusion.training import checkpoints
-from sashimi_diffusion.training.accelerator import create_accelerator, set_threads, start_trackers
-from sashimi_diffusion.training.checkpoints import Counters
+from sashimi_diffusion.training.accelerator import (
+    create_accelerator,
+    main_process_first,
+    mean_over_processes,
+    set_threads,
+    start_trackers,
+)
 from sashimi_diffusion.training.config import RunConfig, to_tree, with_measured
+from sashimi_diffusion.training.counters import Counters
 from sashimi_diffusion.training.ema import Ema
 from sashimi_diffusion.training.execution import compile_blocks, enable_gradient_checkpointing
 from sashimi_diffusion.training.feed import Feed
+from sashimi_diffusion.training.health import Health, RunEnded
+from sashimi_diffusion.training.log import Log
 from sashimi_diffusion.training.optimizer import (
     create_optimizer,
     learning_rate_factor,
     set_learning_rate,
     watch_plateau,
 )
+from sashimi_diffusion.training.progress import ProgressBar
 from sashimi_diffusion.training.run_folder import (
-    MetricsFile,
+    METRICS,
+    check_metrics,
     check_startable,
     read_measured,
     save_pipeline,
     write_config,
     write_measured,
+    writing_to,
 )
-from sashimi_diffusion.training.step import Parts, create_step, decides_on_device, nonfinite_message
+from sashimi_diffusion.training.step import Parts, create_step, decides_on_device
 from sashimi_diffusion.training.task import Task
 
 
@@ -55,12 +65,17 @@ def train(
         skip_bad_files: ignore recordings that cannot be used instead of stopping.
 
     Raises:
-        UserError: the config, the data, the run folder or the training has a problem that the user can correct. If the
-            run has not started, its folder is unchanged.
+        UserError: the config, the data, the run folder or the training has a problem that the user can correct, or
+            another run uses the folder. If the run has not started, its folder is unchanged.
+        RunEnded: the run has diverged, or the program that started it has ended.
     """
-    trainer = Trainer(task_class, config, resume, resume_from, skip_bad_files)
-    trainer.run()
-    return trainer.folder
+    folder, accelerator = Path(config.output_dir), create_accelerator(config)
+    with contextlib.ExitStack() as lock:
+        with main_process_first(accelerator):
+            if accelerator.is_main_process:
+                lock.enter_context(folder_locked(folder, "the run folder"))
+        Trainer(task_class, config, resume, resume_from, skip_bad_files, accelerator).run()
+    return folder
 
 
 class Trainer:
@@ -68,6 +83,7 @@ class Trainer:
 
     Args:
         task_class, config, resume, resume_from, skip_bad_files: see :func:`train`.
+        accelerator: of the run; None: a new one.
     """
 
     def __init__(
@@ -77,17 +93,19 @@ class Trainer:
         resume: bool,
         resume_from: str | None,
         skip_bad_files: bool,
+        accelerator: Accelerator | None = None,
     ) -> None:
-        self.config, self.folder = config, Path(config.output_dir)
+        self.config, self.folder, self._launcher = config, Path(config.output_dir), Launcher()
         resume = resume or resume_from is not None
-        check_startable(self.folder, resume)
+        check_startable(self.folder, resume)  # with the lock on the folder, nobody changes the answer
         checkpoint = checkpoints.find_checkpoint(self.folder, resume_from)
-        self.accelerator = create_accelerator(config)
+        self.accelerator = accelerator or create_accelerator(config)
+        self.log = Log(self.accelerator, self.folder)
         set_threads(self.accelerator, config.training.cpu_threads)
         set_seed(config.seed)
 
         measured = read_measured(self.folder) if resume else {}
-        with self.accelerator.main_process_first():  # it decodes the recordings; the other processes read its cache
+        with main_process_first(self.accelerator):  # it decodes the recordings; the other processes read its cache
             self.task = task_class(with_measured(config, measured), self.accelerator.device, skip_bad_files)
         self.network = self.task.network
         training, device = config.training, self.accelerator.device
@@ -112,50 +130,66 @@ class Trainer:
         self.step = create_step(parts, on_device, self.counters.nonfinite_in_row)
         self._norm = math.nan  # gradient norm of the last step that was read
         self._last_line = (self.counters.step, self.counters.seconds)  # of the last training line of metrics.jsonl
+        self.health = Health(self.folder, self.counters, self.network, self.ema.model, config.training.max_nonfinite)
+        self._unproven: int | None = None  # step of a checkpoint that no good loss has followed yet
+        self._postponed = False  # whether a checkpoint is due as soon as the run is in a good state
         self.accelerator.wait_for_everyone()
-        if self.accelerator.is_main_process:
-            with self._writing("the run folder"):
-                write_config(self.folder, config)
-                if self.task.measured:
-                    write_measured(self.folder, self.task.measured)
-                if checkpoint is not None:
-                    for path in checkpoints.set_later_aside(self.folder, checkpoint):
-                        self._print(f"set aside {path}")
-                self.metrics = MetricsFile(self.folder / "metrics.jsonl", self.counters.step)
-                if not (self.folder / "pipeline").exists():
-                    save_pipeline(self.folder, self.task.pipeline(self.ema.model))
+        with main_process_first(self.accelerator):
+            if self.accelerator.is_main_process:
+                self._open_folder(checkpoint, resume)
         start_trackers(self.accelerator, to_tree(config), self.counters.step)
 
+    def _open_folder(self, checkpoint: Path | None, resume: bool) -> None:
+        """Write the first files of the run folder, or continue those of an earlier run."""
+        if resume and checkpoint is None:
+            self.log.print(f"{printable(self.folder)} has no checkpoint yet: starting from the beginning")
+        if note := check_metrics(self.folder / METRICS, self.counters.step, self.counters.metrics):
+            self.log.print(note)
+        with writing_to(self.folder, "the run folder"):
+            write_config(self.folder, self.config)
+            if self.task.measured:
+                write_measured(self.folder, self.task.measured)
+            later = [] if checkpoint is None else checkpoints.set_later_aside(self.folder, checkpoint)
+            for path in later:
+                self.log.print(f"set aside {printable(path)}")
+            self.log.open(self.counters.step)
+            if checkpoint is not None and (later or not (self.folder / "pipeline").exists()):
+                save_pipeline(self.folder, self.task.pipeline(self.ema.model))
+
     def run(self) -> None:
-        """Train until ``training.steps`` or ``training.max_minutes`` is reached."""
-        training, counters = self.config.training, self.counters
+        """Train until ``training.steps`` or ``training.max_minutes`` is reached.
+
+        Raises:
+            RunEnded: the run has diverged, or the program that started it has ended.
+        """
+        training, counters, shown = self.config.training, self.counters, self.accelerator.is_main_process
         progress = self._progress()
-        self._print(self._description())
-        bar = tqdm(
-            total=training.steps,
-            initial=counters.step,
-            unit="step",
-            disable=not self.accelerator.is_main_process,
-            mininterval=0.5 if sys.stderr.isatty() else 30,  # few lines in a log file
-        )
-        with contextlib.closing(self.feed):
+        self.log.print(self._description())
+        with (
+            contextlib.closing(self.log),
+            contextlib.closing(self.feed),
+            ProgressBar(training, counters.step, shown) as bar,
+        ):
             while not self._finished(progress):
                 started = time.monotonic()
                 rate = self._step(progress)
                 counters.step += 1
                 if not self.step.read_waits or self._due(training.log_every) or self._due(training.checkpoint_every):
-                    bar.set_postfix(loss=f"{self._read():.4f}", refresh=False)
+                    bar.show_loss(self._read())
                 counters.seconds += time.monotonic() - started
-                bar.update()
                 progress = self._progress()
-                self._after_step(rate, self._finished(progress))
-        bar.close()
-        if self.accelerator.is_main_process:
-            self.metrics.close()
+                bar.advance(progress)
+                finished = self._finished(progress)
+                abandoned = not finished and self._is_abandoned()
+                self._after_step(rate, finished, abandoned)
+                if abandoned:
+                    raise RunEnded(
+                        f"the program that started this run (process {self._launcher.process}) has ended: stopped at "
+                        f"step {counters.step}; continue with --resume"
+                    )
         self.accelerator.end_training()
-        self._print(
-            f"done: {counters.step} steps, {counters.seconds / 60:.1f} minutes; {self.folder / 'pipeline'} is ready"
-        )
+        pipeline = printable(self.folder / "pipeline")
+        self.log.print(f"done: {counters.step} steps, {counters.seconds / 60:.1f} minutes; {pipeline} is ready")
 
     def _step(self, progress: float) -> float:
         """Take an optimizer step, see :mod:`sashimi_diffusion.training.step`; return its learning rate."""
@@ -171,50 +205,73 @@ class Trainer:
         """Count the results of the steps that were not read yet, and return the last loss; NaN if there are none.
 
         Raises:
-            UserError: ``training.max_nonfinite`` steps in a row were not finite.
+            RunEnded: ``training.max_nonfinite`` steps in a row were not finite.
         """
-        counters, results = self.counters, self.step.read()
-        loss = math.nan
-        for step, (loss, self._norm) in enumerate(results, counters.step - len(results) + 1):
-            if math.isfinite(loss) and math.isfinite(self._norm):
-                counters.loss_sum += loss
-                counters.loss_count += 1
-                counters.nonfinite_in_row = 0
-                continue
-            counters.nonfinite_total += 1
-            counters.nonfinite_in_row += 1
-            if counters.nonfinite_in_row >= self.config.training.max_nonfinite:
-                raise UserError(nonfinite_message(self.network, loss, counters.nonfinite_in_row))
-            self._print(f"step {step}: loss {loss}, gradient norm {self._norm}: skipped")
+        results, loss = self.step.read(), math.nan
+        first = self.counters.step - len(results) + 1
+        for step, (loss, self._norm) in enumerate(results, first):
+            if not self.health.count(step, loss, self._norm):
+                self.log.print(f"step {step}: loss {loss}, gradient norm {self._norm}: skipped")
+        if self._unproven is not None and self._unproven < self.health.good_step:
+            checkpoints.remove_old(self.folder, self.config.training.keep_checkpoints)
+            self._unproven = None
         return loss
 
     def _due(self, every: int, finished: bool = False) -> bool:
         """Return whether something that happens every ``every`` steps (0: never) and at the end happens now."""
         return every > 0 and (self.counters.step % every == 0 or finished)
 
-    def _after_step(self, rate: float, finished: bool) -> None:
-        """Write what is due after this step, the checkpoint last: a run that resumes from it has all earlier output."""
+    def _is_abandoned(self) -> bool:
+        """Return whether the program that started a process has ended; equal on all processes.
+
+        Several processes agree on it only where results are read anyway, so that it costs no time.
+        """
+        if self.counters.step % self.task.chunks:
+            return False
+        if self.accelerator.num_processes > 1 and not self._due(self.config.training.log_every):
+            return False
+        return mean_over_processes(self.accelerator, float(self._launcher.has_ended())) > 0
+
+    def _after_step(self, rate: float, finished: bool, abandoned: bool) -> None:
+        """Write what is due after this step, the checkpoint last: a run that resumes from it has all earlier output.
+
+        In a state that must not become a checkpoint (see :mod:`sashimi_diffusion.training.health`), the checkpoint is
+        postponed.
+
+        Raises:
+            RunEnded: the run has finished in such a state.
+        """
         training = self.config.training
-        if finished:
+        if finished or abandoned:
             self._read()
-        if self._due(training.log_every, finished):
+        logged = self._due(training.log_every, finished)
+        if logged:
             self._log_training(rate)
-        if self._due(training.validate_every, finished):
-            self._validate()
-        if finished:
-            self._log_and_print(self.task.conclude(self.accelerator, self.ema.model))
-        checkpoint = self._due(training.checkpoint_every, finished)
+        due = self._due(training.checkpoint_every, finished or abandoned)
+        checkpoint = due or (self._postponed and logged and self.counters.step % self.task.chunks == 0)
         samples = checkpoint if training.sample_every is None else self._due(training.sample_every, finished)
-        if samples and self.task.samples:
+        state = problem = self.health.problem() if checkpoint or samples else ""
+        if finished:
+            self.health.end(problem)
+        if self._due(training.validate_every, finished) and not self._validate() and checkpoint:
+            problem = problem or "the metrics of the validation are not finite"
+        if finished:
+            self.health.end(problem)
+            self.log.write_and_print(self.counters.step, self.task.conclude(self.accelerator, self.ema.model))
+        if samples and self.task.samples and not problem and not abandoned:
             self._save_samples()
-        if checkpoint:
-            self._save_checkpoint()
+        if checkpoint and not problem:
+            self._save_checkpoint(finished)
+        elif due:
+            self.log.print(f"step {self.counters.step}: no checkpoint, because {problem}; {self.health.way_back()}")
+        self._postponed = bool(state) if checkpoint else self._postponed
 
     def _log_training(self, rate: float) -> None:
         """Log the mean loss since the last training line, and the gradient norm and learning rate of this step."""
         counters, (step, seconds) = self.counters, self._last_line
         self._last_line = (counters.step, counters.seconds)
-        self._log(
+        self.log.write(
+            counters.step,
             {
                 "loss": counters.loss_sum / counters.loss_count if counters.loss_count else None,
                 "gradient_norm": self._norm if math.isfinite(self._norm) else None,
@@ -222,39 +279,24 @@ class Trainer:
                 "nonfinite_steps": counters.nonfinite_total,
                 "seconds_per_step": round((counters.seconds - seconds) / (counters.step - step), 4),
                 "seconds": round(counters.seconds, 2),
-            }
+            },
         )
         counters.loss_sum, counters.loss_count = 0.0, 0
 
-    def _log(self, values: dict) -> None:
-        """Write a line of metrics.jsonl and send its numbers to the trackers."""
-        if self.accelerator.is_main_process:
-            with self._writing("metrics.jsonl"):
-                self.metrics.write({"step": self.counters.step, **values})
-        numbers = {name: value for name, value in values.items() if value is not None}
-        self.accelerator.log(numbers, step=self.counters.step)
-
-    def _validate(self) -> None:
+    def _validate(self) -> bool:
+        """Log the metrics of the held-out data, and return whether they are finite."""
         metrics = self.task.validate(self.accelerator, self.ema.model)
-        self._log_and_print(metrics)
+        self.log.write_and_print(self.counters.step, metrics)
         if metrics and self.config.optimizer.decay == "plateau":
             watch_plateau(self.counters, metrics["validation_loss"], self.config.optimizer)
-
-    def _log_and_print(self, metrics: dict[str, float]) -> None:
-        if metrics:
-            self._log(metrics)
-            words = ", ".join(f"{name.replace('_', ' ')} {value:.5f}" for name, value in metrics.items())
-            self._print(f"step {self.counters.step}: {words}")
+        return all(map(math.isfinite, metrics.values()))
 
     def _progress(self) -> float:
         """Return the completed share of the run, by steps or minutes, whichever is larger; equal on all processes."""
         training, counters = self.config.training, self.counters
         progress = counters.step / training.steps
         if training.max_minutes is not None:
-            seconds = counters.seconds
-            if self.accelerator.num_processes > 1:
-                mean = self.accelerator.reduce(torch.tensor(seconds, device=self.accelerator.device), "mean")
-                seconds = mean.item()
+            seconds = mean_over_processes(self.accelerator, counters.seconds)
             progress = max(progress, seconds / (60 * training.max_minutes))
         return progress
 
@@ -265,58 +307,41 @@ class Trainer:
     def _save_samples(self) -> None:
         if self.accelerator.is_main_process:
             step = self.counters.step
-            with self._writing("the samples"):
+            with writing_to(self.folder, "the samples"):
                 defects = self.task.save_samples(self.folder, step, self.ema.model)
             if defects:
-                self._print(f"step {step}: {defects}")
+                self.log.print(f"step {step}: {defects}")
         self.accelerator.wait_for_everyone()
 
-    def _save_checkpoint(self) -> None:
-        if self.accelerator.is_main_process:
-            with self._writing("the pipeline"):
-                self.metrics.sync()
+    def _save_checkpoint(self, finished: bool) -> None:
+        if self.log.metrics is not None:
+            with writing_to(self.folder, "the pipeline"):
+                self.log.metrics.sync()
+                self.counters.metrics = self.log.metrics.digest
                 save_pipeline(self.folder, self.task.pipeline(self.ema.model))
-            with self._writing("the checkpoint"):
+            with writing_to(self.folder, "the checkpoint"):
                 keep = self.config.training.keep_checkpoints
+                # The checkpoint before it stays until a good loss shows that the run has not just exploded.
+                self._unproven = None if finished else self.counters.step
+                keep = keep if finished else max(keep, 2)
                 checkpoints.save_checkpoint(self.folder, self.network, self.ema, self.optimizer, self.counters, keep)
         self.accelerator.wait_for_everyone()
 
     def _load(self, checkpoint: Path) -> None:
-        """Load a checkpoint.
-
-        Raises:
-            UserError: it was written with other data or another global batch.
-        """
+        """Load a checkpoint; raise UserError if it cannot be used or is of another run."""
         expected = self.counters
         self.counters = checkpoints.load_checkpoint(checkpoint, self.network, self.ema, self.optimizer)
-        if self.counters.global_batch != expected.global_batch:
-            raise UserError(
-                f"{checkpoint} was made with {self.counters.global_batch} examples per step, this command has "
-                f"{expected.global_batch}: set training.batch_size and training.gradient_accumulation so that their "
-                f"product with the {self.accelerator.num_processes} process(es) is the same"
-            )
-        if self.counters.data != expected.data:
-            raise UserError(
-                f"{checkpoint} was made with other recordings than `data` of the config selects now: restore them, or "
-                "start again in another output_dir"
-            )
-        self._print(f"resumed from {checkpoint}")
-
-    def _writing(self, what: str) -> contextlib.AbstractContextManager[None]:
-        """Return a context that reports a full disk or a missing permission with advice on how to continue."""
-        saved = checkpoints.list_checkpoints(self.folder)
-        last = f"the last good checkpoint is {saved[-1]}: " if saved else ""
-        return writing(what, f"{last}make room or allow writing, then continue with --resume")
+        unchecked = self.counters.check_same_run(expected, printable(checkpoint))
+        self.counters.data = expected.data
+        self.log.print(f"resumed from {printable(checkpoint)}{unchecked}")
 
     def _description(self) -> str:
         """Return the first line of the output."""
         parameters = sum(parameter.numel() for parameter in self.network.parameters())
+        minutes = self.config.training.max_minutes
+        end = "" if minutes is None else f"at most {minutes:g} minutes; "
         return (
             f"{type(self.network).__name__}, {parameters:,} parameters; {self.task.description}; "
-            f"{self.counters.global_batch} examples per step on "
-            f"{self.accelerator.num_processes} x {self.accelerator.device.type}; run folder {self.folder}"
+            f"{self.counters.global_batch} examples per step on {self.accelerator.num_processes} x "
+            f"{self.accelerator.device.type}; {end}run folder {printable(self.folder)}"
         )
-
-    def _print(self, text: str) -> None:
-        if self.accelerator.is_main_process:
-            tqdm.write(text)

@@ -6,23 +6,25 @@ from functools import cache
 from typing import Any, ClassVar, Literal
 
 from diffusers.models.modeling_utils import ModelMixin
-from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, ValidationError, create_model, model_validator
+from pydantic import ConfigDict, Field, GetJsonSchemaHandler, ValidationError, create_model, model_validator
 from pydantic_core import CoreSchema
 
-from sashimi_diffusion.training.settings import Settings, first_problem
+from sashimi_diffusion.arguments import check_arguments
+from sashimi_diffusion.errors import UserError
+from sashimi_diffusion.training.settings import Settings, first_problem, read_overrides
 
 
 class ModelConfig(Settings):
     """Name of a network and arguments of its constructor; in YAML all of them are keys under ``model``.
 
     A subclass sets ``networks`` and the type of ``name``. Its other fields are settings that are not arguments
-    of the constructor.
+    of the constructor. The ranges of the arguments are those of the network.
     """
 
     model_config = ConfigDict(extra="allow")
 
     networks: ClassVar[Mapping[str, type[ModelMixin]]] = {}
-    """Network classes by name."""
+    """Network classes by name, with the ranges of their arguments in the attribute ``ranges``."""
     from_data: ClassVar[tuple[str, ...]] = ("sample_rate", "sample_size")
     """Arguments that the data determine; a config must not give them."""
     measured: ClassVar[tuple[str, ...]] = ()
@@ -37,7 +39,19 @@ class ModelConfig(Settings):
             settings.model_validate(tree)
         except ValidationError as error:
             raise first_problem(error, settings, tree, "model.") from None
+        given = {key: value for key, value in self.arguments.items() if value is not None or key not in self.measured}
+        try:
+            check_arguments(self.network_class.__init__, given, self.network_class.ranges)
+        except UserError as error:
+            raise UserError(f"model.{error}") from None
         return self
+
+    @classmethod
+    def types_of(cls, group: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the type of every key of the network that ``group`` names."""
+        name = read_overrides(str, group.get("name", cls.model_fields["name"].default))
+        known = isinstance(name, str) and name in cls.networks
+        return cls._settings_of(name).types_of(group) if known else super().types_of(group)
 
     @property
     def network_class(self) -> type[Any]:
@@ -55,7 +69,7 @@ class ModelConfig(Settings):
 
     @classmethod
     @cache
-    def _settings_of(cls, name: str) -> type[BaseModel]:
+    def _settings_of(cls, name: str) -> type[Settings]:
         """Return a settings class for one network: the fields of this class and the arguments of the constructor.
 
         It is built from the signature of the constructor. Therefore the checks of keys and types and the JSON schema

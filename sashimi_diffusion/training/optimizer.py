@@ -1,14 +1,15 @@
 """Optimizers with the parameter groups that state-space models need, and the learning rate over a run."""
 
 import math
+from typing import Any
 
 import torch
 from torch import nn
 
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.ssm import state_space_parameters
-from sashimi_diffusion.training.checkpoints import Counters
 from sashimi_diffusion.training.config import OptimizerConfig
+from sashimi_diffusion.training.counters import Counters
 from sashimi_diffusion.training.muon import CombinedOptimizer, Muon
 
 LARGEST_SSM_LR = 1e-3
@@ -93,6 +94,61 @@ def _keep_rates_on_device(optimizer: torch.optim.Optimizer) -> None:
     optimizer.register_state_dict_post_hook(with_numbers)
 
 
+def load_optimizer(optimizer: torch.optim.Optimizer | CombinedOptimizer, stored: Any) -> None:
+    """Load the result of ``state_dict``, except the settings, such as learning rates, which may have changed.
+
+    Raises:
+        UserError: ``stored`` is of another kind of optimizer or of another network, or it is no state of an optimizer.
+    """
+    kind, stored_kind = _kind_of(optimizer.state_dict()), _kind_of(stored)
+    if stored_kind is not None and stored_kind != kind:
+        raise UserError(
+            f"it was written with optimizer.name={stored_kind}, but this command has optimizer.name={kind}: resume "
+            f"with optimizer.name={stored_kind}"
+        )
+    settings = [{key: group[key] for key in group if key != "params"} for group in optimizer.param_groups]
+    try:
+        optimizer.load_state_dict(stored)
+    except Exception as error:  # its class depends on what is in the place of the state
+        raise UserError(f"it is not the state of {kind} for this network ({' '.join(str(error).split())})") from error
+    for group, setting in zip(optimizer.param_groups, settings, strict=True):
+        group.update(setting)
+    for part in parts_of(optimizer):
+        _check_state(part)
+
+
+def _kind_of(state: Any) -> str | None:
+    """Return the ``optimizer.name`` that has a state, or None if it has none."""
+    if not isinstance(state, dict):
+        return None
+    if "parts" in state:
+        return "muon"
+    groups = state.get("param_groups")
+    if not isinstance(groups, list) or not groups or not isinstance(groups[0], dict):
+        return None
+    return "adamw" if "betas" in groups[0] else "sgd"
+
+
+def _check_state(optimizer: torch.optim.Optimizer) -> None:
+    """Check that the state of every parameter has the tensors that the next step needs.
+
+    Raises:
+        UserError: one is missing or has another shape than the parameter.
+    """
+    names: tuple[str, ...] = ()  # SGD creates its state where there is none
+    if isinstance(optimizer, torch.optim.AdamW):
+        names = ("step", "exp_avg", "exp_avg_sq")
+    elif isinstance(optimizer, Muon):
+        names = ("average",)
+    for parameter, state in optimizer.state.items():
+        for name in {*names, *state}:
+            value = state.get(name)
+            # The momentum of SGD may be None. The step is a scalar.
+            fits = value.shape in (parameter.shape, ()) if isinstance(value, torch.Tensor) else name not in names
+            if not fits:
+                raise UserError(f"{name} of a parameter of shape {tuple(parameter.shape)} is missing or does not fit")
+
+
 def _split_off_matrices(model: nn.Module, groups: list[dict]) -> tuple[list[dict], list[dict]]:
     """Return the group of weight matrices without embedding tables, and all other groups.
 
@@ -129,7 +185,7 @@ def watch_plateau(counters: Counters, loss: float, config: OptimizerConfig) -> N
         loss: the new validation loss.
         config: gives the patience and the factor.
     """
-    if loss < counters.plateau_loss * (1 - 1e-4):
+    if math.isfinite(loss) and (counters.plateau_loss is None or loss < counters.plateau_loss * (1 - 1e-4)):
         counters.plateau_loss, counters.plateau_validations = loss, 0
         return
     counters.plateau_validations += 1

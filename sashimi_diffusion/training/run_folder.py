@@ -1,13 +1,18 @@
 """The folder of a run: config.yaml, measured.json, metrics.jsonl and pipeline/."""
 
+import contextlib
+import hashlib
 import json
+import math
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 from sashimi_diffusion.errors import UserError
-from sashimi_diffusion.files import files_written_beside, folder_written_beside, write_file
+from sashimi_diffusion.files import files_written_beside, folder_written_beside, write_file, writing
+from sashimi_diffusion.paths import is_folder, kind, read_bytes, read_json, status
+from sashimi_diffusion.terminal import printable
 from sashimi_diffusion.training.checkpoints import list_checkpoints
 from sashimi_diffusion.training.config import (
     Config,
@@ -18,10 +23,14 @@ from sashimi_diffusion.training.config import (
     to_tree,
     with_measured,
 )
+from sashimi_diffusion.training.settings import read_overrides
+from sashimi_diffusion.training.strict_json import json_text
 from sashimi_diffusion.training.yaml_files import apply_overrides, read_yaml_file, write_yaml
 
 CONFIG = "config.yaml"
 MEASURED = "measured.json"
+METRICS = "metrics.jsonl"
+_LARGEST_METRICS = 1 << 32
 
 
 def config_of_command(
@@ -44,16 +53,19 @@ def config_of_command(
         resume: whether a run is resumed; its folder is the ``output_dir`` of these files and overrides.
 
     Raises:
-        UserError: as :func:`load_config`; or the settings of a resumed run would change its data, network or loss.
+        UserError: as :func:`load_config`; the run folder has no run and no ``file`` is given, or has a run of another
+            recipe; or the settings of a resumed run would change its data, network or loss.
     """
     overrides = list(overrides)
     file_config = load_config(kind, file or default_file, overrides) if file or not resume else None
     if file_config is not None and not resume:
         return file_config
     run = Path(_output_dir(kind, file or default_file, overrides))
-    if not (run / CONFIG).is_file():
-        return file_config or load_config(kind, default_file, overrides)
-    stored = from_tree(kind, read_yaml_file(run / CONFIG))
+    if status(run / CONFIG) is None:
+        if file_config is None:
+            raise UserError(_no_run(run))
+        return file_config
+    stored = _stored_config(run, kind)
     config = file_config or from_tree(kind, apply_overrides(to_tree(stored), overrides) | {"output_dir": str(run)})
     # Older versions wrote measured values to config.yaml. They remain valid where the new config has null.
     config = with_measured(config, {name: stored.model.argument(name) for name in stored.model.measured})
@@ -62,10 +74,52 @@ def config_of_command(
     return config
 
 
+def _no_run(run: Path) -> str:
+    """Return the text of an error for a folder without config.yaml."""
+    if not is_folder(run):
+        return (
+            f"there is no run to resume: {printable(run)} does not exist; check output_dir, or start without --resume"
+        )
+    if not list_checkpoints(run):
+        return f"there is no run to resume in {printable(run)}; check output_dir, or start without --resume"
+    return (
+        f"{printable(run / CONFIG)} is missing, but there are checkpoints: restore it, or give the settings of the run "
+        "with --config"
+    )
+
+
+def _stored_config(run: Path, kind: type[Config]) -> Config:
+    """Return the config of a run.
+
+    Raises:
+        UserError: config.yaml is damaged, or another recipe wrote it.
+    """
+    path = printable(run / CONFIG)
+    advice = "restore it, or start again in another output_dir"
+    try:
+        tree = read_yaml_file(run / CONFIG)
+    except UserError as error:
+        raise UserError(f"{path} is damaged: {error}; {advice}") from error
+    for group in RunConfig.fixed:
+        if group not in tree:
+            raise UserError(f"{path} is damaged: it has no {group}; {advice}")
+    others = sorted(set(map(str, tree)) - set(kind.model_fields)) or sorted(set(kind.fixed) - set(tree))
+    if others:
+        has = "has" if others[0] in tree else "lacks"
+        raise UserError(
+            f"{printable(run)} has the run of another recipe, because {CONFIG} {has} {printable(', '.join(others))}: "
+            "resume it with the recipe that started it, or choose another output_dir"
+        )
+    try:
+        return from_tree(kind, tree)
+    except UserError as error:
+        raise UserError(f"{path} does not fit this recipe: {error}; {advice}") from error
+
+
 def _output_dir(kind: type[RunConfig], file: str | Path, overrides: list[str]) -> str:
-    tree = apply_overrides(read_yaml_file(file), overrides)
+    tree = read_overrides(kind, apply_overrides(read_yaml_file(file), overrides))
     output_dir = tree.get("output_dir", kind.model_fields["output_dir"].default)
-    if not isinstance(output_dir, str):
+    if not isinstance(output_dir, str) or not output_dir:
         raise UserError(f"output_dir must be text, not {output_dir!r}")
     return output_dir
 
@@ -76,10 +130,30 @@ def check_startable(run: Path, resume: bool) -> None:
     Raises:
         UserError: ``run`` is a file, or it contains a run and ``resume`` is false.
     """
-    if run.exists() and not run.is_dir():
-        raise UserError(f"output_dir {run} is a file, not a folder: set another output_dir")
-    if not resume and ((run / CONFIG).exists() or list_checkpoints(run)):
-        raise UserError(f"{run} already holds a run: continue it with --resume, or choose another output_dir=FOLDER")
+    found = status(run)
+    if found is not None and not is_folder(run):
+        raise UserError(f"output_dir {printable(run)} is {kind(found)}, not a folder: set another output_dir")
+    if not resume and (status(run / CONFIG) is not None or list_checkpoints(run)):
+        raise UserError(
+            f"{printable(run)} already holds a run: continue it with --resume, or choose another output_dir=FOLDER"
+        )
+
+
+def how_to_continue(run: Path) -> str:
+    """Return what ``--resume`` does after an interrupted run."""
+    saved = list_checkpoints(run)
+    if saved:
+        return f"--resume continues from {printable(saved[-1])}"
+    if status(run / CONFIG) is None:
+        return "the run had not begun"
+    return "there is no checkpoint yet, so --resume starts from the beginning"
+
+
+def writing_to(run: Path, what: str) -> contextlib.AbstractContextManager[None]:
+    """Return a context that reports a full disk or a missing permission with advice on how to continue a run."""
+    saved = list_checkpoints(run)
+    last = f"the last good checkpoint is {printable(saved[-1])}: " if saved else ""
+    return writing(what, f"{last}make room or allow writing, then continue with --resume")
 
 
 def write_config(run: Path, config: RunConfig) -> None:
@@ -91,7 +165,7 @@ def write_config(run: Path, config: RunConfig) -> None:
 def write_measured(run: Path, values: Mapping[str, float]) -> None:
     """Write the arguments of the network that were measured on the training data to measured.json."""
     run.mkdir(parents=True, exist_ok=True)
-    write_file(run / MEASURED, (json.dumps(dict(values), indent=1) + "\n").encode())
+    write_file(run / MEASURED, (json_text(dict(values), indent=1) + "\n").encode())
 
 
 def read_measured(run: Path) -> dict[str, Any]:
@@ -101,10 +175,18 @@ def read_measured(run: Path) -> dict[str, Any]:
         UserError: measured.json is damaged.
     """
     file = run / MEASURED
+    if status(file) is None:
+        return {}
+    advice = "restore it, or start again in another output_dir"
     try:
-        return dict(json.loads(file.read_text())) if file.is_file() else {}
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"{file} is damaged ({error}): restore it, or start again in another output_dir") from None
+        values = read_json(file, "the measured values of a run")
+    except UserError as error:
+        raise UserError(f"{printable(file)} is damaged: {error}; {advice}") from None
+    if not isinstance(values, dict) or not all(
+        type(value) in (int, float) and math.isfinite(value) for value in values.values()
+    ):
+        raise UserError(f"{printable(file)} is damaged: it must have numbers by their names; {advice}")
+    return values
 
 
 class MetricsFile:
@@ -117,15 +199,24 @@ class MetricsFile:
     """
 
     def __init__(self, path: Path, last_step: int) -> None:
-        if path.exists():
-            kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _is_up_to(line, last_step)]
-            write_file(path, "".join(line + "\n" for line in kept).encode())
+        self._digest = hashlib.sha256()
+        if status(path) is not None:
+            kept = _lines_up_to(path, last_step)
+            self._digest.update(kept)
+            write_file(path, kept)
         self._file = path.open("a", encoding="utf-8")
+
+    @property
+    def digest(self) -> str:
+        """The SHA-256 of the whole file."""
+        return self._digest.hexdigest()
 
     def write(self, values: dict) -> None:
         """Append one line and flush it to the operating system, so that it survives a killed process."""
-        self._file.write(json.dumps(values) + "\n")
+        line = json_text(values) + "\n"
+        self._file.write(line)
         self._file.flush()
+        self._digest.update(line.encode())
 
     def sync(self) -> None:
         """Wait until all lines are on the disk."""
@@ -136,11 +227,38 @@ class MetricsFile:
         self._file.close()
 
 
-def _is_up_to(line: str, last_step: int) -> bool:
+def check_metrics(path: Path, last_step: int, digest: str) -> str:
+    """Check metrics.jsonl before a run resumes; return a text for the user if it is missing, otherwise "".
+
+    Args:
+        path: the file.
+        last_step: step of the checkpoint.
+        digest: ``Counters.metrics`` of the checkpoint.
+
+    Raises:
+        UserError: the file cannot be read, or its lines up to ``last_step`` have changed.
+    """
+    if status(path) is None:
+        return f"{printable(path)} is missing: it begins anew after step {last_step}" if last_step else ""
+    if hashlib.sha256(_lines_up_to(path, last_step)).hexdigest() != digest and digest:
+        raise UserError(
+            f"{printable(path)} was changed: its lines up to step {last_step} are not those of the run; restore it, or "
+            "move it away to begin a new one"
+        )
+    return ""
+
+
+def _lines_up_to(path: Path, last_step: int) -> bytes:
+    """Return the complete lines of metrics.jsonl that belong to ``last_step`` or earlier steps."""
+    lines = read_bytes(path, "the metrics of a run", limit=_LARGEST_METRICS).splitlines()
+    return b"".join(line + b"\n" for line in lines if _is_up_to(line, last_step))
+
+
+def _is_up_to(line: bytes, last_step: int) -> bool:
     """Return whether a line is complete and belongs to ``last_step`` or an earlier step."""
     try:
         return json.loads(line)["step"] <= last_step
-    except (json.JSONDecodeError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return False
 
 

@@ -1,25 +1,58 @@
 """Base class of all settings: keys, types and ranges are checked, and errors name the key in full."""
 
 import collections.abc
+import re
 import types
 import typing
-from collections.abc import Iterable, Sequence
-from typing import Any, Literal, Union
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Any, Literal, Union
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from annotated_types import Ge, Gt, Le, Len
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
+from sashimi_diffusion.arguments import short_form
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.suggestions import nearest_name
+from sashimi_diffusion.training.yaml_files import Override, read_yaml, short_key
+
+MAX_TEXT = 4096
+"""The largest number of characters of a text. The paths of Linux have no more."""
+_QUOTED = re.compile(r"""'(?:[^']|'')*'|"(?:[^"\\]|\\.)*\"""", re.DOTALL)
+
+
+def _usable(text: str) -> str:
+    if not text:
+        raise ValueError("it must not be empty")
+    if "\0" in text:
+        raise ValueError("it must not contain a null character")
+    if len(text) > MAX_TEXT:
+        raise ValueError(f"it must have at most {MAX_TEXT:,} characters")
+    return text
+
+
+Text = Annotated[str, AfterValidator(_usable)]
+"""Text that is not empty, such as a path."""
+PositiveFinite = Annotated[float, Gt(0), Le(1e38)]
+"""A number above 0 that float32, in which most computations are done, can represent."""
+Seed = Annotated[int, Ge(0), Le(2**32 - 1)]
+"""A seed of random numbers. NumPy accepts 32 bits."""
+Values = Annotated[list[str | int], Len(1)]
+"""Values of a field of file names; at least one."""
 
 
 class Settings(BaseModel):
     """A group of settings. An unknown key is an error. Settings cannot be changed after they are checked.
 
-    An int is accepted where a float is expected; no other type is converted.
+    An int is accepted where a float is expected; no other type is converted. Every number must be finite.
     """
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+    @classmethod
+    def types_of(cls, group: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the type of every key that a group with these values may have."""
+        return {key: field.annotation for key, field in cls.model_fields.items()}
 
     @model_validator(mode="before")
     @classmethod
@@ -27,7 +60,66 @@ class Settings(BaseModel):
         return {} if value is None else value  # YAML reads a key without a value as null
 
 
-def unknown_key(key: str, valid: Iterable[str], prefix: str = "") -> UserError:
+def read_overrides(annotation: Any, value: Any, name: str = "") -> Any:
+    """Return a value in which the type of its field decides how each :class:`Override` is read.
+
+    Where the field is text, the override is the value; "null" is no value where the field may have none. Text within
+    quotes is read without them, so ``'null'`` is text. All other overrides are read as YAML.
+
+    Args:
+        annotation: type of the value.
+        value: the value, or a nested dictionary.
+        name: its key in full.
+
+    Raises:
+        UserError: an override is not valid YAML.
+    """
+    choices = _alternatives(annotation)
+    if isinstance(value, Override):
+        return _read_text(value, choices, name) if _is_text(choices) else read_yaml(value, short_key(name))
+    if not isinstance(value, dict):
+        return value
+    for choice in choices:
+        if _is_group(choice):
+            of_key = choice.types_of(value)
+            return {key: read_overrides(of_key.get(key, str), item, _join(name, key)) for key, item in value.items()}
+        if typing.get_origin(choice) is dict:
+            inner = typing.get_args(choice)[1]
+            return {key: read_overrides(inner, item, _join(name, key)) for key, item in value.items()}
+    return {key: read_overrides(str, item, _join(name, key)) for key, item in value.items()}
+
+
+def _read_text(text: Override, choices: Sequence[Any], name: str) -> str | None:
+    if text in ("", "null") and type(None) in choices:
+        return None
+    if not _QUOTED.fullmatch(text):
+        return str(text)
+    if "\\" in text and text[0] == '"':
+        return read_yaml(text, short_key(name))
+    return text[1:-1].replace("''", "'") if text[0] == "'" else text[1:-1]
+
+
+def _is_text(choices: Sequence[Any]) -> bool:
+    """Return whether all types but null are text."""
+
+    def is_text(choice: Any) -> bool:
+        if typing.get_origin(choice) is Literal:
+            return all(isinstance(value, str) for value in typing.get_args(choice))
+        return choice in (str, type(None))
+
+    return all(map(is_text, choices))
+
+
+def _alternatives(annotation: Any) -> list[Any]:
+    """Return the types of a union, or the only type, without their constraints."""
+    if typing.get_origin(annotation) is Annotated:
+        return _alternatives(typing.get_args(annotation)[0])
+    if typing.get_origin(annotation) in (Union, types.UnionType):
+        return [choice for one in typing.get_args(annotation) for choice in _alternatives(one)]
+    return [annotation]
+
+
+def unknown_key(key: object, valid: Iterable[str], prefix: str = "") -> UserError:
     """Return the error for a key that does not exist; it suggests the most similar valid key.
 
     Args:
@@ -38,7 +130,7 @@ def unknown_key(key: str, valid: Iterable[str], prefix: str = "") -> UserError:
     valid = sorted(valid)
     near = nearest_name(str(key), valid)
     advice = f"did you mean {prefix}{near}?" if near else f"the valid keys are {', '.join(valid)}"
-    return UserError(f"unknown config key {prefix}{key}: {advice}")
+    return UserError(f"unknown config key {prefix}{short_key(key)}: {advice}")
 
 
 def first_problem(error: ValidationError, kind: type[BaseModel], tree: Any, prefix: str = "") -> UserError:
@@ -50,14 +142,17 @@ def first_problem(error: ValidationError, kind: type[BaseModel], tree: Any, pref
         tree: the nested dictionary that was checked.
         prefix: path of ``tree`` in the whole config, for example "model.".
     """
-    problem = error.errors()[0]
+    problem = error.errors(include_url=False)[0]
     cause = problem.get("ctx", {}).get("error")
     if isinstance(cause, UserError):
         return cause
-    location = problem["loc"]
+    location, type_ = problem["loc"], problem["type"]
     if location[-1:] == ("[key]",):
-        return UserError(f"the keys of {prefix}{_dotted(location[:-2])} must be text, not {location[-2]!r}")
-    if problem["type"] == "missing":
+        return UserError(f"the keys of {prefix}{_dotted(location[:-2])} must be text, not {short_key(location[-2])}")
+    if type_ == "invalid_key":
+        group = f"{prefix}{_dotted(location[:-1])}".rstrip(".") or "the config"
+        return UserError(f"the keys of {group} must be text, not {short_key(location[-1])}")
+    if type_ == "missing":
         return UserError(f"the config key {prefix}{_dotted(location)} is missing")
 
     # Follow the location of the problem through the nested groups of settings down to one field. The rest of the
@@ -66,7 +161,7 @@ def first_problem(error: ValidationError, kind: type[BaseModel], tree: Any, pref
     for key in location:
         if _is_group(annotation):
             if key not in annotation.model_fields:
-                return unknown_key(str(key), annotation.model_fields, prefix + "".join(f"{part}." for part in path))
+                return unknown_key(key, annotation.model_fields, prefix + "".join(f"{short_key(one)}." for one in path))
             field = annotation.model_fields[str(key)]
             annotation = field.annotation
         elif typing.get_origin(annotation) is dict and _is_group(typing.get_args(annotation)[1]):
@@ -76,16 +171,27 @@ def first_problem(error: ValidationError, kind: type[BaseModel], tree: Any, pref
         value = value[key]
         path.append(key)
 
+    if type_ == "string_unicode" and _is_group(annotation):  # pydantic does not name the key that is not UTF-8
+        unknown = next(key for key in value if not str(key).isprintable())
+        return unknown_key(unknown, annotation.model_fields, f"{prefix}{_dotted(path)}." if path else prefix)
     name = f"{prefix}{_dotted(path)}" if path else prefix.rstrip(".") or "the config"
-    if problem["type"] in ("greater_than", "greater_than_equal", "less_than", "less_than_equal"):
-        return UserError(f"{name} is {value!r}: it must be {_range(field)}")
+    number = problem["input"]
+    too_large = type_ == "float_type" and isinstance(number, int) and not isinstance(number, bool)
+    if too_large or type_ in ("greater_than", "greater_than_equal", "less_than", "less_than_equal", "finite_number"):
+        return UserError(f"{name} is {short_form(value)}: it must be {_range(field) or 'finite'}")
+    if type_ == "too_short":
+        return UserError(f"{prefix}{_dotted(location)} is {short_form(number)}: it must have at least one value")
     if cause is not None:
-        return UserError(f"{name} is {value!r}: {cause}")
-    return UserError(f"{name} must be {_describe(annotation)}, not {value!r}")
+        return UserError(f"{name} is {short_form(value)}: {cause}")
+    return UserError(f"{name} must be {_describe(annotation)}, not {short_form(value)}")
+
+
+def _join(name: str, key: object) -> str:
+    return f"{name}.{key}" if name else str(key)
 
 
 def _dotted(path: Sequence[str | int]) -> str:
-    return ".".join(map(str, path))
+    return ".".join(map(short_key, path))
 
 
 def _is_group(annotation: Any) -> bool:
@@ -95,8 +201,13 @@ def _is_group(annotation: Any) -> bool:
 def _range(field: FieldInfo) -> str:
     """Return the limits of a field in words, for example "at least 0 and below 1"."""
     words = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
-    limits = [(word, getattr(limit, key, None)) for limit in field.metadata for key, word in words.items()]
-    return " and ".join(f"{word} {limit:g}" for word, limit in limits if limit is not None)
+    nested = [limit for choice in typing.get_args(field.annotation) for limit in getattr(choice, "__metadata__", ())]
+    limits = [(word, getattr(limit, key, None)) for limit in [*field.metadata, *nested] for key, word in words.items()]
+    return " and ".join(f"{word} {_written(limit)}" for word, limit in limits if limit is not None)
+
+
+def _written(limit: float) -> str:
+    return f"{limit:,}" if isinstance(limit, int) else f"{limit:g}"
 
 
 _NAMES = {int: "a whole number", float: "a number", str: "text", bool: "true or false", None: "null"}
@@ -105,6 +216,8 @@ _NAMES = {int: "a whole number", float: "a number", str: "text", bool: "true or 
 def _describe(annotation: Any) -> str:
     """Return a type in words."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is Annotated:
+        return _describe(arguments[0])
     if annotation in (None, type(None)):
         return "null"
     if origin in (Union, types.UnionType):

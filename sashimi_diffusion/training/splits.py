@@ -1,6 +1,7 @@
 """Open the recordings of a run, by split."""
 
 import hashlib
+from collections.abc import Iterable
 from typing import Any
 
 from sashimi_diffusion.data.audio_folder import AudioFolder
@@ -14,6 +15,8 @@ _WHERE_TO_GET_DATA = (
     "data.path=free-spoken-digit-dataset/recordings, or let data.kind=speech_commands data.download=true "
     "data.path=FOLDER fetch Speech Commands (2.3 GB)"
 )
+
+_SEPARATOR = "-"  # of the hashes in a fingerprint
 
 
 def open_split(
@@ -65,9 +68,10 @@ def has_validation(data: DataConfig) -> bool:
 
 
 def fingerprint(recordings: Recordings) -> str:
-    """Return a hash of the names, lengths, labels and speakers of the recordings, in order.
+    """Return two hashes, joined by "-": of the names, lengths, labels and speakers of the recordings, in order, and of
+    the contents of their files.
 
-    Folders are not part of it, so data may be moved before a run is resumed.
+    Folders are not part of it, so data may be moved before a run is resumed. See :func:`compare_fingerprints`.
     """
     speakers = recordings.speakers
     text = "\n".join(
@@ -75,4 +79,35 @@ def fingerprint(recordings: Recordings) -> str:
         + ("" if speakers is None else f" {speakers[item]}")
         for item, (recording, start) in enumerate(recordings.items)
     )
-    return hashlib.sha256(text.encode()).hexdigest()
+    contents = (recordings.content(item) for item in range(len(recordings)))
+    return _hash(text) + _SEPARATOR + _hash("\n".join(contents))
+
+
+def combined_fingerprint(fingerprints: Iterable[tuple[str, str]]) -> str:
+    """Return the fingerprint of several named sets of recordings, from pairs of the name and the fingerprint."""
+    split = [(name, *text.split(_SEPARATOR)) for name, text in fingerprints]
+    names, contents = ("\n".join(f"{parts[0]} {parts[i]}" for parts in split) for i in (1, 2))
+    return _hash(names) + _SEPARATOR + _hash(contents)
+
+
+def compare_fingerprints(stored: str, current: str) -> str:
+    """Return what differs between the recordings of a checkpoint and those of now.
+
+    Args:
+        stored: fingerprint in the checkpoint. Older versions stored only the first of the two hashes.
+        current: fingerprint of the recordings that the settings select now.
+
+    Returns:
+        "nothing"; "unknown" if the checkpoint does not have the hash of the contents, and the rest is equal;
+        "contents" if only the contents differ; otherwise "recordings".
+    """
+    if stored == current:
+        return "nothing"
+    names, _, contents = stored.partition(_SEPARATOR)
+    if names != current.partition(_SEPARATOR)[0]:
+        return "recordings"
+    return "contents" if contents else "unknown"
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()

@@ -250,24 +250,3 @@ def _against_graph(parts: Parts, on_device: bool) -> str:
     if parts.config.training.gradient_checkpointing:
         return "training.gradient_checkpointing is true"
     return ""
-
-
-def nonfinite_message(network: nn.Module, loss: float, count: int) -> str:
-    """Return the text of an error that names the first parameter or gradient that is not finite.
-
-    Args:
-        network: the network after the last step.
-        loss: loss of the last step.
-        count: number of steps in a row that were not finite.
-    """
-    advice = "resume with a lower optimizer.lr or a lower optimizer.gradient_clip"
-    parameters = list(network.named_parameters())
-    values = [(f"the parameter {name}", parameter) for name, parameter in parameters]
-    gradients = [(f"the gradient of the parameter {name}", parameter.grad) for name, parameter in parameters]
-    for what, tensor in values + gradients:
-        if tensor is not None and not tensor.isfinite().all():
-            return f"{count} steps in a row were not finite: first of all {what}; {advice}"
-    return (
-        f"{count} steps in a row were not finite: the loss is {loss}, but all parameters and gradients are finite; "
-        f"{advice}"
-    )

@@ -12,7 +12,8 @@ import soundfile
 import torch
 from PIL import Image
 
-from sashimi_diffusion.commands import memory, output, sample, sample_diffusion
+from sashimi_diffusion.commands import memory, sample, sample_diffusion, sample_folder
+from sashimi_diffusion.files import writing
 from sashimi_diffusion.models import WaveNetDenoiser
 from sashimi_diffusion.pipelines import SashimiPipeline, hash_pipeline
 from sashimi_diffusion.schedulers import DiffWaveScheduler
@@ -196,7 +197,7 @@ def test_scheduler_steps_seconds_and_dtype(plain_folder: Path, tmp_path: Path) -
     assert made["samples"][0]["label"] is None
     assert made["samples"][0]["speaker"] is None
     assert read(tmp_path)["0000.wav"].shape == (300,)
-    assert run(plain_folder, tmp_path, "--num-samples", "1", "--scheduler", "diffwave-fast") == 0
+    assert run(plain_folder, tmp_path, "--num-samples", "1", "--scheduler", "diffwave-fast", "--overwrite") == 0
     assert record(tmp_path)["scheduler"]["steps"] == 6
 
 
@@ -213,7 +214,18 @@ def test_scheduler_steps_seconds_and_dtype(plain_folder: Path, tmp_path: Path) -
         (["--label", "-1"], "no class '-1'"),
         (["--label", "0,"], "no class ''"),
         (["--speaker", "ann"], "--speaker was given, but this model has no speakers: leave it out"),
+        (["--label", "0" * 5000], "no class '0000"),
+        (["--label", "9" * 5000], "no class '9999"),
         (["--guidance-scale", "nan"], "guidance_scale is nan"),
+        (["--guidance-scale", "1e308"], "guidance_scale is 1e+308, expected a number from -1e+06 to 1e+06"),
+        (["--guidance-scale=-1e7"], "guidance_scale is -1e+07, expected a number from"),
+        (["--steps", "1000000000"], "cannot sample in 1000000000 steps"),
+        (["--steps", "1e9"], "argument --steps: invalid int value: '1e9'"),
+        (["--steps", "7" * 5000], "argument --steps: invalid int value: '7777"),
+        (["--seconds", "1e308"], "cannot generate 1e+308 seconds of audio: ask for a number above 0, up to"),
+        (["--seconds", "5e6", "--batch-size", "1"], "ask for fewer --seconds"),
+        (["--num-samples", "1" + "0" * 18], "ask for fewer --num-samples"),
+        (["--num-samples", "20000000"], "ask for fewer --num-samples"),
         (["--seconds", "1e9"], "ask for fewer --seconds"),
         (["--seconds", "0"], "cannot generate 0 seconds"),
         (["--seconds", "-1"], "cannot generate -1 seconds"),
@@ -221,12 +233,22 @@ def test_scheduler_steps_seconds_and_dtype(plain_folder: Path, tmp_path: Path) -
         (["--seconds", "inf"], "cannot generate inf seconds"),
         (["--num-samples", "0"], "--num-samples is 0"),
         (["--batch-size", "-2"], "--batch-size is -2"),
+        (["--batch-size", "0"], "--batch-size is 0"),
         (["--seed", "-1"], "--seed is -1"),
+        (["--seed", str(2**63)], "--seed is 9223372036854775808, expected a number from 0"),
+        (["--seed", "9" * 5000], "argument --seed: invalid int value: '9999"),
         (["--device", "cuda:99"], "the device 'cuda:99' cannot be used"),
         (["--device", "toaster"], "the device 'toaster' cannot be used"),
         (["--device", "meta"], "the device 'meta' cannot be used"),
+        (["--device", "hpu"], "the device 'hpu' cannot be used"),
+        (["--device", ""], "the device '' cannot be used"),
+        (["--device", "cuda\x1b[2J"], r"cuda\x1b[2J"),
+        (["--out", ""], "argument --out: expected a path, got an empty text"),
+        (["--pipeline", "x" * 5000], "File name too long"),
+        (["--stream", "x.wav"], "--stream does not apply: "),
         (["--dtype", "float99"], "argument --dtype: invalid choice"),
         (["--surprise"], "unrecognized arguments: --surprise"),
+        (["--surprise\n\x1b"], r"unrecognized arguments: --surprise\n\x1b"),
     ],
 )
 def test_wrong_input_is_one_line(
@@ -268,35 +290,41 @@ def test_an_output_folder_that_cannot_be_created(
     class_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     (tmp_path / "file").write_text("mine")
-    for out in (tmp_path / "file", tmp_path / "file" / "below", Path("/proc/none/of/it")):
+    for out in (tmp_path / "file", tmp_path / "file" / "below"):
         assert run(class_folder, out) == 2
-        assert f"cannot write to {out}" in only_error(capsys)
+        assert only_error(capsys) == f"error: --out {out}: {tmp_path / 'file'} is a file, expected a folder"
+    assert run(class_folder, Path("/proc/none/of/it")) == 2
+    assert "cannot write to /proc/none/of/it" in only_error(capsys)
+    assert run(class_folder, tmp_path / "new" / ("x" * 300)) == 2
+    assert "File name too long" in only_error(capsys)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
     assert (tmp_path / "file").read_text() == "mine"
 
 
 def test_a_full_disk_is_reported_before_sampling(
     class_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(output.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000})())
+    monkeypatch.setattr(
+        sample_folder.shutil, "disk_usage", lambda _: type("Usage", (), {"total": 2000, "free": 1000})()
+    )
     assert run(class_folder, tmp_path) == 2
     assert "needs" in only_error(capsys)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_disk_that_fills_up_later_keeps_the_old_record(
+def test_a_disk_that_fills_up_later_leaves_a_record_of_all_clips(
     class_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run(class_folder, tmp_path, "--num-samples", "1")
-    before = (tmp_path / "samples.json").read_text()
-    capsys.readouterr()
-
     def full(*_: object, **__: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
+        with writing("the sheet"):
+            raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(Image.Image, "save", full)
+    monkeypatch.setattr(sample_folder, "write_output_file", full)
     assert run(class_folder, tmp_path, "--num-samples", "2") == 2
     assert "the disk is full" in only_error(capsys)
-    assert (tmp_path / "samples.json").read_text() == before
+    written = record(tmp_path)
+    assert [clip["file"] for clip in written["samples"]] == list(read(tmp_path)) == ["0000-zero.wav", "0001-one.wav"]
+    assert not written["complete"]
 
 
 @pytest.mark.parametrize("name", ["model_index.json", "model/config.json", "model/diffusion_pytorch_model.safetensors"])
@@ -317,9 +345,11 @@ def test_running_out_of_memory_is_reported(
     class_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sample_diffusion, "require_memory", lambda *_: None)
-    monkeypatch.setattr(sample_diffusion, "prepare_folder", lambda *_: None)
-    assert run(class_folder, tmp_path, "--seconds", "1e14", "--num-samples", "1") == 2
+    for check in ("require_space", "require_wav_size"):
+        monkeypatch.setattr(sample_diffusion, check, lambda *_: None)
+    assert run(class_folder, tmp_path / "new" / "out", "--seconds", "1e14", "--num-samples", "1") == 2
     assert "out of memory: ask for fewer --seconds or a smaller --batch-size" in only_error(capsys)
+    assert not (tmp_path / "new").exists()
 
 
 def test_other_runtime_errors_are_not_reported_as_out_of_memory() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import soundfile
 import torch
 
-from sashimi_diffusion.commands import sample
+from sashimi_diffusion.commands import sample, sample_autoregressive
 from sashimi_diffusion.models import SashimiAutoregressive
 from sashimi_diffusion.pipelines import SashimiAutoregressivePipeline
 
@@ -163,6 +164,21 @@ def test_a_prefix_shorter_than_a_frame_is_continued(folder: Path, tmp_path: Path
         (["--prefix", "nowhere.wav"], "nowhere.wav"),
         (["--seconds", "0"], "above 0"),
         (["--seconds", "1e9"], "MB"),
+        (["--seconds", "1e308"], "cannot generate 1e+308 seconds of audio: ask for a number above 0, up to"),
+        (["--seconds", "3e5"], "such a file holds at most 4295 MB: ask for fewer --seconds, at most 268435"),
+        (["--seconds", "2e5", "--batch-size", "1000000"], "GB are free"),
+        (["--num-samples", "1000000000000"], "ask for fewer --num-samples"),
+        (["--temperature", "1e-300"], "temperature must be 0 (greedy) or above"),
+        (["--top-k", "1" + "0" * 30], "top_k must be at least 1"),
+        (["--prefix", "/dev/zero"], "/dev/zero: a device, not a regular file"),
+        (["--prefix", "/"], "a folder, not a regular file"),
+        (["--prefix", "x" * 300], "File name too long"),
+        (["--stream", "/"], "--stream / is a folder: expected the name of a file"),
+        (["--stream", "nowhere/x.wav"], "nowhere does not exist"),
+        (["--stream", "x.wav", "--num-samples", "2"], "--num-samples does not apply: --stream writes one clip"),
+        (["--stream", "x.wav", "--likelihood-window", "0.4", "0.1"], "--likelihood-window does not apply: --stream"),
+        (["--stream", "x.wav", "--sort-by-likelihood"], "--sort-by-likelihood does not apply: --stream"),
+        (["--stream", "x.wav", "--overwrite"], "--overwrite does not apply: --stream"),
         (["--likelihood-window", "0.6", "0.4"], "below 1 together"),
         (["--engine", "cuda-graph"], "not on a CUDA device"),
         (["--num-samples", "0"], "--num-samples is 0"),
@@ -175,13 +191,115 @@ def test_wrong_input_is_one_line(
     error = capsys.readouterr().err
     assert message in error.splitlines()[-1]
     assert "Traceback" not in error
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_prefix_as_long_as_the_clip_is_refused(
     folder: Path, tmp_path: Path, prefix: Path, capsys: pytest.CaptureFixture
 ) -> None:
     assert run(folder, tmp_path / "out", "--prefix", prefix, "--seconds", 0.02) == 2
-    assert "the prefix has 200 samples, the clip 160" in capsys.readouterr().err
+    expected = "the prefix has 200 samples, the clip 160: ask for more --seconds than 0.025, or give a shorter prefix"
+    assert expected in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_prefix_that_is_no_regular_file_is_refused(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "loop").symlink_to("loop")
+    for name, message in {"fifo": "a FIFO, not a regular file", "loop": "Too many levels of symbolic"}.items():
+        assert run(folder, tmp_path / "out", "--prefix", tmp_path / name) == 2
+        assert message in capsys.readouterr().err
+
+
+def save_with(folder: Path, source: Path, scale: float) -> Path:
+    """Save the pipeline ``source`` with weights that are multiplied by ``scale``."""
+    pipe = SashimiAutoregressivePipeline.from_pretrained(source)
+    for parameter in pipe.model.parameters():
+        parameter.data *= scale
+    pipe.save_pretrained(folder)
+    return folder
+
+
+def test_weights_that_are_not_finite_are_refused(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    broken = save_with(tmp_path / "pipe", folder, math.nan)
+    for arguments in ([], ["--stream", tmp_path / "x.wav"]):
+        assert run(broken, tmp_path / "out", *arguments) == 2
+        error = capsys.readouterr().err
+        assert f"error: {broken}/model/diffusion_pytorch_model.safetensors: the weights " in error
+        assert "are not finite (NaN or infinity)" in error
+    assert [path.name for path in tmp_path.iterdir()] == ["pipe"]
+
+
+def test_likelihoods_that_are_not_finite_are_refused(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    broken = save_with(tmp_path / "pipe", folder, 1e30)
+    (tmp_path / "x.wav").write_bytes(b"made before")
+    for arguments in ([], ["--stream", tmp_path / "x.wav"]):
+        assert run(broken, tmp_path / "out", "--seconds", 0.01, *arguments) == 2
+        assert f"the pipeline {broken} computes values that are not finite" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    assert (tmp_path / "x.wav").read_bytes() == b"made before"
+
+
+def test_clips_and_likelihoods_are_written_after_each_batch(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, original, seen = tmp_path / "out", sample_autoregressive.generate, []
+
+    def generate(*arguments):
+        if out.exists() and (out / "samples.json").exists():
+            written = sum(path.suffix == ".wav" for path in out.iterdir())
+            clips = record(out)["samples"]
+            seen.append((written, sum(clip["log_likelihood"] is not None for clip in clips), len(clips)))
+        return original(*arguments)
+
+    monkeypatch.setattr(sample_autoregressive, "generate", generate)
+    assert run(folder, out, "--num-samples", 5, "--batch-size", 2, "--sort-by-likelihood", "--seconds", 0.01) == 0
+    assert seen == [(2, 2, 5), (4, 4, 5)]
+    assert sorted(path.name for path in out.glob("*.wav")) == [f"000{index}.wav" for index in range(5)]
+
+
+def test_the_files_of_a_second_run_are_those_of_its_record(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    out = tmp_path / "out"
+    assert run(folder, out, "--num-samples", 3, "--seconds", 0.01) == 0
+    before = (out / "samples.json").read_bytes()
+    assert run(folder, out, "--num-samples", 2, "--seconds", 0.02) == 2
+    assert f"error: {out} already has 3 clips: choose another --out, or --overwrite\n" in capsys.readouterr().err
+    assert (out / "samples.json").read_bytes() == before
+    window = ["--likelihood-window", 0.4, 0]
+    assert run(folder, out, "--num-samples", 2, "--seconds", 0.02, "--overwrite", *window) == 0
+    assert run(folder, out, "--num-samples", 2, "--seconds", 0.02, "--overwrite", *window) == 0
+    assert sorted(path.name for path in out.iterdir()) == ["0000.wav", "0001.wav", "contact_sheet.png", "samples.json"]
+    assert len(soundfile.read(out / "0000.wav")[0]) == 160
+
+
+def test_a_stream_does_not_replace_an_input(
+    folder: Path, tmp_path: Path, prefix: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "link.wav").symlink_to(prefix)
+    weights = folder / "model" / "diffusion_pytorch_model.safetensors"
+    for target in (prefix, tmp_path / "link.wav", weights):
+        before = target.read_bytes()
+        assert run(folder, tmp_path / "out", "--stream", target, "--prefix", prefix) == 2
+        assert "is also the input" in capsys.readouterr().err
+        assert target.read_bytes() == before
+
+
+def test_a_stream_to_a_device_leaves_the_device(folder: Path, tmp_path: Path) -> None:
+    assert run(folder, tmp_path / "out", "--stream", "/dev/null", "--seconds", 0.01) == 0
+    assert Path("/dev/null").is_char_device()
+
+
+def test_the_folder_inside_of_a_run_is_suggested(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    (tmp_path / "pipeline").symlink_to(folder)
+    assert run(tmp_path, tmp_path / "out") == 2
+    expected = f"error: {tmp_path} is not a pipeline, but {tmp_path / 'pipeline'} is one: name that folder\n"
+    assert capsys.readouterr().err == expected
 
 
 def test_a_diffusion_pipeline_refuses_a_prefix(tmp_path: Path, prefix: Path, capsys: pytest.CaptureFixture) -> None:

@@ -1,5 +1,8 @@
 """Tests of reading, validating, resampling and writing audio files."""
 
+import os
+import socket
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +11,7 @@ import soundfile
 import torch
 
 from sashimi_diffusion.data.audio import AudioFileError, read_audio, resample, write_audio
+from sashimi_diffusion.data.decoding import decode_audio
 from sashimi_diffusion.errors import UserError
 
 
@@ -118,30 +122,194 @@ def test_errors_state_why_a_file_cannot_be_used(tmp_path: Path, make, reason: st
     assert caught.value.reason == reason
 
 
-def test_a_truncated_flac_is_not_audio(tmp_path: Path, record):
+def test_a_truncated_flac_is_cut_short(tmp_path: Path, record):
     record(tmp_path / "cut.flac", 20000)
     content = (tmp_path / "cut.flac").read_bytes()
     (tmp_path / "cut.flac").write_bytes(content[: len(content) // 2])
-    with pytest.raises(AudioFileError, match="not audio"):
+    with pytest.raises(AudioFileError, match="cut short: header says 20000 samples, file has 8192"):
         read_audio(tmp_path / "cut.flac")
 
 
+@pytest.mark.parametrize("ending", ["wav", "flac", "ogg", "mp3"])
+@pytest.mark.parametrize(("rate", "channels"), [(16000, 1), (44100, 2)])
+def test_decoding_in_blocks_gives_what_soundfile_gives(tmp_path: Path, ending: str, rate: int, channels: int):
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, (30001, channels))
+    soundfile.write(tmp_path / f"noise.{ending}", noise, rate)
+    whole, _ = soundfile.read(tmp_path / f"noise.{ending}", dtype="float32", always_2d=True)
+    samples, sample_rate, found = decode_audio(tmp_path / f"noise.{ending}")
+    np.testing.assert_array_equal(samples, whole.mean(axis=1))
+    assert (sample_rate, found) == (rate, channels)
+
+
+def make_fifo(path: Path):
+    os.mkfifo(path)
+
+
+def make_socket(path: Path):
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(path))
+
+
+def make_endless_link(path: Path):
+    path.symlink_to(path)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="the special files of POSIX systems")
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (make_fifo, "a FIFO, not a regular file"),
+        (make_socket, "a socket, not a regular file"),
+        (lambda path: path.symlink_to("/dev/zero"), "a device, not a regular file"),
+        (Path.mkdir, "a folder, not a regular file"),
+        (make_endless_link, "unreadable (Too many levels of symbolic links)"),
+    ],
+)
+def test_only_regular_files_are_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, make, reason: str):
+    monkeypatch.chdir(tmp_path)  # the path of a socket is short
+    make(Path("x.wav"))
+    with pytest.raises(AudioFileError) as caught:
+        read_audio("x.wav")
+    assert caught.value.reason == reason
+
+
+@pytest.mark.parametrize("name", ["a\0.wav", f"{'long' * 100}.wav"])
+def test_impossible_paths(name: str):
+    with pytest.raises(AudioFileError, match=r"unreadable|not audio that soundfile can read \(embedded null"):
+        read_audio(name)
+
+
+def test_names_that_are_not_utf8_or_have_escape_bytes(tmp_path: Path, record):
+    noise = record(tmp_path / "noise.wav")
+    for raw in (b"caf\xe9.wav", b"\x1b[31mred.wav"):
+        path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + raw))
+        path.write_bytes((tmp_path / "noise.wav").read_bytes())
+        np.testing.assert_array_equal(read_audio(path), noise)
+        with pytest.raises(AudioFileError, match="wrong sample rate") as caught:
+            read_audio(path, source_rate=8000)
+        assert str(caught.value).isprintable()
+
+
+def allocated(function) -> int:
+    """Return the most memory in bytes that NumPy and Python had at one time while a function ran."""
+    tracemalloc.start()
+    try:
+        function()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_little_more_is_decoded_than_is_needed(tmp_path: Path):
+    minutes = np.zeros(16000 * 60 * 3)
+    minutes[:16000] = 0.5
+    soundfile.write(tmp_path / "long.flac", minutes, 16000)  # 8 kB, 11 MB when decoded
+    assert allocated(lambda: decode_audio(tmp_path / "long.flac", max_seconds=1.0)) < 1_000_000
+    samples = decode_audio(tmp_path / "long.flac", max_seconds=1.0).samples
+    assert len(samples) == 16000
+    assert (samples == 0.5).all()
+
+
+@pytest.mark.parametrize("rate", [16000, 22051])
 @pytest.mark.usefixtures("needs_torchaudio")
-@pytest.mark.parametrize(("from_rate", "to_rate"), [(8000, 16000), (44100, 16000), (22050, 16000), (16000, 8000)])
+def test_the_beginning_is_the_same_as_that_of_the_whole(tmp_path: Path, rate: int):
+    soundfile.write(tmp_path / "noise.wav", np.random.default_rng(0).uniform(-0.5, 0.5, 6 * rate), rate)
+    for to_rate in (None, 8000, 16000):
+        beginning = read_audio(tmp_path / "noise.wav", to_rate, max_seconds=0.7)
+        assert len(beginning) == int(np.ceil(0.7 * (to_rate or rate)))
+        whole = read_audio(tmp_path / "noise.wav", to_rate)[: len(beginning)]
+        np.testing.assert_allclose(beginning, whole, atol=1e-6)
+
+
+def test_a_file_is_refused_if_it_exceeds_the_memory(tmp_path: Path, record, monkeypatch: pytest.MonkeyPatch):
+    def fail(*arguments, **keywords):
+        raise MemoryError
+
+    record(tmp_path / "noise.wav")
+    monkeypatch.setattr(soundfile.SoundFile, "read", fail)
+    with pytest.raises(AudioFileError, match="too long for the memory"):
+        read_audio(tmp_path / "noise.wav")
+
+
+@pytest.mark.parametrize("error", [ValueError, RuntimeError, OverflowError, TypeError])
+def test_every_exception_of_the_decoder_names_the_file(tmp_path: Path, record, monkeypatch, error: type[Exception]):
+    def fail(*arguments, **keywords):
+        raise error("array is too big")
+
+    record(tmp_path / "noise.wav")
+    monkeypatch.setattr(soundfile.SoundFile, "read", fail)
+    with pytest.raises(AudioFileError, match=r"noise\.wav: not audio that soundfile can read \(array is too big\)"):
+        read_audio(tmp_path / "noise.wav")
+
+
+UNUSUAL_RATES = [11127, 22051, 44101, 47999, 999_983]
+
+
+def tone(frequency: float, rate: int, length: int) -> np.ndarray:
+    return np.sin(2 * np.pi * frequency * np.arange(length) / rate).astype(np.float32)
+
+
+@pytest.mark.usefixtures("needs_torchaudio")
+@pytest.mark.parametrize("from_rate", [8000, 44100, 22050, 48000, *UNUSUAL_RATES])
+@pytest.mark.parametrize("to_rate", [16000, 11025])
 def test_resampling_keeps_a_tone(from_rate: int, to_rate: int):
-    def tone(rate: int) -> np.ndarray:
-        return np.sin(2 * np.pi * 1000 * np.arange(rate) / rate).astype(np.float32)
-
-    resampled = resample(tone(from_rate), from_rate, to_rate)
-    assert resampled.shape == (to_rate,)
-    inside = slice(to_rate // 10, -to_rate // 10)
-    np.testing.assert_allclose(resampled[inside], tone(to_rate)[inside], atol=2e-4)
+    length = from_rate // 4
+    for part in (0.1, 0.5, 0.85):
+        frequency = part * min(from_rate, to_rate) / 2
+        resampled = resample(tone(frequency, from_rate, length), from_rate, to_rate)
+        assert resampled.shape == (-(-length * to_rate // from_rate),)
+        inside = slice(len(resampled) // 8, -len(resampled) // 8)
+        expected = tone(frequency, to_rate, len(resampled))
+        np.testing.assert_allclose(resampled[inside], expected[inside], atol=1e-3)
 
 
 @pytest.mark.usefixtures("needs_torchaudio")
-def test_resampling_removes_frequencies_above_the_new_nyquist_frequency():
-    tone = np.sin(2 * np.pi * 5000 * np.arange(16000) / 16000).astype(np.float32)
-    assert np.abs(resample(tone, 16000, 8000)[400:-400]).max() < 1e-4
+@pytest.mark.parametrize("from_rate", [16000, 44100, 22051, 44101, 47999, 999_983])
+def test_resampling_removes_frequencies_above_the_new_nyquist_frequency(from_rate: int):
+    for frequency in (4040, 5000, 7000):
+        resampled = resample(tone(frequency, from_rate, from_rate // 2), from_rate, 8000)
+        assert np.abs(resampled[400:-400]).max() < 10 ** (-95 / 20)
+
+
+def test_unusual_rates_keep_the_shape():
+    rows = np.stack([tone(440, 22051, 3000), tone(880, 22051, 3000)])[None]
+    resampled = resample(rows, 22051, 16000)
+    assert resampled.shape == (1, 2, -(-3000 * 16000 // 22051))
+    np.testing.assert_array_equal(resampled[0, 1], resample(rows[0, 1], 22051, 16000))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="the peak memory of a process is read with POSIX calls")
+@pytest.mark.usefixtures("needs_torchaudio")
+def test_resampling_needs_little_memory():
+    """One second at these rates needed up to 64 GB; a forked process measures its own peak."""
+    resample(np.zeros(10, dtype=np.float32), 8000, 16000)  # imports torchaudio
+    process = os.fork()
+    if process == 0:
+        megabytes = 255
+        try:
+            megabytes = min(_memory_of_resampling([*UNUSUAL_RATES, 44100, 1_000_000], 16000), 254)
+        finally:
+            os._exit(megabytes)
+    _, status = os.waitpid(process, 0)
+    assert os.WIFEXITED(status)
+    assert os.WEXITSTATUS(status) < 200, "megabytes"
+
+
+def _memory_of_resampling(rates: list[int], to_rate: int) -> int:
+    """Return how much the peak memory of this process grows, in MB, when one second at each rate is resampled."""
+    import resource
+
+    torch.set_num_threads(1)  # threads of OpenMP do not survive a fork
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for rate in rates:
+        resample(np.zeros(rate, dtype=np.float32), rate, to_rate)
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024
+
+
+@pytest.mark.parametrize(("from_rate", "to_rate"), [(99, 16000), (16000, 99), (1_000_001, 16000), (16000, 2**31)])
+def test_impossible_rates_are_refused(from_rate: int, to_rate: int):
+    with pytest.raises(UserError, match=f"cannot resample from {from_rate} Hz to {to_rate} Hz: .* expected 100 Hz to"):
+        resample(np.zeros(100, dtype=np.float32), from_rate, to_rate)
 
 
 def test_audio_at_the_target_rate_does_not_need_torchaudio(without_torchaudio, tmp_path: Path, record):

@@ -1,10 +1,14 @@
 """Tests of AudioFolder: chunks, labels, speakers, splits and bad files."""
 
+import os
+import re
+import tempfile
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,6 +17,7 @@ from torch.utils.data import DataLoader
 from sashimi_diffusion.data import audio_folder
 from sashimi_diffusion.data import cache as cache_module
 from sashimi_diffusion.data.audio_folder import AudioFolder
+from sashimi_diffusion.data.recordings import report_bad_files
 from sashimi_diffusion.errors import UserError
 
 PATTERN = "{label}_{speaker}_{index}"
@@ -219,8 +224,6 @@ def test_recordings_are_scaled_to_the_given_rms(words: Path):
 
 
 def test_silence_stays_silence_when_scaled(tmp_path: Path):
-    import soundfile
-
     (tmp_path / "audio").mkdir()
     soundfile.write(tmp_path / "audio" / "silence.wav", np.zeros(50), 16000)
     dataset = AudioFolder(tmp_path / "audio", "all", length=50, normalize_rms=0.1)
@@ -228,8 +231,6 @@ def test_silence_stays_silence_when_scaled(tmp_path: Path):
 
 
 def test_rms_includes_the_padding(tmp_path: Path):
-    import soundfile
-
     (tmp_path / "audio").mkdir()
     soundfile.write(tmp_path / "audio" / "a.wav", np.full(50, 0.5), 16000)
     assert AudioFolder(tmp_path / "audio", "all", length=200).rms() == pytest.approx(0.25)
@@ -280,7 +281,7 @@ def test_one_bad_file_is_reported_in_one_line(words: Path):
     assert "ja_ann_0.wav: not audio" in str(caught.value)
 
 
-def test_a_long_list_is_cut_with_a_count(tmp_path: Path, record):
+def test_a_long_list_is_cut_with_a_count_and_written_to_a_file(tmp_path: Path, record, cache_dir: Path):
     record(tmp_path / "audio" / "good.wav")
     for index in range(33):
         (tmp_path / "audio" / f"bad{index:02}.wav").write_text("text")
@@ -288,6 +289,81 @@ def test_a_long_list_is_cut_with_a_count(tmp_path: Path, record):
         AudioFolder(tmp_path / "audio", length=100)
     assert str(caught.value).startswith("33 of 34")
     assert str(caught.value).count(": not audio") == 20
+    listed = Path(re.search("all are listed in (.*)", str(caught.value))[1])
+    assert listed.is_relative_to(cache_dir)
+    lines = listed.read_text().splitlines()
+    assert [line.partition(":")[0] for line in lines] == [f"bad{index:02}.wav" for index in range(33)]
+    assert all(": not audio that soundfile can read" in line for line in lines)
+
+
+def test_the_list_is_written_to_a_temporary_folder_if_the_cache_is_a_file(tmp_path: Path, monkeypatch):
+    (tmp_path / "file").write_text("text")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    bad = {tmp_path / f"{index}.wav": "empty" for index in range(30)}
+    with pytest.warns(UserWarning, match="all are listed in") as warned:
+        report_bad_files(bad, 40, tmp_path, skip_bad_files=True, cache_dir=tmp_path / "file")
+    listed = Path(re.search("all are listed in (.*)", str(warned[0].message))[1])
+    assert listed.parent == tmp_path
+    assert len(listed.read_text().splitlines()) == 30
+
+
+@pytest.mark.skipif(os.name != "posix", reason="special files of POSIX systems")
+def test_what_is_no_regular_file_is_a_bad_file(words: Path):
+    os.mkfifo(words / "ja_ann_90.wav")
+    (words / "ja_ann_91.wav").symlink_to(words / "ja_ann_91.wav")
+    with pytest.raises(UserError, match="2 of 42 audio files") as caught:
+        AudioFolder(words, "all", length=60, pattern=PATTERN)
+    assert "ja_ann_90.wav: a FIFO, not a regular file" in str(caught.value)
+    assert "ja_ann_91.wav: unreadable (Too many levels of symbolic links)" in str(caught.value)
+    with pytest.warns(UserWarning, match="2 of 42"):
+        assert len(AudioFolder(words, "all", length=60, pattern=PATTERN, skip_bad_files=True)) == 40
+
+
+@pytest.mark.parametrize("scale", [1e38, 1e19, 1e-40])
+def test_impossible_levels_are_bad_files(words: Path, scale: float):
+    soundfile.write(words / "ja_ann_0.wav", scale * np.sin(np.arange(60)), 16000, subtype="FLOAT")
+    with pytest.raises(UserError, match=r"1 of 40 .*ja_ann_0\.wav: (samples up to|no sample above)"):
+        AudioFolder(words, "all", length=60, normalize_rms=0.1)
+
+
+def test_unusual_levels_are_used_with_a_warning_also_from_the_cache(words: Path):
+    loud = np.round(2000 * np.sin(np.arange(60)))
+    soundfile.write(words / "ja_ann_0.wav", loud, 16000, subtype="FLOAT")
+    soundfile.write(words / "ja_ann_1.wav", np.zeros(60), 16000)
+    for _ in range(2):
+        with pytest.warns(UserWarning, match="2 of 40 audio files .* are unusual") as warned:
+            dataset = AudioFolder(words, "all", length=60)
+        message = str(warned[0].message)
+        assert "ja_ann_0.wav: samples up to 2000, but full scale is 1: 16-bit integers" in message
+        assert "ja_ann_1.wav: silent" in message
+    index = [file.name for file in dataset.files].index("ja_ann_0.wav")
+    np.testing.assert_array_equal(dataset.clip(index), loud)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="names are bytes on POSIX systems only")
+def test_names_that_are_not_utf8_and_labels_with_unusual_digits(tmp_path: Path, record):
+    root = os.fsencode(tmp_path) + b"/gro\xdfes"
+    os.mkdir(root)
+    for label in (b"2", b"10", "²".encode(), b"caf\xe9"):
+        for take in range(4):
+            record(tmp_path / "noise.wav", 60)
+            os.rename(tmp_path / "noise.wav", root + b"/" + label + b"_%d.wav" % take)
+    dataset = AudioFolder(os.fsdecode(root), "train", length=60, pattern="{label}_{take}", splits=(0.5, 0.25, 0.25))
+    assert dataset.class_names == ["2", "10", "caf\udce9", "²"]
+    assert len(dataset) == 8
+    by_name = AudioFolder(os.fsdecode(root), "all", length=60, pattern="{label}_{take}", order="name")
+    assert len(by_name) == 16
+
+
+@pytest.mark.skipif(os.name != "posix", reason="names are bytes on POSIX systems only")
+def test_escape_bytes_of_names_do_not_reach_the_message(tmp_path: Path):
+    root = tmp_path / "a\x1b[31m"
+    root.mkdir()
+    (root / "b\x1b]0;c\x07.wav").write_text("text")
+    with pytest.raises(UserError) as caught:
+        AudioFolder(root)
+    assert str(caught.value).isprintable()
+    assert r"b\x1b]0;c\x07.wav" in str(caught.value)
 
 
 def test_skipping_every_file_is_an_error(tmp_path: Path):

@@ -1,5 +1,6 @@
 """Tests of the cache of decoded audio: keys, damaged entries and concurrent processes."""
 
+import itertools
 import multiprocessing
 import os
 import pickle
@@ -9,9 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 
+from sashimi_diffusion.cache_files import default_cache_dir
 from sashimi_diffusion.data import cache as cache_module
-from sashimi_diffusion.data.cache import cached_recordings, default_cache_dir
+from sashimi_diffusion.data.cache import cached_recordings
 from sashimi_diffusion.errors import UserError
 
 
@@ -208,3 +211,28 @@ def test_location_of_the_default_cache(monkeypatch: pytest.MonkeyPatch, tmp_path
     assert default_cache_dir() == tmp_path / "user" / "sashimi-diffusion"
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert default_cache_dir() == Path.home() / ".cache" / "sashimi-diffusion"
+
+
+def test_warnings_about_levels_are_cached(files: list[Path], decoded: list[Path]):
+    soundfile.write(files[1], np.zeros(50), 16000)
+    for _ in range(2):
+        recordings = cached_recordings(files, 16000)
+        assert recordings.warnings == {1: "silent (all samples are 0)"}
+        assert not recordings.bad
+    assert len(decoded) == 4
+
+
+def test_a_cache_of_a_user_who_does_not_exist(files: list[Path], monkeypatch: pytest.MonkeyPatch):
+    with pytest.raises(UserError, match=r"cannot use ~nobody-here/cache: "):
+        cached_recordings(files, 16000, cache_dir="~nobody-here/cache")
+    monkeypatch.setenv("SASHIMI_CACHE", "~nobody-here/cache")
+    with pytest.raises(UserError, match=r"cannot use ~nobody-here/cache: "):
+        cached_recordings(files, 16000)
+
+
+def test_an_entry_that_is_damaged_again_each_time(files: list[Path], monkeypatch: pytest.MonkeyPatch, capsys):
+    numbers = itertools.count()
+    monkeypatch.setattr(cache_module.zlib, "crc32", lambda _: next(numbers))
+    with pytest.raises(UserError, match=r"was damaged each time after it was written: check the disk"):
+        cached_recordings(files, 16000)
+    assert capsys.readouterr().err.count("4 of 4 recordings in audio.f32 are not what was written") == 3

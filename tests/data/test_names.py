@@ -1,5 +1,6 @@
 """Tests of the fields in file names and of the selection of files by them."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,31 @@ def test_fields_are_read_back(values: list[str]):
     assert [fields[name] for name in ("label", "speaker", "index")] == values
 
 
+@given(
+    st.lists(st.text("ab_", max_size=2), min_size=2, max_size=5),
+    st.lists(st.text("ab_", min_size=1, max_size=12), min_size=1, max_size=2),
+    st.integers(0, 4),
+)
+def test_fields_are_those_of_the_regular_expression(texts: list[str], names: list[str], slash: int):
+    """Every field has as few characters as possible, the first fields first."""
+    if slash < len(texts):
+        texts[slash] += "/"
+    pattern = texts[0] + "".join(f"{{f{number}}}{text}" for number, text in enumerate(texts[1:]))
+    expression = re.escape(texts[0]) + "".join(
+        f"(?P<f{number}>[^/]+?){re.escape(text)}" for number, text in enumerate(texts[1:])
+    )
+    match = re.fullmatch(expression, "/".join(["x", *names][-pattern.count("/") - 1 :]))
+    fields = fields_of("/".join(["x", *names]) + ".wav", pattern)
+    assert fields == (None if match is None else {"folder": "x", **match.groupdict()})
+
+
+def test_a_pattern_of_many_fields_takes_no_power_of_the_length():
+    """The regular expression of this pattern tries about 200^24 ways."""
+    pattern = "".join(f"{{{letter}}}" for letter in "abcdefghijklmnopqrstuvwx") + "-"
+    assert fields_of("a" * 200 + ".wav", pattern) is None
+    assert fields_of("a" * 200 + "-.wav", pattern)["x"] == "a" * 177
+
+
 @pytest.mark.parametrize("pattern", ["", "name", "{label", "{}", "{0}", "{a}_{a}", "{folder}_{a}", "a}"])
 def test_patterns_that_cannot_be_used(pattern: str):
     with pytest.raises(UserError, match=r"file name pattern .* such as \{label\}"):
@@ -80,3 +106,20 @@ def test_select_names_the_nearest_field_and_value():
 
 def test_natural_order():
     assert sorted(["10", "9", "b", "a10", "a9", "1"], key=natural_order) == ["1", "9", "10", "a9", "a10", "b"]
+    assert sorted(["012", "2", "0", "11"], key=natural_order) == ["0", "2", "11", "012"]
+
+
+def test_the_natural_order_of_unusual_digits():
+    many = "9" * 5000  # more digits than int() reads
+    arabic = "\N{ARABIC-INDIC DIGIT ONE}\N{ARABIC-INDIC DIGIT TWO}"
+    assert sorted([many, "x²", "²", arabic, "11", "13"], key=natural_order) == ["11", arabic, "13", many, "x²", "²"]
+
+
+def test_names_in_messages_are_escaped():
+    fields, bad = read_fields([ROOT / "\x1b[31m.wav"], ROOT, "{label}_{take}")
+    assert not fields
+    assert list(bad.values()) == ["its name is not of the form {label}_{take}"]
+    with pytest.raises(UserError) as caught:
+        select({Path("a"): {"label": "\x1b[31m\udce9"}}, {"label": "b"}, ["label"], "where")
+    assert str(caught.value).isprintable()
+    assert r"there are \x1b[31m\udce9" in str(caught.value)

@@ -1,5 +1,6 @@
 """Tests of the SC09 digits of Speech Commands: folder layouts, splits, labels and downloads."""
 
+import os
 import shutil
 import sys
 import types
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 
 from sashimi_diffusion.data import cache as cache_module
@@ -177,3 +179,44 @@ def test_wrong_input(tmp_path: Path, record):
         SpeechCommandsDigits(tmp_path)
     with pytest.raises(UserError, match="unknown split 'valid'"):
         SpeechCommandsDigits(tmp_path, "valid")
+
+
+def test_silent_recordings_are_named_once_in_one_warning(tmp_path: Path, record):
+    lay_out(tmp_path / "data", record)
+    for name in ("aaa_nohash_0.wav", "bbb_nohash_1.wav"):
+        soundfile.write(tmp_path / "data" / "seven" / name, np.zeros(100), 16000)
+    with pytest.warns(UserWarning, match=r"2 of 30 audio files(.|\n)*seven/aaa_nohash_0.wav: silent") as caught:
+        assert len(SpeechCommandsDigits(tmp_path / "data")) == 10
+    assert len(caught) == 1
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe\x00", b"zero/\xb2.wav\n"])
+def test_a_list_that_is_not_text_is_named(tmp_path: Path, record, content: bytes):
+    lay_out(tmp_path / "data", record)
+    (tmp_path / "data" / "testing_list.txt").write_bytes(content)
+    with pytest.raises(UserError, match=r"testing_list\.txt is not UTF-8 text: expected the list of the test split"):
+        SpeechCommandsDigits(tmp_path / "data")
+
+
+def test_lines_of_a_list_that_name_no_file_are_ignored(tmp_path: Path, record):
+    lay_out(tmp_path / "data", record)
+    with (tmp_path / "data" / "testing_list.txt").open("a") as file:
+        file.write(".\n/\n..\n\n \n")
+    assert len(SpeechCommandsDigits(tmp_path / "data", "test")) == 10
+
+
+def test_a_fifo_and_a_broken_link_are_bad_files(tmp_path: Path, record):
+    lay_out(tmp_path / "data", record)
+    os.mkfifo(tmp_path / "data" / "one" / "pipe.wav")
+    (tmp_path / "data" / "two" / "link.wav").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(UserError, match=r"2 of 32 audio files(.|\n)*one/pipe\.wav: .*\n.*two/link\.wav: unreadable"):
+        SpeechCommandsDigits(tmp_path / "data")
+
+
+def test_names_that_are_not_text_are_accepted(tmp_path: Path, record):
+    lay_out(tmp_path / "data", record, lists=False)
+    one = tmp_path / "data" / "one"
+    name = os.fsdecode(b"\xb2aa_nohash_0.wav")
+    (one / "aaa_nohash_0.wav").rename(one / name)
+    dataset = SpeechCommandsDigits(tmp_path / "data", hashed_split(name))
+    assert one / name in dataset.files

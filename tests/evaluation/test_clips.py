@@ -1,13 +1,14 @@
 """Tests of reading folders of clips with their labels and likelihoods."""
 
 import json
+import os
 
 import numpy as np
 import pytest
 import soundfile
 
 from sashimi_diffusion.errors import UserError
-from sashimi_evaluation.clips import digit_index, open_clips, split_held_out
+from sashimi_evaluation.clips import digit_index, open_clips, open_sets, split_held_out
 
 
 def write_clips(root, names):
@@ -83,8 +84,71 @@ def test_one_unknown_label_makes_the_set_unlabeled(tmp_path):
 def test_a_damaged_record_is_named(tmp_path, text):
     write_clips(tmp_path, ["a.wav"])
     (tmp_path / "samples.json").write_text(text)
-    with pytest.raises(UserError, match=r"samples\.json was not written by sashimi-sample"):
+    with pytest.raises(UserError, match=r"samples\.json (was not written by sashimi-sample|is not JSON)"):
         open_clips(tmp_path)
+
+
+@pytest.mark.parametrize("value", ['"much"', "[1]", "true", "1" + 400 * "0"])
+def test_a_likelihood_that_is_no_number_is_named(tmp_path, value):
+    write_clips(tmp_path, ["a.wav"])
+    (tmp_path / "samples.json").write_text(f'{{"samples": [{{"file": "a.wav", "log_likelihood": {value}}}]}}')
+    with pytest.raises(UserError, match=r"samples\.json: log_likelihood of a\.wav is .*, expected a number"):
+        open_clips(tmp_path)
+
+
+def test_a_record_that_is_no_regular_file_is_refused(tmp_path):
+    write_clips(tmp_path, ["a.wav"])
+    os.mkfifo(tmp_path / "samples.json")
+    with pytest.raises(UserError, match=r"samples\.json is a FIFO"):
+        open_clips(tmp_path)
+
+
+def test_a_class_that_is_no_digit_is_not_replaced_by_its_number(tmp_path):
+    """A pipeline numbers its classes from 0 on, whatever their names are."""
+    write_clips(tmp_path, ["seven/a.wav", "b.wav"])
+    record = [{"file": "seven/a.wav", "label": 0, "class_name": "happy"}, {"file": "b.wav", "label": 1}]
+    (tmp_path / "samples.json").write_text(json.dumps({"samples": record}))
+    clips = open_clips(tmp_path)
+    assert not clips.labeled
+    assert clips.notes == ("no label metrics, because clips have no digit as their label: 1 of 2 (seven/a.wav)",)
+    record[0]["class_name"] = "Nine"
+    (tmp_path / "samples.json").write_text(json.dumps({"samples": record}))
+    clips = open_clips(tmp_path)
+    assert clips.labels.tolist() == [1, 9]
+    assert clips.notes == ()
+
+
+def test_differences_of_folder_and_record_are_noted(tmp_path):
+    write_clips(tmp_path, ["0.wav", "1.wav", "new\x1b.wav"])
+    record = [{"file": name, "label": 3} for name in ("0.wav", "1.wav", "2.wav", "3.wav", "4.wav", "5.wav")]
+    (tmp_path / "samples.json").write_text(json.dumps({"samples": record}))
+    missing, unnamed, unlabeled = open_clips(tmp_path).notes
+    assert missing == "samples.json names clips that are missing: 4 of 6 (2.wav, 3.wav, 4.wav, ...)"
+    assert unnamed == r"clips are not in samples.json: 1 of 3 (new\x1b.wav)"
+    assert unlabeled == r"no label metrics, because clips have no digit as their label: 1 of 3 (new\x1b.wav)"
+
+
+def test_the_record_of_an_interrupted_run_is_noted(tmp_path):
+    write_clips(tmp_path, ["0.wav"])
+    record = {"complete": False, "samples": [{"file": "0.wav", "label": 3}]}
+    (tmp_path / "samples.json").write_text(json.dumps(record))
+    assert open_clips(tmp_path).notes == ("samples.json belongs to a run of sashimi-sample that did not finish",)
+    (tmp_path / "samples.json").write_text(json.dumps({**record, "complete": True}))
+    assert open_clips(tmp_path).notes == ()
+
+
+def test_a_pattern_without_a_label_is_noted(tmp_path):
+    write_clips(tmp_path, ["7_theo.wav"])
+    assert open_clips(tmp_path).notes == ()
+    (note,) = open_clips(tmp_path, pattern="{digit}_{speaker}").notes
+    assert note == "no label metrics, because the pattern {digit}_{speaker} has no field {label}"
+    assert open_clips(tmp_path, pattern="{label}_{speaker}").notes == ()
+
+
+@pytest.mark.parametrize("text", ["", "ours="])
+def test_a_set_without_a_folder_is_refused(text):
+    with pytest.raises(UserError, match="names no folder: expected DIR or NAME=DIR"):
+        open_sets([text])
 
 
 def test_hold_out_splits_a_folder(tmp_path):

@@ -1,7 +1,11 @@
 """Tests of the evaluation of sets of clips: metrics, intervals, notes and reports."""
 
+import json
+from dataclasses import replace
+
 import numpy as np
 import pytest
+import soundfile
 
 from sashimi_diffusion.errors import UserError
 from sashimi_evaluation.classifiers import load_classifier
@@ -9,7 +13,7 @@ from sashimi_evaluation.clips import open_clips
 from sashimi_evaluation.evaluation import Settings, evaluate, extract_features
 from sashimi_evaluation.metrics import arrays
 from sashimi_evaluation.metrics.frechet import frechet_metrics
-from sashimi_evaluation.metrics.intervals import Resampling
+from sashimi_evaluation.metrics.intervals import Interval, Resampling
 from sashimi_evaluation.report.record import json_report, text_table
 
 FEW_DRAWS = Settings(resampling=Resampling(resamples=20))
@@ -222,5 +226,74 @@ def test_networks_that_return_invalid_arrays_are_named(folders, classifier):
         def features(self, audio, rate):
             return np.full((len(audio), 2), np.nan)
 
-    with pytest.raises(UserError, match="the features of reference must be finite, but row 0 contains NaN"):
+    with pytest.raises(UserError, match=r"80 of 80 (.|\n)*0/0\.wav: the features of its audio are not finite"):
         extract_features([folders["samples"]], folders["reference"], None, classifier, Broken(), FEW_DRAWS)
+
+
+class BrokenForQuietClips(Mean):
+    """Divide by zero for clips that are silent."""
+
+    fingerprint = "broken for quiet clips"
+
+    def features(self, audio, rate):
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return super().features(audio, rate) / audio.std(axis=1, keepdims=True)
+
+
+def test_clips_without_finite_features_are_named_or_left_out(folders, classifier):
+    file = folders["samples"].files[7]
+    soundfile.write(file, np.zeros(4000), 8000)
+    sets = [folders["samples"]], folders["reference"], None, classifier, BrokenForQuietClips()
+    with pytest.raises(UserError, match=f"1 of 60 audio files .*{file.name}: the features of its audio are not finite"):
+        extract_features(*sets, FEW_DRAWS)
+    with pytest.warns(UserWarning, match="the features of its audio are not finite"):
+        extraction = extract_features(*sets, replace(FEW_DRAWS, skip_bad_files=True))
+    assert len(extraction.sets[0]) == 59
+    assert file not in extraction.sets[0].clips.files
+    assert all(len(values) == 59 for values in extraction.sets[0].outputs.values())
+
+
+def test_an_extractor_that_fails_is_named(folders, classifier):
+    results = {
+        r"the feature extractor mean failed \(ZeroDivisionError": lambda audio: 1 / 0,
+        r"the feature extractor mean failed \(TypeError": lambda audio: audio[:, :3].astype(object) * "a",
+        r"returned the shape \(1, 3\): expected one row of features": lambda audio: audio[:1, :3],
+        r"returned the shape \(\d+, 0\)": lambda audio: audio[:, :0],
+        "the network returns features of the shapes": lambda audio: audio[:, : len(audio)],
+    }
+
+    class Failing(Mean):
+        def __init__(self, fingerprint):
+            self.fingerprint = fingerprint
+
+        def features(self, audio, rate):
+            return results[self.fingerprint](audio)
+
+    for message in results:
+        with pytest.raises(UserError, match=message):
+            extract_features([folders["samples"]], folders["reference"], None, classifier, Failing(message), FEW_DRAWS)
+
+
+def test_the_json_report_has_no_number_that_json_lacks(folders, classifier):
+    extraction = extract_features([folders["samples"]], folders["reference"], None, classifier, settings=FEW_DRAWS)
+    evaluation = evaluate(extraction)
+    metrics = evaluation.sets[0].metrics
+    metrics[0] = replace(metrics[0], value=float("nan"), interval=Interval(-np.inf, np.inf))
+    classifier.accuracy = {"there": {"accuracy": float("nan")}}
+    content = json_report(evaluation, "command")
+    assert content["sets"][0]["figures"]["fid"] == {"title": "FID", "value": None, "interval": [None, None]} | {
+        "note": metrics[0].note
+    }
+    assert content["classifier"]["accuracy"] == {"there": {"accuracy": None}}
+    json.dumps(content, allow_nan=False)
+    assert text_table(evaluation).splitlines()[2].split() == ["FID", "↓", "-"]
+    assert text_table(evaluation, symbols=False).splitlines()[2].split() == ["FID", "(lower", "is", "better)", "-"]
+
+
+def test_notes_name_samples_in_the_scale_of_integers(folders, classifier):
+    for file in folders["samples"].files[:2]:
+        samples, rate = soundfile.read(file)
+        soundfile.write(file, samples * 2**15, rate, subtype="FLOAT")
+    extraction = extract_features([folders["samples"]], folders["reference"], None, classifier, settings=FEW_DRAWS)
+    notes = " ".join(evaluate(extraction).sets[0].notes)
+    assert "2 of 60 clips have samples above 16 although full scale is 1: 16-bit integers" in notes

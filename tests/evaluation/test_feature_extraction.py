@@ -1,5 +1,7 @@
 """Tests of feature extraction from clips and of its cache."""
 
+import os
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -114,6 +116,17 @@ def test_a_damaged_cache_is_rebuilt_with_a_warning(tmp_path, folder, clip_networ
     assert network.clips == 10
     assert "is damaged" in capsys.readouterr().err
     np.testing.assert_array_equal(first.outputs["sum"], again.outputs["sum"])
+
+
+def test_temporary_files_of_killed_processes_are_removed_later(tmp_path, folder, clip_network):
+    (tmp_path / "cache").mkdir()
+    abandoned, active = tmp_path / "cache" / ".a.npz.1.tmp", tmp_path / "cache" / ".b.npz.2.tmp"
+    for path in (abandoned, active):
+        path.touch()
+    os.utime(abandoned, (time.time() - 48 * 3600,) * 2)
+    extract_clip_features(open_clips(folder), clip_network, tmp_path / "cache")
+    assert not abandoned.exists()
+    assert active.exists()
 
 
 def test_other_rates_channels_and_lengths(tmp_path, clip_network):

@@ -3,6 +3,7 @@
 import csv
 import itertools
 import json
+import os
 import re
 import shutil
 import sys
@@ -17,12 +18,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sashimi_diffusion.errors import UserError
+from sashimi_evaluation.clips import open_clips
 from sashimi_evaluation.listening_test import (
     RATINGS,
+    creation,
     fleiss_kappa,
     mean_score,
     mean_weighted_kappa,
     score_listening_test,
+    usable_files,
     weighted_kappa,
     write_listening_test,
 )
@@ -152,6 +156,67 @@ def test_a_test_that_exists_is_not_overwritten(tmp_path: Path, methods):
     shutil.rmtree(tmp_path / "test")
     with pytest.raises(UserError, match=r"test\.key\.json already exists"):
         write_listening_test(tmp_path / "test", methods, 1, 2)
+    assert not (tmp_path / "test").exists()
+
+
+def test_a_test_whose_creation_was_interrupted_is_completed(tmp_path: Path, methods, monkeypatch: pytest.MonkeyPatch):
+    def interrupted(*arguments: object) -> bytes:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(creation, "_page", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            write_listening_test(tmp_path / "test", methods, 0, 2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["clips"]  # nothing is left behind
+    key = write_listening_test(tmp_path / "test", methods, 0, 2)
+    expected = {path: path.read_bytes() for path in (tmp_path / "test").rglob("*.*")}
+    (tmp_path / "test" / "index.html").unlink()  # as if the process had been killed while it moved its files
+    (tmp_path / "test" / "audio" / "clip-002.wav").unlink()
+    assert write_listening_test(tmp_path / "test", methods, 0, 2) == key
+    assert {path: path.read_bytes() for path in (tmp_path / "test").rglob("*.*")} == expected
+
+
+def test_the_place_of_a_test(tmp_path: Path, methods, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"already exists and has other files"):
+        write_listening_test(".", methods, 0, 2)
+    with pytest.raises(UserError, match=r"/ cannot be the folder of a listening test"):
+        write_listening_test("/", methods, 0, 2)
+    Path("file").write_text("mine")
+    with pytest.raises(UserError, match=r"file cannot be the folder of a listening test"):
+        write_listening_test("file", methods, 0, 2)
+    Path("empty").mkdir()
+    monkeypatch.chdir("empty")
+    assert write_listening_test(".", methods, 0, 2) == tmp_path / "empty.key.json"
+    assert Path("index.html").is_file()
+    assert Path("../file").read_text() == "mine"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["clips", "empty", "empty.key.json", "file"]
+
+
+def test_rates_that_browsers_do_not_play_are_converted(tmp_path: Path, methods):
+    for method, rate in (("sashimi", 1_000_000), ("humans", 4000)):
+        for file in methods[method]:
+            tone = 0.5 * np.sin(2 * np.pi * 500 * np.arange(rate // 10) / rate)
+            soundfile.write(file.with_suffix(".wav"), tone, rate)
+        methods[method] = [file.with_suffix(".wav") for file in methods[method]]
+    clips = json.loads(write_listening_test(tmp_path / "test", methods, 0, 2).read_text())["clips"]
+    for name, clip in clips.items():
+        samples, rate = soundfile.read(tmp_path / "test" / "audio" / f"{name}.wav")
+        assert rate == (48000 if clip["method"] == "sashimi" else 8000)
+        assert len(samples) == rate // 10
+        assert np.abs(samples[rate // 50 : -rate // 50]).max() == pytest.approx(0.5, abs=0.01)
+
+
+def test_all_bad_clips_are_named_or_left_out(tmp_path: Path, methods):
+    for file in methods["humans"][:2]:
+        file.write_bytes(b"no sound")
+    with pytest.raises(
+        UserError, match=r"humans-[01]\.flac: not audio.*humans-[01]\.flac: not audio.*repair or remove"
+    ):
+        write_listening_test(tmp_path / "test", methods, 0, 4)
+    with pytest.warns(UserWarning, match="2 of 8 audio files"):
+        usable = usable_files(open_clips(tmp_path / "clips"))
+    assert usable == sorted([*methods["humans"][2:], *methods["sashimi"]])
 
 
 # --- Scores ---
@@ -263,18 +328,45 @@ def test_files_without_valid_ratings_are_refused(key: Path, save, tmp_path: Path
         score_listening_test(key, [cut])
     with pytest.raises(UserError, match="no ratings in the files"):
         score_listening_test(key, [save("empty.csv", [])])
-    with pytest.raises(UserError, match=r"cannot read .*gone\.csv"):
+    with pytest.raises(UserError, match=r"gone\.csv does not exist: expected a CSV file"):
         score_listening_test(key, [tmp_path / "gone.csv"])
     (tmp_path / "sound.csv").write_bytes(bytes(range(256)))
     with pytest.raises(UserError, match=r"sound\.csv is not a CSV file"):
         score_listening_test(key, [tmp_path / "sound.csv"])
+    os.mkfifo(tmp_path / "pipe.csv")
+    with pytest.raises(UserError, match=r"pipe\.csv is a FIFO"):
+        score_listening_test(key, [tmp_path / "pipe.csv"])
 
 
-@pytest.mark.parametrize("content", ["[]", "no json", '{"test": "t1"}', '{"clips": 1, "batches": 2}'])
+@pytest.mark.parametrize("content", ["[]", "no json", '{"test": "t1"}', '{"clips": 1, "batches": 2}', "[" * 100_000])
 def test_files_that_are_not_a_key_are_refused(tmp_path: Path, save, content: str):
     (tmp_path / "wrong.json").write_text(content)
-    with pytest.raises(UserError, match=r"wrong\.json is not the key of a listening test"):
+    with pytest.raises(UserError, match=r"wrong\.json is not (the key of a listening test|JSON)"):
         score_listening_test(tmp_path / "wrong.json", [save("a.csv", rows("r1", (4, 5, "3")))])
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (("test",), 5),
+        (("ratings",), "quality"),
+        (("ratings",), ["beauty"]),
+        (("clips", "clip-001", "method"), ["ours"]),
+        (("clips", "clip-001", "label"), "three"),
+        (("clips", "clip-001", "label"), 10),
+        (("clips", "clip-001", "label"), True),
+        (("batches", "batch-1"), 3),
+    ],
+)
+def test_a_key_with_values_of_other_types_is_refused(key: Path, save, place: tuple[str, ...], value: object):
+    content = json.loads(key.read_text())
+    target = content
+    for name in place[:-1]:
+        target = target[name]
+    target[place[-1]] = value
+    key.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"t\.key\.json is not the key of a listening test"):
+        score_listening_test(key, [save("a.csv", rows("r1", (4, 5, "3")))])
 
 
 # --- Intervals and agreement ---

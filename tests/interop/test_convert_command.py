@@ -62,13 +62,13 @@ def test_a_pipeline_folder_is_written(
     [
         (["nothing.pkl", "out"], "there is no file nothing.pkl"),
         (["official.pkl", "full"], "full already exists and is not empty"),
-        (["official.pkl", "official.pkl"], "official.pkl already exists"),
+        (["official.pkl", "official.pkl"], "official.pkl already exists and is a file"),
         (["official.pkl", "official.pkl/out"], "cannot write to official.pkl/out"),
         (["official.pkl", "out"], "--dilation-cycle"),
         (["broken.pkl", "out"], "missing final_conv.0.conv.bias"),
         (["official.pkl", "out", "--length", "-3"], "-3 is not a positive number"),
         (["official.pkl", "out", "--beta-end", "nan"], "nan is not a positive number"),
-        (["official.pkl", "out", "--dilation-cycle", "2", "--beta-end", "2"], "between 0 and 1"),
+        (["official.pkl", "out", "--dilation-cycle", "2", "--beta-end", "2"], "--beta-end: 2 is more than 1"),
         (["official.pkl", "out", "--dilation-cycle", "2", "--stored-nodes"], "only the older SaShiMi layout"),
     ],
 )

@@ -61,13 +61,13 @@ def test_training_loss_and_gradients_match(official: Callable) -> None:
     loss = torch.nn.functional.mse_loss(prediction, z)
     torch.testing.assert_close(loss, tensors["out.loss"].squeeze(), rtol=1e-5, atol=0)
     loss.backward()
-    # The conversion renames the official gradients; NaN where the file has none.
+    # The conversion renames the official gradients; 2^100 where the file has none.
     gradients = {
-        name: tensors.get(f"grad.{name}", torch.full_like(value, torch.nan)) for name, value in network.state.items()
+        name: tensors.get(f"grad.{name}", torch.full_like(value, 2.0**100)) for name, value in network.state.items()
     }
     expected, compared = convert_diffwave(gradients).model, 0
     for (name, parameter), official_gradient in zip(model.named_parameters(), expected.parameters(), strict=True):
-        known = ~official_gradient.isnan()
+        known = official_gradient != 2.0**100
         if known.any():
             scale = official_gradient[known].abs().max()
             # The gradient of the direction of a one-element vector is only rounding, hence the absolute tolerance.

@@ -110,9 +110,9 @@ def test_published_sizes() -> None:
 
 
 def test_invalid_sizes_are_refused() -> None:
-    with pytest.raises(UserError, match="n_cycles must be at least 1, got 0"):
+    with pytest.raises(UserError, match="n_cycles is 0: expected a whole number from 1"):
         WaveNetAutoregressive(n_cycles=0)
-    with pytest.raises(UserError, match=r"frame_sizes must be numbers of at least 1.*got \[\]"):
+    with pytest.raises(UserError, match=r"frame_sizes is \[\]: expected at least one number"):
         SampleRNN(frame_sizes=[])
     with pytest.raises(UserError, match="multiple of 32, got 40 samples"):
         SampleRNN(dim=4, embedding_dim=4)(torch.zeros(1, 40, dtype=torch.int64))

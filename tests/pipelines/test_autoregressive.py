@@ -1,6 +1,9 @@
 """Tests of the autoregressive pipeline: saving and loading, prefixes, streams and errors."""
 
+import copy
 import json
+import math
+import os
 from pathlib import Path
 
 import numpy as np
@@ -58,10 +61,32 @@ def test_a_saved_pipeline_generates_the_same_audio(pipe: SashimiAutoregressivePi
 
 def test_each_pipeline_refuses_the_other_kind(pipe: SashimiAutoregressivePipeline, tmp_path: Path) -> None:
     pipe.save_pretrained(tmp_path)
-    with pytest.raises(UserError, match="scheduler"):
+    with pytest.raises(UserError, match=r"an autoregressive pipeline: load it with SashimiAutoregressivePipeline$"):
         SashimiPipeline.from_pretrained(tmp_path)
-    with pytest.raises(UserError, match="SashimiDenoiser, which this pipeline does not know"):
+    with pytest.raises(UserError, match=r"a diffusion pipeline: load it with SashimiPipeline$"):
         SashimiAutoregressivePipeline.from_pretrained("sashimi-digits")
+
+
+@pytest.mark.parametrize("value", [math.nan, -math.inf])
+def test_weights_that_are_not_finite_are_refused(
+    value: float, pipe: SashimiAutoregressivePipeline, tmp_path: Path
+) -> None:
+    broken = SashimiAutoregressivePipeline(copy.deepcopy(pipe.model))
+    next(broken.model.parameters()).data.view(-1)[3] = value
+    broken.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=r"model/diffusion_pytorch_model\.safetensors: the weights .* are not finite"):
+        SashimiAutoregressivePipeline.from_pretrained(tmp_path)
+
+
+def test_saved_weights_have_the_rights_of_the_umask(pipe: SashimiAutoregressivePipeline, tmp_path: Path) -> None:
+    umask = os.umask(0o022)
+    try:
+        pipe.save_pretrained(tmp_path)
+    finally:
+        os.umask(umask)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.rglob("*") if path.is_file()}
+    assert "diffusion_pytorch_model.safetensors" in modes
+    assert set(modes.values()) == {0o644}
 
 
 def test_a_prefix_is_kept_and_continued(pipe: SashimiAutoregressivePipeline) -> None:
@@ -133,6 +158,9 @@ def test_a_prefix_shorter_than_a_frame(pipe: SashimiAutoregressivePipeline) -> N
         ({"top_p": 0.0}, "top_p must be above 0"),
         ({"top_p": 1.5}, "top_p must be above 0"),
         ({"top_k": 0}, "top_k must be at least 1"),
+        ({"top_k": 2**31}, "top_k must be at least 1 and at most"),
+        ({"temperature": 1e-300}, "temperature must be 0"),
+        ({"audio_length_in_s": 1e308}, "above 0"),
         ({"audio_length_in_s": -1.0}, "above 0"),
         ({"audio_length_in_s": 1e12}, "GB are free"),
         ({"batch_size": 0}, "batch_size is 0"),

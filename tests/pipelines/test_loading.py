@@ -13,7 +13,7 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 
 from sashimi_diffusion.errors import UserError
-from sashimi_diffusion.models import DenoiserOutput, SashimiDenoiser, WaveNetDenoiser
+from sashimi_diffusion.models import DenoiserOutput, SashimiDenoiser, WaveNetDenoiser, stored
 from sashimi_diffusion.pipelines import SashimiPipeline, hash_pipeline, loading, resolve_pipeline
 from sashimi_diffusion.schedulers import DiffWaveScheduler, LinearMultistepScheduler, create_scheduler
 
@@ -216,6 +216,39 @@ def test_weights_with_a_missing_or_foreign_tensor_are_refused(folder: Path) -> N
     save_file({**weights, "foreign": torch.zeros(2)}, folder / WEIGHTS)
     with pytest.raises(UserError, match=r"1 unexpected keys .foreign"):
         SashimiPipeline.from_pretrained(folder)
+
+
+def test_weights_that_are_not_finite_are_refused(folder: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(folder / WEIGHTS)
+    weights[sorted(weights)[0]].view(-1)[0] = float("nan")
+    save_file(weights, folder / WEIGHTS)
+    with pytest.raises(UserError, match=rf"{WEIGHTS}: the weights .* are not finite \(NaN or infinity\)"):
+        SashimiPipeline.from_pretrained(folder)
+
+
+def test_a_file_that_may_not_be_read_is_not_called_corrupt(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(stored, "safe_open", forbidden)  # the superuser may read every file
+    with pytest.raises(UserError, match=rf"^cannot read .*{WEIGHTS}: .*Permission denied") as caught:
+        SashimiPipeline.from_pretrained(folder)
+    assert "corrupt" not in str(caught.value)
+
+
+def test_names_that_are_no_path(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    for name, reason in {"x" * 300: "File name too long", tmp_path / "loop": "Too many levels"}.items():
+        with pytest.raises(UserError, match=f"cannot use .*{reason}"):
+            resolve_pipeline(name)
+
+
+def test_the_folder_inside_of_a_run_is_suggested(folder: Path, tmp_path: Path) -> None:
+    folder.rename(tmp_path / "pipeline")
+    with pytest.raises(UserError, match=f"{tmp_path} is not a pipeline, but {tmp_path / 'pipeline'} is one"):
+        SashimiPipeline.from_pretrained(tmp_path)
 
 
 def test_a_pickle_is_not_read(folder: Path) -> None:

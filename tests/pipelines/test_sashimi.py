@@ -332,8 +332,14 @@ def test_labels_that_do_not_fit_are_refused(labels: object, class_pipe: SashimiP
 
 
 def test_guidance_must_be_a_number(class_pipe: SashimiPipeline) -> None:
-    with pytest.raises(UserError, match="expected a number"):
-        class_pipe(class_labels=1, guidance_scale=math.nan)
+    for scale in (math.nan, math.inf, -math.inf, 1e308):
+        with pytest.raises(UserError, match=r"expected a number from -1e\+06 to 1e\+06"):
+            class_pipe(class_labels=1, guidance_scale=scale)
+
+
+def test_the_largest_guidance_scale_gives_finite_audio(class_pipe: SashimiPipeline) -> None:
+    for scale in (1e6, -1e6):
+        assert np.isfinite(class_pipe(class_labels=1, guidance_scale=scale).audios).all()
 
 
 @pytest.mark.parametrize("sashimi", [False, True])

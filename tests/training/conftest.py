@@ -51,10 +51,8 @@ TINY = {
 }
 
 
-@pytest.fixture(scope="session")
-def recordings(tmp_path_factory) -> Path:
+def write_recordings(folder: Path) -> Path:
     """Write twelve tones of 2 classes, 2 speakers and 3 takes; some are shorter and some longer than a window."""
-    folder = tmp_path_factory.mktemp("recordings")
     rng = np.random.default_rng(0)
     for number in range(12):
         label, speaker, index = number % 2, "ab"[number // 2 % 2], number // 4
@@ -62,6 +60,12 @@ def recordings(tmp_path_factory) -> Path:
         tone = 0.3 * np.sin(2 * np.pi * (400 + 300 * label) * time) + 0.01 * rng.standard_normal(len(time))
         soundfile.write(folder / f"{label}_{speaker}_{index}.wav", tone, 8000)
     return folder
+
+
+@pytest.fixture(scope="session")
+def recordings(tmp_path_factory) -> Path:
+    """Return a folder of recordings, see :func:`write_recordings`."""
+    return write_recordings(tmp_path_factory.mktemp("recordings"))
 
 
 @pytest.fixture

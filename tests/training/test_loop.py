@@ -42,7 +42,7 @@ def test_a_run_folder(tiny_config, tmp_path):
         assert sorted(path.name for path in (run / "samples" / step).iterdir()) == [
             "00-0.wav",
             "01-1.wav",
-            "contact-sheet.png",
+            "contact_sheet.png",
         ]
     assert soundfile.info(run / "samples/step-000008/00-0.wav").frames == 256
     assert not [path for path in run.rglob("*") if ".tmp" in path.name]
@@ -239,6 +239,7 @@ def test_a_disk_that_fills_up_during_training(tiny_config, monkeypatch):
 def test_the_pipeline_loads_while_it_is_replaced(tiny_config, monkeypatch):
     """The pipeline is loaded after every file operation of the replacement."""
     trainer = Trainer(DiffusionTask, tiny_config(), False, None, False)
+    save_pipeline(trainer.folder, trainer.task.pipeline(trainer.ema.model))
     with torch.no_grad():
         for parameter in trainer.ema.model.parameters():
             parameter.add_(1)
@@ -288,7 +289,7 @@ def test_a_vocoder(tiny_config):
     run = train(DiffusionTask, tiny_config(*overrides, "data.mel={n_fft: 64, f_max: 4000}", "training.steps=4"))
     pipeline = SashimiPipeline.from_pretrained(run / "pipeline")
     assert pipeline(mel=torch.zeros(1, 4, 8), num_inference_steps=2).audios.shape == (1, 1, 256)
-    assert (run / "samples/step-000004/contact-sheet.png").exists()
+    assert (run / "samples/step-000004/contact_sheet.png").exists()
 
 
 def test_a_wavenet_without_classes_or_held_out_recordings(tiny):

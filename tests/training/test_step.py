@@ -91,7 +91,8 @@ def assert_same_runs(one, other) -> None:
         torch.testing.assert_close(state(one, name), state(other, name), rtol=1e-3, atol=1e-6)
     counters = [json.loads((run / "checkpoints/step-000012/counters.json").read_text()) for run in (one, other)]
     for counted in counters:
-        del counted["seconds"], counted["data"]
+        del counted["seconds"], counted["data"], counted["metrics"]
+        assert counted.pop("plateau_loss") is None
     assert counters[0] == pytest.approx(counters[1], rel=1e-4)
     stored = [torch.load(run / "checkpoints/step-000012/optimizer.pt", weights_only=True) for run in (one, other)]
     for my_part, their_part in zip(*(optimizer.get("parts", [optimizer]) for optimizer in stored), strict=True):
@@ -126,7 +127,7 @@ def test_a_run_equals_the_eager_run(tiny_config, on_device, monkeypatch, tmp_pat
 
 
 def test_a_resumed_run_is_the_same_run(tiny_config, on_device, monkeypatch, tmp_path):
-    broken(monkeypatch, 5, 8)  # the last step before the checkpoint, and one after it
+    broken(monkeypatch, 4, 8)  # a step before the checkpoint, and one after it
     on_device()
     whole = train(DiffusionTask, tiny_config(*SETTINGS, f"output_dir={tmp_path / 'whole'}"))
     first = Trainer(DiffusionTask, tiny_config(*SETTINGS), False, None, False)

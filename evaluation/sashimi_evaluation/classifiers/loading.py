@@ -1,12 +1,15 @@
 """Load classifiers and speech embeddings from disk: bundled ones, trained ones and converted ones."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from sashimi_diffusion.data.speech_commands import DIGITS
 from sashimi_diffusion.errors import UserError
+from sashimi_diffusion.models.stored import load_network, read_object
+from sashimi_diffusion.paths import is_file, is_folder, status
+from sashimi_diffusion.terminal import printable
 from sashimi_evaluation.classifiers.digit_classifier import DigitClassifier
 from sashimi_evaluation.classifiers.resnext import ResNeXtClassifier
 from sashimi_evaluation.classifiers.small import SmallClassifier
@@ -28,10 +31,11 @@ def load_classifier(name_or_folder: str | Path = "digits-small", device: str | t
         UserError: there is no such classifier, its files are damaged or of another kind, or ``device`` is not
             available.
     """
-    folder = _folder(name_or_folder)
+    folder = model_folder(name_or_folder)
     model = _load(name_or_folder, "digit classifier", (ResNeXtClassifier, SmallClassifier), device)
-    accuracy = folder / "accuracy.json"
-    return DigitClassifier(model, folder.resolve().name, _read_json(accuracy) if accuracy.is_file() else None)
+    if model.config.num_classes != len(DIGITS):
+        raise UserError(f"{printable(folder)} distinguishes {model.config.num_classes} classes: expected {len(DIGITS)}")
+    return DigitClassifier(model, folder.resolve().name, _read_accuracy(folder / "accuracy.json"))
 
 
 def load_speech_embedding(name_or_folder: str | Path = "speech-embedding") -> SpeechEmbedding:
@@ -46,41 +50,46 @@ def load_speech_embedding(name_or_folder: str | Path = "speech-embedding") -> Sp
     return _load(name_or_folder, "speech embedding", (SpeechEmbedding,))
 
 
-def _folder(name_or_folder: str | Path) -> Path:
+def model_folder(name_or_folder: str | Path) -> Path:
+    """Return the folder of a bundled model, or the given folder."""
     bundled = PRETRAINED / str(name_or_folder)
     is_plain_name = isinstance(name_or_folder, str) and Path(name_or_folder).name == name_or_folder
-    return bundled if is_plain_name and bundled.is_dir() else Path(name_or_folder)
+    return bundled if is_plain_name and is_folder(bundled) else Path(name_or_folder)
 
 
 def _load(name_or_folder: str | Path, what: str, kinds: tuple[type, ...], device: str | torch.device = "cpu") -> Any:
-    folder = _folder(name_or_folder)
-    if not (folder / "config.json").is_file():
+    folder = model_folder(name_or_folder)
+    if not is_file(folder / "config.json"):
         raise UserError(
-            f"there is no {what} {name_or_folder}: expected a folder with config.json, or the name of a bundled one "
-            f"({', '.join(_bundled(kinds))})"
+            f"there is no {what} {printable(name_or_folder)}: expected a folder with config.json, or the name of a "
+            f"bundled one ({', '.join(_bundled(kinds))})"
         )
-    name = _read_json(folder / "config.json").get("_class_name")
+    name = read_object(folder / "config.json").get("_class_name")
     kind: Any = next((kind for kind in kinds if kind.__name__ == name), None)
     if kind is None:
-        raise UserError(f"{folder} holds a {name}, not a {what}: expected {' or '.join(k.__name__ for k in kinds)}")
+        expected = " or ".join(kind.__name__ for kind in kinds)
+        raise UserError(f"{printable(folder)} holds a {printable(name)[:100]}, not a {what}: expected {expected}")
+    network = load_network(kind, folder, torch.float32)
+    if not all(bool(tensor.isfinite().all()) for tensor in network.state_dict().values()):
+        raise UserError(f"the {what} in {printable(folder)} has weights that are NaN or infinite: use another one")
     try:
-        return kind.from_pretrained(folder, torch_dtype=torch.float32).to(device)
-    except (OSError, ValueError, RuntimeError, AssertionError) as error:
+        return network.to(device)
+    except (RuntimeError, AssertionError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"the {what} in {folder} cannot be loaded: {reason}") from error
+        raise UserError(f"the {what} in {printable(folder)} cannot be loaded: {reason}") from error
 
 
 def _bundled(kinds: tuple[type, ...]) -> list[str]:
     names = {kind.__name__ for kind in kinds}
     configs = sorted(PRETRAINED.glob("*/config.json"))
-    return [path.parent.name for path in configs if _read_json(path).get("_class_name") in names]
+    return [path.parent.name for path in configs if read_object(path).get("_class_name") in names]
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} is damaged: expected an object, not a {type(content).__name__}")
-    return content
+def _read_accuracy(path: Path) -> dict[str, Any] | None:
+    if status(path) is None:
+        return None
+    accuracy = read_object(path)
+    wrong = next((name for name, test in accuracy.items() if not isinstance(test, dict)), None)
+    if wrong is not None:
+        raise UserError(f"{printable(path)} is damaged: {printable(wrong)} has no metrics")
+    return accuracy

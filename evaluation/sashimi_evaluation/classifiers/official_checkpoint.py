@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from sashimi_diffusion.interop.checkpoint import Checkpoint
+from sashimi_diffusion.interop.checkpoint import Checkpoint, build
 from sashimi_evaluation.classifiers import ResNeXtClassifier
 
 _PARALLEL = "module."  # prefix of all names if the network was trained on several devices
@@ -39,7 +39,9 @@ def convert_classifier(tensors: dict[str, Tensor]) -> ResNeXtClassifier:
     out_channels, _, _, _ = checkpoint.shape(f"{first}.conv_expand.weight", 4)
     num_classes, _ = checkpoint.shape("classifier.weight", 2)
     blocks = sum(name.startswith("stage_1.") and name.endswith(".conv_conv.weight") for name in checkpoint.tensors)
-    model = ResNeXtClassifier(
+    model = build(
+        ResNeXtClassifier,
+        checkpoint,
         num_classes=num_classes,
         depth=9 * blocks + 2,
         cardinality=inner_channels // group_channels,

@@ -1,9 +1,14 @@
 """The classifier of the SC09 protocol, a ResNeXt on mel spectrograms."""
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sashimi_diffusion.arguments import Range, check_arguments
+from sashimi_diffusion.models.base import MAX_PARAMETERS
 from sashimi_evaluation.classifiers.digit_classifier import ClassifierNetwork, ClassifierOutput
 from sashimi_evaluation.classifiers.mel import ProtocolMel
 
@@ -40,6 +45,12 @@ class Bottleneck(nn.Module):
         return F.relu(residual + hidden)
 
 
+def _parameters_of_blocks(cardinality: int, base_width: int, widen_factor: int) -> int:
+    """Return about how many parameters one block of each stage has."""
+    widths = [(64 * widen_factor * scale, cardinality * base_width * scale) for scale in (1, 2, 4)]
+    return sum(2 * outer * inner + 9 * inner**2 // cardinality for outer, inner in widths)
+
+
 class ResNeXtClassifier(ClassifierNetwork):
     """ResNeXt-29, 8x64d (arXiv 1611.05431), on 32 x 32 mel spectrograms: the classifier of the published SC09 results.
 
@@ -53,8 +64,17 @@ class ResNeXtClassifier(ClassifierNetwork):
         widen_factor: the stages have 64, 128 and 256 times as many output channels.
 
     Raises:
-        ValueError: ``depth`` is not 9 k + 2 with k of at least 1.
+        ValueError: a value of another type or out of its range, ``depth`` is not 9 k + 2 with k of at least 1, or more
+            parameters than a network may have.
     """
+
+    ranges: ClassVar[Mapping[str, Range]] = {
+        "num_classes": Range(1, 4096),
+        "depth": Range(11, 1001),
+        "cardinality": Range(1, 256),
+        "base_width": Range(1, 1024),
+        "widen_factor": Range(1, 64),
+    }
 
     @register_to_config
     def __init__(
@@ -66,9 +86,13 @@ class ResNeXtClassifier(ClassifierNetwork):
         widen_factor: int = 4,
     ) -> None:
         super().__init__()
+        check_arguments(type(self).__init__, self.config, self.ranges)
         blocks, rest = divmod(depth - 2, 9)
         if rest or blocks < 1:
             raise ValueError(f"depth is {depth}: it must be 9 k + 2, such as 11, 20 or 29")
+        numbers = blocks * _parameters_of_blocks(cardinality, base_width, widen_factor)
+        if numbers > MAX_PARAMETERS:
+            raise ValueError(f"the network would have about {numbers:.1e} parameters: choose smaller sizes")
         self.mel = ProtocolMel()
         self.stem = nn.Conv2d(1, 64, 3, padding=1, bias=False)
         self.stem_norm = nn.BatchNorm2d(64)

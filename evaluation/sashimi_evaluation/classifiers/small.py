@@ -1,12 +1,14 @@
 """A digit classifier that is fast on a CPU: a small head on speech embeddings."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import torch
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sashimi_diffusion.arguments import Range, check_arguments
 from sashimi_evaluation.classifiers.digit_classifier import ClassifierNetwork, ClassifierOutput
 from sashimi_evaluation.classifiers.mel import RelativeMel
 from sashimi_evaluation.classifiers.speech_embedding import WINDOW, SpeechEmbedding
@@ -25,12 +27,20 @@ class SmallClassifier(ClassifierNetwork):
         dropout: dropout rate of the embeddings and of the input of the last layer.
 
     Raises:
-        ValueError: ``channels`` has not four numbers, or ``dropout`` is not in [0, 1).
+        ValueError: a value of another type or out of its range, ``channels`` has not four numbers, or ``dropout`` is
+            not in [0, 1).
     """
+
+    ranges: ClassVar[Mapping[str, Range]] = {
+        "num_classes": Range(1, 4096),
+        "channels": Range(1, 4096),
+        "dropout": Range(0.0, 1.0),
+    }
 
     @register_to_config
     def __init__(self, num_classes: int = 10, channels: Sequence[int] = (24, 48, 72, 96), dropout: float = 0.3) -> None:
         super().__init__()
+        check_arguments(type(self).__init__, self.config, self.ranges)
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout is {dropout}: it must be at least 0 and below 1")
         self.mel = RelativeMel()

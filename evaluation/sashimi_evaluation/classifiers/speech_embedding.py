@@ -9,6 +9,8 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sashimi_diffusion.arguments import Range, check_arguments
+
 WINDOW = 76
 """Receptive field of one embedding in frames of 10 ms. The window of the next embedding starts 8 frames later."""
 
@@ -33,7 +35,7 @@ class SpeechEmbedding(ModelMixin, ConfigMixin):
             embedding.
 
     Raises:
-        ValueError: ``channels`` does not have four numbers.
+        ValueError: ``channels`` does not have four numbers, or one is out of its range.
     """
 
     config: Any
@@ -41,6 +43,7 @@ class SpeechEmbedding(ModelMixin, ConfigMixin):
     @register_to_config
     def __init__(self, channels: Sequence[int] = (24, 48, 72, 96)) -> None:
         super().__init__()
+        check_arguments(type(self).__init__, self.config, {"channels": Range(1, 4096)})
         if len(channels) != 4:
             raise ValueError(f"expected four numbers of channels, got {list(channels)}")
         first, second, third, fourth = channels

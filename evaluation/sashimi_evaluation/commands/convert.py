@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from sashimi_diffusion.commands.cli import run
+from sashimi_diffusion.command_line import run
 from sashimi_diffusion.commands.convert import Saveable, build_parser, convert, convert_pipeline, refuse_options
 from sashimi_evaluation.classifiers.official_checkpoint import convert_classifier, is_classifier_checkpoint
 

@@ -1,26 +1,30 @@
 """``sashimi-evaluate``: evaluate folders of clips against real recordings; write a table, a JSON and an HTML report."""
 
 import argparse
+import itertools
 import shlex
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from accelerate import PartialState
 
-from sashimi_diffusion.commands.cli import Parser, run, select_device
+from sashimi_diffusion.command_line import Parser, path_argument, run, select_device
 from sashimi_diffusion.errors import UserError
-from sashimi_diffusion.files import writing
 from sashimi_diffusion.launch import require_all_processes
+from sashimi_diffusion.output_files import check_output_files
+from sashimi_diffusion.paths import entries
+from sashimi_diffusion.terminal import printable, say, supports
 from sashimi_evaluation.classifiers import load_classifier
-from sashimi_evaluation.clips import ClipFolder, open_clips, open_sets, split_held_out
+from sashimi_evaluation.classifiers.loading import model_folder
+from sashimi_evaluation.clips import SAMPLES_FILE, ClipFolder, open_clips, open_sets, split_held_out
 from sashimi_evaluation.commands.listening_test import listening_test
 from sashimi_evaluation.evaluation import PROTOCOLS, Evaluation, Settings, evaluate, extract_features
 from sashimi_evaluation.extractors import load_extractor
 from sashimi_evaluation.metrics.intervals import Resampling
 from sashimi_evaluation.report.evaluation_page import write_page
-from sashimi_evaluation.report.record import json_report, text_table, write_json_report
+from sashimi_evaluation.report.plots import require_matplotlib
+from sashimi_evaluation.report.record import WORDS, json_report, text_table, write_json_report
 
 EXAMPLES = """examples:
   sashimi-evaluate samples --reference recordings
@@ -33,6 +37,7 @@ EXAMPLES = """examples:
 """
 
 PATTERN_HELP = 'file names of the recordings, e.g. "{label}_{speaker}_{index}" (default: one folder per digit)'
+_MOST_RESAMPLES = 10_000
 WINDOW_HELP = "discard these fractions of the least likely and the most likely clips; the SaShiMi paper uses 0.4 0.05"
 
 
@@ -45,11 +50,22 @@ def build_parser() -> Parser:
     )
     add = parser.add_argument
     add("samples", nargs="+", metavar="[NAME=]DIR", help="folders of clips; each one is a column of the table")
-    add("--reference", type=Path, required=True, metavar="DIR", help="real clips; the papers use the training set")
+    add(
+        "--reference",
+        type=path_argument,
+        required=True,
+        metavar="DIR",
+        help="real clips; the papers use the training set",
+    )
     add("--pattern", metavar="P", help=PATTERN_HELP)
     add("--where", action="append", metavar="FIELD=A,B", help="use only recordings with these values (default: all)")
     add("--hold-out", action="append", metavar="FIELD=A,B", help="evaluate these and remove them from the reference")
-    add("--held-out", type=Path, metavar="DIR", help="folder of real recordings to evaluate like generated clips")
+    add(
+        "--held-out",
+        type=path_argument,
+        metavar="DIR",
+        help="folder of real recordings to evaluate like generated clips",
+    )
     add("--sample-pattern", metavar="P", help="file names of the samples, for folders without samples.json")
     add(
         "--classifier",
@@ -67,12 +83,17 @@ def build_parser() -> Parser:
     add("--likelihood-window", type=float, nargs=2, metavar=("LOW", "HIGH"), help=WINDOW_HELP)
     add("--resamples", type=int, default=200, metavar="N", help="bootstrap resamples of each interval")
     add("--seed", type=int, default=0, help="seed of the bootstrap, the splits and the bins")
-    add("--json", type=Path, default=Path("evaluation.json"), metavar="FILE", help="JSON report")
-    add("--html", type=Path, metavar="FILE", help="HTML report with spectrograms and players (needs the extra eval)")
+    add("--json", type=path_argument, default=Path("evaluation.json"), metavar="FILE", help="JSON report")
+    add(
+        "--html",
+        type=path_argument,
+        metavar="FILE",
+        help="HTML report with spectrograms and players (needs the extra eval)",
+    )
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
     add(
         "--cache-dir",
-        type=Path,
+        type=path_argument,
         metavar="DIR",
         help="folder of the feature cache (default: the cache folder of the user)",
     )
@@ -96,23 +117,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def evaluate_folders(options: argparse.Namespace, command: str) -> None:
-    """Evaluate the folders in the options; print the table and write the reports.
+    """Evaluate the folders in the options; write the reports and print the table.
 
     Raises:
         UserError: a folder, a file or an option cannot be used.
     """
-    if options.resamples < 2:
-        raise UserError(f"--resamples is {options.resamples}, expected at least 2")
+    _check_numbers(options)
+    if options.html is not None:
+        require_matplotlib()
     device = select_device(options.device)
     state = PartialState(cpu=device.type == "cpu")
     if state.num_processes > 1:
         device = state.device
     sets = open_sets(options.samples, options.sample_pattern, options.skip_bad_files)
     reference, held_out = open_reference(options)
+    _check_outputs(options, [*sets, reference, *([] if held_out is None else [held_out])])
     extractor = None if options.features is None else load_extractor(options.features)
-    for path in filter(None, (options.json, options.html)):
-        with writing(f"to {path}"):
-            _require_writable(path)
     classifier = load_classifier(options.classifier, device)
     extraction = extract_features(sets, reference, held_out, classifier, extractor, settings_of(options))
     if state.is_main_process:
@@ -151,16 +171,14 @@ def settings_of(options: argparse.Namespace) -> Settings:
 
 
 def report(evaluation: Evaluation, options: argparse.Namespace, command: str) -> None:
-    """Print the table and write the JSON report and, if requested, the HTML report."""
-    print(text_table(evaluation))
-    with writing(f"to {options.json}"):
-        write_json_report(options.json, json_report(evaluation, command))
+    """Write the JSON report and, if requested, the HTML report; then print the table."""
+    write_json_report(options.json, json_report(evaluation, command))
     written = [options.json]
     if options.html is not None:
-        with writing(f"to {options.html}"):
-            write_page(options.html, evaluation, command)
+        write_page(options.html, evaluation, command)
         written.append(options.html)
-    print(f"\n-> {', '.join(map(str, written))}")
+    say(text_table(evaluation, symbols=supports("".join(WORDS))))
+    say(f"\n-> {', '.join(map(printable, written))}")
 
 
 def _fields(texts: Sequence[str] | None, flag: str) -> dict[str, list[str]]:
@@ -168,18 +186,25 @@ def _fields(texts: Sequence[str] | None, flag: str) -> dict[str, list[str]]:
     for text in texts or []:
         name, separator, values = text.partition("=")
         if not separator or not name or not values:
-            raise UserError(f"{flag} {text}: expected FIELD=VALUE or FIELD=VALUE,VALUE, such as speaker=jackson,theo")
+            expected = "FIELD=VALUE or FIELD=VALUE,VALUE, such as speaker=jackson,theo"
+            raise UserError(f"{flag} {printable(text)}: expected {expected}")
         fields[name] = values.split(",")
     return fields
 
 
-def _require_writable(path: Path) -> None:
-    """Raise OSError or UserError if the file cannot be written, before an evaluation that may take hours."""
-    if path.is_dir():
-        raise UserError(f"{path} is a folder: give the name of a file")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=path.parent):
-        pass
+def _check_numbers(options: argparse.Namespace) -> None:
+    if not 2 <= options.resamples <= _MOST_RESAMPLES:
+        raise UserError(f"--resamples is {options.resamples}, expected at least 2 and at most {_MOST_RESAMPLES}")
+    if not 0 <= options.seed < 2**32:
+        raise UserError(f"--seed is {options.seed}, expected a whole number from 0 to {2**32 - 1}")
+
+
+def _check_outputs(options: argparse.Namespace, folders: Sequence[ClipFolder]) -> None:
+    """Refuse reports that would replace each other, a clip or another file of the evaluation."""
+    read = [(*clips.files, clips.root / SAMPLES_FILE) for clips in folders]
+    classifier = entries(model_folder(options.classifier))
+    outputs = {"--json": options.json, "--html": options.html}
+    check_output_files(outputs, itertools.chain(*read, classifier), new_folders=True)
 
 
 if __name__ == "__main__":

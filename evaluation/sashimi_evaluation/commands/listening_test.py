@@ -1,17 +1,25 @@
 """``sashimi-evaluate listening-test``: create a page on which people rate clips, and score their answers."""
 
 import argparse
+import math
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from sashimi_diffusion.commands.cli import Parser
-from sashimi_diffusion.files import writing
+from sashimi_diffusion.command_line import Parser, path_argument
+from sashimi_diffusion.terminal import printable, say
 from sashimi_evaluation.clips import open_sets
-from sashimi_evaluation.listening_test import ListeningResult, Score, score_listening_test, write_listening_test
+from sashimi_evaluation.listening_test import (
+    ListeningResult,
+    Score,
+    score_listening_test,
+    usable_files,
+    write_listening_test,
+)
 from sashimi_evaluation.report.record import aligned
 
 EXAMPLES = """examples:
-  sashimi-evaluate listening-test make real=recordings ours=samples --out test --clips 20
+  sashimi-evaluate listening-test make ours=samples real=recordings --pattern "{label}_{speaker}_{index}" --out test
   sashimi-evaluate listening-test score test.key.json answers/*.csv
 """
 
@@ -28,19 +36,23 @@ def build_parser() -> Parser:
         "make", help="write the page, its clips and the key", description="Write the page, its clips and the key."
     )
     make.add_argument("samples", nargs="+", metavar="[NAME=]DIR", help="folders of clips, one for each method")
-    make.add_argument("--out", type=Path, required=True, metavar="DIR", help="new folder for the raters")
+    make.add_argument("--out", type=path_argument, required=True, metavar="DIR", help="new folder for the raters")
     make.add_argument("--clips", type=int, default=20, metavar="N", help="number of clips of each method")
     make.add_argument(
-        "--pattern", metavar="P", help='file names from which to read the labels, e.g. "{label}_{speaker}_{index}"'
+        "--pattern",
+        metavar="P",
+        help='file names from which to read the digits, e.g. "{label}_{speaker}_{index}", for folders without '
+        "samples.json that are not one folder per digit; without the digits there is no accuracy of transcriptions",
     )
+    make.add_argument("--skip-bad-files", action="store_true", help="warn about unusable files and leave them out")
     make.add_argument("--seed", type=int, default=0, help="seed of the selection and the order of the clips")
     score = actions.add_parser(
         "score",
         help="compute mean opinion scores from the raters' files (needs the extra eval)",
         description="Compute mean opinion scores from the raters' files.",
     )
-    score.add_argument("key", type=Path, help="the .key.json file next to the folder of the test")
-    score.add_argument("answers", type=Path, nargs="+", metavar="CSV", help="files that the raters saved")
+    score.add_argument("key", type=path_argument, help="the .key.json file next to the folder of the test")
+    score.add_argument("answers", type=path_argument, nargs="+", metavar="CSV", help="files that the raters saved")
     return parser
 
 
@@ -54,16 +66,21 @@ def listening_test(arguments: Sequence[str]) -> None:
     if options.action == "make":
         _make(options)
     else:
-        print(format_result(score_listening_test(options.key, options.answers)))
+        say(format_result(score_listening_test(options.key, options.answers)))
 
 
 def format_result(result: ListeningResult) -> str:
     """Return a table of the mean scores with intervals and numbers of answers, and the agreement of the raters."""
     ratings = list(dict.fromkeys(rating for scores in result.scores.values() for rating in scores))
     rows = [["", *ratings]]
-    rows += [[name, *(_cell(scores.get(rating)) for rating in ratings)] for name, scores in result.scores.items()]
-    kappas = ", ".join(f"{rating} {kappa:.2f}" for rating, kappa in result.agreement.items())
-    return "\n".join([f"test {result.test}, {result.raters} raters", *aligned(rows), f"agreement (kappa): {kappas}"])
+    rows += [
+        [printable(name), *(_cell(scores.get(rating)) for rating in ratings)] for name, scores in result.scores.items()
+    ]
+    kappas = ", ".join(
+        f"{rating} {kappa:.2f}" if math.isfinite(kappa) else f"{rating} -" for rating, kappa in result.agreement.items()
+    )
+    title = f"test {printable(result.test)}, {result.raters} raters"
+    return "\n".join([title, *aligned(rows), f"agreement (kappa): {kappas}"])
 
 
 def _cell(score: Score | None) -> str:
@@ -74,11 +91,13 @@ def _cell(score: Score | None) -> str:
 
 
 def _make(options: argparse.Namespace) -> None:
-    files: dict[str, tuple[Path, ...]] = {}
+    files: dict[str, Sequence[Path]] = {}
     labels: dict[Path, int] = {}
-    for clips in open_sets(options.samples, options.pattern):
-        files[clips.name] = clips.files
+    for clips in open_sets(options.samples, options.pattern, options.skip_bad_files):
+        files[clips.name] = usable_files(clips) if options.skip_bad_files else clips.files
         labels |= {file: int(label) for file, label in zip(clips.files, clips.labels, strict=True) if label >= 0}
-    with writing(f"to {options.out}"):
-        key = write_listening_test(options.out, files, options.seed, options.clips, labels=labels)
-    print(f"give the folder {options.out} to the raters; keep {key}, which identifies the clips")
+        for note in clips.notes:
+            say(f"note: {printable(clips.name)}: {note}", sys.stderr)
+    key = write_listening_test(options.out, files, options.seed, options.clips, labels=labels)
+    folder = printable(options.out)
+    say(f"give the folder {folder} to the raters; keep {printable(key)}, which identifies the clips")

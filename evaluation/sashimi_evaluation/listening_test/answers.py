@@ -1,12 +1,15 @@
 """Reading of the key of a listening test and of the files that raters saved."""
 
 import csv
-import json
+import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sashimi_diffusion.errors import UserError
+from sashimi_diffusion.paths import read_bytes, read_json
+from sashimi_diffusion.terminal import printable
 from sashimi_evaluation.listening_test.ratings import COLUMNS, DIVERSITY, RATINGS, allowed
 
 
@@ -52,18 +55,28 @@ def read_key(path: Path | str) -> Key:
     Raises:
         UserError: the file cannot be read, or is not a key.
     """
+    what = "the .key.json file next to the folder of a listening test"
+    content = read_json(path, what)
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
         clips, batches = content["clips"], content["batches"]
         methods = {name: clip["method"] for name, clip in clips.items()} | batches
         labels = {name: clip["label"] for name, clip in clips.items() if clip["label"] is not None}
-        return Key(content["test"], tuple(content["ratings"]), methods, labels, frozenset(batches))
-    except OSError as error:
-        raise UserError(f"cannot read the key {path}: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"{path} is not the key of a listening test: expected the .key.json file next to the folder of the test"
-        ) from error
+        key = Key(content["test"], tuple(content["ratings"]), methods, labels, frozenset(batches))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{printable(path)} is not the key of a listening test: expected {what}") from error
+    if not _is_valid(key):
+        raise UserError(f"{printable(path)} is not the key of a listening test, or is damaged: expected {what}")
+    return key
+
+
+def _is_valid(key: Key) -> bool:
+    """Return whether the content of a file has the types and the values of a key."""
+    digits: list[Any] = list(range(10))
+    return (
+        all(isinstance(text, str) for text in (key.test, *key.methods.values()))
+        and all(rating in RATINGS for rating in key.ratings)
+        and all(label in digits and not isinstance(label, bool | float) for label in key.labels.values())
+    )
 
 
 def read_answers(paths: Sequence[Path | str], key: Key) -> list[Answer]:
@@ -94,21 +107,21 @@ def read_answers(paths: Sequence[Path | str], key: Key) -> list[Answer]:
 
 
 def _rows(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
+    name = printable(path)
+    content = read_bytes(path, "a CSV file that a listening test saved")
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:  # spreadsheets add a byte order mark
-            reader = csv.DictReader(file)
-            missing = [column for column in COLUMNS if column not in (reader.fieldnames or ())]
-            if missing:
-                raise UserError(f"{path}, line 1: the column {missing[0]!r} is missing, expected {', '.join(COLUMNS)}")
-            for row in reader:
-                place = f"{path}, line {reader.line_num}"
-                if None in row or None in row.values():
-                    raise UserError(f"{place}: expected {len(reader.fieldnames or ())} values, as many as column names")
-                yield place, row
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
+        reader = csv.DictReader(io.StringIO(content.decode("utf-8-sig"), newline=""))  # spreadsheets add a mark
+        columns = reader.fieldnames or ()
+        missing = [column for column in COLUMNS if column not in columns]
+        if missing:
+            raise UserError(f"{name}, line 1: the column {missing[0]!r} is missing, expected {', '.join(COLUMNS)}")
+        for row in reader:
+            place = f"{name}, line {reader.line_num}"
+            if None in row or None in row.values():
+                raise UserError(f"{place}: expected {len(columns)} values, as many as column names")
+            yield place, row
     except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path} is not a CSV file that a listening test saved ({error})") from error
+        raise UserError(f"{name} is not a CSV file that a listening test saved ({error})") from error
 
 
 def _check_row(row: Mapping[str, str], key: Key, place: str) -> None:

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from sashimi_diffusion.data.audio import read_audio
 from sashimi_evaluation.classifiers import DigitClassifier
+from sashimi_evaluation.clips import read_clip
 from sashimi_evaluation.evaluation import EvaluatedSet, Evaluation
 from sashimi_evaluation.feature_extraction import PROBABILITIES, ClipFeatures
 from sashimi_evaluation.report.data import Classifier, Clip, Method, Neighbor, ReportData
@@ -56,7 +56,7 @@ def report_data(evaluation: Evaluation, command: str) -> ReportData:
 
 def _classifier(classifier: DigitClassifier) -> Classifier:
     """Return the classifier with its accuracy over the clips of all its test sets."""
-    tests = classifier.accuracy
+    tests = {name: test for name, test in classifier.accuracy.items() if {"recordings", "accuracy"} <= test.keys()}
     clips = sum(test["recordings"] for test in tests.values())
     if not clips:
         return Classifier(classifier.name, classifier.fingerprint)
@@ -114,5 +114,5 @@ def _title(features: ClipFeatures, index: int) -> str:
 
 def _evaluated_audio(features: ClipFeatures, index: int) -> tuple[np.ndarray, int]:
     """Return the second of a clip that was evaluated, at the sample rate of its file in Hz."""
-    sample_rate = int(features.properties["rate"][index])
-    return read_audio(features.clips.files[index])[: round(SECONDS * sample_rate)], sample_rate
+    decoded = read_clip(features.clips.files[index], SECONDS)
+    return decoded.samples[: round(SECONDS * decoded.sample_rate)], decoded.sample_rate

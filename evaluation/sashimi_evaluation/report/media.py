@@ -7,6 +7,7 @@ import numpy as np
 import soundfile
 
 from sashimi_diffusion.data.pictures import spectrogram_image
+from sashimi_evaluation.html import playable
 
 
 def data_uri(content: bytes, media_type: str) -> str:
@@ -15,13 +16,14 @@ def data_uri(content: bytes, media_type: str) -> str:
 
 
 def audio_uri(waveform: np.ndarray, sample_rate: int) -> str:
-    """Return a clip as 16-bit FLAC, which is lossless and which every current browser plays.
+    """Return a clip as 16-bit FLAC, which every current browser plays. It is lossless at the rates that they play.
 
     Args:
         waveform: real, shape (length,); clamped to [-1, 1], non-finite samples become zero.
         sample_rate: in Hz.
     """
-    samples = np.nan_to_num(waveform.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
+    finite = np.nan_to_num(waveform.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
+    samples, sample_rate = playable(finite, sample_rate)
     pcm = np.clip(np.round(samples * 2**15), -(2**15), 2**15 - 1).astype(np.int16)
     encoded = io.BytesIO()
     soundfile.write(encoded, pcm, sample_rate, subtype="PCM_16", format="FLAC")

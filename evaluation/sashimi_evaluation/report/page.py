@@ -5,8 +5,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from sashimi_diffusion.errors import UserError
-from sashimi_diffusion.files import write_file
+from sashimi_diffusion.output_files import write_output_file
 from sashimi_evaluation.html import encode_page, package_file, template_environment
 from sashimi_evaluation.report.checks import check_report
 from sashimi_evaluation.report.data import ReportData
@@ -29,7 +28,7 @@ def write_report(path: Path | str, report: ReportData) -> None:
     training clip takes about 100 kB. Everything except the filters works without JavaScript.
 
     Args:
-        path: the file to write; an existing file is replaced.
+        path: the file to write; an existing file is replaced by the complete page.
         report: its content.
 
     Raises:
@@ -37,10 +36,7 @@ def write_report(path: Path | str, report: ReportData) -> None:
     """
     check_report(report)
     page = template_environment(__package__).get_template("report.html").render(_variables(report))
-    try:
-        write_file(Path(path), encode_page(page))
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from error
+    write_output_file(Path(path), encode_page(page))
 
 
 def _variables(report: ReportData) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from sashimi_diffusion.errors import UserError
+from sashimi_diffusion.terminal import printable
 from sashimi_evaluation.report.data import Method
 from sashimi_evaluation.report.media import data_uri
 
@@ -80,12 +81,23 @@ def _colors(methods: Sequence[Method]) -> list[str]:
     return [_REFERENCE if method.is_reference else next(series) for method in methods]
 
 
-def _svg_uri(draw: Callable[[Any], None]) -> str:
+def require_matplotlib() -> None:
+    """Check that the plots can be drawn.
+
+    Raises:
+        UserError: matplotlib is not installed.
+    """
     try:
-        import matplotlib
-        from matplotlib.figure import Figure
+        import matplotlib.figure  # noqa: F401
     except ImportError as error:
         raise UserError('the plots of a report need matplotlib: pip install "sashimi-diffusion[eval]"') from error
+
+
+def _svg_uri(draw: Callable[[Any], None]) -> str:
+    require_matplotlib()
+    import matplotlib
+    from matplotlib.figure import Figure
+
     colors = {f"{name}color": _INK for name in ("text.", "xtick.", "ytick.", "axes.edge", "axes.label")}
     settings: dict[Any, Any] = {
         **colors,
@@ -116,6 +128,6 @@ def _with_dark_colors(svg: str) -> str:
 
 
 def _literal(name: str) -> str:
-    """Escape text for matplotlib, where "$" starts a formula and a leading "_" hides a label."""
-    name = name.encode("utf-8", "replace").decode().replace("$", r"\$")
+    """Escape text for matplotlib, where "$" starts a formula, a leading "_" hides a label, and SVG has no controls."""
+    name = printable(name).replace("$", r"\$")
     return f" {name}" if name.startswith("_") else name

@@ -1,24 +1,30 @@
 """Text table and JSON report of an evaluation."""
 
 import json
+import math
 import platform
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from sashimi_diffusion.data.speech_commands import DIGITS
-from sashimi_diffusion.files import write_file
+from sashimi_diffusion.output_files import write_output_file
+from sashimi_diffusion.terminal import printable
 from sashimi_evaluation.evaluation import EvaluatedSet, Evaluation
 from sashimi_evaluation.feature_extraction import FEATURES, ClipFeatures
 from sashimi_evaluation.metrics.metric import Metric
 
+WORDS = {"↓": "(lower is better)", "↑": "(higher is better)", "∞": "infinity", "±": "+/-"}
+"""The symbols of the table that some terminals lack, and words that replace them."""
+
 
 def json_report(evaluation: Evaluation, command: str) -> dict[str, Any]:
     """Return the content of the JSON report: all metrics, and the settings and versions that reproduce them.
+
+    JSON has no NaN and no infinity; they become None.
 
     Args:
         evaluation: the evaluated sets.
@@ -26,7 +32,7 @@ def json_report(evaluation: Evaluation, command: str) -> dict[str, Any]:
     """
     extraction = evaluation.extraction
     classifier, extractor, settings = extraction.classifier, extraction.extractor, extraction.settings
-    return {
+    content = {
         "command": command,
         "versions": versions(),
         "protocol": settings.protocol,
@@ -43,6 +49,7 @@ def json_report(evaluation: Evaluation, command: str) -> dict[str, Any]:
         "held_out": None if extraction.held_out is None else _source(extraction.held_out),
         "sets": [_set_record(evaluated) for evaluated in evaluation.sets],
     }
+    return _strict(content)
 
 
 def versions() -> dict[str, str]:
@@ -52,18 +59,33 @@ def versions() -> dict[str, str]:
 
 
 def write_json_report(path: Path, content: dict[str, Any]) -> None:
-    """Write the JSON report. An existing file is replaced only by a complete new one."""
-    write_file(path, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
+    """Write the JSON report. An existing file is replaced only by a complete new one.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    # Undecodable bytes of file names, which Python keeps as surrogates, become escapes of JSON.
+    write_output_file(path, text.encode("utf-8", "backslashreplace"))
 
 
-def text_table(evaluation: Evaluation) -> str:
-    """Return a table with one column per set, followed by the notes."""
+def text_table(evaluation: Evaluation, symbols: bool = True) -> str:
+    """Return a table with one column per set, followed by the notes.
+
+    Args:
+        evaluation: the evaluated sets.
+        symbols: whether the text may contain the symbols in ``WORDS``.
+    """
     sets = evaluation.sets
-    rows = [["", *(each.name for each in sets)], ["clips", *(str(len(each.clip_features)) for each in sets)]]
+    names = [printable(each.name) for each in sets]
+    rows = [["", *names], ["clips", *(str(len(each.clip_features)) for each in sets)]]
     rows += [
         [_heading(first), *(_cell(_find(each, key)) for each in sets)] for key, first in _first_metrics(sets).items()
     ]
-    return "\n".join([*aligned(rows), *_notes(evaluation)])
+    notes = _notes(evaluation)
+    if not symbols:
+        rows, notes = [[_in_words(cell) for cell in row] for row in rows], [_in_words(note) for note in notes]
+    return "\n".join([*aligned(rows), *notes])
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
@@ -78,7 +100,7 @@ def _source(clips: ClipFeatures) -> dict[str, Any]:
 
 def _set_record(evaluated: EvaluatedSet) -> dict[str, Any]:
     accuracy, histogram = evaluated.accuracy, evaluated.histogram.tolist()
-    per_class = None if accuracy is None else dict(zip(DIGITS, _finite_or_none(accuracy.per_class), strict=True))
+    per_class = None if accuracy is None else dict(zip(DIGITS, accuracy.per_class.tolist(), strict=True))
     return {
         "name": evaluated.name,
         **_source(evaluated.clip_features),
@@ -92,9 +114,13 @@ def _set_record(evaluated: EvaluatedSet) -> dict[str, Any]:
     }
 
 
-def _finite_or_none(values: np.ndarray) -> list[float | None]:
-    """Replace NaN by None, because JSON has no NaN."""
-    return [float(value) if np.isfinite(value) else None for value in values]
+def _strict(content: Any) -> Any:
+    """Return the content of a JSON file with None instead of numbers that are not finite."""
+    if isinstance(content, dict):
+        return {key: _strict(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_strict(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def _metric_record(metric: Metric) -> dict[str, Any]:
@@ -111,6 +137,12 @@ def _first_metrics(sets: list[EvaluatedSet]) -> dict[str, Metric]:
     return found
 
 
+def _in_words(text: str) -> str:
+    for symbol, words in WORDS.items():
+        text = text.replace(symbol, words)
+    return text
+
+
 def _heading(metric: Metric) -> str:
     arrow = {"lower": " ↓", "higher": " ↑"}.get(metric.better, "")
     return metric.title + arrow
@@ -121,7 +153,7 @@ def _find(evaluated: EvaluatedSet, key: str) -> Metric | None:
 
 
 def _cell(metric: Metric | None) -> str:
-    if metric is None or metric.value is None:
+    if metric is None or metric.value is None or not math.isfinite(metric.value):
         return "-"
     if metric.interval is None:
         return f"{metric.value:.4g}"
@@ -131,7 +163,7 @@ def _cell(metric: Metric | None) -> str:
 def _notes(evaluation: Evaluation) -> list[str]:
     """Return the notes of the sets and of their metrics; equal notes are merged."""
     names = [evaluated.name for evaluated in evaluation.sets]
-    lines = [f"{evaluated.name}: {note}" for evaluated in evaluation.sets for note in evaluated.notes]
+    lines = [f"{printable(evaluated.name)}: {note}" for evaluated in evaluation.sets for note in evaluated.notes]
     titles: dict[tuple[str, str], list[str]] = {}  # titles of the metrics by set and note
     for evaluated in evaluation.sets:
         for metric in evaluated.metrics:
@@ -140,5 +172,5 @@ def _notes(evaluation: Evaluation) -> list[str]:
     merged: dict[str, list[str]] = {}  # names of the sets by text
     for (name, note), affected in titles.items():
         merged.setdefault(f"{', '.join(affected)}: {note}", []).append(name)
-    lines += [text if named == names else f"{', '.join(named)}: {text}" for text, named in merged.items()]
+    lines += [text if named == names else f"{printable(', '.join(named))}: {text}" for text, named in merged.items()]
     return ["", *lines] if lines else []

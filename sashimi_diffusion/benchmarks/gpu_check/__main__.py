@@ -21,8 +21,13 @@ import torch
 from sashimi_diffusion.benchmarks.gpu_check.parts import PARTS, Outcome, Part, run_parts
 from sashimi_diffusion.benchmarks.gpu_check.report import number, write_report
 from sashimi_diffusion.benchmarks.gpu_check.rows import Row, Setting
-from sashimi_kernels.commands import Parser, UnusableError, run
+from sashimi_diffusion.command_line import Parser, run
+from sashimi_diffusion.errors import UserError
+from sashimi_diffusion.paths import is_folder
+from sashimi_diffusion.terminal import printable, say
 from sashimi_kernels.measuring import source_commit
+
+_LONGEST = 1440  # minutes
 
 
 def main() -> int:
@@ -35,14 +40,16 @@ def _check() -> int:
     if arguments.list:
         for part in PARTS:
             needs = " (needs --peer)" if part.needs_peer else " (needs CUDA)" if part.needs_cuda else ""
-            print(f"{part.name:<16} {part.title}{needs}")
+            say(f"{part.name:<16} {part.title}{needs}")
         return 0
     card = "cpu" if arguments.dry_run else _card()
     out = Path(arguments.out or f"gpu-check-{re.sub(r'[^a-z0-9]+', '-', card.lower()).strip('-')}")
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UnusableError(f"cannot write to {out} ({error.strerror or error}): choose another --out") from error
+        raise UserError(
+            f"cannot write to {printable(out)} ({error.strerror or error}): choose another --out"
+        ) from error
     setting = Setting("cpu" if arguments.dry_run else "cuda", arguments.dry_run, str(out.resolve()), arguments.peer)
     heading = {
         "card": card + (" (dry run with tiny sizes: its times mean nothing)" if arguments.dry_run else ""),
@@ -62,7 +69,7 @@ def check(parts: Sequence[Part], setting: Setting, heading: dict[str, str], seco
     for outcomes in run_parts(parts, setting, seconds):
         write_report(out, heading, outcomes)
         _print(outcomes[-1], printed)
-    print(f"wrote {out / 'report.md'} and {out / 'report.json'}")
+    say(f"wrote {out / 'report.md'} and {out / 'report.json'}")
     return int(any(outcome.status in ("failed", "stopped") for outcome in outcomes))
 
 
@@ -73,17 +80,17 @@ def _print(outcome: Outcome, printed: dict[tuple[str, str, str], Row]) -> None:
         if key not in printed or (outcome.status != "running" and printed[key] != row):
             printed[key] = row
             value = number(row.value, row.unit) if row.problem is None else row.problem
-            print(f"  {', '.join(filter(None, (row.name, row.variant)))}: {value}", flush=True)
+            say(f"  {', '.join(filter(None, (row.name, row.variant)))}: {value}")
     if outcome.status != "running":
         explanation = f": {outcome.explanation}" if outcome.explanation else ""
-        print(f"{outcome.part}: {outcome.status} after {outcome.seconds:.0f} s{explanation}", flush=True)
+        say(f"{outcome.part}: {outcome.status} after {outcome.seconds:.0f} s{explanation}")
 
 
 def _arguments() -> argparse.Namespace:
     names = ", ".join(part.name for part in PARTS)
-    parser = Parser(__doc__ or "")
+    parser = Parser(prog="python -m sashimi_diffusion.benchmarks.gpu_check", description=__doc__)
     parser.add_argument("--out", metavar="FOLDER", help="folder of the report (default: gpu-check-NAME-OF-THE-CARD)")
-    parser.add_argument("--minutes", type=float, default=8.0, help="time for all parts (default: 8)")
+    parser.add_argument("--minutes", type=float, default=8.0, help="time for all parts")
     parser.add_argument("--only", nargs="+", metavar="PART", help=f"parts to run (default: all): {names}")
     parser.add_argument("--peer", metavar="FOLDER", help="checkout of the official code, to time it in the same run")
     parser.add_argument("--commit", help="commit for the report, for a copy of the files without its git folder")
@@ -91,12 +98,14 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--dry-run", action="store_true", help="try the command on a CPU with tiny sizes")
     arguments = parser.parse_args()
     if unknown := set(arguments.only or ()) - {part.name for part in PARTS}:
-        raise UnusableError(f"unknown part {sorted(unknown)[0]!r}: expected some of {names}")
-    if not arguments.minutes > 0:
-        raise UnusableError(f"argument --minutes: expected a number above 0, got {arguments.minutes:g}")
+        raise UserError(f"unknown part {sorted(unknown)[0]!r}: expected some of {names}")
+    if not 0 < arguments.minutes <= _LONGEST:
+        raise UserError(f"--minutes is {arguments.minutes:g}: expected a number above 0 and up to {_LONGEST}")
+    if arguments.out == "":
+        raise UserError("--out is empty: expected the name of a folder")
     if arguments.peer is not None:
-        if not Path(arguments.peer).is_dir():
-            raise UnusableError(f"the folder {arguments.peer} of --peer does not exist: see docs/gpu.md")
+        if not is_folder(arguments.peer) or not arguments.peer:
+            raise UserError(f"the folder {printable(arguments.peer)} of --peer does not exist: see docs/gpu.md")
         arguments.peer = str(Path(arguments.peer).resolve())
     return arguments
 
@@ -109,7 +118,7 @@ def _parts(arguments: argparse.Namespace) -> list[Part]:
 def _card() -> str:
     if not torch.cuda.is_available():
         built = f"torch {torch.__version__} finds none"
-        raise UnusableError(f"no CUDA device: {built}; --dry-run tries the command on a CPU")
+        raise UserError(f"no CUDA device: {built}; --dry-run tries the command on a CPU")
     return torch.cuda.get_device_name(0)
 
 

@@ -1,8 +1,6 @@
 """The compiled loop over the samples of a block and the operations of a program, which Python calls once per block."""
 
-import zlib
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
@@ -26,6 +24,7 @@ from sashimi_diffusion.generation.numba_engine.barrier import (
     wait,
     wait_count,
 )
+from sashimi_diffusion.generation.numba_engine.compiled_cache import kept_on_disk
 from sashimi_diffusion.generation.numba_engine.linear_maps import Columns, Map, linear, map_size, shard_range
 from sashimi_diffusion.generation.numba_engine.memory import Memory
 from sashimi_diffusion.generation.numba_engine.operations import Kind, Operation
@@ -73,8 +72,9 @@ class Block(NamedTuple):
 _RESULTS = ("tokens", "log_probabilities", "entropies")
 
 
+@kept_on_disk
 @njit(nogil=True, error_model="numpy")
-def _run(program: Program, memory: Memory, block: Block, position: int, loaded_at: int, team: Team) -> int:
+def run(program: Program, memory: Memory, block: Block, position: int, loaded_at: int, team: Team) -> int:
     """Generate the samples of a block, as one thread of a team; each thread computes its shard of the features.
 
     The threads stop early after a sample with too many long waits, because then they do not have a core each.
@@ -252,26 +252,3 @@ def _shared_linear(
         begin += map_size(last - first, n_out)
     wait(team)
     sum_partials(partials, target.values, target.first, n_out, added)
-
-
-def _cached(sources: int) -> Any:
-    """Return :func:`_run` compiled; numba caches the machine code on disk.
-
-    numba detects changes of this file only. ``sources``, the checksum of all files of this package, is a variable of
-    the closure and therefore part of numba's cache key.
-    """
-
-    @njit(nogil=True, cache=True, error_model="numpy")
-    def cached(program, memory, block, position, loaded_at, team):  # type: ignore[no-untyped-def]
-        return _run(program, memory, block, position, loaded_at, team) if sources else None
-
-    return cached
-
-
-def _sources() -> int:
-    """Return a checksum of all files of this package; it is never 0."""
-    texts = [path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))]
-    return 1 + zlib.crc32(b"".join(texts))
-
-
-run = _cached(_sources())

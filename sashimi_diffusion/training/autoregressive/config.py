@@ -2,13 +2,15 @@
 
 from typing import ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from sashimi_diffusion.errors import UserError
+from sashimi_diffusion.generation.engines import ENGINES
 from sashimi_diffusion.models import SampleRNN, SashimiAutoregressive, WaveNetAutoregressive
-from sashimi_diffusion.training.config import DataConfig, RunConfig
+from sashimi_diffusion.suggestions import did_you_mean
+from sashimi_diffusion.training.config import MAX_LENGTH, MAX_SAMPLES, MAX_STEPS, DataConfig, RunConfig
 from sashimi_diffusion.training.model_config import ModelConfig
-from sashimi_diffusion.training.settings import Settings
+from sashimi_diffusion.training.settings import Seed, Settings, Text
 
 
 class AutoregressiveModelConfig(ModelConfig):
@@ -37,6 +39,7 @@ class TokenDataConfig(DataConfig):
     carry_chunks: int = Field(
         default=1,
         ge=1,
+        le=MAX_STEPS,
         description="number of chunks of `length` samples in an example; each optimizer step trains on one chunk, "
         "starting from the state after the previous chunk (truncated back-propagation through time)",
     )
@@ -46,18 +49,35 @@ class TokenDataConfig(DataConfig):
 class GenerationConfig(Settings):
     """The samples drawn during training."""
 
-    num_samples: int = Field(default=4, ge=0, description="number of samples; 0: none")
-    seconds: float | None = Field(default=None, gt=0, description="length of each sample; null: `data.length`")
-    temperature: float = Field(default=1.0, description="temperature of the softmax; 0: greedy")
-    top_p: float = Field(default=1.0, description="probability of nucleus sampling; 1: all tokens")
-    engine: str = Field(default="auto", description="an engine of `sashimi_diffusion.generation`")
-    seed: int = Field(default=0, description="seed of the random numbers")
+    num_samples: int = Field(default=4, ge=0, le=MAX_SAMPLES, description="number of samples; 0: none")
+    seconds: float | None = Field(
+        default=None,
+        gt=0,
+        le=86_400,  # a day
+        description="length of each sample; null: `data.length`",
+    )
+    temperature: float = Field(
+        default=1.0,
+        ge=0,
+        le=1000,  # all tokens are equally likely
+        description="temperature of the softmax; 0: greedy",
+    )
+    top_p: float = Field(default=1.0, gt=0, le=1, description="probability of nucleus sampling; 1: all tokens")
+    engine: Text = Field(default="auto", description="an engine of `sashimi_diffusion.generation`")
+    seed: Seed = Field(default=0, description="seed of the random numbers")
+
+    @field_validator("engine")
+    @classmethod
+    def _check_engine(cls, value: str) -> str:
+        if value not in ENGINES:
+            raise ValueError(f"expected one of {', '.join(ENGINES)}{did_you_mean(value, ENGINES)}")
+        return value
 
 
 class AutoregressiveConfig(RunConfig):
     """Configuration of autoregressive training."""
 
-    output_dir: str = Field(default="runs/autoregressive", description="the run folder")
+    output_dir: Text = Field(default="runs/autoregressive", description="the run folder")
     model: AutoregressiveModelConfig = Field(default_factory=AutoregressiveModelConfig)
     data: TokenDataConfig = Field(default_factory=TokenDataConfig)
     sampling: GenerationConfig = Field(default_factory=GenerationConfig)
@@ -72,4 +92,15 @@ class AutoregressiveConfig(RunConfig):
             )
         if training.steps % chunks:
             raise UserError(f"training.steps is {training.steps}: it must be a multiple of data.carry_chunks={chunks}")
+        return self
+
+    @model_validator(mode="after")
+    def _check_seconds(self) -> "AutoregressiveConfig":
+        seconds, rate = self.sampling.seconds, self.data.sample_rate
+        samples = 1 if seconds is None else round(seconds * rate)
+        if not 1 <= samples <= MAX_LENGTH:
+            raise UserError(
+                f"sampling.seconds is {seconds}, which is {samples:,} samples at data.sample_rate={rate}: expected 1 "
+                f"to {MAX_LENGTH:,} samples"
+            )
         return self

@@ -20,7 +20,7 @@ from sashimi_diffusion.training.checkpoints import checkpoint_name
 
 
 def save_samples(run: Path, step: int, model: AutoregressiveModel, config: GenerationConfig) -> str:
-    """Draw samples into a folder such as ``run``/samples/step-000100: wav files and contact-sheet.png.
+    """Draw samples into a folder such as ``run``/samples/step-000100: wav files and contact_sheet.png.
 
     Sample i uses the same random numbers at every step.
 
@@ -41,7 +41,7 @@ def save_samples(run: Path, step: int, model: AutoregressiveModel, config: Gener
     with folder_written_beside(run / "samples" / checkpoint_name(step)) as folder:
         for index, audio in enumerate(audios):
             write_audio(folder / f"{index:02d}.wav", audio, rate)
-        contact_sheet(list(audios), rate, titles=titles).save(folder / "contact-sheet.png")
+        contact_sheet(list(audios), rate, titles=titles).save(folder / "contact_sheet.png")
     noisy = [title for title, audio in zip(titles, audios, strict=True) if runaway_second(audio, rate) is not None]
     return f"noise until the end of {', '.join(noisy)}" if noisy else ""
 

@@ -2,12 +2,21 @@
 
 from typing import ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 
+from sashimi_diffusion.arguments import short_form
+from sashimi_diffusion.data.names import field_names, require
+from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.models import SashimiDenoiser, WaveNetDenoiser
-from sashimi_diffusion.training.config import DataConfig, RunConfig
+from sashimi_diffusion.schedulers.compatible import SCHEDULERS
+from sashimi_diffusion.schedulers.diffwave import MAX_TRAIN_TIMESTEPS
+from sashimi_diffusion.suggestions import did_you_mean
+from sashimi_diffusion.training.config import MAX_RATE, MAX_SAMPLES, DataConfig, RunConfig
 from sashimi_diffusion.training.model_config import ModelConfig
-from sashimi_diffusion.training.settings import Settings
+from sashimi_diffusion.training.settings import PositiveFinite, Seed, Settings, Text
+
+MAX_WINDOW = 1 << 20
+"""The matrix of the mel bands has a row of this length for each band."""
 
 
 class DenoiserConfig(ModelConfig):
@@ -32,34 +41,47 @@ class DenoiserConfig(ModelConfig):
 class MelConfig(Settings):
     """The mel spectrogram of a vocoder. ``model.mel_upsample`` sets its hop, ``model.mel_channels`` its bands."""
 
-    n_fft: int = Field(default=1024, description="samples in a window")
-    f_min: float = Field(default=0.0, description="lower edge of the first band in Hz")
-    f_max: float = Field(default=8000.0, description="upper edge of the last band in Hz")
+    n_fft: int = Field(default=1024, ge=2, le=MAX_WINDOW, description="samples in a window")
+    f_min: float = Field(default=0.0, ge=0, le=MAX_RATE, description="lower edge of the first band in Hz")
+    f_max: float = Field(default=8000.0, gt=0, le=MAX_RATE, description="upper edge of the last band in Hz")
 
 
 class WaveformDataConfig(DataConfig):
     """The recordings, as waveforms. Those shorter than ``length`` are padded with zeros."""
 
-    speakers: str | None = Field(
+    speakers: Text | None = Field(
         default=None,
         description="folder only: condition the network also on the speaker; the field of `pattern` that contains it, "
         'or "folder" for the first sub-folder; null: no speakers',
     )
     normalize_rms: float | None = Field(
         default=None,
-        gt=0,
+        ge=1e-9,  # below the quietest sample of 24 bits
+        le=1e3,  # full scale is 1
         description="scale each whole recording to this root mean square; null: no scaling",
     )
-    gain_db: float = Field(default=0.0, ge=0, description="random gain, uniform in plus or minus this many decibels")
+    gain_db: float = Field(
+        default=0.0,
+        ge=0,
+        le=200,  # a factor of ten billion
+        description="random gain, uniform in plus or minus this many decibels",
+    )
     mel: MelConfig = Field(default_factory=MelConfig)
+
+    @model_validator(mode="after")
+    def _check_speakers(self) -> "WaveformDataConfig":
+        if self.kind == "folder" and self.speakers is not None:
+            fields = "the fields are" if self.pattern is None else f"the fields of {short_form(self.pattern)} are"
+            require(self.speakers, field_names(self.pattern), "data.speakers names the field", fields)
+        return self
 
 
 class ScheduleConfig(Settings):
     """The noise schedule: arguments of DiffWaveScheduler."""
 
-    num_train_timesteps: int = Field(default=200, ge=1, description="diffusion steps T")
-    beta_start: float = Field(default=1e-4, description="first beta of the linear schedule")
-    beta_end: float = Field(default=0.02, description="last beta of the linear schedule")
+    num_train_timesteps: int = Field(default=200, ge=1, le=MAX_TRAIN_TIMESTEPS, description="diffusion steps T")
+    beta_start: float = Field(default=1e-4, gt=0, lt=1, description="first beta of the linear schedule")
+    beta_end: float = Field(default=0.02, gt=0, lt=1, description="last beta of the linear schedule")
     beta_schedule: Literal["linear", "squaredcos_cap_v2"] = Field(
         default="linear", description='"linear" or "squaredcos_cap_v2" (cosine)'
     )
@@ -71,9 +93,8 @@ class ScheduleConfig(Settings):
 class ObjectiveConfig(Settings):
     """The loss."""
 
-    min_snr_gamma: float | None = Field(
+    min_snr_gamma: PositiveFinite | None = Field(
         default=None,
-        gt=0,
         description="gamma of Min-SNR weighting (Hang et al. 2023, arXiv 2303.09556); null: no weighting",
     )
     label_dropout: float = Field(
@@ -90,18 +111,31 @@ class SamplingConfig(Settings):
     num_samples: int = Field(
         default=8,
         ge=0,
+        le=MAX_SAMPLES,
         description="number of samples; the class changes with each sample, the speaker after each round of classes; "
         "0: none",
     )
-    steps: int = Field(default=50, ge=1, description="sampling steps")
-    scheduler: str | None = Field(
+    steps: int = Field(default=50, ge=1, le=MAX_TRAIN_TIMESTEPS, description="sampling steps")
+    scheduler: Text | None = Field(
         default="ddim", description="a name for `create_scheduler`; null: the sampler of the training schedule"
     )
     guidance_scale: float = Field(
         default=1.0,
+        ge=-1000,
+        le=1000,  # useful scales are below 10
         description="scale of classifier-free guidance, also the default of the saved pipeline; 1: no guidance",
     )
-    seed: int = Field(default=0, description="seed of the noise")
+    seed: Seed = Field(default=0, description="seed of the noise")
+
+    @field_validator("scheduler")
+    @classmethod
+    def _check_scheduler(cls, value: str | None) -> str | None:
+        if value is not None and value not in SCHEDULERS:
+            raise UserError(
+                f"sampling.scheduler names an unknown scheduler {short_form(value)}{did_you_mean(value, SCHEDULERS)} "
+                f"(known: {', '.join(SCHEDULERS)})"
+            )
+        return value
 
 
 class DiffusionConfig(RunConfig):
@@ -109,9 +143,40 @@ class DiffusionConfig(RunConfig):
 
     fixed: ClassVar = ("seed", "model", "data", "schedule", "objective")
 
-    output_dir: str = Field(default="runs/diffwave", description="the run folder")
+    output_dir: Text = Field(default="runs/diffwave", description="the run folder")
     model: DenoiserConfig = Field(default_factory=DenoiserConfig)
     data: WaveformDataConfig = Field(default_factory=WaveformDataConfig)
     schedule: ScheduleConfig = Field(default_factory=ScheduleConfig)
     objective: ObjectiveConfig = Field(default_factory=ObjectiveConfig)
     sampling: SamplingConfig = Field(default_factory=SamplingConfig)
+
+    @model_validator(mode="after")
+    def _check_sampling(self) -> "DiffusionConfig":
+        sampling, timesteps = self.sampling, self.schedule.num_train_timesteps
+        if sampling.steps > timesteps:
+            raise UserError(
+                f"sampling.steps is {sampling.steps}: it must not exceed schedule.num_train_timesteps={timesteps}"
+            )
+        if sampling.guidance_scale != 1 and not self.model.class_conditional and self.data.speakers is None:
+            raise UserError(
+                f"sampling.guidance_scale is {sampling.guidance_scale}: without classes (model.class_conditional) or "
+                "speakers (data.speakers) it can only be 1"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_mel(self) -> "DiffusionConfig":
+        data, mel = self.data, self.data.mel
+        if self.model.argument("mel_channels") is None:
+            return self
+        if not mel.f_min < mel.f_max <= data.sample_rate / 2:
+            raise UserError(
+                f"data.mel.f_min is {mel.f_min:g} and data.mel.f_max is {mel.f_max:g}: expected f_min < f_max <= "
+                f"{data.sample_rate / 2:g}, half of data.sample_rate"
+            )
+        if data.length <= mel.n_fft // 2:
+            raise UserError(
+                f"data.mel.n_fft is {mel.n_fft}: it must be less than twice data.length={data.length}, because the "
+                "spectrogram needs more than half a window"
+            )
+        return self

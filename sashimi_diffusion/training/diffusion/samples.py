@@ -29,7 +29,7 @@ def save_samples(
     config: SamplingConfig,
     recordings: BatchSource,
 ) -> str:
-    """Draw samples into a folder such as ``run``/samples/step-000100: wav files and contact-sheet.png.
+    """Draw samples into a folder such as ``run``/samples/step-000100: wav files and contact_sheet.png.
 
     Sample i starts from the same noise at every step. A vocoder resynthesizes ``recordings``.
 
@@ -66,7 +66,7 @@ def save_samples(
             for index, (title, audio) in enumerate(zip(titles, audios, strict=True))
         ]
         sheet = contact_sheet([audio[0] for audio in audios], model.config.sample_rate, titles=titles)
-        sheet.save(folder / "contact-sheet.png")
+        sheet.save(folder / "contact_sheet.png")
     defects = [f"{sum(clipped) / len(clipped):.2%} of the samples' values were clipped"] if any(clipped) else []
     if not finite.all():
         defects.append(f"{int((~finite).sum())} of {len(finite)} samples were not finite and are silent instead")

@@ -1,6 +1,7 @@
 """Tests of the digit classifiers: mel spectrograms, networks, inputs and loading."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -201,6 +202,48 @@ def test_the_fingerprint_depends_on_weights_and_configuration(small: SmallClassi
     assert DigitClassifier(SmallClassifier(channels=(4, 4, 6, 8), dropout=0.5), "a").fingerprint != first
 
 
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("config.json", {"channels": [4, 4, 6, 10**12]}, r"config\.json cannot be loaded \(channels is .*1 to 4,096"),
+        ("config.json", {"num_classes": 1e300}, r"config\.json cannot be loaded \(num_classes is 1e\+300"),
+        ("config.json", {"channels": "many"}, "cannot be loaded"),
+        ("config.json", {"channels": [4, 4, 6, 10]}, "does not fit .*25 mismatched keys"),
+        ("config.json", {"dropout": None}, "cannot be loaded"),
+        ("config.json", [], r"config\.json does not hold a JSON object"),
+        ("accuracy.json", {"there": 0.5}, "there has no metrics"),
+        ("accuracy.json", [], r"accuracy\.json does not hold a JSON object"),
+    ],
+)
+def test_damaged_files_of_a_classifier_are_named(
+    small: SmallClassifier, tmp_path: Path, file: str, content: object, message: str
+) -> None:
+    small.save_pretrained(tmp_path)
+    before = json.loads((tmp_path / "config.json").read_text())
+    changed = {**before, **content} if file == "config.json" and isinstance(content, dict) else content
+    (tmp_path / file).write_text(json.dumps(changed))
+    with pytest.raises(UserError, match=message):
+        load_classifier(tmp_path)
+
+
+def test_classifiers_that_cannot_classify_digits_are_refused(small: SmallClassifier, tmp_path: Path) -> None:
+    SmallClassifier(num_classes=7, channels=(4, 4, 6, 8)).save_pretrained(tmp_path / "seven")
+    with pytest.raises(UserError, match="seven distinguishes 7 classes: expected 10"):
+        load_classifier(tmp_path / "seven")
+    SmallClassifier(channels=(4, 4, 6, 8)).save_pretrained(tmp_path / "pipe")
+    (tmp_path / "pipe" / "diffusion_pytorch_model.safetensors").unlink()
+    os.mkfifo(tmp_path / "pipe" / "diffusion_pytorch_model.safetensors")
+    with pytest.raises(UserError, match=r"diffusion_pytorch_model\.safetensors is a FIFO"):
+        load_classifier(tmp_path / "pipe")
+    broken = SmallClassifier(channels=(4, 4, 6, 8))
+    broken.classifier.weight.data[0, 0] = float("nan")
+    broken.save_pretrained(tmp_path / "broken")
+    with pytest.raises(UserError, match="broken has weights that are NaN or infinite"):
+        load_classifier(tmp_path / "broken")
+    with pytest.raises(UserError, match="File name too long"):
+        load_classifier("n" * 300)
+
+
 def test_folders_without_a_valid_classifier_are_refused(small: SmallClassifier, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="there is no digit classifier nothing-of-the-kind"):
         load_classifier("nothing-of-the-kind")
@@ -211,10 +254,10 @@ def test_folders_without_a_valid_classifier_are_refused(small: SmallClassifier, 
     with pytest.raises(UserError, match="holds a UNet2DModel, not a digit classifier"):
         load_classifier(tmp_path / "other")
     (tmp_path / "damaged" / "diffusion_pytorch_model.safetensors").write_bytes(b"no tensors")
-    with pytest.raises(UserError, match="cannot be loaded"):
+    with pytest.raises(UserError, match="corrupt or cut short"):
         load_classifier(tmp_path / "damaged")
     (tmp_path / "empty" / "config.json").write_text("{")
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match=r"config\.json is not JSON"):
         load_classifier(tmp_path / "empty")
     shutil.rmtree(tmp_path / "empty")
     with pytest.raises(UserError, match="there is no digit classifier"):

@@ -345,8 +345,10 @@ def test_contradictory_reports_are_refused(tmp_path: Path, report: ReportData, c
 
 
 def test_a_path_that_cannot_be_written_is_named(tmp_path: Path, report: ReportData):
-    with pytest.raises(UserError, match=r"cannot write .*No such file"):
-        write_report(tmp_path / "nowhere" / "report.html", report)
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(UserError, match=r"cannot write .*file/report\.html: File exists"):
+        write_report(tmp_path / "file" / "report.html", report)
+    write_report(tmp_path / "new" / "folder" / "report.html", report)  # its folder is created
 
 
 def test_without_matplotlib_the_error_names_the_extra(tmp_path: Path, report: ReportData, monkeypatch):

@@ -114,7 +114,8 @@ def test_kill_9_and_resume_gives_the_uninterrupted_run(
     for lines in (3, 13):  # before the first checkpoint, and between two checkpoints
         code, err = script.kill(killed, lines, *arguments)
         assert code == -signal.SIGKILL, err
-        SashimiAutoregressivePipeline.from_pretrained(killed / "pipeline")
+        if (killed / "pipeline").exists():
+            SashimiAutoregressivePipeline.from_pretrained(killed / "pipeline")
     code, out, err = script.run(*arguments)
     assert code == 0, err
     assert "resumed from" in out

@@ -60,7 +60,7 @@ def test_a_run_folder(ar_config, name, carry_chunks):
     validations = [line for line in lines(run) if "validation_bits" in line]
     assert [line["step"] for line in validations] == [2, 4]
     assert validations[0]["validation_loss"] == pytest.approx(validations[0]["validation_bits"] * math.log(2))
-    assert sorted(path.name for path in (run / "samples/step-000004").iterdir()) == ["00.wav", "contact-sheet.png"]
+    assert sorted(path.name for path in (run / "samples/step-000004").iterdir()) == ["00.wav", "contact_sheet.png"]
     pipeline = SashimiAutoregressivePipeline.from_pretrained(run / "pipeline")
     assert pipeline(audio_length_in_s=0.01, engine="eager").audios.shape == (1, 1, 80)
 

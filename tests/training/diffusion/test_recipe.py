@@ -27,7 +27,7 @@ def test_two_processes_give_the_run_of_one(script, metrics_of, tiny_file, tiny_c
     assert "4 examples per step on 2 x cpu" in out
     assert out.count("done: 8 steps") == 1
     assert SashimiPipeline.from_pretrained(folder / "pipeline").model.config.num_classes == 2
-    assert (folder / "samples/step-000008/contact-sheet.png").exists()
+    assert (folder / "samples/step-000008/contact_sheet.png").exists()
 
     for one, two in zip(metrics_of(train(DiffusionTask, tiny_config())), metrics_of(folder), strict=True):
         assert one.keys() == two.keys()

@@ -1,6 +1,5 @@
 """Recordings of spoken digits from several sources, and training examples as a function of (seed, number)."""
 
-import hashlib
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ from sashimi_diffusion.data.recordings import Recordings
 from sashimi_diffusion.data.speech_commands import DIGITS
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.training.examples import TRAINING, stream
-from sashimi_diffusion.training.splits import fingerprint
+from sashimi_diffusion.training.splits import combined_fingerprint, fingerprint
 from sashimi_evaluation.classifiers.digit_classifier import one_second
 from sashimi_evaluation.classifiers.training.augmentation import SAMPLE_RATE, augment
 from sashimi_evaluation.classifiers.training.config import ClassifierConfig, SourceConfig, SourcesConfig
@@ -150,5 +149,4 @@ class BalancedBatches:
 
 def fingerprint_of(sources: list[DigitRecordings]) -> str:
     """Return a hash of the recordings of all sources; see :func:`sashimi_diffusion.training.splits.fingerprint`."""
-    text = "\n".join(f"{source.name} {source.fingerprint}" for source in sources)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return combined_fingerprint((source.name, source.fingerprint) for source in sources)

@@ -4,11 +4,15 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from sashimi_diffusion.arguments import short_form
 from sashimi_diffusion.errors import UserError
-from sashimi_diffusion.training.config import RunConfig
+from sashimi_diffusion.training.config import Pattern, RunConfig, Splits
 from sashimi_diffusion.training.model_config import ModelConfig
-from sashimi_diffusion.training.settings import Settings
+from sashimi_diffusion.training.settings import Settings, Text, Values
 from sashimi_evaluation.classifiers import ResNeXtClassifier, SmallClassifier
+
+MAX_DECIBELS = 200
+"""A factor of ten billion, far more than between the loudest and the quietest sample of 24 bits."""
 
 
 class ClassifierModelConfig(ModelConfig):
@@ -20,7 +24,7 @@ class ClassifierModelConfig(ModelConfig):
     name: Literal["small", "resnext"] = Field(
         default="small", description='"small" (SmallClassifier) or "resnext" (ResNeXtClassifier)'
     )
-    embedding: str | None = Field(
+    embedding: Text | None = Field(
         default=None,
         description="small only: the speech embedding below the head, which is not trained; the bundled "
         '"speech-embedding" or a folder',
@@ -33,25 +37,25 @@ class SourceConfig(Settings):
     kind: Literal["speech_commands", "folder"] = Field(
         default="folder", description='"speech_commands" (its ten digits, official split) or "folder"'
     )
-    path: str | None = Field(default=None, description="folder of the recordings; null: do not use this source")
+    path: Text | None = Field(default=None, description="folder of the recordings; null: do not use this source")
     download: bool = Field(
         default=False, description="speech_commands only: download the data set into `path` if it is not there"
     )
-    pattern: str | None = Field(
+    pattern: Pattern | None = Field(
         default=None,
         description='folder only: fields in the file names, for instance "{label}_{speaker}_{index}"; null: the names '
         "of the sub-folders are the digits",
     )
-    where: dict[str, list[str | int]] = Field(
+    where: dict[str, Values] = Field(
         default={},
         description="folder only: use only files whose field has one of these values, for instance {speaker: [theo]}",
     )
-    holdout: dict[str, list[str | int]] | None = Field(
+    holdout: dict[str, Values] | None = Field(
         default=None,
         description="folder only: use files whose field has one of these values for validation, for instance "
         "{speaker: [theo]}; null: `splits` selects them",
     )
-    splits: list[float] = Field(
+    splits: Splits = Field(
         default=[0.88, 0.06, 0.06], description="folder only: shares of the files for training, validation and test"
     )
     test: Literal["validation", "test"] = Field(
@@ -59,7 +63,7 @@ class SourceConfig(Settings):
         description='split of the metrics at the end of the run; "validation" is unbiased only if validation results '
         "do not affect the training",
     )
-    cache_dir: str | None = Field(default=None, description="folder for decoded audio; null: the user's cache folder")
+    cache_dir: Text | None = Field(default=None, description="folder for decoded audio; null: the user's cache folder")
 
 
 class SourcesConfig(Settings):
@@ -80,9 +84,16 @@ class SourcesConfig(Settings):
 class AugmentationConfig(Settings):
     """Random changes to each training recording; see :mod:`sashimi_evaluation.classifiers.training.augmentation`."""
 
-    speed: float = Field(default=1.18, ge=1, description="largest factor of speed and pitch, up or down; 1: no change")
-    gain_db: float = Field(default=6.0, ge=0, description="largest gain, up or down, in decibels")
-    tilt_db: float = Field(default=3.0, ge=0, description="largest spectral tilt, up or down, in decibels per octave")
+    speed: float = Field(
+        default=1.18,
+        ge=1,
+        le=100,  # a second of speech would become one centisecond
+        description="largest factor of speed and pitch, up or down; 1: no change",
+    )
+    gain_db: float = Field(default=6.0, ge=0, le=MAX_DECIBELS, description="largest gain, up or down, in decibels")
+    tilt_db: float = Field(
+        default=3.0, ge=0, le=MAX_DECIBELS, description="largest spectral tilt, up or down, in decibels per octave"
+    )
     filter_share: float = Field(
         default=0.3, ge=0, le=1, description="share of the recordings with a band-pass filter, like a telephone's"
     )
@@ -103,8 +114,8 @@ class AugmentationConfig(Settings):
     @field_validator("noise_db")
     @classmethod
     def _check_noise(cls, value: list[float]) -> list[float]:
-        if len(value) != 2 or value[0] > value[1]:
-            raise ValueError("it must be two numbers, the lower first")
+        if len(value) != 2 or value[0] > value[1] or max(map(abs, value)) > MAX_DECIBELS:
+            raise ValueError(f"it must be two numbers from -{MAX_DECIBELS} to {MAX_DECIBELS}, the lower first")
         return value
 
 
@@ -124,7 +135,7 @@ class ClassifierConfig(RunConfig):
 
     fixed: ClassVar = ("seed", "model", "data", "augmentation", "objective")
 
-    output_dir: str = Field(default="runs/digit-classifier", description="the run folder")
+    output_dir: Text = Field(default="runs/digit-classifier", description="the run folder")
     model: ClassifierModelConfig = Field(default_factory=ClassifierModelConfig)
     data: SourcesConfig = Field(default_factory=SourcesConfig)
     augmentation: AugmentationConfig = Field(default_factory=AugmentationConfig)
@@ -135,5 +146,5 @@ class ClassifierConfig(RunConfig):
         name, embedding = self.model.name, self.model.embedding
         if (name == "small") != (embedding is not None):
             expected = "speech-embedding, or the folder of another" if name == "small" else "null"
-            raise UserError(f"model.embedding is {embedding}: with model.name={name} it must be {expected}")
+            raise UserError(f"model.embedding is {short_form(embedding)}: with model.name={name} it must be {expected}")
         return self

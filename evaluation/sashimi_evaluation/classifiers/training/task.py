@@ -1,6 +1,5 @@
 """Classifier training: cross-entropy of augmented recordings, accuracy of recordings without augmentation."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from torch.nn import functional as F
 
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.training.examples import DROPOUT, spread_evenly, stream
+from sashimi_diffusion.training.strict_json import json_text
 from sashimi_evaluation.classifiers import SmallClassifier, expected_calibration_error, load_speech_embedding
 from sashimi_evaluation.classifiers.training.batches import (
     BalancedBatches,
@@ -59,7 +59,7 @@ class TrainedClassifier:
     def save_pretrained(self, folder: Path) -> None:
         """Write config.json, the weights and accuracy.json."""
         self.network.save_pretrained(folder)
-        (folder / "accuracy.json").write_text(json.dumps(self.accuracy, indent=1) + "\n", encoding="utf-8")
+        (folder / "accuracy.json").write_text(json_text(self.accuracy, indent=1) + "\n", encoding="utf-8")
 
 
 def _create_model(config: ClassifierModelConfig) -> Any:

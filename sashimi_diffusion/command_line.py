@@ -1,0 +1,101 @@
+"""Shared parts of all commands: help with defaults, errors in one line, exit codes, the choice of the device."""
+
+import argparse
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+
+from sashimi_diffusion.arguments import short_form
+from sashimi_diffusion.errors import UserError
+from sashimi_diffusion.terminal import close_progress_bars, printable, say, shortened, unfailing_output
+
+_LONGEST_LINE = 2000
+
+
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Help that shows every default except None, which the help text of the argument explains."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default is None else super()._get_help_string(action)
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser that raises ``UserError``, which :func:`run` prints in one line."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(formatter_class=HelpFormatter, **options)
+
+    def error(self, message: str) -> NoReturn:
+        """Raise a UserError that names the help option."""
+        raise UserError(f"{shortened(printable(message), 500)} (see {self.prog} --help)")
+
+
+def path_argument(text: str) -> Path:
+    """Return the path of an option, for its ``type``; a text without characters is no path."""
+    if not text:
+        raise argparse.ArgumentTypeError("expected a path, got an empty text")
+    return Path(text)
+
+
+def positive(text: str) -> int:
+    """Return the whole number of an option, for its ``type``; it must be at least 1."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected a number above 0, got {value}")
+    return value
+
+
+def run(command: Callable[[], int | None]) -> int:
+    """Run a command and print a ``UserError`` as one line on stderr, without a traceback.
+
+    Printing never ends the command, and warnings are lines that begin with "warning:".
+
+    Returns:
+        The exit code: that of the command (None is 0), 2 after a ``UserError``, 130 after an interrupt.
+    """
+    show_warning = warnings.showwarning
+    with unfailing_output():
+        warnings.showwarning = _say_warning
+        try:
+            return command() or 0
+        except UserError as error:
+            close_progress_bars()
+            say(f"error: {_one_line(error)}", sys.stderr)
+            return 2
+        except KeyboardInterrupt:
+            close_progress_bars()
+            say("interrupted", sys.stderr)
+            return 130
+        finally:
+            warnings.showwarning = show_warning
+
+
+def _say_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    say(f"warning: {_one_line(message)}", sys.stderr)
+
+
+def _one_line(text: object) -> str:
+    return shortened(printable(" ".join(str(text).split())), _LONGEST_LINE)
+
+
+def select_device(name: str) -> torch.device:
+    """Return the device called ``name``; ``auto`` is CUDA (or ROCm) if available, otherwise the CPU.
+
+    ``auto`` never selects Apple's GPUs: they have no float64, which the discretization of state spaces needs.
+
+    Raises:
+        UserError: torch has no such device, or it is not available.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device).item()
+    except Exception as error:  # each kind of device that is not there raises errors of its own
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        raise UserError(f"the device {short_form(name)} cannot be used ({reason}): try --device auto") from error
+    return device

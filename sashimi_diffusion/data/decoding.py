@@ -1,0 +1,231 @@
+"""Decode audio files that may be damaged or made to do harm.
+
+No number in a header is believed: files are decoded in blocks up to a bound, and what they have is compared with what
+their headers state. Whatever a decoder raises is an error of this one file.
+"""
+
+import contextlib
+import io
+import math
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+import soundfile
+
+from sashimi_diffusion.data.audio_headers import AudioData, find_audio_data, is_cut_ogg, mp3_frame_count
+from sashimi_diffusion.data.levels import peak_of, peak_problem
+from sashimi_diffusion.errors import UserError
+from sashimi_diffusion.paths import kind, reason
+from sashimi_diffusion.terminal import printable
+
+MAX_SAMPLES = 2**29
+"""Maximum length of a recording: 3 hours at 48 kHz, 9 hours at 16 kHz; 2 GB as float32."""
+
+_BLOCK = 4096  # samples of each channel; also the usual block of FLAC, so a cut file is read to its last whole block
+_UNKNOWN = 2**50  # more samples than any format can state; libsndfile gives larger numbers for an unknown length
+_ENDLESS = 2**56
+_TAG_TOLERANCE = 8 * 1152  # samples of an MP3 file that its tag counts, but that are delay or padding
+_MP3_SLACK = 1152  # some encoders count the frame of the tag as well
+_SAMPLE_BYTES = {
+    "PCM_S8": 1, "PCM_U8": 1, "ULAW": 1, "ALAW": 1, "PCM_16": 2, "PCM_24": 3, "PCM_32": 4, "FLOAT": 4, "DOUBLE": 8,
+}  # fmt: skip
+
+
+class AudioFileError(UserError):
+    """Error for a file that cannot be used as audio.
+
+    Args:
+        path: the file.
+        reason: why it cannot be used, in a few words, without the path.
+    """
+
+    def __init__(self, path: Path | str, reason: str) -> None:
+        super().__init__(f"cannot use {printable(path)}: {reason}")
+        self.reason = reason
+
+
+class Decoded(NamedTuple):
+    """A decoded file.
+
+    Attributes:
+        samples: the mean of the channels, float32, shape (length,).
+        sample_rate: in Hz.
+        channels: number of channels in the file.
+    """
+
+    samples: np.ndarray
+    sample_rate: int
+    channels: int
+
+
+def decode_audio(path: Path | str, max_seconds: float | None = None) -> Decoded:
+    """Decode an audio file and mix its channels.
+
+    Args:
+        path: a wav, flac, ogg or mp3 file, or any other that soundfile can decode.
+        max_seconds: decode only this much from the beginning; None decodes the whole file.
+
+    Raises:
+        AudioFileError: the file is unreadable, no regular file, not audio, empty, cut short, longer than
+            ``MAX_SAMPLES`` or its level is impossible (see :mod:`sashimi_diffusion.data.levels`).
+    """
+    try:
+        with _opened(path) as file:
+            return _decode(Path(path), file, max_seconds)
+    except soundfile.LibsndfileError as error:
+        raise AudioFileError(path, f"not audio that soundfile can read ({_words(error)})") from error
+    except OSError as error:
+        raise AudioFileError(path, f"unreadable ({reason(error)})") from error
+    except MemoryError as error:
+        raise AudioFileError(path, "too long for the memory of this computer") from error
+    except UserError:  # a ValueError that names the file already
+        raise
+    except (ValueError, TypeError, RuntimeError, OverflowError) as error:  # what soundfile raises for odd headers
+        raise AudioFileError(path, f"not audio that soundfile can read ({printable(error)})") from error
+
+
+@contextlib.contextmanager
+def _opened(path: Path | str) -> Iterator[BinaryIO]:
+    """Open a regular file that is not empty."""
+    found = os.stat(path)  # opening a FIFO would wait for a writer
+    if not stat.S_ISREG(found.st_mode):
+        raise AudioFileError(path, f"{kind(found)}, not a regular file")
+    if found.st_size == 0:
+        raise AudioFileError(path, "empty (0 bytes)")
+    with open(path, "rb") as file:
+        yield file
+
+
+class _Stream(soundfile.SoundFile):
+    """A file that is only read forward: soundfile would limit each read by the header, and seek after it."""
+
+    def seekable(self) -> bool:
+        return False
+
+
+class _Corrected(io.RawIOBase):
+    """A file with other content at one position, or with no end.
+
+    libsndfile asks where the end of an MP3 file is to estimate its length, and decodes no more than this estimate.
+    """
+
+    def __init__(self, file: BinaryIO, position: int = 0, content: bytes = b"", endless: bool = False) -> None:
+        self._file, self._position, self._content, self._endless = file, position, content, endless
+        self._at, self._size = 0, os.fstat(file.fileno()).st_size
+        self.error: OSError | None = None
+
+    def readinto(self, buffer: Any) -> int:
+        try:
+            self._file.seek(min(self._at, self._size))
+            data = bytearray(self._file.read(len(buffer)))
+        except OSError as error:  # an exception cannot pass through libsndfile
+            self.error = error
+            return 0
+        if self._endless and self._at >= _ENDLESS - 128:
+            data = bytearray(len(buffer))  # where MP3 files have their ID3v1 tag
+        for index, value in enumerate(self._content, self._position - self._at):
+            if 0 <= index < len(data):
+                data[index] = value
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        end = _ENDLESS if self._endless else self._size
+        self._at = max(0, offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: end}[whence])
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+
+def _decode(path: Path, raw: BinaryIO, max_seconds: float | None) -> Decoded:
+    if is_cut_ogg(raw):
+        raise AudioFileError(path, "cut short: the end of the stream is missing")
+    data = find_audio_data(raw)
+    if data is not None and data.size_field is not None:
+        return _decode_corrected(path, raw, _Corrected(raw, data.size_field, b"\xff" * 4), max_seconds)
+    with _Stream(str(path) if os.name == "nt" else os.fsencode(path)) as file:
+        if not _is_estimated(file, raw):
+            _check_header(path, file, data)
+            return _read(path, file, max_seconds)
+    return _decode_corrected(path, raw, _Corrected(raw, endless=True), max_seconds)
+
+
+def _decode_corrected(path: Path, raw: BinaryIO, source: _Corrected, max_seconds: float | None) -> Decoded:
+    with _Stream(source) as file:
+        decoded = _read(path, file, max_seconds)
+    if source.error is not None:
+        raise source.error
+    return decoded
+
+
+def _is_estimated(file: soundfile.SoundFile, raw: BinaryIO) -> bool:
+    """Return whether the number of samples is a guess from the size of the file, as for MP3 files without a tag."""
+    if file.format != "MP3":
+        return False
+    count = mp3_frame_count(raw)
+    return count is None or all(abs(file.frames - count * size) > _TAG_TOLERANCE for size in (576, 1152))
+
+
+def _check_header(path: Path, file: soundfile.SoundFile, data: AudioData | None) -> None:
+    """Check the formats in which libsndfile gives the samples that the file has, not those that its header states."""
+    if data is None or data.stated is None or data.stated <= data.present:
+        return
+    size = _SAMPLE_BYTES.get(file.subtype)
+    if size:
+        stated, about = data.stated // (size * file.channels), ""
+    else:  # compressed samples have no fixed size
+        stated, about = round(file.frames * data.stated / max(data.present, 1)), "about "
+    if stated > file.frames:
+        raise AudioFileError(path, _cut_short(stated, file.frames, about))
+
+
+def _read(path: Path, file: soundfile.SoundFile, max_seconds: float | None) -> Decoded:
+    stated = file.frames if file.frames < _UNKNOWN else None
+    wanted = MAX_SAMPLES + 1 if max_seconds is None else min(MAX_SAMPLES, math.ceil(max_seconds * file.samplerate))
+    end = wanted if stated is None else min(stated, wanted)  # other data may follow
+    # A file that states that it is too long is decoded to find out whether it is, but it is not kept.
+    kept = stated is None or end <= MAX_SAMPLES
+    samples, count, peak = bytearray(), 0, 0.0
+    if file.format == "MP3":
+        file.seek(0)  # results differ in the last digit without it, and it is how soundfile.read begins
+    while count < end:
+        try:
+            block = file.read(min(_BLOCK, end - count), dtype="float32", always_2d=True)  # (L, channels)
+        except soundfile.LibsndfileError as error:
+            if stated is None:
+                raise AudioFileError(path, f"cut short or damaged after {count} samples ({_words(error)})") from error
+            raise AudioFileError(path, f"{_cut_short(stated, count)} ({_words(error)})") from error
+        if len(block) == 0:
+            break
+        count += len(block)
+        peak = float(np.maximum(peak, peak_of(block)))  # NaN stays NaN
+        if kept:
+            with np.errstate(over="ignore", invalid="ignore"):  # the peak says what is wrong
+                samples += block.mean(axis=1).tobytes()
+    if count > MAX_SAMPLES:
+        raise AudioFileError(path, f"more than {MAX_SAMPLES} samples: cut it into shorter files")
+    slack = _MP3_SLACK if file.format == "MP3" else 0
+    if stated is not None and count < end - slack:
+        raise AudioFileError(path, _cut_short(stated, count))
+    if count == 0:
+        raise AudioFileError(path, "empty (no samples)")
+    if problem := peak_problem(peak):
+        raise AudioFileError(path, problem)
+    return Decoded(np.frombuffer(samples, dtype=np.float32), file.samplerate, file.channels)
+
+
+def _cut_short(stated: int, found: int, about: str = "") -> str:
+    return f"cut short: header says {about}{stated} samples, file has {found}"
+
+
+def _words(error: soundfile.LibsndfileError) -> str:
+    text = error.error_string.strip()
+    if text.startswith("File does not exist"):  # what libsndfile says if another library cannot open the content
+        return "its decoder cannot begin"
+    return printable(text.removeprefix("Error : ").rstrip("."))

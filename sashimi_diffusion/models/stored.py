@@ -1,0 +1,165 @@
+"""Saved networks: their files are checked before anything is allocated, and every error names a file."""
+
+import contextlib
+import inspect
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from diffusers import ModelMixin
+from safetensors import SafetensorError, safe_open
+
+from sashimi_diffusion.arguments import short_form
+from sashimi_diffusion.errors import UserError
+from sashimi_diffusion.models.base import meta_state
+from sashimi_diffusion.paths import entries, is_file, kind, read_json, status
+from sashimi_diffusion.suggestions import did_you_mean
+from sashimi_diffusion.terminal import printable
+
+CONFIG = "config.json"
+"""The file with the arguments of a network."""
+
+_WEIGHTS, _SHARDS = "diffusion_pytorch_model.safetensors", ".safetensors.index.json"
+_FLOATS = ("F64", "F32", "F16", "BF16")
+_MAX_JSON = 16 << 20
+Model = TypeVar("Model", bound=ModelMixin)
+
+
+def load_network(
+    network: type[Model],
+    folder: Path,
+    dtype: torch.dtype | None,
+    required: Collection[str] = (),
+) -> Model:
+    """Load a network of diffusers in evaluation mode.
+
+    Args:
+        network: class of the network; its constructor checks its arguments.
+        folder: the folder with ``config.json`` and the weights.
+        dtype: dtype of the weights; None is float32.
+        required: keys that the config must have.
+
+    Raises:
+        UserError: a file is missing, unreadable, damaged or does not fit the others; the message names it.
+    """
+    path = folder / CONFIG
+    config = read_config(path, network, required)
+    config = {key: value for key, value in config.items() if not key.startswith("_")}
+    names = inspect.signature(network.__init__).parameters
+    for key in config.keys() - names.keys():
+        raise UserError(f"{printable(path)} has the unknown key {short_form(key)}{did_you_mean(key, names)}")
+    stored = {name: part for file in weight_files(folder) for name, part in _stored_tensors(file).items()}
+    with loading(path):
+        needed = meta_state(network, config)
+    # diffusers only warns, and initializes the parameters of these names randomly.
+    problems = {
+        "missing": needed.keys() - stored.keys(),
+        "unexpected": stored.keys() - needed.keys(),
+        "mismatched": {name for name in stored.keys() & needed.keys() if not _fits(stored[name], needed[name])},
+    }
+    for problem, keys in problems.items():
+        if keys:
+            shown = ", ".join(printable(key)[:100] for key in sorted(keys)[:3])
+            raise UserError(
+                f"{printable(folder / _WEIGHTS)} does not fit {printable(path)}: {len(keys)} {problem} keys "
+                f"({shown}{', ...' if len(keys) > 3 else ''})"
+            )
+    with loading(folder):
+        return network.from_pretrained(folder, torch_dtype=dtype, use_safetensors=True).eval()
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Return the files with the weights of a saved network.
+
+    Raises:
+        UserError: there are none, or one is no regular file.
+    """
+    found = entries(folder)
+    files = [path for path in found if path.suffix == ".safetensors"]
+    for path in [*files, *(path for path in found if path.name.endswith(_SHARDS))]:
+        require_file(path)
+    if not files:
+        raise UserError(f"{printable(folder / _WEIGHTS)} is missing: the folder is not complete")
+    return files
+
+
+def require_file(path: Path) -> None:
+    """Raise UserError if a file of a saved folder does not exist or is no regular file."""
+    found = status(path)
+    if found is None:
+        raise UserError(f"{printable(path)} is missing: the folder is not complete")
+    if not is_file(path):
+        raise UserError(f"{printable(path)} is {kind(found)}: expected a file")
+
+
+def read_config(path: Path, component: type, required: Collection[str] = ()) -> dict[str, Any]:
+    """Return the config of a saved component.
+
+    Args:
+        path: the JSON file.
+        component: class of the component.
+        required: keys that the config must have.
+
+    Raises:
+        UserError: an error of :func:`read_object`, the config belongs to another class, or a key is missing.
+    """
+    config = read_object(path)
+    name = config.get("_class_name", component.__name__)
+    if name != component.__name__:
+        raise UserError(f"{printable(path)}: _class_name is {short_form(name)}, expected {component.__name__}")
+    for key in required:
+        if key not in config:
+            raise UserError(f"{printable(path)} has no {key}: get a fresh copy of it")
+    return config
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Return the object in a JSON file.
+
+    Raises:
+        UserError: the file is missing, is no regular file, cannot be read, is no JSON, or contains no object.
+    """
+    require_file(path)
+    content = read_json(path, "a JSON object", limit=_MAX_JSON)
+    if not isinstance(content, dict):
+        raise UserError(f"{printable(path)} does not hold a JSON object: get a fresh copy of it")
+    return content
+
+
+@contextlib.contextmanager
+def loading(path: Path) -> Iterator[None]:
+    """Turn every error that a file causes into a UserError of one line that names ``path``."""
+    try:
+        yield
+    except Exception as error:  # foreign code reads the files: what a wrong value in them raises is not known
+        raise UserError(f"{printable(path)} cannot be loaded ({one_line(error)})") from error
+
+
+def one_line(error: Exception) -> str:
+    """Return the message of an error in one line of limited length."""
+    return printable(" ".join(str(error).split()))[:300] or type(error).__name__
+
+
+def _stored_tensors(path: Path) -> dict[str, tuple[str, list[int]]]:
+    """Return types and shapes of the tensors in a file of weights.
+
+    Raises:
+        UserError: the file cannot be read or is damaged.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118  # the file is no dict
+            return {name: (part.get_dtype(), part.get_shape()) for name, part in parts.items()}
+    except OSError as error:
+        raise UserError(f"cannot read {printable(path)}: {one_line(error)}") from error
+    except SafetensorError as error:
+        raise UserError(
+            f"{printable(path)} is corrupt or cut short ({one_line(error)}): get a fresh copy of it"
+        ) from error
+
+
+def _fits(stored: tuple[str, list[int]], needed: torch.Tensor) -> bool:
+    """Return whether a stored tensor has the shape of ``needed``, and floating-point numbers if it has."""
+    dtype, shape = stored
+    return list(needed.shape) == shape and (dtype in _FLOATS) == needed.is_floating_point()

@@ -1,0 +1,74 @@
+"""Tests of what all commands share: exit codes, and errors and warnings of one line."""
+
+import os
+import sys
+import warnings
+
+import pytest
+from tqdm import tqdm
+
+from sashimi_diffusion.command_line import Parser, run, select_device
+from sashimi_diffusion.commands import sample
+from sashimi_diffusion.errors import UserError
+
+
+def test_an_error_begins_a_line_after_a_progress_bar(capsys: pytest.CaptureFixture) -> None:
+    def command() -> None:
+        for _ in tqdm(range(3), desc="batches"):
+            raise UserError(f"cannot use \x1b[31m{os.fsdecode(bytes([255]))}.wav:\nno audio")
+
+    assert run(command) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[-1] == r"error: cannot use \x1b[31m\udcff.wav: no audio"
+    assert "batches" in lines[-2]
+
+
+def test_an_interrupt_begins_a_line_after_a_progress_bar(capsys: pytest.CaptureFixture) -> None:
+    def command() -> None:
+        for _ in tqdm(range(3), desc="batches"):
+            raise KeyboardInterrupt
+
+    assert run(command) == 130
+    assert capsys.readouterr().err.splitlines()[-1] == "interrupted"
+
+
+def test_a_warning_is_one_line(capsys: pytest.CaptureFixture) -> None:
+    show_warning = warnings.showwarning
+
+    def command() -> None:
+        warnings.warn("the prefix \x1b\nis resampled", stacklevel=1)
+
+    assert run(command) == 0
+    assert capsys.readouterr().err == "warning: the prefix \\x1b is resampled\n"
+    assert warnings.showwarning is show_warning
+
+
+def test_errors_of_the_command_line_have_a_limited_length(capsys: pytest.CaptureFixture) -> None:
+    parser = Parser(prog="tool")
+    parser.add_argument("--number", type=int)
+    for arguments in (["--number", "9" * 5000], ["--unknown" + "x" * 5000]):
+        assert run(lambda arguments=arguments: parser.parse_args(arguments)) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("error: ")
+        assert error.endswith(" (see tool --help)\n")
+        assert len(error) < 600
+
+
+def test_a_result_is_printed_into_a_closed_pipe() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    kept = sys.stdout
+    with open(writing, "w") as sys.stdout:
+        assert run(lambda: print("x" * 100_000)) == 0
+        with pytest.raises(SystemExit) as stopped:
+            sample.main(["--help"])
+        assert stopped.value.code == 0
+    sys.stdout = kept
+
+
+@pytest.mark.parametrize("name", ["hpu", "privateuseone", "opencl", "xla", "meta", "cuda:-1", "", "\x1b", "cuda:" * 99])
+def test_devices_that_are_not_there_are_named(name: str) -> None:
+    with pytest.raises(UserError, match=r"cannot be used .*: try --device auto") as caught:
+        select_device(name)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 500
