@@ -17,6 +17,11 @@ class DamagedCacheError(ValueError):
     """Error for a part of a cache that is not what was written; the text is the reason, without the path."""
 
 
+def cache_folder(chosen: Path | str | None) -> Path:
+    """Return the folder that the user has chosen for a cache, with ``~`` expanded, or :func:`default_cache_dir`."""
+    return default_cache_dir() if chosen is None else expanded(chosen)
+
+
 def default_cache_dir() -> Path:
     """Return the folder of all caches.
 

@@ -11,7 +11,15 @@ import torch
 
 from sashimi_diffusion.arguments import short_form
 from sashimi_diffusion.errors import UserError
-from sashimi_diffusion.terminal import close_progress_bars, printable, say, shortened, unfailing_output
+from sashimi_diffusion.terminal import (
+    close_progress_bars,
+    first_line,
+    one_line,
+    printable,
+    say,
+    shortened,
+    unfailing_output,
+)
 
 _LONGEST_LINE = 2000
 
@@ -49,13 +57,18 @@ def positive(text: str) -> int:
     return value
 
 
-def run(command: Callable[[], int | None]) -> int:
+def run(command: Callable[[], int | None], reports: bool = True) -> int:
     """Run a command and print a ``UserError`` as one line on stderr, without a traceback.
 
     Printing never ends the command, and warnings are lines that begin with "warning:".
 
+    Args:
+        command: the command; it returns its exit code, and None is 0. It may raise ``KeyboardInterrupt`` with a text
+            for the user.
+        reports: whether this process prints errors. Of several processes that raise the same error, one prints it.
+
     Returns:
-        The exit code: that of the command (None is 0), 2 after a ``UserError``, 130 after an interrupt.
+        The exit code: that of the command, that of a ``UserError``, or 130 after an interrupt.
     """
     show_warning = warnings.showwarning
     with unfailing_output():
@@ -63,15 +76,15 @@ def run(command: Callable[[], int | None]) -> int:
         try:
             return command() or 0
         except UserError as error:
-            close_progress_bars()
-            say(f"error: {_one_line(error)}", sys.stderr)
-            return 2
-        except KeyboardInterrupt:
-            close_progress_bars()
-            say("interrupted", sys.stderr)
-            return 130
+            text, code = f"error: {error}", error.exit_code
+        except KeyboardInterrupt as interrupt:
+            text, code = str(interrupt) or "interrupted", 130
         finally:
             warnings.showwarning = show_warning
+        close_progress_bars()
+        if reports:
+            say(_one_line(text), sys.stderr)
+        return code
 
 
 def _say_warning(message: Warning | str, *_: Any, **__: Any) -> None:
@@ -79,7 +92,7 @@ def _say_warning(message: Warning | str, *_: Any, **__: Any) -> None:
 
 
 def _one_line(text: object) -> str:
-    return shortened(printable(" ".join(str(text).split())), _LONGEST_LINE)
+    return one_line(text, _LONGEST_LINE)
 
 
 def select_device(name: str) -> torch.device:
@@ -96,6 +109,7 @@ def select_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.zeros(1, device=device).item()
     except Exception as error:  # each kind of device that is not there raises errors of its own
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        raise UserError(f"the device {short_form(name)} cannot be used ({reason}): try --device auto") from error
+        raise UserError(
+            f"the device {short_form(name)} cannot be used ({first_line(error)}): try --device auto"
+        ) from error
     return device

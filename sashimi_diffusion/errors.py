@@ -4,5 +4,8 @@
 class UserError(ValueError):
     """An error that the user can fix.
 
-    The text says in one line what was wrong, what was expected and what to do. Commands print it and exit with code 2.
+    The text says in one line what was wrong, what was expected and what to do. Commands print it and exit with
+    :attr:`exit_code`.
     """
+
+    exit_code = 2

@@ -14,6 +14,7 @@ from typing import BinaryIO
 from safetensors import SafetensorError
 
 from sashimi_diffusion.errors import UserError
+from sashimi_diffusion.terminal import one_line, printable
 
 _ABANDONED_SECONDS = 6 * 3600
 
@@ -136,6 +137,13 @@ def _removed_on_failure(temporary: Path) -> Iterator[None]:
         raise
 
 
+def remove_folder(path: Path) -> None:
+    """Remove a folder so that it is never seen half removed, even if the process is killed."""
+    hidden = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    path.rename(hidden)
+    shutil.rmtree(hidden)
+
+
 def remove_abandoned(folder: Path) -> None:
     """Delete temporary files and folders in ``folder`` that nobody has changed for six hours.
 
@@ -185,6 +193,6 @@ def _reason(error: OSError | SafetensorError, what: str) -> str:
     if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error):
         return "the disk is full"
     if not isinstance(error, OSError) or error.strerror is None:
-        return str(error)
-    already_named = error.filename is None or str(error.filename) in what
-    return error.strerror if already_named else f"{error.strerror} ({error.filename})"
+        return one_line(error)
+    already_named = error.filename is None or printable(error.filename) in what
+    return error.strerror if already_named else f"{error.strerror} ({printable(error.filename)})"

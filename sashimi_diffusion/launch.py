@@ -1,7 +1,9 @@
-"""The program that started this process: it must have started all processes, and it may end before them."""
+"""The processes of a run: whether all of them were started, and whether another one or their launcher has ended."""
 
 import os
 import sys
+
+import torch
 
 from sashimi_diffusion.errors import UserError
 
@@ -43,3 +45,9 @@ class Launcher:
         """Return whether the program has ended, for example because it was killed. On Windows, this is not known."""
         # The system gives a process whose parent has ended another parent.
         return self.process is not None and os.getppid() != self.process
+
+
+def is_lost_connection(error: RuntimeError) -> bool:
+    """Return whether an error of PyTorch says that another process of the run has ended."""
+    distributed = getattr(torch.distributed, "DistError", ())  # since torch 2.1; absent in builds without processes
+    return isinstance(error, distributed) or "gloo" in str(error).lower()

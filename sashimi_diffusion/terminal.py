@@ -3,7 +3,7 @@
 import contextlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, TextIO
 
 from tqdm import tqdm
@@ -27,6 +27,29 @@ def shortened(text: str, limit: int = 80) -> str:
     omitted = f" ...({len(text):,} characters)... "
     kept = max(0, limit - len(omitted))
     return text[: kept - kept // 2] + omitted + text[len(text) - kept // 2 :]
+
+
+def one_line(text: object, limit: int = 300) -> str:
+    """Return text of any length and number of lines, such as that of an exception, as one printable line.
+
+    Args:
+        text: the text; an exception without one becomes the name of its class.
+        limit: maximum number of characters.
+    """
+    words = " ".join(str(text).split())
+    if not words and isinstance(text, BaseException):
+        words = type(text).__name__
+    return shortened(printable(words), limit)
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of the message of an exception; in PyTorch's messages, traces and advice follow it."""
+    return one_line(str(error).strip().partition("\n")[0] or type(error).__name__)
+
+
+def listed(names: Sequence[object], limit: int) -> str:
+    """Return the first ``limit`` names, escaped and separated by commas; ", ..." stands for the others."""
+    return ", ".join(map(printable, names[:limit])) + (", ..." if len(names) > limit else "")
 
 
 def say(text: str = "", stream: TextIO | None = None) -> None:

@@ -32,6 +32,24 @@ def test_an_interrupt_begins_a_line_after_a_progress_bar(capsys: pytest.CaptureF
     assert capsys.readouterr().err.splitlines()[-1] == "interrupted"
 
 
+def test_the_exit_code_of_an_error_and_the_text_of_an_interrupt(capsys: pytest.CaptureFixture) -> None:
+    class Unlucky(UserError):
+        exit_code = 1
+
+    for error, code, line in [
+        (Unlucky("bad end"), 1, "error: bad end"),
+        (KeyboardInterrupt("stopped"), 130, "stopped"),
+    ]:
+
+        def command(error: BaseException = error) -> None:
+            raise error
+
+        assert run(command) == code
+        assert capsys.readouterr().err == f"{line}\n"
+        assert run(command, reports=False) == code
+        assert capsys.readouterr().err == ""
+
+
 def test_a_warning_is_one_line(capsys: pytest.CaptureFixture) -> None:
     show_warning = warnings.showwarning
 

@@ -18,6 +18,7 @@ from sashimi_diffusion.files import (
     folder_written_beside,
     folder_written_once,
     remove_abandoned,
+    remove_folder,
     write_file,
     writing,
 )
@@ -173,3 +174,20 @@ def test_the_error_names_the_path_once(tmp_path: Path) -> None:
     expected = rf"^cannot write the record: No such file or directory \({path}\); ask$"
     with pytest.raises(UserError, match=expected), writing("the record", "ask"):
         path.touch()
+
+
+def test_a_folder_is_never_seen_half_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "step-000001").mkdir()
+    (tmp_path / "step-000001" / "model.safetensors").write_bytes(b"1")
+
+    def killed(path: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sashimi_diffusion.files.shutil.rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        remove_folder(tmp_path / "step-000001")
+    assert not (tmp_path / "step-000001").exists()
+    monkeypatch.undo()
+    (tmp_path / "step-000002").mkdir()
+    remove_folder(tmp_path / "step-000002")
+    assert [path.name for path in tmp_path.iterdir() if not path.name.startswith(".")] == []

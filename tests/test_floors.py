@@ -46,7 +46,7 @@ FLOORS = {
     "sashimi_diffusion": [
         {"errors"},
         {"terminal"},
-        {"arguments", "paths", "files"},
+        {"arguments", "paths", "files", "strict_json"},
         {"cache_files", "command_line", "cuda_graph", "folder_lock", "memory", "output_files", "suggestions", "launch"},
         {"data", "schedulers"},
         {"ssm"},

@@ -9,7 +9,17 @@ import pytest
 from tqdm import tqdm
 
 from sashimi_diffusion import terminal
-from sashimi_diffusion.terminal import close_progress_bars, printable, say, shortened, supports, unfailing_output
+from sashimi_diffusion.terminal import (
+    close_progress_bars,
+    first_line,
+    listed,
+    one_line,
+    printable,
+    say,
+    shortened,
+    supports,
+    unfailing_output,
+)
 
 
 class ClosedPipe(io.TextIOBase):
@@ -60,6 +70,21 @@ def test_long_text_loses_its_middle() -> None:
     assert short.startswith("a0")
     assert short.endswith("0b")
     assert "(5,000 characters)" in short
+
+
+def test_text_of_several_lines_becomes_one_of_limited_length() -> None:
+    assert one_line("a\n  b\t\x1b[2J") == r"a b \x1b[2J"
+    assert one_line("") == ""
+    assert one_line(ValueError()) == "ValueError"
+    assert len(one_line("word " * 1000, 100)) == 100
+    assert first_line(RuntimeError("\nno such device\nCUDA kernel errors might be reported later")) == "no such device"
+    assert first_line(AssertionError()) == "AssertionError"
+
+
+def test_long_lists_are_cut() -> None:
+    assert listed(["a", "b\n"], 2) == r"a, b\n"
+    assert listed([1, 2, 3], 2) == "1, 2, ..."
+    assert listed([], 2) == ""
 
 
 @pytest.mark.parametrize(("encoding", "arrow"), [("ascii", r"\u2193"), ("latin-1", r"\u2193"), ("utf-8", "↓")])

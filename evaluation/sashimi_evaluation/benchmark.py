@@ -19,7 +19,7 @@ from safetensors.numpy import load_file
 from sashimi_diffusion.command_line import Parser, path_argument, positive, run
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.paths import require_file
-from sashimi_diffusion.terminal import printable
+from sashimi_diffusion.terminal import one_line, printable
 from sashimi_evaluation.metrics.frechet import frechet_distance
 from sashimi_evaluation.metrics.inception import am_score, inception_score, modified_classifier_score
 from sashimi_evaluation.metrics.ndb import ndb
@@ -64,7 +64,7 @@ def read_arrays(path: Path) -> Arrays:
     try:
         arrays = {name.removeprefix("in."): values for name, values in load_file(path).items()}
     except (OSError, SafetensorError) as error:
-        raise UserError(f"cannot read {printable(path)} as a safetensors file: {error}") from error
+        raise UserError(f"cannot read {printable(path)} as a safetensors file: {one_line(error)}") from error
     missing = [name for name in _NAMES if name not in arrays]
     if missing:
         raise UserError(f"{printable(path)} has no {missing[0]}: expected the arrays {', '.join(_NAMES)}")

@@ -8,17 +8,19 @@ from typing import Any
 
 import numpy as np
 
-from sashimi_diffusion.data.audio import RATES
+from sashimi_diffusion.data.audio import check_file_rate
 from sashimi_diffusion.data.audio_files import find_audio
-from sashimi_diffusion.data.decoding import AudioFileError, Decoded, decode_audio
+from sashimi_diffusion.data.decoding import Decoded, decode_audio
 from sashimi_diffusion.data.names import FOLDER, read_fields, select
 from sashimi_diffusion.data.recordings import report_bad_files, require_folder
-from sashimi_diffusion.data.speech_commands import DIGITS, listed_split, read_split_lists
+from sashimi_diffusion.data.speech_commands import DIGITS, SPLIT_LISTS, listed_split, read_split_lists
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.paths import read_json, status
-from sashimi_diffusion.terminal import printable
+from sashimi_diffusion.terminal import listed, printable
 
 SAMPLES_FILE = "samples.json"
+RECORDS = (SAMPLES_FILE, *SPLIT_LISTS.values())
+"""The files in a folder of clips that say something about them."""
 SPLIT = "split"
 _LABEL = "label"
 _LISTED = 3  # number of files that a note lists
@@ -38,6 +40,7 @@ class ClipFolder:
             unknown.
         bits_per_sample: negative log-likelihood per audio sample of each clip in bits, float64 (n,), NaN where unknown.
         notes: what is missing in the folder, for reports.
+        others: audio files in the folder that are not in the set, because of their names or their fields.
     """
 
     name: str
@@ -47,6 +50,7 @@ class ClipFolder:
     log_likelihoods: np.ndarray
     bits_per_sample: np.ndarray
     notes: tuple[str, ...] = ()
+    others: tuple[Path, ...] = ()
 
     def __len__(self) -> int:
         return len(self.files)
@@ -134,6 +138,7 @@ def open_clips(
         log_likelihoods=_sample_values(samples, kept, root, "log_likelihood"),
         bits_per_sample=_sample_values(samples, kept, root, "bits_per_sample"),
         notes=tuple(notes),
+        others=tuple(set(files).difference(kept)),
     )
 
 
@@ -144,9 +149,7 @@ def read_clip(path: Path, max_seconds: float) -> Decoded:
         AudioFileError: the file cannot be used, or audio at its sample rate cannot be resampled.
     """
     decoded = decode_audio(path, max_seconds)
-    if decoded.sample_rate not in RATES:
-        expected = f"expected {RATES.start} to {RATES.stop - 1} Hz"
-        raise AudioFileError(path, f"impossible sample rate ({decoded.sample_rate} Hz): {expected}")
+    check_file_rate(path, decoded.sample_rate)
     return decoded
 
 
@@ -271,8 +274,7 @@ def _label_notes(
 
 
 def _listed(names: Sequence[str], total: int) -> str:
-    shown = ", ".join(printable(name) for name in names[:_LISTED])
-    return f"{len(names)} of {total} ({shown}{', ...' if len(names) > _LISTED else ''})"
+    return f"{len(names)} of {total} ({listed(names, _LISTED)})"
 
 
 def _sample_values(samples: Mapping[str, dict], files: Sequence[Path], root: Path, key: str) -> np.ndarray:

@@ -10,7 +10,7 @@ import numpy as np
 from sashimi_diffusion.data.levels import USUAL_PEAK
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.generation.likelihood import likelihood_window
-from sashimi_diffusion.terminal import printable
+from sashimi_diffusion.terminal import one_line, printable
 from sashimi_evaluation.classifiers import DigitClassifier
 from sashimi_evaluation.clips import ClipFolder
 from sashimi_evaluation.extractors import FeatureExtractor
@@ -230,7 +230,7 @@ def _run_extractor(clips: ClipFolder, extractor: FeatureExtractor, seconds: floa
         try:
             features = np.asarray(extractor.features(audio, extractor.sample_rate), dtype=np.float64)
         except Exception as error:  # of the user's code
-            reason = f"{type(error).__name__}: {printable(error)}"
+            reason = f"{type(error).__name__}: {one_line(error)}"
             raise UserError(f"the feature extractor {printable(extractor.name)} failed ({reason})") from error
         if features.ndim != 2 or len(features) != len(audio) or features.shape[1] == 0:
             raise UserError(

@@ -4,16 +4,17 @@ import importlib
 import inspect
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from sashimi_diffusion.data.audio import RATES
 from sashimi_diffusion.errors import UserError
-from sashimi_diffusion.terminal import printable
+from sashimi_diffusion.terminal import one_line, printable
 
 _OWN = {"__main__", "sashimi_diffusion", "sashimi_evaluation", "sashimi_kernels"}
-_HIGHEST_RATE = 1_000_000
 _EXPECTED = "see sashimi_evaluation.FeatureExtractor"
 
 
@@ -64,11 +65,17 @@ def load_extractor(location: str) -> FeatureExtractor:
     if _top(module_name) in {*sys.stdlib_module_names, *_OWN}:
         raise UserError(f"{flag}: {_top(module_name)} is no module with feature extractors: give a module of your own")
     module = _attempt(lambda: importlib.import_module(module_name), f"{flag}: cannot import {module_name}")
-    create: Any = getattr(module, name, None)
+    create: Any = _attempt(lambda: getattr(module, name, None), f"{flag}: cannot import {name} of {module_name}")
     _check_creator(create, module, name, flag)
     extractor = _attempt(create, f"{flag} failed")
     _check_extractor(extractor, flag)
     return extractor
+
+
+def source_of(location: str) -> Path | None:
+    """Return the file of the module of a location that :func:`load_extractor` has loaded, or None if it has no file."""
+    file = getattr(sys.modules[location.partition(":")[0]], "__file__", None)
+    return None if file is None else Path(file)
 
 
 def _attempt(action: Callable[[], Any], failure: str) -> Any:
@@ -76,7 +83,7 @@ def _attempt(action: Callable[[], Any], failure: str) -> Any:
     try:
         return action()
     except (Exception, SystemExit) as error:
-        raise UserError(f"{failure} ({type(error).__name__}: {printable(error)})") from error
+        raise UserError(f"{failure} ({type(error).__name__}: {one_line(error)})") from error
 
 
 def _check_creator(create: Any, module: ModuleType, name: str, flag: str) -> None:
@@ -101,8 +108,8 @@ def _check_extractor(extractor: Any, flag: str) -> None:
             f"features(audio, rate): {_EXPECTED}"
         )
     rate = extractor.sample_rate
-    if isinstance(rate, bool) or not isinstance(rate, int) or not 1 <= rate <= _HIGHEST_RATE:
-        raise UserError(f"{flag} has a sample rate that is no whole number of Hz from 1 to {_HIGHEST_RATE}")
+    if isinstance(rate, bool) or not isinstance(rate, int) or rate not in RATES:
+        raise UserError(f"{flag} has a sample rate that is no whole number of Hz from {RATES.start} to {RATES[-1]:,}")
     for attribute in ("name", "fingerprint"):
         if not isinstance(getattr(extractor, attribute), str):
             raise UserError(f"{flag} has no text as its {attribute}: {_EXPECTED}")

@@ -32,7 +32,7 @@ from sashimi_diffusion.data.fingerprints import file_fingerprints
 from sashimi_diffusion.data.levels import peak_of
 from sashimi_diffusion.data.recordings import report_bad_files
 from sashimi_diffusion.errors import UserError
-from sashimi_diffusion.files import remove_abandoned
+from sashimi_diffusion.files import remove_abandoned, writing
 from sashimi_diffusion.paths import expanded
 from sashimi_diffusion.terminal import printable
 from sashimi_evaluation.clips import ClipFolder, read_clip
@@ -140,7 +140,7 @@ def extract_clip_features(
     Raises:
         UserError: a file cannot be used, or the cache cannot be written.
     """
-    cache = expanded(cache_dir) if cache_dir is not None else default_cache_dir() / "evaluation"
+    cache = default_cache_dir() / "evaluation" if cache_dir is None else expanded(cache_dir)
     starts = range(0, len(clips), _SHARD)
     shards = [clips.files[start : start + _SHARD] for start in starts]
     state = PartialState()
@@ -148,14 +148,10 @@ def extract_clip_features(
     bar = tqdm(
         assigned, desc=f"features of {printable(clips.name)}", unit="shard", delay=2, disable=not state.is_main_process
     )
-    try:
+    advice = "free some space there, or choose another folder with --cache-dir or the variable SASHIMI_CACHE"
+    with writing(f"the cache {printable(cache)}", advice):
         cache.mkdir(parents=True, exist_ok=True)
         gathered = gather_object([(number, *_cached_shard(shards[number], network, cache)) for number in bar])
-    except OSError as error:
-        raise UserError(
-            f"cannot write the cache {printable(cache)}: {error.strerror or error}. Free some space there, or choose "
-            "another folder with --cache-dir or the environment variable SASHIMI_CACHE"
-        ) from error
     results = sorted(gathered, key=lambda result: result[0])
     bad = {
         clips.files[starts[number] + position]: reason

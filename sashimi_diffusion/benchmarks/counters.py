@@ -34,6 +34,8 @@ import torch
 from torch import Tensor
 from torch.optim.adamw import adamw
 
+from sashimi_diffusion.command_line import Parser, positive, run
+from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.generation.sampling import Sampling, sample_tokens
 from sashimi_diffusion.models import SashimiAutoregressive, SashimiDenoiser
 from sashimi_diffusion.models.backbone import layers_per_stage
@@ -43,7 +45,6 @@ from sashimi_diffusion.training.ema import Ema
 from sashimi_diffusion.training.optimizer import gradient_norm, parameter_groups
 from sashimi_kernels import BackendUnavailableError
 from sashimi_kernels.backends import ENVIRONMENT_VARIABLE
-from sashimi_kernels.commands import Parser, UnusableError, positive, run
 from sashimi_kernels.counters import Counter, Counts, Operation
 
 LENGTH, BATCH_SIZE, STREAMS = 16000, 16, 32
@@ -61,8 +62,14 @@ class Row(NamedTuple):
 
 
 def main() -> int:
-    """Print the table."""
-    parser = Parser("Count kernel launches, memory traffic, synchronizations and transfers on a GPU, without a GPU.")
+    """Print the table and return the exit code."""
+    return run(_count)
+
+
+def _count() -> None:
+    parser = Parser(
+        description="Count kernel launches, memory traffic, synchronizations and transfers on a GPU, without a GPU."
+    )
     parser.add_argument("--d-model", type=positive, nargs="+", default=[64, 128], help="features at the raw rate")
     parser.add_argument("--parameterization", nargs="+", choices=PARAMETERIZATIONS, default=PARAMETERIZATIONS)
     parser.add_argument("--by-operation", type=positive, metavar="N", help="list the N operations with most launches")
@@ -71,7 +78,7 @@ def main() -> int:
     try:
         rows = list(_rows(options.d_model, options.parameterization))
     except BackendUnavailableError as error:
-        raise UnusableError(str(error)) from None
+        raise UserError(str(error)) from None
     print(f"bfloat16, {LENGTH:,} samples\n")
     print("| | launches | GB | floor, GB | ratio | synchronizations | transfers |\n|---|---|---|---|---|---|---|")
     for row in rows:
@@ -82,7 +89,6 @@ def main() -> int:
             _print_sums(row, "operation", row.counts.operations, options.by_operation)
         if options.by_line:
             _print_sums(row, "line", row.counts.lines, options.by_line)
-    return 0
 
 
 def denoiser(d_model: int, parameterization: str) -> Any:
@@ -252,4 +258,4 @@ def _print_sums(row: Row, heading: str, sums: dict[str, Operation], number: int)
 
 
 if __name__ == "__main__":
-    raise SystemExit(run(main))
+    raise SystemExit(main())

@@ -23,7 +23,7 @@ from sashimi_diffusion.interop.diffwave import Conversion, ConversionOptions, co
 from sashimi_diffusion.interop.pickled_network import read_tensors
 from sashimi_diffusion.models import SashimiAutoregressive, WaveNetDenoiser
 from sashimi_diffusion.models.base import RANGES
-from sashimi_diffusion.paths import is_folder, kind, reason, status
+from sashimi_diffusion.paths import entries, is_folder, kind, status
 from sashimi_diffusion.pipelines import SashimiAutoregressivePipeline, SashimiPipeline
 from sashimi_diffusion.schedulers.diffwave import MAX_TRAIN_TIMESTEPS
 from sashimi_diffusion.terminal import printable, say
@@ -158,7 +158,7 @@ def check_new_folder(path: Path) -> bool:
     found = status(path)
     if found is not None and not is_folder(path):
         raise UserError(f"{printable(path)} already exists and is {kind(found)}: choose a new or empty folder")
-    if found is not None and _entries(path):
+    if entries(path):
         raise UserError(f"{printable(path)} already exists and is not empty: choose another folder or remove it")
     parent = path if found is not None else next(one for one in path.absolute().parents if status(one) is not None)
     if not is_folder(parent):
@@ -166,13 +166,6 @@ def check_new_folder(path: Path) -> bool:
     if not os.access(parent, os.W_OK | os.X_OK):
         raise UserError(f"cannot write to {printable(path)}: permission denied; choose another place")
     return found is None
-
-
-def _entries(folder: Path) -> list[str]:
-    try:
-        return os.listdir(folder)
-    except OSError as error:
-        raise UserError(f"cannot read {printable(folder)}: {reason(error)}") from error
 
 
 def convert_pipeline(tensors: dict[str, Tensor], options: argparse.Namespace) -> tuple[Saveable, dict[str, str]]:

@@ -26,9 +26,11 @@ from sashimi_diffusion.data.audio import EXTENSIONS
 from sashimi_diffusion.data.pictures import contact_sheet
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.files import file_written_beside, writing
+from sashimi_diffusion.launch import is_lost_connection
 from sashimi_diffusion.output_files import write_output_file
-from sashimi_diffusion.paths import kind, read_json, reason, status
-from sashimi_diffusion.terminal import printable, say
+from sashimi_diffusion.paths import entries, kind, read_json, status
+from sashimi_diffusion.strict_json import strict
+from sashimi_diffusion.terminal import listed, printable, say
 
 SHEET_CLIPS = 60
 """Maximum number of clips on the contact sheet."""
@@ -169,10 +171,9 @@ class SampleFolder:
                 for name in _recorded_clips(self.path) if self._overwrite else []:
                     (self.path / name).unlink()
             if others:
-                names = ", ".join(map(printable, others[:3])) + (", ..." if len(others) > 3 else "")
                 say(
                     f"note: {printable(self.path)} keeps {len(others)} clips that its samples.json does not name: "
-                    f"{names}",
+                    f"{listed(others, 3)}",
                     sys.stderr,
                 )
             self._write_record()
@@ -217,12 +218,7 @@ class SampleFolder:
 
     def _require_free(self) -> list[str]:
         """Check that no file is in the way; return the names of clips in the folder that its record does not name."""
-        if status(self.path) is None:
-            return []
-        try:
-            names = set(os.listdir(self.path))
-        except OSError as error:
-            raise UserError(f"cannot read {printable(self.path)}: {reason(error)}") from error
+        names = {path.name for path in entries(self.path)}
         clips = {name for name in names if name.lower().endswith(EXTENSIONS)}
         found = f"{len(clips)} clips" if clips else ", ".join(sorted(names & {_RECORD, _SHEET}))
         if found and not self._overwrite:
@@ -242,14 +238,15 @@ class SampleFolder:
             "torch": torch.__version__,
             **{name: version(name) for name in ("sashimi-diffusion", "diffusers", "accelerate")},
         }
-        head = json.dumps(_strict({**self._record, "versions": versions}), indent=2, allow_nan=False)
+        # Some settings of schedulers are infinite; their text shows which.
+        head = json.dumps(strict({**self._record, "versions": versions}, str), indent=2, allow_nan=False)
         with (
             writing(f"to {printable(self.path)}"),
             file_written_beside(Path(os.path.realpath(self.path / _RECORD))) as file,
         ):
             file.write(head.removesuffix("\n}").encode() + b',\n  "samples": [')
             for number, clip in enumerate(self.clips):
-                entry = json.dumps(_strict(vars(clip)), allow_nan=False)
+                entry = json.dumps(strict(vars(clip), str), allow_nan=False)
                 file.write(f"{',' if number else ''}\n    {entry}".encode())
             file.write(b"\n  ]\n}\n")
 
@@ -264,6 +261,8 @@ def _other_processes() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
+        if not is_lost_connection(error):
+            raise
         raise UserError("another process of this run has ended: see its message") from error
 
 
@@ -311,12 +310,3 @@ def _recorded_clips(out: Path) -> list[str]:
     # Names with a folder come from elsewhere, and their files are not in this folder.
     plain = [name for name in names if isinstance(name, str) and Path(name).name == name and name.endswith(".wav")]
     return [name for name in plain if os.path.lexists(out / name) and not os.path.isdir(out / name)]
-
-
-def _strict(value: Any) -> Any:
-    """Return a value of standard JSON: numbers that are not finite are texts, as in some settings of schedulers."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    if isinstance(value, dict):
-        return {key: _strict(inner) for key, inner in value.items()}
-    return list(map(_strict, value)) if isinstance(value, list | tuple | set) else value

@@ -13,7 +13,7 @@ import torch
 from sashimi_diffusion.data.decoding import MAX_SAMPLES, AudioFileError, decode_audio
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.files import writing
-from sashimi_diffusion.terminal import printable
+from sashimi_diffusion.terminal import first_line, printable
 
 EXTENSIONS = (".wav", ".flac", ".ogg", ".mp3")
 RATES = range(100, 1_000_001)
@@ -53,14 +53,19 @@ def read_audio(
         raise AudioFileError(path, f"wrong sample rate ({file_rate} Hz instead of {source_rate} Hz)")
     rate = sample_rate or file_rate
     if rate != file_rate:
-        if file_rate not in RATES:
-            raise AudioFileError(path, f"impossible sample rate ({_outside(file_rate)})")
+        check_file_rate(path, file_rate)
         if len(samples) * rate > MAX_SAMPLES * file_rate:
             raise AudioFileError(path, f"more than {MAX_SAMPLES} samples at {rate} Hz: cut it into shorter files")
         if max_seconds is not None:
             samples = samples[: math.ceil((max_seconds + _FILTER_PERIODS / min(rate, file_rate)) * file_rate)]
         samples = resample(samples, file_rate, rate)
     return samples if max_seconds is None else samples[: math.ceil(max_seconds * rate)]
+
+
+def check_file_rate(path: Path | str, rate: int) -> None:
+    """Raise AudioFileError if audio at the rate of a file, in Hz, cannot be resampled."""
+    if rate not in RATES:
+        raise AudioFileError(path, f"impossible sample rate ({_outside(rate)})")
 
 
 def resample(waveform: np.ndarray, from_rate: int, to_rate: int) -> np.ndarray:
@@ -177,7 +182,7 @@ def import_torchaudio(purpose: str, alternative: str) -> ModuleType:
     except (ImportError, OSError) as error:
         raise UserError(
             f"{purpose} needs torchaudio, which cannot be imported with torch {torch.__version__} "
-            f"({type(error).__name__}: {str(error).partition(chr(10))[0]}). Install a torchaudio built for this torch "
+            f"({type(error).__name__}: {first_line(error)}). Install a torchaudio built for this torch "
             f"(for a CPU-only one: pip install torchaudio --index-url https://download.pytorch.org/whl/cpu), "
             f"or {alternative}."
         ) from error

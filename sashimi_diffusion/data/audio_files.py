@@ -10,7 +10,7 @@ from pathlib import Path
 from sashimi_diffusion.data.audio import EXTENSIONS
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.paths import kind, reason
-from sashimi_diffusion.terminal import printable
+from sashimi_diffusion.terminal import listed, printable
 
 _Identity = tuple[int, int]  # device and inode
 _LISTED = 5  # number of repeated files that the warning lists
@@ -84,9 +84,8 @@ def _audio_paths(root: Path) -> tuple[list[Path], dict[Path, str]]:
 
 
 def _about_repeated(repeated: Sequence[Path], root: Path) -> str:
-    names = ", ".join(printable(path.relative_to(root)) for path in repeated[:_LISTED])
-    more = ", ..." if len(repeated) > _LISTED else ""
+    names = [path.relative_to(root) for path in repeated]
     return (
         f"{len(repeated)} audio files in {printable(root)} are left out, because other paths lead to the same files: "
-        f"{names}{more}"
+        f"{listed(names, _LISTED)}"
     )

@@ -10,7 +10,6 @@ import math
 import os
 import shutil
 import stat
-import time
 import uuid
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -23,25 +22,24 @@ from tqdm import tqdm
 
 from sashimi_diffusion.cache_files import (
     DamagedCacheError,
-    default_cache_dir,
+    cache_folder,
     read_cache_record,
     say_damaged,
     write_cache_record,
 )
 from sashimi_diffusion.data.audio import read_audio
 from sashimi_diffusion.data.decoding import AudioFileError
-from sashimi_diffusion.data.fingerprints import file_fingerprints
+from sashimi_diffusion.data.fingerprints import file_fingerprints, is_settled
 from sashimi_diffusion.data.levels import level_warning
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.files import file_written_beside, folder_written_once, remove_abandoned, writing
-from sashimi_diffusion.paths import expanded, reason
+from sashimi_diffusion.paths import reason
 from sashimi_diffusion.terminal import printable
 
 _FORMAT = 2  # version of the entries; increase it when decoding, resampling or the index changes
 _INDEX, _AUDIO = "index.json", "audio.f32"
 _SAMPLE = np.dtype("<f4")
 _ATTEMPTS = 3  # to build an entry, while other processes may replace it, too
-_SETTLED_NS = 2 * 10**9  # a file that was changed more recently may change again without a new time stamp
 
 _compared: set[tuple[int, ...]] = set()
 """Status of the audio of each entry that this process has compared with its checksums."""
@@ -96,7 +94,7 @@ class CachedRecordings:
         damaged = sum(zlib.crc32(samples.data) != wanted for samples, wanted in zip(progress, checksums, strict=True))
         if damaged:
             raise DamagedCacheError(f"{damaged} of {len(self)} recordings in {_AUDIO} are not what was written")
-        if time.time_ns() - status.st_mtime_ns > _SETTLED_NS:
+        if is_settled(status):
             _compared.add(file)
 
     def __len__(self) -> int:
@@ -137,7 +135,7 @@ def cached_recordings(
     Raises:
         UserError: the cache cannot be written, or resampling is needed and torchaudio cannot be imported.
     """
-    cache = expanded(cache_dir) if cache_dir is not None else default_cache_dir()
+    cache = cache_folder(cache_dir)
     advice = "free some space there, or choose another folder with cache_dir or the environment variable SASHIMI_CACHE"
     with writing(f"the audio cache {printable(cache)}", advice):
         cache.mkdir(parents=True, exist_ok=True)

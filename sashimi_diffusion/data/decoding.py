@@ -27,7 +27,7 @@ MAX_SAMPLES = 2**29
 
 _BLOCK = 4096  # samples of each channel; also the usual block of FLAC, so a cut file is read to its last whole block
 _UNKNOWN = 2**50  # more samples than any format can state; libsndfile gives larger numbers for an unknown length
-_ENDLESS = 2**56
+_ENDLESS = 2**56 + 1  # not 2^56: libsndfile divides by the lower 32 bits if it takes a file for another format
 _TAG_TOLERANCE = 8 * 1152  # samples of an MP3 file that its tag counts, but that are delay or padding
 _MP3_SLACK = 1152  # some encoders count the frame of the tag as well
 _SAMPLE_BYTES = {
@@ -149,11 +149,22 @@ def _decode(path: Path, raw: BinaryIO, max_seconds: float | None) -> Decoded:
     data = find_audio_data(raw)
     if data is not None and data.size_field is not None:
         return _decode_corrected(path, raw, _Corrected(raw, data.size_field, b"\xff" * 4), max_seconds)
-    with _Stream(str(path) if os.name == "nt" else os.fsencode(path)) as file:
+    with _Stream(_own_name(path, raw)) as file:
         if not _is_estimated(file, raw):
             _check_header(path, file, data)
             return _read(path, file, max_seconds)
     return _decode_corrected(path, raw, _Corrected(raw, endless=True), max_seconds)
+
+
+def _own_name(path: Path, raw: BinaryIO) -> str | bytes:
+    """Return a name of an open file that has no files beside it.
+
+    macOS writes ``._a.mp3`` beside ``a.mp3`` on most disks, and libsndfile then takes the MP3 for another format.
+    """
+    name = f"/proc/self/fd/{raw.fileno()}"
+    if os.path.exists(name):
+        return name
+    return str(path) if os.name == "nt" else os.fsencode(path)
 
 
 def _decode_corrected(path: Path, raw: BinaryIO, source: _Corrected, max_seconds: float | None) -> Decoded:
@@ -225,7 +236,8 @@ def _cut_short(stated: int, found: int, about: str = "") -> str:
 
 
 def _words(error: soundfile.LibsndfileError) -> str:
-    text = error.error_string.strip()
-    if text.startswith("File does not exist"):  # what libsndfile says if another library cannot open the content
+    text = error.error_string.strip().removeprefix("Error : ").rstrip(".")
+    # What libsndfile says if another library cannot open the content, or if it knows no other format.
+    if text.startswith("File does not exist") or text == "bad resource fork":
         return "its decoder cannot begin"
-    return printable(text.removeprefix("Error : ").rstrip("."))
+    return printable(text)

@@ -11,9 +11,10 @@ from typing import Any
 from tqdm import tqdm
 
 from sashimi_diffusion.cache_files import DamagedCacheError, read_cache_record, say_damaged, write_cache_record
+from sashimi_diffusion.paths import reason
 
 _FORMAT = 2  # version of the stored fingerprints
-_SETTLED_NS = 2 * 10**9  # a file that was changed more recently may change again without a new time stamp
+_SETTLED_NS = 2 * 10**9
 _TYPES = (int, int, int, str)  # of an entry: size, time of the last change of content, of any change, and the hash
 
 
@@ -40,6 +41,15 @@ def file_fingerprints(files: Sequence[Path], cache: Path) -> list[str]:
     if entries != memo:
         write_cache_record(memo_path, entries)
     return [entry[-1] for entry in entries]
+
+
+def is_settled(status: os.stat_result) -> bool:
+    """Return whether every later change of a file will give it a new time stamp.
+
+    A file that was changed in the last two seconds may change again without a new one, because some file systems round
+    time stamps.
+    """
+    return time.time_ns() - status.st_mtime_ns > _SETTLED_NS
 
 
 def _read(path: Path, files: int) -> list[list[Any]] | None:
@@ -76,7 +86,7 @@ def _fingerprint(path: Path, before: list[Any] | None) -> list[Any]:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):  # opening a FIFO would wait for a writer
             return [0, 0, 0, "unreadable: no regular file"]
-        settled = time.time_ns() - status.st_mtime_ns > _SETTLED_NS
+        settled = is_settled(status)  # before the file is read, which may take long
         # The second time stamp also changes if a tool replaces the content and restores the first.
         stamps = [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
         if before is not None and before[:3] == stamps:
@@ -86,5 +96,5 @@ def _fingerprint(path: Path, before: list[Any] | None) -> list[Any]:
             while block := file.read(1 << 20):
                 digest.update(block)
     except OSError as error:
-        return [0, 0, 0, f"unreadable: {error.strerror}"]
+        return [0, 0, 0, f"unreadable: {reason(error)}"]
     return [*(stamps if settled else [status.st_size, 0, 0]), digest.hexdigest()]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.suggestions import did_you_mean
-from sashimi_diffusion.terminal import printable
+from sashimi_diffusion.terminal import listed, printable
 
 FOLDER = "folder"
 """The field that every pattern has: the first sub-folder in the path of a file."""
@@ -108,9 +108,8 @@ def require(value: str, known: Sequence[str], complaint: str, introduction: str)
     """
     if value in known:
         return
-    shown = ", ".join(map(printable, known[:20])) + (", ..." if len(known) > 20 else "")
     hint = did_you_mean(value, known, separator="; ")
-    raise UserError(f"{complaint} {value!r}, but {introduction} {shown or 'none'}{hint}")
+    raise UserError(f"{complaint} {value!r}, but {introduction} {listed(known, 20) or 'none'}{hint}")
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from sashimi_diffusion.cache_files import default_cache_dir
+from sashimi_diffusion.cache_files import cache_folder
 from sashimi_diffusion.data.cache import CachedRecordings
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.files import write_file
@@ -158,10 +158,7 @@ def require_folder(path: Path | str, what: str) -> Path:
     Raises:
         UserError: the path does not exist, is not a folder, or cannot be examined.
     """
-    try:
-        folder = Path(path).expanduser()
-    except RuntimeError as error:  # there is no such user
-        raise UserError(f"cannot use the data folder {printable(path)}: {error}; expected {what}") from error
+    folder = expanded(path)
     found = status(folder)
     if found is None or not stat.S_ISDIR(found.st_mode):
         problem = "does not exist" if found is None else "is not a folder"
@@ -233,8 +230,7 @@ def _listing(reasons: Mapping[Path, str], root: Path, cache_dir: Path | str | No
 def _written(lines: Sequence[str], root: Path, cache_dir: Path | str | None, name: str) -> str:
     """Write a list to a file, in a temporary folder if it cannot be in the cache; return a text that says where."""
     content = "".join(f"{line}\n" for line in lines).encode()
-    cache = expanded(cache_dir) if cache_dir is not None else default_cache_dir()
-    path = cache / name / f"{hashlib.sha256(os.fsencode(root.absolute())).hexdigest()[:16]}.txt"
+    path = cache_folder(cache_dir) / name / f"{hashlib.sha256(os.fsencode(root.absolute())).hexdigest()[:16]}.txt"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_file(path, content)

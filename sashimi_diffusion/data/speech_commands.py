@@ -17,14 +17,14 @@ from sashimi_diffusion.data.recordings import (
     require_folder,
 )
 from sashimi_diffusion.errors import UserError
-from sashimi_diffusion.paths import expanded, is_file, is_folder, read_text, reason
-from sashimi_diffusion.terminal import printable
+from sashimi_diffusion.paths import entries, expanded, is_file, is_folder, read_text
+from sashimi_diffusion.terminal import one_line, printable
 
 DIGITS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 SPLITS = ("train", "validation", "test")
 SOURCE_RATE = 16000
 _LAYOUTS = (".", "speech_commands_v0.02", "SpeechCommands/speech_commands_v0.02")
-_LISTS = {"validation": "validation_list.txt", "test": "testing_list.txt"}
+SPLIT_LISTS = {"validation": "validation_list.txt", "test": "testing_list.txt"}
 
 
 class SpeechCommandsDigits(Recordings):
@@ -117,7 +117,7 @@ def listed_split(file: Path, lists: dict[str, set[str]]) -> str:
         lists: result of :func:`read_split_lists`; :func:`hashed_split` replaces a missing list.
     """
     name = f"{file.parent.name}/{file.stem}"
-    for split in _LISTS:
+    for split in SPLIT_LISTS:
         belongs = name in lists[split] if split in lists else hashed_split(file.name) == split
         if belongs:
             return split
@@ -134,7 +134,7 @@ def read_split_lists(root: Path) -> dict[str, set[str]]:
         UserError: a list cannot be read or is not text.
     """
     lists = {}
-    for split, name in _LISTS.items():
+    for split, name in SPLIT_LISTS.items():
         if is_file(root / name):
             lines = read_text(root / name, f"the list of the {split} split of Speech Commands").splitlines()
             paths = [Path(line.strip()) for line in lines]
@@ -143,11 +143,7 @@ def read_split_lists(root: Path) -> dict[str, set[str]]:
 
 
 def _audio_files(folder: Path) -> list[Path]:
-    try:
-        names = os.listdir(folder)
-    except OSError as error:
-        raise UserError(f"cannot read the folder {printable(folder)}: {reason(error)}") from error
-    return sorted(folder / name for name in names if name.lower().endswith(EXTENSIONS) and name[0] != ".")
+    return [path for path in entries(folder) if path.name.lower().endswith(EXTENSIONS) and path.name[0] != "."]
 
 
 def _find(path: Path) -> Path | None:
@@ -183,4 +179,4 @@ def _download(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
         torchaudio.datasets.SPEECHCOMMANDS(path, url="speech_commands_v0.02", download=True)
     except (OSError, RuntimeError) as error:
-        raise UserError(f"downloading Speech Commands into {printable(path)} failed: {printable(error)}") from error
+        raise UserError(f"downloading Speech Commands into {printable(path)} failed: {one_line(error)}") from error

@@ -84,68 +84,76 @@ def create_engine(name: str, model: Any, batch_size: int) -> Engine:
     Raises:
         UserError: the name is unknown, or the engine cannot run this model here.
     """
-    if name not in ENGINES:
-        raise UserError(f"unknown engine {name!r}: expected one of {', '.join(ENGINES)}")
     if name == "auto":
         name = _fastest(model)
+    require_engine(name, model, torch.device(model.device))
     if name == "eager":
         return EagerEngine(model, batch_size)
-    if name == "triton":
-        return _triton_engine(model, batch_size)
-    reason = _reason_against_cuda_graph(model) if name == "cuda-graph" else _reason_against_numba(model)
-    if reason is not None:
-        raise UserError(f"engine {name!r} cannot run: {reason}; engine 'eager' can")
     if name == "cuda-graph":
         return CudaGraphEngine(model, batch_size)
+    if name == "triton":
+        from sashimi_diffusion.generation.triton_engine import TritonEngine
+
+        return TritonEngine(model, batch_size)
     from sashimi_diffusion.generation.numba_engine import NumbaEngine
 
     return NumbaEngine(model, batch_size)
 
 
+def require_engine(name: str, model: Any, device: torch.device) -> None:
+    """Check that an engine can run.
+
+    Args:
+        name: name of the engine, see :func:`create_engine`.
+        model: an ``AutoregressiveModel``.
+        device: where the model will be.
+
+    Raises:
+        UserError: the name is unknown, or the engine cannot run this model there.
+    """
+    if name not in ENGINES:
+        raise UserError(f"unknown engine {name!r}: expected one of {', '.join(ENGINES)}")
+    against = {"cuda-graph": _against_cuda_graph, "numba": _against_numba, "triton": _against_triton}
+    if name in against and (reason := against[name](model, device)) is not None:
+        raise UserError(f"engine {name!r} cannot run: {reason}; engine 'eager' can")
+
+
 def _fastest(model: Any) -> str:
-    if _reason_against_cuda_graph(model) is None:
+    device = torch.device(model.device)
+    if _against_cuda_graph(model, device) is None:
         return "cuda-graph"
-    if _reason_against_numba(model) is None:
+    if _against_numba(model, device) is None:
         return "numba"
-    if _unsupported_by_numba(model) is None:
+    if _unsupported_by_numba(model, device) is None:
         warnings.warn(f"numba is not installed, so generation is slow: {_INSTALL}", stacklevel=4)
     return "eager"
 
 
-def _reason_against_cuda_graph(model: Any) -> str | None:
-    device = torch.device(model.device)
+def _against_cuda_graph(model: Any, device: torch.device) -> str | None:
+    """Return why the engine "cuda-graph" cannot run; None: it can. All functions of this kind have these arguments."""
     return None if device.type == "cuda" else f"the model is on {device}, not on a CUDA device"
 
 
-def _reason_against_numba(model: Any) -> str | None:
-    if (reason := _unsupported_by_numba(model)) is not None:
+def _against_numba(model: Any, device: torch.device) -> str | None:
+    if (reason := _unsupported_by_numba(model, device)) is not None:
         return reason
     return None if importlib.util.find_spec("numba") else f"the package numba is not installed ({_INSTALL})"
 
 
-def _unsupported_by_numba(model: Any) -> str | None:
+def _unsupported_by_numba(model: Any, device: torch.device) -> str | None:
     """Return why the compiled engine cannot run this model even if numba is installed, or None."""
-    if torch.device(model.device).type != "cpu":
-        return f"the model is on {model.device}, not on the CPU"
+    if device.type != "cpu":
+        return f"the model is on {device}, not on the CPU"
     if not hasattr(model, "backbone"):
         return f"it runs SaShiMi models, not {type(model).__name__}"
     return None if model.dtype == torch.float32 else f"the model is in {model.dtype}, not in float32"
 
 
-def _triton_engine(model: Any, batch_size: int) -> Engine:
-    if (reason := _reason_against_triton(model)) is not None:
-        raise UserError(f"engine 'triton' cannot run: {reason}; engine 'eager' can")
-    from sashimi_diffusion.generation.triton_engine import TritonEngine
-
-    return TritonEngine(model, batch_size)
-
-
-def _reason_against_triton(model: Any) -> str | None:
+def _against_triton(model: Any, device: torch.device) -> str | None:
     if not hasattr(model, "backbone"):
         return f"it runs SaShiMi models, not {type(model).__name__}"
     if model.dtype not in (torch.float32, torch.bfloat16):
         return f"the model is in {model.dtype}, not in float32 or bfloat16"
-    device = torch.device(model.device)
     interpreted = device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"
     if device.type != "cuda" and not interpreted:
         return f"the model is on {device}, not on a CUDA device (on a CPU, set TRITON_INTERPRET=1 to test the kernel)"

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.models.base import meta_state
-from sashimi_diffusion.terminal import printable
+from sashimi_diffusion.terminal import one_line
 
 _MAX_LISTED = 12  # problems in an error message
 Network = TypeVar("Network", bound=nn.Module)
@@ -108,7 +108,7 @@ class Checkpoint:
         problems = self._problems + extra
         if problems:
             more = f"; and {len(problems) - _MAX_LISTED} more" if len(problems) > _MAX_LISTED else ""
-            listed = "; ".join(printable(problem)[:200] for problem in problems[:_MAX_LISTED])
+            listed = "; ".join(one_line(problem, 200) for problem in problems[:_MAX_LISTED])
             raise UserError(f"the checkpoint does not fit the network that its shapes imply: {listed}{more}")
 
 
@@ -130,5 +130,4 @@ def build(network: Callable[..., Network], checkpoint: Checkpoint, **arguments: 
             raise ValueError(f"its shapes imply {needed:,} numbers, but it has only {given:,}")
         return network(**arguments)
     except (ValueError, TypeError, RuntimeError) as error:
-        cause = " ".join(str(error).split())[:300]
-        raise UserError(f"the checkpoint does not fit any known network: {cause}") from error
+        raise UserError(f"the checkpoint does not fit any known network: {one_line(error)}") from error

@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from sashimi_diffusion.errors import UserError
-from sashimi_diffusion.paths import is_file, kind, reason, status
-from sashimi_diffusion.terminal import printable
+from sashimi_diffusion.paths import reason, require_file
+from sashimi_diffusion.terminal import one_line, printable
 
 _LFS_POINTER = b"version https://git-lfs"
 _ARCHIVE = b"PK\x03\x04"  # the beginning of what torch.save writes
@@ -71,7 +71,7 @@ def _read_content(path: Path) -> object:
         RefusedPickle: the file names classes or functions other than those of tensors.
         UserError: the file does not exist, is no regular file, or torch cannot read it.
     """
-    _require_file(path)
+    _require_checkpoint(path)
     if path.suffix == ".safetensors":
         try:
             return load_file(path)
@@ -122,13 +122,8 @@ def _unusual(tensor: Tensor) -> str | None:
     return None
 
 
-def _require_file(path: Path) -> None:
-    expected = "expected an official checkpoint (.pkl, .pt or .safetensors)"
-    found = status(path)
-    if found is None:
-        raise UserError(f"there is no file {printable(path)}: {expected}")
-    if not is_file(path):
-        raise UserError(f"{printable(path)} is {kind(found)}: {expected}")
+def _require_checkpoint(path: Path) -> None:
+    require_file(path, "an official checkpoint (.pkl, .pt or .safetensors)")
     if _beginning(path, len(_LFS_POINTER)) == _LFS_POINTER:
         raise UserError(
             f"{printable(path)} is a Git LFS pointer, not the checkpoint itself: fetch it with `git lfs pull`"
@@ -180,6 +175,5 @@ def _check_archive(path: Path) -> None:
 def _unreadable(path: Path, error: Exception) -> UserError:
     """Return the error for a file that raised ``error`` when it was read."""
     text = str(error).partition("WeightsUnpickler error:")[2] or str(error)  # torch adds advice for trusted files
-    first_line = next((line.strip() for line in text.splitlines() if line.strip()), "")
-    cause = printable(first_line)[:200] or type(error).__name__
+    cause = one_line(text.strip().partition("\n")[0], 200) or type(error).__name__
     return UserError(f"{printable(path)} is no checkpoint that torch can read ({cause})")

@@ -27,7 +27,7 @@ from sashimi_kernels import layout
 from sashimi_kernels.torch_backend.pointwise import add
 
 MAX_LAYERS = 512
-"""The largest number of layers in all stages of one direction."""
+"""The largest number of blocks in all stages of one direction."""
 
 
 class SashimiBackbone(Cached):
@@ -60,7 +60,7 @@ class SashimiBackbone(Cached):
         embedding_dim: width of the step embedding that every S4 layer receives; None without one.
 
     Raises:
-        ValueError: ``norm`` is unknown, or ``n_layers`` does not fit ``pool``.
+        ValueError: ``norm`` is unknown, ``n_layers`` does not fit ``pool``, or no stage has a layer.
     """
 
     _gradient_checkpointing_func: Callable[..., Tensor]  # set by diffusers, together with gradient_checkpointing
@@ -251,13 +251,16 @@ def layers_per_stage(n_layers: int | Sequence[int], n_stages: int) -> list[int]:
     """Return ``n_layers`` as one number per stage, from the raw rate to the center.
 
     Raises:
-        ValueError: ``n_layers`` does not have ``n_stages`` numbers, a number is negative, or there are too many layers.
+        ValueError: ``n_layers`` does not have ``n_stages`` numbers, a number is negative, or there are too many layers
+            or none.
     """
     layers = [n_layers] * n_stages if isinstance(n_layers, int) else list(n_layers)
     if len(layers) != n_stages or min(layers) < 0:
         raise ValueError(
             f"n_layers must be one number or {n_stages} numbers (one per stage, 0 or more), got {n_layers}"
         )
+    if not any(layers):
+        raise ValueError(f"n_layers is {n_layers}: expected at least one layer in one of the {n_stages} stages")
     if sum(layers) > MAX_LAYERS:
         raise ValueError(f"n_layers gives {sum(layers)} layers in {n_stages} stages: expected at most {MAX_LAYERS}")
     return layers

@@ -13,12 +13,14 @@ from safetensors import SafetensorError, safe_open
 from sashimi_diffusion.arguments import short_form
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.models.base import meta_state
-from sashimi_diffusion.paths import entries, is_file, kind, read_json, status
+from sashimi_diffusion.paths import entries, read_json, require_file
 from sashimi_diffusion.suggestions import did_you_mean
-from sashimi_diffusion.terminal import printable
+from sashimi_diffusion.terminal import listed, one_line, printable, shortened
 
 CONFIG = "config.json"
 """The file with the arguments of a network."""
+A_FILE = "a file of a saved model or pipeline"
+"""What a missing file should be, for error messages."""
 
 _WEIGHTS, _SHARDS = "diffusion_pytorch_model.safetensors", ".safetensors.index.json"
 _FLOATS = ("F64", "F32", "F16", "BF16")
@@ -60,10 +62,9 @@ def load_network(
     }
     for problem, keys in problems.items():
         if keys:
-            shown = ", ".join(printable(key)[:100] for key in sorted(keys)[:3])
             raise UserError(
                 f"{printable(folder / _WEIGHTS)} does not fit {printable(path)}: {len(keys)} {problem} keys "
-                f"({shown}{', ...' if len(keys) > 3 else ''})"
+                f"({listed([shortened(key) for key in sorted(keys)], 3)})"
             )
     with loading(folder):
         return network.from_pretrained(folder, torch_dtype=dtype, use_safetensors=True).eval()
@@ -73,24 +74,13 @@ def weight_files(folder: Path) -> list[Path]:
     """Return the files with the weights of a saved network.
 
     Raises:
-        UserError: there are none, or one is no regular file.
+        UserError: there are none, or one of them or of their indexes is no regular file.
     """
     found = entries(folder)
-    files = [path for path in found if path.suffix == ".safetensors"]
+    files = [path for path in found if path.suffix == ".safetensors"] or [folder / _WEIGHTS]
     for path in [*files, *(path for path in found if path.name.endswith(_SHARDS))]:
-        require_file(path)
-    if not files:
-        raise UserError(f"{printable(folder / _WEIGHTS)} is missing: the folder is not complete")
+        require_file(path, A_FILE)
     return files
-
-
-def require_file(path: Path) -> None:
-    """Raise UserError if a file of a saved folder does not exist or is no regular file."""
-    found = status(path)
-    if found is None:
-        raise UserError(f"{printable(path)} is missing: the folder is not complete")
-    if not is_file(path):
-        raise UserError(f"{printable(path)} is {kind(found)}: expected a file")
 
 
 def read_config(path: Path, component: type, required: Collection[str] = ()) -> dict[str, Any]:
@@ -120,8 +110,7 @@ def read_object(path: Path) -> dict[str, Any]:
     Raises:
         UserError: the file is missing, is no regular file, cannot be read, is no JSON, or contains no object.
     """
-    require_file(path)
-    content = read_json(path, "a JSON object", limit=_MAX_JSON)
+    content = read_json(path, A_FILE, limit=_MAX_JSON)
     if not isinstance(content, dict):
         raise UserError(f"{printable(path)} does not hold a JSON object: get a fresh copy of it")
     return content
@@ -134,11 +123,6 @@ def loading(path: Path) -> Iterator[None]:
         yield
     except Exception as error:  # foreign code reads the files: what a wrong value in them raises is not known
         raise UserError(f"{printable(path)} cannot be loaded ({one_line(error)})") from error
-
-
-def one_line(error: Exception) -> str:
-    """Return the message of an error in one line of limited length."""
-    return printable(" ".join(str(error).split()))[:300] or type(error).__name__
 
 
 def _stored_tensors(path: Path) -> dict[str, tuple[str, list[int]]]:

@@ -17,19 +17,18 @@ from sashimi_diffusion import models, schedulers
 from sashimi_diffusion.arguments import check_arguments, short_form
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.models.stored import (
+    A_FILE,
     CONFIG,
     load_network,
     loading,
-    one_line,
     read_config,
     read_object,
-    require_file,
     weight_files,
 )
-from sashimi_diffusion.paths import is_folder, kind, reason, status
+from sashimi_diffusion.paths import is_folder, kind, reason, require_file, status
 from sashimi_diffusion.schedulers.compatible import SCHEDULE_KEYS
 from sashimi_diffusion.schedulers.diffwave import RANGES, DiffWaveScheduler
-from sashimi_diffusion.terminal import printable
+from sashimi_diffusion.terminal import one_line, printable
 
 BUNDLED = Path(__file__).resolve().parent.parent / "pretrained"
 """Folder of the pipelines that are part of the package."""
@@ -173,7 +172,7 @@ def hash_pipeline(folder: Path) -> str:
     digest = hashlib.sha256()
     scheduler = [] if is_autoregressive(folder) else [folder / _SCHEDULER]
     for path in [folder / _INDEX, folder / "model" / CONFIG, *scheduler, *weight_files(folder / "model")]:
-        require_file(path)
+        require_file(path, A_FILE)
         try:
             digest.update(f"{path.relative_to(folder).as_posix()} {path.stat().st_size}\n".encode())
             with path.open("rb") as file:

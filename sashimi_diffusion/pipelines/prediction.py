@@ -20,6 +20,7 @@ from sashimi_diffusion.cuda_graph import record_cuda_graphs
 from sashimi_diffusion.pipelines.labels import null_labels
 from sashimi_diffusion.ssm import frozen
 from sashimi_diffusion.ssm.cache import drop_values
+from sashimi_diffusion.terminal import first_line
 
 MAX_RECORDINGS = 4
 """Recordings that a pipeline keeps. Each one occupies the memory of one forward pass."""
@@ -169,7 +170,7 @@ class PredictionGraphs:
         try:
             return RecordedPrediction(prediction, sample, timestep, self._record)
         except RuntimeError as error:
-            self._warn(f"{type(prediction.model).__name__} cannot be recorded ({str(error).splitlines()[0]})")
+            self._warn(f"{type(prediction.model).__name__} cannot be recorded ({first_line(error)})")
             return None
 
     def _warn(self, reason: str) -> None:

@@ -88,12 +88,6 @@ def mean_over_processes(accelerator: Accelerator, value: float) -> float:
     return accelerator.reduce(torch.tensor(value, device=accelerator.device), "mean").item()
 
 
-def is_lost_connection(error: RuntimeError) -> bool:
-    """Return whether an error of PyTorch says that another process of the run has ended."""
-    distributed = getattr(torch.distributed, "DistError", ())  # since torch 2.1; absent in builds without processes
-    return isinstance(error, distributed) or "gloo" in str(error).lower()
-
-
 def _installed(names: list[str]) -> list[str]:
     """Return the installed trackers of ``names``.
 

@@ -19,14 +19,14 @@ import torch
 from torch import nn
 
 from sashimi_diffusion.errors import UserError
-from sashimi_diffusion.files import folder_written_beside, sync_folder, write_file
-from sashimi_diffusion.paths import entries, is_folder, kind, read_json, reason, status
-from sashimi_diffusion.terminal import printable
+from sashimi_diffusion.files import folder_written_beside, remove_folder, sync_folder, write_file
+from sashimi_diffusion.paths import entries, is_file, is_folder, kind, read_json, reason, status
+from sashimi_diffusion.strict_json import json_text
+from sashimi_diffusion.terminal import one_line, printable
 from sashimi_diffusion.training.counters import Counters, read_counters
 from sashimi_diffusion.training.ema import Ema
 from sashimi_diffusion.training.muon import CombinedOptimizer
 from sashimi_diffusion.training.optimizer import load_optimizer
-from sashimi_diffusion.training.strict_json import json_text
 
 MODEL, AVERAGE, OPTIMIZER, COUNTERS = "model.safetensors", "ema.safetensors", "optimizer.pt", "counters.json"
 MANIFEST = "manifest.json"
@@ -95,7 +95,7 @@ def save_checkpoint(
 def remove_old(run: Path, keep: int) -> None:
     """Remove all checkpoints except the ``keep`` newest."""
     for old in list_checkpoints(run)[:-keep]:
-        shutil.rmtree(old)
+        remove_folder(old)
 
 
 def _tensors(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -114,7 +114,7 @@ def verify_checkpoint(folder: Path) -> None:
         found = status(path)
         if found is None:
             raise UserError(f"{printable(path)} is missing")
-        if is_folder(path) or kind(found) != "a file":
+        if not is_file(path):
             raise UserError(f"{printable(path)} is {kind(found)}: expected a file of a checkpoint")
         if found.st_size != size:
             raise UserError(
@@ -250,9 +250,9 @@ def _load_tensors(path: Path, model: nn.Module) -> None:
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:
-        text = " ".join(str(error).split())
         raise UserError(
-            f"{printable(path.parent)} does not fit this network: continue with the version that wrote it ({text})"
+            f"{printable(path.parent)} does not fit this network: continue with the version that wrote it "
+            f"({one_line(error)})"
         ) from error
     for name, _ in model.named_parameters():
         if not tensors[name].isfinite().all():
@@ -265,8 +265,7 @@ def _readable(path: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # files that are not what they should be raise errors of many classes
-        text = printable(" ".join(str(error).split())[:200])
-        raise UserError(f"{printable(path)} cannot be read: {type(error).__name__}: {text}") from error
+        raise UserError(f"{printable(path)} cannot be read: {type(error).__name__}: {one_line(error)}") from error
 
 
 def set_later_aside(run: Path, folder: Path) -> list[Path]:

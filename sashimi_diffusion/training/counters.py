@@ -16,7 +16,8 @@ EXPLODED = 100
 The second condition is for losses that fall to almost 0, where such a multiple is an ordinary fluctuation.
 """
 
-_SMOOTHING = 0.1
+SMOOTHING = 0.1
+"""Weight of a new loss in the average of losses."""
 
 
 @dataclass
@@ -68,7 +69,7 @@ class Counters:
         self.loss_count += 1
         if self.loss_first is None or self.loss_average is None or self.loss_lowest is None:
             self.loss_first = self.loss_average = self.loss_lowest = loss
-        self.loss_average += _SMOOTHING * (loss - self.loss_average)
+        self.loss_average += SMOOTHING * (loss - self.loss_average)
         self.loss_lowest = min(self.loss_lowest, self.loss_average)
         return True
 

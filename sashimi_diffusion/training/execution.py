@@ -10,6 +10,7 @@ from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.models.blocks import Block
 from sashimi_diffusion.models.wavenet import WaveNetBlock
 from sashimi_diffusion.models.wavenet_autoregressive import WaveNetLayer
+from sashimi_diffusion.terminal import first_line
 
 BACKEND = "inductor"
 _BLOCKS = (Block, WaveNetBlock, WaveNetLayer)
@@ -54,7 +55,7 @@ def _require_compiler(device: torch.device, backend: str | Callable) -> None:
     try:
         torch.compile(nn.functional.gelu, backend=backend)(torch.zeros(8, device=device))
     except Exception as error:  # the class depends on the backend and on the version of PyTorch
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         raise UserError(
             f"training.compile is true, but torch.compile does not work on {device.type}: {reason}; install a C++ "
             "compiler (on a GPU: Triton), or set false"

@@ -1,7 +1,8 @@
 """Which state of a run may become a checkpoint, and where to go back to from one that may not.
 
-A checkpoint is written only if the last step was finite, the loss has not exploded (:data:`counters.EXPLODED`) and the
-weights and their average are usable. Otherwise the earlier checkpoints and the pipeline stay as they are.
+A checkpoint is written only if the last step was finite, its loss has not jumped (:data:`JUMPED`), the average loss has
+not exploded (:data:`counters.EXPLODED`) and the weights and their average are usable. Otherwise the earlier checkpoints
+and the pipeline stay as they are.
 """
 
 from pathlib import Path
@@ -11,14 +12,22 @@ from torch import nn
 
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.training.checkpoints import list_checkpoints, step_of
-from sashimi_diffusion.training.counters import EXPLODED, Counters
+from sashimi_diffusion.training.counters import EXPLODED, SMOOTHING, Counters
+
+JUMPED = 10
+"""A loss has jumped if it is more than this multiple of the average of the good losses before it, and above the first.
+
+An explosion begins so. An ordinary loss may do so once; it postpones a checkpoint until the next good loss.
+"""
 
 LARGEST_WEIGHT = 1e9
 """Larger weights are the result of an explosion, also where they are finite."""
 
 
 class RunEnded(UserError):
-    """A run ended badly although its input was valid, for example because it diverged. Commands exit with code 1."""
+    """A run ended badly although its input was valid, for example because it diverged."""
+
+    exit_code = 1
 
 
 class Health:
@@ -39,6 +48,8 @@ class Health:
         self.max_nonfinite = max_nonfinite
         self.good_step = counters.step
         """The last step with a good loss, which was computed with the weights after the step before it."""
+        self._good_average = counters.loss_average
+        self._jumped: list[float] = []  # the losses since the last good one
 
     def count(self, step: int, loss: float, norm: float) -> bool:
         """Count a step with this loss and gradient norm, and return whether both are finite.
@@ -47,15 +58,31 @@ class Health:
             RunEnded: too many steps in a row were not finite.
         """
         finite = self.counters.count(loss, norm)
-        if finite and not self.counters.exploded:
+        if finite and self._is_good(loss):
             self.good_step = step
         if self.counters.nonfinite_in_row >= self.max_nonfinite and not finite:
             problem = nonfinite_message(self.network, loss, self.counters.nonfinite_in_row)
             raise RunEnded(f"{problem}; {self.way_back()}")
         return finite
 
-    def problem(self) -> str:
-        """Return why the state of the run must not become a checkpoint, or ""; it may wait for the device."""
+    def _is_good(self, loss: float) -> bool:
+        """Return whether a finite loss, which was counted, has neither jumped nor exploded."""
+        if self._good_average is None or self.counters.loss_first is None:
+            self._good_average = loss
+        elif loss > max(JUMPED * self._good_average, self.counters.loss_first):
+            self._jumped.append(loss)
+            return False
+        else:
+            self._good_average += SMOOTHING * (loss - self._good_average)
+        self._jumped.clear()
+        return not self.counters.exploded
+
+    def problem(self, finished: bool = False) -> str:
+        """Return why the state of the run must not become a checkpoint, or ""; it may wait for the device.
+
+        Args:
+            finished: whether the run ends now; a single loss that has jumped is then no problem.
+        """
         counters = self.counters
         if counters.nonfinite_in_row:
             return f"the last {counters.nonfinite_in_row} step(s) were not finite"
@@ -63,6 +90,11 @@ class Health:
             return (
                 f"the loss is {counters.loss_average:.4g} on average, more than {EXPLODED} times its lowest average, "
                 f"{counters.loss_lowest:.4g}"
+            )
+        if len(self._jumped) > finished:
+            return (
+                f"the loss has jumped to {self._jumped[-1]:.4g}, more than {JUMPED} times the average before, "
+                f"{self._good_average:.4g}"
             )
         for what, model in (("weights", self.network), ("averaged weights", self.average)):
             if not usable(model):

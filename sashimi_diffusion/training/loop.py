@@ -25,14 +25,13 @@ from sashimi_diffusion.training.ema import Ema
 from sashimi_diffusion.training.execution import compile_blocks, enable_gradient_checkpointing
 from sashimi_diffusion.training.feed import Feed
 from sashimi_diffusion.training.health import Health, RunEnded
-from sashimi_diffusion.training.log import Log
+from sashimi_diffusion.training.log import Log, ProgressBar
 from sashimi_diffusion.training.optimizer import (
     create_optimizer,
     learning_rate_factor,
     set_learning_rate,
     watch_plateau,
 )
-from sashimi_diffusion.training.progress import ProgressBar
 from sashimi_diffusion.training.run_folder import (
     METRICS,
     check_metrics,
@@ -250,7 +249,9 @@ class Trainer:
         due = self._due(training.checkpoint_every, finished or abandoned)
         checkpoint = due or (self._postponed and logged and self.counters.step % self.task.chunks == 0)
         samples = checkpoint if training.sample_every is None else self._due(training.sample_every, finished)
-        state = problem = self.health.problem() if checkpoint or samples else ""
+        problem = self.health.problem(finished) if checkpoint or samples else ""
+        if checkpoint:
+            self._postponed = bool(problem)
         if finished:
             self.health.end(problem)
         if self._due(training.validate_every, finished) and not self._validate() and checkpoint:
@@ -264,7 +265,6 @@ class Trainer:
             self._save_checkpoint(finished)
         elif due:
             self.log.print(f"step {self.counters.step}: no checkpoint, because {problem}; {self.health.way_back()}")
-        self._postponed = bool(state) if checkpoint else self._postponed
 
     def _log_training(self, rate: float) -> None:
         """Log the mean loss since the last training line, and the gradient norm and learning rate of this step."""

@@ -9,9 +9,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from sashimi_diffusion.arguments import short_form
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.files import files_written_beside, folder_written_beside, write_file, writing
 from sashimi_diffusion.paths import is_folder, kind, read_bytes, read_json, status
+from sashimi_diffusion.strict_json import json_text
 from sashimi_diffusion.terminal import printable
 from sashimi_diffusion.training.checkpoints import list_checkpoints
 from sashimi_diffusion.training.config import (
@@ -24,7 +26,6 @@ from sashimi_diffusion.training.config import (
     with_measured,
 )
 from sashimi_diffusion.training.settings import read_overrides
-from sashimi_diffusion.training.strict_json import json_text
 from sashimi_diffusion.training.yaml_files import apply_overrides, read_yaml_file, write_yaml
 
 CONFIG = "config.yaml"
@@ -120,7 +121,7 @@ def _output_dir(kind: type[RunConfig], file: str | Path, overrides: list[str]) -
     tree = read_overrides(kind, apply_overrides(read_yaml_file(file), overrides))
     output_dir = tree.get("output_dir", kind.model_fields["output_dir"].default)
     if not isinstance(output_dir, str) or not output_dir:
-        raise UserError(f"output_dir must be text, not {output_dir!r}")
+        raise UserError(f"output_dir must be text, not {short_form(output_dir)}")
     return output_dir
 
 
@@ -240,7 +241,7 @@ def check_metrics(path: Path, last_step: int, digest: str) -> str:
     """
     if status(path) is None:
         return f"{printable(path)} is missing: it begins anew after step {last_step}" if last_step else ""
-    if hashlib.sha256(_lines_up_to(path, last_step)).hexdigest() != digest and digest:
+    if digest and hashlib.sha256(_lines_up_to(path, last_step)).hexdigest() != digest:
         raise UserError(
             f"{printable(path)} was changed: its lines up to step {last_step} are not those of the run; restore it, or "
             "move it away to begin a new one"

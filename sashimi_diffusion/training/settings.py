@@ -155,22 +155,10 @@ def first_problem(error: ValidationError, kind: type[BaseModel], tree: Any, pref
     if type_ == "missing":
         return UserError(f"the config key {prefix}{_dotted(location)} is missing")
 
-    # Follow the location of the problem through the nested groups of settings down to one field. The rest of the
-    # location is inside the value of that field.
-    annotation, value, field, path = kind, tree, FieldInfo(), []  # type: Any, Any, FieldInfo, list[str | int]
-    for key in location:
-        if _is_group(annotation):
-            if key not in annotation.model_fields:
-                return unknown_key(key, annotation.model_fields, prefix + "".join(f"{short_key(one)}." for one in path))
-            field = annotation.model_fields[str(key)]
-            annotation = field.annotation
-        elif typing.get_origin(annotation) is dict and _is_group(typing.get_args(annotation)[1]):
-            annotation = typing.get_args(annotation)[1]
-        else:
-            break
-        value = value[key]
-        path.append(key)
-
+    annotation, value, field, path = _followed(location, kind, tree)
+    if _is_group(annotation) and len(path) < len(location):
+        group = prefix + "".join(f"{short_key(key)}." for key in path)
+        return unknown_key(location[len(path)], annotation.model_fields, group)
     if type_ == "string_unicode" and _is_group(annotation):  # pydantic does not name the key that is not UTF-8
         unknown = next(key for key in value if not str(key).isprintable())
         return unknown_key(unknown, annotation.model_fields, f"{prefix}{_dotted(path)}." if path else prefix)
@@ -184,6 +172,30 @@ def first_problem(error: ValidationError, kind: type[BaseModel], tree: Any, pref
     if cause is not None:
         return UserError(f"{name} is {short_form(value)}: {cause}")
     return UserError(f"{name} must be {_describe(annotation)}, not {short_form(value)}")
+
+
+def _followed(
+    location: Sequence[str | int], kind: type[BaseModel], tree: Any
+) -> tuple[Any, Any, FieldInfo, list[str | int]]:
+    """Follow the location of a problem through nested groups of settings down to one field, or to an unknown key.
+
+    The rest of the location is inside the value of that field.
+
+    Returns:
+        type and value at the end of the path, the field there, and the path, a part of ``location``.
+    """
+    annotation, value, field, path = kind, tree, FieldInfo(), []  # type: Any, Any, FieldInfo, list[str | int]
+    for key in location:
+        if _is_group(annotation) and key in annotation.model_fields:
+            field = annotation.model_fields[str(key)]
+            annotation = field.annotation
+        elif typing.get_origin(annotation) is dict and _is_group(typing.get_args(annotation)[1]):
+            annotation = typing.get_args(annotation)[1]
+        else:
+            break
+        value = value[key]
+        path.append(key)
+    return annotation, value, field, path
 
 
 def _join(name: str, key: object) -> str:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from sashimi_diffusion.cuda_graph import record_cuda_graph, run_on_side_stream
 from sashimi_diffusion.errors import UserError
+from sashimi_diffusion.terminal import first_line, say
 from sashimi_diffusion.training.config import RunConfig
 from sashimi_diffusion.training.ema import Ema
 from sashimi_diffusion.training.feed import Feed, map_tensors
@@ -70,6 +71,11 @@ class Parts:
                 self.accelerator.backward(loss)
             total += loss.detach()
         return self.accelerator.reduce(total, "mean"), gradient_norm(self.task.network)
+
+    def say(self, text: str) -> None:
+        """Print a line on the main process."""
+        if self.accelerator.is_main_process:
+            say(text)
 
 
 class Step(Protocol):
@@ -197,10 +203,10 @@ class DeviceStep:
         try:
             return record(self.compute)
         except RuntimeError as error:
-            reason = str(error).splitlines()[0]
+            reason = first_line(error)
             if not self.fall_back:
                 raise UserError(f"training.cuda_graph is true, but the step cannot be recorded: {reason}") from error
-            self.parts.accelerator.print(f"training without a CUDA graph: the step cannot be recorded: {reason}")
+            self.parts.say(f"training without a CUDA graph: the step cannot be recorded: {reason}")
             return self.compute
 
     def _wait_for_earlier_steps(self) -> None:
@@ -232,7 +238,7 @@ def create_step(parts: Parts, on_device: bool, nonfinite_in_row: int) -> Step:
     if reason and wanted is True:
         raise UserError(f"training.cuda_graph is true, but {reason}: set auto or false")
     if reason and wanted == "auto" and parts.feed.device.type == "cuda":
-        parts.accelerator.print(f"training without a CUDA graph: {reason}")
+        parts.say(f"training without a CUDA graph: {reason}")
     if not on_device:
         return EagerStep(parts)
     record = None if reason or wanted is False else record_cuda_graph

@@ -18,7 +18,6 @@ from sashimi_diffusion.benchmarks.counters import (
     floor_bytes,
     main,
 )
-from sashimi_kernels.commands import run as run_and_report
 from sashimi_kernels.counters import Counts
 
 NETWORKS = [("nplr", 64), ("diag", 64), ("nplr", 128), ("diag", 128)]
@@ -83,7 +82,7 @@ def test_recurrent_steps_do_not_wait_for_the_device() -> None:
 
 def run_command(monkeypatch: pytest.MonkeyPatch, *options: str) -> int:
     monkeypatch.setattr(sys, "argv", ["counters", *options])
-    return run_and_report(main)
+    return main()
 
 
 def test_the_command_prints_its_table(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -299,9 +299,12 @@ def test_the_marker_of_gpu_tests_exists() -> None:
     [
         ((), "error: no CUDA device: "),
         (("--only", "card", "nothing"), "error: unknown part 'nothing': expected some of card, "),
-        (("--minutes", "0"), "error: argument --minutes: expected a number above 0, got 0"),
+        (("--minutes", "0"), "error: --minutes is 0: expected a number above 0 and up to 1440"),
         (("--peer", "missing-folder"), "error: the folder missing-folder of --peer does not exist: see docs/gpu.md"),
-        (("--dry-run", "--out", "/dev/null/folder"), "error: cannot write to /dev/null/folder (Not a directory)"),
+        (
+            ("--dry-run", "--out", "/dev/null/folder"),
+            "error: cannot write to /dev/null/folder: Not a directory; choose another --out",
+        ),
     ],
 )
 def test_errors_are_one_line(

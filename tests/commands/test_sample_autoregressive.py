@@ -138,7 +138,9 @@ def test_a_prefix_without_sound_is_refused_and_no_file_is_changed(
     for arguments in ([], ["--stream", stream]):
         assert run(folder, tmp_path / "out", "--prefix", tmp_path / "prefix.wav", *arguments) == 2
         error = capsys.readouterr().err
-        assert error.startswith(f"error: the prefix has no sound (length {len(samples)}, ")
+        assert error.startswith(
+            f"error: --prefix {tmp_path / 'prefix.wav'}: the prefix has no sound (length {len(samples)}, "
+        )
         assert error.count("\n") == 1
     assert stream.read_bytes() == b"made before"
     assert not (tmp_path / "out").exists()
@@ -167,7 +169,7 @@ def test_a_prefix_shorter_than_a_frame_is_continued(folder: Path, tmp_path: Path
         (["--seconds", "1e308"], "cannot generate 1e+308 seconds of audio: ask for a number above 0, up to"),
         (["--seconds", "3e5"], "such a file holds at most 4295 MB: ask for fewer --seconds, at most 268435"),
         (["--seconds", "2e5", "--batch-size", "1000000"], "GB are free"),
-        (["--num-samples", "1000000000000"], "ask for fewer --num-samples"),
+        (["--num-samples", "1000000000"], "ask for fewer --num-samples"),
         (["--temperature", "1e-300"], "temperature must be 0 (greedy) or above"),
         (["--top-k", "1" + "0" * 30], "top_k must be at least 1"),
         (["--prefix", "/dev/zero"], "/dev/zero: a device, not a regular file"),

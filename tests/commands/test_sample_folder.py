@@ -265,7 +265,7 @@ def test_the_end_of_another_process_is_one_line(
     tmp_path: Path, state: PartialState, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def lost(_: object) -> None:
-        raise RuntimeError("Connection closed by peer")
+        raise RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer")
 
     monkeypatch.setattr(sample_folder, "gather_object", lost)
     with pytest.raises(UserError, match="another process of this run has ended"), open_folder(tmp_path, state) as out:

@@ -106,7 +106,7 @@ def test_a_class_or_a_function_creates_an_extractor(name: str):
         ("mine:failing", r"mine:failing failed \(RuntimeError: no weights\)"),
         ("mine:leaving", r"mine:leaving failed \(SystemExit: 0\)"),
         ("mine:nothing", "returned NoneType, which lacks one of name, sample_rate"),
-        ("mine:WithRate", "has a sample rate that is no whole number of Hz from 1 to 1000000"),
+        ("mine:WithRate", "has a sample rate that is no whole number of Hz from 100 to 1,000,000"),
         ("mine:WithNumber", "has no text as its fingerprint"),
     ],
 )

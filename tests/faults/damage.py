@@ -1,16 +1,13 @@
-"""Damaged files for the tests of faults, and a child process with little memory and time."""
+"""Damaged files for the tests of faults."""
 
 import os
-import pickle
 import random
-import resource
 import shutil
-import signal
-import traceback
 import wave
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+
+import numpy as np
 
 
 def _wav(path: Path) -> None:
@@ -55,6 +52,32 @@ DAMAGE: dict[str, Callable[[Path], None]] = {
 """Kind of damage -> function that damages a file."""
 
 
+def _flipped(place: float) -> Callable[[bytes], bytes]:
+    """Return a function that flips a bit of the byte at this fraction of a file."""
+
+    def flip(content: bytes) -> bytes:
+        position = round(place * (len(content) - 1))
+        return content[:position] + bytes([content[position] ^ 1]) + content[position + 1 :]
+
+    return flip
+
+
+CHANGES: dict[str, Callable[[bytes], bytes]] = {
+    "emptied": lambda content: b"",
+    "cut by two bytes": lambda content: content[:-2],
+    "cut to a half": lambda content: content[: len(content) // 2],
+    "zeroed": lambda content: bytes(len(content)),
+    "zeroed at the end": lambda content: content[: len(content) // 2] + bytes(len(content) - len(content) // 2),
+    "not a number": lambda content: np.full(-(-len(content) // 4), np.nan, "<f4").tobytes()[: len(content)],
+    "longer": lambda content: content + b"\0\0\0\0",
+    "repeated": lambda content: content + content,
+    "reversed": lambda content: content[::-1],
+    "other text": lambda content: b"[" * 100_000,
+    **{f"flipped at {place}": _flipped(place) for place in (0.0, 0.1, 0.35, 0.5, 0.75, 0.98, 1.0)},
+}
+"""Kind of damage -> function that returns the changed content of a file."""
+
+
 def flips(content: bytes, positions: int, first: int = 0, last: int | None = None, seed: int = 0) -> Iterator[bytes]:
     """Yield the content with one flipped bit, for random positions from ``first`` to ``last``."""
     chosen = random.Random(seed)
@@ -69,36 +92,3 @@ def restore(folder: Path, good: Path) -> None:
     """Replace a folder by a copy of ``good``."""
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(good, folder)
-
-
-def in_child(function: Callable[[], Any], memory: int = 1 << 30, seconds: int = 60) -> Any:
-    """Return the result of a function in a forked process, which may allocate ``memory`` more bytes.
-
-    Raises:
-        AssertionError: the function raised an exception, or the process was ended by a signal or for its time.
-    """
-    reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            import torch
-
-            torch.set_num_threads(1)  # the threads of the parent do not exist here
-            pages = int(Path("/proc/self/statm").read_text().split()[0])
-            limit = pages * resource.getpagesize() + memory
-            resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-            signal.alarm(seconds)
-            result = True, function()
-        except BaseException:
-            result = False, traceback.format_exc()
-        with os.fdopen(writing, "wb") as file:
-            file.write(pickle.dumps(result))
-        os._exit(0)
-    os.close(writing)
-    with os.fdopen(reading, "rb") as file:
-        content = file.read()
-    _, status = os.waitpid(child, 0)
-    assert content, f"the process was ended by the signal {os.WTERMSIG(status)}"
-    succeeded, result = pickle.loads(content)
-    assert succeeded, result
-    return result

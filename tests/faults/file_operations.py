@@ -54,9 +54,11 @@ def inject(record: str | None = None, at: int | None = None, when: str = "before
                 if name in _NEEDS_SPACE:
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                 return function(*arguments, **options)
-            if when == "after":
-                function(*arguments, **options)
-            os._exit(CRASHED)
+            try:
+                if when == "after":
+                    function(*arguments, **options)
+            finally:
+                os._exit(CRASHED)
 
         return call
 

@@ -52,6 +52,8 @@ class Call:
         reader: whether somebody reads stdout; False: it is a pipe that is closed at the other end.
         umask: the umask of the process.
         fault: arguments of :func:`tests.faults.file_operations.inject`, or None.
+        seconds: limit of time.
+        gigabytes: limit of the memory that it may allocate.
     """
 
     command: str

@@ -94,6 +94,7 @@ class Child:
         for number, name in ((1, "out"), (2, "err")):
             os.dup2(os.open(f"{self.output}.{name}", os.O_WRONLY | os.O_CREAT), number)
         sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for tests in the background
         signal.alarm(500)  # no child outlives a test that fails
 
     @staticmethod

@@ -135,12 +135,9 @@ class _Place:
         ended, status = os.waitpid(self._child, os.WNOHANG)
         if not ended and time.monotonic() < self._end:
             return None
-        code: int | str = TIMED_OUT
-        if ended:
-            code = os.waitstatus_to_exitcode(status)
-        else:
-            os.killpg(self._child, signal.SIGKILL)
-            os.waitpid(self._child, 0)
+        code: int | str = os.waitstatus_to_exitcode(status) if ended else TIMED_OUT
+        if not ended:
+            self.stop()
         self._child = 0
         after = snapshot(self.work)
         return {
@@ -151,9 +148,16 @@ class _Place:
             "changed": sorted(path for path, entry in self._before.items() if after.get(path) != entry),
         }
 
+    def stop(self) -> None:
+        """End the child."""
+        if self._child:
+            os.killpg(self._child, signal.SIGKILL)
+            os.waitpid(self._child, 0)
+            self._child = 0
+
 
 def _serve() -> None:
-    """Answer the requests on stdin until it ends."""
+    """Answer the requests on stdin until the tests close it or end."""
     functions = {name: _load(name, module) for name, module in COMMANDS.items()}
     for name in _LATER:
         with contextlib.suppress(ImportError):
@@ -176,12 +180,13 @@ def _serve() -> None:
 
 def _answer(functions: dict[str, Callable[[], Any]], places: list[_Place]) -> None:
     queue: list[dict[str, Any]] = []
-    unread, open_input = b"", True
-    while open_input or queue or any(place.busy for place in places):
+    unread = b""
+    while True:
         busy = any(place.busy for place in places)
-        if open_input and select.select([0], [], [], 0.002 if busy else None)[0]:
+        if select.select([0], [], [], 0.002 if busy else None)[0]:
             block = os.read(0, 1 << 16)
-            open_input = bool(block)
+            if not block:
+                break
             *lines, unread = (unread + block).split(b"\n")
             queue += map(json.loads, lines)
         for place in places:
@@ -193,6 +198,8 @@ def _answer(functions: dict[str, Callable[[], Any]], places: list[_Place]) -> No
             if not place.busy and queue:
                 request = queue.pop(0)
                 place.start(request, functions[request["command"]])
+    for place in places:
+        place.stop()
 
 
 def _load(name: str, module: str) -> Callable[[], Any]:
@@ -205,8 +212,6 @@ def _load(name: str, module: str) -> Callable[[], Any]:
         spec.loader.exec_module(loaded)
     else:
         loaded = importlib.import_module(module)
-    if name.endswith("counters"):  # its main raises errors, and its last line is `run(main)`
-        return lambda: loaded.run(loaded.main)
     return loaded.main
 
 

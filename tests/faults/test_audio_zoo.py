@@ -10,10 +10,25 @@ from sashimi_diffusion.data import audio, decoding
 from sashimi_diffusion.data.audio import AudioFileError, read_audio
 from sashimi_diffusion.data.audio_folder import AudioFolder
 from sashimi_diffusion.data.levels import level_warning
-from tests.faults.audio_specimens import MAX_SAMPLES, RATE, Decoded, Refused, Specimen
-from tests.faults.audio_zoo import all_specimens
+from tests.faults import audio_zoo_damaged as damaged
+from tests.faults import audio_zoo_sound as sound
+from tests.faults.audio_specimens import MAX_SAMPLES, RATE, Decoded, Refused, Specimen, of, without_tag
 
-ZOO = all_specimens()
+FAMILIES = (
+    sound.sound,
+    sound.coded,
+    sound.misnamed,
+    sound.streamed,
+    sound.surrounded,
+    sound.odd,
+    damaged.cut,
+    damaged.lying,
+    damaged.levels,
+    damaged.no_audio,
+    damaged.long,
+    damaged.flipped_bits,
+)
+ZOO = [specimen for family in FAMILIES for specimen in family()]
 _ONLY_RESAMPLED = ("impossible rate", "too long when resampled")
 
 
@@ -71,6 +86,27 @@ def test_a_data_set_skips_the_bad_files_of_the_zoo_and_names_each(tmp_path: Path
     assert {specimen.name for specimen in chosen if isinstance(specimen.outcome, Refused)} <= bad
     assert {specimen.name for specimen in chosen if isinstance(specimen.outcome, Decoded)} <= used
     assert all(np.isfinite(dataset[index]["waveform"]).all() for index in range(0, len(dataset), 50))
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="files are opened by their path without /proc")
+@pytest.mark.parametrize("format", ["WAV", "FLAC", "OGG", "MP3"])
+def test_files_that_macos_writes_beside_audio_change_nothing(tmp_path: Path, format: str) -> None:
+    path = tmp_path / f"a.{format.lower()}"
+    path.write_bytes(of(format))
+    expected = read_audio(path)
+    for beside in (b"", bytes.fromhex("0005160700020000") + b"Mac OS X".ljust(216)):
+        (tmp_path / f"._{path.name}").write_bytes(beside)
+        assert np.array_equal(read_audio(path), expected)
+
+
+def test_an_mp3_without_tag_in_a_folder_with_an_empty_resource_fork(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)  # libsndfile looks there for the forks of what is no file
+    path = tmp_path / "a.mp3"
+    path.write_bytes(without_tag(of("MP3")))
+    read_audio(path)
+    (tmp_path / "._").touch()
+    with pytest.raises(AudioFileError, match="its decoder cannot begin"):  # not a division by zero
+        read_audio(path)
 
 
 def _check_reason(error: AudioFileError, name: str) -> None:

@@ -1,13 +1,11 @@
-"""Tests of damaged caches: every file is damaged in every way; results equal fresh ones, and one line says so."""
+"""Tests of damaged caches of recordings and features: each is made again, and one line says so."""
 
 import io
-import json
 import multiprocessing
 import os
 import shutil
 import time
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,38 +17,11 @@ from sashimi_diffusion.cache_files import read_cache_file, read_cache_record, wr
 from sashimi_diffusion.data.cache import cached_recordings
 from sashimi_evaluation.clips import open_clips
 from sashimi_evaluation.feature_extraction import ClipNetwork, extract_clip_features
-from sashimi_kernels import choices
+from tests.faults.damage import CHANGES
 
 TAKES = ("first", "second")
 """Two folders of recordings with the same names and lengths, and different content."""
 LENGTHS = (400, 300, 300)
-NO_NUMBA = "numba is not installed (pip install 'sashimi-diffusion[fast]')"
-GPU = {"diagonal_kernel float32 1000": "torch", "diagonal_kernel float32 4000": "triton"}
-
-
-def flipped(place: float) -> Callable[[bytes], bytes]:
-    """Return a function that flips a bit of the byte at this fraction of a file."""
-
-    def flip(content: bytes) -> bytes:
-        position = round(place * (len(content) - 1))
-        return content[:position] + bytes([content[position] ^ 1]) + content[position + 1 :]
-
-    return flip
-
-
-DAMAGES: dict[str, Callable[[bytes], bytes]] = {
-    "emptied": lambda content: b"",
-    "cut by two bytes": lambda content: content[:-2],
-    "cut to a half": lambda content: content[: len(content) // 2],
-    "zeroed": lambda content: bytes(len(content)),
-    "zeroed at the end": lambda content: content[: len(content) // 2] + bytes(len(content) - len(content) // 2),
-    "not a number": lambda content: np.full(-(-len(content) // 4), np.nan, "<f4").tobytes()[: len(content)],
-    "longer": lambda content: content + b"\0\0\0\0",
-    "repeated": lambda content: content + content,
-    "reversed": lambda content: content[::-1],
-    "other text": lambda content: b"[" * 100_000,
-    **{f"flipped at {place}": flipped(place) for place in (0.0, 0.1, 0.35, 0.5, 0.75, 0.98, 1.0)},
-}
 
 
 @pytest.fixture(scope="module")
@@ -140,13 +111,13 @@ def case(built, takes: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> C
     return lambda kind: Case(kind, takes, *built[kind], tmp_path / "copy", capsys)
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("damage", CHANGES)
 @pytest.mark.parametrize(("kind", "pattern"), FILES)
 def test_a_damaged_file_is_made_again(case: Callable[[str], Case], kind: str, pattern: str, damage: str) -> None:
     damaged = case(kind)
     path = damaged.files(pattern)[0]
     content = path.read_bytes()
-    path.write_bytes(DAMAGES[damage](content))
+    path.write_bytes(CHANGES[damage](content))
     assert path.read_bytes() != content
     damaged.assert_rebuilt()
 
@@ -321,147 +292,6 @@ def test_several_processes_find_the_damage_at_once(case: Callable[[str], Case], 
         assert worker.exitcode == 0
     assert len(damaged.files("*/index.json")) == 2
     assert not damaged.files(".*")
-
-
-# Choices of backends. Only a benchmark on a GPU can make them again.
-
-
-@pytest.fixture
-def chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("SASHIMI_CACHE", str(tmp_path))
-    return choices.save_choices("NVIDIA H100", GPU)
-
-
-def assert_ignored() -> None:
-    """Assert that the file is ignored with one warning, and that saving replaces it."""
-    with pytest.warns(UserWarning, match=r"kernel-choices\.json is ignored \(.*creates it again") as caught:
-        assert choices.load_choices() == {}
-    assert len(caught) == 1
-    with pytest.warns(UserWarning, match="is ignored"):
-        choices.save_choices("NVIDIA H100", GPU)
-    assert choices.load_choices() == {"NVIDIA H100": GPU}
-
-
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_damaged_choices_are_ignored(chosen: Path, damage: str) -> None:
-    chosen.write_bytes(DAMAGES[damage](chosen.read_bytes()))
-    assert_ignored()
-
-
-def test_every_flipped_byte_of_the_choices_is_noticed(chosen: Path) -> None:
-    content = chosen.read_bytes()
-    for position in range(len(content)):
-        chosen.write_bytes(content[:position] + bytes([content[position] ^ 1]) + content[position + 1 :])
-        with pytest.warns(UserWarning, match="is ignored"):
-            assert choices.load_choices() == {}
-
-
-@pytest.mark.parametrize(
-    "table", [None, [], "x", 3, {"A": None}, {"A": [GPU]}, {"A": {"x": 1}}, {"A": {"x": ["torch"]}}]
-)
-def test_choices_of_wrong_types_are_ignored(chosen: Path, table: Any) -> None:
-    chosen.write_text(json.dumps(table))
-    assert_ignored()
-
-
-def test_choices_that_are_no_regular_file_are_ignored(chosen: Path) -> None:
-    chosen.unlink()
-    os.mkfifo(chosen)
-    assert_ignored()
-
-
-def test_choices_without_a_checksum_are_used(chosen: Path) -> None:
-    """Older versions and `make gpu-check` write such files."""
-    chosen.write_text(json.dumps({"NVIDIA H100": GPU}))
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert choices.load_choices() == {"NVIDIA H100": GPU}
-
-
-# Compiled functions.
-
-
-@pytest.fixture
-def compile_function(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], Any]]:
-    """Return a function that compiles a small function, or loads it from the empty cache folder of this test."""
-    numba = pytest.importorskip("numba", reason=NO_NUMBA)
-    from sashimi_diffusion.generation.numba_engine.compiled_cache import kept_on_disk
-
-    monkeypatch.setenv("SASHIMI_CACHE", str(tmp_path / "cache"))
-    monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
-
-    def polynomial(x):
-        return 3 * x * x + x
-
-    return lambda: kept_on_disk(numba.njit(polynomial))
-
-
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_damaged_machine_code_is_compiled_again(
-    compile_function: Callable[[], Any], tmp_path: Path, capsys: pytest.CaptureFixture, damage: str
-) -> None:
-    assert compile_function()(2.0) == 14
-    (path,) = (tmp_path / "cache" / "compiled").iterdir()
-    content = path.read_bytes()
-    path.write_bytes(DAMAGES[damage](content))
-    capsys.readouterr()
-    again = compile_function()
-    assert again(2.0) == 14
-    assert sum(again.stats.cache_misses.values()) == 1
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1
-    assert f"note: {path} in the cache is damaged (" in said
-    loaded = compile_function()
-    assert loaded(2.0) == 14
-    assert sum(loaded.stats.cache_hits.values()) == 1
-    assert capsys.readouterr().err == ""
-
-
-def test_machine_code_of_another_signature_is_not_run(
-    compile_function: Callable[[], Any], tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
-    function = compile_function()
-    assert (function(2.0), function(2)) == (14.0, 14)
-    first, second = sorted((tmp_path / "cache" / "compiled").iterdir())
-    shutil.copy(first, tmp_path / "beside")
-    shutil.copy(second, first)
-    shutil.copy(tmp_path / "beside", second)
-    function = compile_function()
-    assert (function(2.0), function(2)) == (14.0, 14)
-    assert capsys.readouterr().err.count("is damaged") == 2
-
-
-def test_a_folder_that_cannot_be_written_is_said_once_per_function(
-    compile_function: Callable[[], Any], tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
-    (tmp_path / "cache").write_text("a file in the place of the folder")
-    function = compile_function()
-    assert (function(2.0), function(2.0)) == (14, 14)
-    said = capsys.readouterr().err
-    assert said.startswith("note: cannot keep compiled functions in ")
-    assert said.count("\n") == 1
-    assert "SASHIMI_CACHE" in said
-
-
-def test_the_folder_of_numba_is_used_if_the_user_has_set_it(
-    compile_function: Callable[[], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "numba"))
-    assert compile_function()(2.0) == 14
-    assert len(list((tmp_path / "numba").iterdir())) == 1
-    assert not (tmp_path / "cache").exists()
-
-
-def test_generation_keeps_its_machine_code_out_of_the_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    pytest.importorskip("numba", reason=NO_NUMBA)
-    from sashimi_diffusion.generation.numba_engine.step import run
-
-    monkeypatch.setenv("SASHIMI_CACHE", str(tmp_path))
-    monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
-    assert run.stats.cache_path == str(tmp_path / "compiled")
-
-
-# The files themselves.
 
 
 @pytest.mark.parametrize("content", [b"", b"\n", b"text", bytes(1000)], ids=len)

@@ -23,6 +23,7 @@ from sashimi_diffusion.training.diffusion.config import DiffusionConfig
 from sashimi_diffusion.training.diffusion.task import DiffusionTask
 from sashimi_diffusion.training.loop import train
 from sashimi_diffusion.training.yaml_files import apply_overrides, write_yaml
+from tests.faults.damage import DAMAGE
 from tests.training.conftest import TINY, write_recordings
 
 NEWEST, BEFORE = "checkpoints/step-000006", "checkpoints/step-000004"
@@ -88,37 +89,10 @@ def weights(run: Path) -> bytes:
     return (run / "checkpoints/step-000007/model.safetensors").read_bytes()
 
 
-def truncated(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
-def emptied(path: Path) -> None:
-    path.write_bytes(b"")
-
-
 def flipped(path: Path) -> None:
     content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 0xFF
+    content[len(content) // 2] ^= 0xFF  # a single bit could change a digit of measured.json, which has no checksum
     path.write_bytes(content)
-
-
-def deleted(path: Path) -> None:
-    path.unlink()
-
-
-def turned_into_a_folder(path: Path) -> None:
-    path.unlink()
-    path.mkdir()
-
-
-def turned_into_a_fifo(path: Path) -> None:
-    path.unlink()
-    os.mkfifo(path)
-
-
-def turned_into_a_loop(path: Path) -> None:
-    path.unlink()
-    path.symlink_to(path)
 
 
 def swapped_with_the_checkpoint_before(path: Path) -> None:
@@ -130,27 +104,22 @@ def swapped_with_another_file(path: Path) -> None:
     shutil.copy(path.with_name(names[0]), path)
 
 
-def binary(path: Path) -> None:
-    path.write_bytes(bytes(range(256)) * 4)
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    **{kind: DAMAGE[kind] for kind in ("half", "empty", "missing", "a folder", "a FIFO", "a loop of links")},
+    **{kind: DAMAGE[kind] for kind in ("random bytes", "deep JSON")},
+    "flipped": flipped,
+    "of the checkpoint before": swapped_with_the_checkpoint_before,
+    "another file": swapped_with_another_file,
+}
 
 
-def deep(path: Path) -> None:
-    path.write_text("[" * 100_000)
-
-
-DAMAGES = [
-    *(truncated, emptied, flipped, deleted, turned_into_a_folder, turned_into_a_fifo, turned_into_a_loop),
-    *(swapped_with_the_checkpoint_before, swapped_with_another_file, binary, deep),
-]
-
-
-@pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
+@pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("name", FILES)
-def test_a_damaged_file_of_a_checkpoint(run: Path, resume: Callable, name: str, damage: Callable) -> None:
+def test_a_damaged_file_of_a_checkpoint(run: Path, resume: Callable, name: str, damage: str) -> None:
     path = run / NEWEST / name
-    damage(path)
+    DAMAGES[damage](path)
     before = sorted(run.rglob("*"))
-    if (name, damage) == ("manifest.json", swapped_with_the_checkpoint_before):
+    if (name, damage) == ("manifest.json", "of the checkpoint before"):
         path = run / NEWEST / FILES[0]  # the first file that differs from the manifest of another checkpoint
     check_refused(resume(), str(path), WAY_OUT)
     assert sorted(run.rglob("*")) == before
@@ -329,28 +298,29 @@ def another_recipe(path: Path) -> None:
     path.write_text(write_yaml(recipe))
 
 
-RUN_FILES: list[tuple[str, Callable[[Path], None], str]] = [
-    *(("config.yaml", damage, "config.yaml is damaged: ") for damage in (truncated, emptied, binary)),
-    ("config.yaml", turned_into_a_folder, "config.yaml is damaged: "),
-    ("config.yaml", turned_into_a_loop, "config.yaml"),
-    ("config.yaml", deleted, "config.yaml is missing, but there are checkpoints: restore it, or give the settings"),
+RUN_FILES: list[tuple[str, Callable[[Path], object], str]] = [
+    *(("config.yaml", DAMAGES[kind], "config.yaml is damaged: ") for kind in ("half", "empty", "random bytes")),
+    ("config.yaml", DAMAGES["a folder"], "config.yaml is damaged: "),
+    ("config.yaml", DAMAGES["a loop of links"], "config.yaml"),
+    ("config.yaml", DAMAGES["missing"], "config.yaml is missing, but there are checkpoints: restore it, or give the"),
     ("config.yaml", another_recipe, "has the run of another recipe, because config.yaml lacks objective, schedule"),
     ("config.yaml", lambda path: path.write_text("seed: 0\nmodel: 3\ndata: 4\n"), "config.yaml lacks objective"),
     *(
-        ("measured.json", damage, "measured.json is damaged: ")
-        for damage in (truncated, emptied, flipped, binary, deep)
+        ("measured.json", DAMAGES[kind], "measured.json is damaged: ")
+        for kind in ("half", "empty", "flipped", "random bytes", "deep JSON", "a folder")
     ),
-    ("measured.json", turned_into_a_folder, "measured.json is damaged: "),
-    ("measured.json", turned_into_a_fifo, "measured.json is a FIFO: expected the measured values"),
+    ("measured.json", DAMAGES["a FIFO"], "measured.json is a FIFO: expected the measured values"),
     ("measured.json", lambda path: path.write_text('{"waveform_std": "x"}'), "it must have numbers by their names"),
     ("measured.json", lambda path: path.write_text('{"waveform_std": NaN}'), "it must have numbers by their names"),
     ("measured.json", lambda path: path.write_text("[1]"), "it must have numbers by their names"),
-    *(("metrics.jsonl", damage, "its lines up to step 6 are not those") for damage in (truncated, emptied, flipped)),
-    ("metrics.jsonl", binary, "metrics.jsonl was changed: "),
-    ("metrics.jsonl", deep, "metrics.jsonl was changed: "),
-    ("metrics.jsonl", turned_into_a_folder, "metrics.jsonl is a folder: expected the metrics of a run"),
-    ("metrics.jsonl", turned_into_a_fifo, "metrics.jsonl is a FIFO: expected the metrics of a run"),
-    ("metrics.jsonl", turned_into_a_loop, "metrics.jsonl: "),
+    *(
+        ("metrics.jsonl", DAMAGES[kind], "its lines up to step 6 are not those")
+        for kind in ("half", "empty", "flipped")
+    ),
+    *(("metrics.jsonl", DAMAGES[kind], "metrics.jsonl was changed: ") for kind in ("random bytes", "deep JSON")),
+    ("metrics.jsonl", DAMAGES["a folder"], "metrics.jsonl is a folder: expected the metrics of a run"),
+    ("metrics.jsonl", DAMAGES["a FIFO"], "metrics.jsonl is a FIFO: expected the metrics of a run"),
+    ("metrics.jsonl", DAMAGES["a loop of links"], "metrics.jsonl: "),
 ]
 
 
@@ -375,10 +345,10 @@ def test_a_missing_file_that_the_run_replaces(run: Path, folder: Path, resume: C
     assert ("metrics.jsonl is missing: it begins anew after step 6" in out) == (name == "metrics.jsonl")
 
 
-@pytest.mark.parametrize("damage", [truncated, emptied, flipped, binary])
+@pytest.mark.parametrize("damage", ["half", "empty", "flipped", "random bytes"])
 @pytest.mark.parametrize("name", ["model_index.json", "model/diffusion_pytorch_model.safetensors"])
-def test_a_damaged_pipeline_is_replaced(run: Path, folder: Path, resume: Callable, name: str, damage: Callable) -> None:
-    damage(run / "pipeline" / name)
+def test_a_damaged_pipeline_is_replaced(run: Path, folder: Path, resume: Callable, name: str, damage: str) -> None:
+    DAMAGES[damage](run / "pipeline" / name)
     code, _, err = resume()
     assert code == 0, err
     assert (run / "pipeline" / name).read_bytes() == (folder / "longer" / "pipeline" / name).read_bytes()

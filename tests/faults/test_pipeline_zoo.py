@@ -26,7 +26,8 @@ from sashimi_diffusion.pipelines import (
 )
 from sashimi_diffusion.schedulers import DiffWaveScheduler, create_scheduler
 from sashimi_evaluation.classifiers import ResNeXtClassifier, SmallClassifier, load_classifier
-from tests.faults.damage import DAMAGE, flips, in_child, restore
+from tests.faults.damage import DAMAGE, flips, restore
+from tests.faults.limited import in_child
 
 EMBEDDING = {"embedding_sines": 4, "embedding_hidden": 4, "embedding_dim": 4}
 AUDIO = {"sample_rate": 8000, "sample_size": 64}

@@ -231,6 +231,8 @@ def network_of(kind: type[RunConfig], *overrides: str) -> object:
     [
         (DiffusionConfig, "model.norm=x", "unknown norm 'x'"),
         (DiffusionConfig, "model.n_layers=[]", "n_layers must be one number or 3 numbers"),
+        (DiffusionConfig, "model.n_layers=0", "n_layers is 0: expected at least one layer"),
+        (AutoregressiveConfig, "model.n_layers=[0, 0, 0]", "n_layers is [0, 0, 0]: expected at least one layer"),
         (DiffusionConfig, "model.pool=[]", "n_layers must be one number or 1 numbers"),
         (DiffusionConfig, "model.pool=[7, 2]", "data.length is 5120, but this network needs multiples of 14"),
         (DiffusionConfig, "model.parameterization=x", "unknown parameterization 'x'"),

@@ -60,7 +60,7 @@ def test_a_pipeline_folder_is_written(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nothing.pkl", "out"], "there is no file nothing.pkl"),
+        (["nothing.pkl", "out"], "nothing.pkl does not exist"),
         (["official.pkl", "full"], "full already exists and is not empty"),
         (["official.pkl", "official.pkl"], "official.pkl already exists and is a file"),
         (["official.pkl", "official.pkl/out"], "cannot write to official.pkl/out"),

@@ -203,5 +203,5 @@ def test_files_without_a_state_dict_are_refused(tmp_path: Path, content: object)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="there is no file"):
+    with pytest.raises(UserError, match="does not exist: expected an official checkpoint"):
         read_state_dict(tmp_path / "x.pkl")

@@ -150,9 +150,9 @@ def test_causal_pools_with_bidirectional_layers(unet: bool) -> None:
     changed = x.clone()
     changed[..., 37:] += 1
     assert (backbone(changed)[..., :37] - backbone(x)[..., :37]).abs().max() > 1e-3
-    without = SashimiBackbone(
-        16, 0, [4, 4], 2, 2, lambda width, stage: nn.Identity(), causal_pools=True, ff_weight_norm=False, **options
-    ).double()
+    without = autoregressive_backbone(bidirectional=True, **options).double()
+    for stage in (*without.down, without.center, *without.up):
+        del stage[:]
     difference = (without(changed) - without(x)).abs().amax((0, 1))  # through the pools only
     assert difference[:37].max() == 0
     pooled = difference[48:].amin()  # starts at the first whole frame of the slowest stage
@@ -196,7 +196,13 @@ def test_wrong_number_of_layers_is_named(n_layers: list[int]) -> None:
         autoregressive_backbone_with(n_layers)
 
 
-def autoregressive_backbone_with(n_layers: list[int]) -> SashimiBackbone:
+@pytest.mark.parametrize("n_layers", [0, [0, 0, 0]])
+def test_a_backbone_without_layers_is_refused(n_layers: int | list[int]) -> None:
+    with pytest.raises(ValueError, match="expected at least one layer in one of the 3 stages"):
+        autoregressive_backbone_with(n_layers)
+
+
+def autoregressive_backbone_with(n_layers: int | list[int]) -> SashimiBackbone:
     return SashimiBackbone(4, n_layers, [2, 2], 2, 0, lambda width, stage: S4Layer(width, n_state=4))
 
 

@@ -254,7 +254,7 @@ def test_the_folder_inside_of_a_run_is_suggested(folder: Path, tmp_path: Path) -
 def test_a_pickle_is_not_read(folder: Path) -> None:
     (folder / WEIGHTS).unlink()
     torch.save({}, folder / "model" / "diffusion_pytorch_model.bin")
-    with pytest.raises(UserError, match="safetensors is missing"):
+    with pytest.raises(UserError, match="safetensors does not exist: expected a file of a saved model"):
         SashimiPipeline.from_pretrained(folder)
 
 

@@ -267,6 +267,8 @@ def test_the_pipeline_loads_while_it_is_replaced(tiny_config, monkeypatch):
         ("data.speakers=speeker", "speakers names the field 'speeker', .*; did you mean 'speaker'"),
         ("sampling.scheduler=dim", "unknown scheduler 'dim', did you mean 'ddim'"),
         ("sampling.steps=500", "sampling.steps is 500: it must not exceed schedule.num_train_timesteps=200"),
+        ("sampling.steps=29", "sampling.steps=29 does not fit .*: DDIMScheduler cannot divide 200 into 29 steps"),
+        ("sampling.scheduler=diffwave-fast", "sampling.steps=2 does not fit .*: this fast schedule has 6 steps"),
         ("training.trackers=[tensorbord]", "did you mean training.trackers tensorboard"),
         ("model.parameterization=full", "parameterization"),
     ],

@@ -5,11 +5,12 @@ import sys
 
 import pytest
 
+from sashimi_diffusion.terminal import say, unfailing_output
 from sashimi_diffusion.training import command
 from sashimi_diffusion.training.config import TrainingConfig
 from sashimi_diffusion.training.diffusion.config import DiffusionConfig
 from sashimi_diffusion.training.diffusion.task import DiffusionTask
-from sashimi_diffusion.training.progress import ProgressBar, print_line
+from sashimi_diffusion.training.log import ProgressBar
 
 
 @pytest.fixture
@@ -41,10 +42,10 @@ def test_a_bar_that_is_not_shown(capsys):
 
 
 def test_nobody_reads(unread):
-    with ProgressBar(TrainingConfig(), 0, shown=True) as bar:
+    with unfailing_output(), ProgressBar(TrainingConfig(), 0, shown=True) as bar:
         for _ in range(3):
             bar.advance(0.1)
-            print_line("text")
+            say("text")
 
 
 @pytest.mark.parametrize(("error", "code"), [(KeyboardInterrupt, 130), (None, 1)])

@@ -250,13 +250,12 @@ def test_learning_rates_in_tensors_are_saved_as_numbers(tiny_config):
     assert all(isinstance(group["lr"], float) for group in optimizer.state_dict()["param_groups"])
 
 
-def make_parts(config, device: str = "cuda", processes: int = 1, against_graph: str = "") -> tuple[Parts, list[str]]:
-    printed: list[str] = []
-    accelerator: Any = SimpleNamespace(num_processes=processes, print=printed.append)
+def make_parts(config, device: str = "cuda", processes: int = 1, against_graph: str = "") -> Parts:
+    accelerator: Any = SimpleNamespace(num_processes=processes, is_main_process=True)
     task: Any = SimpleNamespace(against_graph=against_graph)
     nothing: Any = None
     feed = Feed(task, [], 0, torch.device(device))
-    return Parts(accelerator, task, nothing, nothing, nothing, feed, config), printed
+    return Parts(accelerator, task, nothing, nothing, nothing, feed, config)
 
 
 @pytest.mark.parametrize(
@@ -269,15 +268,16 @@ def make_parts(config, device: str = "cuda", processes: int = 1, against_graph: 
         (["training.gradient_checkpointing=true"], {"device": "cpu", "on_device": True}, "gradient_checkpointing is"),
     ],
 )
-def test_reasons_against_a_graph(tiny_config, overrides, options, reason):
+def test_reasons_against_a_graph(tiny_config, capsys, overrides, options, reason):
     """They are printed once if a graph was possible on the device, and an error if it was required."""
     config = tiny_config(*overrides)
     on_device = options.pop("on_device", False)
-    parts, printed = make_parts(config, **options)
+    parts = make_parts(config, **options)
     assert not decides_on_device(config, parts.task, parts.feed.device)
     steps = create_step(parts, on_device, 0)
     assert isinstance(steps, DeviceStep if on_device else EagerStep)
     assert getattr(steps, "record", None) is None
+    printed = capsys.readouterr().out.splitlines()
     if parts.feed.device.type == "cuda":
         assert len(printed) == 1
         assert reason in printed[0]
@@ -288,14 +288,14 @@ def test_reasons_against_a_graph(tiny_config, overrides, options, reason):
         create_step(parts, on_device, 0)
 
 
-def test_a_graph_is_the_default_on_cuda(tiny_config):
-    parts, printed = make_parts(tiny_config())
+def test_a_graph_is_the_default_on_cuda(tiny_config, capsys):
+    parts = make_parts(tiny_config())
     assert decides_on_device(parts.config, parts.task, parts.feed.device)
     parts.feed.device = torch.device("cpu")
     assert create_step(parts, True, 0).record is step.record_cuda_graph
     parts.config = tiny_config("training.cuda_graph=false")
     assert create_step(parts, True, 0).record is None
-    assert not printed
+    assert not capsys.readouterr().out
 
 
 def test_a_recording_that_fails(tiny_config, on_device, capsys, tmp_path):

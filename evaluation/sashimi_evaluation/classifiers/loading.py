@@ -9,7 +9,7 @@ from sashimi_diffusion.data.speech_commands import DIGITS
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.models.stored import load_network, read_object
 from sashimi_diffusion.paths import is_file, is_folder, status
-from sashimi_diffusion.terminal import printable
+from sashimi_diffusion.terminal import first_line, one_line, printable
 from sashimi_evaluation.classifiers.digit_classifier import DigitClassifier
 from sashimi_evaluation.classifiers.resnext import ResNeXtClassifier
 from sashimi_evaluation.classifiers.small import SmallClassifier
@@ -68,15 +68,14 @@ def _load(name_or_folder: str | Path, what: str, kinds: tuple[type, ...], device
     kind: Any = next((kind for kind in kinds if kind.__name__ == name), None)
     if kind is None:
         expected = " or ".join(kind.__name__ for kind in kinds)
-        raise UserError(f"{printable(folder)} holds a {printable(name)[:100]}, not a {what}: expected {expected}")
+        raise UserError(f"{printable(folder)} holds a {one_line(name, 100)}, not a {what}: expected {expected}")
     network = load_network(kind, folder, torch.float32)
     if not all(bool(tensor.isfinite().all()) for tensor in network.state_dict().values()):
         raise UserError(f"the {what} in {printable(folder)} has weights that are NaN or infinite: use another one")
     try:
         return network.to(device)
     except (RuntimeError, AssertionError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"the {what} in {printable(folder)} cannot be loaded: {reason}") from error
+        raise UserError(f"the {what} in {printable(folder)} cannot be loaded: {first_line(error)}") from error
 
 
 def _bundled(kinds: tuple[type, ...]) -> list[str]:
@@ -89,7 +88,13 @@ def _read_accuracy(path: Path) -> dict[str, Any] | None:
     if status(path) is None:
         return None
     accuracy = read_object(path)
-    wrong = next((name for name, test in accuracy.items() if not isinstance(test, dict)), None)
-    if wrong is not None:
-        raise UserError(f"{printable(path)} is damaged: {printable(wrong)} has no metrics")
+    for name, test in accuracy.items():
+        if not isinstance(test, dict) or not all(map(_is_metric, test.values())):
+            raise UserError(
+                f"{printable(path)} is damaged: {printable(name)} has no metrics, which are numbers by name"
+            )
     return accuracy
+
+
+def _is_metric(value: Any) -> bool:
+    return value is None or isinstance(value, float) or (type(value) is int and abs(value) < 2**63)

@@ -17,10 +17,10 @@ from sashimi_diffusion.paths import entries
 from sashimi_diffusion.terminal import printable, say, supports
 from sashimi_evaluation.classifiers import load_classifier
 from sashimi_evaluation.classifiers.loading import model_folder
-from sashimi_evaluation.clips import SAMPLES_FILE, ClipFolder, open_clips, open_sets, split_held_out
+from sashimi_evaluation.clips import RECORDS, ClipFolder, open_clips, open_sets, split_held_out
 from sashimi_evaluation.commands.listening_test import listening_test
 from sashimi_evaluation.evaluation import PROTOCOLS, Evaluation, Settings, evaluate, extract_features
-from sashimi_evaluation.extractors import load_extractor
+from sashimi_evaluation.extractors import load_extractor, source_of
 from sashimi_evaluation.metrics.intervals import Resampling
 from sashimi_evaluation.report.evaluation_page import write_page
 from sashimi_evaluation.report.plots import require_matplotlib
@@ -131,8 +131,8 @@ def evaluate_folders(options: argparse.Namespace, command: str) -> None:
         device = state.device
     sets = open_sets(options.samples, options.sample_pattern, options.skip_bad_files)
     reference, held_out = open_reference(options)
-    _check_outputs(options, [*sets, reference, *([] if held_out is None else [held_out])])
     extractor = None if options.features is None else load_extractor(options.features)
+    _check_outputs(options, [*sets, reference, *([] if held_out is None else [held_out])])
     classifier = load_classifier(options.classifier, device)
     extraction = extract_features(sets, reference, held_out, classifier, extractor, settings_of(options))
     if state.is_main_process:
@@ -200,11 +200,12 @@ def _check_numbers(options: argparse.Namespace) -> None:
 
 
 def _check_outputs(options: argparse.Namespace, folders: Sequence[ClipFolder]) -> None:
-    """Refuse reports that would replace each other, a clip or another file of the evaluation."""
-    read = [(*clips.files, clips.root / SAMPLES_FILE) for clips in folders]
+    """Refuse reports that would replace each other, a recording or another file of the evaluation."""
+    read = [(*clips.files, *clips.others, *(clips.root / name for name in RECORDS)) for clips in folders]
     classifier = entries(model_folder(options.classifier))
+    extractor = None if options.features is None else source_of(options.features)
     outputs = {"--json": options.json, "--html": options.html}
-    check_output_files(outputs, itertools.chain(*read, classifier), new_folders=True)
+    check_output_files(outputs, itertools.chain(*read, classifier, [extractor] if extractor else []), new_folders=True)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from sashimi_diffusion.data.recordings import report_bad_files
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.files import files_written_beside, writing
 from sashimi_diffusion.output_files import write_output_file
-from sashimi_diffusion.paths import is_folder, read_bytes, status
+from sashimi_diffusion.paths import entries, is_folder, read_bytes, status
 from sashimi_diffusion.terminal import printable
 from sashimi_evaluation.clips import ClipFolder, read_clip
 from sashimi_evaluation.html import encode_page, package_file, playable, template_environment
@@ -113,9 +113,8 @@ def _check_place(out: Path, key: Path) -> None:
     found, place = status(out), printable(out)
     if not out.name or (found is not None and not is_folder(out)):
         raise UserError(f"{place} cannot be the folder of a listening test: choose the name of a new folder")
-    with writing(f"to {place}"):
-        if found is not None and status(key) is None and os.listdir(out):
-            raise UserError(f"{place} already exists and has other files: choose another name or an empty folder")
+    if status(key) is None and entries(out):
+        raise UserError(f"{place} already exists and has other files: choose another name or an empty folder")
 
 
 def _write_key(key: Path, content: bytes) -> None:

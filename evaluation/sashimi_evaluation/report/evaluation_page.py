@@ -56,7 +56,10 @@ def report_data(evaluation: Evaluation, command: str) -> ReportData:
 
 def _classifier(classifier: DigitClassifier) -> Classifier:
     """Return the classifier with its accuracy over the clips of all its test sets."""
-    tests = {name: test for name, test in classifier.accuracy.items() if {"recordings", "accuracy"} <= test.keys()}
+    needed = ("recordings", "accuracy")
+    tests = {
+        name: test for name, test in classifier.accuracy.items() if None not in [test.get(metric) for metric in needed]
+    }
     clips = sum(test["recordings"] for test in tests.values())
     if not clips:
         return Classifier(classifier.name, classifier.fingerprint)

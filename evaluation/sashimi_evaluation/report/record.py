@@ -12,6 +12,7 @@ import torch
 
 from sashimi_diffusion.data.speech_commands import DIGITS
 from sashimi_diffusion.output_files import write_output_file
+from sashimi_diffusion.strict_json import strict
 from sashimi_diffusion.terminal import printable
 from sashimi_evaluation.evaluation import EvaluatedSet, Evaluation
 from sashimi_evaluation.feature_extraction import FEATURES, ClipFeatures
@@ -49,7 +50,7 @@ def json_report(evaluation: Evaluation, command: str) -> dict[str, Any]:
         "held_out": None if extraction.held_out is None else _source(extraction.held_out),
         "sets": [_set_record(evaluated) for evaluated in evaluation.sets],
     }
-    return _strict(content)
+    return strict(content)
 
 
 def versions() -> dict[str, str]:
@@ -112,15 +113,6 @@ def _set_record(evaluated: EvaluatedSet) -> dict[str, Any]:
         "confusion": None if accuracy is None else accuracy.confusion.tolist(),
         "notes": evaluated.notes,
     }
-
-
-def _strict(content: Any) -> Any:
-    """Return the content of a JSON file with None instead of numbers that are not finite."""
-    if isinstance(content, dict):
-        return {key: _strict(value) for key, value in content.items()}
-    if isinstance(content, list | tuple):
-        return [_strict(value) for value in content]
-    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def _metric_record(metric: Metric) -> dict[str, Any]:

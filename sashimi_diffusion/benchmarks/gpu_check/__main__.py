@@ -21,8 +21,9 @@ import torch
 from sashimi_diffusion.benchmarks.gpu_check.parts import PARTS, Outcome, Part, run_parts
 from sashimi_diffusion.benchmarks.gpu_check.report import number, write_report
 from sashimi_diffusion.benchmarks.gpu_check.rows import Row, Setting
-from sashimi_diffusion.command_line import Parser, run
+from sashimi_diffusion.command_line import Parser, path_argument, run
 from sashimi_diffusion.errors import UserError
+from sashimi_diffusion.files import writing
 from sashimi_diffusion.paths import is_folder
 from sashimi_diffusion.terminal import printable, say
 from sashimi_kernels.measuring import source_commit
@@ -43,13 +44,9 @@ def _check() -> int:
             say(f"{part.name:<16} {part.title}{needs}")
         return 0
     card = "cpu" if arguments.dry_run else _card()
-    out = Path(arguments.out or f"gpu-check-{re.sub(r'[^a-z0-9]+', '-', card.lower()).strip('-')}")
-    try:
+    out = arguments.out or Path(f"gpu-check-{re.sub(r'[^a-z0-9]+', '-', card.lower()).strip('-')}")
+    with writing(f"to {printable(out)}", "choose another --out"):
         out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"cannot write to {printable(out)} ({error.strerror or error}): choose another --out"
-        ) from error
     setting = Setting("cpu" if arguments.dry_run else "cuda", arguments.dry_run, str(out.resolve()), arguments.peer)
     heading = {
         "card": card + (" (dry run with tiny sizes: its times mean nothing)" if arguments.dry_run else ""),
@@ -89,24 +86,27 @@ def _print(outcome: Outcome, printed: dict[tuple[str, str, str], Row]) -> None:
 def _arguments() -> argparse.Namespace:
     names = ", ".join(part.name for part in PARTS)
     parser = Parser(prog="python -m sashimi_diffusion.benchmarks.gpu_check", description=__doc__)
-    parser.add_argument("--out", metavar="FOLDER", help="folder of the report (default: gpu-check-NAME-OF-THE-CARD)")
-    parser.add_argument("--minutes", type=float, default=8.0, help="time for all parts")
-    parser.add_argument("--only", nargs="+", metavar="PART", help=f"parts to run (default: all): {names}")
-    parser.add_argument("--peer", metavar="FOLDER", help="checkout of the official code, to time it in the same run")
-    parser.add_argument("--commit", help="commit for the report, for a copy of the files without its git folder")
-    parser.add_argument("--list", action="store_true", help="list the parts and exit")
-    parser.add_argument("--dry-run", action="store_true", help="try the command on a CPU with tiny sizes")
+    add = parser.add_argument
+    add(
+        "--out", type=path_argument, metavar="FOLDER", help="folder of the report (default: gpu-check-NAME-OF-THE-CARD)"
+    )
+    add("--minutes", type=float, default=8.0, help="time for all parts")
+    add("--only", nargs="+", metavar="PART", help=f"parts to run (default: all): {names}")
+    add(
+        "--peer", type=path_argument, metavar="FOLDER", help="checkout of the official code, to time it in the same run"
+    )
+    add("--commit", help="commit for the report, for a copy of the files without its git folder")
+    add("--list", action="store_true", help="list the parts and exit")
+    add("--dry-run", action="store_true", help="try the command on a CPU with tiny sizes")
     arguments = parser.parse_args()
     if unknown := set(arguments.only or ()) - {part.name for part in PARTS}:
         raise UserError(f"unknown part {sorted(unknown)[0]!r}: expected some of {names}")
     if not 0 < arguments.minutes <= _LONGEST:
         raise UserError(f"--minutes is {arguments.minutes:g}: expected a number above 0 and up to {_LONGEST}")
-    if arguments.out == "":
-        raise UserError("--out is empty: expected the name of a folder")
     if arguments.peer is not None:
-        if not is_folder(arguments.peer) or not arguments.peer:
+        if not is_folder(arguments.peer):
             raise UserError(f"the folder {printable(arguments.peer)} of --peer does not exist: see docs/gpu.md")
-        arguments.peer = str(Path(arguments.peer).resolve())
+        arguments.peer = str(arguments.peer.resolve())
     return arguments
 
 

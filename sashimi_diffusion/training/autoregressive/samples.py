@@ -7,9 +7,8 @@ import torch
 
 from sashimi_diffusion.data.audio import write_audio
 from sashimi_diffusion.data.pictures import contact_sheet
-from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.files import folder_written_beside
-from sashimi_diffusion.generation.engines import ENGINES
+from sashimi_diffusion.generation.engines import require_engine
 from sashimi_diffusion.generation.runaway import runaway_second
 from sashimi_diffusion.generation.sampling import Sampling
 from sashimi_diffusion.models import AutoregressiveModel
@@ -46,13 +45,11 @@ def save_samples(run: Path, step: int, model: AutoregressiveModel, config: Gener
     return f"noise until the end of {', '.join(noisy)}" if noisy else ""
 
 
-def check_generation(config: GenerationConfig, model: AutoregressiveModel) -> None:
-    """Check the settings of the samples before training.
+def check_generation(config: GenerationConfig, model: AutoregressiveModel, device: torch.device) -> None:
+    """Check before training that samples of ``model`` can be drawn on ``device``.
 
     Raises:
-        UserError: invalid temperature or top_p, unknown engine, or a length of zero samples.
+        UserError: the temperature is too low, or the engine cannot run there.
     """
     Sampling(config.temperature, None, config.top_p)
-    if config.engine not in ENGINES:
-        raise UserError(f"sampling.engine is {config.engine!r}: expected one of {', '.join(ENGINES)}")
-    SashimiAutoregressivePipeline(model=model).length_in_samples(config.seconds)
+    require_engine(config.engine, model, device)

@@ -56,7 +56,8 @@ class AutoregressiveTask:
         self._check_length(recordings)
         self.network = _create_model(config)
         self.module: nn.Module = NextTokenLoss(self.network)
-        check_generation(config.sampling, self.network)
+        if self.samples:
+            check_generation(config.sampling, self.network, device)
         self.source = self._source(recordings)
         self.validation = self._held_out("validation", skip_bad_files) if has_validation(config.data) else None
         self.test = self._held_out("test", skip_bad_files) if config.data.test else None

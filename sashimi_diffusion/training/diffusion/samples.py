@@ -74,20 +74,16 @@ def save_samples(
 
 
 def check_sampling(config: SamplingConfig, model: Any, scheduler: DiffWaveScheduler) -> None:
-    """Check the settings of the samples before training.
+    """Check before training that the scheduler of the samples can be created and can have this number of steps.
 
     Raises:
-        UserError: unknown scheduler, too many steps, or guidance without classes and speakers.
+        UserError: it cannot.
     """
-    _sampler(config, scheduler)
-    if config.steps > len(scheduler):
-        raise UserError(
-            f"sampling.steps is {config.steps}: it must not exceed schedule.num_train_timesteps={len(scheduler)}"
-        )
-    if config.guidance_scale != 1 and model.config.num_classes is None and model.config.num_speakers is None:
-        raise UserError(
-            f"sampling.guidance_scale is {config.guidance_scale}: without classes or speakers it can only be 1"
-        )
+    pipeline: Any = SashimiPipeline(model=model, scheduler=_sampler(config, scheduler))
+    try:
+        pipeline.set_timesteps(config.steps)
+    except UserError as error:
+        raise UserError(f"sampling.steps={config.steps} does not fit sampling.scheduler: {error}") from error
 
 
 def _sampler(config: SamplingConfig, scheduler: DiffWaveScheduler) -> SchedulerMixin:

@@ -41,7 +41,8 @@ class DiffusionTask:
         ).to(device)
         self.module: nn.Module = self.network
         self.scheduler = DiffWaveScheduler(**config.schedule.model_dump())
-        check_sampling(config.sampling, self.network, self.scheduler)
+        if self.samples:
+            check_sampling(config.sampling, self.network, self.scheduler)
         self.source = self._batch_source(recordings, device)
         self.validation = None if held_out is None else self._batch_source(held_out, device)
         self.data = fingerprint(recordings)

@@ -212,6 +212,8 @@ def test_the_fingerprint_depends_on_weights_and_configuration(small: SmallClassi
         ("config.json", {"dropout": None}, "cannot be loaded"),
         ("config.json", [], r"config\.json does not hold a JSON object"),
         ("accuracy.json", {"there": 0.5}, "there has no metrics"),
+        ("accuracy.json", {"there": {"accuracy": "high"}}, "there has no metrics"),
+        ("accuracy.json", {"there": {"accuracy": 10**400}}, "there has no metrics"),
         ("accuracy.json", [], r"accuracy\.json does not hold a JSON object"),
     ],
 )

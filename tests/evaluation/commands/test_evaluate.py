@@ -138,6 +138,7 @@ def test_several_processes_give_the_results_of_one(samples, recordings, classifi
         (["--json", "link"], "--json link is also the input samples/0003.wav"),
         (["--json", "samples/samples.json"], "is also the input samples/samples.json"),
         (["--json", "recordings/0_ann_0.wav"], "is also the input recordings/0_ann_0.wav"),
+        (["--where", "index=1", "--json", "recordings/0_ann_0.wav"], "is also the input recordings/0_ann_0.wav"),
         (["--json", "samples/0003.wav/x"], "samples/0003.wav is not a folder"),
         (["--json", "n" * 300], "File name too long"),
         (["--likelihood-window", "nan", "0"], "needs the log-likelihood of every clip"),
@@ -156,6 +157,31 @@ def test_wrong_options_are_one_line_and_exit_code_2(samples, recordings, classif
     assert captured.err.count("\n") == 1
     assert {path: path.read_bytes() for path in [*samples.iterdir(), *recordings.iterdir()]} == before
     assert sorted(path.name for path in Path().iterdir() if path.name != "cache") == ["link", "recordings", "samples"]
+
+
+def test_files_that_the_evaluation_leaves_out_are_not_overwritten(samples, recordings, classifier, capsys):
+    options = ["samples", "--reference", "recordings", "--classifier", classifier, "--pattern", PATTERN]
+    for name in ("notes.wav", "testing_list.txt"):
+        Path("recordings", name).write_text("mine")
+        assert main([*options, "--skip-bad-files", "--html", f"recordings/{name}"]) == 2
+        assert f"is also the input recordings/{name}" in capsys.readouterr().err
+        assert Path("recordings", name).read_text() == "mine"
+
+
+def test_the_module_of_the_features_is_not_overwritten(samples, recordings, classifier, capsys, monkeypatch):
+    monkeypatch.syspath_prepend(".")
+    code = """
+class Extractor:
+    name, fingerprint, sample_rate = "mine", "1", 8000
+
+    def features(self, audio, rate):
+        return audio[:, :4]
+"""
+    Path("my_features.py").write_text(code)
+    options = ["samples", "--reference", "recordings", "--classifier", classifier]
+    assert main([*options, "--features", "my_features:Extractor", "--json", "my_features.py"]) == 2
+    assert "is also the input" in capsys.readouterr().err
+    assert Path("my_features.py").read_text() == code
 
 
 def test_no_file_of_the_classifier_is_overwritten(samples, recordings, classifier, capsys):
@@ -254,7 +280,7 @@ def damage(path: Path, kind: str) -> None:
     [
         ("loud", "0003.wav: samples up to 1e+19"),
         ("faint", "0003.wav: no sample above"),
-        ("rate", "0003.wav: impossible sample rate (50 Hz)"),
+        ("rate", "0003.wav: impossible sample rate (50 Hz, expected 100 Hz to 1,000,000 Hz)"),
         ("total", "0003.flac: cut short"),
         ("cut", "0003.wav: cut short"),
     ],

@@ -208,3 +208,20 @@ def test_recordings_too_short_to_carry_a_state_are_refused_before_training(ar_co
     with pytest.raises(UserError, match=r"the longest recording has \d+ samples, too few for this number"):
         train(AutoregressiveTask, ar_config(carry_chunks=2, length=1024))
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("device", "engine", "reason"),
+    [
+        ("cpu", "cuda-graph", "the model is on cpu, not on a CUDA device"),
+        ("cpu", "triton", "the model is on cpu, not on a CUDA device"),
+        ("cuda", "numba", "the model is on cuda, not on the CPU"),
+    ],
+)
+def test_an_engine_that_cannot_run_is_refused_before_training(ar_config, monkeypatch, device, engine, reason):
+    """The network is still on the CPU when the task is created."""
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    settings = f"sampling.engine={engine}"
+    with pytest.raises(UserError, match=rf"engine '{engine}' cannot run: {reason}"):
+        AutoregressiveTask(ar_config(overrides=[settings]), torch.device(device), False)
+    AutoregressiveTask(ar_config(overrides=[settings, "sampling.num_samples=0"]), torch.device(device), False)

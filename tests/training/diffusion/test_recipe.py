@@ -81,7 +81,7 @@ def test_errors_are_one_line_and_exit_code_2(recipe, tiny_file, tmp_path):
         ([f"data.path={text}"], "0_a_1.wav"),
         ([f"output_dir={tmp_path / 'file'}"], "is a file, not a folder"),
         ([f"output_dir={tmp_path / 'file' / 'run'}"], "cannot write the run folder"),
-        (["--config", tmp_path / "none.yaml"], "cannot read the config file"),
+        (["--config", tmp_path / "none.yaml"], "none.yaml does not exist: expected a config"),
         (["--resume-from", "step-000007"], "there is no checkpoint step-000007"),
     ]:
         code, out, err = recipe("--config", tiny_file, *arguments)
@@ -138,6 +138,6 @@ def test_bad_files_can_be_skipped(recipe, tiny_file, recordings, tmp_path):
     code, _, err = recipe(*arguments)
     assert code == 2
     assert "--skip-bad-files" in err
-    with pytest.warns(UserWarning, match=r"1_b_9\.wav"):
-        code, _, err = recipe(*arguments, "--skip-bad-files")
+    code, _, err = recipe(*arguments, "--skip-bad-files")
     assert code == 0, err
+    assert [line for line in err.splitlines() if line.startswith("warning: ") and "1_b_9.wav" in line]

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sashimi_diffusion.errors import UserError
+from sashimi_diffusion.strict_json import json_text
 from sashimi_diffusion.training.examples import DROPOUT, spread_evenly, stream
-from sashimi_diffusion.training.strict_json import json_text
 from sashimi_evaluation.classifiers import SmallClassifier, expected_calibration_error, load_speech_embedding
 from sashimi_evaluation.classifiers.training.batches import (
     BalancedBatches,
