@@ -16,8 +16,8 @@ from pathlib import Path
 import torch
 
 import sashimi_kernels.torch_backend as operations
-from sashimi_diffusion.commands.cli import Parser, run
-from sashimi_diffusion.data.cache import default_cache_dir
+from sashimi_diffusion.cache_files import default_cache_dir
+from sashimi_diffusion.command_line import Parser, run
 from sashimi_diffusion.memory import available_memory
 from sashimi_diffusion.pipelines.loading import BUNDLED
 from sashimi_diffusion.terminal import printable, say
