@@ -69,7 +69,7 @@ def backend_name(
     if name == "auto":
         name = os.environ.get(ENVIRONMENT_VARIABLE, "auto")
     if name == "auto":
-        name = _fastest(device, operation, dtype, batch * length)
+        name, _ = _fastest(device, operation, dtype, batch * length)
     if name not in _NAMES:
         raise _unavailable(name, device, f"this version has {', '.join(_NAMES)}")
     if name == "triton" and (obstacle := _triton_obstacle(device, dtype)) is not None:
@@ -93,12 +93,35 @@ def _module(name: str) -> ModuleType:
     return triton_backend
 
 
-def _fastest(device: torch.device, operation: str, dtype: torch.dtype, samples: int) -> str:
-    if device.type != "cuda" or _interpreter_enabled() or _triton_obstacle(device, dtype) is not None:
-        return "torch"
+def explain_backend(
+    device: torch.device, operation: str, dtype: torch.dtype = torch.float32, length: int = 1, batch: int = 1
+) -> str:
+    """Return the backend that ``backend="auto"`` selects and the reason, for example "torch: no CUDA device".
+
+    Arguments are those of :func:`backend_name`. If the backend cannot run, the text is that of the error.
+    """
+    chosen = os.environ.get(ENVIRONMENT_VARIABLE, "auto")
+    if chosen == "auto":
+        name, reason = _fastest(device, operation, dtype, batch * length)
+        return f"{name}: {reason}"
+    try:
+        return f"{backend_name('auto', device, operation, dtype)}: {ENVIRONMENT_VARIABLE}={chosen}"
+    except BackendUnavailableError as error:
+        return str(error)
+
+
+def _fastest(device: torch.device, operation: str, dtype: torch.dtype, samples: int) -> tuple[str, str]:
+    """Return the backend for "auto" and the reason in a few words."""
+    if device.type != "cuda":
+        return "torch", "the device is not a CUDA or ROCm device"
+    if _interpreter_enabled():
+        return "torch", "TRITON_INTERPRET is set"
+    if (obstacle := _triton_obstacle(device, dtype)) is not None:
+        return "torch", obstacle
     from sashimi_kernels.choices import measured_choice, nearest_size
 
-    return measured_choice(device, operation, dtype, nearest_size(samples)) or "triton"
+    measured = measured_choice(device, operation, dtype, nearest_size(samples))
+    return (measured, "faster in a measurement") if measured else ("triton", "not measured on this device")
 
 
 def _triton_obstacle(device: torch.device, dtype: torch.dtype) -> str | None:

@@ -27,7 +27,7 @@ class KeepFloat32(nn.Module):
 
 def without_autocast(device: torch.device) -> AbstractContextManager:
     """Return a context that disables autocast: half precision has no FFT of most sizes and is too coarse for states."""
-    if torch.amp.is_autocast_available(device.type):
+    if _has_autocast(device.type):
         return torch.autocast(device.type, enabled=False)
     return nullcontext()
 
@@ -38,6 +38,12 @@ def in_autocast_dtype(x: Tensor) -> Tensor:
     On a CPU each operation decides by itself: many have no fast path in half precision.
     """
     device = x.device.type
-    if device == "cpu" or not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
+    if device == "cpu" or not _has_autocast(device) or not torch.is_autocast_enabled(device):
         return x
     return x.to(torch.get_autocast_dtype(device))
+
+
+# torch.compile calls this function once and treats its result as a constant; before PyTorch 2.11 it cannot trace it.
+@torch.compiler.assume_constant_result
+def _has_autocast(device_type: str) -> bool:
+    return torch.amp.is_autocast_available(device_type)
