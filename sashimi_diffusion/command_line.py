@@ -108,7 +108,7 @@ def select_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
         torch.zeros(1, device=device).item()
-    except Exception as error:  # each kind of device that is not there raises errors of its own
+    except Exception as error:  # missing devices raise exceptions of different types
         raise UserError(
             f"the device {short_form(name)} cannot be used ({first_line(error)}): try --device auto"
         ) from error

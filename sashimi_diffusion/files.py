@@ -7,7 +7,7 @@ import shutil
 import stat
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -135,6 +135,13 @@ def _removed_on_failure(temporary: Path) -> Iterator[None]:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def remove_empty_folders(folders: Iterable[Path]) -> None:
+    """Remove those of the folders that are empty, in this order."""
+    for folder in folders:
+        with contextlib.suppress(OSError):  # something has been written into it
+            folder.rmdir()
 
 
 def remove_folder(path: Path) -> None:

@@ -11,8 +11,8 @@ from io import FileIO
 from pathlib import Path
 
 from sashimi_diffusion.errors import UserError
-from sashimi_diffusion.files import writing
-from sashimi_diffusion.paths import is_folder, kind, read_text, status
+from sashimi_diffusion.files import remove_empty_folders, writing
+from sashimi_diffusion.paths import is_folder, kind, missing_folders, read_text, status
 from sashimi_diffusion.terminal import printable, say
 
 if sys.platform == "win32":
@@ -47,16 +47,14 @@ def folder_locked(folder: Path, what: str) -> Iterator[None]:
     found = status(folder)
     if found is not None and not is_folder(folder):
         raise UserError(f"{what} {printable(folder)} is {kind(found)}, not a folder: choose another output_dir")
-    created = [path for path in (folder, *folder.parents) if status(path) is None]
+    created = missing_folders(folder)
     with writing(what):
         folder.mkdir(parents=True, exist_ok=True)
     try:
         with _file_locked(folder, what):
             yield
     finally:
-        for path in created:
-            with contextlib.suppress(OSError):  # it is not empty
-                path.rmdir()
+        remove_empty_folders(created)
 
 
 @contextlib.contextmanager

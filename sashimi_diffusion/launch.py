@@ -43,7 +43,7 @@ class Launcher:
 
     def has_ended(self) -> bool:
         """Return whether the program has ended, for example because it was killed. On Windows, this is not known."""
-        # The system gives a process whose parent has ended another parent.
+        # When the parent of a process ends, the system assigns another parent to it.
         return self.process is not None and os.getppid() != self.process
 
 

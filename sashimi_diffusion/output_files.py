@@ -1,4 +1,4 @@
-"""Files that a command writes where the user says: links are followed, and nothing else of the user is replaced."""
+"""Check and write the files that a user names in options. Links are followed, and no input is replaced."""
 
 import os
 import stat
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.files import write_file, writing
-from sashimi_diffusion.paths import is_folder, kind, status
+from sashimi_diffusion.paths import is_folder, kind, nearest_existing, status
 from sashimi_diffusion.terminal import printable
 
 _NOT_WRITABLE = (stat.S_IFDIR, stat.S_IFBLK, stat.S_IFSOCK)  # a block device is a whole disk
@@ -35,9 +35,7 @@ def check_output_files(
         if found is not None and stat.S_IFMT(found.st_mode) in _NOT_WRITABLE:
             raise UserError(f"{option} {printable(path)} is {kind(found)}: expected the name of a file")
         target = Path(os.path.realpath(path))
-        folder = target.parent
-        while new_folders and status(folder) is None:
-            folder = folder.parent
+        folder = nearest_existing(target.parent) if new_folders else target.parent
         if not is_folder(folder):
             problem = "does not exist" if status(folder) is None else "is not a folder"
             raise UserError(f"{option} {printable(path)}: {printable(folder)} {problem}")

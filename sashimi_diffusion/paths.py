@@ -61,6 +61,18 @@ def entries(path: str | os.PathLike[str]) -> list[Path]:
         raise UserError(f"cannot read the folder {printable(path)}: {reason(error)}") from error
 
 
+def missing_folders(path: Path) -> list[Path]:
+    """Return the folders that must be created to have ``path``, the innermost first; nothing if it exists."""
+    return [folder for folder in (path, *path.parents) if status(folder) is None]
+
+
+def nearest_existing(path: Path) -> Path:
+    """Return ``path`` if it exists, otherwise the innermost path above it that exists."""
+    while status(path) is None:
+        path = path.parent
+    return path
+
+
 def kind(found: os.stat_result) -> str:
     """Return what a status describes, in words, for example "a FIFO"."""
     return _KINDS.get(stat.S_IFMT(found.st_mode), "a file")
@@ -124,7 +136,7 @@ def read_bytes(path: str | os.PathLike[str], what: str, limit: int = 64 * _MEGAB
 
 
 def _blocks(file: BinaryIO, limit: int) -> Iterator[bytes]:
-    """Yield the first ``limit`` bytes of a file in blocks: ``read(limit)`` allocates the limit, not what is there."""
+    """Yield the first ``limit`` bytes of a file in blocks, because ``read(limit)`` allocates the whole limit."""
     while limit and (block := file.read(min(limit, _MEGABYTE))):
         limit -= len(block)
         yield block

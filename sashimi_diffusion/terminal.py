@@ -94,7 +94,7 @@ def supports(text: str, stream: TextIO | None = None) -> bool:
 
 
 def close_progress_bars() -> None:
-    """End the progress bars that an error has left open, so that the next text begins on a line of its own."""
+    """Close all open progress bars, for example after an error, so that the next text begins on a new line."""
     for bar in list(getattr(tqdm, "_instances", ())):
         with contextlib.suppress(OSError, ValueError):
             bar.close()
@@ -118,7 +118,7 @@ def unfailing_output() -> Iterator[None]:
 
 
 class _UnfailingStream:
-    """A text stream whose methods ``write`` and ``flush`` discard what cannot be printed."""
+    """A text stream. Its methods ``write`` and ``flush`` raise no error; text that cannot be written is discarded."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream

@@ -18,6 +18,7 @@ from sashimi_diffusion.files import (
     folder_written_beside,
     folder_written_once,
     remove_abandoned,
+    remove_empty_folders,
     remove_folder,
     write_file,
     writing,
@@ -191,3 +192,10 @@ def test_a_folder_is_never_seen_half_removed(tmp_path: Path, monkeypatch: pytest
     (tmp_path / "step-000002").mkdir()
     remove_folder(tmp_path / "step-000002")
     assert [path.name for path in tmp_path.iterdir() if not path.name.startswith(".")] == []
+
+
+def test_only_empty_folders_are_removed(tmp_path: Path) -> None:
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a" / "file").touch()
+    remove_empty_folders([tmp_path / "a" / "b", tmp_path / "a"])
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["file"]

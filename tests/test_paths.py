@@ -114,3 +114,14 @@ def test_contents_that_are_no_json(content: bytes, message: str, tmp_path: Path)
     path.write_bytes(content)
     with pytest.raises(UserError, match=f"file.json {message}.*: expected a config$"):
         read_json(path, "a config", limit=2**20)
+
+
+def test_the_missing_folders_and_the_nearest_existing_path(tmp_path: Path) -> None:
+    inner = tmp_path / "a" / "b"
+    assert paths.missing_folders(inner) == [inner, tmp_path / "a"]
+    assert paths.nearest_existing(inner) == tmp_path
+    inner.mkdir(parents=True)
+    assert paths.missing_folders(inner) == []
+    assert paths.nearest_existing(inner) == inner
+    (tmp_path / "file").touch()
+    assert paths.nearest_existing(tmp_path / "file" / "below") == tmp_path / "file"

@@ -23,7 +23,7 @@ from sashimi_diffusion.interop.diffwave import Conversion, ConversionOptions, co
 from sashimi_diffusion.interop.pickled_network import read_tensors
 from sashimi_diffusion.models import SashimiAutoregressive, WaveNetDenoiser
 from sashimi_diffusion.models.base import RANGES
-from sashimi_diffusion.paths import entries, is_folder, kind, status
+from sashimi_diffusion.paths import entries, is_folder, kind, nearest_existing, status
 from sashimi_diffusion.pipelines import SashimiAutoregressivePipeline, SashimiPipeline
 from sashimi_diffusion.schedulers.diffwave import MAX_TRAIN_TIMESTEPS
 from sashimi_diffusion.terminal import printable, say
@@ -160,7 +160,7 @@ def check_new_folder(path: Path) -> bool:
         raise UserError(f"{printable(path)} already exists and is {kind(found)}: choose a new or empty folder")
     if entries(path):
         raise UserError(f"{printable(path)} already exists and is not empty: choose another folder or remove it")
-    parent = path if found is not None else next(one for one in path.absolute().parents if status(one) is not None)
+    parent = nearest_existing(path.absolute())
     if not is_folder(parent):
         raise UserError(f"cannot write to {printable(path)}: {printable(parent)} is no folder; choose another place")
     if not os.access(parent, os.W_OK | os.X_OK):

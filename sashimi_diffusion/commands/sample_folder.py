@@ -25,10 +25,10 @@ from accelerate.utils import gather_object
 from sashimi_diffusion.data.audio import EXTENSIONS
 from sashimi_diffusion.data.pictures import contact_sheet
 from sashimi_diffusion.errors import UserError
-from sashimi_diffusion.files import file_written_beside, writing
+from sashimi_diffusion.files import file_written_beside, remove_empty_folders, writing
 from sashimi_diffusion.launch import is_lost_connection
 from sashimi_diffusion.output_files import write_output_file
-from sashimi_diffusion.paths import entries, kind, read_json, status
+from sashimi_diffusion.paths import entries, kind, missing_folders, nearest_existing, read_json, status
 from sashimi_diffusion.strict_json import strict
 from sashimi_diffusion.terminal import listed, printable, say
 
@@ -81,9 +81,8 @@ def require_space(out: Path, count: int, samples: int, overwrite: bool) -> None:
     Raises:
         UserError: the disk has less free space, or ``out`` is not a folder.
     """
-    place = out
-    while (found := status(place)) is None:
-        place = place.parent
+    place = nearest_existing(out)
+    found = os.stat(place)
     if not stat.S_ISDIR(found.st_mode):
         raise UserError(f"--out {printable(out)}: {printable(place)} is {kind(found)}, expected a folder")
     blocks = math.ceil((_WAV_HEADER + 2 * samples) / _DISK_BLOCK)
@@ -159,7 +158,7 @@ class SampleFolder:
             with contextlib.suppress(UserError):
                 self._write_record()
         else:
-            _remove_empty(self._created)
+            remove_empty_folders(self._created)
 
     def start(self) -> None:
         """Remove earlier clips and write the record, once, before the first clip is written."""
@@ -276,21 +275,15 @@ def _create(path: Path) -> list[Path]:
     Raises:
         UserError: the folder cannot be created or written.
     """
-    missing = [folder for folder in (path, *path.parents) if status(folder) is None]
+    missing = missing_folders(path)
     try:
         with writing(f"to {printable(path)}"):
             path.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=path):
                 return missing
     except UserError:
-        _remove_empty(missing)
+        remove_empty_folders(missing)
         raise
-
-
-def _remove_empty(folders: Sequence[Path]) -> None:
-    for folder in folders:
-        with contextlib.suppress(OSError):  # another program has written into it
-            folder.rmdir()
 
 
 def _recorded_clips(out: Path) -> list[str]:

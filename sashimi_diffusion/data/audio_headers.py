@@ -153,7 +153,7 @@ def _of_riff(file: BinaryIO, length: int, layout: str) -> AudioData | None:
 
 
 def _of_nist(file: BinaryIO, length: int) -> AudioData | None:
-    """Return the audio data of a SPHERE file, whose header is text; speech corpora name such files .wav."""
+    """Return the audio data of a SPHERE file. Its header is text. In speech corpora, such files are named .wav."""
     file.seek(0)
     header = file.read(1024)
     size = re.match(rb"NIST_1A\n *(\d{1,9})\n", header)

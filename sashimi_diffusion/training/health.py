@@ -112,7 +112,7 @@ class Health:
         return f"resume with {lower} from the last good checkpoint: --resume-from checkpoints/{known[-1].name}"
 
     def end(self, problem: str) -> None:
-        """End a run whose last state is not good.
+        """Raise an error if the last state of a run has a problem.
 
         Args:
             problem: result of :meth:`problem`.

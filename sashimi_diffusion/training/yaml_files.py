@@ -168,7 +168,7 @@ def apply_overrides(tree: dict, overrides: Iterable[str]) -> dict:
     """Return a copy of ``tree`` with each ``key.sub=value`` of ``overrides`` set, as an :class:`Override`.
 
     Raises:
-        UserError: an override has no "=" or no complete key, or it goes through a key whose value is not a mapping.
+        UserError: an override has no "=", has an incomplete key, or names a key inside of a value that is no mapping.
     """
     tree = _copy(tree)
     for override in overrides:

@@ -69,7 +69,7 @@ def write_listening_test(
     """
     labels = labels or {}
     _check_arguments(methods, clips_per_method, ratings, labels)
-    out = Path(os.path.abspath(out))  # "." has no name of its own
+    out = Path(os.path.abspath(out))  # the name of "." is that of its folder
     key = out.parent / f"{out.name}.key.json"
     _check_place(out, key)
     clips = _choose_clips(methods, seed, clips_per_method)
