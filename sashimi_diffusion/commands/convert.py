@@ -12,7 +12,7 @@ from torch import Tensor
 from sashimi_diffusion.command_line import Parser, path_argument, run
 from sashimi_diffusion.data.quantization import QUANTIZATIONS
 from sashimi_diffusion.errors import UserError
-from sashimi_diffusion.files import folder_written_beside, writing
+from sashimi_diffusion.files import folder_written_beside, give_usual_rights, writing
 from sashimi_diffusion.interop.autoregressive import (
     DT_TRANSFORMS,
     AutoregressiveOptions,
@@ -142,6 +142,7 @@ def convert(options: argparse.Namespace, convert_tensors: Convert | None = None)
                 pipeline.save_pretrained(folder)
         else:
             pipeline.save_pretrained(options.out)
+            give_usual_rights(options.out)  # all that is in it is new
     width = max(map(len, notes))
     for name, note in notes.items():
         say(f"{name:<{width}}  {note}")

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from sashimi_diffusion.arguments import short_form
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.models.base import meta_state
-from sashimi_diffusion.paths import entries, read_json, require_file
+from sashimi_diffusion.paths import entries, read_json, reason, require_file
 from sashimi_diffusion.suggestions import did_you_mean
 from sashimi_diffusion.terminal import listed, one_line, printable, shortened
 
@@ -132,11 +132,12 @@ def _stored_tensors(path: Path) -> dict[str, tuple[str, list[int]]]:
         UserError: the file cannot be read or is damaged.
     """
     try:
-        with safe_open(path, framework="pt") as file:
+        # For a file that may not be read, safe_open says that it does not exist.
+        with path.open("rb"), safe_open(path, framework="pt") as file:
             parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118  # the file is no dict
             return {name: (part.get_dtype(), part.get_shape()) for name, part in parts.items()}
     except OSError as error:
-        raise UserError(f"cannot read {printable(path)}: {one_line(error)}") from error
+        raise UserError(f"cannot read {printable(path)}: {reason(error)}") from error
     except SafetensorError as error:
         raise UserError(
             f"{printable(path)} is corrupt or cut short ({one_line(error)}): get a fresh copy of it"

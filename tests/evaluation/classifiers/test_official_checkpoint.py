@@ -102,6 +102,18 @@ def test_every_form_is_converted(
         assert torch.equal(tensor, tensors[official_name(name)]), name
 
 
+@pytest.mark.parametrize("exists", [False, True])
+def test_all_files_have_the_rights_of_the_umask(tensors: dict[str, Tensor], tmp_path: Path, exists: bool) -> None:
+    torch.save(tensors, tmp_path / "official.pth")
+    out, usual = tmp_path / "out", tmp_path / "usual"
+    usual.touch()
+    if exists:
+        out.mkdir()
+    assert main([str(tmp_path / "official.pth"), str(out)]) == 0
+    rights = {path.name: path.stat().st_mode for path in out.iterdir()}
+    assert rights == dict.fromkeys(rights, usual.stat().st_mode)
+
+
 @pytest.mark.parametrize("option", [["--length", "16000"], ["--beta-start", "1e-4"], ["--stored-nodes"]])
 def test_an_option_that_does_not_apply_is_refused(
     tensors: dict[str, Tensor], tmp_path: Path, capsys: pytest.CaptureFixture, option: list[str]
