@@ -32,6 +32,7 @@ MAX_SAMPLES = 2**29
 """Maximum length of a recording: 3 hours at 48 kHz, 9 hours at 16 kHz; 2 GB as float32."""
 
 _BLOCK = 4096  # samples of each channel; also the usual block of FLAC, so a cut file is read to its last whole block
+_READ_ALL = 2**22  # bytes of an Ogg file whose pages are all examined, even if only its beginning is decoded
 _UNKNOWN = 2**50  # more samples than any format can state; libsndfile gives larger numbers for an unknown length
 _ENDLESS = 2**56 + 1  # not 2^56: libsndfile divides by the lower 32 bits if it takes a file for another format
 _TAG_TOLERANCE = 8 * 1152  # samples of an MP3 file that its tag counts, but that are delay or padding
@@ -152,7 +153,8 @@ class _Corrected(io.RawIOBase):
 def _decode(path: Path, raw: BinaryIO, max_seconds: float | None) -> Decoded:
     if is_cut_ogg(raw):
         raise AudioFileError(path, "cut short: the end of the stream is missing")
-    if max_seconds is None and (page := damaged_ogg_page(raw)) is not None:
+    whole = max_seconds is None or os.fstat(raw.fileno()).st_size <= _READ_ALL
+    if whole and (page := damaged_ogg_page(raw)) is not None:
         raise AudioFileError(path, f"damaged: page {page} of the Ogg stream is missing or was changed")
     data = find_audio_data(raw)
     if data is not None and data.size_field is not None:

@@ -200,7 +200,7 @@ class MetricsFile:
     """
 
     def __init__(self, path: Path, last_step: int) -> None:
-        self._digest = hashlib.sha256()
+        self._path, self._digest = path, hashlib.sha256()
         if status(path) is not None:
             kept = _lines_up_to(path, last_step)
             self._digest.update(kept)
@@ -220,8 +220,18 @@ class MetricsFile:
         self._digest.update(line.encode())
 
     def sync(self) -> None:
-        """Wait until all lines are on the disk."""
+        """Wait until all lines are on the disk.
+
+        Raises:
+            UserError: the file is no longer in the run folder.
+        """
         os.fsync(self._file.fileno())
+        found = status(self._path)
+        if found is None or not os.path.samestat(found, os.fstat(self._file.fileno())):
+            raise UserError(
+                f"{printable(self._path)} was removed or replaced during the run, so the folder may have a part of the "
+                "run only: start again in another output_dir"
+            )
 
     def close(self) -> None:
         """Close the file."""

@@ -110,6 +110,13 @@ def test_an_mp3_without_tag_in_a_folder_with_an_empty_resource_fork(tmp_path: Pa
         read_audio(path)
 
 
+def test_an_ogg_file_without_a_page_is_refused_where_only_its_beginning_is_read(tmp_path: Path) -> None:
+    for specimen in damaged.damaged_ogg():
+        (tmp_path / specimen.name).write_bytes(specimen.content())
+        with pytest.raises(AudioFileError, match="damaged: page "):
+            read_audio(tmp_path / specimen.name, max_seconds=1)
+
+
 def _check_reason(error: AudioFileError, name: str) -> None:
     assert str(error).endswith(f"{name}: {error.reason}")
     assert "\n" not in str(error)

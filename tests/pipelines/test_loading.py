@@ -13,7 +13,7 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 
 from sashimi_diffusion.errors import UserError
-from sashimi_diffusion.models import DenoiserOutput, SashimiDenoiser, WaveNetDenoiser, stored
+from sashimi_diffusion.models import DenoiserOutput, SashimiDenoiser, WaveNetDenoiser
 from sashimi_diffusion.pipelines import SashimiPipeline, hash_pipeline, loading, resolve_pipeline
 from sashimi_diffusion.schedulers import DiffWaveScheduler, LinearMultistepScheduler, create_scheduler
 

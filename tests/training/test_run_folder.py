@@ -1,6 +1,7 @@
 """Tests of the files of a run folder: measured.json, metrics.jsonl, config.yaml of older versions."""
 
 import json
+import shutil
 
 import pytest
 
@@ -10,7 +11,7 @@ from sashimi_diffusion.pipelines.sashimi import SashimiPipeline
 from sashimi_diffusion.training.config import from_tree, to_tree
 from sashimi_diffusion.training.diffusion.config import DiffusionConfig
 from sashimi_diffusion.training.diffusion.task import DiffusionTask
-from sashimi_diffusion.training.loop import train
+from sashimi_diffusion.training.loop import Trainer, train
 from sashimi_diffusion.training.run_folder import MetricsFile, config_of_command, read_measured
 from sashimi_diffusion.training.yaml_files import read_yaml_file
 
@@ -219,3 +220,17 @@ def test_a_new_run_starts_with_an_empty_file(tmp_path):
     path = tmp_path / "metrics.jsonl"
     MetricsFile(path, 0).close()
     assert path.read_text() == ""
+
+
+def test_a_run_folder_that_is_removed_during_the_run(tiny_config, tmp_path, monkeypatch):
+    original = Trainer._step
+
+    def removing(self, progress):
+        if self.counters.step == 5:
+            shutil.rmtree(self.folder)
+        return original(self, progress)
+
+    monkeypatch.setattr(Trainer, "_step", removing)
+    with pytest.raises(UserError, match=r"metrics\.jsonl was removed or replaced during the run"):
+        train(DiffusionTask, tiny_config("training.sample_every=0"))
+    assert not (tmp_path / "run/pipeline").exists()
