@@ -171,7 +171,7 @@ def find_checkpoint(run: Path, chosen: str | None = None) -> Path | None:
 
     Args:
         run: the run folder.
-        chosen: name or path of a checkpoint; only the last component of a path is used. None: the newest.
+        chosen: name of a checkpoint, also as "checkpoints/NAME", or its path. None: the newest.
 
     Raises:
         UserError: the checkpoint does not exist or is damaged; the message names the newest undamaged one before it.
@@ -189,6 +189,12 @@ def find_checkpoint(run: Path, chosen: str | None = None) -> Path | None:
                 f"there is no checkpoint {printable(chosen)} in {printable(run / 'checkpoints')}: it has {names}"
             )
         folder = matches[0]
+        # A name, or a path in the run folder, is this checkpoint; other paths may be of another run.
+        if len(Path(chosen).parts) > 2 and os.path.realpath(chosen) != os.path.realpath(folder):
+            raise UserError(
+                f"{printable(chosen)} is not in {printable(folder.parent)}: give the name of a checkpoint of this run, "
+                "or set output_dir to the other run"
+            )
     with _with_way_out(folder):
         verify_checkpoint(folder)
     return folder

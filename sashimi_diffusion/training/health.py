@@ -1,8 +1,8 @@
 """Which state of a run may become a checkpoint, and where to go back to from one that may not.
 
 A checkpoint is written only if the last step was finite, its loss has not jumped (:data:`JUMPED`), the average loss has
-not exploded (:data:`counters.EXPLODED`) and the weights and their average are usable. Otherwise the earlier checkpoints
-and the pipeline stay as they are.
+not exploded (:data:`counters.EXPLODED`), the weights and their average are usable, and the optimizer is finite.
+Otherwise the earlier checkpoints and the pipeline stay as they are.
 """
 
 from pathlib import Path
@@ -13,6 +13,8 @@ from torch import nn
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.training.checkpoints import list_checkpoints, step_of
 from sashimi_diffusion.training.counters import EXPLODED, SMOOTHING, Counters
+from sashimi_diffusion.training.muon import CombinedOptimizer
+from sashimi_diffusion.training.optimizer import has_finite_state
 
 JUMPED = 10
 """A loss has jumped if it is more than this multiple of the average of the good losses before it, and above the first.
@@ -38,14 +40,21 @@ class Health:
         counters: counters of the run, which are updated.
         network: the network.
         average: the network with the averaged weights.
+        optimizer: the optimizer of the network.
         max_nonfinite: number of steps in a row that are not finite after which the run ends.
     """
 
     def __init__(
-        self, run: Path, counters: Counters, network: nn.Module, average: nn.Module, max_nonfinite: int
+        self,
+        run: Path,
+        counters: Counters,
+        network: nn.Module,
+        average: nn.Module,
+        optimizer: torch.optim.Optimizer | CombinedOptimizer,
+        max_nonfinite: int,
     ) -> None:
         self.run, self.counters, self.network, self.average = run, counters, network, average
-        self.max_nonfinite = max_nonfinite
+        self.optimizer, self.max_nonfinite = optimizer, max_nonfinite
         self.good_step = counters.step
         """The last step with a good loss, which was computed with the weights after the step before it."""
         self._good_average = counters.loss_average
@@ -99,6 +108,8 @@ class Health:
         for what, model in (("weights", self.network), ("averaged weights", self.average)):
             if not usable(model):
                 return f"the {what} are not finite or larger than {LARGEST_WEIGHT:g}"
+        if not has_finite_state(self.optimizer):
+            return "the averages of the gradients in the optimizer are not finite"
         return ""
 
     def way_back(self) -> str:

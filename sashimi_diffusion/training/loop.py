@@ -129,7 +129,9 @@ class Trainer:
         self.step = create_step(parts, on_device, self.counters.nonfinite_in_row)
         self._norm = math.nan  # gradient norm of the last step that was read
         self._last_line = (self.counters.step, self.counters.seconds)  # of the last training line of metrics.jsonl
-        self.health = Health(self.folder, self.counters, self.network, self.ema.model, config.training.max_nonfinite)
+        self.health = Health(
+            *(self.folder, self.counters, self.network, self.ema.model, self.optimizer), config.training.max_nonfinite
+        )
         self._unproven: int | None = None  # step of a checkpoint that no good loss has followed yet
         self._postponed = False  # whether a checkpoint is due as soon as the run is in a good state
         self.accelerator.wait_for_everyone()

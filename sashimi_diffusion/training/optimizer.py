@@ -133,7 +133,7 @@ def _check_state(optimizer: torch.optim.Optimizer) -> None:
     """Check that the state of every parameter has the tensors that the next step needs.
 
     Raises:
-        UserError: one is missing or has another shape than the parameter.
+        UserError: one is missing, has another shape than the parameter, or is not finite.
     """
     names: tuple[str, ...] = ()  # SGD creates its state where there is none
     if isinstance(optimizer, torch.optim.AdamW):
@@ -147,6 +147,15 @@ def _check_state(optimizer: torch.optim.Optimizer) -> None:
             fits = value.shape in (parameter.shape, ()) if isinstance(value, torch.Tensor) else name not in names
             if not fits:
                 raise UserError(f"{name} of a parameter of shape {tuple(parameter.shape)} is missing or does not fit")
+    if not has_finite_state(optimizer):
+        raise UserError("it has values that are not finite: the run had diverged")
+
+
+def has_finite_state(optimizer: torch.optim.Optimizer | CombinedOptimizer) -> bool:
+    """Return whether the averages of the gradients are finite. AdamW no longer changes a weight whose square is not."""
+    states = [state for part in parts_of(optimizer) for state in part.state.values()]
+    values = [value for state in states for value in state.values() if isinstance(value, torch.Tensor)]
+    return not values or bool(torch.stack([value.isfinite().all().to(values[0].device) for value in values]).all())
 
 
 def _split_off_matrices(model: nn.Module, groups: list[dict]) -> tuple[list[dict], list[dict]]:

@@ -109,6 +109,16 @@ def test_choosing_a_checkpoint(run, tmp_path_factory):
     assert checkpoints.find_checkpoint(tmp_path_factory.mktemp("empty")) is None
 
 
+def test_a_checkpoint_of_another_run_is_refused(run, tmp_path_factory):
+    other = tmp_path_factory.mktemp("other") / "checkpoints/step-000010"
+    other.mkdir(parents=True)
+    with pytest.raises(UserError, match=r"step-000010 is not in .*: give the name of a checkpoint of this run"):
+        checkpoints.find_checkpoint(run, str(other))
+    link = other.parent / "link"
+    link.symlink_to(run)
+    assert checkpoints.find_checkpoint(run, str(link / "checkpoints/step-000010")) is not None
+
+
 def test_a_checkpoint_of_another_network_is_refused(parts, run):
     model = SashimiDenoiser(d_model=16, n_layers=1, pool=(4,), n_state=4, embedding_hidden=16, embedding_dim=16)
     optimizer = create_optimizer(model, OptimizerConfig())

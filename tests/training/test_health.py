@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 import torch
 
+from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.pipelines.sashimi import SashimiPipeline
 from sashimi_diffusion.strict_json import json_text
 from sashimi_diffusion.training import loop, step
-from sashimi_diffusion.training.checkpoints import list_checkpoints
+from sashimi_diffusion.training.checkpoints import list_checkpoints, save_checkpoint
 from sashimi_diffusion.training.counters import EXPLODED, Counters
 from sashimi_diffusion.training.diffusion.task import DiffusionTask
 from sashimi_diffusion.training.health import JUMPED, LARGEST_WEIGHT, RunEnded, usable
@@ -148,6 +149,18 @@ def test_weights_that_are_not_usable(tiny_config, monkeypatch, averaged, value):
         next(model.parameters()).view(-1)[0] = value
     assert not usable(model)
     assert ("averaged weights" in trainer.health.problem()) == averaged
+
+
+def test_an_optimizer_that_is_not_finite(tiny_config):
+    trainer = Trainer(DiffusionTask, tiny_config(), False, None, False)
+    trainer.run()
+    assert trainer.health.problem() == ""
+    next(iter(trainer.optimizer.state.values()))["exp_avg_sq"].fill_(math.inf)  # AdamW would stop to learn, silently
+    assert "in the optimizer are not finite" in trainer.health.problem()
+    run = Path(trainer.config.output_dir)
+    save_checkpoint(run, trainer.network, trainer.ema, trainer.optimizer, trainer.counters, keep=5)
+    with pytest.raises(UserError, match=r"optimizer\.pt cannot be used: .* not finite.*--resume-from .*step-000004$"):
+        train(DiffusionTask, tiny_config("training.steps=10"), resume=True)
 
 
 def test_the_weights_are_examined_at_checkpoints_only(tiny_config, monkeypatch):
