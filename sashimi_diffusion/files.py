@@ -201,7 +201,7 @@ def _reason(error: OSError | SafetensorError, what: str) -> str:
         return "the disk is full"
     if not isinstance(error, OSError) or error.strerror is None:
         return one_line(error)
-    if error.errno == errno.EEXIST:  # of a folder that had to be made
+    if error.errno == errno.EEXIST and os.path.islink(error.filename or ""):  # in the place of a folder to create
         return "something that is no folder, such as a broken link, is in its place"
     already_named = error.filename is None or printable(error.filename) in what
     return error.strerror if already_named else f"{error.strerror} ({printable(error.filename)})"
