@@ -25,7 +25,7 @@ from accelerate.utils import gather_object
 from sashimi_diffusion.data.audio import EXTENSIONS
 from sashimi_diffusion.data.pictures import contact_sheet
 from sashimi_diffusion.errors import UserError
-from sashimi_diffusion.files import file_written_beside, remove_empty_folders, writing
+from sashimi_diffusion.files import file_written_beside, remove_abandoned, remove_empty_folders, writing
 from sashimi_diffusion.launch import is_lost_connection
 from sashimi_diffusion.output_files import write_output_file
 from sashimi_diffusion.paths import entries, kind, missing_folders, nearest_existing, read_json, status
@@ -169,6 +169,7 @@ class SampleFolder:
             with writing(f"to {printable(self.path)}"):
                 for name in _recorded_clips(self.path) if self._overwrite else []:
                     (self.path / name).unlink()
+                remove_abandoned(self.path)
             if others:
                 say(
                     f"note: {printable(self.path)} keeps {len(others)} clips that its samples.json does not name: "

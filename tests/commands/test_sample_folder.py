@@ -271,3 +271,11 @@ def test_the_end_of_another_process_is_one_line(
     with pytest.raises(UserError, match="another process of this run has ended"), open_folder(tmp_path, state) as out:
         write(out, 0)
     assert names(tmp_path) == ["0000.wav", "samples.json"]
+
+
+def test_temporary_files_of_a_killed_run_are_removed(tmp_path: Path, state: PartialState) -> None:
+    abandoned = tmp_path / ".0001.wav.0123456789abcdef.tmp"
+    abandoned.write_bytes(b"half of a clip")
+    os.utime(abandoned, (0, 0))
+    generate(tmp_path, state, count=1)
+    assert names(tmp_path) == ["0000.wav", "contact_sheet.png", "samples.json"]
