@@ -46,15 +46,15 @@ FLOORS = {
     "sashimi_diffusion": [
         {"errors"},
         {"terminal"},
-        {"arguments", "paths", "files", "strict_json"},
-        {"cache_files", "command_line", "cuda_graph", "folder_lock", "memory", "output_files", "suggestions", "launch"},
+        {"arguments", "paths", "files", "strict_json", "suggestions"},
+        {"cache_files", "command_line", "cuda_graph", "folder_lock", "memory", "output_files", "launch"},
         {"data", "schedulers"},
         {"ssm"},
         {"models"},
         {"generation"},
         {"pipelines", "interop"},
         {"training"},
-        {"commands", "benchmarks"},
+        {"commands", "benchmarks", "scripts"},
         {PACKAGE},
     ],
     "sashimi_evaluation": [
