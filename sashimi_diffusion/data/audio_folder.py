@@ -20,6 +20,8 @@ from sashimi_diffusion.terminal import printable
 
 SPLITS = ("train", "validation", "test", "all")
 ORDERS = ("shuffled", "name")
+SUB_FOLDERS = "sub-folders"
+"""Value of the argument ``labels`` of :class:`AudioFolder`; no field of a pattern can have this name."""
 
 
 class AudioFolder(Recordings):
@@ -45,7 +47,8 @@ class AudioFolder(Recordings):
             ``7_jackson_32.wav``. A pattern with slashes also reads folders: ``"{speaker}/{label}_{index}"``. A file
             with another name is a bad file. The field ``folder`` is always the first sub-folder.
         labels: field of the class, for example ``"folder"``. Default: ``label`` if ``pattern`` has it, otherwise there
-            are no classes.
+            are no classes. ``"sub-folders"``: as the default, but without ``pattern`` the first sub-folder is the class
+            if the files are in at least two sub-folders.
         where: use only the files in which every field of this mapping has one of the given values, for example
             ``{"speaker": ["jackson", "nicolas"]}``.
         holdout: replaces ``splits``. The files in which every field of this mapping has one of the given values are the
@@ -89,7 +92,7 @@ class AudioFolder(Recordings):
         root = require_folder(path, "a folder with recordings (wav, flac, ogg or mp3)")
         files, unusable = find_audio(root)
         names = field_names(pattern)
-        label_field = labels or ("label" if "label" in names else None)
+        label_field = _label_field(labels, names, files, root)
         for purpose, field in (("labels", label_field), ("speakers", speakers)):
             if field is not None:
                 require(field, names, f"{purpose} names the field", "the fields are")
@@ -134,6 +137,16 @@ class AudioFolder(Recordings):
             speakers=speakers_of,
             speaker_names=speaker_names,
         )
+
+
+def _label_field(labels: str | None, names: Sequence[str], files: Sequence[Path], root: Path) -> str | None:
+    """Return the field of the class, or None if there are no classes; see the argument ``labels``."""
+    if labels not in (None, SUB_FOLDERS):
+        return labels
+    if labels == SUB_FOLDERS and names == [FOLDER]:
+        folders = {relative.parts[0] for relative in (file.relative_to(root) for file in files) if relative.parts[1:]}
+        return FOLDER if len(folders) > 1 else None
+    return "label" if "label" in names else None
 
 
 def _chunk_starts(samples: int, length: int) -> range:

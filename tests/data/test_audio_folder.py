@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from sashimi_diffusion.data import audio_folder
 from sashimi_diffusion.data import cache as cache_module
-from sashimi_diffusion.data.audio_folder import AudioFolder
+from sashimi_diffusion.data.audio_folder import SUB_FOLDERS, AudioFolder
 from sashimi_diffusion.data.recordings import report_bad_files
 from sashimi_diffusion.errors import UserError
 
@@ -136,6 +136,20 @@ def test_labels_from_sub_folders(tmp_path: Path, record):
     record(tmp_path / "audio" / "stray.wav")
     with pytest.raises(UserError, match=r"stray\.wav: in no sub-folder"):
         AudioFolder(tmp_path / "audio", "all", length=100, labels="folder")
+
+
+def test_sub_folders_are_labels_if_there_are_at_least_two(tmp_path: Path, record):
+    record(tmp_path / "audio" / "birds" / "1.wav")
+    options = {"split": "all", "length": 100, "labels": SUB_FOLDERS}
+    assert AudioFolder(tmp_path / "audio", **options).class_names is None
+    record(tmp_path / "audio" / "frogs" / "deep" / "1.wav")
+    dataset = AudioFolder(tmp_path / "audio", **options)
+    assert (dataset.class_names, dataset.labels.tolist()) == (["birds", "frogs"], [0, 1])
+    assert AudioFolder(tmp_path / "audio", **options | {"pattern": "{label}"}).class_names == ["1"]
+    assert AudioFolder(tmp_path / "audio", **options | {"pattern": "{take}"}).class_names is None
+    record(tmp_path / "audio" / "loose.wav")
+    with pytest.raises(UserError, match=r"1 of 3 .* loose\.wav: in no sub-folder, so it has no label"):
+        AudioFolder(tmp_path / "audio", **options)
 
 
 def test_where_selects_recordings(words: Path):

@@ -191,7 +191,7 @@ OWN: dict[type[RunConfig], dict[str, str]] = {
         "model.kernel_length=0": "model.kernel_length is 0: expected",
         "model.mel_channels=0": "model.mel_channels is 0: expected",
         "model.mel_upsample=[0]": "model.mel_upsample is [0]: expected",
-        "model.class_conditional=null": "model.class_conditional must be true or false",
+        "model.class_conditional=x": "model.class_conditional must be null or true or false, not 'x'",
         "model={name: wavenet, n_layers: 0}": "model.n_layers is 0: expected a whole number from 1 to 512",
         "model={name: wavenet, dilation_cycle: 60}": "model.dilation_cycle is 60: expected",
         "data.sample_rate=1000000000000": "data.sample_rate is 1000000000000: it must be at least 1",
@@ -296,7 +296,9 @@ OWN: dict[type[RunConfig], dict[str, str]] = {
 
 COMBINED = {
     ("optimizer.decay=plateau", "training.validate_every=0"): "plateau needs validations",
-    ("model.class_conditional=false", "data.speakers=null"): "sampling.guidance_scale is 2.0: without classes",
+    ("model.class_conditional=false", "data.speakers=null", "sampling.guidance_scale=2"): (
+        "sampling.guidance_scale is 2.0: without classes"
+    ),
     ("data.pattern=null",): "data.speakers names the field 'speaker', but the fields are folder",
     ("model.mel_channels=4",): "f_min < f_max <= 4000, half of data.sample_rate",
     ("model.mel_channels=4", "data.mel={f_max: 4000, n_fft: 16384}"): "less than twice data.length=5120",

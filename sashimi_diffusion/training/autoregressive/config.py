@@ -8,7 +8,8 @@ from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.generation.engines import ENGINES
 from sashimi_diffusion.models import SampleRNN, SashimiAutoregressive, WaveNetAutoregressive
 from sashimi_diffusion.suggestions import did_you_mean
-from sashimi_diffusion.training.config import MAX_LENGTH, MAX_SAMPLES, MAX_STEPS, DataConfig, RunConfig
+from sashimi_diffusion.training.config import MAX_SAMPLES, MAX_STEPS, RunConfig
+from sashimi_diffusion.training.data_config import MAX_LENGTH, DataConfig
 from sashimi_diffusion.training.model_config import ModelConfig
 from sashimi_diffusion.training.settings import Seed, Settings, Text
 

@@ -28,6 +28,7 @@ def save_samples(
     scheduler: DiffWaveScheduler,
     config: SamplingConfig,
     recordings: BatchSource,
+    guidance_scale: float,
 ) -> str:
     """Draw samples into a folder such as ``run``/samples/step-000100: wav files and contact_sheet.png.
 
@@ -40,6 +41,7 @@ def save_samples(
         scheduler: the training schedule.
         config: settings of the samples.
         recordings: source of the mel spectrograms for a vocoder.
+        guidance_scale: scale of classifier-free guidance.
 
     Returns:
         str: the defects of the samples (clipped to [-1, 1], or silent because not finite); empty if there are none.
@@ -53,7 +55,7 @@ def save_samples(
         num_inference_steps=config.steps,
         generator=[torch.Generator().manual_seed(config.seed + index) for index in range(config.num_samples)],
         class_labels=labels,
-        guidance_scale=config.guidance_scale,
+        guidance_scale=guidance_scale,
         mel=None if recordings.mel is None else _mels(recordings, config.num_samples),
         speaker_labels=speakers,
     ).audios  # (B, 1, L)
