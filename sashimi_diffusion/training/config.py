@@ -32,6 +32,8 @@ Config = TypeVar("Config", bound="RunConfig")
 
 MAX_STEPS = 1_000_000_000
 """At a hundred steps per second, they take four months. The longest published run has a million steps."""
+MAX_MINUTES = 10_000_000
+"""19 years."""
 MAX_BATCH = 65_536
 """The examples of a batch are in memory at the same time."""
 MAX_SAMPLES = 10_000
@@ -91,7 +93,7 @@ class TrainingConfig(Settings):
     max_minutes: float | None = Field(
         default=None,
         gt=0,
-        le=10_000_000,  # 19 years
+        le=MAX_MINUTES,
         description="largest time spent in optimizer steps, in minutes; the number of steps then depends on the "
         "machine; null: no limit",
     )
