@@ -26,6 +26,7 @@ def open_split(
     skip_bad_files: bool = False,
     speakers: str | None = None,
     labels: bool = False,
+    channels: int = 1,
 ) -> Recordings:
     """Return the recordings of a split, divided into items of ``length`` samples.
 
@@ -37,6 +38,7 @@ def open_split(
         speakers: the field of the file names that contains the speaker; None: items have no speakers.
         labels: whether the labels are used. They may then be the names of sub-folders, see ``data.pattern``; the split
             of such files depends on it.
+        channels: channels of the items; 1 mixes those of every recording.
 
     Raises:
         UserError: the path is not set, there is no recording or no such field, or a file cannot be used.
@@ -56,6 +58,8 @@ def open_split(
                 f"data.speakers is {speakers!r}, but it needs data.kind=folder: the splits of Speech Commands have no "
                 "common speakers; remove it"
             )
+        if channels != 1:
+            raise UserError(f"model.in_channels is {channels}, but Speech Commands has one channel: remove it")
         return SpeechCommandsDigits(data.path, download=data.download, **common)
     return AudioFolder(
         data.path,
@@ -66,6 +70,7 @@ def open_split(
         splits=tuple(data.splits),
         order=data.order,
         speakers=speakers,
+        channels=channels,
         **common,
     )
 

@@ -1,6 +1,6 @@
 """Configuration of autoregressive training."""
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -27,6 +27,16 @@ class AutoregressiveModelConfig(ModelConfig):
         default="sashimi",
         description='"sashimi" (SashimiAutoregressive), "wavenet" (WaveNetAutoregressive) or "samplernn" (SampleRNN)',
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_one_channel(cls, tree: Any) -> Any:
+        if isinstance(tree, dict) and "in_channels" in tree:
+            raise UserError(
+                "model.in_channels is set, but an autoregressive model has one channel, and the channels of every "
+                "recording are mixed: remove it, or train a diffusion model"
+            )
+        return tree
 
 
 class TokenDataConfig(DataConfig):

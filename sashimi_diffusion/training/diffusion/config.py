@@ -25,7 +25,7 @@ class DenoiserConfig(ModelConfig):
 
     networks: ClassVar = {"sashimi": SashimiDenoiser, "wavenet": WaveNetDenoiser}
     from_data: ClassVar = (
-        *("in_channels", "out_channels", "sample_rate", "sample_size"),
+        *("out_channels", "sample_rate", "sample_size"),
         *("num_classes", "class_names", "num_speakers", "speaker_names"),
     )
     measured: ClassVar = ("waveform_std",)
@@ -180,11 +180,21 @@ class DiffusionConfig(RunConfig):
             self.sampling.guidance(conditional=False)
         return self
 
+    @property
+    def channels(self) -> int:
+        """Audio channels of the network and of the recordings."""
+        return self.model.argument("in_channels")
+
     @model_validator(mode="after")
     def _check_mel(self) -> "DiffusionConfig":
         data, mel = self.data, self.data.mel
         if self.model.argument("mel_channels") is None:
             return self
+        if self.channels != 1:
+            raise UserError(
+                f"model.in_channels is {self.channels}: a vocoder (model.mel_channels) has one channel; remove one of "
+                "them"
+            )
         if not mel.f_min < mel.f_max <= data.sample_rate / 2:
             raise UserError(
                 f"data.mel.f_min is {mel.f_min:g} and data.mel.f_max is {mel.f_max:g}: expected f_min < f_max <= "

@@ -58,16 +58,16 @@ def save_samples(
         guidance_scale=guidance_scale,
         mel=None if recordings.mel is None else _mels(recordings, config.num_samples),
         speaker_labels=speakers,
-    ).audios  # (B, 1, L)
+    ).audios  # (B, C, L)
     finite = np.isfinite(audios).all(axis=(1, 2))
     audios = np.where(finite[:, None, None], audios, 0)
     titles = _titles(model, {"class": labels, "speaker": speakers}, config.num_samples)
     with folder_written_beside(run / "samples" / checkpoint_name(step)) as folder:
         clipped = [
-            write_audio(folder / f"{index:02d}-{title}.wav", audio[0], model.config.sample_rate)
+            write_audio(folder / f"{index:02d}-{title}.wav", audio, model.config.sample_rate)
             for index, (title, audio) in enumerate(zip(titles, audios, strict=True))
         ]
-        sheet = contact_sheet([audio[0] for audio in audios], model.config.sample_rate, titles=titles)
+        sheet = contact_sheet(list(audios.mean(axis=1)), model.config.sample_rate, titles=titles)
         sheet.save(folder / "contact_sheet.png")
     defects = [f"{sum(clipped) / len(clipped):.2%} of the samples' values were clipped"] if any(clipped) else []
     if not finite.all():

@@ -51,6 +51,7 @@ class DiffusionTask:
         self.description = (
             f"{len(recordings):,} training and {0 if held_out is None else len(held_out):,} held-out examples"
             + (f", {classes} classes" if config.model.class_conditional is None else "")
+            + (f"; {recordings.changes}" if recordings.changes else "")
         )
 
     def batch(self, step: int, positions: range, global_batch: int) -> Batch | Windows:
@@ -103,7 +104,7 @@ class DiffusionTask:
 
     def _open(self, split: str, skip_bad_files: bool) -> Recordings:
         data, labels = self.config.data, self.config.model.class_conditional is not False
-        recordings = open_split(data, split, data.length, skip_bad_files, data.speakers, labels)
+        recordings = open_split(data, split, data.length, skip_bad_files, data.speakers, labels, self.config.channels)
         recordings.normalize_rms = data.normalize_rms
         return recordings
 
@@ -130,7 +131,7 @@ def create_model(config: DiffusionConfig, class_names: list[str] | None, speaker
     if config.model.class_conditional and not class_names:
         raise UserError(
             "model.class_conditional is true, but the recordings have no labels: give their classes with "
-            "data.pattern (for instance '{label}_{speaker}_{index}'), put them into a sub-folder for each class, or set "
+            "data.pattern (for instance '{label}_{speaker}_{index}') or with a sub-folder for each class, or set "
             "model.class_conditional=false"
         )
     classes = None if config.model.class_conditional is False else class_names
@@ -142,6 +143,7 @@ def create_model(config: DiffusionConfig, class_names: list[str] | None, speaker
             class_names=classes,
             num_speakers=None if speaker_names is None else len(speaker_names),
             speaker_names=speaker_names,
+            out_channels=config.channels,
             **config.model.arguments,
         )
     except ValueError as error:
@@ -185,7 +187,7 @@ def diffusion_losses(
         batch: examples with their noise and timesteps.
         min_snr_gamma: gamma; None: no weighting.
     """
-    noisy = scheduler.add_noise(batch.waveform, batch.noise, batch.timesteps)  # (B, 1, L)
+    noisy = scheduler.add_noise(batch.waveform, batch.noise, batch.timesteps)  # (B, C, L)
     conditioning = {"class_labels": batch.labels, "mel": batch.mel, "speaker_labels": batch.speakers}
     prediction = model(noisy, batch.timesteps, **conditioning, return_dict=False)[0]
     velocity = cast(Any, scheduler.config).prediction_type == "v_prediction"
