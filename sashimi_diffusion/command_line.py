@@ -25,10 +25,10 @@ _LONGEST_LINE = 2000
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Help that shows every default except None, which the help text of the argument explains."""
+    """Help that shows every default except that of a flag, and None, which the help text of the argument explains."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        return action.help if action.default is None else super()._get_help_string(action)
+        return action.help if action.default is None or action.default is False else super()._get_help_string(action)
 
 
 class Parser(argparse.ArgumentParser):

@@ -6,14 +6,15 @@ from pathlib import Path
 from sashimi_diffusion.training.autoregressive.config import AutoregressiveConfig
 from sashimi_diffusion.training.config import RunConfig
 from sashimi_diffusion.training.diffusion.config import DiffusionConfig
+from sashimi_diffusion.training.packaged_configs import CONFIGS
 from sashimi_diffusion.training.yaml_files import read_yaml_file
 from sashimi_evaluation.classifiers.training.config import ClassifierConfig
+from sashimi_evaluation.commands.train import CONFIGS as CLASSIFIERS
 
-CONFIGS = Path(__file__).resolve().parents[2] / "recipes" / "configs"
 FILES: dict[type[RunConfig], Path] = {
-    DiffusionConfig: CONFIGS / "digits-small.yaml",
+    DiffusionConfig: CONFIGS / "diffusion" / "digits-small.yaml",
     AutoregressiveConfig: CONFIGS / "autoregressive" / "digits-ar-small.yaml",
-    ClassifierConfig: CONFIGS / "classifiers" / "digits-small.yaml",
+    ClassifierConfig: CLASSIFIERS / "digits-small.yaml",
 }
 TREES = {kind: read_yaml_file(file) for kind, file in FILES.items()}
 

@@ -1,7 +1,5 @@
 """Tests of configs: validation of keys and types, overrides, YAML files, published configs."""
 
-from pathlib import Path
-
 import pytest
 from pydantic import ValidationError
 
@@ -9,9 +7,10 @@ from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.training.config import check_same_run, from_tree, load_config, to_tree
 from sashimi_diffusion.training.diffusion.config import DiffusionConfig
 from sashimi_diffusion.training.diffusion.task import create_model
+from sashimi_diffusion.training.packaged_configs import CONFIGS
 from sashimi_diffusion.training.yaml_files import apply_overrides, read_yaml, write_yaml
 
-CONFIGS = Path(__file__).resolve().parents[2] / "recipes" / "configs"
+DIFFUSION = CONFIGS / "diffusion"
 
 
 @pytest.mark.parametrize(
@@ -117,7 +116,7 @@ def test_yaml_round_trip(tiny_config):
     assert from_tree(DiffusionConfig, {}) == DiffusionConfig()
 
 
-@pytest.mark.parametrize("file", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("file", sorted(DIFFUSION.glob("*.yaml")), ids=lambda path: path.stem)
 def test_published_configs_load(file):
     config = load_config(DiffusionConfig, file, ["data.path=x"])
     assert config.output_dir == f"runs/{file.stem}"
@@ -137,13 +136,13 @@ def test_published_configs_load(file):
     ],
 )
 def test_published_configs_have_the_published_size(name, parameters):
-    model = create_model(load_config(DiffusionConfig, CONFIGS / f"{name}.yaml"), None)
+    model = create_model(load_config(DiffusionConfig, DIFFUSION / f"{name}.yaml"), None)
     assert sum(parameter.numel() for parameter in model.parameters()) == parameters
 
 
 @pytest.mark.parametrize(("name", "parameters"), [("digits-small", 2_280_263), ("digits-small-wavenet", 2_294_913)])
 def test_the_backbones_compared_on_digits_have_similar_sizes(name, parameters):
-    config = load_config(DiffusionConfig, CONFIGS / f"{name}.yaml", ["model.waveform_std=0.1"])
+    config = load_config(DiffusionConfig, DIFFUSION / f"{name}.yaml", ["model.waveform_std=0.1"])
     model = create_model(config, [str(digit) for digit in range(10)], [f"speaker {i}" for i in range(6)])
     assert sum(parameter.numel() for parameter in model.parameters()) == parameters
 

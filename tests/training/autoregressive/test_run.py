@@ -2,7 +2,6 @@
 
 import json
 import math
-from pathlib import Path
 
 import pytest
 import torch
@@ -15,9 +14,8 @@ from sashimi_diffusion.training.autoregressive.config import AutoregressiveConfi
 from sashimi_diffusion.training.autoregressive.task import AutoregressiveTask, bits_per_sample
 from sashimi_diffusion.training.config import from_tree, load_config
 from sashimi_diffusion.training.loop import Trainer, train
+from sashimi_diffusion.training.packaged_configs import CONFIGS
 from sashimi_diffusion.training.yaml_files import apply_overrides
-
-CONFIGS = Path(__file__).resolve().parents[3] / "recipes" / "configs" / "autoregressive"
 
 MODELS = {
     "sashimi": {"d_model": 8, "n_layers": 1, "pool": [4], "n_state": 4},
@@ -98,7 +96,7 @@ def test_checkpoints_within_an_example_are_refused(ar_config):
         ar_config(carry_chunks=4)
 
 
-@pytest.mark.parametrize("file", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("file", sorted((CONFIGS / "autoregressive").glob("*.yaml")), ids=lambda path: path.stem)
 def test_published_configs_load_and_have_the_published_size(file):
     config = load_config(AutoregressiveConfig, file, ["data.path=x"])
     assert config.output_dir == f"runs/{file.stem}"
