@@ -50,12 +50,18 @@ def run_init(options: argparse.Namespace) -> int:
     plan = plan_run(request, survey)
     kind = "autoregressive" if request.autoregressive else "diffusion"
     skip = " --skip-bad-files" if survey.bad else ""
-    command = f"sashimi-train {kind} --config {shlex.quote(printable(out))}{skip}"
+    command = f"sashimi-train {kind} --config {_as_option(out)}{skip}"
     write_output_file(out, plan.text(command).encode())
     say(describe(survey, plan.window))
     say(_about_run(plan))
     say(f"wrote {printable(out)}; train with\n  {command}")
     return 0
+
+
+def _as_option(out: Path) -> str:
+    """Return the path of a config as ``--config`` reads it: a text without an ending or a folder would be a name."""
+    is_path = out.suffix in (".yaml", ".yml") or out.name != str(out)
+    return shlex.quote(printable(out if is_path else f"./{out}"))
 
 
 def _minutes(text: str) -> float:
@@ -84,9 +90,10 @@ def _about_run(plan: Plan) -> str:
     """Return lines about the run that the config describes."""
     budget, window, request = plan.budget, plan.window, plan.request
     seconds = budget.cost.seconds_of(budget.batch_size)
+    channels = "one channel" if window.channels == 1 else f"{window.channels} channels"
     few = f" (good results need {USEFUL_STEPS:,} or more)" if budget.steps < USEFUL_STEPS else ""
     return (
-        f"  examples     {window.length:,} samples ({window.seconds:.2f} s) at {window.sample_rate} Hz, one channel\n"
+        f"  examples     {window.length:,} samples ({window.seconds:.2f} s) at {window.sample_rate} Hz, {channels}\n"
         f"  network      {budget.cost.parameters:,} parameters\n"
         f"  steps        about {budget.steps:,} in {request.minutes:g} minutes on {request.device}{few}: batches of "
         f"{budget.batch_size}, {seconds:.2g} s and {budget.memory} each, as measured"

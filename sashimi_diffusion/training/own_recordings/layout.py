@@ -70,9 +70,7 @@ def find_layout(files: Sequence[Path], root: Path) -> Layout:
     best = max(found, key=lambda layout: (bool(layout.labels), bool(layout.speakers)))
     if best.labels:
         return best
-    # Without a pattern, sub-folders would be classes.
-    flat = all(file.parent == root for file in files)
-    return Layout(None if flat else "{name}", note=next((layout.note for layout in found if layout.note), ""))
+    return Layout(None, note=next((layout.note for layout in found if layout.note), ""))
 
 
 def _patterns(files: Sequence[Path], root: Path) -> Iterator[str | None]:

@@ -33,6 +33,7 @@ class Levels:
         rms: root mean square of each recording that is not silent.
         peaks: largest absolute value of each of them.
         quiet: share of the audio in frames of 50 ms below -60 dB.
+        equal_channels: whether the channels of each recording are equal.
         bad: recordings that cannot be used, with the reason.
         unusual: recordings that are used, with what is unusual.
     """
@@ -42,6 +43,7 @@ class Levels:
     rms: np.ndarray
     peaks: np.ndarray
     quiet: float
+    equal_channels: bool
     bad: dict[Path, str]
     unusual: dict[Path, str]
 
@@ -52,13 +54,15 @@ def measure_levels(recordings: Sequence[Recording]) -> Levels:
     chosen = recordings if complete else [recordings[i] for i in spread_evenly(len(recordings), SAMPLED_FILES)]
     bad: dict[Path, str] = {}
     unusual: dict[Path, str] = {}
-    rms, peaks, frames = [], [], []
+    rms, peaks, frames, equal = [], [], [], True
     for recording in tqdm(chosen, desc="Measuring levels", unit="file", delay=2):
         try:
-            samples = read_audio(recording.path, max_seconds=None if complete else SAMPLED_SECONDS)
+            seconds = None if complete else SAMPLED_SECONDS
+            samples = np.atleast_2d(read_audio(recording.path, max_seconds=seconds, channels=recording.channels))
         except AudioFileError as error:
             bad[recording.path] = error.reason
             continue
+        equal = equal and bool((samples == samples[0]).all())
         if warning := level_warning(samples):
             unusual[recording.path] = warning
         frames.append(_rms_of_frames(samples, math.ceil(_FRAME * recording.sample_rate)))
@@ -66,11 +70,17 @@ def measure_levels(recordings: Sequence[Recording]) -> Levels:
             peaks.append(peak)
             rms.append(float(np.sqrt(np.mean(np.square(samples, dtype=np.float64)))))
     quiet = float(np.mean(np.concatenate(frames) < _QUIET)) if frames else 0.0
-    return Levels(complete, len(frames), np.array(rms), np.array(peaks), quiet, bad, unusual)
+    return Levels(complete, len(frames), np.array(rms), np.array(peaks), quiet, equal, bad, unusual)
 
 
 def _rms_of_frames(samples: np.ndarray, size: int) -> np.ndarray:
-    """Return the root mean square of consecutive frames of ``size`` samples; the last one may be shorter."""
-    starts = np.arange(0, len(samples), size)
-    energy = np.add.reduceat(np.square(samples, dtype=np.float64), starts)
-    return np.sqrt(energy / np.minimum(size, len(samples) - starts))
+    """Return the root mean square of consecutive frames of ``size`` samples; the last one may be shorter.
+
+    Args:
+        samples: shape (channels, length).
+        size: samples of a frame.
+    """
+    length = samples.shape[1]
+    starts = np.arange(0, length, size)
+    energy = np.add.reduceat(np.square(samples, dtype=np.float64).mean(axis=0), starts)
+    return np.sqrt(energy / np.minimum(size, length - starts))

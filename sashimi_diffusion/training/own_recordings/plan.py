@@ -11,7 +11,7 @@ from sashimi_diffusion.training.own_recordings.networks import Size, limits_of, 
 from sashimi_diffusion.training.own_recordings.settings import Request, plain, settings_of
 from sashimi_diffusion.training.own_recordings.step_cost import Cost, measure_step
 from sashimi_diffusion.training.own_recordings.survey import Survey
-from sashimi_diffusion.training.own_recordings.window import Window, choose_window, sample_rate_of
+from sashimi_diffusion.training.own_recordings.window import Window, channels_of, choose_window, sample_rate_of
 from sashimi_diffusion.training.yaml_files import read_yaml
 
 _LARGEST_BATCH = {"cpu": 16}
@@ -63,7 +63,8 @@ def plan_run(request: Request, survey: Survey) -> Plan:
     limits = limits_of(request.autoregressive, request.device)
     rate = sample_rate_of(survey, limits)
     pool = pools_of(request.autoregressive, request.device, rate)
-    window = choose_window(survey, rate, pool, limits, shift=not request.autoregressive)
+    channels = 1 if request.autoregressive else channels_of(survey)
+    window = choose_window(survey, rate, channels, pool, limits, shift=not request.autoregressive)
 
     def measure(size: Size) -> Cost:
         provisional = Budget(size, Cost((0, 0), (0, 0), 0), batch_size=1, steps=USEFUL_STEPS)

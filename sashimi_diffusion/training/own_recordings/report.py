@@ -6,6 +6,7 @@ import numpy as np
 
 from sashimi_diffusion.terminal import printable, shortened
 from sashimi_diffusion.training.own_recordings.levels import SAMPLED_SECONDS
+from sashimi_diffusion.training.own_recordings.settings import about_mixing
 from sashimi_diffusion.training.own_recordings.survey import Survey
 from sashimi_diffusion.training.own_recordings.window import Window
 
@@ -18,7 +19,7 @@ def describe(survey: Survey, window: Window) -> str:
         "recordings": _recordings(survey),
         "durations": _durations(survey),
         "sample rate": _sample_rates(survey, window),
-        "channels": _channels(survey),
+        "channels": _channels(survey, window),
         "levels": _levels(survey),
         "classes": _names(survey.classes, f", from {printable(survey.layout.source)}")
         or survey.layout.note
@@ -51,10 +52,10 @@ def _sample_rates(survey: Survey, window: Window) -> str:
     return text if list(counts) == [window.sample_rate] else f"{text}; resampled to {window.sample_rate} Hz"
 
 
-def _channels(survey: Survey) -> str:
+def _channels(survey: Survey, window: Window) -> str:
     counts = survey.counts(lambda recording: recording.channels)
     text = _counted({str(channels): count for channels, count in counts.items()})
-    return text if list(counts) == [1] else f"{text}; mixed down to 1"
+    return text if list(counts) == [window.channels] else f"{text}; {about_mixing(survey)}"
 
 
 def _counted(counts: Mapping[str, int]) -> str:
@@ -66,9 +67,10 @@ def _counted(counts: Mapping[str, int]) -> str:
 def _levels(survey: Survey) -> str:
     levels = survey.levels
     quiet, loud = np.percentile(20 * np.log10(levels.rms), [10, 90])
+    peak = 20 * np.log10(levels.peaks.max())
     of = "" if levels.complete else f"; measured on the first {SAMPLED_SECONDS} s of {levels.files} files"
     return (
-        f"{quiet:.1f} to {loud:.1f} dB (10 % to 90 % of the files), peaks up to {20 * np.log10(levels.peaks.max()):.1f} dB, "
+        f"{quiet:.1f} to {loud:.1f} dB (10 % to 90 % of the files), peaks up to {peak:.1f} dB, "
         f"{levels.quiet:.0%} silence (below -60 dB){of}"
     )
 

@@ -67,6 +67,7 @@ def _diffusion(request: Request, survey: Survey, window: Window, budget: Budget)
             "waveform_std": Setting(
                 None, "measured on the training examples, so that the diffused data have unit variance"
             ),
+            "in_channels": Setting(window.channels, _about_channels(survey, window)),
             **_network(window, budget),
             **_state_space(),
             "weight_norm": Setting(False, "Muon controls the size of the steps"),
@@ -117,6 +118,11 @@ def _autoregressive(request: Request, survey: Survey, window: Window, budget: Bu
         },
         "data": {
             **_data(survey, window),
+            "pattern": Setting(
+                survey.layout.pattern, "every split has the same shares of the labels; the model itself has no classes"
+            )
+            if survey.layout.pattern
+            else Setting(None, "an autoregressive model has no classes"),
             "normalize": Setting("example", "each example to the full range of the quantization")
             if window.random_shift is not None
             else Setting("recording", "keeps the dynamics within long recordings"),
@@ -132,9 +138,7 @@ def _autoregressive(request: Request, survey: Survey, window: Window, budget: Bu
 
 
 def _network(window: Window, budget: Budget) -> Groups:
-    rates = [
-        f"{window.sample_rate / math.prod(window.pool[:stage]):.0f}" for stage in range(1, len(window.pool) + 1)
-    ]
+    rates = [f"{window.sample_rate / math.prod(window.pool[:stage]):.0f}" for stage in range(1, len(window.pool) + 1)]
     blocks = "blocks of each stage, the raw rate first"
     if not budget.size.n_layers[0]:
         blocks = "blocks of each stage; none at the raw rate, where they cost most"
@@ -177,6 +181,21 @@ def about_rate(survey: Survey, window: Window) -> str:
     return f"the rate of most recordings; {resampled} are resampled" if resampled else "the rate of the recordings"
 
 
+def _about_channels(survey: Survey, window: Window) -> str:
+    if window.channels > 1:
+        return "audio channels, those of the recordings"
+    several = any(recording.channels > 1 for recording in survey.recordings)
+    return f"the recordings are {about_mixing(survey)}" if several else ""
+
+
+def about_mixing(survey: Survey) -> str:
+    """Return in words why recordings of several channels are mixed."""
+    if survey.levels.equal_channels:
+        return "mixed down to 1 channel, because their channels are equal"
+    different = len(survey.counts(lambda recording: recording.channels)) > 1
+    return "mixed down to 1 channel" + (", because their numbers of channels differ" if different else "")
+
+
 def _fit(window: Window) -> str:
     if not window.longer:
         return "no recording is longer"
@@ -197,16 +216,10 @@ def _splits(survey: Survey) -> Setting:
     return Setting([0.94, 0.06, 0.0], "shares of the recordings for training, validation and test")
 
 
-def _has_validation(survey: Survey) -> bool:
-    return _splits(survey).value[1] > 0
-
-
 def _about_pattern(survey: Survey) -> str:
     if survey.layout.pattern is None:
         return "the sub-folders are the classes" if survey.classes else "no fields in the names"
-    if survey.classes or survey.speakers:
-        return "fields in the file names, and in the folders before each slash"
-    return "any name; null would make the sub-folders classes"
+    return "fields in the file names, and in the folders before each slash"
 
 
 def _about_classes(survey: Survey) -> str:

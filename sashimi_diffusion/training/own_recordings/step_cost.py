@@ -65,7 +65,7 @@ def measure_step(
         OutOfMemory: the memory of a GPU is not enough.
     """
     with torch.random.fork_rng([device] if device.type == "cuda" else []), _threads_of_a_run(device):
-        step = _Step(config, class_names, speaker_names, device)
+        step = TrialStep(config, class_names, speaker_names, device)
         seconds, memory = [], []
         for batch_size in _BATCHES:
             try:
@@ -90,7 +90,7 @@ def _line(values: Sequence[float]) -> tuple[float, float]:
     return max(0.0, values[0] - slope * _BATCHES[0]), slope
 
 
-class _Step:
+class TrialStep:
     """A training step on random examples: loss, gradient, optimizer and averaged weights."""
 
     def __init__(

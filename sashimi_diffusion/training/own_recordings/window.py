@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sashimi_diffusion.data.decoding import MAX_SAMPLES
 from sashimi_diffusion.training.own_recordings.survey import Survey
 
 SHIFT = 0.05
@@ -32,6 +33,7 @@ class Window:
 
     Args:
         sample_rate: in Hz.
+        channels: audio channels; 1: those of the recordings are mixed.
         length: samples in an example.
         pool: pooling factors of the network; their product divides ``length``.
         random_shift: the setting ``data.random_shift``.
@@ -40,6 +42,7 @@ class Window:
     """
 
     sample_rate: int
+    channels: int
     length: int
     pool: tuple[int, ...]
     random_shift: int | None
@@ -62,14 +65,24 @@ def sample_rate_of(survey: Survey, limits: Limits) -> int:
     return min(commonest_rate(survey), limits.sample_rate)
 
 
-def choose_window(survey: Survey, sample_rate: int, pool: tuple[int, ...], limits: Limits, shift: bool) -> Window:
+def channels_of(survey: Survey) -> int:
+    """Return the audio channels of a network: those of the recordings, if all have equally many that differ."""
+    first, *others = survey.counts(lambda recording: recording.channels)
+    samples = max(recording.seconds * recording.sample_rate for recording in survey.recordings)
+    too_long = samples * first > MAX_SAMPLES  # several channels of a recording count together
+    return 1 if others or too_long or survey.levels.equal_channels else first
+
+
+def choose_window(
+    survey: Survey, sample_rate: int, channels: int, pool: tuple[int, ...], limits: Limits, shift: bool
+) -> Window:
     """Return the training examples for recordings.
 
     Short recordings fit into an example. Long ones are cut into examples of the largest length.
 
     Args:
         survey: the recordings.
-        sample_rate: in Hz.
+        sample_rate, channels: of the examples.
         pool: pooling factors of the network.
         limits: of the device.
         shift: whether short recordings are shifted within an example.
@@ -84,6 +97,7 @@ def choose_window(survey: Survey, sample_rate: int, pool: tuple[int, ...], limit
     long = bool(np.median(seconds) >= 2 * window)
     return Window(
         sample_rate,
+        channels,
         length,
         pool,
         None if long else round(SHIFT * sample_rate) if shift else 0,
