@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from sashimi_diffusion.command_line import Parser, run
+from sashimi_diffusion.commands import init
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.suggestions import did_you_mean
 from sashimi_diffusion.training.autoregressive.config import AutoregressiveConfig
@@ -70,6 +71,17 @@ COMMANDS = {
   sashimi-train autoregressive --resume output_dir=runs/piano
   accelerate launch -m sashimi_diffusion.commands.train autoregressive data.path=RECORDINGS
 """,
+    ),
+    "init": SubCommand(
+        "look at a folder of recordings and write a config that trains on them",
+        """examples:
+  sashimi-train init RECORDINGS                       writes RECORDINGS.yaml for an hour of training
+  sashimi-train init RECORDINGS --minutes 600 --out mine.yaml
+  sashimi-train init RECORDINGS --autoregressive
+  sashimi-train init RECORDINGS --pattern '{label}_{speaker}_{index}'
+""",
+        init.add_arguments,
+        init.run_init,
     ),
 }
 """The sub-commands of this package by name."""

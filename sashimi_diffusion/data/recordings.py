@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 
 from sashimi_diffusion.cache_files import cache_folder
 from sashimi_diffusion.data.cache import CachedRecordings
+from sashimi_diffusion.data.partition import Part
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.files import write_file
 from sashimi_diffusion.paths import expanded, reason, status
@@ -24,55 +25,65 @@ _LISTED = 20  # number of bad files that a message lists
 
 
 class Recordings(Dataset):
-    """Data set of fixed-length items cut from cached recordings.
+    """Base class of data sets of fixed-length items cut from recordings.
 
-    Item i is ``{"waveform": float32 tensor (1, length), "label": int}``. With ``recording, start = items[i]``, its
-    waveform consists of ``length`` samples of that recording, from sample ``start`` on, padded with zeros on the right
-    if the recording ends earlier. Its label is an index into ``class_names``, or -1 if there are no labels. If there
-    are speakers, the item also has ``"speaker"``, an index into ``speaker_names``.
+    Item i is ``{"waveform": float32 tensor (channels, length), "label": int}``. With ``recording, start = items[i]``,
+    its waveform consists of ``length`` samples of that recording, from sample ``start`` on, padded with zeros on the
+    right if the recording ends earlier. Its label is an index into ``class_names``, or -1 if there are no labels. If
+    there are speakers, the item also has ``"speaker"``, an index into ``speaker_names``.
+
+    A subclass implements :meth:`load` and :meth:`content`.
 
     Args:
-        files: path of each recording of this split.
-        clips: the cached recordings, which may contain more files.
-        positions: index of each of ``files`` in ``clips``.
-        items: (index into ``files``, first sample) of each item.
-        labels: label of each of ``files``.
-        class_names: names of the classes, or None.
+        part: the recordings of this split, with their labels and speakers.
+        items: (index into the recordings, first sample) of each item.
         sample_rate: in Hz.
         length: samples in an item.
+        channels: channels of an item.
         normalize_rms: root mean square to which each recording is scaled (1.0 is full scale); None does not scale.
-        speakers: speaker of each of ``files``, or None.
-        speaker_names: names of the speakers, or None.
 
     Attributes:
+        files: path of each recording of this split.
         labels: label of each item, int64, shape (items,).
         speakers: speaker of each item, int64, shape (items,), or None.
+        class_names, speaker_names: names of the classes and of the speakers, or None.
+        changes: what reading changes, for example "3 of 4 recordings are resampled from 44100 Hz to 16000 Hz"; empty if
+            nothing, or not known.
     """
+
+    changes = ""
 
     def __init__(
         self,
-        files: Sequence[Path],
-        clips: CachedRecordings,
-        positions: Sequence[int],
+        part: Part,
         items: Sequence[tuple[int, int]],
-        labels: Sequence[int],
-        class_names: list[str] | None,
         sample_rate: int,
         length: int,
+        channels: int = 1,
         normalize_rms: float | None = None,
-        speakers: Sequence[int] | None = None,
-        speaker_names: list[str] | None = None,
     ) -> None:
-        self.files = list(files)
+        self.files = list(part.files)
         self.items = list(items)
-        self.class_names, self.speaker_names = class_names, speaker_names
-        self.sample_rate = sample_rate
-        self.length = length
+        self.class_names, self.speaker_names = part.class_names, part.speaker_names
+        self.sample_rate, self.length, self.channels = sample_rate, length, channels
         self.normalize_rms = normalize_rms
-        self.labels = self._of_items(labels)
-        self.speakers = None if speakers is None else self._of_items(speakers)
-        self._clips = clips
-        self._positions = list(positions)
+        self.labels = self._of_items(part.labels)
+        self.speakers = None if part.speakers is None else self._of_items(part.speakers)
+
+    def load(self, recording: int) -> tuple[np.ndarray, float]:
+        """Return a recording that is not scaled, float32, and its root mean square over all channels.
+
+        Its shape is (length,), or (channels, length) for more than one channel.
+        """
+        raise NotImplementedError
+
+    def content(self, index: int) -> str:
+        """Return a hash of the content of the file that contains item ``index``."""
+        raise NotImplementedError
+
+    def usable(self, index: int) -> int:
+        """Return the item to use in the place of item ``index``: itself, unless its recording cannot be read."""
+        return index
 
     def __len__(self) -> int:
         return len(self.items)
@@ -81,31 +92,26 @@ class Recordings(Dataset):
         """Return the whole recording that contains item ``index``.
 
         Returns:
-            float32, shape (samples of the recording,): a read-only view of the memory-mapped cache, or, with
-            ``normalize_rms``, a scaled copy.
+            float32, shape (length,), or (channels, length) for more than one channel. It may be a read-only view of the
+            memory-mapped cache; with ``normalize_rms``, it is a scaled copy.
         """
         return self.part(index, 0, None)
 
     def part(self, index: int, start: int, stop: int | None) -> np.ndarray:
-        """Return ``clip(index)[start:stop]`` without reading or scaling the rest of the recording."""
+        """Return ``clip(index)[..., start:stop]`` without scaling the rest of the recording."""
         recording, _ = self.items[index]
         return self._scaled(recording, slice(start, stop))
 
     def clip_length(self, index: int) -> int:
-        """Return the number of samples in ``clip(index)`` without reading the audio."""
+        """Return the number of samples of each channel of ``clip(index)``."""
         recording, _ = self.items[index]
-        return len(self._clips[self._positions[recording]])
-
-    def content(self, index: int) -> str:
-        """Return a hash of the content of the file that contains item ``index``."""
-        recording, _ = self.items[index]
-        return self._clips.fingerprints[self._positions[recording]]
+        return self.load(recording)[0].shape[-1]
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         recording, start = self.items[index]
         samples = self._scaled(recording, slice(start, start + self.length))
-        waveform = torch.zeros(1, self.length)
-        waveform[0, : len(samples)] = torch.from_numpy(samples.copy())
+        waveform = torch.zeros(self.channels, self.length)
+        waveform[:, : samples.shape[-1]] = torch.from_numpy(samples.copy())
         item = {"waveform": waveform, "label": int(self.labels[index])}
         return item if self.speakers is None else item | {"speaker": int(self.speakers[index])}
 
@@ -113,9 +119,8 @@ class Recordings(Dataset):
         return np.asarray([of_recordings[recording] for recording, _ in self.items], dtype=np.int64)
 
     def _scaled(self, recording: int, part: slice) -> np.ndarray:
-        position = self._positions[recording]
-        samples = self._clips[position][part]
-        rms = self._clips.rms[position]
+        whole, rms = self.load(recording)
+        samples = whole[..., part]
         if self.normalize_rms is None or rms == 0:  # silence cannot be scaled
             return samples
         return samples * np.float32(self.normalize_rms / rms)
@@ -126,7 +131,62 @@ class Recordings(Dataset):
             float(np.square(self._scaled(recording, slice(start, start + self.length)), dtype=np.float64).sum())
             for recording, start in self.items
         )
-        return (energy / (len(self) * self.length)) ** 0.5
+        return (energy / (len(self) * self.channels * self.length)) ** 0.5
+
+
+class CachedDataset(Recordings):
+    """Data set of consecutive chunks of recordings in the audio cache.
+
+    Args:
+        part: the recordings of this split.
+        clips: the cached recordings, which may contain more files.
+        positions: index of each recording of ``part`` in ``clips``.
+        sample_rate, length, normalize_rms: see :class:`Recordings`.
+        whole: whether each recording has one item, its beginning, instead of one for each chunk of ``length`` samples.
+    """
+
+    def __init__(
+        self,
+        part: Part,
+        clips: CachedRecordings,
+        positions: Sequence[int],
+        sample_rate: int,
+        length: int,
+        normalize_rms: float | None = None,
+        whole: bool = False,
+    ) -> None:
+        lengths = clips.lengths()[positions]
+        starts = [range(0, 1 if whole else max(int(samples) - length, 0) + 1, length) for samples in lengths]
+        items = [(recording, start) for recording, own in enumerate(starts) for start in own]
+        super().__init__(part, items, sample_rate, length, clips.channels, normalize_rms)
+        self._clips, self._positions = clips, list(positions)
+        self.changes = _changes(clips, sample_rate)
+
+    def load(self, recording: int) -> tuple[np.ndarray, float]:
+        """Return a view of the memory-mapped cache, see :meth:`Recordings.load`."""
+        position = self._positions[recording]
+        return self._clips[position], self._clips.rms[position]
+
+    def content(self, index: int) -> str:
+        """Return a hash of the content of the file that contains item ``index``."""
+        recording, _ = self.items[index]
+        return self._clips.fingerprints[self._positions[recording]]
+
+
+def _changes(clips: CachedRecordings, sample_rate: int) -> str:
+    """Return how many recordings are resampled and mixed; see the attribute ``changes`` of :class:`Recordings`."""
+    if clips.sources is None:
+        return ""
+    sources = clips.sources[clips.sources[:, 0] > 0]
+    rates, channels = sources[:, 0], sources[:, 1]
+    texts = []
+    if resampled := int((rates != sample_rate).sum()):
+        others = " and ".join(f"{rate} Hz" for rate in np.unique(rates[rates != sample_rate]))
+        texts.append(f"{resampled} of {len(sources)} recordings are resampled from {others} to {sample_rate} Hz")
+    if clips.channels == 1 and (mixed := int((channels > 1).sum())):
+        kind = "are stereo" if channels.max() == 2 else "have several channels"
+        texts.append(f"{mixed} of {len(sources)} recordings {kind} and are mixed to one channel")
+    return "; ".join(texts)
 
 
 def check_request(sample_rate: int, length: int, split: str, allowed_splits: Sequence[str]) -> None:

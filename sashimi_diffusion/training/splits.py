@@ -4,11 +4,11 @@ import hashlib
 from collections.abc import Iterable
 from typing import Any
 
-from sashimi_diffusion.data.audio_folder import AudioFolder
+from sashimi_diffusion.data.audio_folder import SUB_FOLDERS, AudioFolder
 from sashimi_diffusion.data.recordings import Recordings
 from sashimi_diffusion.data.speech_commands import SpeechCommandsDigits
 from sashimi_diffusion.errors import UserError
-from sashimi_diffusion.training.config import DataConfig
+from sashimi_diffusion.training.data_config import DataConfig
 
 _WHERE_TO_GET_DATA = (
     "for spoken digits clone https://github.com/Jakobovski/free-spoken-digit-dataset and set "
@@ -20,7 +20,13 @@ _SEPARATOR = "-"  # of the hashes in a fingerprint
 
 
 def open_split(
-    data: DataConfig, split: str, length: int, skip_bad_files: bool = False, speakers: str | None = None
+    data: DataConfig,
+    split: str,
+    length: int,
+    skip_bad_files: bool = False,
+    speakers: str | None = None,
+    labels: bool = False,
+    channels: int = 1,
 ) -> Recordings:
     """Return the recordings of a split, divided into items of ``length`` samples.
 
@@ -30,6 +36,9 @@ def open_split(
         length: samples in an item.
         skip_bad_files: ignore files that cannot be used, with a warning.
         speakers: the field of the file names that contains the speaker; None: items have no speakers.
+        labels: whether the labels are used. They may then be the names of sub-folders, see ``data.pattern``; the split
+            of such files depends on it.
+        channels: channels of the items; 1 mixes those of every recording.
 
     Raises:
         UserError: the path is not set, there is no recording or no such field, or a file cannot be used.
@@ -49,15 +58,19 @@ def open_split(
                 f"data.speakers is {speakers!r}, but it needs data.kind=folder: the splits of Speech Commands have no "
                 "common speakers; remove it"
             )
+        if channels != 1:
+            raise UserError(f"model.in_channels is {channels}, but Speech Commands has one channel: remove it")
         return SpeechCommandsDigits(data.path, download=data.download, **common)
     return AudioFolder(
         data.path,
         pattern=data.pattern,
+        labels=SUB_FOLDERS if labels else None,
         where=data.where,
         holdout=data.holdout,
         splits=tuple(data.splits),
         order=data.order,
         speakers=speakers,
+        channels=channels,
         **common,
     )
 

@@ -153,3 +153,50 @@ def test_a_run_may_be_lengthened_and_moved_but_not_changed(tiny_config):
     for name, value in {"seed": 1, "model.d_model": 16, "data.length": 512, "schedule.num_train_timesteps": 50}.items():
         with pytest.raises(UserError, match=f"^{name} is {value}.*resume with {name}="):
             check_same_run(tiny_config(f"{name}={value}"), stored)
+
+
+def test_null_agrees_with_what_the_data_of_a_run_have_determined(tiny_config):
+    check_same_run(tiny_config("model.class_conditional=null"), tiny_config())
+    with pytest.raises(UserError, match=r"^model\.class_conditional is False"):
+        check_same_run(tiny_config("model.class_conditional=false"), tiny_config())
+
+
+FIRST_TAKES = {"index": [0, 1, 2, 3, 4]}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "pattern", "speakers", "holdout"),
+    [
+        ([], "{label}_{speaker}_{index}", "speaker", FIRST_TAKES),
+        (["data.pattern={label}-{speaker}-{index}"], "{label}-{speaker}-{index}", "speaker", FIRST_TAKES),
+        (["data.pattern={label}_{speaker}"], "{label}_{speaker}", "speaker", None),
+        (["data.pattern=null"], None, None, None),
+        (["data.pattern='{label}_{take}'", "data.holdout={take: [1]}"], "{label}_{take}", None, {"take": [1]}),
+        (["data.pattern={label}_{x}", "data.holdout.x=[1]"], "{label}_{x}", None, FIRST_TAKES | {"x": [1]}),
+        (["data.kind=speech_commands"], None, None, None),
+        (["data.kind=folder"], "{label}_{speaker}_{index}", "speaker", FIRST_TAKES),
+        (["data={kind: folder, pattern: '{label}_{a}'}"], "{label}_{a}", None, None),
+    ],
+)
+def test_settings_of_a_replaced_pattern_are_left_out(overrides, pattern, speakers, holdout):
+    """An override is never left out; nor is a group of the file to which an override adds something."""
+    data = load_config(DiffusionConfig, CONFIGS / "digits-small.yaml", overrides).data
+    assert (data.pattern, data.speakers, data.holdout) == (pattern, speakers, holdout)
+
+
+def test_overrides_that_name_fields_of_a_replaced_pattern_are_errors():
+    with pytest.raises(UserError, match=r"data\.speakers names the field 'speaker', but the fields are folder"):
+        load_config(DiffusionConfig, CONFIGS / "digits-small.yaml", ["data.pattern=null", "data.speakers=speaker"])
+    with pytest.raises(UserError, match=r"data\.pattern is 'x'"):
+        load_config(DiffusionConfig, CONFIGS / "digits-small.yaml", ["data.pattern=x"])
+
+
+@pytest.mark.parametrize(("scale", "without", "with_labels"), [("null", 1, 2), ("1", 1, 1), ("3", None, 3)])
+def test_the_automatic_scale_of_guidance(tiny_config, scale, without, with_labels):
+    sampling = tiny_config(f"sampling.guidance_scale={scale}").sampling
+    assert sampling.guidance(conditional=True) == with_labels
+    if without is not None:
+        assert sampling.guidance(conditional=False) == without
+        return
+    with pytest.raises(UserError, match=r"sampling\.guidance_scale is 3\.0: without classes"):
+        sampling.guidance(conditional=False)

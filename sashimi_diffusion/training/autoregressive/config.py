@@ -1,6 +1,6 @@
 """Configuration of autoregressive training."""
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -8,7 +8,8 @@ from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.generation.engines import ENGINES
 from sashimi_diffusion.models import SampleRNN, SashimiAutoregressive, WaveNetAutoregressive
 from sashimi_diffusion.suggestions import did_you_mean
-from sashimi_diffusion.training.config import MAX_LENGTH, MAX_SAMPLES, MAX_STEPS, DataConfig, RunConfig
+from sashimi_diffusion.training.config import MAX_SAMPLES, MAX_STEPS, RunConfig
+from sashimi_diffusion.training.data_config import MAX_LENGTH, DataConfig
 from sashimi_diffusion.training.model_config import ModelConfig
 from sashimi_diffusion.training.settings import Seed, Settings, Text
 
@@ -26,6 +27,16 @@ class AutoregressiveModelConfig(ModelConfig):
         default="sashimi",
         description='"sashimi" (SashimiAutoregressive), "wavenet" (WaveNetAutoregressive) or "samplernn" (SampleRNN)',
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_one_channel(cls, tree: Any) -> Any:
+        if isinstance(tree, dict) and "in_channels" in tree:
+            raise UserError(
+                "model.in_channels is set, but an autoregressive model has one channel, and the channels of every "
+                "recording are mixed: remove it, or train a diffusion model"
+            )
+        return tree
 
 
 class TokenDataConfig(DataConfig):

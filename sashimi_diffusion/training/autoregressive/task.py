@@ -64,6 +64,8 @@ class AutoregressiveTask:
         self.data = fingerprint(recordings)
         counts = [0 if part is None else len(part.dataset) for part in (self.validation, self.test)]
         self.description = f"{len(recordings):,} training, {counts[0]:,} validation and {counts[1]:,} test examples"
+        if recordings.changes:
+            self.description += f"; {recordings.changes}"
         self.against_graph = "data.carry_chunks carries states from step to step" if self.chunks > 1 else ""
         # Examples that are divided into chunks are kept for the steps that use them; threads prepare later batches.
         kept = 2 * config.training.gradient_accumulation if self.chunks > 1 else 0
