@@ -55,7 +55,9 @@ class Part:
     speaker_names: list[str] | None = None
 
 
-def choose_part(usable: Fields, names: Sequence[str], root: Path, wanted: Wanted) -> Part:
+def choose_part(
+    usable: Fields, names: Sequence[str], root: Path, wanted: Wanted, known: Mapping[Path, str] | None = None
+) -> Part:
     """Return the requested part of a data set.
 
     Args:
@@ -63,17 +65,21 @@ def choose_part(usable: Fields, names: Sequence[str], root: Path, wanted: Wanted
         names: the fields that exist.
         root: the data set; the names of the recordings are their paths in it.
         wanted: the request.
+        known: recordings whose part the data set determines; the others are divided.
 
     Raises:
         UserError: the part is empty, or ``holdout`` names a field or a value that does not exist.
     """
     classes = {file: own[wanted.labels] if wanted.labels else "" for file, own in usable.items()}
+    known = known or {}
+    free = {file: own for file, own in usable.items() if file not in known}
     if wanted.holdout:
-        parts = _held_out(usable, wanted.holdout, names)
+        parts = _held_out(free, wanted.holdout, names)
     elif wanted.order == "name":
-        parts = by_name(list(usable), root, wanted.splits)
+        parts = by_name(list(free), root, wanted.splits)
     else:
-        parts = _shuffled(classes, root, wanted.splits, wanted.seed)
+        parts = _shuffled({file: classes[file] for file in free}, root, wanted.splits, wanted.seed)
+    parts |= known
     chosen = [file for file in usable if wanted.split in ("all", parts[file])]
     if not chosen:
         raise UserError(_empty_split(root, wanted.split, len(usable), bool(wanted.holdout)))

@@ -32,43 +32,47 @@ class Recordings(Dataset):
     right if the recording ends earlier. Its label is an index into ``class_names``, or -1 if there are no labels. If
     there are speakers, the item also has ``"speaker"``, an index into ``speaker_names``.
 
-    A subclass implements :meth:`load` and :meth:`content`.
+    A subclass implements :meth:`load` and :meth:`fingerprint`.
 
     Args:
-        part: the recordings of this split, with their labels and speakers.
-        items: (index into the recordings, first sample) of each item.
+        items: (index of the recording, first sample) of each item.
+        labels: label of each item, int64, shape (items,).
         sample_rate: in Hz.
         length: samples in an item.
         channels: channels of an item.
         normalize_rms: root mean square to which each recording is scaled (1.0 is full scale); None does not scale.
+        class_names: names of the classes, or None.
+        speakers: speaker of each item, int64, shape (items,), or None.
+        speaker_names: names of the speakers, or None.
 
     Attributes:
-        files: path of each recording of this split.
-        labels: label of each item, int64, shape (items,).
-        speakers: speaker of each item, int64, shape (items,), or None.
-        class_names, speaker_names: names of the classes and of the speakers, or None.
+        groups: numbers of consecutive items that are best read one after another, such as those of a tar file; None if
+            any order is as good.
+        shuffle_buffer: number of items among which the training order of ``groups`` is shuffled.
         changes: what reading changes, for example "3 of 4 recordings are resampled from 44100 Hz to 16000 Hz"; empty if
             nothing, or not known.
     """
 
     changes = ""
+    groups: Sequence[int] | None = None
+    shuffle_buffer = 1
 
     def __init__(
         self,
-        part: Part,
         items: Sequence[tuple[int, int]],
+        labels: np.ndarray,
         sample_rate: int,
         length: int,
         channels: int = 1,
         normalize_rms: float | None = None,
+        class_names: list[str] | None = None,
+        speakers: np.ndarray | None = None,
+        speaker_names: list[str] | None = None,
     ) -> None:
-        self.files = list(part.files)
-        self.items = list(items)
-        self.class_names, self.speaker_names = part.class_names, part.speaker_names
+        self.items, self.labels, self.speakers = items, labels, speakers
         self.sample_rate, self.length, self.channels = sample_rate, length, channels
         self.normalize_rms = normalize_rms
-        self.labels = self._of_items(part.labels)
-        self.speakers = None if part.speakers is None else self._of_items(part.speakers)
+        self.class_names, self.speaker_names = class_names, speaker_names
 
     def load(self, recording: int) -> tuple[np.ndarray, float]:
         """Return a recording that is not scaled, float32, and its root mean square over all channels.
@@ -77,8 +81,8 @@ class Recordings(Dataset):
         """
         raise NotImplementedError
 
-    def content(self, index: int) -> str:
-        """Return a hash of the content of the file that contains item ``index``."""
+    def fingerprint(self) -> tuple[str, str]:
+        """Return two hashes: of names, lengths, labels and speakers of the items, in order, and of their contents."""
         raise NotImplementedError
 
     def usable(self, index: int) -> int:
@@ -115,9 +119,6 @@ class Recordings(Dataset):
         item = {"waveform": waveform, "label": int(self.labels[index])}
         return item if self.speakers is None else item | {"speaker": int(self.speakers[index])}
 
-    def _of_items(self, of_recordings: Sequence[int]) -> np.ndarray:
-        return np.asarray([of_recordings[recording] for recording, _ in self.items], dtype=np.int64)
-
     def _scaled(self, recording: int, part: slice) -> np.ndarray:
         whole, rms = self.load(recording)
         samples = whole[..., part]
@@ -135,7 +136,7 @@ class Recordings(Dataset):
 
 
 class CachedDataset(Recordings):
-    """Data set of consecutive chunks of recordings in the audio cache.
+    """Data set of consecutive chunks of recordings in the audio cache. The attribute ``files`` has their paths.
 
     Args:
         part: the recordings of this split.
@@ -158,9 +159,22 @@ class CachedDataset(Recordings):
         lengths = clips.lengths()[positions]
         starts = [range(0, 1 if whole else max(int(samples) - length, 0) + 1, length) for samples in lengths]
         items = [(recording, start) for recording, own in enumerate(starts) for start in own]
-        super().__init__(part, items, sample_rate, length, clips.channels, normalize_rms)
+        recordings = [recording for recording, _ in items]
+        super().__init__(
+            items,
+            np.asarray(part.labels, dtype=np.int64)[recordings],
+            sample_rate,
+            length,
+            clips.channels,
+            normalize_rms,
+            part.class_names,
+            None if part.speakers is None else np.asarray(part.speakers, dtype=np.int64)[recordings],
+            part.speaker_names,
+        )
+        self.files = part.files
         self._clips, self._positions = clips, list(positions)
-        self.changes = _changes(clips, sample_rate)
+        if clips.sources is not None:
+            self.changes = changes_of(clips.sources[clips.sources[:, 0] > 0], sample_rate, clips.channels)
 
     def load(self, recording: int) -> tuple[np.ndarray, float]:
         """Return a view of the memory-mapped cache, see :meth:`Recordings.load`."""
@@ -172,20 +186,35 @@ class CachedDataset(Recordings):
         recording, _ = self.items[index]
         return self._clips.fingerprints[self._positions[recording]]
 
+    def fingerprint(self) -> tuple[str, str]:
+        """Return two hashes, see :meth:`Recordings.fingerprint`; the folders of the files are not part of them."""
+        speakers = self.speakers
+        names = "\n".join(
+            f"{self.files[recording].name} {start} {self.clip_length(item)} {self.labels[item]}"
+            + ("" if speakers is None else f" {speakers[item]}")
+            for item, (recording, start) in enumerate(self.items)
+        )
+        contents = "\n".join(self.content(item) for item in range(len(self)))
+        hashes = [hashlib.sha256(text.encode("utf-8", "surrogateescape")) for text in (names, contents)]
+        return hashes[0].hexdigest(), hashes[1].hexdigest()
 
-def _changes(clips: CachedRecordings, sample_rate: int) -> str:
-    """Return how many recordings are resampled and mixed; see the attribute ``changes`` of :class:`Recordings`."""
-    if clips.sources is None:
-        return ""
-    sources = clips.sources[clips.sources[:, 0] > 0]
-    rates, channels = sources[:, 0], sources[:, 1]
-    texts = []
+
+def changes_of(sources: np.ndarray, sample_rate: int, channels: int, what: str = "recordings") -> str:
+    """Return how many recordings are resampled and mixed; see the attribute ``changes`` of :class:`Recordings`.
+
+    Args:
+        sources: rate in Hz and number of channels of the file of each recording, shape (recordings, 2).
+        sample_rate: rate of the items in Hz.
+        channels: channels of the items.
+        what: name of the recordings in the text.
+    """
+    rates, texts = sources[:, 0], []
     if resampled := int((rates != sample_rate).sum()):
         others = " and ".join(f"{rate} Hz" for rate in np.unique(rates[rates != sample_rate]))
-        texts.append(f"{resampled} of {len(sources)} recordings are resampled from {others} to {sample_rate} Hz")
-    if clips.channels == 1 and (mixed := int((channels > 1).sum())):
-        kind = "are stereo" if channels.max() == 2 else "have several channels"
-        texts.append(f"{mixed} of {len(sources)} recordings {kind} and are mixed to one channel")
+        texts.append(f"{resampled} of {len(sources)} {what} are resampled from {others} to {sample_rate} Hz")
+    if channels == 1 and (mixed := int((sources[:, 1] > 1).sum())):
+        kind = "are stereo" if sources[:, 1].max() == 2 else "have several channels"
+        texts.append(f"{mixed} of {len(sources)} {what} {kind} and are mixed to one channel")
     return "; ".join(texts)
 
 

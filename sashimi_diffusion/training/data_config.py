@@ -2,8 +2,9 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
+from sashimi_diffusion.arguments import short_form
 from sashimi_diffusion.data.names import field_names
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.models.base import RANGES
@@ -38,14 +39,65 @@ _NAMING_FIELDS = ("speakers", "where", "holdout")
 """Settings that name fields of the pattern."""
 
 
+_FOLDER = ("folder", "speech_commands")  # the second ignores settings of the first, as older versions did
+_KINDS = {
+    "subset": ("hf_dataset",),
+    "audio_column": ("hf_dataset", "webdataset"),
+    "label_column": ("hf_dataset", "webdataset"),
+    "train_split": ("hf_dataset",),
+    "validation_split": ("hf_dataset",),
+    "test_split": ("hf_dataset",),
+    "shuffle_buffer": ("webdataset",),
+    "pattern": (*_FOLDER, "webdataset"),
+    "where": (*_FOLDER, "hf_dataset"),
+    "holdout": (*_FOLDER, "hf_dataset"),
+    "order": (*_FOLDER, "hf_dataset"),
+    "download": _FOLDER,
+}
+"""The kinds of data that have a setting; the others are errors."""
+
+
 class DataConfig(Settings):
     """The recordings to train on."""
 
-    kind: Literal["speech_commands", "folder"] = Field(
+    kind: Literal["speech_commands", "folder", "hf_dataset", "webdataset"] = Field(
         default="folder",
-        description='"speech_commands" (ten digits of Speech Commands, official split) or "folder" (any recordings)',
+        description='"folder" (any recordings); "speech_commands" (ten digits of Speech Commands, official split); '
+        '"hf_dataset" (a Hugging Face data set); or "webdataset" (tar files, which are read as they are used)',
     )
-    path: Text | None = Field(default=None, description="folder of the recordings")
+    path: Text | None = Field(
+        default=None,
+        description="folder of the recordings; hf_dataset: also an id on the hub such as owner/name; webdataset: "
+        "folder of the tar files, or a pattern such as shards/train-{000000..000009}.tar",
+    )
+    subset: Text | None = Field(default=None, description="hf_dataset only: the configuration of the data set")
+    audio_column: Text | None = Field(
+        default=None,
+        description="hf_dataset: the column of the audio, null: the only one with audio, or the one called audio; "
+        "webdataset: the ending of the audio in the tar files, such as mic1.flac, null: wav, flac, ogg or mp3",
+    )
+    label_column: Text | None = Field(
+        default=None,
+        description="hf_dataset: the column of the class, null: label, if there is such a column; webdataset: the "
+        "ending of a member with the class (cls, txt), or a key of the member ending in json, null: cls, or the key "
+        "label",
+    )
+    train_split: Text = Field(default="train", description="hf_dataset only: the training split")
+    validation_split: Text | None = Field(
+        default=None,
+        description="hf_dataset only: the validation split; null: validation if there is such a split, otherwise a "
+        "share of the training split, see `splits`",
+    )
+    test_split: Text | None = Field(
+        default=None, description="hf_dataset only: the test split; null: test, or a share of the training split"
+    )
+    shuffle_buffer: int = Field(
+        default=1000,
+        ge=1,
+        le=10_000_000,  # their order is in memory
+        description="webdataset only: number of recordings among which the order is shuffled; the order of the tar "
+        "files is shuffled as well",
+    )
     download: bool = Field(
         default=False, description="speech_commands only: download the data set into `path` if it is not there"
     )
@@ -55,25 +107,27 @@ class DataConfig(Settings):
     length: int = Field(default=16000, ge=1, le=MAX_LENGTH, description="length of a training example in samples")
     pattern: Pattern | None = Field(
         default=None,
-        description='folder only: fields in the file names, for instance "{label}_{speaker}_{index}"; null: the names '
-        "of the sub-folders are the labels, if the recordings are in at least two sub-folders",
+        description='folder and webdataset: fields in the file names, for instance "{label}_{speaker}_{index}"; null: '
+        "in a folder, the names of the sub-folders are the labels, if the recordings are in at least two sub-folders",
     )
     where: dict[str, Values] = Field(
         default={},
-        description="folder only: use only files whose field has one of these values, for instance {speaker: [theo]}",
+        description="folder and hf_dataset: use only files whose field (or column) has one of these values, for "
+        "instance {speaker: [theo]}",
     )
     holdout: dict[str, Values] | None = Field(
         default=None,
-        description="folder only: use files whose field has one of these values for validation, for instance "
-        "{index: [0, 1]}; null: `splits` selects them",
+        description="folder and hf_dataset: use files whose field (or column) has one of these values for validation, "
+        "for instance {index: [0, 1]}; null: `splits` selects them",
     )
     splits: Splits = Field(
-        default=[0.88, 0.06, 0.06], description="folder only: shares of the files for training, validation and test"
+        default=[0.88, 0.06, 0.06],
+        description="shares of the files for training, validation and test; speech_commands has its own splits",
     )
     order: Literal["shuffled", "name"] = Field(
         default="shuffled",
-        description='folder only: "shuffled": `splits` applies to the shuffled files of each class; "name": it applies '
-        "to the files in the order of their names, training files first, as papers split music data sets",
+        description='folder and hf_dataset: "shuffled": `splits` applies to the shuffled files of each class; "name": '
+        "it applies to the files in the order of their names, training files first, as papers split music data sets",
     )
     random_shift: int | None = Field(
         default=0,
@@ -84,13 +138,25 @@ class DataConfig(Settings):
     )
     cache_dir: Text | None = Field(default=None, description="folder for decoded audio; null: the user's cache folder")
 
+    @model_validator(mode="after")
+    def _check_kind(self) -> "DataConfig":
+        for name, kinds in _KINDS.items():
+            default = DataConfig.model_fields[name].default
+            if getattr(self, name) != default and self.kind not in kinds:
+                raise UserError(
+                    f"data.{name} is {short_form(getattr(self, name))}, but data.kind is {self.kind}: remove it; it "
+                    f"needs data.kind={' or '.join(kind for kind in kinds if kind != 'speech_commands')}"
+                )
+        return self
+
 
 def without_settings_of_replaced(tree: dict[str, Any]) -> dict[str, Any]:
     """Return a config tree without the settings that belong to a pattern or a kind of data that was replaced.
 
     ``data.speakers``, ``data.where`` and ``data.holdout`` of a file name fields of its pattern. If an override replaces
     the pattern, those of them that name a field that the new pattern does not have are left out. If an override
-    replaces ``data.kind``, they are left out with the pattern. Overrides themselves are never left out.
+    replaces ``data.kind``, they are left out with the pattern and all settings that the new kind does not have.
+    Overrides themselves are never left out.
 
     Args:
         tree: nested dictionary in which the overrides are set, as ``apply_overrides`` returns it.
@@ -99,8 +165,8 @@ def without_settings_of_replaced(tree: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(data, dict):
         return tree
     if isinstance(data.get("kind"), Override) and data["kind"] != "folder":
-        names: list[str] = []
-        left_out = [key for key in ("pattern", *_NAMING_FIELDS) if not _has_override(data.get(key))]
+        others = [key for key, kinds in _KINDS.items() if data["kind"] not in kinds]
+        left_out = [key for key in {"pattern", *_NAMING_FIELDS, *others} if not _has_override(data.get(key))]
     elif isinstance(data.get("pattern"), Override):
         try:
             names = field_names(read_overrides(str | None, data["pattern"], "data.pattern"))

@@ -338,7 +338,8 @@ def test_channels_are_read_as_if_each_were_a_file(tmp_path: Path, record, needs_
     assert both.shape[0] == 2
     for channel, samples in zip(noise.T, both, strict=True):
         soundfile.write(tmp_path / "mono.wav", channel, 16000)
-        np.testing.assert_array_equal(samples, read_audio(tmp_path / "mono.wav", rate, max_seconds=max_seconds))
+        expected = read_audio(tmp_path / "mono.wav", rate, max_seconds=max_seconds)
+        np.testing.assert_allclose(samples, expected, atol=1e-6)  # both at once are added in another order
 
 
 def test_another_number_of_channels_is_refused(tmp_path: Path, record):
@@ -356,6 +357,6 @@ def test_content_is_decoded_as_the_file_is(tmp_path: Path, record):
         content = (tmp_path / f"noise{ending}").read_bytes()
         for own, other in zip(decode_content(content, "x"), decode_audio(tmp_path / f"noise{ending}"), strict=True):
             np.testing.assert_array_equal(own, other)
-    for content, reason in ((b"", "empty"), (b"no audio", "not audio that soundfile can read"), (content[:50], "")):
+    for damaged, reason in ((b"", "empty"), (b"no audio", "not audio that soundfile can read"), (content[:50], "")):
         with pytest.raises(AudioFileError, match=f"cannot use shard/a.wav: .*{reason}"):
-            decode_content(content, "shard/a.wav")
+            decode_content(damaged, "shard/a.wav")

@@ -56,6 +56,15 @@ class TokenDataConfig(DataConfig):
     )
     test: bool = Field(default=True, description="whether to compute metrics of the test split at the end of the run")
 
+    @model_validator(mode="after")
+    def _check_chunks(self) -> "TokenDataConfig":
+        if self.kind == "webdataset" and self.carry_chunks > 1:
+            raise UserError(
+                f"data.carry_chunks is {self.carry_chunks}: with data.kind=webdataset it can only be 1, because the "
+                "lengths of the recordings are not known before they are decoded"
+            )
+        return self
+
 
 class GenerationConfig(Settings):
     """The samples drawn during training."""

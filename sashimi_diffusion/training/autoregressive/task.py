@@ -145,6 +145,8 @@ class AutoregressiveTask:
 
     def _check_length(self, recordings: Recordings) -> None:
         length = self.config.data.length
+        if self.chunks == 1:
+            return
         longest = max(recordings.clip_length(index) for index in range(len(recordings)))
         if longest <= length * (self.chunks - 1):
             raise UserError(

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sashimi_diffusion.data.recordings import Recordings
 from sashimi_diffusion.training.diffusion.config import DiffusionConfig
-from sashimi_diffusion.training.examples import DEVICE, MEASURE, STEP, TRAINING, VALIDATION, ShuffledEpochs, stream
+from sashimi_diffusion.training.examples import DEVICE, MEASURE, STEP, TRAINING, VALIDATION, stream, training_order
 
 
 @dataclass
@@ -88,7 +88,7 @@ class BatchSource:
         self.label_dropout = config.objective.label_dropout
         self.waveform_std, self.mel, self.device = waveform_std, mel, device
         self.num_classes, self.num_speakers = num_classes, num_speakers
-        self._epochs = ShuffledEpochs(len(dataset), config.seed)
+        self._order = training_order(dataset, config.seed)
 
     def training_batch(self, step: int, positions: range, global_batch: int) -> Batch:
         """Return the examples at ``positions`` of the global batch of ``step`` (from 0), of ``global_batch`` examples.
@@ -138,12 +138,12 @@ class BatchSource:
         """Return items ``indices`` of the data set, with noise, timesteps and shifts that never change in a run."""
         indices = list(indices)
         streams = [stream(VALIDATION, self.seed, index) for index in indices]
-        count = len(self.dataset)
-        return self._batch(indices, streams, [(index + 0.5) / count for index in indices], drop_labels=False)
+        fractions = [(index + 0.5) / len(self.dataset) for index in indices]
+        return self._batch([self.dataset.usable(index) for index in indices], streams, fractions, drop_labels=False)
 
     def _examples(self, step: int, positions: range, global_batch: int) -> tuple[list[int], list[np.random.Generator]]:
         """Return the index and the random number generator of each of the examples at ``positions``."""
-        indices = [self._epochs[step * global_batch + position] for position in positions]
+        indices = [self.dataset.usable(self._order[step * global_batch + position]) for position in positions]
         return indices, [stream(TRAINING, self.seed, step, position) for position in positions]
 
     def _batch(self, indices: list[int], streams: list, fractions: list[float], drop_labels: bool) -> Batch:
@@ -206,7 +206,8 @@ def measure_std(dataset: Recordings, config: DiffusionConfig, examples: int = 10
     source = BatchSource(dataset, config, waveform_std=1.0)
     indices = stream(MEASURE, config.seed).permutation(len(dataset))[:examples]
     streams = [stream(MEASURE, config.seed, int(i)) for i in indices]
-    windows = (source._window(int(i), s) * source._gain(s) for i, s in zip(indices, streams, strict=True))
+    usable = (dataset.usable(int(i)) for i in indices)
+    windows = (source._window(i, s) * source._gain(s) for i, s in zip(usable, streams, strict=True))
     return float(np.sqrt(np.mean([np.mean(np.square(window)) for window in windows])))
 
 

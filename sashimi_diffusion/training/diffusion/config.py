@@ -53,8 +53,8 @@ class WaveformDataConfig(DataConfig):
 
     speakers: Text | None = Field(
         default=None,
-        description="folder only: condition the network also on the speaker; the field of `pattern` that contains it, "
-        'or "folder" for the first sub-folder; null: no speakers',
+        description="condition the network also on the speaker; folder: the field of `pattern` that contains it, or "
+        '"folder" for the first sub-folder; hf_dataset: a column; webdataset: as `label_column`; null: no speakers',
     )
     normalize_rms: float | None = Field(
         default=None,

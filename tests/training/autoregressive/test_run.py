@@ -2,8 +2,12 @@
 
 import json
 import math
+import tarfile
+from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 import torch
 
 from sashimi_diffusion.errors import UserError
@@ -89,6 +93,41 @@ def test_bits_of_whole_recordings_do_not_depend_on_the_chunks(ar_config):
     for batch_size, chunk in [(1, 200), (2, 32), (3, 13)]:
         bits = bits_per_sample(trainer.accelerator, model, examples, batch_size, chunk)
         assert bits == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_run_with_tar_files(ar_config, recordings, tmp_path):
+    """It stops and resumes, and equals the uninterrupted run; the test split is in the same files."""
+    files = sorted(recordings.glob("*.wav"))
+    for number in range(2):
+        with tarfile.open(tmp_path / f"part-{number}.tar", "w") as archive:
+            for file in files[number::2]:
+                archive.add(file, file.name)
+    data = {"kind": "webdataset", "path": f"{tmp_path}/part-{{0,1}}.tar", "splits": [0.5, 0.3, 0.2]}
+    settings = ["optimizer.decay=constant", "sampling.num_samples=0"]
+    for steps in (2, 4):
+        run = train(AutoregressiveTask, ar_config(overrides=[*settings, f"training.steps={steps}"], **data), steps > 2)
+    whole = train(AutoregressiveTask, ar_config(overrides=[*settings, f"output_dir={tmp_path / 'whole'}"], **data))
+    last = "checkpoints/step-000004/model.safetensors"
+    assert (run / last).read_bytes() == (whole / last).read_bytes()
+    assert lines(run)[-1]["test_bits"] == lines(whole)[-1]["test_bits"] > 4
+    with pytest.raises(UserError, match=r"data\.carry_chunks is 2: with data\.kind=webdataset it can only be 1"):
+        ar_config(carry_chunks=2, **data)
+
+
+def test_recordings_of_a_hugging_face_data_set_and_of_two_channels(ar_config, tmp_path):
+    """The sub-folders of audio files are its splits; the channels are mixed, and the first line of the run says so."""
+    pytest.importorskip("datasets", reason="needs the package datasets")
+    random = np.random.default_rng(0)
+    for number in range(6):
+        folder = tmp_path / "audio" / ("test" if number == 5 else "train")
+        folder.mkdir(parents=True, exist_ok=True)
+        soundfile.write(folder / f"{number}.wav", random.uniform(-0.5, 0.5, (300, 2)), 8000)
+    config = ar_config(kind="hf_dataset", path=str(tmp_path / "audio"), splits=[0.7, 0.2, 0.1])
+    task = AutoregressiveTask(config, torch.device("cpu"), False)
+    assert task.description == (
+        "4 training, 1 validation and 1 test examples; 6 of 6 recordings are stereo and are mixed to one channel"
+    )
+    assert task.test.dataset.files[0].parent.name == "test"
 
 
 def test_checkpoints_within_an_example_are_refused(ar_config):

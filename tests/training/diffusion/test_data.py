@@ -1,12 +1,14 @@
 """Tests of the data of diffusion runs: labels that are automatic or from sub-folders, several channels, rates."""
 
 import shutil
+import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 import torch
+from accelerate import Accelerator
 
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.pipelines.sashimi import SashimiPipeline
@@ -130,3 +132,83 @@ def test_recordings_with_other_numbers_of_channels(tiny_config, stereo):
         DiffusionTask(tiny_config(*settings, "model.in_channels=2"), torch.device("cpu"), True)
     with pytest.raises(UserError, match="Speech Commands has one channel"):
         task(tiny_config(*settings, "model.in_channels=2", "data.kind=speech_commands"))
+
+
+def test_a_hugging_face_data_set(tiny_config, recordings, tmp_path):
+    """A run of it equals that of the files: the recordings and their labels are the same, in another order."""
+    pytest.importorskip("datasets", reason="needs the package datasets")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    table = pytest.importorskip("pyarrow").Table
+    (tmp_path / "table").mkdir()
+    files = sorted(recordings.glob("*.wav"))
+    names = [dict(zip(("label", "speaker", "index"), file.stem.split("_"), strict=True)) for file in files]
+    rows = [{"sound": file.read_bytes(), **own} for file, own in zip(files, names, strict=True)]
+    parquet.write_table(table.from_pylist(rows), tmp_path / "table" / "train.parquet")
+    settings = [f"data.path={tmp_path / 'table'}", "data.kind=hf_dataset", "data.pattern=null"]
+    own = task(tiny_config(*settings, "data.holdout.index=[0]", "data.speakers=speaker"))
+    other = task(tiny_config("data.speakers=speaker"))
+    assert own.description == other.description
+    assert own.network.config.class_names == other.network.config.class_names
+    assert len(own.validation.dataset) == len(other.validation.dataset) == 4
+    for index in range(len(own.source.dataset)):
+        np.testing.assert_array_equal(own.source.dataset.clip(index), other.source.dataset.clip(index))
+    assert own.source.dataset.speakers.tolist() == other.source.dataset.speakers.tolist()
+    run = train(DiffusionTask, tiny_config(*settings, "data.holdout=null", "training.steps=2"))
+    train(DiffusionTask, tiny_config(*settings, "data.holdout=null", "training.steps=3"), resume=True)
+    assert SashimiPipeline.from_pretrained(run / "pipeline").model.config.class_names == ["0", "1"]
+    with pytest.raises(UserError, match=r"data\.pattern is .*, but data\.kind is hf_dataset: remove it"):
+        tiny_config("data.kind=hf_dataset")
+
+
+@pytest.fixture
+def shards(recordings: Path, tmp_path: Path) -> str:
+    """Write the recordings into three tar files, and return the pattern of their paths."""
+    files = sorted(recordings.glob("*.wav"))
+    for number in range(3):
+        with tarfile.open(tmp_path / f"part-{number}.tar", "w") as archive:
+            for file in files[number::3]:
+                archive.add(file, file.name)
+    return f"{tmp_path}/part-{{0..2}}.tar"
+
+
+@pytest.fixture
+def streamed(tiny_config, shards):
+    """Return a function from overrides to the config of the tiny network, with recordings in tar files."""
+    settings = [f"data.path={shards}", "data.kind=webdataset", "data.holdout=null", "data.splits=[0.7,0.3,0]"]
+    return lambda *overrides: tiny_config(*settings, "data.shuffle_buffer=4", *overrides)
+
+
+def test_a_run_with_tar_files_that_is_stopped_is_the_uninterrupted_run(streamed, tmp_path):
+    settings = ["optimizer.decay=constant", "sampling.num_samples=0", "training.validate_every=0"]
+    for steps in (3, 5, 8):  # no epoch ends there
+        run = train(DiffusionTask, streamed(*settings, f"training.steps={steps}"), resume=steps > 3)
+    whole = train(DiffusionTask, streamed(*settings, f"output_dir={tmp_path / 'whole'}"))
+    assert SashimiPipeline.from_pretrained(whole / "pipeline").model.config.class_names == ["0", "1"]
+    for name in ("model.safetensors", "ema.safetensors"):
+        last = f"checkpoints/step-000008/{name}"
+        assert (run / last).read_bytes() == (whole / last).read_bytes()
+
+
+def test_batches_of_tar_files_do_not_depend_on_their_division(streamed):
+    """Each process has its own part of the global batch, and reads and decodes only that."""
+    one, two = task(streamed()), task(streamed())
+    for step in range(6):
+        whole = one.batch(step, range(4), 4)
+        parts = [two.batch(step, range(start, start + 2), 4) for start in (2, 0)]
+        assert torch.equal(whole.waveform, torch.cat([part.waveform for part in reversed(parts)]))
+        assert torch.equal(whole.labels, torch.cat([part.labels for part in reversed(parts)]))
+    assert one.data == two.data
+
+
+def test_a_bad_recording_in_a_tar_file_is_replaced_in_every_batch(streamed, shards):
+    with tarfile.open(shards.replace("{0..2}", "1"), "a") as archive:
+        for name in ("0_x_1.wav", "0_y_1.wav"):
+            archive.addfile(tarfile.TarInfo(name))  # no content
+    with pytest.raises(UserError, match=r"part-1\.tar/0_[xy]_1\.wav: empty"):
+        task(streamed())
+    with pytest.warns(UserWarning, match=r"0_[xy]_1\.wav: empty .*; going on without it"):
+        first = DiffusionTask(streamed(), torch.device("cpu"), True)
+    second = DiffusionTask(streamed(), torch.device("cpu"), True)
+    for step in (4, 1, 3):
+        assert torch.equal(first.batch(step, range(4), 4).waveform, second.batch(step, range(4), 4).waveform)
+    assert first.validate(Accelerator(cpu=True), first.network)["validation_loss"] > 0
