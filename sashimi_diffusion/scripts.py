@@ -48,3 +48,8 @@ def info() -> int:
 def sample() -> int:
     """Run ``sashimi-sample``."""
     return start("sashimi_diffusion.commands.sample")
+
+
+def train() -> int:
+    """Run ``sashimi-train``."""
+    return start("sashimi_evaluation.commands.train")
