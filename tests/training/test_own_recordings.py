@@ -399,8 +399,10 @@ def test_costs_are_measured_on_the_network_of_the_config(kind, monkeypatch):
     monkeypatch.setattr(step_cost, "_LONG_ENOUGH", 0)
     small = ["model.d_model=4", "model.n_state=4", "model.n_layers=1"]
     state = torch.random.get_rng_state()
-    [measure_step(load_config(kind, None, [*small, more]), ["a"], [], torch.device("cpu")) for more in ["seed=0"]]
-    longer = measure_step(load_config(kind, None, [*small, "data.length=1024"]), ["a"], [], torch.device("cpu"))
+    short, longer = (
+        measure_step(load_config(kind, None, [*small, f"data.length={length}"]), ["a"], [], torch.device("cpu"))
+        for length in (256, 1024)
+    )
     assert torch.equal(state, torch.random.get_rng_state())
     network = kind.model_validate({}).model.network_class(d_model=4, n_state=4, n_layers=1)
     assert short.parameters == longer.parameters
