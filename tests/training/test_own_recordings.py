@@ -23,11 +23,10 @@ from sashimi_diffusion.training.diffusion.task import DiffusionTask
 from sashimi_diffusion.training.loop import train
 from sashimi_diffusion.training.own_recordings import levels, plan, step_cost
 from sashimi_diffusion.training.own_recordings.budget import USEFUL_STEPS, choose_budget
-from sashimi_diffusion.training.own_recordings.config_text import config_text
+from sashimi_diffusion.training.own_recordings.config_text import Setting, config_text
 from sashimi_diffusion.training.own_recordings.headers import Recording
 from sashimi_diffusion.training.own_recordings.layout import find_layout
 from sashimi_diffusion.training.own_recordings.networks import Size, limits_of, pools_of, sizes_of
-from sashimi_diffusion.training.own_recordings.settings import Setting
 from sashimi_diffusion.training.own_recordings.step_cost import Cost, OutOfMemory, TrialStep, measure_step
 from sashimi_diffusion.training.packaged_configs import CONFIGS
 from sashimi_diffusion.training.yaml_files import read_yaml
