@@ -27,7 +27,9 @@ from sashimi_diffusion.training.own_recordings.config_text import Setting, confi
 from sashimi_diffusion.training.own_recordings.headers import Recording
 from sashimi_diffusion.training.own_recordings.layout import find_layout
 from sashimi_diffusion.training.own_recordings.networks import Size, limits_of, pools_of, sizes_of
+from sashimi_diffusion.training.own_recordings.settings import Request
 from sashimi_diffusion.training.own_recordings.step_cost import Cost, OutOfMemory, TrialStep, measure_step
+from sashimi_diffusion.training.own_recordings.survey import look_at
 from sashimi_diffusion.training.packaged_configs import CONFIGS
 from sashimi_diffusion.training.yaml_files import read_yaml
 
@@ -272,6 +274,36 @@ def test_the_command_line(folder, capsys):
     assert load_config(DiffusionConfig, "takes.yaml").training.max_minutes == 5
     assert main(["init", "takes"]) == 2
     assert capsys.readouterr().err.startswith("error: takes.yaml exists")
+
+
+@pytest.mark.parametrize(("out", "option"), [("mine", "./mine"), ("a b.yaml", "'a b.yaml'"), ("takes/x", "takes/x")])
+def test_the_printed_command_names_the_file(folder, capsys, out, option):
+    write(folder / "a.wav", 0.1)
+    assert run_init(options("takes", "--out", out, "--device", "cpu")) == 0
+    assert f"sashimi-train diffusion --config {option}\n" in capsys.readouterr().out
+    assert load_config(DiffusionConfig, out).data.path == str(folder)
+
+
+def test_a_path_that_yaml_cannot_have_is_refused(folder):
+    with pytest.raises(UserError, match=r"the path caf\\udce9 is not UTF-8 text"):
+        run_init(options("caf\udce9"))
+
+
+@pytest.mark.parametrize("autoregressive", [False, True])
+@pytest.mark.parametrize("rate", [8000, 44100, 96000])
+def test_configs_for_a_gpu(folder, monkeypatch, autoregressive, rate):
+    monkeypatch.setattr("sashimi_diffusion.training.own_recordings.budget.available_memory", lambda device: 16e9)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+    for index in range(2):
+        write(folder / f"{index}.wav", 20 if rate == 8000 else 4, rate, channels=2)
+    request = Request("takes", 60, autoregressive, torch.device("cuda"))
+    config = plan.plan_run(request, look_at(folder)).config
+    assert config.training.mixed_precision == "bf16"
+    assert config.training.batch_size > 1
+    assert config.data.sample_rate == min(rate, 16000 if autoregressive else 48000)
+    assert config.data.length % math.prod(config.model.argument("pool")) == 0
+    assert len(config.model.argument("n_layers")) == len(config.model.argument("pool")) + 1
+    assert autoregressive or config.model.argument("in_channels") == 2
 
 
 def test_a_config_is_replaced_on_request(folder, init):
