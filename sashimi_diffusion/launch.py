@@ -26,8 +26,14 @@ def require_all_processes() -> None:
     if several_requested and not any(name in os.environ for name in _RANK_VARIABLES):
         raise UserError(
             "accelerate launch was asked for several processes but started one, because on a CPU it needs MPI: use "
-            f"torchrun --nproc-per-node N {sys.argv[0]} ... instead, or --num_processes 1 with MASTER_ADDR unset"
+            f"torchrun --nproc-per-node N {_started()} ... instead, or --num_processes 1 with MASTER_ADDR unset"
         )
+
+
+def _started() -> str:
+    """Return what this process runs, as torchrun takes it: a script, or a module after ``-m``."""
+    module = sys.modules["__main__"].__spec__  # None for a script
+    return sys.argv[0] if module is None else f"-m {module.name}"
 
 
 class Launcher:

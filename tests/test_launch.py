@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from sashimi_diffusion.commands import sample
+from sashimi_diffusion.commands import sample, train
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.launch import require_all_processes
 from sashimi_evaluation.commands import evaluate
@@ -58,12 +58,22 @@ def test_processes_with_a_rank_are_complete(environment: Callable[..., None]) ->
         require_all_processes()
 
 
+def test_the_advice_names_what_was_started(environment: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+    environment(ACCELERATE_MIXED_PRECISION="no", MASTER_ADDR="localhost")
+    monkeypatch.setattr(sys, "argv", ["script.py"])
+    for module, started in ((None, "script.py"), (train.__spec__, "-m sashimi_diffusion.commands.train")):
+        monkeypatch.setattr(sys.modules["__main__"], "__spec__", module)
+        with pytest.raises(UserError, match=f"torchrun --nproc-per-node N {started} ... instead"):
+            require_all_processes()
+
+
 @pytest.mark.parametrize("command", [sample, evaluate])
 def test_commands_end_with_exit_code_2(
     environment: Callable[..., None], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: Any
 ) -> None:
     environment(ACCELERATE_MIXED_PRECISION="no", MASTER_ADDR="127.0.0.1")
     monkeypatch.setattr(sys, "argv", ["command.py"])
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", None)  # as of a script
     arguments = [] if command is sample else ["samples", "--reference", "recordings"]
     assert command.main(arguments) == 2
     err = capsys.readouterr().err

@@ -281,7 +281,7 @@ def _is_up_to(line: bytes, last_step: int) -> bool:
 class Saveable(Protocol):
     """A pipeline, or any object that saves itself like one."""
 
-    def save_pretrained(self, folder: Path) -> None:
+    def save_pretrained(self, folder: Path, /) -> object:
         """Write all files into ``folder``."""
 
 

@@ -180,15 +180,15 @@ FIRST_TAKES = {"index": [0, 1, 2, 3, 4]}
 )
 def test_settings_of_a_replaced_pattern_are_left_out(overrides, pattern, speakers, holdout):
     """An override is never left out; nor is a group of the file to which an override adds something."""
-    data = load_config(DiffusionConfig, CONFIGS / "digits-small.yaml", overrides).data
+    data = load_config(DiffusionConfig, DIFFUSION / "digits-small.yaml", overrides).data
     assert (data.pattern, data.speakers, data.holdout) == (pattern, speakers, holdout)
 
 
 def test_overrides_that_name_fields_of_a_replaced_pattern_are_errors():
     with pytest.raises(UserError, match=r"data\.speakers names the field 'speaker', but the fields are folder"):
-        load_config(DiffusionConfig, CONFIGS / "digits-small.yaml", ["data.pattern=null", "data.speakers=speaker"])
+        load_config(DiffusionConfig, DIFFUSION / "digits-small.yaml", ["data.pattern=null", "data.speakers=speaker"])
     with pytest.raises(UserError, match=r"data\.pattern is 'x'"):
-        load_config(DiffusionConfig, CONFIGS / "digits-small.yaml", ["data.pattern=x"])
+        load_config(DiffusionConfig, DIFFUSION / "digits-small.yaml", ["data.pattern=x"])
 
 
 @pytest.mark.parametrize(("scale", "without", "with_labels"), [("null", 1, 2), ("1", 1, 1), ("3", None, 3)])

@@ -1,12 +1,28 @@
-"""Write settings with their reasons as a YAML file with comments."""
+"""Settings with the reasons for their values, and their text: a YAML file with comments."""
 
 import math
+from typing import Any, NamedTuple
 
 from sashimi_diffusion.terminal import printable
-from sashimi_diffusion.training.own_recordings.settings import Groups, Setting
 from sashimi_diffusion.training.yaml_files import write_yaml
 
 _WIDTH = 120
+
+
+class Setting(NamedTuple):
+    """A value of a config, and why it has this value; an empty reason gives no comment."""
+
+    value: Any
+    why: str = ""
+
+
+Groups = dict[str, Any]
+"""Name -> :class:`Setting`, or a group of them."""
+
+
+def plain(groups: Groups) -> dict[str, Any]:
+    """Return the values without their reasons, a tree for ``from_tree``."""
+    return {key: value.value if isinstance(value, Setting) else plain(value) for key, value in groups.items()}
 
 
 def config_text(groups: Groups, header: list[str]) -> str:

@@ -117,7 +117,7 @@ def _classified(files: Sequence[Path], root: Path, pattern: str | None) -> Layou
 
 def _index(columns: Mapping[str, Sequence[str]]) -> str | None:
     """Return the last field of the names that is a number without which files would have equal fields."""
-    for name in reversed(columns):
+    for name in reversed(list(columns)):
         others = list(zip(*(values for other, values in columns.items() if other != name), strict=True))
         numbers = name.startswith("field") and all(value.isdecimal() for value in columns[name])
         if numbers and len(set(others)) < len(columns[name]):

@@ -6,9 +6,9 @@ from sashimi_diffusion.training.autoregressive.config import AutoregressiveConfi
 from sashimi_diffusion.training.config import RunConfig, from_tree
 from sashimi_diffusion.training.diffusion.config import DiffusionConfig
 from sashimi_diffusion.training.own_recordings.budget import USEFUL_STEPS, Budget, choose_budget
-from sashimi_diffusion.training.own_recordings.config_text import config_text
+from sashimi_diffusion.training.own_recordings.config_text import config_text, plain
 from sashimi_diffusion.training.own_recordings.networks import Size, limits_of, pools_of, sizes_of
-from sashimi_diffusion.training.own_recordings.settings import Request, plain, settings_of
+from sashimi_diffusion.training.own_recordings.settings import Request, settings_of
 from sashimi_diffusion.training.own_recordings.step_cost import Cost, measure_step
 from sashimi_diffusion.training.own_recordings.survey import Survey
 from sashimi_diffusion.training.own_recordings.window import Window, channels_of, choose_window, sample_rate_of

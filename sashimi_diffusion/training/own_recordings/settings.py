@@ -2,25 +2,14 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from sashimi_diffusion.training.own_recordings.budget import USEFUL_STEPS, Budget
+from sashimi_diffusion.training.own_recordings.config_text import Groups, Setting
 from sashimi_diffusion.training.own_recordings.survey import Survey
 from sashimi_diffusion.training.own_recordings.window import SHIFT, Window, commonest_rate
-
-
-class Setting(NamedTuple):
-    """A value of a config, and why it has this value; an empty reason gives no comment."""
-
-    value: Any
-    why: str = ""
-
-
-Groups = dict[str, Any]
-"""Name -> :class:`Setting`, or a group of them."""
 
 _EQUAL_LEVELS = 3.0  # decibels between quiet and loud recordings that need no scaling
 _CHECKPOINTS = 10  # in a run
@@ -42,11 +31,6 @@ class Request:
     minutes: float
     autoregressive: bool
     device: torch.device
-
-
-def plain(groups: Groups) -> dict[str, Any]:
-    """Return the values without their reasons, a tree for ``from_tree``."""
-    return {key: value.value if isinstance(value, Setting) else plain(value) for key, value in groups.items()}
 
 
 def settings_of(request: Request, survey: Survey, window: Window, budget: Budget) -> Groups:
