@@ -125,9 +125,9 @@ class HubDataset(CachedDataset):
         report_unusual_files(unusual, len(kept), root, cache_dir)
 
         usable = {file: fields[file] for file in kept if file not in bad}
-        own = {file: part for file in usable if (part := parts[rows.split_of(file)]) is not None}
+        known = {file: own for file in usable if (own := parts[rows.split_of(file)]) is not None}
         divided = Wanted(split, labels, speakers, holdout, _shares(splits, parts.values()), order, seed)
-        part = choose_part(usable, list(rows.columns), root, divided, own)
+        part = choose_part(usable, list(rows.columns), root, divided, known)
         number_of = {file: number for number, file in enumerate(kept)}
         super().__init__(part, clips, [number_of[file] for file in part.files], sample_rate, length)
 

@@ -119,7 +119,7 @@ def _members(archive: tarfile.TarFile, size: int, bad: dict[str, str]) -> Iterat
             return
         if info is None:
             return
-        archive.members.clear()  # tarfile keeps them all
+        archive.members.clear()  # type: ignore[attr-defined]  # tarfile keeps them all; its type lacks the list
         name = PurePosixPath(info.name).name
         if info.isdir() or name.startswith((".", "__")):
             continue

@@ -119,8 +119,8 @@ class TarShards(Recordings):
         )
         self.groups = [int(count) for count in np.bincount(self._shard) if count]
         self._digest = corpus.digest
-        self._indexes = _Recent[ShardIndex](lambda index: len(index.members), _KEPT_MEMBERS)
-        self._decoded = _Recent[_Loaded](lambda loaded: loaded.samples.size, _KEPT_SAMPLES)
+        self._indexes = _Recent[ShardIndex](_members_in, _KEPT_MEMBERS)
+        self._decoded = _Recent[_Loaded](_samples_in, _KEPT_SAMPLES)
         self._bad: set[int] = set()
         self._named: set[int] = set()
         self.changes = self._look()
@@ -131,7 +131,7 @@ class TarShards(Recordings):
         Raises:
             UserError: it cannot be used.
         """
-        loaded = self._decoded.get(recording, lambda: self._read(recording))
+        loaded = self._loaded(recording)
         return loaded.samples, loaded.rms
 
     def usable(self, index: int) -> int:
@@ -177,6 +177,9 @@ class TarShards(Recordings):
         members = self._indexes.get(shard, lambda: self._index(self._shards[shard])).members
         return self._shards[shard], members[self._number[index]]
 
+    def _loaded(self, index: int) -> "_Loaded":
+        return self._decoded.get(index, lambda: self._read(index))
+
     def _read(self, index: int) -> "_Loaded":
         path, member = self._member(index)
         decoded = decode_content(read_member(path, member), member.name, self._form.channels)
@@ -196,7 +199,7 @@ class TarShards(Recordings):
         """Decode some recordings, and return what reading changes, see the attribute ``changes``."""
         spread = np.unique(np.linspace(0, len(self) - 1, min(_LOOKED_AT, len(self))).round().astype(int))
         chosen = dict.fromkeys(self.usable(int(index)) for index in spread)
-        loaded = [self._decoded.get(index, lambda index=index: self._read(index)) for index in chosen]
+        loaded = [self._loaded(index) for index in chosen]
         sources = np.asarray([(one.sample_rate, one.channels) for one in loaded])
         return changes_of(sources, self._form.sample_rate, self._form.channels, "recordings that were looked at")
 
@@ -210,9 +213,20 @@ class _Recent(Generic[_Value]):
     """
 
     def __init__(self, size: Callable[[_Value], int], largest: int) -> None:
-        self._size, self._largest, self._total = size, largest, 0
+        self._size, self._largest = size, largest
+        self._clear()
+
+    def _clear(self) -> None:
         self._values: OrderedDict[int, _Value] = OrderedDict()
+        self._total = 0
         self._lock = threading.Lock()
+
+    def __getstate__(self) -> tuple[Callable[[_Value], int], int]:
+        return self._size, self._largest  # worker processes that are spawned keep values of their own
+
+    def __setstate__(self, state: tuple[Callable[[_Value], int], int]) -> None:
+        self._size, self._largest = state
+        self._clear()
 
     def get(self, key: int, create: Callable[[], _Value]) -> _Value:
         """Return the value of a key; it is created if it is not kept."""
@@ -239,6 +253,14 @@ class _Loaded(NamedTuple):
     channels: int
 
 
+def _members_in(index: ShardIndex) -> int:
+    return len(index.members)
+
+
+def _samples_in(loaded: _Loaded) -> int:
+    return loaded.samples.size
+
+
 class _Beginnings(Sequence[tuple[int, int]]):
     """The items (0, 0), (1, 0), …"""
 
@@ -248,7 +270,7 @@ class _Beginnings(Sequence[tuple[int, int]]):
     def __len__(self) -> int:
         return self._count
 
-    def __getitem__(self, index):  # type: ignore[no-untyped-def, override]  # no part of it is ever requested
+    def __getitem__(self, index):  # type: ignore[no-untyped-def]  # no part of it is ever requested
         if not 0 <= index < self._count:
             raise IndexError(index)
         return index, 0

@@ -3,6 +3,7 @@
 import io
 import itertools
 import json
+import pickle
 import tarfile
 import warnings
 from collections import Counter
@@ -12,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from torch.utils.data import DataLoader
 
 from sashimi_diffusion.data import tar_shards as module
 from sashimi_diffusion.data.tar_corpus import AUTOMATIC, expand_braces, find_shards
@@ -288,6 +290,15 @@ def test_few_recordings_are_kept_in_memory(shards: Path, monkeypatch: pytest.Mon
         dataset.clip(index)
         assert len(dataset._decoded._values) <= 2
     assert dataset._decoded._total <= 150
+
+
+def test_worker_processes_read_for_themselves(shards: Path) -> None:
+    dataset = pickle.loads(pickle.dumps(TarShards(str(shards), "all", length=50, labels=AUTOMATIC)))
+    assert len(dataset._decoded._values) == 0
+    loader = DataLoader(dataset, batch_size=12, num_workers=1, multiprocessing_context="fork")
+    first, second = loader
+    np.testing.assert_array_equal(second["waveform"][11, 0], noise(23)[:50, 0])
+    assert first["label"].tolist() == [0, 1, 2] * 4
 
 
 def test_unusual_levels_are_said_once(tmp_path: Path) -> None:

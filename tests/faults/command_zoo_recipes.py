@@ -122,6 +122,7 @@ def recipe_rows() -> Iterator[Row]:
         yield from every(step, config_files(recipe))
         yield from every(step, data_folders(recipe))
     yield from sub_commands()
+    yield from data_kinds()
     yield from settings()
     yield from texts()
     yield from resumed_runs()
@@ -228,6 +229,30 @@ def sub_command_usage(recipe: str, kind: str) -> Iterator[Row]:
         "--resume output_dir=nowhere": "there is no run to resume",
     }.items():
         yield wrong("sashimi-train", f"{kind} {wrong_line}", says)
+
+
+def data_kinds() -> Iterator[Row]:
+    """Data sets of other kinds that cannot be used."""
+    tar = {
+        "nowhere.tar": "nowhere.tar does not exist",
+        "x-{0..3}.tar": "4 of 4 tar files",
+        "digits": "no tar file in digits",
+        "prefix.wav": "prefix.wav is no tar file",
+        "x-{a}.tar": "{a} is no range",
+        "x-{3..1}.tar": "{3..1} must count up",
+        f"'{ESCAPE}.tar'": "\\x1b[2Jred.tar",
+        f"{UNDECODABLE}.tar": "caf\\udce9.tar",
+    }
+    yield from wrong_values(DIFFUSION, f"{LINES[DIFFUSION]} data.kind=webdataset", "data.path", tar)
+    table = {
+        "./nowhere": "nowhere does not exist",
+        "notes.txt": "notes.txt is not a folder",
+        "empty": "cannot read empty as a Hugging Face data set",
+    }
+    yield from wrong_values(DIFFUSION, f"{LINES[DIFFUSION]} data.kind=hf_dataset", "data.path", table, quick=0)
+    yield wrong(DIFFUSION, f"{LINES[DIFFUSION]} data.label_column=word", "data.label_column")
+    yield wrong(DIFFUSION, f"{LINES[DIFFUSION]} model.in_channels=2", "1 channel instead of 2")
+    yield wrong(AUTOREGRESSIVE, f"{LINES[AUTOREGRESSIVE]} model.in_channels=2", "model.in_channels")
 
 
 def settings() -> Iterator[Row]:
