@@ -243,12 +243,9 @@ class SashimiAutoregressivePipeline(AudioPipeline):
         if isinstance(hook, CpuOffload):
             hook.pre_forward(self.model)
 
-    def enable_sequential_cpu_offload(self, *arguments: Any, **options: Any) -> None:
-        """Raise UserError: generation needs all weights for every sample."""
-        raise UserError(
-            "an autoregressive model uses all of its weights for every sample, so they cannot be loaded layer by "
-            "layer: use enable_model_cpu_offload"
-        )
+    def enable_group_offload(self, *arguments: Any, **options: Any) -> None:
+        """Raise UserError: every sample needs all weights."""
+        raise UserError("every sample needs all weights, which are not loaded in groups: use enable_model_cpu_offload")
 
     def length_in_samples(self, audio_length_in_s: float | None = None) -> int:
         """Return the number of samples in ``audio_length_in_s``; the training length if it is None.

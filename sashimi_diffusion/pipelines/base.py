@@ -82,6 +82,10 @@ class AudioPipeline(DiffusionPipeline):
             created.register_to_config(_name_or_path=own["_name_or_path"])
         return created if dtype is None else created.to(dtype)
 
+    def enable_sequential_cpu_offload(self, *arguments: Any, **options: Any) -> None:
+        """Raise UserError: the layers use parameters of each other, which this method would leave without values."""
+        raise UserError("the layers of this model cannot be loaded one by one: use enable_model_cpu_offload")
+
     def save_pretrained(self, save_directory: str | os.PathLike, *arguments: Any, **options: Any) -> None:
         """Write a folder that this class can load, and plain diffusers with ``trust_remote_code=True``.
 

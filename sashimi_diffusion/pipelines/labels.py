@@ -89,10 +89,14 @@ class KnownLabels:
             return self.index(label)
         if not isinstance(label, int) or isinstance(label, bool):
             raise UserError(
-                f"{self.kind}_labels: {short_form(label)} is no index or name of a {self.kind} ({self.choices})"
+                f"{self.kind}_labels: expected one index or name, or one for each waveform, got {short_form(label)} "
+                f"({self.choices})"
             )
         if not 0 <= label <= self.count:
-            raise UserError(f"no {self.kind} {short_form(label)} ({self.choices}; {self.count} stands for none)")
+            raise UserError(
+                f"{self.kind}_labels must be from 0 to {self.count - 1} ({self.count} for none), got "
+                f"{short_form(label)} ({self.choices})"
+            )
         return label
 
 
