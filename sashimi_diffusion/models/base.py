@@ -1,6 +1,5 @@
 """The base class of every network of this package: a diffusers model of waveforms."""
 
-import functools
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -69,18 +68,38 @@ RANGES = {
 class StoredModel(BundledByName, ModelMixin, ConfigMixin):
     """A diffusers model that loads bundled weights by name, and saves files that others can read."""
 
-    config_name = "config.json"
+    config_name = "config.json"  # type: ignore[assignment]  # diffusers annotates it as None
     config: Any
 
-    @functools.wraps(ModelMixin.save_pretrained, assigned=())  # diffusers looks at the signature
-    def save_pretrained(self, save_directory: str | os.PathLike[str], *arguments: Any, **options: Any) -> None:
+    def save_pretrained(  # diffusers reads from the signature what it may pass
+        self,
+        save_directory: str | os.PathLike[str],
+        is_main_process: bool = True,
+        save_function: Callable[..., Any] | None = None,
+        safe_serialization: bool = True,
+        variant: str | None = None,
+        max_shard_size: int | str = "10GB",
+        push_to_hub: bool = False,
+        **options: Any,
+    ) -> None:
         """Write the config and the weights to a folder that ``from_pretrained`` can load.
 
         Args:
             save_directory: the folder; it is created if it does not exist.
-            *arguments, **options: the other arguments of diffusers (``variant``, ``max_shard_size``, ...).
+            is_main_process, save_function, safe_serialization, max_shard_size, push_to_hub, **options: see diffusers.
+            variant: part of the names of the files with the weights, for example ``"fp16"``.
         """
-        super().save_pretrained(save_directory, *arguments, **options)
+        base: Any = super()
+        base.save_pretrained(
+            save_directory,
+            is_main_process,
+            save_function,
+            safe_serialization,
+            variant,
+            max_shard_size,
+            push_to_hub,
+            **options,
+        )
         if Path(save_directory).is_dir():  # diffusers logs an error if it is a file
             give_usual_rights(Path(save_directory), "diffusion_pytorch_model*")
 

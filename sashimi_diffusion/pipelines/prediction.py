@@ -200,8 +200,9 @@ def checked_scale(scale: Any) -> float:
     """
     number = isinstance(scale, numbers.Real) and not isinstance(scale, bool)
     if not (number and abs(scale) <= MAX_GUIDANCE_SCALE):
+        shown = f"{scale:g}" if isinstance(scale, float) else short_form(scale)
         limits = f"{-MAX_GUIDANCE_SCALE:g} to {MAX_GUIDANCE_SCALE:g}"
-        raise UserError(f"guidance_scale is {short_form(scale)}, expected a number from {limits}")
+        raise UserError(f"guidance_scale is {shown}, expected a number from {limits}")
     return float(scale)
 
 

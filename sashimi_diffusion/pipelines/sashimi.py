@@ -12,7 +12,6 @@ from diffusers.pipelines.pipeline_utils import AudioPipelineOutput
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor
 
-from sashimi_diffusion.arguments import short_form
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.pipelines.base import (
     AudioPipeline,
@@ -258,9 +257,8 @@ class SashimiPipeline(AudioPipeline):
         if guidance_scale is None:
             return self.config.guidance_scale if has_labels else 1.0
         if not has_labels and guidance_scale != 1:
-            raise UserError(
-                f"guidance_scale is {short_form(guidance_scale)}, but there are no class_labels to guide towards"
-            )
+            scale = checked_scale(guidance_scale)
+            raise UserError(f"guidance_scale is {scale:g}, but there are no class_labels to guide towards")
         return checked_scale(guidance_scale)
 
     def length_in_samples(self, audio_length_in_s: float | None = None, mel: Tensor | None = None) -> int:

@@ -74,34 +74,38 @@ def _set_custom(
     if timesteps is not None and sigmas is not None:
         raise UserError("timesteps and sigmas were given: give one of the two")
     kind, total = type(scheduler).__name__, scheduler.config.num_train_timesteps
-    name, given = ("timesteps", timesteps) if timesteps is not None else ("sigmas", sigmas)
+    name = "sigmas" if timesteps is None else "timesteps"
     if name not in inspect.signature(scheduler.set_timesteps).parameters:
         raise UserError(
             f"{kind} takes no {name}: give num_inference_steps, or use a scheduler of diffusers that takes them"
         )
+    if timesteps is not None:
+        values = _decreasing(name, timesteps, numbers.Integral, total - 1, f"whole numbers from {total - 1} to 0")
+    else:  # the last one is the level of the result
+        values = _decreasing(name, sigmas, numbers.Real, math.inf, "at least two numbers from 0 on", at_least=2)
+    if steps not in (None, len(values) if timesteps is not None else len(values) - 1):
+        raise UserError(f"num_inference_steps is {steps}, {name} has {len(values)}: leave num_inference_steps out")
+    try:
+        scheduler.set_timesteps(device="cpu", **{name: values})
+    except (ValueError, IndexError) as error:  # for example, together with Karras levels
+        raise UserError(f"{kind} cannot use these {name}: {one_line(error)}") from error
+
+
+def _decreasing(
+    name: str, given: Any, kind: Any, highest: float, expected: str, at_least: int = 1
+) -> list[int] | list[float]:
+    """Return numbers of a kind from 0 to ``highest``, each smaller than the one before it, as a list."""
     values: Any = given.tolist() if hasattr(given, "tolist") else given
-    number, low, high, expected = (
-        (numbers.Integral, 0, total - 1, f"whole numbers from {total - 1} to 0")
-        if name == "timesteps"
-        else (numbers.Real, 0, math.inf, "numbers of at least 0")
-    )
     fitting = (
         isinstance(values, Sequence)
         and not isinstance(values, str)
-        and len(values) > 0
-        and all(isinstance(one, number) and not isinstance(one, bool) and low <= one <= high for one in values)
+        and len(values) >= at_least
+        and all(isinstance(one, kind) and not isinstance(one, bool) and 0 <= one <= highest for one in values)
         and all(before > after for before, after in itertools.pairwise(values))
     )
     if not fitting:
         raise UserError(f"{name} is {short_form(given)}: expected {expected}, each smaller than the one before it")
-    if name == "timesteps" and steps not in (None, len(values)):
-        raise UserError(f"num_inference_steps is {steps}, timesteps has {len(values)}: leave num_inference_steps out")
-    if name == "sigmas" and steps is not None:
-        raise UserError("num_inference_steps and sigmas were given: leave num_inference_steps out")
-    try:
-        scheduler.set_timesteps(device="cpu", **{name: list(values)})
-    except (ValueError, IndexError) as error:  # for example, together with Karras levels
-        raise UserError(f"{kind} cannot use these {name}: {one_line(error)}") from error
+    return list(values)
 
 
 def scheduler_step(scheduler: Any, generators: list[torch.Generator], eta: float | None = None) -> Step:

@@ -18,7 +18,7 @@ from sashimi_diffusion.schedulers.diffwave import DiffWaveScheduler
 __all__ = ["ConfigMixin", "LinearMultistepScheduler", "SchedulerMixin"]  # diffusers looks the mixins up in this module
 
 
-class LinearMultistepScheduler(BundledByName, IPNDMScheduler):
+class LinearMultistepScheduler(BundledByName, IPNDMScheduler):  # type: ignore[misc]  # as DiffWaveScheduler
     """IPNDM (arXiv 2202.09778, eq. 9, 12 and 13) at the noise levels of a model trained with T discrete steps.
 
     Args:

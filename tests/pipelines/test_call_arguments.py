@@ -226,8 +226,9 @@ def test_sigmas_replace_those_of_the_scheduler() -> None:
         ("ddpm", {"timesteps": "95"}, "expected whole numbers"),
         ("ddpm", {"timesteps": 5}, "expected whole numbers"),
         ("ddpm", {"timesteps": [9, 1], "num_inference_steps": 3}, "num_inference_steps is 3, timesteps has 2"),
-        ("euler", {"sigmas": [1.0, -1.0]}, "expected numbers of at least 0"),
-        ("euler", {"sigmas": [float("nan")]}, "expected numbers of at least 0"),
+        ("euler", {"sigmas": [1.0, -1.0]}, "expected at least two numbers from 0 on"),
+        ("euler", {"sigmas": [1.0, float("nan")]}, "expected at least two numbers from 0 on"),
+        ("euler", {"sigmas": [1.0]}, "expected at least two numbers from 0 on"),
         ("euler", {"sigmas": [1.0, 0.0], "num_inference_steps": 3}, "leave num_inference_steps out"),
         (
             "dpmsolver++-karras",

@@ -16,6 +16,7 @@ from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.models import SashimiAutoregressive, SashimiDenoiser, WaveNetDenoiser
 from sashimi_diffusion.pipelines import hash_pipeline, loading
 from sashimi_diffusion.schedulers import DiffWaveScheduler, LinearMultistepScheduler, create_scheduler
+from sashimi_evaluation.classifiers import SmallClassifier, SpeechEmbedding, load_classifier, load_speech_embedding
 
 EMBEDDING = {"embedding_sines": 8, "embedding_hidden": 8, "embedding_dim": 8}
 AUDIO = {"sample_rate": 100, "sample_size": 64, "waveform_std": 0.25}
@@ -262,6 +263,15 @@ def test_bundled_names_work_for_components(monkeypatch: pytest.MonkeyPatch, tmp_
     for component, part in ((SashimiDenoiser, "model"), (DiffWaveScheduler, "scheduler")):
         with pytest.raises(UserError, match=f"sashimi-digits is a pipeline: name the part .* subfolder='{part}'"):
             component.from_pretrained("sashimi-digits")
+
+
+def test_bundled_names_work_for_networks_of_the_evaluation() -> None:
+    for network, loaded in {
+        "digits-small": (SmallClassifier, load_classifier().model),
+        "speech-embedding": (SpeechEmbedding, load_speech_embedding()),
+    }.items():
+        weights = loaded[0].from_pretrained(network).state_dict()
+        assert all(torch.equal(own, weights[name]) for name, own in loaded[1].state_dict().items())
 
 
 def test_a_folder_of_the_same_name_comes_first(
