@@ -56,10 +56,14 @@ def folder(pipe: SashimiPipeline, tmp_path: Path) -> Path:
     return tmp_path / "diffusion"
 
 
-@pytest.fixture
-def autoregressive_folder(tmp_path: Path) -> Path:
-    make_autoregressive().save_pretrained(tmp_path / "autoregressive")
-    return tmp_path / "autoregressive"
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> dict[Any, Path]:
+    """Return a folder that no test changes, by class of the pipeline."""
+    folder = tmp_path_factory.mktemp("saved")
+    make_pipeline().save_pretrained(folder / "diffusion")
+    make_autoregressive().save_pretrained(folder / "autoregressive")
+    folders = {SashimiPipeline: folder / "diffusion", SashimiAutoregressivePipeline: folder / "autoregressive"}
+    return {**folders, AutoPipeline: folder / "diffusion"}
 
 
 def test_from_pipe_shares_the_components_and_keeps_the_guidance(folder: Path) -> None:
@@ -132,34 +136,33 @@ KINDS = pytest.mark.parametrize("kind", [SashimiPipeline, SashimiAutoregressiveP
     ],
 )
 def test_arguments_that_cannot_be_honored_are_refused_by_name(
-    arguments: dict, message: str, kind: Any, folder: Path, autoregressive_folder: Path
+    arguments: dict, message: str, kind: Any, saved: dict[Any, Path]
 ) -> None:
-    path = autoregressive_folder if kind is SashimiAutoregressivePipeline else folder
     with pytest.raises(UserError, match=message) as caught:
-        kind.from_pretrained(path, **arguments)
+        kind.from_pretrained(saved[kind], **arguments)
     assert "\n" not in str(caught.value)
 
 
 @KINDS
-def test_arguments_that_say_what_happens_anyway_are_accepted(
-    kind: Any, folder: Path, autoregressive_folder: Path
-) -> None:
-    path = autoregressive_folder if kind is SashimiAutoregressivePipeline else folder
+def test_arguments_that_say_what_happens_anyway_are_accepted(kind: Any, saved: dict[Any, Path]) -> None:
     usual = {"use_safetensors": True, "trust_remote_code": True, "low_cpu_mem_usage": True, "device_map": None}
     hub = {"revision": "main", "cache_dir": None, "token": None, "force_download": False, "local_files_only": True}
-    loaded = kind.from_pretrained(path, **usual, **hub)
-    np.testing.assert_array_equal(audio(loaded), audio(kind.from_pretrained(path)))
+    loaded = kind.from_pretrained(saved[kind], **usual, **hub)
+    np.testing.assert_array_equal(audio(loaded), audio(kind.from_pretrained(saved[kind])))
 
 
-def test_the_guidance_of_a_stored_pipeline_is_replaced(folder: Path) -> None:
-    assert SashimiPipeline.from_pretrained(folder).guidance_scale == 2.5
-    assert SashimiPipeline.from_pretrained(folder, guidance_scale=0).guidance_scale == 0
+def test_the_guidance_of_a_stored_pipeline_is_replaced(saved: dict[Any, Path]) -> None:
+    assert SashimiPipeline.from_pretrained(saved[SashimiPipeline]).guidance_scale == 2.5
+    assert SashimiPipeline.from_pretrained(saved[SashimiPipeline], guidance_scale=0).guidance_scale == 0
 
 
-def test_dtypes_by_component(folder: Path) -> None:
+def test_dtypes_by_component(saved: dict[Any, Path]) -> None:
     for dtype in ({"model": torch.bfloat16}, {"default": torch.bfloat16}):
-        assert SashimiPipeline.from_pretrained(folder, torch_dtype=dtype).dtype == torch.bfloat16
-    assert SashimiPipeline.from_pretrained(folder, torch_dtype={"scheduler": torch.bfloat16}).dtype == torch.float32
+        assert SashimiPipeline.from_pretrained(saved[SashimiPipeline], torch_dtype=dtype).dtype == torch.bfloat16
+    assert (
+        SashimiPipeline.from_pretrained(saved[SashimiPipeline], torch_dtype={"scheduler": torch.bfloat16}).dtype
+        == torch.float32
+    )
 
 
 @pytest.mark.parametrize("kind", ["diffusion", "autoregressive"])
@@ -216,14 +219,16 @@ def test_a_variant_that_is_not_there_lists_what_is_there(pipe: SashimiPipeline, 
 
 
 @pytest.mark.parametrize("given", [{}, {"model": WaveNetDenoiser(n_layers=1, **EMBEDDING, **AUDIO)}])
-def test_each_class_names_the_right_one(given: dict, folder: Path, autoregressive_folder: Path) -> None:
+def test_each_class_names_the_right_one(given: dict, saved: dict[Any, Path]) -> None:
+    folder, autoregressive_folder = saved[SashimiPipeline], saved[SashimiAutoregressivePipeline]
     with pytest.raises(UserError, match=r"an autoregressive pipeline: load it with SashimiAutoregressivePipeline$"):
         SashimiPipeline.from_pretrained(autoregressive_folder, **given)
     with pytest.raises(UserError, match=r"a diffusion pipeline: load it with SashimiPipeline$"):
         SashimiAutoregressivePipeline.from_pretrained(folder, **given)
 
 
-def test_the_class_is_selected(folder: Path, autoregressive_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_class_is_selected(saved: dict[Any, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, autoregressive_folder = saved[SashimiPipeline], saved[SashimiAutoregressivePipeline]
     assert sashimi_diffusion.AutoPipeline is AutoPipeline
     for path, kind in {folder: SashimiPipeline, autoregressive_folder: SashimiAutoregressivePipeline}.items():
         loaded = AutoPipeline.from_pretrained(path)
