@@ -5,7 +5,7 @@ from typing import Any
 
 from sashimi_diffusion.pipelines.autoregressive import SashimiAutoregressivePipeline
 from sashimi_diffusion.pipelines.loading import is_autoregressive, resolve_pipeline
-from sashimi_diffusion.pipelines.options import HUB
+from sashimi_diffusion.pipelines.options import hub_options
 from sashimi_diffusion.pipelines.sashimi import SashimiPipeline
 
 
@@ -32,7 +32,7 @@ class AutoPipeline:
         Raises:
             UserError: an error of :meth:`SashimiPipeline.from_pretrained`.
         """
-        folder = resolve_pipeline(pretrained_model_name_or_path, **{key: options[key] for key in options if key in HUB})
+        folder = resolve_pipeline(pretrained_model_name_or_path, **hub_options(options))
         if is_autoregressive(folder):
             return SashimiAutoregressivePipeline.from_pretrained(folder, **options)
         return SashimiPipeline.from_pretrained(folder, **options)

@@ -27,7 +27,7 @@ from sashimi_diffusion.pipelines.base import (
     sample_generators,
 )
 from sashimi_diffusion.pipelines.loading import load_model, require_autoregressive, resolve_pipeline
-from sashimi_diffusion.pipelines.options import HUB, check_options, weights_dtype
+from sashimi_diffusion.pipelines.options import HUB, check_options, hub_options, weights_dtype
 
 BlockCallback = (
     Callable[["SashimiAutoregressivePipeline", int, int, dict[str, Any]], Mapping[str, Any] | None]
@@ -99,7 +99,7 @@ class SashimiAutoregressivePipeline(AudioPipeline):
         """
         check_options(f"{cls.__name__}.from_pretrained", hub, ("model", "variant", "torch_dtype", "dtype", *HUB))
         weights = weights_dtype(torch_dtype, dtype)
-        folder = resolve_pipeline(pretrained_model_name_or_path, **{key: hub[key] for key in hub if key in HUB})
+        folder = resolve_pipeline(pretrained_model_name_or_path, **hub_options(hub))
         require_autoregressive(folder, True)
         if model is None:
             model = load_model(folder, AutoregressiveModel, weights, variant)

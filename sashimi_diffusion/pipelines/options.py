@@ -61,6 +61,11 @@ def check_options(function: str, options: Mapping[str, Any], own: Collection[str
             raise UserError(f"{function} cannot use {name}={short_form(value)}: {_REFUSED[name]}")
 
 
+def hub_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of the keyword arguments that are about a repository on the hub."""
+    return {name: value for name, value in options.items() if name in HUB}
+
+
 def weights_dtype(torch_dtype: Any, dtype: Any) -> torch.dtype | None:
     """Return the dtype of the weights from the two arguments of ``from_pretrained``; None is float32.
 

@@ -28,7 +28,7 @@ from sashimi_diffusion.pipelines.loading import (
     resolve_pipeline,
     stored_guidance_scale,
 )
-from sashimi_diffusion.pipelines.options import HUB, check_options, weights_dtype
+from sashimi_diffusion.pipelines.options import HUB, check_options, hub_options, weights_dtype
 from sashimi_diffusion.pipelines.prediction import Prediction, PredictionGraphs, checked_scale
 from sashimi_diffusion.pipelines.steps import scheduler_step, set_timesteps
 from sashimi_diffusion.schedulers.noise import draw_noise
@@ -126,7 +126,7 @@ class SashimiPipeline(AudioPipeline):
         own = ("model", "scheduler", "guidance_scale", "variant", "torch_dtype", "dtype", *HUB)
         check_options(f"{cls.__name__}.from_pretrained", hub, own)
         weights = weights_dtype(torch_dtype, dtype)
-        folder = resolve_pipeline(pretrained_model_name_or_path, **{key: hub[key] for key in hub if key in HUB})
+        folder = resolve_pipeline(pretrained_model_name_or_path, **hub_options(hub))
         require_autoregressive(folder, False)
         loaded, scheduler = load_components(folder, model, scheduler, weights, variant)
         if model is None:
