@@ -30,10 +30,7 @@ _MAX_SAMPLES = 2**62
 class AudioPipeline(DiffusionPipeline):
     """Base class of the pipelines of this package.
 
-    Attributes:
-        num_timesteps: number of sampling steps of the current or last call; 0 before the first one.
-        interrupt: whether the current call ends after the present step. A callback sets ``pipe._interrupt = True``, as
-            in diffusers.
+    A call counts its steps in ``_num_timesteps``, and ends after a step if ``_interrupt`` is set, as in diffusers.
     """
 
     model: Any
@@ -47,7 +44,7 @@ class AudioPipeline(DiffusionPipeline):
 
     @property
     def num_timesteps(self) -> int:
-        """Number of sampling steps of the current or last call."""
+        """Number of steps of the current or last call; 0 before the first one."""
         return self._num_timesteps
 
     @property

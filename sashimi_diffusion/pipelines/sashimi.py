@@ -59,8 +59,8 @@ class SashimiPipeline(AudioPipeline):
     Attributes:
         cuda_graph: True by default; False runs the operations of each step one after the other and drops the recordings
             at the next call.
-        guidance_scale: scale of the current or last call; before the first one, the default scale.
-        num_timesteps, interrupt: see :class:`AudioPipeline`.
+        num_timesteps: number of sampling steps of the current or last call; 0 before the first one.
+        interrupt: whether the current call ends after the present step; set by a callback with ``pipe._interrupt = True``.
 
     Example:
         >>> pipe = SashimiPipeline.from_pretrained("sashimi-digits")
@@ -85,7 +85,7 @@ class SashimiPipeline(AudioPipeline):
 
     @property
     def guidance_scale(self) -> float:
-        """Scale of classifier-free guidance of the current or last call.
+        """Scale of classifier-free guidance of the current or last call; before the first one, the default scale.
 
         A callback may change it for the following steps by setting ``pipe._guidance_scale``, as in diffusers.
         """
