@@ -66,7 +66,7 @@ class SashimiAutoregressivePipeline(AudioPipeline):
 
     Attributes:
         num_timesteps: number of samples of the clips of the current or last call; 0 before the first one.
-        interrupt: whether the current call ends after the present block; set by a callback with ``pipe._interrupt = True``.
+        interrupt: whether the call ends after this block; a callback sets it with ``pipe._interrupt = True``.
 
     Example:
         >>> model = SashimiAutoregressive(sample_rate=8000, d_model=8, n_layers=1, pool=[4]).eval()

@@ -60,7 +60,7 @@ class SashimiPipeline(AudioPipeline):
         cuda_graph: True by default; False runs the operations of each step one after the other and drops the recordings
             at the next call.
         num_timesteps: number of sampling steps of the current or last call; 0 before the first one.
-        interrupt: whether the current call ends after the present step; set by a callback with ``pipe._interrupt = True``.
+        interrupt: whether the call ends after this step; a callback sets it with ``pipe._interrupt = True``.
 
     Example:
         >>> pipe = SashimiPipeline.from_pretrained("sashimi-digits")
