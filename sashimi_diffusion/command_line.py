@@ -11,6 +11,7 @@ import torch
 
 from sashimi_diffusion.arguments import short_form
 from sashimi_diffusion.errors import UserError
+from sashimi_diffusion.suggestions import did_you_mean
 from sashimi_diffusion.terminal import (
     close_progress_bars,
     first_line,
@@ -25,10 +26,10 @@ _LONGEST_LINE = 2000
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Help that shows every default except None, which the help text of the argument explains."""
+    """Help that shows every default except that of a flag, and None, which the help text of the argument explains."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        return action.help if action.default is None else super()._get_help_string(action)
+        return action.help if action.default is None or action.default is False else super()._get_help_string(action)
 
 
 class Parser(argparse.ArgumentParser):
@@ -38,8 +39,11 @@ class Parser(argparse.ArgumentParser):
         super().__init__(formatter_class=HelpFormatter, **options)
 
     def error(self, message: str) -> NoReturn:
-        """Raise a UserError that names the help option."""
-        raise UserError(f"{shortened(printable(message), 500)} (see {self.prog} --help)")
+        """Raise a UserError that names the help option, and the option that was probably meant."""
+        _, _, unknown = message.partition("unrecognized arguments: ")
+        option = unknown.partition(" ")[0].partition("=")[0]
+        meant = did_you_mean(option, self._option_string_actions) if option.startswith("--") else ""
+        raise UserError(f"{shortened(printable(message), 500)}{meant} (see {self.prog} --help)")
 
 
 def path_argument(text: str) -> Path:
@@ -110,6 +114,6 @@ def select_device(name: str) -> torch.device:
         torch.zeros(1, device=device).item()
     except Exception as error:  # missing devices raise exceptions of different types
         raise UserError(
-            f"the device {short_form(name)} cannot be used ({first_line(error)}): try --device auto"
+            f"the device {short_form(name)} cannot be used, try --device auto: {first_line(error)}"
         ) from error
     return device

@@ -38,16 +38,23 @@ COMMANDS = list(dict.fromkeys(command for page in PAGES for command in commands(
 SHORT_TRAINING = "training.batch_size=2 training.validation_examples=2 training.trackers=[] sampling.num_samples=1"
 
 
+def trains(command: str, kind: str, script: str) -> bool:
+    """Return whether a command trains a kind of model, with ``sashimi-train`` or with a script in recipes."""
+    return script in command or re.search(rf"train {kind}\b", command) is not None
+
+
 def shortened(command: str) -> str:
     """Return the command with options that make it end in seconds; the last value of an option is used."""
-    if "train_diffwave" in command:
+    if command.endswith("--list"):
+        return command
+    if trains(command, "diffusion", "train_diffwave"):
         steps = 3 if "--resume" in command else 2
         if "vocoder" in command:
             command += " model.n_layers=1 data.length=2048 data.splits=[0.5,0.25,0.25]"
         return f"{command} {SHORT_TRAINING} sampling.steps=2 training.steps={steps}"
-    if "train_autoregressive" in command:
+    if trains(command, "autoregressive", "train_autoregressive"):
         return f"{command} {SHORT_TRAINING} sampling.seconds=0.01 sampling.engine=eager training.steps=2"
-    if "train_digit" in command:
+    if trains(command, "classifier", "train_digit"):
         return f"{command} training.batch_size=8 training.steps=2 training.trackers=[]"
     if "evaluate" in command:
         return command if "listening" in command else f"{command} --resamples 3"

@@ -35,7 +35,7 @@ from sashimi_diffusion.generation.likelihood import likelihood_window
 from sashimi_diffusion.generation.runaway import runaway_second
 from sashimi_diffusion.output_files import check_output_files
 from sashimi_diffusion.pipelines import SashimiAutoregressivePipeline, hash_pipeline, sample_seeds
-from sashimi_diffusion.terminal import printable, say
+from sashimi_diffusion.terminal import counted, printable, say
 
 _MORE_SECONDS = 60  # of a prefix are read than fit into a clip, so that an error states the length of most prefixes
 
@@ -248,7 +248,7 @@ def summary(
     factor = elapsed / samples * sample_rate
     bits = sum(clip.bits_per_sample or 0.0 for clip in clips) / len(clips)
     return (
-        f"{len(clips)} clips{selected}, {samples / sample_rate:.1f} s of audio in {elapsed:.1f} s: "
+        f"{counted(len(clips), 'clip')}{selected}, {samples / sample_rate:.1f} s of audio in {elapsed:.1f} s: "
         f"{samples / elapsed:.0f} samples/s, real-time factor {factor:.2f} (computing / audio), "
         f"{bits:.3f} bits per sample, peak memory {memory}{noise} -> {printable(out)}"
     )

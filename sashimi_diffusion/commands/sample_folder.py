@@ -25,12 +25,12 @@ from accelerate.utils import gather_object
 from sashimi_diffusion.data.audio import EXTENSIONS
 from sashimi_diffusion.data.pictures import contact_sheet
 from sashimi_diffusion.errors import UserError
-from sashimi_diffusion.files import file_written_beside, remove_empty_folders, writing
+from sashimi_diffusion.files import file_written_beside, remove_abandoned, remove_empty_folders, writing
 from sashimi_diffusion.launch import is_lost_connection
 from sashimi_diffusion.output_files import write_output_file
 from sashimi_diffusion.paths import entries, kind, missing_folders, nearest_existing, read_json, status
 from sashimi_diffusion.strict_json import strict
-from sashimi_diffusion.terminal import listed, printable, say
+from sashimi_diffusion.terminal import counted, listed, printable, say
 
 SHEET_CLIPS = 60
 """Maximum number of clips on the contact sheet."""
@@ -169,10 +169,11 @@ class SampleFolder:
             with writing(f"to {printable(self.path)}"):
                 for name in _recorded_clips(self.path) if self._overwrite else []:
                     (self.path / name).unlink()
+                remove_abandoned(self.path)
             if others:
                 say(
-                    f"note: {printable(self.path)} keeps {len(others)} clips that its samples.json does not name: "
-                    f"{listed(others, 3)}",
+                    f"note: {printable(self.path)} keeps {counted(len(others), 'clip')} that its samples.json does not "
+                    f"name: {listed(others, 3)}",
                     sys.stderr,
                 )
             self._write_record()
@@ -219,7 +220,7 @@ class SampleFolder:
         """Check that no file is in the way; return the names of clips in the folder that its record does not name."""
         names = {path.name for path in entries(self.path)}
         clips = {name for name in names if name.lower().endswith(EXTENSIONS)}
-        found = f"{len(clips)} clips" if clips else ", ".join(sorted(names & {_RECORD, _SHEET}))
+        found = counted(len(clips), "clip") if clips else ", ".join(sorted(names & {_RECORD, _SHEET}))
         if found and not self._overwrite:
             raise UserError(f"{printable(self.path)} already has {found}: choose another --out, or --overwrite")
         others = clips.difference(_recorded_clips(self.path))

@@ -51,8 +51,12 @@ def set_threads(accelerator: Accelerator, threads: int | None) -> None:
     ``accelerate launch`` sets one thread per process.
     """
     if accelerator.device.type == "cpu":
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        torch.set_num_threads(threads or max(1, cores // accelerator.num_processes))
+        torch.set_num_threads(threads or max(1, available_cores() // accelerator.num_processes))
+
+
+def available_cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextlib.contextmanager

@@ -49,13 +49,13 @@ def config_of_command(
     Args:
         kind: the class of the config.
         file: the YAML file of ``--config``, or None.
-        default_file: the YAML file of the recipe.
+        default_file: the YAML file that is used without ``--config``.
         overrides: settings that replace those of the file, as ``key.sub=value``.
         resume: whether a run is resumed; its folder is the ``output_dir`` of these files and overrides.
 
     Raises:
         UserError: as :func:`load_config`; the run folder has no run and no ``file`` is given, or has a run of another
-            recipe; or the settings of a resumed run would change its data, network or loss.
+            kind; or the settings of a resumed run would change its data, network or loss.
     """
     overrides = list(overrides)
     file_config = load_config(kind, file or default_file, overrides) if file or not resume else None
@@ -93,7 +93,7 @@ def _stored_config(run: Path, kind: type[Config]) -> Config:
     """Return the config of a run.
 
     Raises:
-        UserError: config.yaml is damaged, or another recipe wrote it.
+        UserError: config.yaml is damaged, or belongs to another kind of run.
     """
     path = printable(run / CONFIG)
     advice = "restore it, or start again in another output_dir"
@@ -108,13 +108,13 @@ def _stored_config(run: Path, kind: type[Config]) -> Config:
     if others:
         has = "has" if others[0] in tree else "lacks"
         raise UserError(
-            f"{printable(run)} has the run of another recipe, because {CONFIG} {has} {printable(', '.join(others))}: "
-            "resume it with the recipe that started it, or choose another output_dir"
+            f"{printable(run)} has a run of another kind, because {CONFIG} {has} {printable(', '.join(others))}: "
+            "resume it with the command that started it, or choose another output_dir"
         )
     try:
         return from_tree(kind, tree)
     except UserError as error:
-        raise UserError(f"{path} does not fit this recipe: {error}; {advice}") from error
+        raise UserError(f"{path} does not fit this kind of run: {error}; {advice}") from error
 
 
 def _output_dir(kind: type[RunConfig], file: str | Path, overrides: list[str]) -> str:
@@ -140,14 +140,19 @@ def check_startable(run: Path, resume: bool) -> None:
         )
 
 
-def how_to_continue(run: Path) -> str:
-    """Return what ``--resume`` does after an interrupted run."""
+def how_to_continue(run: Path, instead: str = "") -> str:
+    """Return what the command of an interrupted run does with ``--resume``.
+
+    Args:
+        run: the run folder.
+        instead: text after ``--resume``, for instance " instead of --resume-from".
+    """
     saved = list_checkpoints(run)
     if saved:
-        return f"--resume continues from {printable(saved[-1])}"
+        return f"the same command with --resume{instead} continues from {printable(saved[-1])}"
     if status(run / CONFIG) is None:
         return "the run had not begun"
-    return "there is no checkpoint yet, so --resume starts from the beginning"
+    return f"there is no checkpoint yet, so the same command with --resume{instead} starts from the beginning"
 
 
 def writing_to(run: Path, what: str) -> contextlib.AbstractContextManager[None]:

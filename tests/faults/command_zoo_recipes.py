@@ -1,4 +1,4 @@
-"""Wrong calls of the three recipes, and right ones beside them."""
+"""Wrong calls of the three recipes and of ``sashimi-train``, and right ones beside them."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -6,6 +6,7 @@ from dataclasses import replace
 from tests.faults.command_zoo import (
     BEYOND,
     ESCAPE,
+    LONG,
     NO_FILE,
     NO_FOLDER,
     NO_OUTPUT_FOLDER,
@@ -120,6 +121,7 @@ def recipe_rows() -> Iterator[Row]:
         yield from every(step, usage(recipe))
         yield from every(step, config_files(recipe))
         yield from every(step, data_folders(recipe))
+    yield from sub_commands()
     yield from settings()
     yield from texts()
     yield from resumed_runs()
@@ -186,6 +188,46 @@ def data_folders(recipe: str) -> Iterator[Row]:
         if path not in ("", "null"):
             yield wrong(recipe, [*LINES[recipe].split(), f"output_dir={path}"], says)
             yield wrong(recipe, [*LINES[recipe].split(), f"{key.replace('kind', 'cache_dir')}={path}"], says)
+
+
+def sub_commands() -> Iterator[Row]:
+    """``sashimi-train`` has the command line of the recipes after the name of a kind of run."""
+    yield right("sashimi-train", "--help", "autoregressive")
+    yield wrong("sashimi-train", "", "the first argument must be one of diffusion, autoregressive, classifier")
+    for first, says in {
+        "difusion": "did you mean 'diffusion'?",
+        "--config": "--config",
+        "--list": "--list",
+        "data.path=digits": "data.path=digits",
+        ESCAPE: "\\x1b[2Jred",
+        UNDECODABLE: "caf\\udce9",
+        LONG: "nnn",
+    }.items():
+        yield wrong("sashimi-train", [first, "output_dir=run"], says)
+    yield wrong("sashimi_diffusion.commands.train", "classifier --list", "`sashimi-train classifier`")
+    yield right("sashimi_diffusion.commands.train", "autoregressive --list", "digits-ar-small")
+    for recipe, kind in CONFIGS.items():
+        yield right("sashimi-train", f"{kind} {LINES[recipe]}", f"config: {kind}.yaml", ["new-run"])
+        yield right("sashimi-train", f"{kind} --list", "in the folder")
+        yield from every(1 if recipe == DIFFUSION else 4, sub_command_usage(recipe, kind))
+
+
+def sub_command_usage(recipe: str, kind: str) -> Iterator[Row]:
+    line = LINES[recipe]
+    for wrong_line, says in {
+        "--list --resume": "--resume",
+        "--list --config digits-small": "--config",
+        "--list --schema": "--schema",
+        "--list seed=1": "key.sub=value",
+        "--config digits-smal": "did you mean 'digits-",
+        "--config recipes/digits-small.yaml": "recipes/digits-small.yaml does not exist",
+        "--config full": "full is a folder",
+        f"--config {LONG}": LONG[:250],
+        f"{line} --nothing": f"sashimi-train {kind} --help",
+        f"{line} training.step=1": "training.steps",
+        "--resume output_dir=nowhere": "there is no run to resume",
+    }.items():
+        yield wrong("sashimi-train", f"{kind} {wrong_line}", says)
 
 
 def settings() -> Iterator[Row]:

@@ -6,14 +6,15 @@ from pathlib import Path
 from sashimi_diffusion.training.autoregressive.config import AutoregressiveConfig
 from sashimi_diffusion.training.config import RunConfig
 from sashimi_diffusion.training.diffusion.config import DiffusionConfig
+from sashimi_diffusion.training.packaged_configs import CONFIGS
 from sashimi_diffusion.training.yaml_files import read_yaml_file
 from sashimi_evaluation.classifiers.training.config import ClassifierConfig
+from sashimi_evaluation.commands.train import CONFIGS as CLASSIFIERS
 
-CONFIGS = Path(__file__).resolve().parents[2] / "recipes" / "configs"
 FILES: dict[type[RunConfig], Path] = {
-    DiffusionConfig: CONFIGS / "digits-small.yaml",
+    DiffusionConfig: CONFIGS / "diffusion" / "digits-small.yaml",
     AutoregressiveConfig: CONFIGS / "autoregressive" / "digits-ar-small.yaml",
-    ClassifierConfig: CONFIGS / "classifiers" / "digits-small.yaml",
+    ClassifierConfig: CLASSIFIERS / "digits-small.yaml",
 }
 TREES = {kind: read_yaml_file(file) for kind, file in FILES.items()}
 
@@ -190,8 +191,11 @@ OWN: dict[type[RunConfig], dict[str, str]] = {
         "model.reverse_shift=2": "model.reverse_shift is 2: expected a whole number from 0 to 1",
         "model.kernel_length=0": "model.kernel_length is 0: expected",
         "model.mel_channels=0": "model.mel_channels is 0: expected",
+        "model.in_channels=0": "model.in_channels is 0: expected a whole number from 1 to 1,024",
+        "model.in_channels=stereo": "model.in_channels must be a whole number, not 'stereo'",
+        "model.out_channels=2": "unknown config key model.out_channels",
         "model.mel_upsample=[0]": "model.mel_upsample is [0]: expected",
-        "model.class_conditional=null": "model.class_conditional must be true or false",
+        "model.class_conditional=x": "model.class_conditional must be null or true or false, not 'x'",
         "model={name: wavenet, n_layers: 0}": "model.n_layers is 0: expected a whole number from 1 to 512",
         "model={name: wavenet, dilation_cycle: 60}": "model.dilation_cycle is 60: expected",
         "data.sample_rate=1000000000000": "data.sample_rate is 1000000000000: it must be at least 1",
@@ -247,6 +251,7 @@ OWN: dict[type[RunConfig], dict[str, str]] = {
     AutoregressiveConfig: {
         "model.pool=[-4]": "model.pool is [-4]: expected",
         "model.num_tokens=0": "model.num_tokens is 0: expected",
+        "model.in_channels=2": "model.in_channels is set, but an autoregressive model has one channel",
         "model={name: wavenet, n_layers: 0}": "model.n_layers is 0: expected a whole number from 1 to 24",
         "model={name: samplernn, frame_sizes: [0]}": "model.frame_sizes is [0]: expected",
         "model={name: samplernn, dim: 0}": "model.dim is 0: expected",
@@ -296,8 +301,11 @@ OWN: dict[type[RunConfig], dict[str, str]] = {
 
 COMBINED = {
     ("optimizer.decay=plateau", "training.validate_every=0"): "plateau needs validations",
-    ("model.class_conditional=false", "data.speakers=null"): "sampling.guidance_scale is 2.0: without classes",
+    ("model.class_conditional=false", "data.speakers=null", "sampling.guidance_scale=2"): (
+        "sampling.guidance_scale is 2.0: without classes"
+    ),
     ("data.pattern=null",): "data.speakers names the field 'speaker', but the fields are folder",
+    ("model.mel_channels=4", "model.in_channels=2"): "model.in_channels is 2: a vocoder (model.mel_channels) has one",
     ("model.mel_channels=4",): "f_min < f_max <= 4000, half of data.sample_rate",
     ("model.mel_channels=4", "data.mel={f_max: 4000, n_fft: 16384}"): "less than twice data.length=5120",
     ("data.where={speaker: [a]}", "data.where.speaker.x=1"): "speaker is a value, not a group of keys",

@@ -17,7 +17,7 @@ import torch
 
 from sashimi_diffusion.training.autoregressive.config import AutoregressiveConfig
 from sashimi_diffusion.training.autoregressive.task import AutoregressiveTask
-from sashimi_diffusion.training.command import run_recipe
+from sashimi_diffusion.training.command import Recipe, run_recipe
 from sashimi_diffusion.training.config import from_tree
 from sashimi_diffusion.training.diffusion.config import DiffusionConfig
 from sashimi_diffusion.training.diffusion.task import DiffusionTask
@@ -64,7 +64,7 @@ def resume(
     def call(*arguments: str, task: Any = DiffusionTask, config: Any = DiffusionConfig) -> tuple[int, str, str]:
         settings = ["--resume", f"output_dir={run}", "training.steps=7", *arguments]
         monkeypatch.setattr(sys, "argv", ["recipe.py", *settings])
-        code = run_recipe(task, config, folder / "tiny.yaml", "")
+        code = run_recipe(Recipe(task, config, folder, "tiny"), "")
         return code, *capsys.readouterr()
 
     return call
@@ -303,7 +303,7 @@ RUN_FILES: list[tuple[str, Callable[[Path], object], str]] = [
     ("config.yaml", DAMAGES["a folder"], "config.yaml is damaged: "),
     ("config.yaml", DAMAGES["a loop of links"], "config.yaml"),
     ("config.yaml", DAMAGES["missing"], "config.yaml is missing, but there are checkpoints: restore it, or give the"),
-    ("config.yaml", another_recipe, "has the run of another recipe, because config.yaml lacks objective, schedule"),
+    ("config.yaml", another_recipe, "has a run of another kind, because config.yaml lacks objective, schedule"),
     ("config.yaml", lambda path: path.write_text("seed: 0\nmodel: 3\ndata: 4\n"), "config.yaml lacks objective"),
     *(
         ("measured.json", DAMAGES[kind], "measured.json is damaged: ")
@@ -375,4 +375,4 @@ def test_a_folder_without_a_run(run: Path, resume: Callable) -> None:
 
 def test_the_run_of_another_recipe(run: Path, resume: Callable) -> None:
     result = resume(task=AutoregressiveTask, config=AutoregressiveConfig)
-    check_refused(result, "has the run of another recipe, because config.yaml has objective, schedule: resume it with")
+    check_refused(result, "has a run of another kind, because config.yaml has objective, schedule: resume it with")

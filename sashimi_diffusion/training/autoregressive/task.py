@@ -64,6 +64,8 @@ class AutoregressiveTask:
         self.data = fingerprint(recordings)
         counts = [0 if part is None else len(part.dataset) for part in (self.validation, self.test)]
         self.description = f"{len(recordings):,} training, {counts[0]:,} validation and {counts[1]:,} test examples"
+        if recordings.changes:
+            self.description += f"; {recordings.changes}"
         self.against_graph = "data.carry_chunks carries states from step to step" if self.chunks > 1 else ""
         # Examples that are divided into chunks are kept for the steps that use them; threads prepare later batches.
         kept = 2 * config.training.gradient_accumulation if self.chunks > 1 else 0
@@ -143,6 +145,8 @@ class AutoregressiveTask:
 
     def _check_length(self, recordings: Recordings) -> None:
         length = self.config.data.length
+        if self.chunks == 1:
+            return
         longest = max(recordings.clip_length(index) for index in range(len(recordings)))
         if longest <= length * (self.chunks - 1):
             raise UserError(
