@@ -110,17 +110,21 @@ def files_written_beside(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary)
 
 
-def give_usual_rights(folder: Path) -> None:
-    """Give the files in a folder and its subfolders the rights that ``open`` gives a new file, in addition to theirs.
+def give_usual_rights(folder: Path, pattern: str = "**/*") -> None:
+    """Give files in a folder the rights that ``open`` gives a new file, in addition to theirs.
 
     safetensors writes files that only their owner can read, whatever the umask is.
+
+    Args:
+        folder: the folder.
+        pattern: the files, as in ``Path.glob``; all files in the folder and its subfolders by default.
     """
     probe = folder / f".{uuid.uuid4().hex}.tmp"
     descriptor = os.open(probe, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
     usual = stat.S_IMODE(os.fstat(descriptor).st_mode)
     os.close(descriptor)
     probe.unlink()
-    for path in folder.rglob("*"):
+    for path in folder.glob(pattern):
         mode = path.lstat().st_mode
         if stat.S_ISREG(mode) and stat.S_IMODE(mode) | usual != stat.S_IMODE(mode):
             path.chmod(stat.S_IMODE(mode) | usual)

@@ -47,7 +47,7 @@ FLOORS = {
         {"errors"},
         {"terminal"},
         {"arguments", "paths", "files", "strict_json", "suggestions"},
-        {"cache_files", "command_line", "cuda_graph", "folder_lock", "memory", "output_files", "launch"},
+        {"bundled", "cache_files", "command_line", "cuda_graph", "folder_lock", "memory", "output_files", "launch"},
         {"data", "schedulers"},
         {"ssm"},
         {"models"},

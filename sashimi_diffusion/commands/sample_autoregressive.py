@@ -96,13 +96,15 @@ def sample_autoregressive(
     started = time.perf_counter()
     with SampleFolder(options.out, clips, record, options.overwrite, state, numbered=selected) as output:
         batches = share_of_batches(clips, options.batch_size, state)
-        with tqdm(batches, desc="batches", disable=not state.is_main_process or len(batches) < 2) as progress:
-            for batch in progress:
-                waveforms = generate(pipe, options, prefix, batch) if batch else []
-                output.start()
-                for clip, waveform in zip(batch, waveforms, strict=True):
-                    write_audio(output.path / str(clip.file), waveform, rate)
-                output.add(batch)
+        for number, batch in enumerate(batches, start=1):
+            pipe.set_progress_bar_config(
+                desc=f"batch {number}/{len(batches)}", unit=" samples", disable=not state.is_main_process
+            )
+            waveforms = generate(pipe, options, prefix, batch) if batch else []
+            output.start()
+            for clip, waveform in zip(batch, waveforms, strict=True):
+                write_audio(output.path / str(clip.file), waveform, rate)
+            output.add(batch)
         elapsed = time.perf_counter() - started
         if state.is_main_process:
             kept = select_clips(options, output.clips)
