@@ -88,7 +88,7 @@ def build_parser() -> Parser:
         "--html",
         type=path_argument,
         metavar="FILE",
-        help="HTML report with spectrograms and players (needs the extra eval)",
+        help="HTML report with spectrograms and players (needs matplotlib)",
     )
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
     add(
