@@ -1,11 +1,10 @@
 """The command line of a training recipe."""
 
-import os
 import sys
 from pathlib import Path
 
 from sashimi_diffusion.command_line import Parser, path_argument, run
-from sashimi_diffusion.launch import is_lost_connection, require_all_processes
+from sashimi_diffusion.launch import is_lost_connection, prints_error, require_all_processes
 from sashimi_diffusion.terminal import say
 from sashimi_diffusion.training.config import RunConfig, write_schema
 from sashimi_diffusion.training.loop import train
@@ -36,7 +35,7 @@ def run_recipe(task_class: type[Task], kind: type[RunConfig], default_file: Path
         resume = options.resume or options.resume_from is not None
         config = config_of_command(kind, options.config, default_file, options.overrides, resume)
         try:
-            train(task_class, config, resume, options.resume_from, options.skip_bad_files)
+            train(task_class, config, resume, options.resume_from, options.skip_bad_files, options.push_to_hub)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(f"stopped; {how_to_continue(Path(config.output_dir))}") from None
         except RuntimeError as error:
@@ -48,7 +47,7 @@ def run_recipe(task_class: type[Task], kind: type[RunConfig], default_file: Path
             return 1
         return 0
 
-    return run(command, reports=os.environ.get("LOCAL_RANK", "0") == "0")
+    return run(command, prints_error)
 
 
 def build_parser(default_file: Path, description: str) -> Parser:
@@ -59,6 +58,7 @@ def build_parser(default_file: Path, description: str) -> Parser:
     add("--resume", action="store_true", help="continue the run in output_dir from its newest checkpoint")
     add("--resume-from", metavar="CHECKPOINT", help="continue from this checkpoint, e.g. checkpoints/step-001000")
     add("--skip-bad-files", action="store_true", help="ignore recordings that cannot be used")
+    add("--push-to-hub", metavar="[OWNER/]NAME", help="push the pipeline to the Hugging Face hub after the run")
     add("--schema", action="store_true", help="print the JSON schema of the YAML file and exit")
     add("overrides", nargs="*", metavar="key.sub=value", help="settings that replace those of the file")
     return parser
