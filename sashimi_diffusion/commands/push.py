@@ -56,9 +56,8 @@ def _model_folder(folder: Path) -> Path:
             return candidate
     if not is_folder(folder):
         found = status(folder)
-        raise UserError(
-            f"{printable(folder)} {'does not exist' if found is None else f'is {kind(found)}'}: expected a folder"
-        )
+        problem = "does not exist" if found is None else f"is {kind(found)}"
+        raise UserError(f"{printable(folder)} {problem}: expected the folder of a pipeline or of a run")
     raise UserError(
         f"{printable(folder)} has no model: expected model_index.json, config.json, or a run folder with a pipeline"
     )

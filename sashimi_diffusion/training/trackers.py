@@ -178,8 +178,17 @@ class Trackers:
         """End all trackers: they write what they have, and stop their processes and threads."""
         with contextlib.ExitStack() as stack:  # the others are closed if one fails
             for tracker in self._open:
-                stack.callback(tracker.finish)
+                stack.callback(_end, tracker)
             self._open = []
+
+
+def _end(tracker: GeneralTracker) -> None:
+    if tracker.name == "trackio":
+        import trackio
+
+        trackio.finish()  # also ends the run in trackio's own list, so that it is not ended again at exit
+    else:
+        tracker.finish()
 
 
 def _send_to_tensorboard(tracker: GeneralTracker, clips: list[Path], sheet: Path, step: int) -> None:

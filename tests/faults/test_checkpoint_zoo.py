@@ -273,7 +273,7 @@ def test_another_optimizer(resume: Callable, name: str) -> None:
     expected = f"optimizer.name=adamw, but this command has optimizer.name={name}: resume with optimizer.name=adamw"
     result = resume(f"optimizer.name={name}")
     check_refused(result, f"{NEWEST}/optimizer.pt", expected)
-    assert "--resume-from" not in result.err  # every checkpoint of the run has the same optimizer
+    assert "--resume-from" not in result[2]  # every checkpoint of the run has the same optimizer
 
 
 def test_checkpoints_of_older_versions_load(run: Path, folder: Path, resume: Callable) -> None:
