@@ -10,6 +10,7 @@ import time
 import torch
 
 from sashimi_diffusion.errors import UserError
+from sashimi_diffusion.terminal import say
 
 # Variables in which torchrun and common MPI implementations pass a process its rank, and the number of processes.
 _RANK_VARIABLES = ("RANK", "LOCAL_RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
@@ -97,7 +98,10 @@ def prints_error(error: BaseException) -> bool:
         deadline = time.monotonic() + _PATIENCE
         while store is not None and not store.check([_key(error)]):
             if time.monotonic() > deadline:
-                return store.add(f"{_key(error)} printed", 1) == 1
+                first = store.add(f"{_key(error)} printed", 1) == 1
+                if first:
+                    say("", sys.stderr)  # the progress bar of the first process may be in this line
+                return first
             time.sleep(0.05)
     return False
 
