@@ -10,9 +10,9 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState
 
+from sashimi_diffusion import launch
 from sashimi_diffusion.commands import sample
 from sashimi_diffusion.errors import UserError
-from sashimi_diffusion import launch
 from sashimi_diffusion.launch import (
     Launcher,
     SharedError,
@@ -120,27 +120,29 @@ def test_processes_that_do_not_work_together_are_refused(environment: Callable[.
     require_same_count(1)
     environment(**{variable: "2"})
     require_same_count(2)
-    with pytest.raises(UserError, match=r"has started 2 process\(es\), but Accelerate counts 1, so they would do the same"):
+    with pytest.raises(
+        UserError, match=r"has started 2 process\(es\), but Accelerate counts 1, so they would do the same"
+    ):
         require_same_count(1)
 
 
 @pytest.fixture
 def fresh_accelerate() -> Iterator[None]:
     """Let the test create the first Accelerator of the process."""
-    for _ in range(2):
-        AcceleratorState._reset_state(reset_partial_state=True)
-        GradientState._reset_state()
-        if _ == 0:
-            yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
 
 
 def test_processes_whose_device_accelerate_does_not_know_are_refused(
     environment: Callable[..., None], fresh_accelerate: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """torchrun starts two processes, and Accelerate looks for GPUs only, as it does on a Mac."""
+    """MPI starts two processes, and Accelerate looks for GPUs, where it does not ask MPI."""
     monkeypatch.setattr(accelerator, "_has_only_cpu", lambda: False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    environment(WORLD_SIZE="2", RANK="1", LOCAL_RANK="1", MASTER_ADDR="127.0.0.1", MASTER_PORT="1")
+    environment(PMI_SIZE="2", PMI_RANK="1")
     with pytest.raises(UserError, match="has started 2 process.*Accelerate counts 1"):
         accelerator.create_accelerator(from_tree(DiffusionConfig, {}))
 
@@ -151,7 +153,9 @@ class Processes:
     def __init__(self, environment: Callable[..., None]) -> None:
         self._environment = environment
         timeout = datetime.timedelta(seconds=5)
-        self._store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=timeout)
+        self._store = torch.distributed.TCPStore(
+            "127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=timeout
+        )
 
     def become(self, rank: int, size: int = 2) -> None:
         self._environment(

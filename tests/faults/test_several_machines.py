@@ -146,7 +146,9 @@ def test_samples_and_evaluations_are_shared_among_machines(folder: Path, tmp_pat
     assert records[0]["samples"] == records[1]["samples"]
     assert all(record["complete"] for record in records)
 
-    results = two_machines(tmp_path, sample, *options, "--out", tmp_path / "a", second=[*options, "--out", tmp_path / "b"])
+    results = two_machines(
+        tmp_path, sample, *options, "--out", tmp_path / "a", second=[*options, "--out", tmp_path / "b"]
+    )
     assert all(code != 0 for code, _, _ in results)
     assert re.search(r"--out .* must be a folder that all machines share", "\n".join(errors_of(results)))
 

@@ -14,6 +14,7 @@ from sashimi_diffusion.training.diffusion.config import DiffusionConfig
 from sashimi_diffusion.training.diffusion.task import DiffusionTask
 from sashimi_diffusion.training.loop import train
 
+
 class FakeApi:
     """An API of the hub for the user ann, of the organization labs."""
 
@@ -129,7 +130,9 @@ def test_a_push_that_fails_names_the_command_for_later(
     assert "was not pushed to ann/tones (disk quota of the hub): push it later with" in err
 
 
-@pytest.mark.parametrize(("name", "expected"), [("empty", "has no model"), ("none", "does not exist"), ("file", "file")])
+@pytest.mark.parametrize(
+    ("name", "expected"), [("empty", "has no model"), ("none", "does not exist"), ("file", "file")]
+)
 def test_a_folder_without_a_model(
     api: FakeApi, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, expected: str
 ) -> None:
