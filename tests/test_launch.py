@@ -143,7 +143,7 @@ def test_processes_whose_device_accelerate_does_not_know_are_refused(
     monkeypatch.setattr(accelerator, "_has_only_cpu", lambda: False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     environment(PMI_SIZE="2", PMI_RANK="1")
-    with pytest.raises(UserError, match="has started 2 process.*Accelerate counts 1"):
+    with pytest.raises(UserError, match=r"has started 2 process.*Accelerate counts 1"):
         accelerator.create_accelerator(from_tree(DiffusionConfig, {}))
 
 

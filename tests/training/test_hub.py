@@ -102,7 +102,7 @@ def test_a_hub_that_cannot_be_used_is_reported_before_training(
     api: FakeApi, config: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     api.failure = ConnectionError("no route\nto host")
-    with pytest.raises(UserError, match="did not accept the access token or cannot be reached .no route to host.;"):
+    with pytest.raises(UserError, match=r"did not accept the access token or cannot be reached \(no route to host\);"):
         train(DiffusionTask, config(), push="tones")
     monkeypatch.setattr(hub.huggingface_hub, "get_token", lambda: None)
     with pytest.raises(UserError, match="needs an access token: run `hf auth login`, or set HF_TOKEN"):
@@ -131,7 +131,7 @@ def test_a_push_that_fails_names_the_command_for_later(
 
 
 @pytest.mark.parametrize(
-    ("name", "expected"), [("empty", "has no model"), ("none", "does not exist"), ("file", "file")]
+    ("name", "expected"), [("empty", "has no model"), ("none", "does not exist"), ("file", "is a file")]
 )
 def test_a_folder_without_a_model(
     api: FakeApi, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, expected: str

@@ -66,9 +66,7 @@ def stopped_at(config: DiffusionConfig, step: int) -> None:
         trainer.run()
 
 
-def test_tensorboard_has_values_sounds_and_pictures_and_drops_later_steps(
-    tiny_config: Callable, tmp_path: Path
-) -> None:
+def test_tensorboard_has_samples_and_drops_later_steps(tiny_config: Callable, tmp_path: Path) -> None:
     pytest.importorskip("tensorboard", reason=NEEDED.format("tensorboard"))
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
