@@ -2,13 +2,19 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from diffusers.pipelines import pipeline_utils
+from diffusers.utils import hub_utils
+from huggingface_hub import ModelCard
 
 from sashimi_diffusion.commands import push as command
 from sashimi_diffusion.errors import UserError
-from sashimi_diffusion.pipelines import hub
+from sashimi_diffusion.models import WaveNetDenoiser
+from sashimi_diffusion.pipelines import SashimiPipeline, hub
+from sashimi_diffusion.schedulers import DiffWaveScheduler
 from sashimi_diffusion.training.config import from_tree
 from sashimi_diffusion.training.diffusion.config import DiffusionConfig
 from sashimi_diffusion.training.diffusion.task import DiffusionTask
@@ -128,6 +134,24 @@ def test_a_push_that_fails_names_the_command_for_later(
     err = capsys.readouterr().err
     assert "has no README.md, the model card: write one" in err
     assert "was not pushed to ann/tones (disk quota of the hub): push it later with" in err
+
+
+def test_a_pipeline_that_is_saved_and_pushed_keeps_its_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    uploaded = {}
+    network = WaveNetDenoiser(
+        residual_channels=4, skip_channels=4, n_layers=2, dilation_cycle=2, sample_rate=1000, sample_size=200
+    )
+    monkeypatch.setattr(pipeline_utils, "create_repo", lambda name, **_: SimpleNamespace(repo_id=name))
+    monkeypatch.setattr(pipeline_utils, "load_or_create_model_card", lambda *_, **__: ModelCard("---\n---\nempty"))
+    monkeypatch.setattr(
+        hub_utils, "upload_folder", lambda folder_path, **_: uploaded.update(card=(Path(folder_path) / "README.md"))
+    )
+    (tmp_path / "README.md").write_text("mine")
+    pipeline = SashimiPipeline(network, DiffWaveScheduler(4))
+    pipeline.save_pretrained(tmp_path, push_to_hub=True, repo_id="ann/tones")
+    assert uploaded["card"].read_text() == "mine"
+    pipeline.save_pretrained(tmp_path / "new", push_to_hub=True, repo_id="ann/tones")
+    assert "empty" in uploaded["card"].read_text()
 
 
 @pytest.mark.parametrize(
