@@ -61,7 +61,7 @@ def positive(text: str) -> int:
     return value
 
 
-def run(command: Callable[[], int | None], reports: bool = True) -> int:
+def run(command: Callable[[], int | None], prints: Callable[[BaseException], bool] = lambda error: True) -> int:
     """Run a command and print a ``UserError`` as one line on stderr, without a traceback.
 
     Printing never ends the command, and warnings are lines that begin with "warning:".
@@ -69,7 +69,7 @@ def run(command: Callable[[], int | None], reports: bool = True) -> int:
     Args:
         command: the command; it returns its exit code, and None is 0. It may raise ``KeyboardInterrupt`` with a text
             for the user.
-        reports: whether this process prints errors. Of several processes that raise the same error, one prints it.
+        prints: returns whether this process prints an error. Of several processes that raise it, one does.
 
     Returns:
         The exit code: that of the command, that of a ``UserError``, or 130 after an interrupt.
@@ -79,14 +79,16 @@ def run(command: Callable[[], int | None], reports: bool = True) -> int:
         warnings.showwarning = _say_warning
         try:
             return command() or 0
-        except UserError as error:
-            text, code = f"error: {error}", error.exit_code
-        except KeyboardInterrupt as interrupt:
-            text, code = str(interrupt) or "interrupted", 130
+        except (UserError, KeyboardInterrupt) as error:
+            raised: UserError | KeyboardInterrupt = error
         finally:
             warnings.showwarning = show_warning
+        if isinstance(raised, UserError):
+            text, code = f"error: {raised}", raised.exit_code
+        else:
+            text, code = str(raised) or "interrupted", 130
         close_progress_bars()
-        if reports:
+        if prints(raised):
             say(_one_line(text), sys.stderr)
         return code
 

@@ -52,7 +52,7 @@ def test_the_exit_code_of_an_error_and_the_text_of_an_interrupt(capsys: pytest.C
 
         assert run(command) == code
         assert capsys.readouterr().err == f"{line}\n"
-        assert run(command, reports=False) == code
+        assert run(command, lambda error: False) == code
         assert capsys.readouterr().err == ""
 
 

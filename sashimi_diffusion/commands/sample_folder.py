@@ -11,6 +11,7 @@ import shutil
 import stat
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -40,6 +41,7 @@ _LARGEST_RECORD = 2**31
 _RECORD_BYTES = 400  # of a clip in the record
 _WAV_HEADER, _DISK_BLOCK = 44, 4096
 _LARGEST_WAV = 2**32 - 1  # the header counts bytes in 32 bits
+_SECONDS_OF_NETWORK_DISKS = 10  # until a machine sees what another one has written
 _MOST_RECORDS = 100  # a record of many clips takes as long to write as the clips do
 
 
@@ -179,6 +181,7 @@ class SampleFolder:
             self._write_record()
         self._started = True
         self._wait()
+        self._require_shared()
 
     def add(self, batch: Sequence[Any]) -> None:
         """Record the clips that each process has written, in one call of all processes."""
@@ -230,6 +233,17 @@ class SampleFolder:
                 "--out, or move that file"
             )
         return sorted(others)
+
+    def _require_shared(self) -> None:
+        """Check that this process sees the record that the main process has written."""
+        deadline = time.monotonic() + _SECONDS_OF_NETWORK_DISKS
+        while status(self.path / _RECORD) is None:
+            if time.monotonic() > deadline:
+                raise UserError(
+                    f"--out {printable(self.path)} must be a folder that all machines share: another machine has begun "
+                    "to write there, and this one does not see it"
+                )
+            time.sleep(0.5)
 
     def _write_record(self) -> None:
         """Write ``samples.json``, clip by clip, because there may be millions."""

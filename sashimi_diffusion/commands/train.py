@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from sashimi_diffusion.command_line import Parser, run
 from sashimi_diffusion.commands import init
 from sashimi_diffusion.errors import UserError
+from sashimi_diffusion.launch import prints_error
 from sashimi_diffusion.suggestions import did_you_mean
 from sashimi_diffusion.training.autoregressive.config import AutoregressiveConfig
 from sashimi_diffusion.training.autoregressive.task import AutoregressiveTask
-from sashimi_diffusion.training.command import Recipe, add_arguments, reports_errors, train_with_options
+from sashimi_diffusion.training.command import Recipe, add_arguments, train_with_options
 from sashimi_diffusion.training.diffusion.config import DiffusionConfig
 from sashimi_diffusion.training.diffusion.task import DiffusionTask
 from sashimi_diffusion.training.packaged_configs import CONFIGS
@@ -123,7 +124,7 @@ def run_sub_command(
         chosen.add_arguments(parser)
         return chosen.run(parser.parse_intermixed_args(given[1:]))
 
-    return run(command, reports=reports_errors())
+    return run(command, prints_error)
 
 
 def _overview(commands: Mapping[str, SubCommand]) -> Parser:

@@ -15,7 +15,8 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from sashimi_diffusion.arguments import short_form
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.files import give_usual_rights
-from sashimi_diffusion.paths import entries
+from sashimi_diffusion.paths import entries, is_file
+from sashimi_diffusion.pipelines.hub import CARD
 from sashimi_diffusion.pipelines.options import check_options, weights_dtype
 from sashimi_diffusion.pipelines.remote_code import write_remote_code
 from sashimi_diffusion.suggestions import did_you_mean
@@ -37,6 +38,7 @@ class AudioPipeline(DiffusionPipeline):
     config: Any  # diffusers' FrozenDict, whose keys are also attributes
     model_cpu_offload_seq: Any = "model"
     _callback_tensor_inputs: ClassVar[list[str]] = []
+    _card: bytes | None = None  # the card of the folder that is saved, if it had one
 
     def __init__(self) -> None:
         super().__init__()
@@ -86,6 +88,8 @@ class AudioPipeline(DiffusionPipeline):
     def save_pretrained(self, save_directory: str | os.PathLike, *arguments: Any, **options: Any) -> None:
         """Write a folder that this class can load, and plain diffusers with ``trust_remote_code=True``.
 
+        A model card, README.md, that is in the folder stays, also with ``push_to_hub``.
+
         Args:
             save_directory: the folder; it is created if it does not exist.
             *arguments, **options: the other arguments of diffusers (``push_to_hub``, ``max_shard_size``, ...).
@@ -95,10 +99,18 @@ class AudioPipeline(DiffusionPipeline):
         """
         if not (arguments[0] if arguments else options.get("safe_serialization", True)):
             raise UserError("pipelines are saved as safetensors only: leave out safe_serialization=False")
+        card = Path(save_directory) / CARD
+        self._card = card.read_bytes() if is_file(card) else None
         super().save_pretrained(str(save_directory), *arguments, **options)
         for name in super().components:
             if (Path(save_directory) / name).is_dir():
                 give_usual_rights(Path(save_directory) / name)
+
+    def _upload_folder(self, working_dir: str | os.PathLike, *arguments: Any, **options: Any) -> Any:
+        """Upload a folder that was saved, with its own card instead of the empty one that diffusers has written."""
+        if self._card is not None:
+            (Path(working_dir) / CARD).write_bytes(self._card)
+        return super()._upload_folder(working_dir, *arguments, **options)
 
     def save_config(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **options: Any) -> None:
         """Write ``model_index.json`` and the files of :mod:`sashimi_diffusion.pipelines.remote_code`.

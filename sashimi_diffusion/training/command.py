@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sashimi_diffusion.command_line import Parser, run
 from sashimi_diffusion.errors import UserError
-from sashimi_diffusion.launch import is_lost_connection, require_all_processes
+from sashimi_diffusion.launch import is_lost_connection, prints_error, require_all_processes
 from sashimi_diffusion.terminal import printable, say
 from sashimi_diffusion.training.config import RunConfig, write_schema
 from sashimi_diffusion.training.loop import train
@@ -52,12 +52,7 @@ def run_recipe(recipe: Recipe, description: str, arguments: Sequence[str] | None
         add_arguments(parser, recipe)
         return train_with_options(recipe, parser.parse_intermixed_args(arguments))
 
-    return run(command, reports=reports_errors())
-
-
-def reports_errors() -> bool:
-    """Return whether this process prints errors that all processes of a run have."""
-    return os.environ.get("LOCAL_RANK", "0") == "0"
+    return run(command, prints_error)
 
 
 def add_arguments(parser: Parser, recipe: Recipe) -> None:
@@ -72,6 +67,7 @@ def add_arguments(parser: Parser, recipe: Recipe) -> None:
     add("--resume", action="store_true", help="continue the run in output_dir from its newest checkpoint")
     add("--resume-from", metavar="CHECKPOINT", help="continue from this checkpoint, e.g. checkpoints/step-001000")
     add("--skip-bad-files", action="store_true", help="ignore recordings that cannot be used")
+    add("--push-to-hub", metavar="[OWNER/]NAME", help="push the pipeline to the Hugging Face hub after the run")
     add("--schema", action="store_true", help="print the JSON schema of the YAML file and exit")
     add("overrides", nargs="*", metavar="key.sub=value", help="settings that replace those of the config")
 
@@ -100,7 +96,7 @@ def train_with_options(recipe: Recipe, options: argparse.Namespace) -> int:
         say(f"config: {printable(file or (folder / CONFIG if resume else default_file))}")
     instead = " instead of --resume-from" if options.resume_from is not None else ""
     try:
-        train(recipe.task, config, resume, options.resume_from, options.skip_bad_files)
+        train(recipe.task, config, resume, options.resume_from, options.skip_bad_files, options.push_to_hub)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"stopped; {how_to_continue(folder, instead)}") from None
     except RuntimeError as error:

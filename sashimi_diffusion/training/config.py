@@ -18,6 +18,7 @@ from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.terminal import printable
 from sashimi_diffusion.training.data_config import without_settings_of_replaced
 from sashimi_diffusion.training.model_config import ModelConfig
+from sashimi_diffusion.training.reporting import CardConfig, TrackingConfig
 from sashimi_diffusion.training.settings import (
     PositiveFinite,
     Seed,
@@ -175,6 +176,8 @@ class RunConfig(Settings):
     model: ModelConfig
     optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig)
     training: TrainingConfig = Field(default_factory=TrainingConfig)
+    tracking: TrackingConfig = Field(default_factory=TrackingConfig)
+    card: CardConfig = Field(default_factory=CardConfig)
 
     @model_validator(mode="after")
     def _check_plateau(self) -> "RunConfig":

@@ -5,8 +5,9 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol
 
 from sashimi_diffusion.arguments import short_form
@@ -202,14 +203,26 @@ class MetricsFile:
         path: the file; it is created if it does not exist.
         last_step: lines of later steps, and a line that a killed process did not finish, are removed, so that the file
             of a resumed run equals that of an uninterrupted one.
+
+    Attributes:
+        latest: the last value of each metric that was a number, with its step.
+        removed_step: last step of the lines that were removed; 0 if there were none.
     """
 
     def __init__(self, path: Path, last_step: int) -> None:
         self._path, self._digest = path, hashlib.sha256()
+        self.latest: dict[str, tuple[int, float]] = {}
+        self.removed_step = 0
         if status(path) is not None:
-            kept = _lines_up_to(path, last_step)
-            self._digest.update(kept)
-            write_file(path, kept)
+            kept = []
+            for line, values in _complete_lines(path):
+                if values["step"] <= last_step:
+                    kept.append(line)
+                    self._remember(values)
+                else:
+                    self.removed_step = max(self.removed_step, values["step"])
+            self._digest.update(b"".join(kept))
+            write_file(path, b"".join(kept))
         self._file = path.open("a", encoding="utf-8")
 
     @property
@@ -223,6 +236,12 @@ class MetricsFile:
         self._file.write(line)
         self._file.flush()
         self._digest.update(line.encode())
+        self._remember(values)
+
+    def _remember(self, values: dict) -> None:
+        for name, value in values.items():
+            if name != "step" and value is not None:
+                self.latest[name] = (values["step"], value)
 
     def sync(self) -> None:
         """Wait until all lines are on the disk.
@@ -256,7 +275,8 @@ def check_metrics(path: Path, last_step: int, digest: str) -> str:
     """
     if status(path) is None:
         return f"{printable(path)} is missing: it begins anew after step {last_step}" if last_step else ""
-    if digest and hashlib.sha256(_lines_up_to(path, last_step)).hexdigest() != digest:
+    kept = b"".join(line for line, values in _complete_lines(path) if values["step"] <= last_step)
+    if digest and hashlib.sha256(kept).hexdigest() != digest:
         raise UserError(
             f"{printable(path)} was changed: its lines up to step {last_step} are not those of the run; restore it, or "
             "move it away to begin a new one"
@@ -264,18 +284,13 @@ def check_metrics(path: Path, last_step: int, digest: str) -> str:
     return ""
 
 
-def _lines_up_to(path: Path, last_step: int) -> bytes:
-    """Return the complete lines of metrics.jsonl that belong to ``last_step`` or earlier steps."""
-    lines = read_bytes(path, "the metrics of a run", limit=_LARGEST_METRICS).splitlines()
-    return b"".join(line + b"\n" for line in lines if _is_up_to(line, last_step))
-
-
-def _is_up_to(line: bytes, last_step: int) -> bool:
-    """Return whether a line is complete and belongs to ``last_step`` or an earlier step."""
-    try:
-        return json.loads(line)["step"] <= last_step
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return False
+def _complete_lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
+    """Yield the complete lines of metrics.jsonl, each with a line feed, and their values."""
+    for line in read_bytes(path, "the metrics of a run", limit=_LARGEST_METRICS).splitlines():
+        with contextlib.suppress(ValueError, RecursionError):
+            values = json.loads(line)
+            if isinstance(values, dict) and isinstance(values.get("step"), (int, float)):
+                yield line + b"\n", values
 
 
 class Saveable(Protocol):
@@ -285,12 +300,19 @@ class Saveable(Protocol):
         """Write all files into ``folder``."""
 
 
-def save_pipeline(run: Path, pipeline: Saveable) -> None:
+def save_pipeline(run: Path, pipeline: Saveable, files: Mapping[str, bytes] = MappingProxyType({})) -> None:
     """Write or update ``run``/pipeline, which can be loaded with from_pretrained at any time.
 
     A new folder appears with all its files at once. In an existing folder each file is replaced in one operation. Only
-    weights and metrics change within a run, so old and new files fit together in between.
+    weights, metrics and the card change within a run, so old and new files fit together in between.
+
+    Args:
+        run: the run folder.
+        pipeline: the pipeline.
+        files: contents of further files by their names, such as the card.
     """
     target = run / "pipeline"
     with files_written_beside(target) if target.exists() else folder_written_beside(target) as folder:
         pipeline.save_pretrained(folder)
+        for name, content in files.items():
+            (folder / name).write_bytes(content)

@@ -50,6 +50,13 @@ COMMON = {
     "training.checkpoint_every": ("0", "x"),
     "training.keep_checkpoints": ("0", "-1"),
     "training.trackers": ("x", "[nothing]", "{a: 1}"),
+    "tracking.project": ("''", "[a]", "1"),
+    "tracking.run": ("''", "{a: 1}"),
+    "tracking.nothing": ("1",),
+    "card.license": ("CC BY", "''", "[mit]"),
+    "card.datasets": ("x", "[a b]", "[a/b/c]", "[1]"),
+    "card.language": ("en", "[English]"),
+    "card.title": ("''",),
     "model.name": ("x", "null", "1"),
 }
 
@@ -158,6 +165,12 @@ def usage(recipe: str) -> Iterator[Row]:
         f"{line} training.=1": "training",
         f"{line} '{ESCAPE}=1'": "\\x1b[2Jred",
         f"{line} {UNDECODABLE}=1": "caf\\udce9",
+        f"{line} --push-to-hub": "--push-to-hub",
+        f"{line} --push-to-hub ''": "is no name of a repository",
+        f"{line} --push-to-hub 'a b'": "is no name of a repository",
+        f"{line} --push-to-hub '{ESCAPE}'": "\\x1b[2Jred",
+        f"{line} --push-to-hub {UNDECODABLE}": "caf\\udce9",
+        f"{line} --push-to-hub a/b": "needs the hub, but HF_HUB_OFFLINE is set",
     }.items():
         yield wrong(recipe, wrong_line, says)
 

@@ -121,7 +121,7 @@ def test_a_dead_launcher(folder: Path, tmp_path: Path) -> None:
     run, result = tmp_path / "run", tmp_path / "result"
     launcher = os.fork()
     if launcher == 0:
-        child = Child(folder, "diffusion", *LONG, f"output_dir={run}", ACCELERATE_MIXED_PRECISION="no")
+        child = Child(folder, "diffusion", *LONG, f"output_dir={run}", ACCELERATE_DYNAMO_MODE="default")
         result.with_suffix(".new").write_text(f"{child.process} {child.output}")
         result.with_suffix(".new").rename(result)
         signal.alarm(200)

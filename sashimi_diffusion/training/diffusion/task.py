@@ -20,6 +20,7 @@ from sashimi_diffusion.training.diffusion.batches import Batch, BatchSource, Win
 from sashimi_diffusion.training.diffusion.config import DiffusionConfig
 from sashimi_diffusion.training.diffusion.samples import check_sampling, save_samples
 from sashimi_diffusion.training.examples import spread_evenly
+from sashimi_diffusion.training.model_card import diffusion_usage
 from sashimi_diffusion.training.splits import fingerprint, has_validation, open_split
 
 
@@ -46,7 +47,7 @@ class DiffusionTask:
             check_sampling(config.sampling, self.network, self.scheduler)
         self.source = self._batch_source(recordings, device)
         self.validation = None if held_out is None else self._batch_source(held_out, device)
-        self.data = fingerprint(recordings)
+        self.data, self.usage = fingerprint(recordings), diffusion_usage(self.network)
         classes = "no" if self.network.config.num_classes is None else f"{self.network.config.num_classes:,}"
         self.description = (
             f"{len(recordings):,} training and {0 if held_out is None else len(held_out):,} held-out examples"
