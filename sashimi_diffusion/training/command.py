@@ -10,7 +10,7 @@ from pathlib import Path
 from sashimi_diffusion.command_line import Parser, run
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.launch import is_lost_connection, require_all_processes
-from sashimi_diffusion.terminal import printable, say
+from sashimi_diffusion.terminal import say
 from sashimi_diffusion.training.config import RunConfig, write_schema
 from sashimi_diffusion.training.loop import train
 from sashimi_diffusion.training.packaged_configs import config_file, overview
@@ -96,11 +96,10 @@ def train_with_options(recipe: Recipe, options: argparse.Namespace) -> int:
     default_file = recipe.configs / f"{recipe.default}.yaml"
     config = config_of_command(recipe.config, file, default_file, options.overrides, resume)
     folder = Path(config.output_dir)
-    if os.environ.get("RANK", "0") == "0":
-        say(f"config: {printable(file or (folder / CONFIG if resume else default_file))}")
+    source = file or (folder / CONFIG if resume else default_file)
     instead = " instead of --resume-from" if options.resume_from is not None else ""
     try:
-        train(recipe.task, config, resume, options.resume_from, options.skip_bad_files)
+        train(recipe.task, config, resume, options.resume_from, options.skip_bad_files, source)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"stopped; {how_to_continue(folder, instead)}") from None
     except RuntimeError as error:
