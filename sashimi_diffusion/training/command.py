@@ -1,7 +1,6 @@
 """The command line of a training run."""
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from pathlib import Path
 from sashimi_diffusion.command_line import Parser, run
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.launch import is_lost_connection, prints_error, require_all_processes
-from sashimi_diffusion.terminal import printable, say
+from sashimi_diffusion.terminal import say
 from sashimi_diffusion.training.config import RunConfig, write_schema
 from sashimi_diffusion.training.loop import train
 from sashimi_diffusion.training.packaged_configs import config_file, overview
@@ -92,11 +91,18 @@ def train_with_options(recipe: Recipe, options: argparse.Namespace) -> int:
     default_file = recipe.configs / f"{recipe.default}.yaml"
     config = config_of_command(recipe.config, file, default_file, options.overrides, resume)
     folder = Path(config.output_dir)
-    if os.environ.get("RANK", "0") == "0":
-        say(f"config: {printable(file or (folder / CONFIG if resume else default_file))}")
+    source = file or (folder / CONFIG if resume else default_file)
     instead = " instead of --resume-from" if options.resume_from is not None else ""
     try:
-        train(recipe.task, config, resume, options.resume_from, options.skip_bad_files, options.push_to_hub)
+        train(
+            recipe.task,
+            config,
+            resume,
+            options.resume_from,
+            options.skip_bad_files,
+            push=options.push_to_hub,
+            source=source,
+        )
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"stopped; {how_to_continue(folder, instead)}") from None
     except RuntimeError as error:

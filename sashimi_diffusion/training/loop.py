@@ -47,6 +47,7 @@ def train(
     resume_from: str | None = None,
     skip_bad_files: bool = False,
     push: str | None = None,
+    source: str | Path | None = None,
 ) -> Path:
     """Train and return the run folder.
 
@@ -54,10 +55,10 @@ def train(
         task_class: the kind of run.
         config: the configuration of the run; it is not changed.
         resume: continue in ``config.output_dir`` from the newest checkpoint, or from the start if there is none yet.
-        resume_from: continue from this checkpoint instead, for instance "checkpoints/step-000100"; later checkpoints
-            are renamed.
+        resume_from: continue from this checkpoint, for instance "checkpoints/step-000100"; later ones are renamed.
         skip_bad_files: ignore recordings that cannot be used instead of stopping.
         push: name of a repository on the Hugging Face hub, to which the pipeline is pushed after the run.
+        source: the file of ``config``, for the first line of the output; None: no such line.
 
     Raises:
         UserError: the config, the data, the run folder or the training has a problem that the user can correct, or
@@ -71,7 +72,7 @@ def train(
                 repository = "" if push is None else check_push(push)
                 lock.enter_context(folder_locked(folder, "the run folder"))
         with memory_errors(config.training, accelerator.device, lambda: how_to_continue(folder)):
-            Trainer(task_class, config, resume, resume_from, skip_bad_files, accelerator).run()
+            Trainer(task_class, config, resume, resume_from, skip_bad_files, accelerator, source).run()
         if repository:
             say(f"pushed to {push_to_hub(folder / 'pipeline', repository)}")
     return folder
@@ -81,7 +82,7 @@ class Trainer:
     """A training run. The constructor opens the data, builds the network and loads the checkpoint.
 
     Args:
-        task_class, config, resume, resume_from, skip_bad_files: see :func:`train`.
+        task_class, config, resume, resume_from, skip_bad_files, source: see :func:`train`.
         accelerator: of the run; None: a new one.
     """
 
@@ -93,6 +94,7 @@ class Trainer:
         resume_from: str | None,
         skip_bad_files: bool,
         accelerator: Accelerator | None = None,
+        source: str | Path | None = None,
     ) -> None:
         self.config, self.folder, self._launcher = config, Path(config.output_dir), Launcher()
         resume = self._resume = resume or resume_from is not None
@@ -106,7 +108,6 @@ class Trainer:
         self.log = Log(self.accelerator, self.folder)
         set_threads(self.accelerator, config.training.cpu_threads)
         set_seed(config.seed)
-
         measured = read_measured(self.folder) if resume else {}
         with main_process_first(self.accelerator):  # it decodes the recordings; processes beside it read its cache
             self.task = task_class(with_measured(config, measured), self.accelerator.device, skip_bad_files)
@@ -123,11 +124,12 @@ class Trainer:
 
         per_process = training.batch_size * training.gradient_accumulation
         self.counters = Counters(global_batch=per_process * self.accelerator.num_processes, data=self.task.data)
+        if source is not None:
+            self.log.print(f"config: {printable(source)}")
         if checkpoint is not None:
             self._load(checkpoint)
         first = self.accelerator.process_index * per_process
-        starts = range(first, first + per_process, training.batch_size)
-        batches = [range(start, start + training.batch_size) for start in starts]
+        batches = [range(i, i + training.batch_size) for i in range(first, first + per_process, training.batch_size)]
         self.feed = Feed(self.task, batches, self.counters.global_batch, device)
         parts = Parts(self.accelerator, self.task, self.module, self.optimizer, self.ema, self.feed, config)
         self.step = create_step(parts, on_device, self.counters.nonfinite_in_row)
@@ -313,8 +315,7 @@ class Trainer:
     def _description(self) -> str:
         """Return the first line of the output."""
         parameters = sum(parameter.numel() for parameter in self.network.parameters())
-        minutes = self.config.training.max_minutes
-        end = "" if minutes is None else f"at most {minutes:g} minutes; "
+        end = "" if (minutes := self.config.training.max_minutes) is None else f"at most {minutes:g} minutes; "
         return (
             f"{type(self.network).__name__}, {parameters:,} parameters; {self.task.description}; "
             f"{self.counters.global_batch} examples per step on {self.accelerator.num_processes} x "

@@ -1,6 +1,5 @@
 """Tests of ``sashimi-train``: packaged configs, the choice of a config, sub-commands, and short runs of every kind."""
 
-import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -230,13 +229,11 @@ def test_advice_after_an_interruption(
     assert err.strip() == f"stopped; there is no checkpoint yet, so {advice}"
 
 
-def test_other_processes_do_not_print_the_config(
-    train: Command, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(training_command, "train", lambda *_: None)
-    monkeypatch.setitem(os.environ, "RANK", "1")
-    code, out, _ = train("diffusion", "--config", str(world / "diffusion.yaml"), f"output_dir={tmp_path / 'run'}")
-    assert (code, out) == (0, "")
+def test_a_run_that_does_not_start_prints_no_config(train: Command, world: Path, tmp_path: Path) -> None:
+    arguments = ["--config", str(world / "diffusion.yaml"), f"output_dir={tmp_path / 'run'}", "data.path=nowhere"]
+    code, out, err = train("diffusion", *arguments)
+    assert (code, out) == (2, "")
+    assert err.startswith("error: ")
 
 
 def test_no_file_of_the_packages_looks_for_the_recipes() -> None:
