@@ -95,7 +95,8 @@ def prints_error(error: BaseException) -> bool:
     printed within two seconds.
     """
     if os.environ.get("LOCAL_RANK", "0") == "0":
-        _announce(error)
+        if not isinstance(error, SharedError):  # of which the others know that this process prints it
+            _announce(error)
         return True
     if isinstance(error, (SharedError, KeyboardInterrupt)):
         return False
