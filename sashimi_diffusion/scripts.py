@@ -35,6 +35,11 @@ def convert() -> int:
     return start("sashimi_evaluation.commands.convert")
 
 
+def demo() -> int:
+    """Run ``sashimi-demo``."""
+    return start("sashimi_diffusion.commands.demo")
+
+
 def evaluate() -> int:
     """Run ``sashimi-evaluate``."""
     return start("sashimi_evaluation.commands.evaluate")
@@ -43,6 +48,11 @@ def evaluate() -> int:
 def info() -> int:
     """Run ``sashimi-info``."""
     return start("sashimi_diffusion.commands.info")
+
+
+def push() -> int:
+    """Run ``sashimi-push``."""
+    return start("sashimi_diffusion.commands.push")
 
 
 def sample() -> int:

@@ -79,7 +79,7 @@ def push_to_hub(folder: Path, repository: str, private: bool = False) -> str:
     except Exception as error:  # its class depends on the version of huggingface_hub
         raise UserError(
             f"{printable(folder)} was not pushed to {repository} ({one_line(error)}): push it later with "
-            f"python -m sashimi_diffusion.commands.push {printable(folder)} {repository}"
+            f"sashimi-push {printable(folder)} {repository}"
         ) from error
     return str(address)
 

@@ -256,6 +256,26 @@ def check_same_run(config: RunConfig, stored: RunConfig) -> None:
             )
 
 
+def changed_settings(config: RunConfig, stored: Mapping[str, Any]) -> list[str]:
+    """Return the settings that differ from those of a run, each as "NAME: OLD -> NEW".
+
+    Args:
+        config: the config with which the run is resumed.
+        stored: content of its config.yaml. Settings that it lacks, because an older version wrote it, are left out.
+    """
+    old, new = _leaves(stored), _leaves(to_tree(config))
+    names = [name for name in new if name in old and old[name] != new[name] and name != "output_dir"]
+    return [f"{name}: {short_form(old[name])} -> {short_form(new[name])}" for name in names]
+
+
+def _leaves(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return all settings of nested groups by their full names."""
+    settings: dict[str, Any] = {}
+    for key, value in tree.items():
+        settings |= _leaves(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return settings
+
+
 def _as_override(value: Any) -> str:
     """Return a value as an override has it."""
     return printable(value) if isinstance(value, str) else json.dumps(value)

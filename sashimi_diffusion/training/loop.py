@@ -155,6 +155,11 @@ class Trainer:
         training, counters, shown = self.config.training, self.counters, self.accelerator.is_main_process
         progress = self._progress()
         self.log.print(self._description())
+        if self._finished(progress):
+            self.log.print(
+                f"nothing to train: the run has {counters.step} steps and {counters.seconds / 60:.1f} minutes, "
+                "which training.steps or training.max_minutes ends"
+            )
         with (
             contextlib.closing(self.log),
             contextlib.closing(self.feed),

@@ -5,16 +5,18 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
+from sashimi_diffusion.paths import status
 from sashimi_diffusion.pipelines.hub import CARD
 from sashimi_diffusion.terminal import printable
 from sashimi_diffusion.training import checkpoints
-from sashimi_diffusion.training.config import RunConfig
+from sashimi_diffusion.training.config import RunConfig, changed_settings
 from sashimi_diffusion.training.counters import Counters
 from sashimi_diffusion.training.ema import Ema
 from sashimi_diffusion.training.log import Log
 from sashimi_diffusion.training.model_card import is_kept, model_card
 from sashimi_diffusion.training.muon import CombinedOptimizer
 from sashimi_diffusion.training.run_folder import (
+    CONFIG,
     METRICS,
     check_metrics,
     save_pipeline,
@@ -23,6 +25,7 @@ from sashimi_diffusion.training.run_folder import (
     writing_to,
 )
 from sashimi_diffusion.training.task import Task
+from sashimi_diffusion.training.yaml_files import read_yaml_file
 
 
 class Outputs:
@@ -45,6 +48,9 @@ class Outputs:
         """Write the first files of the run folder, or continue those of an earlier run. Only the main process calls."""
         if resume and checkpoint is None:
             self.log.print(f"{printable(self.run)} has no checkpoint yet: starting from the beginning")
+        if resume and status(self.run / CONFIG) is not None:
+            for change in changed_settings(self.config, read_yaml_file(self.run / CONFIG)):
+                self.log.print(f"changed: {change}")
         if note := check_metrics(self.run / METRICS, counters.step, counters.metrics):
             self.log.print(note)
         with writing_to(self.run, "the run folder"):
