@@ -108,7 +108,8 @@ sampling:
 
 
 NEW_DATA_SETTINGS = {
-    **dict.fromkeys(("subset", "audio_column", "label_column", "train_split", "validation_split", "test_split")),
+    **dict.fromkeys(("subset", "audio_column", "label_column", "validation_split", "test_split")),
+    "train_split": "train",
     "shuffle_buffer": 1000,
 }
 """Settings of the data that this config lacks, with their defaults."""
