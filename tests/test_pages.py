@@ -27,7 +27,10 @@ def blocks(page: Path, language: str) -> list[str]:
 
 
 def commands(page: Path) -> list[str]:
-    """Return the commands of a page without comments, with continued lines joined."""
+    """Return the commands of a page without comments, with continued lines joined.
+
+    Blocks called "shell" are left out: their commands need several machines, or data sets and access of the hub.
+    """
     text = "".join(blocks(page, "bash")).replace("\\\n", " ")
     return [re.sub(r"\s+#.*", "", line).strip() for line in text.splitlines()]
 
