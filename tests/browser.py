@@ -1,5 +1,6 @@
 """Control a headless Chromium with the DevTools protocol over two pipes, which requires only the standard library."""
 
+import base64
 import json
 import os
 import select
@@ -30,9 +31,14 @@ FLAGS = ["--headless=new", "--no-sandbox", "--disable-gpu", "--mute-audio", "--n
 
 
 class Browser:
-    """A page of a headless Chromium, with its errors and network requests."""
+    """A page of a headless Chromium, with its errors and network requests.
 
-    def __init__(self, folder: Path):
+    Args:
+        folder: the folder of its profile.
+        flags: further options of Chromium.
+    """
+
+    def __init__(self, folder: Path, *flags: str):
         to_browser, self._commands = os.pipe()
         self._replies, from_browser = os.pipe()
         self._process = subprocess.Popen(
@@ -44,6 +50,7 @@ class Browser:
                 str(from_browser),
                 CHROMIUM,
                 *FLAGS,
+                *flags,
                 f"--user-data-dir={folder}",
             ],
             stdout=subprocess.DEVNULL,
@@ -92,6 +99,11 @@ class Browser:
         while not self.run(condition):
             assert time.monotonic() < end, f"{condition} did not come true; errors: {self.errors}"
             time.sleep(0.05)
+
+    def save_screenshot(self, path: Path) -> None:
+        """Write a picture of the whole page as a PNG file."""
+        data = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=True)["data"]
+        path.write_bytes(base64.b64decode(data))
 
     def press(self, key: str, text: str = "") -> None:
         parameters = {"key": key, "code": key, "windowsVirtualKeyCode": {"Tab": 9, "Enter": 13, " ": 32}.get(key, 0)}

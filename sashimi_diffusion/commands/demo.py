@@ -1,8 +1,11 @@
 """``sashimi-demo``: a page in the browser to generate, continue and compare sounds."""
 
 import argparse
+import contextlib
+import errno
 import importlib
 import os
+import socket
 import sys
 import tempfile
 import threading
@@ -19,6 +22,7 @@ from sashimi_diffusion.terminal import first_line, say
 from sashimi_kernels.allocation import keep_freed_memory
 
 _OLDEST = 6  # major version of gradio
+_TRIED_PORTS = 100
 
 EXAMPLES = """examples:
   sashimi-demo                                   the bundled pipelines, on http://127.0.0.1:7860/
@@ -55,33 +59,37 @@ def demo(options: argparse.Namespace) -> None:
     Raises:
         UserError: gradio is missing, a pipeline cannot be loaded, or the port is in use.
     """
-    with tempfile.TemporaryDirectory(prefix="sashimi-demo-") as folder:
+    host = "0.0.0.0" if options.share_on_network else "127.0.0.1"
+    with listen(host, options.port) as listening, tempfile.TemporaryDirectory(prefix="sashimi-demo-") as folder:
         # gradio reads these variables when it is imported and when it stores uploaded files.
         os.environ.update(GRADIO_ANALYTICS_ENABLED="False", GRADIO_TEMP_DIR=folder)
         _require_gradio()
-        from sashimi_diffusion.demo.page import build_page
-        from sashimi_diffusion.demo.server import listen, serve
+        keep_freed_memory()
+        catalog = Catalog(options.pipeline, select_device(options.device))
+        if options.share_on_network:
+            say(
+                "warning: everybody on this network can use this page and this computer's processor, without a "
+                "password and without encryption",
+                sys.stderr,
+            )
+        _serve(Handlers(catalog, Jobs(), LiveSounds()), listening, not options.no_browser)
 
-        host = "0.0.0.0" if options.share_on_network else "127.0.0.1"
-        with listen(host, options.port) as listening:
-            keep_freed_memory()
-            catalog, jobs, sounds = Catalog(options.pipeline, select_device(options.device)), Jobs(), LiveSounds()
-            if options.share_on_network:
-                say(
-                    "warning: everybody on this network can use the page, this computer's processor and the uploaded "
-                    "recordings, without a password",
-                    sys.stderr,
-                )
-            stop = threading.Event()
-            warming = threading.Thread(target=_warm_up, args=(catalog, stop), daemon=True)
-            warming.start()
-            try:
-                serve(build_page(Handlers(catalog, jobs, sounds)), sounds, listening, not options.no_browser)
-            finally:
-                stop.set()
-                jobs.stop_all()
-                sounds.end_all()
-                warming.join()
+
+def _serve(handlers: Handlers, listening: socket.socket, open_browser: bool) -> None:
+    """Serve the page; warm up in the meantime, and stop all work at the end."""
+    from sashimi_diffusion.demo.page import build_page
+    from sashimi_diffusion.demo.server import serve
+
+    stop = threading.Event()
+    warming = threading.Thread(target=_warm_up, args=(handlers.catalog, stop), daemon=True)
+    warming.start()
+    try:
+        serve(build_page(handlers), handlers.sounds, listening, open_browser)
+    finally:
+        stop.set()
+        handlers.jobs.stop_all()
+        handlers.sounds.end_all()
+        warming.join()
 
 
 def _warm_up(catalog: Catalog, stop: threading.Event) -> None:
@@ -90,6 +98,41 @@ def _warm_up(catalog: Catalog, stop: threading.Event) -> None:
     except (Stopped, UserError) as error:
         if not isinstance(error, Stopped):
             say(f"warning: {error}", sys.stderr)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Return a socket that listens on a port; port 0 is any free one.
+
+    Raises:
+        UserError: the port is in use (the message names a free one) or may not be used.
+    """
+    try:
+        return _bound(host, port)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise UserError(f"port {port} is in use: try --port {_free_port(host, port)}") from error
+        raise UserError(f"cannot use port {port} ({error.strerror}): try --port 7860") from error
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    listening = socket.socket()
+    try:
+        if os.name == "posix":  # a port is free again as soon as its server has ended; elsewhere it means sharing
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((host, port))
+        listening.listen(128)
+    except BaseException:
+        listening.close()
+        raise
+    return listening
+
+
+def _free_port(host: str, port: int) -> int:
+    """Return a free port, if possible one of the next."""
+    for other in [*range(port + 1, min(port + _TRIED_PORTS, 65536)), 0]:
+        with contextlib.suppress(OSError), _bound(host, other) as listening:
+            return listening.getsockname()[1]
+    raise UserError("no port of this computer is free")
 
 
 def _port(text: str) -> int:

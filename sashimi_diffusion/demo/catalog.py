@@ -37,7 +37,7 @@ class Entry:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
-        self.scheduler = None if self.autoregressive else self.pipe.scheduler
+        self.scheduler: Any = None if self.autoregressive else self.pipe.scheduler
 
     @property
     def autoregressive(self) -> bool:

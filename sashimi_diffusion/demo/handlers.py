@@ -113,9 +113,10 @@ class Handlers:
     def _continued(
         self, continuation: Continuation, stop: threading.Event
     ) -> Iterator[tuple[str, str | None, str | None]]:
-        entry = self.catalog[continuation.pipeline]
-        opening = read_opening(entry, continuation.recording)
-        length = round(total_seconds(entry, continuation, opening) * entry.rate)
+        entry, recording = self.catalog[continuation.pipeline], continuation.recording
+        opening = read_opening(entry, recording)
+        total = total_seconds(entry, continuation, opening)
+        given, length = 0 if opening is None else len(opening), round(total * entry.rate)
         name, sound = self.sounds.begin(entry.rate, length)
         blocks: list[np.ndarray] = []
         done, started = 0, time.perf_counter()
@@ -125,23 +126,22 @@ class Handlers:
                 sound.append(block)
                 blocks.append(block)
                 done += len(block)
-                speed = (done - opening.length) / entry.rate / (time.perf_counter() - started)
-                text = f"{done / entry.rate:.1f} of {length / entry.rate:.1f} seconds, {speed:.2f} x real time"
+                speed = (done - given) / entry.rate / (time.perf_counter() - started)
+                text = f"{done / entry.rate:.1f} of {total:.1f} seconds, {speed:.2f} x real time"
                 yield cards.progress(text, done, length), None, None
         finally:
             sound.end()
         clip = continued_clip(entry, continuation, blocks)
-        text = f"Done: {length / entry.rate:.2f} seconds of sound in {time.perf_counter() - started:.1f} seconds."
-        total = total_seconds(entry, continuation, opening)
+        text = f"Done: {total:.2f} seconds of sound in {time.perf_counter() - started:.1f} seconds."
         settings = {
             "Pipeline": continuation.pipeline,
-            "Begins with": continuation.recording.name if continuation.recording else "nothing",
+            "Begins with": "nothing" if recording is None else f"{recording.name} ({given / entry.rate:.2f} s)",
             "Length": f"{total:.2f} s",
             "Temperature": f"{continuation.temperature:g}",
             "Top-p": f"{continuation.top_p:g}",
             "Seed": str(continuation.seed),
         }
-        note = "run it in the folder of the recording." if continuation.recording else ""
+        note = "" if recording is None else "run it in the folder of the recording."
         command = continuation.command(self.catalog.device, total)
         yield cards.status(text), None, cards.results([clip], settings, command, note)
 

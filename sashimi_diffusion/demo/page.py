@@ -9,17 +9,25 @@ import gradio as gr
 
 from sashimi_diffusion.demo.catalog import Catalog, Entry
 from sashimi_diffusion.demo.handlers import Handlers
-from sashimi_diffusion.demo.sampling import LONGEST_RECORDING, MOST_CLIPS, MOST_SEEDS, Continuation, Drawing, label_text
+from sashimi_diffusion.demo.sampling import (
+    LONGEST_RECORDING,
+    MOST_CLIPS,
+    MOST_SEEDS,
+    QUICK_SAMPLER,
+    Continuation,
+    Drawing,
+    label_text,
+)
 from sashimi_diffusion.pipelines.labels import KnownLabels
 from sashimi_diffusion.schedulers import SCHEDULERS
 
 CSS = (Path(__file__).with_name("page.css")).read_text(encoding="utf-8")
 
 _ALL, _OWN = "", ""
-_SAMPLER, _STEPS, _FEW_STEPS, _MOST_STEPS = "dpmsolver++-sde-karras", 20, 6, 200
+_STEPS, _FEW_STEPS, _MOST_STEPS = 20, 6, 200
 _MOST_GUIDANCE, _MOST_SECONDS, _MOST_TEMPERATURE = 6.0, 60.0, 2.0
 _WAITING = 8  # events in the queue; further ones are refused
-_ONE_AT_A_TIME = {"concurrency_id": "sampling", "concurrency_limit": 1, "show_progress": "hidden"}
+_ONE_AT_A_TIME: dict[str, Any] = {"concurrency_id": "sampling", "concurrency_limit": 1, "show_progress": "hidden"}
 _NEW_SEED = f"() => Math.floor(Math.random() * {MOST_SEEDS})"
 _IS_STATUS = "element.setAttribute('role', 'status'); element.setAttribute('aria-live', 'polite');"
 _NO_AUTOREGRESSIVE = """There is no autoregressive pipeline here, and only those continue recordings. Train one
@@ -29,7 +37,7 @@ _NO_AUTOREGRESSIVE = """There is no autoregressive pipeline here, and only those
 def theme() -> gr.Theme:
     """Return a theme with fonts of the system and colors of sufficient contrast."""
     fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
-    return gr.themes.Default(primary_hue="blue", neutral_hue="slate", **fonts).set(
+    return gr.themes.Default(primary_hue="blue", neutral_hue="slate", **fonts).set(  # type: ignore[arg-type]
         button_primary_background_fill="*primary_700",
         button_primary_background_fill_dark="*primary_700",
         button_primary_background_fill_hover="*primary_800",
@@ -141,9 +149,10 @@ def _continue_tab(handlers: Handlers) -> None:
             recording = gr.Audio(
                 sources=["upload", "microphone"],
                 type="filepath",
-                label=f"Recording, up to {LONGEST_RECORDING:g} seconds (without one, the sound begins from nothing)",
+                label=f"Recording (optional, up to {LONGEST_RECORDING:g} s)",
                 buttons=["download"],
                 editable=False,
+                waveform_options=gr.WaveformOptions(show_recording_waveform=False),  # the player of the browser
             )
             seconds = gr.Slider(0.1, _MOST_SECONDS, value=2, step=0.1, label="Seconds to add")
             temperature = gr.Slider(0, _MOST_TEMPERATURE, value=1, step=0.05, label="Temperature")
@@ -178,7 +187,7 @@ def _sampling_controls(catalog: Catalog, pipeline: gr.Dropdown, steps: int, suff
     entry = catalog[pipeline.value]
     samplers = [("as saved with the pipeline", _OWN), *((name, name) for name in SCHEDULERS)]
     controls = [
-        gr.Dropdown(samplers, value=_SAMPLER, label=f"Sampler{suffix}"),
+        gr.Dropdown(samplers, value=QUICK_SAMPLER, label=f"Sampler{suffix}"),
         gr.Slider(label=f"Steps{suffix}", step=1, minimum=1, **_steps_of(entry, steps)),
         gr.Slider(label=f"Guidance{suffix}", step=0.1, minimum=0, **_guidance_of(entry)),
     ]

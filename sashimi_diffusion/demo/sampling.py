@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from sashimi_diffusion.command_line import select_device
-from sashimi_diffusion.data.audio import write_audio
+from sashimi_diffusion.data.audio import resample, write_audio
 from sashimi_diffusion.data.decoding import AudioFileError, decode_audio
 from sashimi_diffusion.demo.catalog import Catalog, Entry
 from sashimi_diffusion.demo.jobs import Stopped
@@ -22,6 +22,8 @@ from sashimi_diffusion.pipelines.memory import report_out_of_memory, require_mem
 from sashimi_diffusion.schedulers import create_scheduler
 from sashimi_diffusion.terminal import printable
 
+QUICK_SAMPLER = "dpmsolver++-sde-karras"
+"""The sampler that the page suggests, because 20 steps suffice."""
 MOST_CLIPS = 8
 MOST_SEEDS = 2**31
 LONGEST_RECORDING = 60.0
@@ -205,40 +207,26 @@ def _titles(entry: Entry, count: int, labels: list[int] | None, voices: list[int
     return titles
 
 
-@dataclass(frozen=True)
-class Opening:
-    """The recording that a sound begins with.
-
-    Args:
-        waveform: float32 (P,), at the rate of the recording; None if there is none.
-        rate: sample rate of the recording in Hz.
-        length: number of samples at the rate of the model.
-    """
-
-    waveform: np.ndarray | None
-    rate: int
-    length: int
-
-
-def read_opening(entry: Entry, recording: Path | None) -> Opening:
-    """Read the recording that is to be continued.
+def read_opening(entry: Entry, recording: Path | None) -> np.ndarray | None:
+    """Return the recording that is to be continued, at the rate of the model, float32 (P,); None without one.
 
     Raises:
         UserError: it is not audio, too long, or has no sound.
     """
     if recording is None:
-        return Opening(None, entry.rate, 0)
+        return None
     try:
         waveform, rate, _ = decode_audio(recording, LONGEST_RECORDING + 1)
     except AudioFileError as error:  # its path is one of the server's, which the user does not know
         raise UserError(f"cannot use {printable(recording.name)}: {error.reason}") from error
     if len(waveform) > LONGEST_RECORDING * rate:
-        raise UserError(f"the recording is longer than {LONGEST_RECORDING:g} seconds: cut it")
-    return Opening(waveform, rate, entry.pipe.prefix_tokens(waveform, rate).shape[1])
+        raise UserError(f"{printable(recording.name)} is longer than {LONGEST_RECORDING:g} seconds: cut it")
+    entry.pipe.prefix_tokens(waveform)  # before resampling, which adds ripples to a constant waveform
+    return resample(waveform, rate, entry.rate)
 
 
 def continue_recording(
-    entry: Entry, continuation: Continuation, opening: Opening, stop: threading.Event
+    entry: Entry, continuation: Continuation, opening: np.ndarray | None, stop: threading.Event
 ) -> Iterator[np.ndarray]:
     """Generate a sound and yield it in blocks of 0.1 s, float32 (n,); the recording is the first block.
 
@@ -251,8 +239,7 @@ def continue_recording(
         blocks = entry.pipe.stream(
             block=max(1, entry.rate // 10),
             audio_length_in_s=total_seconds(entry, continuation, opening),
-            prefix=opening.waveform,
-            prefix_rate=opening.rate,
+            prefix=opening,
             temperature=continuation.temperature,
             top_p=continuation.top_p,
             generator=[torch.Generator().manual_seed(seed)],
@@ -265,9 +252,9 @@ def continue_recording(
             yield audio[0, 0].cpu().numpy()
 
 
-def total_seconds(entry: Entry, continuation: Continuation, opening: Opening) -> float:
+def total_seconds(entry: Entry, continuation: Continuation, opening: np.ndarray | None) -> float:
     """Return the length of the whole sound, with the recording."""
-    return (opening.length + entry.pipe.length_in_samples(continuation.seconds)) / entry.rate
+    return ((0 if opening is None else len(opening)) + entry.pipe.length_in_samples(continuation.seconds)) / entry.rate
 
 
 def continued_clip(entry: Entry, continuation: Continuation, blocks: list[np.ndarray]) -> Clip:

@@ -1,7 +1,6 @@
 """The server of the page: on this computer only unless asked otherwise, until it is interrupted. It needs gradio."""
 
 import contextlib
-import errno
 import os
 import signal
 import socket
@@ -25,22 +24,7 @@ from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.terminal import say
 
 LARGEST_UPLOAD = "50mb"
-_TRIED_PORTS = 100
 _TERMINATED = 128 + signal.SIGTERM
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """Return a socket that listens on a port; port 0 is any free one.
-
-    Raises:
-        UserError: the port is in use (the message names a free one) or may not be used.
-    """
-    try:
-        return _bound(host, port)
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            raise UserError(f"port {port} is in use: try --port {_free_port(host, port)}") from error
-        raise UserError(f"cannot use port {port} ({error.strerror}): try --port 7860") from error
 
 
 def serve(page: gr.Blocks, sounds: LiveSounds, listening: socket.socket, open_browser: bool) -> None:
@@ -72,27 +56,6 @@ def application(page: gr.Blocks, sounds: LiveSounds) -> FastAPI:
     return gr.mount_gradio_app(
         app, page, path="/", max_file_size=LARGEST_UPLOAD, theme=theme(), css=CSS, pwa=False, **options
     )
-
-
-def _bound(host: str, port: int) -> socket.socket:
-    listening = socket.socket()
-    try:
-        if os.name == "posix":  # a port is free again as soon as its server has ended; elsewhere it means sharing
-            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind((host, port))
-        listening.listen(128)
-    except BaseException:
-        listening.close()
-        raise
-    return listening
-
-
-def _free_port(host: str, port: int) -> int:
-    """Return a free port, if possible one of the next."""
-    for other in [*range(port + 1, min(port + _TRIED_PORTS, 65536)), 0]:
-        with contextlib.suppress(OSError), _bound(host, other) as listening:
-            return listening.getsockname()[1]
-    raise UserError("no port of this computer is free")
 
 
 def _announce(server: uvicorn.Server, address: str, open_browser: bool) -> None:
