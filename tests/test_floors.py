@@ -46,8 +46,8 @@ FLOORS = {
     "sashimi_diffusion": [
         {"errors"},
         {"terminal"},
-        {"arguments", "paths", "files", "strict_json"},
-        {"cache_files", "command_line", "cuda_graph", "folder_lock", "memory", "output_files", "suggestions", "launch"},
+        {"arguments", "paths", "files", "strict_json", "suggestions"},
+        {"bundled", "cache_files", "command_line", "cuda_graph", "folder_lock", "memory", "output_files", "launch"},
         {"data", "schedulers"},
         {"ssm"},
         {"models"},
@@ -55,7 +55,7 @@ FLOORS = {
         {"pipelines", "interop"},
         {"training"},
         {"demo"},
-        {"commands", "benchmarks"},
+        {"commands", "benchmarks", "scripts"},
         {PACKAGE},
     ],
     "sashimi_evaluation": [

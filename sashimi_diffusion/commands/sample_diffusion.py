@@ -35,7 +35,7 @@ from sashimi_diffusion.pipelines.memory import (
     sampling_memory,
 )
 from sashimi_diffusion.schedulers import create_scheduler
-from sashimi_diffusion.terminal import printable, say
+from sashimi_diffusion.terminal import counted, printable, say
 
 _LONGEST_TAG = 60  # names of files have at most 255 bytes
 
@@ -224,7 +224,7 @@ def summary(out: Path, clips: Sequence[Clip], elapsed: float, seconds_each: floa
     seconds = seconds_each * len(clips)
     memory = "unknown" if peak is None else f"{peak / 1e6:.0f} MB"
     return (
-        f"{len(clips)} clips, {seconds:.1f} s of audio in {elapsed:.1f} s: "
+        f"{counted(len(clips), 'clip')}, {seconds:.1f} s of audio in {elapsed:.1f} s: "
         f"real-time factor {elapsed / seconds:.2f} (computing / audio), peak memory {memory}, "
         f"clipped {100 * mean_clip_ratio(clips):.3f} % -> {printable(out)}"
     )

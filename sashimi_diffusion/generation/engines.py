@@ -13,7 +13,7 @@ from sashimi_diffusion.generation.cuda_graph import CudaGraphEngine
 from sashimi_diffusion.generation.sampling import Sampling, sample_tokens
 
 ENGINES = ("auto", "eager", "numba", "cuda-graph", "triton")
-_INSTALL = "pip install 'sashimi-diffusion[fast]'"
+_INSTALL = "pip install numba"
 
 
 class Engine(Protocol):

@@ -8,6 +8,7 @@ kernels; the second one reads these values. A pipeline call replays the first gr
 one for the others, so it always uses the current parameters.
 """
 
+import numbers
 import warnings
 from collections.abc import Callable, Hashable, Mapping
 from itertools import chain
@@ -16,7 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sashimi_diffusion.arguments import short_form
 from sashimi_diffusion.cuda_graph import record_cuda_graphs
+from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.pipelines.labels import null_labels
 from sashimi_diffusion.ssm import frozen
 from sashimi_diffusion.ssm.cache import drop_values
@@ -24,6 +27,9 @@ from sashimi_diffusion.terminal import first_line
 
 MAX_RECORDINGS = 4
 """Recordings that a pipeline keeps. Each one occupies the memory of one forward pass."""
+
+MAX_GUIDANCE_SCALE = 1e6
+"""Larger scales of classifier-free guidance exceed the range of float32 during sampling."""
 
 Record = Callable[..., list[Callable[[], None]]]
 
@@ -184,6 +190,20 @@ class PredictionGraphs:
     def __reduce__(self) -> tuple[type, tuple]:
         """Copy and pickle a pipeline without its recordings."""
         return PredictionGraphs, ()
+
+
+def checked_scale(scale: Any) -> float:
+    """Return a scale of classifier-free guidance.
+
+    Raises:
+        UserError: the scale is not a number, or beyond ``MAX_GUIDANCE_SCALE``.
+    """
+    number = isinstance(scale, numbers.Real) and not isinstance(scale, bool)
+    if not (number and abs(scale) <= MAX_GUIDANCE_SCALE):
+        shown = f"{scale:g}" if isinstance(scale, float) else short_form(scale)
+        limits = f"{-MAX_GUIDANCE_SCALE:g} to {MAX_GUIDANCE_SCALE:g}"
+        raise UserError(f"guidance_scale is {shown}, expected a number from {limits}")
+    return float(scale)
 
 
 def _key(prediction: Prediction, sample: Tensor, timestep: Tensor) -> Hashable:

@@ -13,7 +13,7 @@ from typing import Any
 from sashimi_diffusion.paths import read_json
 
 _PUBLIC = ("sashimi_diffusion.pipelines", "sashimi_diffusion.models", "sashimi_diffusion.schedulers")
-_TEXT = '''"""Part of a sashimi-diffusion pipeline; needs the package (pip install sashimi-diffusion)."""
+_TEXT = '''"""Part of a sashimi-diffusion pipeline; needs the Python package sashimi-diffusion."""
 
 from {module} import {name}
 

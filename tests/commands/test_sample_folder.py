@@ -128,7 +128,7 @@ def test_a_folder_with_clips_is_refused(tmp_path: Path, state: PartialState) -> 
     with pytest.raises(UserError, match=r"already has 3 clips: choose another --out, or --overwrite$"):
         generate(tmp_path, state, 2)
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
-    for name, found in {"x.FLAC": "1 clips", "samples.json": r"samples\.json", "contact_sheet.png": "contact"}.items():
+    for name, found in {"x.FLAC": "1 clip:", "samples.json": r"samples\.json", "contact_sheet.png": "contact"}.items():
         out = tmp_path / name.replace(".", "-")
         out.mkdir()
         (out / name).write_text("mine")
@@ -185,7 +185,7 @@ def test_clips_that_another_run_has_written_in_the_meantime_are_kept(tmp_path: P
     with first:
         second.__enter__()
         write(first, 0)
-        with pytest.raises(UserError, match="already has 1 clips"):
+        with pytest.raises(UserError, match="already has 1 clip:"):
             second.start()
         assert names(tmp_path / "out") == ["0000.wav", "samples.json"]
 

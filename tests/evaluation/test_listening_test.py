@@ -436,12 +436,12 @@ def test_weighted_kappa_agrees_with_its_definition(pairs: list[tuple[int, int]])
     assert kappa == pytest.approx(weighted_kappa(second, first, 5), nan_ok=True)
 
 
-def test_without_scikit_learn_a_test_is_written_but_scoring_names_the_extra(
+def test_without_scikit_learn_a_test_is_written_but_scoring_names_it(
     tmp_path: Path, methods, key: Path, save, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setitem(sys.modules, "sklearn.metrics", None)
     write_listening_test(tmp_path / "test", methods, 0, 2)
-    with pytest.raises(UserError, match=r'pip install "sashimi-diffusion\[eval\]"'):
+    with pytest.raises(UserError, match="pip install scikit-learn"):
         score_listening_test(key, [save("a.csv", rows("r1", (4, 5, "3")) + rows("r2", (3, 5, "3")))])
 
 

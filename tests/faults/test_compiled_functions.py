@@ -9,7 +9,7 @@ import pytest
 
 from tests.faults.damage import CHANGES
 
-NO_NUMBA = "numba is not installed (pip install 'sashimi-diffusion[fast]')"
+NO_NUMBA = "numba is not installed (pip install numba)"
 
 
 @pytest.fixture

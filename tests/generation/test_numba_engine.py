@@ -9,7 +9,7 @@ from sashimi_diffusion.generation import Sampling, generate
 from sashimi_diffusion.generation.engines import EagerEngine
 from sashimi_diffusion.models import SashimiAutoregressive
 
-pytest.importorskip("numba", reason="numba is not installed (pip install 'sashimi-diffusion[fast]')")
+pytest.importorskip("numba", reason="numba is not installed (pip install numba)")
 
 from sashimi_diffusion.generation.numba_engine import NumbaEngine
 from sashimi_diffusion.generation.numba_engine.arithmetic import erf, sigmoid

@@ -48,7 +48,7 @@ def build_parser() -> Parser:
     make.add_argument("--seed", type=int, default=0, help="seed of the selection and the order of the clips")
     score = actions.add_parser(
         "score",
-        help="compute mean opinion scores from the raters' files (needs the extra eval)",
+        help="compute mean opinion scores from the raters' files (needs scikit-learn)",
         description="Compute mean opinion scores from the raters' files.",
     )
     score.add_argument("key", type=path_argument, help="the .key.json file next to the folder of the test")

@@ -70,7 +70,7 @@ def weighted_kappa(first: ArrayLike, second: ArrayLike, categories: int) -> floa
     try:
         from sklearn.metrics import cohen_kappa_score
     except ImportError as error:
-        raise UserError('the agreement needs scikit-learn: pip install "sashimi-diffusion[eval]"') from error
+        raise UserError("the agreement needs scikit-learn: pip install scikit-learn") from error
     return float(cohen_kappa_score(a, b, labels=np.arange(categories), weights="quadratic"))
 
 

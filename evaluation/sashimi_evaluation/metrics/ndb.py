@@ -66,7 +66,7 @@ def compute_ndb(
     Raises:
         UserError: scikit-learn is not installed.
     """
-    with require_extra_eval("NDB needs scikit-learn"):
+    with require_package("scikit-learn", "NDB"):
         from sklearn.cluster import KMeans
     clusters = KMeans(bins, n_init=1, random_state=seed).fit(reference)
     proportions_reference, proportions = (
@@ -96,7 +96,7 @@ def proportions_differ(
     Raises:
         UserError: SciPy is not installed.
     """
-    with require_extra_eval("the z-test needs SciPy"):
+    with require_package("scipy", "the z-test"):
         from scipy.stats import norm
     a, b = np.asarray(proportions_a, dtype=np.float64), np.asarray(proportions_b, dtype=np.float64)
     pooled = (a * count_a + b * count_b) / (count_a + count_b)
@@ -119,7 +119,7 @@ def jensen_shannon_divergence(first: np.ndarray, second: np.ndarray) -> np.ndarr
         UserError: SciPy is not installed.
     """
     # Not scipy.spatial.distance.jensenshannon: its square root is NaN if rounding makes the divergence negative.
-    with require_extra_eval("the divergence needs SciPy"):
+    with require_package("scipy", "the divergence"):
         from scipy.special import rel_entr
     middle = (first + second) / 2
     return (rel_entr(first, middle) + rel_entr(second, middle)).sum(axis=-1) / (2 * np.log(2))
@@ -150,12 +150,12 @@ def ndb_metrics(reference: np.ndarray, features: np.ndarray, resampling: Resampl
 
 
 @contextmanager
-def require_extra_eval(what: str) -> Iterator[None]:
-    """Raise a UserError that starts with ``what`` and names the extra ``eval`` if an import in the block fails."""
+def require_package(package: str, what: str) -> Iterator[None]:
+    """Raise a UserError that says that ``what`` needs a package if an import in the block fails."""
     try:
         yield
     except ImportError:
-        raise UserError(f'{what}: pip install "sashimi-diffusion[eval]"') from None
+        raise UserError(f"{what} needs {package}: pip install {package}") from None
 
 
 def _intervals(

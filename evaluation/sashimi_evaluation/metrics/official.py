@@ -16,7 +16,7 @@ from sashimi_diffusion.errors import UserError
 from sashimi_evaluation.metrics.arrays import feature_pair, probability_matrix
 from sashimi_evaluation.metrics.inception import compute_am_score
 from sashimi_evaluation.metrics.metric import Metric
-from sashimi_evaluation.metrics.ndb import compute_ndb, ndb, require_extra_eval
+from sashimi_evaluation.metrics.ndb import compute_ndb, ndb, require_package
 
 _PAIRS = 10_000
 _BINS = 50
@@ -262,7 +262,7 @@ def _divergence(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def _matrix_root(matrix: np.ndarray) -> np.ndarray:
-    with require_extra_eval("the official FID needs SciPy"):
+    with require_package("scipy", "the official FID"):
         from scipy.linalg import LinAlgWarning, sqrtm
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", LinAlgWarning)  # about singular matrices, see `official_frechet_distance`

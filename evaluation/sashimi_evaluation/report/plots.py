@@ -90,7 +90,7 @@ def require_matplotlib() -> None:
     try:
         import matplotlib.figure  # noqa: F401
     except ImportError as error:
-        raise UserError('the plots of a report need matplotlib: pip install "sashimi-diffusion[eval]"') from error
+        raise UserError("the plots of a report need matplotlib: pip install matplotlib") from error
 
 
 def _svg_uri(draw: Callable[[Any], None]) -> str:

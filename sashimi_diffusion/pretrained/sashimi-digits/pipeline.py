@@ -1,4 +1,4 @@
-"""Part of a sashimi-diffusion pipeline; needs the package (pip install sashimi-diffusion)."""
+"""Part of a sashimi-diffusion pipeline; needs the Python package sashimi-diffusion."""
 
 from sashimi_diffusion.pipelines import SashimiPipeline
 

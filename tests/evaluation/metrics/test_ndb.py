@@ -86,7 +86,7 @@ def test_more_bins_than_clips_are_refused():
         ndb(clusters(3), clusters(60))
 
 
-def test_without_scikit_learn_the_error_names_the_extra(monkeypatch):
+def test_without_scikit_learn_the_error_names_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.cluster", None)
-    with pytest.raises(UserError, match=r"pip install \"sashimi-diffusion\[eval\]\""):
+    with pytest.raises(UserError, match="NDB needs scikit-learn: pip install scikit-learn"):
         ndb(clusters(60), clusters(60))

@@ -25,7 +25,7 @@ from sashimi_evaluation.report import Classifier, Clip, Method, Neighbor, Report
 from sashimi_evaluation.report.media import audio_uri
 from sashimi_evaluation.report.published import GROUPS, WARNING
 
-pytest.importorskip("matplotlib", reason='the plots need matplotlib: pip install "sashimi-diffusion[eval]"')
+pytest.importorskip("matplotlib", reason="the plots need matplotlib: pip install matplotlib")
 
 RATE = 8000
 CLASSES = ("zero", "one", "two")
@@ -351,7 +351,7 @@ def test_a_path_that_cannot_be_written_is_named(tmp_path: Path, report: ReportDa
     write_report(tmp_path / "new" / "folder" / "report.html", report)  # its folder is created
 
 
-def test_without_matplotlib_the_error_names_the_extra(tmp_path: Path, report: ReportData, monkeypatch):
+def test_without_matplotlib_the_error_names_it(tmp_path: Path, report: ReportData, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(UserError, match=r'pip install "sashimi-diffusion\[eval\]"'):
+    with pytest.raises(UserError, match="pip install matplotlib"):
         write_report(tmp_path / "report.html", report)
