@@ -11,6 +11,7 @@ import pytest
 import soundfile
 import torch
 
+from sashimi_diffusion.commands.demo import listen
 from sashimi_diffusion.demo.catalog import Catalog
 from sashimi_diffusion.demo.handlers import Handlers
 from sashimi_diffusion.demo.jobs import Jobs
@@ -40,7 +41,7 @@ def address(autoregressive: str, tmp_path_factory: pytest.TempPathFactory) -> It
         import uvicorn
 
         from sashimi_diffusion.demo.page import build_page
-        from sashimi_diffusion.demo.server import application, listen
+        from sashimi_diffusion.demo.server import application
 
         catalog, sounds = Catalog([autoregressive], torch.device("cpu")), LiveSounds()
         app = application(build_page(Handlers(catalog, Jobs(), sounds)), sounds)
@@ -224,3 +225,48 @@ def test_a_file_that_is_no_audio_gives_a_message(page: Browser, tmp_path: Path):
     page.until("!!document.querySelector('[aria-label=\"Clear\"]')")
     click(page, BUTTON.format("Continue"))
     page.until(f"/^cannot use wrong.wav: not audio/.test({STATUS})")
+
+
+CONTRASTS = r"""
+(() => {
+  const light = c => { c /= 255; return c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4; };
+  const rgb = text => text.match(/[\d.]+/g).map(Number);
+  const luminance = ([r, g, b]) => 0.2126 * light(r) + 0.7152 * light(g) + 0.0722 * light(b);
+  const background = e => {
+    for (; e; e = e.parentElement) {
+      const color = rgb(getComputedStyle(e).backgroundColor);
+      if (color.length === 3 || color[3] === 1) return color;
+    }
+    return [255, 255, 255];
+  };
+  const low = [];
+  for (const e of document.querySelectorAll('body *')) {
+    const text = [...e.childNodes].filter(n => n.nodeType === 3).map(n => n.data.trim()).join('');
+    if (!text || !e.checkVisibility({opacityProperty: true, visibilityProperty: true}) || !e.offsetWidth) continue;
+    const [a, b] = [luminance(rgb(getComputedStyle(e).color)), luminance(background(e))].sort((x, y) => y - x);
+    if ((a + 0.05) / (b + 0.05) < 4.5) low.push(text.slice(0, 40) + ' ' + ((a + 0.05) / (b + 0.05)).toFixed(2));
+  }
+  return low;
+})()
+"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_texts_have_contrast(page: Browser, scheme: str):
+    page.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+    page.call("Page.reload")
+    time.sleep(1)
+    fill(page, "number input for Steps", 2)
+    click(page, BUTTON.format("Draw"))
+    page.until(f"/^Done/.test({STATUS})")
+    screenshot(page, scheme)
+    assert page.run(CONTRASTS) == []
+    fill(page, "Seed", -5)
+    click(page, BUTTON.format("Draw"))
+    page.until("!!document.querySelector('.status.error')")
+    assert page.run(CONTRASTS) == []
+    for tab in ("Continue", "Compare"):
+        click(page, TAB.format(tab))
+        time.sleep(0.5)
+        assert page.run(CONTRASTS) == []
+    page.call("Emulation.setEmulatedMedia", features=[])
