@@ -141,7 +141,11 @@ class Handlers:
             "Top-p": f"{continuation.top_p:g}",
             "Seed": str(continuation.seed),
         }
-        note = "" if recording is None else "run it in the folder of the recording."
+        note = (
+            ""
+            if recording is None
+            else "run it in the folder of the recording (its download button saves one from the microphone)."
+        )
         command = continuation.command(self.catalog.device, total)
         yield cards.status(text), None, cards.results([clip], settings, command, note)
 

@@ -175,6 +175,20 @@ def test_a_recording_is_continued_and_played_while_it_is_generated(page: Browser
     screenshot(page, "continue")
 
 
+def test_a_recording_of_the_microphone_is_continued(page: Browser):
+    part = "[...document.querySelectorAll('button')].find(e => e.checkVisibility() && e.textContent.trim() === '{}')"
+    click(page, TAB.format("Continue"))
+    click(page, "document.querySelector('[aria-label=\"Record audio\"]')")
+    click(page, part.format("Record"))
+    page.until(f"!!{part.format('Stop')}")
+    time.sleep(1)
+    click(page, part.format("Stop"))
+    page.until("!!document.querySelector('[aria-label=\"Download\"]')")
+    click(page, BUTTON.format("Continue"))
+    page.until(f"/^Done/.test({STATUS})")
+    assert "--prefix audio.wav" in page.run("document.querySelector('.command').textContent")
+
+
 def test_a_generated_sound_is_canceled(page: Browser):
     click(page, TAB.format("Continue"))
     fill(page, "number input for Seconds to add", 60)
