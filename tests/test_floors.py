@@ -54,6 +54,7 @@ FLOORS = {
         {"generation"},
         {"pipelines", "interop"},
         {"training"},
+        {"demo"},
         {"commands", "benchmarks", "scripts"},
         {PACKAGE},
     ],

@@ -17,7 +17,6 @@ import torch
 from accelerate import PartialState
 from tqdm import tqdm
 
-from sashimi_diffusion.commands.memory import peak_memory, report_out_of_memory, require_plan_memory
 from sashimi_diffusion.commands.sample_folder import (
     SHEET_CLIPS,
     SampleFolder,
@@ -35,6 +34,7 @@ from sashimi_diffusion.generation.likelihood import likelihood_window
 from sashimi_diffusion.generation.runaway import runaway_second
 from sashimi_diffusion.output_files import check_output_files
 from sashimi_diffusion.pipelines import SashimiAutoregressivePipeline, hash_pipeline, sample_seeds
+from sashimi_diffusion.pipelines.memory import peak_memory, report_out_of_memory, require_plan_memory
 from sashimi_diffusion.terminal import counted, printable, say
 
 _MORE_SECONDS = 60  # of a prefix are read than fit into a clip, so that an error states the length of most prefixes

@@ -15,13 +15,6 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 
-from sashimi_diffusion.commands.memory import (
-    peak_memory,
-    report_out_of_memory,
-    require_memory,
-    require_plan_memory,
-    sampling_memory,
-)
 from sashimi_diffusion.commands.sample_folder import (
     SHEET_CLIPS,
     SampleFolder,
@@ -34,6 +27,13 @@ from sashimi_diffusion.data.audio import write_audio
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.pipelines import SashimiPipeline, hash_pipeline, sample_seeds
 from sashimi_diffusion.pipelines.labels import PLURALS, KnownLabels, known_labels, labels_in_turn
+from sashimi_diffusion.pipelines.memory import (
+    peak_memory,
+    report_out_of_memory,
+    require_memory,
+    require_plan_memory,
+    sampling_memory,
+)
 from sashimi_diffusion.schedulers import create_scheduler
 from sashimi_diffusion.terminal import counted, printable, say
 

@@ -50,13 +50,13 @@ def require_memory(needed: int, device: torch.device, advice: str = _ADVICE) -> 
 
 
 @contextlib.contextmanager
-def report_out_of_memory() -> Iterator[None]:
-    """Turn an out-of-memory error in the block into a UserError."""
+def report_out_of_memory(advice: str = _ADVICE) -> Iterator[None]:
+    """Turn an out-of-memory error in the block into a UserError with ``advice``."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, MemoryError) or any(text in str(error) for text in _EXHAUSTED):
-            raise UserError(f"out of memory: {_ADVICE}") from error
+            raise UserError(f"out of memory: {advice}") from error
         raise
 
 
