@@ -28,6 +28,7 @@ from sashimi_diffusion.pipelines.loading import (
 )
 from sashimi_diffusion.pipelines.prediction import Prediction, PredictionGraphs
 from sashimi_diffusion.schedulers import DiffWaveScheduler
+from sashimi_diffusion.schedulers.levels import check_levels
 from sashimi_diffusion.schedulers.noise import draw_noise
 from sashimi_diffusion.ssm import frozen
 
@@ -275,6 +276,7 @@ class SashimiPipeline(AudioPipeline):
             raise UserError(
                 f"{type(scheduler).__name__} cannot divide {total} into {steps} steps: ask for another number"
             )
+        check_levels(scheduler)
         # Otherwise diffusers starts at the second step if rounding made the first two timesteps equal.
         if hasattr(scheduler, "set_begin_index"):
             scheduler.set_begin_index(0)
