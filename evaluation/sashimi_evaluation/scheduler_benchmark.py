@@ -103,7 +103,10 @@ def measure(
 def table(rows: list[Row], numbers: list[int]) -> str:
     """Return the rows as a Markdown table: a line for each sampler, a column for each number of steps."""
     found = {(row["scheduler"], row["steps"]): row for row in rows}
-    lines = ["| sampler | " + " | ".join(f"{steps} steps" for steps in numbers) + " |", "|---" * (len(numbers) + 1) + "|"]
+    lines = [
+        "| sampler | " + " | ".join(f"{steps} steps" for steps in numbers) + " |",
+        "|---" * (len(numbers) + 1) + "|",
+    ]
     for name in SCHEDULERS:
         cells = [_cell(found.get((name, steps))) for steps in numbers]
         if any(cells):
@@ -156,7 +159,9 @@ def _measure_all() -> None:
     for steps, clips in clip_counts(options).items():
         for name in options.scheduler:
             row = measure(pipe, name, steps, record["reference"][:clips], classifier, options.seed)
-            record["rows"] = [own for own in record["rows"] if (own["scheduler"], own["steps"]) != (name, steps)] + [row]
+            record["rows"] = [own for own in record["rows"] if (own["scheduler"], own["steps"]) != (name, steps)] + [
+                row
+            ]
             say(f"{name}, {steps} steps: {row['refused'] or _cell(row)}")
             _write(options.out, record)
     say(table(record["rows"], sorted({row["steps"] for row in record["rows"]})))

@@ -60,9 +60,10 @@ def check_levels(scheduler: Any) -> None:
     steps = scheduler.num_inference_steps
     if steps < total and _coarse(levels):
         enough = next((more for more in range(steps + 1, total) if _enough(scheduler, more)), total)
+        too_few = "1 step is too few" if steps == 1 else f"{steps} steps are too few"
         # One place in the code: Python shows each text once.
         warnings.warn(
-            f"{steps} steps are too few for {name}, the audio will be too quiet or distorted: take at least {enough}"
+            f"{too_few} for {name}, the audio will be too quiet or distorted: take at least {enough}"
             + (", or a scheduler that needs fewer, such as unipc-karras" if enough > 6 else ""),
             stacklevel=1,
         )

@@ -72,7 +72,7 @@ LIMITED = [name for name, (_, settings) in SCHEDULERS.items() if any("use_" in k
 @pytest.mark.parametrize("steps", [6, 20, 50])
 @pytest.mark.parametrize("schedule", ["linear", "squaredcos_cap_v2"])
 def test_levels_within_limits_keep_the_loudness_with_few_and_many_steps(schedule: str, steps: int) -> None:
-    """Evenly spaced timesteps of a cosine schedule made heun 31 dB too loud in six steps, and others 10 dB too quiet."""
+    """Evenly spaced timesteps of a cosine schedule made heun 31 dB too loud in six steps, others 10 dB too quiet."""
     base = DiffWaveScheduler(prediction_type="v_prediction", beta_schedule=schedule)
     for name in LIMITED:
         if name == "lms" and not HAS_SCIPY:

@@ -42,11 +42,18 @@ def test_levels_are_ratios_of_noise_and_signal() -> None:
 
 @pytest.mark.parametrize(
     ("name", "steps", "least"),
-    [("diffwave", 13, 14), ("ddim", 6, 14), ("euler-ancestral", 6, 14), ("pndm", 1, 14), ("heun", 5, 6), ("unipc", 3, 4)],
+    [
+        ("diffwave", 13, 14),
+        ("ddim", 6, 14),
+        ("euler-ancestral", 6, 14),
+        ("pndm", 1, 14),
+        ("heun", 5, 6),
+        ("unipc", 3, 4),
+    ],
 )
 def test_the_smallest_sensible_number_of_steps_is_named(name: str, steps: int, least: int) -> None:
     (text,) = warned(scheduler_for(name, steps))
-    assert f"{steps} steps are too few" in text
+    assert f"{steps} step{'s are' if steps > 1 else ' is'} too few" in text
     assert f"at least {least}" in text
     assert ("such as unipc-karras" in text) == (least > 6)
     assert warned(scheduler_for(name, least)) == []
@@ -88,7 +95,7 @@ def test_fast_betas_that_start_below_the_noise_of_the_training_are_refused(tmp_p
 def test_the_command_says_that_steps_are_too_few(tmp_path: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--steps", "1", "--num-samples", "2", "--batch-size", "1", "--out", str(tmp_path / "out")]) == 0
     said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning")]
-    assert said == [line for line in said if "1 steps are too few for DiffWaveScheduler" in line]
+    assert said == [line for line in said if "1 step is too few for DiffWaveScheduler" in line]
     assert len(said) == 1
 
 

@@ -88,8 +88,8 @@ def test_without_a_rank_all_weights_are_trained(tiny: Any, base: Path) -> None:
     run = tuned(tiny, base, "training.lora_rank=null", "training.steps=2")
     before = load_file(base / "model" / "diffusion_pytorch_model.safetensors")
     after = load_file(run / "pipeline" / "model" / "diffusion_pytorch_model.safetensors")
-    changed = [name for name in before if not torch.equal(before[name], after.get(name, before[name])[: len(before[name])])]
-    assert len(changed) > 0.9 * len(before)
+    before.pop("speaker_embedding.weight")  # it has grown
+    assert sum(not torch.equal(before[name], after[name]) for name in before) > 0.9 * len(before)
     assert not (run / "pipeline" / "adapter").exists()
 
 
