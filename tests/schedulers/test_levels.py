@@ -118,13 +118,10 @@ def level_and_peak(pipe: SashimiPipeline, name: str, steps: int) -> tuple[float,
 
 
 # Few steps are where levels were wrong. The other samplers at 20 steps take half a minute.
-HARD = ("heun", "kdpm2", "lms", "ipndm", "sasolver")
-
-
 @pytest.mark.parametrize(
     ("steps", "name"),
     [
-        pytest.param(steps, name, marks=() if steps == 6 or name in HARD else pytest.mark.slow)
+        pytest.param(steps, name, marks=() if steps == 6 or name == "heun" else pytest.mark.slow)
         for steps in (6, 20)
         for name in NAMES
         if name != "diffwave-fast" and not warned(scheduler_for(name, steps))
