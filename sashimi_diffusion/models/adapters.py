@@ -5,7 +5,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from torch import nn
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from sashimi_diffusion.models.lora_layers import AdaptedMap
 
 
-class LoraAdapters(nn.Module):
+class LoraAdapters:
     """Mixin for a network whose linear maps can have LoRA adapters (arXiv 2106.09685).
 
     The methods have the names of diffusers' ``PeftAdapterMixin``. That class is not a base class because it imports
@@ -30,7 +30,11 @@ class LoraAdapters(nn.Module):
         >>> model.save_lora_adapter("adapter")
     """
 
+    peft_config: dict[str, Any]  # of each adapter, by name; peft sets it
+
     # of the network
+    named_modules: Callable[..., Any]
+    get_submodule: Callable[[str], Any]
     add_speakers: Callable[..., None]
     speaker_rows: Callable[..., Any]
 
@@ -62,19 +66,23 @@ class LoraAdapters(nn.Module):
         config._register_custom_module(dict.fromkeys(ADAPTABLE, AdaptedMap))
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Already found a `peft_config`")  # several adapters are intended
-            inject_adapter_in_model(config, self, adapter_name)
+            inject_adapter_in_model(config, cast(nn.Module, self), adapter_name)
         self.set_adapter(adapter_name)
 
     def linear_maps(self) -> list[str]:
         """Return the names of the linear maps to which :meth:`add_adapter` adds adapters by default."""
         from sashimi_diffusion.models.lora_layers import ADAPTABLE, AdaptedMap
 
-        skipped = (*(f"{name}." for name, _ in self._adapted()), *(f"{name}." for name in self._mels()))
+        inside, without = tuple(f"{name}." for name, _ in self._adapted()), self.parts_without_adapters()
         return [
             name
             for name, part in self.named_modules()
-            if isinstance(part, (*ADAPTABLE, AdaptedMap)) and not name.startswith(skipped)
+            if isinstance(part, (*ADAPTABLE, AdaptedMap)) and not name.startswith((*inside, *without))
         ]
+
+    def parts_without_adapters(self) -> list[str]:
+        """Return the names of parts that have no adapters by default."""
+        return []
 
     def load_lora_adapter(
         self,
@@ -104,8 +112,8 @@ class LoraAdapters(nn.Module):
         self.add_adapter(LoraConfig(**stored.settings), name)
         for path, layer in self._adapted():
             if f"{path}.lora_A.weight" in stored.tensors:
-                layer.lora_A[name].weight.data.copy_(stored.tensors[f"{path}.lora_A.weight"])
-                layer.lora_B[name].weight.data.copy_(stored.tensors[f"{path}.lora_B.weight"])
+                for matrix, tensor in layer.matrices(name).items():
+                    tensor.data.copy_(stored.tensors[f"{path}.{matrix}.weight"])
         if stored.speakers:
             self.add_speakers(stored.speakers, stored.speaker_rows)
 
@@ -133,8 +141,8 @@ class LoraAdapters(nn.Module):
         tensors = {}
         for path, layer in self._adapted():
             if adapter_name in layer.lora_A:
-                tensors[f"{path}.lora_A.weight"] = layer.lora_A[adapter_name].weight
-                tensors[f"{path}.lora_B.weight"] = layer.lora_B[adapter_name].weight
+                for matrix, tensor in layer.matrices(adapter_name).items():
+                    tensors[f"{path}.{matrix}.weight"] = tensor
         rows = self.speaker_rows(speakers) if speakers else None
         write_adapter(Path(save_directory), weight_name, StoredAdapter.of(config, tensors, speakers, rows))
 
@@ -242,7 +250,7 @@ class LoraAdapters(nn.Module):
         """Return the layers with adapters, about to be changed: values that depend on their weights are dropped."""
         if not self.adapter_names():
             raise UserError("the network has no adapter: call add_adapter or load_lora_adapter first")
-        drop_values(self)
+        drop_values(cast(nn.Module, self))
         return list(self._adapted())
 
     def _changed_layers(self) -> list["AdaptedMap"]:
@@ -260,9 +268,6 @@ class LoraAdapters(nn.Module):
             number += 1
             name = f"default_{number}"
         return name
-
-    def _mels(self) -> list[str]:
-        return [name for name, part in self.named_modules() if type(part).__name__ == "MelUpsampler"]
 
     def _check_targets(self, config: Any) -> None:
         """Check that adapters go to linear maps only."""

@@ -12,7 +12,12 @@ from sashimi_diffusion.arguments import short_form
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.models.adapters import LoraAdapters
 from sashimi_diffusion.models.base import WaveformModel
-from sashimi_diffusion.models.conditioning import LabelEmbedding, StepEmbedding, validate_conditioning
+from sashimi_diffusion.models.conditioning import (
+    LabelEmbedding,
+    MelUpsampler,
+    StepEmbedding,
+    validate_conditioning,
+)
 from sashimi_diffusion.models.layers import pointwise
 
 
@@ -107,6 +112,10 @@ class Denoiser(LoraAdapters, WaveformModel):
             mel: log-mel spectrograms, (B, mel_channels, frames), or None without a vocoder.
         """
         raise NotImplementedError
+
+    def parts_without_adapters(self) -> list[str]:
+        """Return the names of the upsamplers of mel spectrograms."""
+        return [name for name, part in self.named_modules() if isinstance(part, MelUpsampler)]
 
     @torch.no_grad()
     def add_speakers(self, names: Sequence[str], rows: Tensor | None = None) -> None:

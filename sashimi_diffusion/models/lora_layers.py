@@ -37,15 +37,21 @@ class AdaptedMap(Linear):
 
     def forward(self, x: Tensor, *_: Any, **__: Any) -> Tensor:
         """Apply the map with the active adapters to (B, in, L), or to (..., in) if it is an ``nn.Linear``."""
-        bias = cast(Tensor, self.bias)
+        bias = self.bias
         if isinstance(self.get_base_layer(), Pointwise):
             return pointwise(x, self.weight.squeeze(-1), bias)
         return F.linear(x, self.weight, bias)
 
+    def matrices(self, adapter: str) -> dict[str, Tensor]:
+        """Return A, (rank, in), as "lora_A" and B, (out, rank), as "lora_B"."""
+        parts: dict[str, Any] = {"lora_A": self.lora_A[adapter], "lora_B": self.lora_B[adapter]}
+        return {name: part.weight for name, part in parts.items()}
+
     def get_delta_weight(self, adapter: str) -> Tensor:
         """Return scaling · B · A of an adapter in the shape and dtype of the base layer's weight."""
         base = cast(Tensor, self.get_base_layer().weight)
-        product = self.lora_B[adapter].weight @ self.lora_A[adapter].weight
+        matrices = self.matrices(adapter)
+        product = matrices["lora_B"] @ matrices["lora_A"]
         return (product * self.scaling[adapter]).reshape(base.shape).to(base.dtype)
 
     @torch.no_grad()

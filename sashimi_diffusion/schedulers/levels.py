@@ -59,22 +59,28 @@ def check_levels(scheduler: Any) -> None:
         )
     steps = scheduler.num_inference_steps
     if steps < total and _coarse(levels):
-        enough = next((more for more in range(steps + 1, total) if _enough(scheduler, more)), total)
         too_few = "1 step is too few" if steps == 1 else f"{steps} steps are too few"
         # One place in the code: Python shows each text once.
         warnings.warn(
-            f"{too_few} for {name}, the audio will be too quiet or distorted: take at least {enough}"
-            + (", or a scheduler that needs fewer, such as unipc-karras" if enough > 6 else ""),
+            f"{too_few} for {name}, the audio will be too quiet or distorted: {_advice(scheduler, steps, total)}",
             stacklevel=1,
         )
+
+
+def _advice(scheduler: Any, steps: int, total: int) -> str:
+    """Return what to do about too few steps."""
+    other = "a scheduler that needs fewer, such as unipc-karras"
+    if scheduler.config.get("inference_betas") is not None:  # the number of steps is fixed
+        return f"use {other}"
+    trial, enough = copy.deepcopy(scheduler), steps
+    while enough < total:
+        enough += 1
+        trial.set_timesteps(enough)
+        if trial.timesteps.min() >= 0 and not _coarse(visited_levels(trial)):
+            break
+    return f"take at least {enough}" + (f", or {other}" if enough > 6 else "")
 
 
 def _coarse(levels: np.ndarray) -> bool:
     heard = np.minimum(levels, _ONLY_NOISE)
     return bool(levels[-1] > LAST_LEVEL or (heard[:-1] / heard[1:] > LARGEST_RATIO).any())
-
-
-def _enough(scheduler: Any, steps: int) -> bool:
-    trial = copy.deepcopy(scheduler)
-    trial.set_timesteps(steps)
-    return bool(trial.timesteps.min() >= 0) and not _coarse(visited_levels(trial))

@@ -87,16 +87,14 @@ def test_each_adapted_map_changes_the_output_and_gets_a_gradient(kind: str) -> N
     model = network(kind)
     names = model.linear_maps()
     assert len(names) == sum(isinstance(part, (torch.nn.Linear, torch.nn.Conv1d)) for part in model.modules()) - (
-        0 if kind == "sashimi" else 2  # dilated convolutions
+        0 if kind == "sashimi" else 3  # dilated convolutions, and a layer without influence on the output
     )
     plain = predict(model)
-    unused = {"blocks.1.residual_output"}  # of the last block, in the WaveNet of the official code
     for name in names:
         one = copy.deepcopy(model)
         add(one, target_modules=[name])
         assert [path for path, _ in one._adapted()] == [name]
-        changed = float((predict(one) - plain).abs().max())
-        assert changed < 1e-5 if name in unused else changed > 1e-3, name
+        assert (predict(one) - plain).abs().max() > 1e-3, name
     add(model)
     sample = torch.randn(2, 1, 32)
     labels = torch.tensor([0, 1])
@@ -104,8 +102,6 @@ def test_each_adapted_map_changes_the_output_and_gets_a_gradient(kind: str) -> N
     for path, parameter in model.named_parameters():
         is_adapter = ".lora_" in path
         assert parameter.requires_grad == is_adapter, path
-        if any(path.startswith(name) for name in unused):
-            continue
         assert (parameter.grad is not None and bool(parameter.grad.abs().sum() > 0)) == is_adapter, path
 
 

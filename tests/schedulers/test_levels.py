@@ -73,6 +73,11 @@ def test_all_steps_of_a_short_training_schedule_are_enough() -> None:
     assert "at least 2" in warned(short)[0]
 
 
+def test_fixed_levels_have_no_smallest_number_of_steps() -> None:
+    (text,) = warned(DiffWaveScheduler(inference_betas=[0.3, 0.6]))
+    assert text.endswith("use a scheduler that needs fewer, such as unipc-karras")
+
+
 def test_the_check_leaves_the_scheduler_as_it_is() -> None:
     scheduler = scheduler_for("heun", 4)
     timesteps = scheduler.timesteps

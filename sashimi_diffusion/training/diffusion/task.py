@@ -106,7 +106,7 @@ class DiffusionTask:
 
     def pipeline(self, network: Any) -> Saveable:
         """Return a pipeline of the denoiser and its training schedule, with the guidance scale of the samples."""
-        pipeline = SashimiPipeline(network, self.scheduler, self.config.sampling.guidance_scale)
+        pipeline: Any = SashimiPipeline(network, self.scheduler, self.config.sampling.guidance_scale)
         return TunedPipeline(pipeline) if self.config.training.lora_rank is not None else pipeline
 
     def save_samples(self, run: Path, step: int, network: Any) -> str:
