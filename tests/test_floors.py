@@ -65,7 +65,7 @@ FLOORS = {
         {"evaluation"},
         {"report", "listening_test"},
         {PACKAGE},
-        {"commands", "benchmark"},
+        {"commands", "benchmark", "scheduler_benchmark"},
     ],
 }
 """Units (folders or single files) from the bottom to the top: a unit may import itself and units on lower floors."""

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from sashimi_diffusion.arguments import short_form
 from sashimi_diffusion.cuda_graph import record_cuda_graphs
 from sashimi_diffusion.errors import UserError
+from sashimi_diffusion.models.adapters import LoraAdapters
 from sashimi_diffusion.pipelines.labels import null_labels
 from sashimi_diffusion.ssm import frozen
 from sashimi_diffusion.ssm.cache import drop_values
@@ -154,7 +155,8 @@ class PredictionGraphs:
             return prediction
         # A recording reads the parameters where they were.
         tensors = chain(prediction.model.parameters(), prediction.model.buffers())
-        parameters = (prediction.model.training, *(tensor.data_ptr() for tensor in tensors))
+        adapters = prediction.model.adapter_state() if isinstance(prediction.model, LoraAdapters) else ()
+        parameters = (prediction.model.training, adapters, *(tensor.data_ptr() for tensor in tensors))
         if parameters != self._parameters:
             self.clear()
             self._parameters = parameters

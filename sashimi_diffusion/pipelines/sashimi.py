@@ -248,6 +248,16 @@ class SashimiPipeline(AudioPipeline):
         self.maybe_free_model_hooks()
         return AudioPipelineOutput(audios=audios) if return_dict else (audios,)
 
+    def load_lora_weights(
+        self, pretrained_model_name_or_path: str | os.PathLike[str], adapter_name: str | None = None, **options: Any
+    ) -> None:
+        """Load a LoRA adapter into the model, see :meth:`.LoraAdapters.load_lora_adapter`."""
+        self.model.load_lora_adapter(pretrained_model_name_or_path, adapter_name, **options)
+
+    def unload_lora_weights(self) -> None:
+        """Remove all adapters from the model."""
+        self.model.unload_lora()
+
     def resolve_guidance_scale(self, guidance_scale: float | None, has_labels: bool) -> float:
         """Return the guidance scale of a call: ``guidance_scale``, or the default if it is None; 1 is no guidance.
 

@@ -14,6 +14,7 @@ from sashimi_diffusion.arguments import short_form
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.pipelines.base import require_count
 from sashimi_diffusion.schedulers import DiffWaveScheduler
+from sashimi_diffusion.schedulers.levels import check_levels
 from sashimi_diffusion.schedulers.noise import draw_noise
 from sashimi_diffusion.terminal import one_line
 
@@ -60,6 +61,8 @@ def set_timesteps(
     # With trailing spacing, diffusers rounds some numbers of steps (29 of 200) to an extra step at -1.
     if scheduler.timesteps.min() < 0:
         raise UserError(f"{kind} cannot divide {total} into {steps} steps: ask for another number")
+    if timesteps is None and sigmas is None:
+        check_levels(scheduler)
     # Otherwise diffusers starts at the second step if rounding made the first two timesteps equal.
     if hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(0)

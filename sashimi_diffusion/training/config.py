@@ -164,12 +164,14 @@ class TrainingConfig(Settings):
 class RunConfig(Settings):
     """Configuration of a training run.
 
-    A resumed run may not change the groups named in ``fixed``: they determine its batches, network and loss.
+    A resumed run may not change the groups named in ``fixed`` and the settings of ``training`` named in
+    ``fixed_training``: they determine its batches, network and loss.
     """
 
     fixed: ClassVar[tuple[str, ...]] = ("seed", "model", "data")
     automatic: ClassVar[tuple[str, ...]] = ()
     """Settings for which null is a value that the data determine."""
+    fixed_training: ClassVar[tuple[str, ...]] = ()
 
     seed: Seed = Field(default=0, description="seed of all random numbers of the run")
     output_dir: Text = Field(default="runs/run", description="the run folder")
@@ -288,7 +290,7 @@ def _fixed_settings(config: RunConfig) -> dict[str, Any]:
     for section in config.fixed:
         value = tree[section]
         settings |= _named(value, f"{section}.") if isinstance(value, dict) else {section: value}
-    return settings
+    return settings | {f"training.{name}": tree["training"][name] for name in config.fixed_training}
 
 
 def _named(group: dict, prefix: str) -> dict[str, Any]:

@@ -22,7 +22,8 @@ def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[dict]:
     weight decay, as in the S4 paper's experiments (arXiv 2111.00396, appendix D). Biases, norms and other vectors have
     no weight decay. All other parameters have weight decay. The entry ``peak_lr`` of a group is its peak learning rate.
     """
-    ssm, undecayed, decayed = state_space_parameters(model), [], []
+    ssm = [parameter for parameter in state_space_parameters(model) if parameter.requires_grad]
+    undecayed, decayed = [], []
     ssm_ids = {id(parameter) for parameter in ssm}
     for parameter in model.parameters():
         if not parameter.requires_grad or id(parameter) in ssm_ids:

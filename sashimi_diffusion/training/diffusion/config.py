@@ -11,7 +11,7 @@ from sashimi_diffusion.models import SashimiDenoiser, WaveNetDenoiser
 from sashimi_diffusion.schedulers.compatible import SCHEDULERS
 from sashimi_diffusion.schedulers.diffwave import MAX_TRAIN_TIMESTEPS
 from sashimi_diffusion.suggestions import did_you_mean
-from sashimi_diffusion.training.config import MAX_SAMPLES, RunConfig
+from sashimi_diffusion.training.config import MAX_SAMPLES, RunConfig, TrainingConfig
 from sashimi_diffusion.training.data_config import MAX_RATE, DataConfig
 from sashimi_diffusion.training.model_config import ModelConfig
 from sashimi_diffusion.training.settings import PositiveFinite, Seed, Settings, Text
@@ -156,17 +156,45 @@ class SamplingConfig(Settings):
         return value
 
 
+class DiffusionTrainingConfig(TrainingConfig):
+    """The length of a run, the size of its batches, when it writes what, and the weights that it starts from."""
+
+    initial_pipeline: Text | None = Field(
+        default=None,
+        description="start from the network of this pipeline, a folder or the name of a bundled one; settings of the "
+        "network and the schedule must be its own; new speakers are added; null: a new network",
+    )
+    lora_rank: int | None = Field(
+        default=None,
+        ge=1,
+        le=1024,
+        description="with `initial_pipeline`: train only LoRA adapters of this rank (arXiv 2106.09685) and the "
+        "embeddings of new speakers; needs peft; null: train all weights",
+    )
+
+    @model_validator(mode="after")
+    def _check_rank(self) -> "DiffusionTrainingConfig":
+        if self.lora_rank is not None and self.initial_pipeline is None:
+            raise UserError(
+                "training.lora_rank adapts a trained network: give one with training.initial_pipeline, for instance "
+                "training.initial_pipeline=sashimi-digits"
+            )
+        return self
+
+
 class DiffusionConfig(RunConfig):
     """Configuration of diffusion training."""
 
     fixed: ClassVar = ("seed", "model", "data", "schedule", "objective")
     automatic: ClassVar = ("model.class_conditional",)
+    fixed_training: ClassVar = ("lora_rank",)
 
     output_dir: Text = Field(default="runs/diffwave", description="the run folder")
     model: DenoiserConfig = Field(default_factory=DenoiserConfig)
     data: WaveformDataConfig = Field(default_factory=WaveformDataConfig)
     schedule: ScheduleConfig = Field(default_factory=ScheduleConfig)
     objective: ObjectiveConfig = Field(default_factory=ObjectiveConfig)
+    training: DiffusionTrainingConfig = Field(default_factory=DiffusionTrainingConfig)
     sampling: SamplingConfig = Field(default_factory=SamplingConfig)
 
     @model_validator(mode="after")

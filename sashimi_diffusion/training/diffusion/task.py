@@ -18,9 +18,16 @@ from sashimi_diffusion.ssm import frozen
 from sashimi_diffusion.training.config import with_measured
 from sashimi_diffusion.training.diffusion.batches import Batch, BatchSource, Windows, measure_std
 from sashimi_diffusion.training.diffusion.config import DiffusionConfig
+from sashimi_diffusion.training.diffusion.fine_tuning import (
+    TunedPipeline,
+    initial_network,
+    trained_parameters,
+    use_labels_of,
+)
 from sashimi_diffusion.training.diffusion.samples import check_sampling, save_samples
 from sashimi_diffusion.training.examples import spread_evenly
 from sashimi_diffusion.training.model_card import diffusion_usage
+from sashimi_diffusion.training.run_folder import Saveable
 from sashimi_diffusion.training.splits import fingerprint, has_validation, open_split
 
 
@@ -35,11 +42,17 @@ class DiffusionTask:
         recordings = self._open("train", skip_bad_files)
         held_out = self._open("validation", skip_bad_files) if has_validation(config.data) else None
         self.measured: Mapping[str, float] = {}
-        if config.model.argument("waveform_std") is None:
-            self.measured = {"waveform_std": round(measure_std(recordings, config), 6)}
-        self.network = create_model(
-            with_measured(config, self.measured), recordings.class_names, recordings.speaker_names
-        ).to(device)
+        if config.training.initial_pipeline is not None:
+            self.network = initial_network(config, recordings).to(device)
+            for part in (recordings, held_out):
+                if part is not None:
+                    use_labels_of(self.network, part)
+        else:
+            if config.model.argument("waveform_std") is None:
+                self.measured = {"waveform_std": round(measure_std(recordings, config), 6)}
+            self.network = create_model(
+                with_measured(config, self.measured), recordings.class_names, recordings.speaker_names
+            ).to(device)
         self.guidance_scale = config.sampling.guidance(is_conditional(self.network))
         self.module: nn.Module = self.network
         self.scheduler = DiffWaveScheduler(**config.schedule.model_dump())
@@ -54,6 +67,8 @@ class DiffusionTask:
             + (f", {classes} classes" if config.model.class_conditional is None else "")
             + (f"; {recordings.changes}" if recordings.changes else "")
         )
+        if config.training.lora_rank is not None:
+            self.description += f"; {trained_parameters(self.network):,} parameters are trained"
 
     def batch(self, step: int, positions: range, global_batch: int) -> Batch | Windows:
         """Return the examples at ``positions``; for a GPU, without the random numbers that are drawn there."""
@@ -94,9 +109,10 @@ class DiffusionTask:
         """Return no metrics: the last validation has already computed them."""
         return {}
 
-    def pipeline(self, network: Any) -> SashimiPipeline:
+    def pipeline(self, network: Any) -> Saveable:
         """Return a pipeline of the denoiser and its training schedule, with the guidance scale of the samples."""
-        return SashimiPipeline(network, self.scheduler, self.guidance_scale)
+        pipeline: Any = SashimiPipeline(network, self.scheduler, self.guidance_scale)
+        return TunedPipeline(pipeline) if self.config.training.lora_rank is not None else pipeline
 
     def save_samples(self, run: Path, step: int, network: Any) -> str:
         """Draw samples; a vocoder resynthesizes held-out recordings."""
