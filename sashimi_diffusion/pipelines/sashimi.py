@@ -30,7 +30,7 @@ from sashimi_diffusion.pipelines.loading import (
 )
 from sashimi_diffusion.pipelines.options import HUB, check_options, hub_options, weights_dtype
 from sashimi_diffusion.pipelines.prediction import Prediction, PredictionGraphs, checked_scale
-from sashimi_diffusion.pipelines.steps import scheduler_step, set_timesteps
+from sashimi_diffusion.pipelines.steps import checked_noise, replaced_latents, scheduler_step, set_timesteps
 from sashimi_diffusion.schedulers.noise import draw_noise
 from sashimi_diffusion.ssm import frozen
 
@@ -222,7 +222,7 @@ class SashimiPipeline(AudioPipeline):
         generators = sample_generators(generator, count)
         # The noise and the arithmetic of the scheduler are float32 for every dtype of the model.
         shape = (count, config.in_channels, padded)
-        noise = draw_noise(shape, generators, device) if latents is None else _checked_noise(latents, shape).to(device)
+        noise = draw_noise(shape, generators, device) if latents is None else checked_noise(latents, shape).to(device)
         latents = noise * self.scheduler.init_noise_sigma  # (B, C, L)
 
         step = scheduler_step(self.scheduler, generators, eta)
@@ -238,7 +238,7 @@ class SashimiPipeline(AudioPipeline):
                 if callback_on_step_end is not None:
                     known = {"latents": latents, "prediction": prediction}
                     changed = callback_on_step_end(self, i, t, {name: known[name] for name in names}) or {}
-                    latents = _replaced(latents, changed.get("latents", latents))
+                    latents = replaced_latents(latents, changed.get("latents", latents))
                 if self._interrupt:
                     break
 
@@ -335,20 +335,3 @@ class SashimiPipeline(AudioPipeline):
 def _rows(tensor: Any, each: int) -> int | None:
     """Return the batch size that a tensor (B, C, L) with ``each`` rows per element means; None without a tensor."""
     return len(tensor) // each if isinstance(tensor, Tensor) and tensor.ndim == 3 else None
-
-
-def _checked_noise(latents: Any, shape: tuple[int, ...]) -> Tensor:
-    """Return the noise to start from, float32."""
-    found = tuple(latents.shape) if isinstance(latents, Tensor) else type(latents).__name__
-    if found != shape or not latents.is_floating_point():
-        kind = f" of {latents.dtype}" if isinstance(latents, Tensor) else ""
-        raise UserError(f"latents: expected a tensor of floating-point numbers of shape {shape}, got {found}{kind}")
-    return latents.float()
-
-
-def _replaced(latents: Tensor, changed: Any) -> Tensor:
-    """Return the latents that a callback has returned."""
-    if not isinstance(changed, Tensor) or changed.shape != latents.shape:
-        found = tuple(changed.shape) if isinstance(changed, Tensor) else type(changed).__name__
-        raise UserError(f"callback_on_step_end returned latents of {found}, expected {tuple(latents.shape)}")
-    return changed.to(latents)

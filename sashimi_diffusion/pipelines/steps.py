@@ -1,4 +1,4 @@
-"""The scheduler in a sampling loop: its timesteps, and its step as a function of the prediction."""
+"""The scheduler in a sampling loop: its timesteps, its step as a function of the prediction, and given latents."""
 
 import inspect
 import itertools
@@ -91,7 +91,8 @@ def _set_custom(
     try:
         scheduler.set_timesteps(device="cpu", **{name: values})
     except (ValueError, IndexError) as error:  # for example, together with Karras levels
-        raise UserError(f"{kind} cannot use these {name}: {one_line(error)}") from error
+        advice = "create a scheduler that does not choose its noise levels, with from_config(..., NAME=False)"
+        raise UserError(f"{kind} cannot use these {name}: {one_line(error)}; {advice}") from error
 
 
 def _decreasing(
@@ -142,3 +143,28 @@ def scheduler_step(scheduler: Any, generators: list[torch.Generator], eta: float
         return stepped
 
     return step
+
+
+def checked_noise(latents: Any, shape: tuple[int, ...]) -> Tensor:
+    """Return the noise to start from, float32.
+
+    Raises:
+        UserError: it is no tensor of floating-point numbers of this shape.
+    """
+    found = tuple(latents.shape) if isinstance(latents, Tensor) else type(latents).__name__
+    if found != shape or not latents.is_floating_point():
+        kind = f" of {latents.dtype}" if isinstance(latents, Tensor) else ""
+        raise UserError(f"latents: expected a tensor of floating-point numbers of shape {shape}, got {found}{kind}")
+    return latents.float()
+
+
+def replaced_latents(latents: Tensor, changed: Any) -> Tensor:
+    """Return the latents that a callback has returned in place of ``latents``.
+
+    Raises:
+        UserError: they are no tensor of the same shape.
+    """
+    if not isinstance(changed, Tensor) or changed.shape != latents.shape:
+        found = tuple(changed.shape) if isinstance(changed, Tensor) else type(changed).__name__
+        raise UserError(f"callback_on_step_end returned latents of {found}, expected {tuple(latents.shape)}")
+    return changed.to(latents)

@@ -189,6 +189,12 @@ def test_latents_of_another_shape_are_refused(latents: object, message: str, pip
 @pytest.mark.parametrize("name", ["ddpm", "dpmsolver++", "euler", "heun"])
 def test_timesteps_replace_those_of_the_scheduler(name: str) -> None:
     pipe, visited = make_pipeline(name), []
+    chosen = [key for key in ("use_karras_sigmas", "use_exponential_sigmas") if pipe.scheduler.config.get(key)]
+    if chosen:
+        with pytest.raises(UserError, match=f"cannot use these timesteps: .*{chosen[0]}.*NAME=False"):
+            pipe(timesteps=[9, 6, 1])
+        own = dict.fromkeys(chosen, False)
+        pipe.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config, **own)
 
     def note(pipe: SashimiPipeline, i: int, t: Tensor, tensors: dict) -> None:
         visited.append(int(t))
