@@ -102,7 +102,7 @@ def test_a_misspelled_option_is_corrected(capsys: pytest.CaptureFixture) -> None
     parser = Parser(prog="sashimi-sample")
     parser.add_argument("--steps")
     assert run(lambda: parser.parse_args(["--stpes=5", "--out", "x"])) == 2
-    expected = "error: unrecognized arguments: --stpes=5 --out x, did you mean '--steps'? (see sashimi-sample --help)\n"
+    expected = "error: unrecognized arguments: --stpes=5 --out x, did you mean --steps? (see sashimi-sample --help)\n"
     assert capsys.readouterr().err == expected
     assert run(lambda: parser.parse_args(["--zzz"])) == 2
     assert capsys.readouterr().err == "error: unrecognized arguments: --zzz (see sashimi-sample --help)\n"
