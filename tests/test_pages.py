@@ -38,7 +38,10 @@ def commands(page: Path) -> list[str]:
 # A command that occurs on several pages runs once.
 COMMANDS = list(dict.fromkeys(command for page in PAGES for command in commands(page)))
 
-SHORT_TRAINING = "training.batch_size=2 training.validation_examples=2 training.trackers=[] sampling.num_samples=1"
+SHORT_TRAINING = (
+    "training.cpu_threads=1 training.batch_size=2 training.validation_examples=2 training.trackers=[] "
+    "sampling.num_samples=1"
+)
 
 
 def trains(command: str, kind: str, script: str) -> bool:
