@@ -28,7 +28,10 @@ SETUPTOOLS = PROJECT["tool"]["setuptools"]
 
 def bounds() -> dict[str, Version]:
     """Return the lower bound of every dependency that is meant for this platform; the tests need all extras."""
-    texts = [*METADATA["dependencies"], *(text for extra in METADATA["optional-dependencies"].values() for text in extra)]
+    texts = [
+        *METADATA["dependencies"],
+        *(text for extra in METADATA["optional-dependencies"].values() for text in extra),
+    ]
     needed = [requirement for requirement in map(Requirement, texts) if requirement.name != METADATA["name"]]
     chosen = [requirement for requirement in needed if requirement.marker is None or requirement.marker.evaluate()]
     return {requirement.name: Version(next(iter(requirement.specifier)).version) for requirement in chosen}
@@ -82,7 +85,9 @@ def test_commands_exist(name: str) -> None:
 
 @pytest.mark.parametrize("package", SETUPTOOLS["package-data"])
 def test_data_files_are_installed(package: str) -> None:
-    folder = next(path for where in SETUPTOOLS["packages"]["find"]["where"] if (path := ROOT / where / package).is_dir())
+    folder = next(
+        path for where in SETUPTOOLS["packages"]["find"]["where"] if (path := ROOT / where / package).is_dir()
+    )
     named = {path for pattern in SETUPTOOLS["package-data"][package] for path in folder.glob(pattern)}
     pages_for_developers = {path for path in folder.rglob("README.md") if path.parent.joinpath("__init__.py").exists()}
     files = {path for path in folder.rglob("*.*") if path.suffix not in (".py", ".pyc") and path.is_file()}
