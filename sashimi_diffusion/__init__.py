@@ -18,10 +18,11 @@ if TYPE_CHECKING:
         SashimiDenoiser,
         WaveNetDenoiser,
     )
-    from sashimi_diffusion.pipelines import SashimiAutoregressivePipeline, SashimiPipeline
+    from sashimi_diffusion.pipelines import AutoPipeline, SashimiAutoregressivePipeline, SashimiPipeline
     from sashimi_diffusion.schedulers import DiffWaveScheduler
 
 __all__ = [
+    "AutoPipeline",
     "AutoregressiveModel",
     "DiffWaveScheduler",
     "SashimiAutoregressive",

@@ -11,6 +11,7 @@ import torch
 
 from sashimi_diffusion.arguments import short_form
 from sashimi_diffusion.errors import UserError
+from sashimi_diffusion.suggestions import did_you_mean
 from sashimi_diffusion.terminal import (
     close_progress_bars,
     first_line,
@@ -25,10 +26,10 @@ _LONGEST_LINE = 2000
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Help that shows every default except None, which the help text of the argument explains."""
+    """Help that shows every default except that of a flag, and None, which the help text of the argument explains."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        return action.help if action.default is None else super()._get_help_string(action)
+        return action.help if action.default is None or action.default is False else super()._get_help_string(action)
 
 
 class Parser(argparse.ArgumentParser):
@@ -38,8 +39,11 @@ class Parser(argparse.ArgumentParser):
         super().__init__(formatter_class=HelpFormatter, **options)
 
     def error(self, message: str) -> NoReturn:
-        """Raise a UserError that names the help option."""
-        raise UserError(f"{shortened(printable(message), 500)} (see {self.prog} --help)")
+        """Raise a UserError that names the help option, and the option that was probably meant."""
+        _, _, unknown = message.partition("unrecognized arguments: ")
+        option = unknown.partition(" ")[0].partition("=")[0]
+        meant = did_you_mean(option, self._option_string_actions) if option.startswith("--") else ""
+        raise UserError(f"{shortened(printable(message), 500)}{meant} (see {self.prog} --help)")
 
 
 def path_argument(text: str) -> Path:
@@ -57,7 +61,7 @@ def positive(text: str) -> int:
     return value
 
 
-def run(command: Callable[[], int | None], reports: bool = True) -> int:
+def run(command: Callable[[], int | None], prints: Callable[[BaseException], bool] = lambda error: True) -> int:
     """Run a command and print a ``UserError`` as one line on stderr, without a traceback.
 
     Printing never ends the command, and warnings are lines that begin with "warning:".
@@ -65,7 +69,7 @@ def run(command: Callable[[], int | None], reports: bool = True) -> int:
     Args:
         command: the command; it returns its exit code, and None is 0. It may raise ``KeyboardInterrupt`` with a text
             for the user.
-        reports: whether this process prints errors. Of several processes that raise the same error, one prints it.
+        prints: returns whether this process prints an error. Of several processes that raise it, one does.
 
     Returns:
         The exit code: that of the command, that of a ``UserError``, or 130 after an interrupt.
@@ -75,14 +79,16 @@ def run(command: Callable[[], int | None], reports: bool = True) -> int:
         warnings.showwarning = _say_warning
         try:
             return command() or 0
-        except UserError as error:
-            text, code = f"error: {error}", error.exit_code
-        except KeyboardInterrupt as interrupt:
-            text, code = str(interrupt) or "interrupted", 130
+        except (UserError, KeyboardInterrupt) as error:
+            raised: UserError | KeyboardInterrupt = error
         finally:
             warnings.showwarning = show_warning
+        if isinstance(raised, UserError):
+            text, code = f"error: {raised}", raised.exit_code
+        else:
+            text, code = str(raised) or "interrupted", 130
         close_progress_bars()
-        if reports:
+        if prints(raised):
             say(_one_line(text), sys.stderr)
         return code
 
@@ -110,6 +116,6 @@ def select_device(name: str) -> torch.device:
         torch.zeros(1, device=device).item()
     except Exception as error:  # missing devices raise exceptions of different types
         raise UserError(
-            f"the device {short_form(name)} cannot be used ({first_line(error)}): try --device auto"
+            f"the device {short_form(name)} cannot be used, try --device auto: {first_line(error)}"
         ) from error
     return device

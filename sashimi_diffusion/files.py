@@ -17,6 +17,7 @@ from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.terminal import one_line, printable
 
 _ABANDONED_SECONDS = 6 * 3600
+_FULL = "the disk is full"
 
 
 @contextlib.contextmanager
@@ -109,17 +110,21 @@ def files_written_beside(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary)
 
 
-def give_usual_rights(folder: Path) -> None:
-    """Give the files in a folder and its subfolders the rights that ``open`` gives a new file, in addition to theirs.
+def give_usual_rights(folder: Path, pattern: str = "**/*") -> None:
+    """Give files in a folder the rights that ``open`` gives a new file, in addition to theirs.
 
     safetensors writes files that only their owner can read, whatever the umask is.
+
+    Args:
+        folder: the folder.
+        pattern: the files, as in ``Path.glob``; all files in the folder and its subfolders by default.
     """
     probe = folder / f".{uuid.uuid4().hex}.tmp"
     descriptor = os.open(probe, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
     usual = stat.S_IMODE(os.fstat(descriptor).st_mode)
     os.close(descriptor)
     probe.unlink()
-    for path in folder.rglob("*"):
+    for path in folder.glob(pattern):
         mode = path.lstat().st_mode
         if stat.S_ISREG(mode) and stat.S_IMODE(mode) | usual != stat.S_IMODE(mode):
             path.chmod(stat.S_IMODE(mode) | usual)
@@ -180,12 +185,12 @@ def sync_folder(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def writing(what: str, advice: str = "free some space or choose another place") -> Iterator[None]:
+def writing(what: str, advice: str | None = None) -> Iterator[None]:
     """Turn a failure to write into a UserError of one line.
 
     Args:
         what: completes the message "cannot write …", for example "the checkpoint" or "to samples".
-        advice: what the user can do about it.
+        advice: what the user can do about it; None: choose another place, or free some space if the disk is full.
 
     Raises:
         UserError: the disk is full, or the place does not exist or is read-only.
@@ -193,12 +198,16 @@ def writing(what: str, advice: str = "free some space or choose another place") 
     try:
         yield
     except (OSError, SafetensorError) as error:
-        raise UserError(f"cannot write {what}: {_reason(error, what)}; {advice}") from error
+        reason = _FULL if _is_full(error) else _reason(error, what)
+        usual = "choose another place" if reason != _FULL else "free some space or choose another place"
+        raise UserError(f"cannot write {what}: {reason}; {advice or usual}") from error
+
+
+def _is_full(error: OSError | SafetensorError) -> bool:
+    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
 
 
 def _reason(error: OSError | SafetensorError, what: str) -> str:
-    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error):
-        return "the disk is full"
     if not isinstance(error, OSError) or error.strerror is None:
         return one_line(error)
     if error.errno == errno.EEXIST and os.path.islink(error.filename or ""):  # in the place of a folder to create

@@ -52,6 +52,11 @@ def listed(names: Sequence[object], limit: int) -> str:
     return ", ".join(map(printable, names[:limit])) + (", ..." if len(names) > limit else "")
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun, which gets an "s" unless the number is 1."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def say(text: str = "", stream: TextIO | None = None) -> None:
     """Print text and a line break; progress bars are drawn again below it.
 

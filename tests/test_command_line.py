@@ -1,12 +1,18 @@
 """Tests of what all commands share: exit codes, and errors and warnings of one line."""
 
 import os
+import re
+import signal
+import subprocess
 import sys
 import warnings
+from importlib import import_module
+from pathlib import Path
 
 import pytest
 from tqdm import tqdm
 
+from sashimi_diffusion import scripts
 from sashimi_diffusion.command_line import Parser, run, select_device
 from sashimi_diffusion.commands import sample
 from sashimi_diffusion.errors import UserError
@@ -46,7 +52,7 @@ def test_the_exit_code_of_an_error_and_the_text_of_an_interrupt(capsys: pytest.C
 
         assert run(command) == code
         assert capsys.readouterr().err == f"{line}\n"
-        assert run(command, reports=False) == code
+        assert run(command, lambda error: False) == code
         assert capsys.readouterr().err == ""
 
 
@@ -86,7 +92,49 @@ def test_a_result_is_printed_into_a_closed_pipe() -> None:
 
 @pytest.mark.parametrize("name", ["hpu", "privateuseone", "opencl", "xla", "meta", "cuda:-1", "", "\x1b", "cuda:" * 99])
 def test_devices_that_are_not_there_are_named(name: str) -> None:
-    with pytest.raises(UserError, match=r"cannot be used .*: try --device auto") as caught:
+    with pytest.raises(UserError, match=r"cannot be used, try --device auto: ") as caught:
         select_device(name)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 500
+
+
+def test_a_misspelled_option_is_corrected(capsys: pytest.CaptureFixture) -> None:
+    parser = Parser(prog="sashimi-sample")
+    parser.add_argument("--steps")
+    assert run(lambda: parser.parse_args(["--stpes=5", "--out", "x"])) == 2
+    expected = "error: unrecognized arguments: --stpes=5 --out x, did you mean '--steps'? (see sashimi-sample --help)\n"
+    assert capsys.readouterr().err == expected
+    assert run(lambda: parser.parse_args(["--zzz"])) == 2
+    assert capsys.readouterr().err == "error: unrecognized arguments: --zzz (see sashimi-sample --help)\n"
+
+
+def test_an_interruption_while_packages_load_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "slow_command.py").write_text(
+        "import os, signal, time\n"
+        "try:\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    time.sleep(60)\n"
+        "except BaseException as error:  # as some packages do\n"
+        "    raise RecursionError from error\n"
+    )
+    code = "import sys; from sashimi_diffusion.scripts import start; sys.exit(start('slow_command'))"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*sys.path, str(tmp_path)])}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
+
+
+def test_a_started_command_has_the_usual_interruption(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "quick_command.py").write_text("import signal\ndef main():\n    return signal.getsignal(2)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert scripts.start("quick_command") is signal.getsignal(signal.SIGINT)
+
+
+def test_every_console_script_has_a_command() -> None:
+    """Each function of the scripts starts a module with a ``main``."""
+    project = (Path(__file__).resolve().parents[1] / "pyproject.toml").read_text(encoding="utf-8")
+    named = re.findall(r'^sashimi-\w+ = "sashimi_diffusion\.scripts:(\w+)"$', project, re.MULTILINE)
+    assert named
+    source = Path(scripts.__file__).read_text(encoding="utf-8")
+    for name in named:
+        module = re.search(rf'^def {name}\(\).*?start\("([\w.]+)"\)', source, re.MULTILINE | re.DOTALL)[1]
+        assert callable(import_module(module).main)

@@ -169,7 +169,7 @@ def test_the_error_names_a_full_disk(number: int) -> None:
 
 def test_the_error_names_the_path_once(tmp_path: Path) -> None:
     path = tmp_path / "none" / "file"
-    expected = f"^cannot write to {path}: No such file or directory; free"
+    expected = f"^cannot write to {path}: No such file or directory; choose another place$"
     with pytest.raises(UserError, match=expected), writing(f"to {path}"):
         path.touch()
     expected = rf"^cannot write the record: No such file or directory \({path}\); ask$"

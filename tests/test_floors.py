@@ -46,15 +46,16 @@ FLOORS = {
     "sashimi_diffusion": [
         {"errors"},
         {"terminal"},
-        {"arguments", "paths", "files", "strict_json"},
-        {"cache_files", "command_line", "cuda_graph", "folder_lock", "memory", "output_files", "suggestions", "launch"},
+        {"arguments", "paths", "files", "strict_json", "suggestions"},
+        {"bundled", "cache_files", "command_line", "cuda_graph", "folder_lock", "memory", "output_files", "launch"},
         {"data", "schedulers"},
         {"ssm"},
         {"models"},
         {"generation"},
         {"pipelines", "interop"},
         {"training"},
-        {"commands", "benchmarks"},
+        {"demo"},
+        {"commands", "benchmarks", "scripts"},
         {PACKAGE},
     ],
     "sashimi_evaluation": [
@@ -64,7 +65,7 @@ FLOORS = {
         {"evaluation"},
         {"report", "listening_test"},
         {PACKAGE},
-        {"commands", "benchmark"},
+        {"commands", "benchmark", "scheduler_benchmark"},
     ],
 }
 """Units (folders or single files) from the bottom to the top: a unit may import itself and units on lower floors."""

@@ -27,7 +27,10 @@ def blocks(page: Path, language: str) -> list[str]:
 
 
 def commands(page: Path) -> list[str]:
-    """Return the commands of a page without comments, with continued lines joined."""
+    """Return the commands of a page without comments, with continued lines joined.
+
+    Blocks called "shell" are left out: their commands need several machines, or data sets and access of the hub.
+    """
     text = "".join(blocks(page, "bash")).replace("\\\n", " ")
     return [re.sub(r"\s+#.*", "", line).strip() for line in text.splitlines()]
 
@@ -38,16 +41,23 @@ COMMANDS = list(dict.fromkeys(command for page in PAGES for command in commands(
 SHORT_TRAINING = "training.batch_size=2 training.validation_examples=2 training.trackers=[] sampling.num_samples=1"
 
 
+def trains(command: str, kind: str, script: str) -> bool:
+    """Return whether a command trains a kind of model, with ``sashimi-train`` or with a script in recipes."""
+    return script in command or re.search(rf"train {kind}\b", command) is not None
+
+
 def shortened(command: str) -> str:
     """Return the command with options that make it end in seconds; the last value of an option is used."""
-    if "train_diffwave" in command:
+    if command.endswith("--list"):
+        return command
+    if trains(command, "diffusion", "train_diffwave"):
         steps = 3 if "--resume" in command else 2
         if "vocoder" in command:
             command += " model.n_layers=1 data.length=2048 data.splits=[0.5,0.25,0.25]"
         return f"{command} {SHORT_TRAINING} sampling.steps=2 training.steps={steps}"
-    if "train_autoregressive" in command:
+    if trains(command, "autoregressive", "train_autoregressive"):
         return f"{command} {SHORT_TRAINING} sampling.seconds=0.01 sampling.engine=eager training.steps=2"
-    if "train_digit" in command:
+    if trains(command, "classifier", "train_digit"):
         return f"{command} training.batch_size=8 training.steps=2 training.trackers=[]"
     if "evaluate" in command:
         return command if "listening" in command else f"{command} --resamples 3"
@@ -70,6 +80,8 @@ def working_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for digit in range(10):
         for index in range(6):
             write_noise(folder / "recordings" / f"{digit}_jackson_{index}.wav", random, 8000)
+        for index in (0, 4):
+            write_noise(folder / "ann" / f"{digit}_ann_{index}.wav", random, 8000)
     for label in ("bd", "sn"):
         for index in range(6):
             write_noise(folder / "drums" / f"{label}_take{index}.wav", random, 44100)

@@ -71,10 +71,11 @@ def batch(folder: Path) -> Callable[[], object]:
     from sashimi_diffusion.training.diffusion.config import DiffusionConfig
     from sashimi_diffusion.training.diffusion.task import DiffusionTask
     from sashimi_diffusion.training.loop import Trainer
+    from sashimi_diffusion.training.packaged_configs import CONFIGS
 
     settings = [f"data.path={recordings(folder / 'data')}", f"output_dir={folder / 'run'}", "data.holdout={index: [0]}"]
     settings += ["training.steps=1", "training.batch_size=2", "training.trackers=[]", "sampling.num_samples=0"]
-    config = load_config(DiffusionConfig, ROOT / "recipes" / "configs" / "digits-small.yaml", settings)
+    config = load_config(DiffusionConfig, CONFIGS / "diffusion" / "digits-small.yaml", settings)
     trainer = Trainer(DiffusionTask, config, resume=False, resume_from=None, skip_bad_files=False)
     return lambda: trainer._step(0.0)
 

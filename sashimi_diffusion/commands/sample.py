@@ -14,7 +14,7 @@ from sashimi_diffusion.commands.sample_autoregressive import sample_autoregressi
 from sashimi_diffusion.commands.sample_diffusion import sample_diffusion
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.generation import ENGINES
-from sashimi_diffusion.launch import require_all_processes
+from sashimi_diffusion.launch import prints_error, require_all_processes, require_same_count
 from sashimi_diffusion.pipelines import is_autoregressive, resolve_pipeline
 from sashimi_diffusion.schedulers import SCHEDULERS
 from sashimi_diffusion.terminal import printable
@@ -104,7 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         keep_freed_memory()
         sample(options)
 
-    return run(command)
+    return run(command, prints_error)
 
 
 def sample(options: argparse.Namespace) -> None:
@@ -124,6 +124,7 @@ def sample(options: argparse.Namespace) -> None:
         raise UserError(f"--seed is {options.seed}, expected a number from 0 to 2^63 - 1")
     device = select_device(options.device)
     state = PartialState(cpu=device.type == "cpu")
+    require_same_count(state.num_processes)
     if state.num_processes > 1:
         device = state.device
     if state.num_processes > 1 and options.stream is not None:

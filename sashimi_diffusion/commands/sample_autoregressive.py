@@ -17,7 +17,6 @@ import torch
 from accelerate import PartialState
 from tqdm import tqdm
 
-from sashimi_diffusion.commands.memory import peak_memory, report_out_of_memory, require_plan_memory
 from sashimi_diffusion.commands.sample_folder import (
     SHEET_CLIPS,
     SampleFolder,
@@ -35,7 +34,8 @@ from sashimi_diffusion.generation.likelihood import likelihood_window
 from sashimi_diffusion.generation.runaway import runaway_second
 from sashimi_diffusion.output_files import check_output_files
 from sashimi_diffusion.pipelines import SashimiAutoregressivePipeline, hash_pipeline, sample_seeds
-from sashimi_diffusion.terminal import printable, say
+from sashimi_diffusion.pipelines.memory import peak_memory, report_out_of_memory, require_plan_memory
+from sashimi_diffusion.terminal import counted, printable, say
 
 _MORE_SECONDS = 60  # of a prefix are read than fit into a clip, so that an error states the length of most prefixes
 
@@ -96,13 +96,15 @@ def sample_autoregressive(
     started = time.perf_counter()
     with SampleFolder(options.out, clips, record, options.overwrite, state, numbered=selected) as output:
         batches = share_of_batches(clips, options.batch_size, state)
-        with tqdm(batches, desc="batches", disable=not state.is_main_process or len(batches) < 2) as progress:
-            for batch in progress:
-                waveforms = generate(pipe, options, prefix, batch) if batch else []
-                output.start()
-                for clip, waveform in zip(batch, waveforms, strict=True):
-                    write_audio(output.path / str(clip.file), waveform, rate)
-                output.add(batch)
+        for number, batch in enumerate(batches, start=1):
+            pipe.set_progress_bar_config(
+                desc=f"batch {number}/{len(batches)}", unit=" samples", disable=not state.is_main_process
+            )
+            waveforms = generate(pipe, options, prefix, batch) if batch else []
+            output.start()
+            for clip, waveform in zip(batch, waveforms, strict=True):
+                write_audio(output.path / str(clip.file), waveform, rate)
+            output.add(batch)
         elapsed = time.perf_counter() - started
         if state.is_main_process:
             kept = select_clips(options, output.clips)
@@ -246,7 +248,7 @@ def summary(
     factor = elapsed / samples * sample_rate
     bits = sum(clip.bits_per_sample or 0.0 for clip in clips) / len(clips)
     return (
-        f"{len(clips)} clips{selected}, {samples / sample_rate:.1f} s of audio in {elapsed:.1f} s: "
+        f"{counted(len(clips), 'clip')}{selected}, {samples / sample_rate:.1f} s of audio in {elapsed:.1f} s: "
         f"{samples / elapsed:.0f} samples/s, real-time factor {factor:.2f} (computing / audio), "
         f"{bits:.3f} bits per sample, peak memory {memory}{noise} -> {printable(out)}"
     )

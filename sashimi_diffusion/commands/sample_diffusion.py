@@ -15,13 +15,6 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 
-from sashimi_diffusion.commands.memory import (
-    peak_memory,
-    report_out_of_memory,
-    require_memory,
-    require_plan_memory,
-    sampling_memory,
-)
 from sashimi_diffusion.commands.sample_folder import (
     SHEET_CLIPS,
     SampleFolder,
@@ -34,8 +27,15 @@ from sashimi_diffusion.data.audio import write_audio
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.pipelines import SashimiPipeline, hash_pipeline, sample_seeds
 from sashimi_diffusion.pipelines.labels import PLURALS, KnownLabels, known_labels, labels_in_turn
+from sashimi_diffusion.pipelines.memory import (
+    peak_memory,
+    report_out_of_memory,
+    require_memory,
+    require_plan_memory,
+    sampling_memory,
+)
 from sashimi_diffusion.schedulers import create_scheduler
-from sashimi_diffusion.terminal import printable, say
+from sashimi_diffusion.terminal import counted, printable, say
 
 _LONGEST_TAG = 60  # names of files have at most 255 bytes
 
@@ -224,7 +224,7 @@ def summary(out: Path, clips: Sequence[Clip], elapsed: float, seconds_each: floa
     seconds = seconds_each * len(clips)
     memory = "unknown" if peak is None else f"{peak / 1e6:.0f} MB"
     return (
-        f"{len(clips)} clips, {seconds:.1f} s of audio in {elapsed:.1f} s: "
+        f"{counted(len(clips), 'clip')}, {seconds:.1f} s of audio in {elapsed:.1f} s: "
         f"real-time factor {elapsed / seconds:.2f} (computing / audio), peak memory {memory}, "
         f"clipped {100 * mean_clip_ratio(clips):.3f} % -> {printable(out)}"
     )

@@ -11,6 +11,7 @@ import shutil
 import stat
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -25,12 +26,12 @@ from accelerate.utils import gather_object
 from sashimi_diffusion.data.audio import EXTENSIONS
 from sashimi_diffusion.data.pictures import contact_sheet
 from sashimi_diffusion.errors import UserError
-from sashimi_diffusion.files import file_written_beside, remove_empty_folders, writing
+from sashimi_diffusion.files import file_written_beside, remove_abandoned, remove_empty_folders, writing
 from sashimi_diffusion.launch import is_lost_connection
 from sashimi_diffusion.output_files import write_output_file
 from sashimi_diffusion.paths import entries, kind, missing_folders, nearest_existing, read_json, status
 from sashimi_diffusion.strict_json import strict
-from sashimi_diffusion.terminal import listed, printable, say
+from sashimi_diffusion.terminal import counted, listed, printable, say
 
 SHEET_CLIPS = 60
 """Maximum number of clips on the contact sheet."""
@@ -40,6 +41,7 @@ _LARGEST_RECORD = 2**31
 _RECORD_BYTES = 400  # of a clip in the record
 _WAV_HEADER, _DISK_BLOCK = 44, 4096
 _LARGEST_WAV = 2**32 - 1  # the header counts bytes in 32 bits
+_SECONDS_OF_NETWORK_DISKS = 10  # until a machine sees what another one has written
 _MOST_RECORDS = 100  # a record of many clips takes as long to write as the clips do
 
 
@@ -169,15 +171,17 @@ class SampleFolder:
             with writing(f"to {printable(self.path)}"):
                 for name in _recorded_clips(self.path) if self._overwrite else []:
                     (self.path / name).unlink()
+                remove_abandoned(self.path)
             if others:
                 say(
-                    f"note: {printable(self.path)} keeps {len(others)} clips that its samples.json does not name: "
-                    f"{listed(others, 3)}",
+                    f"note: {printable(self.path)} keeps {counted(len(others), 'clip')} that its samples.json does not "
+                    f"name: {listed(others, 3)}",
                     sys.stderr,
                 )
             self._write_record()
         self._started = True
         self._wait()
+        self._require_shared()
 
     def add(self, batch: Sequence[Any]) -> None:
         """Record the clips that each process has written, in one call of all processes."""
@@ -219,7 +223,7 @@ class SampleFolder:
         """Check that no file is in the way; return the names of clips in the folder that its record does not name."""
         names = {path.name for path in entries(self.path)}
         clips = {name for name in names if name.lower().endswith(EXTENSIONS)}
-        found = f"{len(clips)} clips" if clips else ", ".join(sorted(names & {_RECORD, _SHEET}))
+        found = counted(len(clips), "clip") if clips else ", ".join(sorted(names & {_RECORD, _SHEET}))
         if found and not self._overwrite:
             raise UserError(f"{printable(self.path)} already has {found}: choose another --out, or --overwrite")
         others = clips.difference(_recorded_clips(self.path))
@@ -229,6 +233,17 @@ class SampleFolder:
                 "--out, or move that file"
             )
         return sorted(others)
+
+    def _require_shared(self) -> None:
+        """Check that this process sees the record that the main process has written."""
+        deadline = time.monotonic() + _SECONDS_OF_NETWORK_DISKS
+        while status(self.path / _RECORD) is None:
+            if time.monotonic() > deadline:
+                raise UserError(
+                    f"--out {printable(self.path)} must be a folder that all machines share: another machine has begun "
+                    "to write there, and this one does not see it"
+                )
+            time.sleep(0.5)
 
     def _write_record(self) -> None:
         """Write ``samples.json``, clip by clip, because there may be millions."""

@@ -2,8 +2,20 @@
 
 from sashimi_diffusion.data.audio import read_audio, resample, write_audio
 from sashimi_diffusion.data.audio_folder import AudioFolder
+from sashimi_diffusion.data.hub_dataset import HubDataset
 from sashimi_diffusion.data.mel import LogMel
 from sashimi_diffusion.data.pictures import contact_sheet
 from sashimi_diffusion.data.speech_commands import SpeechCommandsDigits
+from sashimi_diffusion.data.tar_shards import TarShards
 
-__all__ = ["AudioFolder", "LogMel", "SpeechCommandsDigits", "contact_sheet", "read_audio", "resample", "write_audio"]
+__all__ = [
+    "AudioFolder",
+    "HubDataset",
+    "LogMel",
+    "SpeechCommandsDigits",
+    "TarShards",
+    "contact_sheet",
+    "read_audio",
+    "resample",
+    "write_audio",
+]

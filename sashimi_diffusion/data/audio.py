@@ -1,4 +1,4 @@
-"""Read audio files as mono float32 arrays, resample them, and write PCM16 wav files."""
+"""Read audio files as float32 arrays, resample them, and write PCM16 wav files."""
 
 import io
 import math
@@ -10,7 +10,7 @@ import soundfile
 import soxr
 import torch
 
-from sashimi_diffusion.data.decoding import MAX_SAMPLES, AudioFileError, decode_audio
+from sashimi_diffusion.data.decoding import MAX_SAMPLES, AudioFileError, Decoded, decode_audio
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.files import writing
 from sashimi_diffusion.terminal import first_line, printable
@@ -31,35 +31,57 @@ def read_audio(
     sample_rate: int | None = None,
     source_rate: int | None = None,
     max_seconds: float | None = None,
+    channels: int = 1,
 ) -> np.ndarray:
-    """Read an audio file and return the mean of its channels.
+    """Read an audio file and return the mean of its channels, or all of them.
 
     Args:
         path: a wav, flac, ogg or mp3 file, or any other that soundfile can decode.
         sample_rate: resample to this rate in Hz; None keeps the rate of the file.
         source_rate: required rate of the file in Hz; None accepts every rate.
         max_seconds: return the beginning of this duration, and decode little more of the file; None reads all.
+        channels: 1 mixes the channels; a larger number is the required number of channels of the file.
 
     Returns:
-        float32, shape (length,). Integer formats are divided by their full scale, so values are in [-1, 1).
+        float32, shape (length,), or (channels, length) for more than one channel. Integer formats are divided by their
+        full scale, so values are in [-1, 1).
 
     Raises:
         AudioFileError: the file is unreadable, no regular file, not audio, empty, cut short, too long, at the wrong
-            rate or one outside ``RATES``, or its level is impossible (see :mod:`sashimi_diffusion.data.levels`).
+            rate or one outside ``RATES``, has another number of channels, or its level is impossible (see
+            :mod:`sashimi_diffusion.data.levels`).
         UserError: the file must be resampled and torchaudio cannot be imported.
     """
-    samples, file_rate, _ = decode_audio(path, None if max_seconds is None else max_seconds + _LONGEST_FILTER)
-    if source_rate is not None and file_rate != source_rate:
-        raise AudioFileError(path, f"wrong sample rate ({file_rate} Hz instead of {source_rate} Hz)")
-    rate = sample_rate or file_rate
-    if rate != file_rate:
-        check_file_rate(path, file_rate)
-        if len(samples) * rate > MAX_SAMPLES * file_rate:
-            raise AudioFileError(path, f"more than {MAX_SAMPLES} samples at {rate} Hz: cut it into shorter files")
-        if max_seconds is not None:
-            samples = samples[: math.ceil((max_seconds + _FILTER_PERIODS / min(rate, file_rate)) * file_rate)]
-        samples = resample(samples, file_rate, rate)
-    return samples if max_seconds is None else samples[: math.ceil(max_seconds * rate)]
+    decoded = decode_audio(path, None if max_seconds is None else max_seconds + _LONGEST_FILTER, channels)
+    if source_rate is not None and decoded.sample_rate != source_rate:
+        raise AudioFileError(path, f"wrong sample rate ({decoded.sample_rate} Hz instead of {source_rate} Hz)")
+    rate = sample_rate or decoded.sample_rate
+    if max_seconds is not None and rate != decoded.sample_rate and decoded.sample_rate in RATES:
+        seconds = max_seconds + _FILTER_PERIODS / min(rate, decoded.sample_rate)
+        decoded = decoded._replace(samples=decoded.samples[..., : math.ceil(seconds * decoded.sample_rate)])
+    samples = at_rate(decoded, rate, path)
+    return samples if max_seconds is None else samples[..., : math.ceil(max_seconds * rate)]
+
+
+def at_rate(decoded: Decoded, rate: int, path: Path | str) -> np.ndarray:
+    """Return the samples of a decoded file at another rate.
+
+    Args:
+        decoded: a decoded file.
+        rate: rate of the result in Hz.
+        path: the file, for error messages.
+
+    Raises:
+        AudioFileError: audio at the rate of the file cannot be resampled, or the result would be too long.
+        UserError: the file must be resampled and torchaudio cannot be imported.
+    """
+    if rate == decoded.sample_rate:
+        return decoded.samples
+    check_file_rate(path, decoded.sample_rate)
+    if decoded.samples.size * rate > MAX_SAMPLES * decoded.sample_rate:
+        longest = MAX_SAMPLES * decoded.samples.shape[-1] // decoded.samples.size
+        raise AudioFileError(path, f"more than {longest} samples at {rate} Hz: cut it into shorter files")
+    return resample(decoded.samples, decoded.sample_rate, rate)
 
 
 def check_file_rate(path: Path | str, rate: int) -> None:

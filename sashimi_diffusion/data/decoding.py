@@ -9,6 +9,7 @@ import io
 import math
 import os
 import stat
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -29,7 +30,7 @@ from sashimi_diffusion.paths import kind, reason
 from sashimi_diffusion.terminal import printable
 
 MAX_SAMPLES = 2**29
-"""Maximum length of a recording: 3 hours at 48 kHz, 9 hours at 16 kHz; 2 GB as float32."""
+"""Maximum number of samples of all channels: 3 hours of one channel at 48 kHz, 9 hours at 16 kHz; 2 GB as float32."""
 
 _BLOCK = 4096  # samples of each channel; also the usual block of FLAC, so a cut file is read to its last whole block
 _READ_ALL = 2**22  # bytes of an Ogg file whose pages are all examined, even if only its beginning is decoded
@@ -59,7 +60,7 @@ class Decoded(NamedTuple):
     """A decoded file.
 
     Attributes:
-        samples: the mean of the channels, float32, shape (length,).
+        samples: the mean of the channels, float32, shape (length,), or all channels, shape (channels, length).
         sample_rate: in Hz.
         channels: number of channels in the file.
     """
@@ -69,20 +70,30 @@ class Decoded(NamedTuple):
     channels: int
 
 
-def decode_audio(path: Path | str, max_seconds: float | None = None) -> Decoded:
-    """Decode an audio file and mix its channels.
+class _Wanted(NamedTuple):
+    """What to decode of a file: seconds from the beginning, or all (None), and channels; 1 is the mean of all."""
+
+    max_seconds: float | None
+    channels: int
+
+
+def decode_audio(path: Path | str, max_seconds: float | None = None, channels: int = 1) -> Decoded:
+    """Decode an audio file, and mix its channels if one channel is requested.
 
     Args:
         path: a wav, flac, ogg or mp3 file, or any other that soundfile can decode.
         max_seconds: decode only this much from the beginning; None decodes the whole file.
+        channels: 1: the mean of the channels, shape (length,). A larger number: the channels of a file that has this
+            number of them, shape (channels, length).
 
     Raises:
-        AudioFileError: the file is unreadable, no regular file, not audio, empty, cut short, longer than
-            ``MAX_SAMPLES`` or its level is impossible (see :mod:`sashimi_diffusion.data.levels`).
+        AudioFileError: the file is unreadable, no regular file, not audio, empty, cut short, has more than
+            ``MAX_SAMPLES`` or another number of channels, or its level is impossible (see
+            :mod:`sashimi_diffusion.data.levels`).
     """
     try:
         with _opened(path) as file:
-            return _decode(Path(path), file, max_seconds)
+            return _decode(Path(path), file, _Wanted(max_seconds, channels))
     except soundfile.LibsndfileError as error:
         raise AudioFileError(path, f"not audio that soundfile can read ({_words(error)})") from error
     except OSError as error:
@@ -93,6 +104,29 @@ def decode_audio(path: Path | str, max_seconds: float | None = None) -> Decoded:
         raise
     except (ValueError, TypeError, RuntimeError, OverflowError) as error:  # what soundfile raises for odd headers
         raise AudioFileError(path, f"not audio that soundfile can read ({printable(error)})") from error
+
+
+def decode_content(content: bytes, name: Path | str, channels: int = 1) -> Decoded:
+    """Decode the content of an audio file that is not a file of its own, for example a member of an archive.
+
+    Args:
+        content: what the file would contain.
+        name: a name for error messages.
+        channels: see :func:`decode_audio`.
+
+    Raises:
+        AudioFileError: as :func:`decode_audio`; or the temporary file that the decoder reads cannot be written.
+    """
+    try:
+        # All checks of a file need a file, and a decoder that gets a name does not call Python for each block.
+        with tempfile.NamedTemporaryFile(prefix="sashimi-") as file:
+            file.write(content)
+            file.flush()
+            return decode_audio(file.name, channels=channels)
+    except AudioFileError as error:
+        raise AudioFileError(name, error.reason) from error
+    except OSError as error:
+        raise AudioFileError(name, f"its temporary copy cannot be written ({reason(error)})") from error
 
 
 @contextlib.contextmanager
@@ -150,20 +184,20 @@ class _Corrected(io.RawIOBase):
         return self._at
 
 
-def _decode(path: Path, raw: BinaryIO, max_seconds: float | None) -> Decoded:
+def _decode(path: Path, raw: BinaryIO, wanted: _Wanted) -> Decoded:
     if is_cut_ogg(raw):
         raise AudioFileError(path, "cut short: the end of the stream is missing")
-    whole = max_seconds is None or os.fstat(raw.fileno()).st_size <= _READ_ALL
+    whole = wanted.max_seconds is None or os.fstat(raw.fileno()).st_size <= _READ_ALL
     if whole and (page := damaged_ogg_page(raw)) is not None:
         raise AudioFileError(path, f"damaged: page {page} of the Ogg stream is missing or was changed")
     data = find_audio_data(raw)
     if data is not None and data.size_field is not None:
-        return _decode_corrected(path, raw, _Corrected(raw, data.size_field, b"\xff" * 4), max_seconds)
+        return _decode_corrected(path, raw, _Corrected(raw, data.size_field, b"\xff" * 4), wanted)
     with _Stream(_own_name(path, raw)) as file:
         if not _is_estimated(file, raw):
             _check_header(path, file, data)
-            return _read(path, file, max_seconds)
-    return _decode_corrected(path, raw, _Corrected(raw, endless=True), max_seconds)
+            return _read(path, file, wanted)
+    return _decode_corrected(path, raw, _Corrected(raw, endless=True), wanted)
 
 
 def _own_name(path: Path, raw: BinaryIO) -> str | bytes:
@@ -177,9 +211,9 @@ def _own_name(path: Path, raw: BinaryIO) -> str | bytes:
     return str(path) if os.name == "nt" else os.fsencode(path)
 
 
-def _decode_corrected(path: Path, raw: BinaryIO, source: _Corrected, max_seconds: float | None) -> Decoded:
+def _decode_corrected(path: Path, raw: BinaryIO, source: _Corrected, wanted: _Wanted) -> Decoded:
     with _Stream(source) as file:
-        decoded = _read(path, file, max_seconds)
+        decoded = _read(path, file, wanted)
     if source.error is not None:
         raise source.error
     return decoded
@@ -206,12 +240,17 @@ def _check_header(path: Path, file: soundfile.SoundFile, data: AudioData | None)
         raise AudioFileError(path, _cut_short(stated, file.frames, about))
 
 
-def _read(path: Path, file: soundfile.SoundFile, max_seconds: float | None) -> Decoded:
+def _read(path: Path, file: soundfile.SoundFile, wanted: _Wanted) -> Decoded:
+    mixed, seconds = wanted.channels == 1, wanted.max_seconds
+    if not mixed and file.channels != wanted.channels:
+        number = "1 channel" if file.channels == 1 else f"{file.channels} channels"
+        raise AudioFileError(path, f"{number} instead of {wanted.channels}")
+    longest = MAX_SAMPLES // wanted.channels
     stated = file.frames if file.frames < _UNKNOWN else None
-    wanted = MAX_SAMPLES + 1 if max_seconds is None else min(MAX_SAMPLES, math.ceil(max_seconds * file.samplerate))
-    end = wanted if stated is None else min(stated, wanted)  # other data may follow
+    most = longest + 1 if seconds is None else min(longest, math.ceil(seconds * file.samplerate))
+    end = most if stated is None else min(stated, most)  # other data may follow
     # A file that states that it is too long is decoded to find out whether it is, but it is not kept.
-    kept = stated is None or end <= MAX_SAMPLES
+    kept = stated is None or end <= longest
     samples, count, peak = bytearray(), 0, 0.0
     if file.format == "MP3":
         file.seek(0)  # results differ in the last digit without it, and it is how soundfile.read begins
@@ -228,9 +267,9 @@ def _read(path: Path, file: soundfile.SoundFile, max_seconds: float | None) -> D
         peak = float(np.maximum(peak, peak_of(block)))  # NaN stays NaN
         if kept:
             with np.errstate(over="ignore", invalid="ignore"):  # the peak says what is wrong
-                samples += block.mean(axis=1).tobytes()
-    if count > MAX_SAMPLES:
-        raise AudioFileError(path, f"more than {MAX_SAMPLES} samples: cut it into shorter files")
+                samples += (block.mean(axis=1) if mixed else block).tobytes()
+    if count > longest:
+        raise AudioFileError(path, f"more than {longest} samples: cut it into shorter files")
     slack = _MP3_SLACK if file.format == "MP3" else 0
     if stated is not None and count < end - slack:
         raise AudioFileError(path, _cut_short(stated, count))
@@ -238,7 +277,10 @@ def _read(path: Path, file: soundfile.SoundFile, max_seconds: float | None) -> D
         raise AudioFileError(path, "empty (no samples)")
     if problem := peak_problem(peak):
         raise AudioFileError(path, problem)
-    return Decoded(np.frombuffer(samples, dtype=np.float32), file.samplerate, file.channels)
+    decoded = np.frombuffer(samples, dtype=np.float32)
+    if not mixed:
+        decoded = np.ascontiguousarray(decoded.reshape(count, file.channels).T)
+    return Decoded(decoded, file.samplerate, file.channels)
 
 
 def _cut_short(stated: int, found: int, about: str = "") -> str:

@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 
 from sashimi_diffusion.cache_files import cache_folder
 from sashimi_diffusion.data.cache import CachedRecordings
+from sashimi_diffusion.data.partition import Part
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.files import write_file
 from sashimi_diffusion.paths import expanded, reason, status
@@ -24,55 +25,69 @@ _LISTED = 20  # number of bad files that a message lists
 
 
 class Recordings(Dataset):
-    """Data set of fixed-length items cut from cached recordings.
+    """Base class of data sets of fixed-length items cut from recordings.
 
-    Item i is ``{"waveform": float32 tensor (1, length), "label": int}``. With ``recording, start = items[i]``, its
-    waveform consists of ``length`` samples of that recording, from sample ``start`` on, padded with zeros on the right
-    if the recording ends earlier. Its label is an index into ``class_names``, or -1 if there are no labels. If there
-    are speakers, the item also has ``"speaker"``, an index into ``speaker_names``.
+    Item i is ``{"waveform": float32 tensor (channels, length), "label": int}``. With ``recording, start = items[i]``,
+    its waveform consists of ``length`` samples of that recording, from sample ``start`` on, padded with zeros on the
+    right if the recording ends earlier. Its label is an index into ``class_names``, or -1 if there are no labels. If
+    there are speakers, the item also has ``"speaker"``, an index into ``speaker_names``.
+
+    A subclass implements :meth:`load` and :meth:`fingerprint`.
 
     Args:
-        files: path of each recording of this split.
-        clips: the cached recordings, which may contain more files.
-        positions: index of each of ``files`` in ``clips``.
-        items: (index into ``files``, first sample) of each item.
-        labels: label of each of ``files``.
-        class_names: names of the classes, or None.
+        items: (index of the recording, first sample) of each item.
+        labels: label of each item, int64, shape (items,).
         sample_rate: in Hz.
         length: samples in an item.
+        channels: channels of an item.
         normalize_rms: root mean square to which each recording is scaled (1.0 is full scale); None does not scale.
-        speakers: speaker of each of ``files``, or None.
+        class_names: names of the classes, or None.
+        speakers: speaker of each item, int64, shape (items,), or None.
         speaker_names: names of the speakers, or None.
 
     Attributes:
-        labels: label of each item, int64, shape (items,).
-        speakers: speaker of each item, int64, shape (items,), or None.
+        groups: numbers of consecutive items that are best read one after another, such as those of a tar file; None if
+            any order is as good.
+        shuffle_buffer: number of items among which the training order of ``groups`` is shuffled.
+        changes: what reading changes, for example "3 of 4 recordings are resampled from 44100 Hz to 16000 Hz"; empty if
+            nothing, or not known.
     """
+
+    changes = ""
+    groups: Sequence[int] | None = None
+    shuffle_buffer = 1
 
     def __init__(
         self,
-        files: Sequence[Path],
-        clips: CachedRecordings,
-        positions: Sequence[int],
         items: Sequence[tuple[int, int]],
-        labels: Sequence[int],
-        class_names: list[str] | None,
+        labels: np.ndarray,
         sample_rate: int,
         length: int,
+        channels: int = 1,
         normalize_rms: float | None = None,
-        speakers: Sequence[int] | None = None,
+        class_names: list[str] | None = None,
+        speakers: np.ndarray | None = None,
         speaker_names: list[str] | None = None,
     ) -> None:
-        self.files = list(files)
-        self.items = list(items)
-        self.class_names, self.speaker_names = class_names, speaker_names
-        self.sample_rate = sample_rate
-        self.length = length
+        self.items, self.labels, self.speakers = items, labels, speakers
+        self.sample_rate, self.length, self.channels = sample_rate, length, channels
         self.normalize_rms = normalize_rms
-        self.labels = self._of_items(labels)
-        self.speakers = None if speakers is None else self._of_items(speakers)
-        self._clips = clips
-        self._positions = list(positions)
+        self.class_names, self.speaker_names = class_names, speaker_names
+
+    def load(self, recording: int) -> tuple[np.ndarray, float]:
+        """Return a recording that is not scaled, float32, and its root mean square over all channels.
+
+        Its shape is (length,), or (channels, length) for more than one channel.
+        """
+        raise NotImplementedError
+
+    def fingerprint(self) -> tuple[str, str]:
+        """Return two hashes: of names, lengths, labels and speakers of the items, in order, and of their contents."""
+        raise NotImplementedError
+
+    def usable(self, index: int) -> int:
+        """Return the item to use in the place of item ``index``: itself, unless its recording cannot be read."""
+        return index
 
     def __len__(self) -> int:
         return len(self.items)
@@ -81,41 +96,32 @@ class Recordings(Dataset):
         """Return the whole recording that contains item ``index``.
 
         Returns:
-            float32, shape (samples of the recording,): a read-only view of the memory-mapped cache, or, with
-            ``normalize_rms``, a scaled copy.
+            float32, shape (length,), or (channels, length) for more than one channel. It may be a read-only view of the
+            memory-mapped cache; with ``normalize_rms``, it is a scaled copy.
         """
         return self.part(index, 0, None)
 
     def part(self, index: int, start: int, stop: int | None) -> np.ndarray:
-        """Return ``clip(index)[start:stop]`` without reading or scaling the rest of the recording."""
+        """Return ``clip(index)[..., start:stop]`` without scaling the rest of the recording."""
         recording, _ = self.items[index]
         return self._scaled(recording, slice(start, stop))
 
     def clip_length(self, index: int) -> int:
-        """Return the number of samples in ``clip(index)`` without reading the audio."""
+        """Return the number of samples of each channel of ``clip(index)``."""
         recording, _ = self.items[index]
-        return len(self._clips[self._positions[recording]])
-
-    def content(self, index: int) -> str:
-        """Return a hash of the content of the file that contains item ``index``."""
-        recording, _ = self.items[index]
-        return self._clips.fingerprints[self._positions[recording]]
+        return self.load(recording)[0].shape[-1]
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         recording, start = self.items[index]
         samples = self._scaled(recording, slice(start, start + self.length))
-        waveform = torch.zeros(1, self.length)
-        waveform[0, : len(samples)] = torch.from_numpy(samples.copy())
+        waveform = torch.zeros(self.channels, self.length)
+        waveform[:, : samples.shape[-1]] = torch.from_numpy(samples.copy())
         item = {"waveform": waveform, "label": int(self.labels[index])}
         return item if self.speakers is None else item | {"speaker": int(self.speakers[index])}
 
-    def _of_items(self, of_recordings: Sequence[int]) -> np.ndarray:
-        return np.asarray([of_recordings[recording] for recording, _ in self.items], dtype=np.int64)
-
     def _scaled(self, recording: int, part: slice) -> np.ndarray:
-        position = self._positions[recording]
-        samples = self._clips[position][part]
-        rms = self._clips.rms[position]
+        whole, rms = self.load(recording)
+        samples = whole[..., part]
         if self.normalize_rms is None or rms == 0:  # silence cannot be scaled
             return samples
         return samples * np.float32(self.normalize_rms / rms)
@@ -126,7 +132,90 @@ class Recordings(Dataset):
             float(np.square(self._scaled(recording, slice(start, start + self.length)), dtype=np.float64).sum())
             for recording, start in self.items
         )
-        return (energy / (len(self) * self.length)) ** 0.5
+        return (energy / (len(self) * self.channels * self.length)) ** 0.5
+
+
+class CachedDataset(Recordings):
+    """Data set of consecutive chunks of recordings in the audio cache. The attribute ``files`` has their paths.
+
+    Args:
+        part: the recordings of this split.
+        clips: the cached recordings, which may contain more files.
+        positions: index of each recording of ``part`` in ``clips``.
+        sample_rate, length, normalize_rms: see :class:`Recordings`.
+        whole: whether each recording has one item, its beginning, instead of one for each chunk of ``length`` samples.
+    """
+
+    def __init__(
+        self,
+        part: Part,
+        clips: CachedRecordings,
+        positions: Sequence[int],
+        sample_rate: int,
+        length: int,
+        normalize_rms: float | None = None,
+        whole: bool = False,
+    ) -> None:
+        lengths = clips.lengths()[positions]
+        starts = [range(0, 1 if whole else max(int(samples) - length, 0) + 1, length) for samples in lengths]
+        items = [(recording, start) for recording, own in enumerate(starts) for start in own]
+        recordings = [recording for recording, _ in items]
+        super().__init__(
+            items,
+            np.asarray(part.labels, dtype=np.int64)[recordings],
+            sample_rate,
+            length,
+            clips.channels,
+            normalize_rms,
+            part.class_names,
+            None if part.speakers is None else np.asarray(part.speakers, dtype=np.int64)[recordings],
+            part.speaker_names,
+        )
+        self.files = part.files
+        self._clips, self._positions = clips, list(positions)
+        if clips.sources is not None:
+            self.changes = changes_of(clips.sources[clips.sources[:, 0] > 0], sample_rate, clips.channels)
+
+    def load(self, recording: int) -> tuple[np.ndarray, float]:
+        """Return a view of the memory-mapped cache, see :meth:`Recordings.load`."""
+        position = self._positions[recording]
+        return self._clips[position], self._clips.rms[position]
+
+    def content(self, index: int) -> str:
+        """Return a hash of the content of the file that contains item ``index``."""
+        recording, _ = self.items[index]
+        return self._clips.fingerprints[self._positions[recording]]
+
+    def fingerprint(self) -> tuple[str, str]:
+        """Return two hashes, see :meth:`Recordings.fingerprint`; the folders of the files are not part of them."""
+        speakers = self.speakers
+        names = "\n".join(
+            f"{self.files[recording].name} {start} {self.clip_length(item)} {self.labels[item]}"
+            + ("" if speakers is None else f" {speakers[item]}")
+            for item, (recording, start) in enumerate(self.items)
+        )
+        contents = "\n".join(self.content(item) for item in range(len(self)))
+        hashes = [hashlib.sha256(text.encode("utf-8", "surrogateescape")) for text in (names, contents)]
+        return hashes[0].hexdigest(), hashes[1].hexdigest()
+
+
+def changes_of(sources: np.ndarray, sample_rate: int, channels: int, what: str = "recordings") -> str:
+    """Return how many recordings are resampled and mixed; see the attribute ``changes`` of :class:`Recordings`.
+
+    Args:
+        sources: rate in Hz and number of channels of the file of each recording, shape (recordings, 2).
+        sample_rate: rate of the items in Hz.
+        channels: channels of the items.
+        what: name of the recordings in the text.
+    """
+    rates, texts = sources[:, 0], []
+    if resampled := int((rates != sample_rate).sum()):
+        others = " and ".join(f"{rate} Hz" for rate in np.unique(rates[rates != sample_rate]))
+        texts.append(f"{resampled} of {len(sources)} {what} are resampled from {others} to {sample_rate} Hz")
+    if channels == 1 and (mixed := int((sources[:, 1] > 1).sum())):
+        kind = "are stereo" if sources[:, 1].max() == 2 else "have several channels"
+        texts.append(f"{mixed} of {len(sources)} {what} {kind} and are mixed to one channel")
+    return "; ".join(texts)
 
 
 def check_request(sample_rate: int, length: int, split: str, allowed_splits: Sequence[str]) -> None:

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from sashimi_diffusion.data.audio import EXTENSIONS, import_torchaudio
 from sashimi_diffusion.data.cache import cached_recordings
+from sashimi_diffusion.data.partition import Part
 from sashimi_diffusion.data.recordings import (
-    Recordings,
+    CachedDataset,
     check_request,
     report_bad_files,
     report_unusual_files,
@@ -27,7 +28,7 @@ _LAYOUTS = (".", "speech_commands_v0.02", "SpeechCommands/speech_commands_v0.02"
 SPLIT_LISTS = {"validation": "validation_list.txt", "test": "testing_list.txt"}
 
 
-class SpeechCommandsDigits(Recordings):
+class SpeechCommandsDigits(CachedDataset):
     """The SC09 data set: one spoken digit per recording, 16 kHz.
 
     Recordings are padded with zeros on the right or cut to ``length`` samples. ``class_names`` are zero to nine in this
@@ -74,16 +75,8 @@ class SpeechCommandsDigits(Recordings):
                 f"{printable(root)} has no recordings of the {split} split of Speech Commands; choose another split"
             )
         chosen = [files[position] for position in positions]
-        super().__init__(
-            files=chosen,
-            clips=clips,
-            positions=positions,
-            items=[(recording, 0) for recording in range(len(chosen))],
-            labels=[DIGITS.index(file.parent.name) for file in chosen],
-            class_names=list(DIGITS),
-            sample_rate=sample_rate,
-            length=length,
-        )
+        part = Part(chosen, [DIGITS.index(file.parent.name) for file in chosen], list(DIGITS))
+        super().__init__(part, clips, positions, sample_rate, length, whole=True)
 
 
 def hashed_split(file_name: str, validation_percentage: float = 10.0, testing_percentage: float = 10.0) -> str:

@@ -79,7 +79,11 @@ def generate(
     Raises:
         UserError: an argument is out of range, the prefix does not fit, or the clips need more memory than is free.
     """
-    blocks = list(stream(model, length, BLOCK, batch_size, prefix, temperature, top_k, top_p, generator, engine))
+    return joined(list(stream(model, length, BLOCK, batch_size, prefix, temperature, top_k, top_p, generator, engine)))
+
+
+def joined(blocks: Sequence[Generation]) -> Generation:
+    """Return consecutive blocks of the same clips as one."""
     return Generation(
         torch.cat([block.tokens for block in blocks], dim=1),
         torch.cat([block.log_probabilities for block in blocks], dim=1),

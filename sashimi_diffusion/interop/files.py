@@ -15,6 +15,9 @@ from sashimi_diffusion.terminal import one_line, printable
 
 _LFS_POINTER = b"version https://git-lfs"
 _ARCHIVE = b"PK\x03\x04"  # the beginning of what torch.save writes
+_SNIFFED = 256
+_AUDIO = (b"RIFF", b"fLaC", b"OggS", b"ID3", b"FORM")
+_TEXT = {*b"\t\n\r", *range(32, 127), *range(128, 256)} - {0x80}  # 0x80 begins a pickle
 _BLOCK = 1 << 20
 _MAX_UNPACKED = 4  # size of the unpacked content of an archive, relative to the file
 _MAX_EXPANDED = 16  # size of all tensors, relative to the file; views of one tensor may overlap
@@ -174,6 +177,23 @@ def _check_archive(path: Path) -> None:
 
 def _unreadable(path: Path, error: Exception) -> UserError:
     """Return the error for a file that raised ``error`` when it was read."""
+    return UserError(
+        f"{printable(path)} is no checkpoint that torch can read ({_likely_cause(path, error)}): expected an official "
+        "checkpoint (.pkl, .pt or .safetensors); if it was one, it is damaged: download it again"
+    )
+
+
+def _likely_cause(path: Path, error: Exception) -> str:
+    """Return why a file cannot be read: what it is instead of a checkpoint, or the words of the error."""
+    beginning = _beginning(path, _SNIFFED)
+    if not beginning:
+        return "it is empty"
+    if beginning.startswith(_AUDIO):
+        return "it is an audio file"
+    if all(byte in _TEXT for byte in beginning):
+        return "it is a text file"
+    if isinstance(error, zipfile.BadZipFile):
+        return f"it is damaged or cut short: {one_line(error, 200)}"
     text = str(error).partition("WeightsUnpickler error:")[2] or str(error)  # torch adds advice for trusted files
-    cause = one_line(text.strip().partition("\n")[0], 200) or type(error).__name__
-    return UserError(f"{printable(path)} is no checkpoint that torch can read ({cause})")
+    words = one_line(text.strip().partition("\n")[0], 200)
+    return words if " " in words else "its content is no pickle of tensors"

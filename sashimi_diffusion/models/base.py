@@ -1,6 +1,8 @@
 """The base class of every network of this package: a diffusers model of waveforms."""
 
+import os
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -8,7 +10,9 @@ from diffusers import ConfigMixin, ModelMixin
 from torch import Tensor
 
 from sashimi_diffusion.arguments import Range, check_arguments
+from sashimi_diffusion.bundled import BundledByName
 from sashimi_diffusion.errors import UserError
+from sashimi_diffusion.files import give_usual_rights
 
 MAX_PARAMETERS = 1_000_000_000
 """The largest number of parameters of a network; the largest one of the SaShiMi paper has 35 million."""
@@ -61,7 +65,46 @@ RANGES = {
 """Ranges of the arguments of all networks by name. A class may have another range for one of them."""
 
 
-class WaveformModel(ModelMixin, ConfigMixin):
+class StoredModel(BundledByName, ModelMixin, ConfigMixin):
+    """A diffusers model that loads bundled weights by name, and saves files that others can read."""
+
+    config_name = "config.json"  # type: ignore[assignment]  # diffusers annotates it as None
+    config: Any
+
+    def save_pretrained(  # diffusers reads from the signature what it may pass
+        self,
+        save_directory: str | os.PathLike[str],
+        is_main_process: bool = True,
+        save_function: Callable[..., Any] | None = None,
+        safe_serialization: bool = True,
+        variant: str | None = None,
+        max_shard_size: int | str = "10GB",
+        push_to_hub: bool = False,
+        **options: Any,
+    ) -> None:
+        """Write the config and the weights to a folder that ``from_pretrained`` can load.
+
+        Args:
+            save_directory: the folder; it is created if it does not exist.
+            is_main_process, save_function, safe_serialization, max_shard_size, push_to_hub, **options: see diffusers.
+            variant: part of the names of the files with the weights, for example ``"fp16"``.
+        """
+        base: Any = super()
+        base.save_pretrained(
+            save_directory,
+            is_main_process,
+            save_function,
+            safe_serialization,
+            variant,
+            max_shard_size,
+            push_to_hub,
+            **options,
+        )
+        if Path(save_directory).is_dir():  # diffusers logs an error if it is a file
+            give_usual_rights(Path(save_directory), "diffusion_pytorch_model*")
+
+
+class WaveformModel(StoredModel):
     """A diffusers model that takes waveforms whose length is a multiple of :attr:`length_multiple`.
 
     A subclass has the config entries ``sample_rate`` (Hz) and ``sample_size`` (samples), and implements
@@ -71,8 +114,6 @@ class WaveformModel(ModelMixin, ConfigMixin):
         UserError: an error of :meth:`check_arguments`.
     """
 
-    config_name = "config.json"  # type: ignore[assignment]  # diffusers annotates it as None
-    config: Any
     ranges: ClassVar[Mapping[str, Range]] = RANGES
 
     def __init__(self) -> None:

@@ -65,6 +65,40 @@ class LabelEmbedding(nn.Embedding):
         return super().forward(labels.to(self.weight.device))
 
 
+class GrownLabelEmbedding(nn.Module):
+    """A :class:`LabelEmbedding` whose old labels are frozen and whose new ones are trained.
+
+    Args:
+        embedding: the embedding, with the new labels last before the null label.
+        added: number of new labels.
+    """
+
+    def __init__(self, embedding: LabelEmbedding, added: int) -> None:
+        super().__init__()
+        self.null_label = embedding.null_label
+        table = embedding.weight.detach()
+        self.known = nn.Parameter(table[: -added - 1].clone(), requires_grad=False)
+        self.added = nn.Parameter(table[-added - 1 : -1].clone())
+        self.null = nn.Parameter(table[-1:].clone(), requires_grad=False)
+
+    @property
+    def weight(self) -> Tensor:
+        """The whole table, (labels + 1, dim)."""
+        return torch.cat([self.known, self.added, self.null])
+
+    def forward(self, labels: Tensor | None, batch_size: int) -> Tensor:
+        """Return the embedding (B, dim) of ``labels``, see :class:`LabelEmbedding`."""
+        if labels is None:
+            labels = torch.full((batch_size,), self.null_label, device=self.known.device)
+        return F.embedding(labels.to(self.known.device), self.weight)
+
+    def plain(self) -> LabelEmbedding:
+        """Return this embedding as one table."""
+        embedding = LabelEmbedding(self.null_label, self.known.shape[1]).to(self.known)
+        embedding.weight.data.copy_(self.weight)
+        return embedding
+
+
 class MelUpsampler(nn.Module):
     """Upsampler of a log-mel spectrogram to the rate and width of a stage (DiffWave, arXiv 2009.09761, section 5.1).
 

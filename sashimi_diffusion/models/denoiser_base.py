@@ -1,15 +1,23 @@
 """The base class of the diffusion denoisers: conditioning, validation and the signature of ``forward``."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from diffusers.utils import BaseOutput
 from torch import Tensor, nn
 
+from sashimi_diffusion.arguments import short_form
 from sashimi_diffusion.errors import UserError
+from sashimi_diffusion.models.adapters import LoraAdapters
 from sashimi_diffusion.models.base import WaveformModel
-from sashimi_diffusion.models.conditioning import LabelEmbedding, StepEmbedding, validate_conditioning
+from sashimi_diffusion.models.conditioning import (
+    LabelEmbedding,
+    MelUpsampler,
+    StepEmbedding,
+    validate_conditioning,
+)
 from sashimi_diffusion.models.layers import pointwise
 
 
@@ -24,7 +32,7 @@ class DenoiserOutput(BaseOutput):
     sample: Tensor
 
 
-class Denoiser(WaveformModel):
+class Denoiser(LoraAdapters, WaveformModel):
     """Base class of denoisers: DiffWave's input, conditioning and output around any backbone (2009.09761, section 3).
 
     A subclass creates the backbone and ``self.output``, and implements :meth:`predict`. Its config has the entries
@@ -104,6 +112,53 @@ class Denoiser(WaveformModel):
             mel: log-mel spectrograms, (B, mel_channels, frames), or None without a vocoder.
         """
         raise NotImplementedError
+
+    def parts_without_adapters(self) -> list[str]:
+        """Return the names of the upsamplers of mel spectrograms."""
+        return [name for name, part in self.named_modules() if isinstance(part, MelUpsampler)]
+
+    @torch.no_grad()
+    def add_speakers(self, names: Sequence[str], rows: Tensor | None = None) -> None:
+        """Add speakers after the known ones; the names are also in the config.
+
+        Args:
+            names: names that the network does not know yet.
+            rows: their embeddings, (names, dim); None is the mean of the known speakers for each.
+
+        Raises:
+            UserError: the network has no speakers, knows one of them, or the embeddings have another width.
+        """
+        old = self._speaker_table()
+        known = list(self.config.speaker_names or map(str, range(self.config.num_speakers)))
+        for name in names:
+            if name in known:
+                raise UserError(f"the network already has the speaker {short_form(name)}: choose another name")
+            known.append(name)
+        if rows is None:
+            rows = old[:-1].mean(dim=0, keepdim=True).expand(len(names), -1)
+        if rows.shape != (len(names), old.shape[1]):
+            raise UserError(f"{len(names)} speakers have embeddings of shape {tuple(rows.shape)}: expected {old.shape}")
+        embedding = LabelEmbedding(len(known), old.shape[1]).to(old)
+        embedding.weight.copy_(torch.cat([old[:-1], rows.to(old), old[-1:]]))
+        self.speaker_embedding = embedding
+        self.register_to_config(num_speakers=len(known), speaker_names=known)
+
+    def speaker_rows(self, names: Sequence[str]) -> Tensor:
+        """Return the embeddings of speakers, (names, dim).
+
+        Raises:
+            UserError: the network has no such speaker.
+        """
+        table, known = self._speaker_table(), list(self.config.speaker_names or ())
+        for name in names:
+            if name not in known:
+                raise UserError(f"the network has no speaker {short_form(name)}: it has {', '.join(map(str, known))}")
+        return table[[known.index(name) for name in names]]
+
+    def _speaker_table(self) -> Tensor:
+        if self.speaker_embedding is None:
+            raise UserError("this network has no speakers: it was trained without data.speakers")
+        return self.speaker_embedding.weight.detach()
 
 
 def embedding_parameters(arguments: Mapping[str, Any]) -> int:

@@ -2,6 +2,7 @@
 
 import contextlib
 import inspect
+import re
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,7 +23,8 @@ CONFIG = "config.json"
 A_FILE = "a file of a saved model or pipeline"
 """What a missing file should be, for error messages."""
 
-_WEIGHTS, _SHARDS = "diffusion_pytorch_model.safetensors", ".safetensors.index.json"
+_WEIGHTS, _SHARDS = "diffusion_pytorch_model.safetensors", ".safetensors.index."
+_SHARD = re.compile(r"-\d{5}-of-\d{5}")
 _FLOATS = ("F64", "F32", "F16", "BF16")
 _MAX_JSON = 16 << 20
 Model = TypeVar("Model", bound=ModelMixin)
@@ -33,6 +35,7 @@ def load_network(
     folder: Path,
     dtype: torch.dtype | None,
     required: Collection[str] = (),
+    variant: str | None = None,
 ) -> Model:
     """Load a network of diffusers in evaluation mode.
 
@@ -41,6 +44,7 @@ def load_network(
         folder: the folder with ``config.json`` and the weights.
         dtype: dtype of the weights; None is float32.
         required: keys that the config must have.
+        variant: part of the names of the files with the weights, for example "fp16"; None is that without one.
 
     Raises:
         UserError: a file is missing, unreadable, damaged or does not fit the others; the message names it.
@@ -51,7 +55,7 @@ def load_network(
     names = inspect.signature(network.__init__).parameters
     for key in config.keys() - names.keys():
         raise UserError(f"{printable(path)} has the unknown key {short_form(key)}{did_you_mean(key, names)}")
-    stored = {name: part for file in weight_files(folder) for name, part in _stored_tensors(file).items()}
+    stored = {name: part for file in weight_files(folder, variant) for name, part in _stored_tensors(file).items()}
     with loading(path):
         needed = meta_state(network, config)
     # diffusers only warns, and initializes the parameters of these names randomly.
@@ -67,20 +71,41 @@ def load_network(
                 f"({listed([shortened(key) for key in sorted(keys)], 3)})"
             )
     with loading(folder):
-        return network.from_pretrained(folder, torch_dtype=dtype, use_safetensors=True).eval()
+        return network.from_pretrained(folder, torch_dtype=dtype, use_safetensors=True, variant=variant).eval()
 
 
-def weight_files(folder: Path) -> list[Path]:
+def weight_files(folder: Path, variant: str | None = None) -> list[Path]:
     """Return the files with the weights of a saved network.
 
+    Args:
+        folder: the folder with the weights.
+        variant: see :func:`load_network`.
+
     Raises:
-        UserError: there are none, or one of them or of their indexes is no regular file.
+        UserError: there are none, or one of them or of their indexes is no regular file. If there are other variants,
+            the message lists them.
     """
     found = entries(folder)
-    files = [path for path in found if path.suffix == ".safetensors"] or [folder / _WEIGHTS]
-    for path in [*files, *(path for path in found if path.name.endswith(_SHARDS))]:
+    weights = [path for path in found if path.suffix == ".safetensors"]
+    files = [path for path in weights if _variant(path) == variant]
+    if weights and not files:
+        raise UserError(_missing_variant(folder, variant, {_variant(path) for path in weights}))
+    for path in [*(files or [folder / _WEIGHTS]), *(path for path in found if _SHARDS in path.name)]:
         require_file(path, A_FILE)
     return files
+
+
+def _variant(path: Path) -> str | None:
+    """Return the variant in the name of a file of weights, as in "diffusion_pytorch_model.fp16.safetensors"."""
+    return _SHARD.sub("", path.stem).partition(".")[2] or None
+
+
+def _missing_variant(folder: Path, variant: str | None, others: set[str | None]) -> str:
+    names = listed([repr(name) for name in sorted(name for name in others if name is not None)], 10)
+    if variant is None:
+        return f"{printable(folder)} has only weights of a variant ({names}): load it with variant=, or save it without"
+    known = ["weights without a variant"] * (None in others) + [f"the variants {names}"] * (others != {None})
+    return f"{printable(folder)} has no variant {short_form(variant)}: there are {' and '.join(known)}"
 
 
 def read_config(path: Path, component: type, required: Collection[str] = ()) -> dict[str, Any]:

@@ -141,6 +141,10 @@ class WaveNetDenoiser(Denoiser):
         blocks = arguments["n_layers"] * width * (inputs + skip)
         return blocks + embedding_parameters(arguments) + skip**2
 
+    def parts_without_adapters(self) -> list[str]:
+        """Return also the name of the layer on which no output depends."""
+        return [*super().parts_without_adapters(), f"blocks.{len(self.blocks) - 1}.residual_output"]
+
     def predict(self, x: Tensor, embedding: Tensor, mel: Tensor | None) -> Tensor:
         """Return the prediction (B, out_channels, L), see :class:`Denoiser`."""
         skips = x.new_zeros(())

@@ -2,27 +2,38 @@
 
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from accelerate.hooks import CpuOffload
+from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.utils import BaseOutput
 from torch import Tensor
 
 from sashimi_diffusion.data.audio import resample
 from sashimi_diffusion.data.quantization import bits_of, decode, encode, normalize
 from sashimi_diffusion.errors import UserError
-from sashimi_diffusion.generation import Generation, generate, stream
+from sashimi_diffusion.generation.generate import BLOCK, Generation, joined, stream
 from sashimi_diffusion.models import AutoregressiveModel
 from sashimi_diffusion.pipelines.base import (
     AudioPipeline,
-    check_request,
+    batch_size_of,
+    check_output_type,
+    require_count,
     require_finite_weights,
     sample_generators,
 )
 from sashimi_diffusion.pipelines.loading import load_model, require_autoregressive, resolve_pipeline
+from sashimi_diffusion.pipelines.options import HUB, check_options, hub_options, weights_dtype
+
+BlockCallback = (
+    Callable[["SashimiAutoregressivePipeline", int, int, dict[str, Any]], Mapping[str, Any] | None]
+    | PipelineCallback
+    | MultiPipelineCallbacks
+)
 
 
 @dataclass
@@ -52,7 +63,18 @@ class SashimiAutoregressivePipeline(AudioPipeline):
 
     Args:
         model: ``SashimiAutoregressive``, ``WaveNetAutoregressive``, ``SampleRNN`` or another ``AutoregressiveModel``.
+
+    Attributes:
+        num_timesteps: number of samples of the clips of the current or last call; 0 before the first one.
+        interrupt: whether the call ends after this block; a callback sets it with ``pipe._interrupt = True``.
+
+    Example:
+        >>> model = SashimiAutoregressive(sample_rate=8000, d_model=8, n_layers=1, pool=[4]).eval()
+        >>> pipe = SashimiAutoregressivePipeline(model)
+        >>> audios = pipe(batch_size=2, audio_length_in_s=0.1, generator=torch.Generator().manual_seed(0)).audios
     """
+
+    _callback_tensor_inputs: ClassVar[list[str]] = ["audio", "tokens", "log_probabilities", "entropies"]
 
     def __init__(self, model: AutoregressiveModel) -> None:
         super().__init__()
@@ -64,20 +86,23 @@ class SashimiAutoregressivePipeline(AudioPipeline):
         pretrained_model_name_or_path: str | os.PathLike[str],
         *,
         model: AutoregressiveModel | None = None,
-        torch_dtype: torch.dtype | None = None,
-        dtype: torch.dtype | None = None,
+        variant: str | None = None,
+        torch_dtype: torch.dtype | dict[str, torch.dtype] | None = None,
+        dtype: torch.dtype | dict[str, torch.dtype] | None = None,
         **hub: Any,
     ) -> "SashimiAutoregressivePipeline":
         """Load a pipeline; the arguments are those of :meth:`SashimiPipeline.from_pretrained`.
 
         Raises:
-            UserError: the pipeline does not exist or is not autoregressive, or a file is missing or corrupt, or its
-                weights are not finite.
+            UserError: an argument is unknown, the pipeline does not exist or is not autoregressive, a file is missing
+                or corrupt, or its weights are not finite.
         """
-        folder = resolve_pipeline(pretrained_model_name_or_path, **hub)
+        check_options(f"{cls.__name__}.from_pretrained", hub, ("model", "variant", "torch_dtype", "dtype", *HUB))
+        weights = weights_dtype(torch_dtype, dtype)
+        folder = resolve_pipeline(pretrained_model_name_or_path, **hub_options(hub))
+        require_autoregressive(folder, True)
         if model is None:
-            require_autoregressive(folder, True)
-            model = load_model(folder, AutoregressiveModel, dtype or torch_dtype)
+            model = load_model(folder, AutoregressiveModel, weights, variant)
             require_finite_weights(model, folder)
         pipeline = cls(model)
         pipeline.register_to_config(_name_or_path=str(folder))
@@ -86,7 +111,7 @@ class SashimiAutoregressivePipeline(AudioPipeline):
     @torch.no_grad()
     def __call__(
         self,
-        batch_size: int = 1,
+        batch_size: int | None = None,
         audio_length_in_s: float | None = None,
         prefix: np.ndarray | Tensor | None = None,
         prefix_rate: int | None = None,
@@ -97,11 +122,15 @@ class SashimiAutoregressivePipeline(AudioPipeline):
         engine: str = "auto",
         output_type: str = "np",
         return_dict: bool = True,
+        callback_on_step_end: BlockCallback | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("audio",),
+        num_waveforms_per_prompt: int = 1,
+        block: int = BLOCK,
     ) -> Any:
         """Generate waveforms.
 
         Args:
-            batch_size: number of waveforms B.
+            batch_size: number of waveforms B. Default: the number of prefixes, or 1.
             audio_length_in_s: length in seconds, including the prefix. Default: the training length.
             prefix: waveform that the generated waveforms continue, (P,), (1, P) or (B, P); see :meth:`prefix_tokens`.
             prefix_rate: sample rate of the prefix in Hz; None is that of the model.
@@ -110,6 +139,14 @@ class SashimiAutoregressivePipeline(AudioPipeline):
             engine: see :func:`sashimi_diffusion.generation.create_engine`.
             output_type: ``"np"`` for numpy arrays, ``"pt"`` for tensors.
             return_dict: return an :class:`AutoregressivePipelineOutput` instead of a tuple.
+            callback_on_step_end: called as ``callback(pipe, i, t, {"audio": audio})`` after block i, when t samples of
+                each waveform are done; the prefix is the first block. What it returns is ignored, because later samples
+                depend on those of the block. If it sets ``pipe._interrupt = True``, the result ends with this block.
+            callback_on_step_end_tensor_inputs: what the callback receives of the block of n samples: ``"audio"``,
+                float32 (B, 1, n), and ``"tokens"``, ``"log_probabilities"``, ``"entropies"``, (B, n).
+            num_waveforms_per_prompt: waveforms for each prefix, or for each element of the batch; those of one prefix
+                follow each other, and there are as many generators as waveforms.
+            block: samples of a block. It does not change the audio.
 
         Returns:
             :class:`AutoregressivePipelineOutput`, or a tuple of its fields.
@@ -117,11 +154,27 @@ class SashimiAutoregressivePipeline(AudioPipeline):
         Raises:
             UserError: arguments that do not fit the model or each other.
         """
-        check_request(batch_size, output_type)
-        tokens = None if prefix is None else self.prefix_tokens(prefix, prefix_rate)
-        generators = sample_generators(generator, batch_size)
+        check_output_type(output_type)
+        names = self.callback_inputs(callback_on_step_end, callback_on_step_end_tensor_inputs)
+        each = require_count("num_waveforms_per_prompt", num_waveforms_per_prompt)
+        tokens, count = self._batch(batch_size, prefix, prefix_rate, each)
+        generators = sample_generators(generator, count)
         length = self.length_in_samples(audio_length_in_s)
-        result = generate(self.model, length, batch_size, tokens, temperature, top_k, top_p, generators, engine)
+        self._load_offloaded()
+        parts = stream(self.model, length, block, count, tokens, temperature, top_k, top_p, generators, engine)
+        self._num_timesteps, self._interrupt = length, False
+        blocks: list[Generation] = []
+        with self.progress_bar(total=length) as progress:
+            for i, part in enumerate(parts):
+                blocks.append(part)
+                progress.update(part.tokens.shape[1])
+                if callback_on_step_end is not None:
+                    known = {"audio": self.waveform(part), **part._asdict()}
+                    done = sum(one.tokens.shape[1] for one in blocks)
+                    callback_on_step_end(self, i, done, {name: known[name] for name in names})
+                if self._interrupt:
+                    break
+        result = joined(blocks)
         tensors = {
             "audios": self.waveform(result),
             "log_likelihoods": result.log_likelihood,
@@ -131,13 +184,14 @@ class SashimiAutoregressivePipeline(AudioPipeline):
         fields: dict[str, Any] = {
             name: tensor.cpu().numpy() if output_type == "np" else tensor for name, tensor in tensors.items()
         }
+        self.maybe_free_model_hooks()
         output = AutoregressivePipelineOutput(**fields, prefix_length=result.prefix_length)
         return output if return_dict else output.to_tuple()
 
     def stream(
         self,
-        block: int = 1600,
-        batch_size: int = 1,
+        block: int = BLOCK,
+        batch_size: int | None = None,
         audio_length_in_s: float | None = None,
         prefix: np.ndarray | Tensor | None = None,
         prefix_rate: int | None = None,
@@ -161,12 +215,37 @@ class SashimiAutoregressivePipeline(AudioPipeline):
         Raises:
             UserError: arguments that do not fit the model or each other, before the first block.
         """
-        tokens = None if prefix is None else self.prefix_tokens(prefix, prefix_rate)
-        generators = sample_generators(generator, batch_size)
+        tokens, count = self._batch(batch_size, prefix, prefix_rate)
+        generators = sample_generators(generator, count)
         length = None if audio_length_in_s is None else self.length_in_samples(audio_length_in_s)
+        self._load_offloaded()
         # Outside of the generator expression, so that this call raises the errors.
-        blocks = stream(self.model, length, block, batch_size, tokens, temperature, top_k, top_p, generators, engine)
+        blocks = stream(self.model, length, block, count, tokens, temperature, top_k, top_p, generators, engine)
         return ((self.waveform(result), result) for result in blocks)
+
+    def _batch(
+        self, batch_size: int | None, prefix: np.ndarray | Tensor | None, rate: int | None, each: int = 1
+    ) -> tuple[Tensor | None, int]:
+        """Return the tokens of the prefixes and the number of waveforms, ``each`` for every element of the batch."""
+        tokens = None if prefix is None else self.prefix_tokens(prefix, rate)
+        several = tokens is not None and len(tokens) > 1  # a single prefix is that of all waveforms
+        counts = {"prefix": len(tokens) if tokens is not None and several else None}
+        advice = "; the pipeline takes no text" if isinstance(batch_size, str) else ""
+        count = batch_size_of(batch_size, counts, advice) * each
+        return (tokens.repeat_interleave(each, dim=0) if tokens is not None and several else tokens), count
+
+    def _load_offloaded(self) -> None:
+        """Move the model to its device if ``enable_model_cpu_offload`` moved it to the CPU.
+
+        Its hook runs before ``forward``, which generation does not call.
+        """
+        hook = getattr(self.model, "_hf_hook", None)
+        if isinstance(hook, CpuOffload):
+            hook.pre_forward(self.model)
+
+    def enable_group_offload(self, *arguments: Any, **options: Any) -> None:
+        """Raise UserError: every sample needs all weights."""
+        raise UserError("every sample needs all weights, which are not loaded in groups: use enable_model_cpu_offload")
 
     def length_in_samples(self, audio_length_in_s: float | None = None) -> int:
         """Return the number of samples in ``audio_length_in_s``; the training length if it is None.

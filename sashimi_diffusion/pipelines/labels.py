@@ -5,16 +5,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from sashimi_diffusion.arguments import short_form
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.suggestions import did_you_mean
+from sashimi_diffusion.terminal import listed
 
 _SHOWN_NAMES = 50  # in an error message
 
-Labels = int | str | Sequence[int | str] | Tensor
+Labels = int | str | Sequence[int | str] | Tensor | np.ndarray
 """One label for all waveforms, or one for each: a name or an index. The index after the last one is the null label."""
 
 PLURALS = {"class": "classes", "speaker": "speakers"}
@@ -54,36 +56,62 @@ class KnownLabels:
         # Python does not convert thousands of digits to a number.
         if text.isdecimal() and len(text) < 20 and int(text) < self.count:
             return int(text)
-        hint = did_you_mean(text, self.names)
-        shown = [*self.names[:_SHOWN_NAMES], *(["..."] if len(self.names) > _SHOWN_NAMES else [])]
-        known = f"0 to {self.count - 1}" + (f" or {', '.join(shown)}" if shown else "")
-        raise UserError(f"no {self.kind} {short_form(text)}{hint} (this model has {known})")
+        raise UserError(f"no {self.kind} {short_form(text)}{did_you_mean(text, self.names)} ({self.choices})")
+
+    @property
+    def choices(self) -> str:
+        """The labels in words, for error messages: "this model has 0 to 2 or zero, one, two"."""
+        names = listed(self.names, _SHOWN_NAMES)
+        indices = f"0 to {self.count - 1}"
+        own = self.names == tuple(map(str, range(self.count)))  # digits are their own indices
+        return f"this model has {names if own else ' or '.join(filter(None, (indices, names)))}"
 
     def indices(self, given: Labels, batch_size: int) -> Tensor:
         """Return the label of each waveform, int64 (B,).
 
         Raises:
-            UserError: an unknown name, an index out of range, or neither one label nor ``batch_size`` labels.
+            UserError: an unknown name, an index out of range, something that is neither, or neither one label nor
+                ``batch_size`` labels.
         """
-        expected = f"{self.kind}_labels: expected one index or name, or {batch_size} of them, got {given}"
-        numbers: Any = given
-        if isinstance(given, str):
-            numbers = self.index(given)
-        elif isinstance(given, list | tuple):
-            numbers = [self.index(label) if isinstance(label, str) else label for label in given]
-        try:
-            labels = torch.as_tensor(numbers)
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise UserError(expected) from error
-        if labels.ndim == 0:
-            labels = labels.expand(batch_size)
-        if labels.shape != (batch_size,) or labels.dtype not in (torch.int64, torch.int32):
-            raise UserError(expected)
-        if not 0 <= int(labels.min()) <= int(labels.max()) <= self.count:
+        one = label_count(given) is None
+        items = [given] if one else list(given)  # type: ignore[arg-type]
+        numbers = [self._number(item.tolist() if hasattr(item, "tolist") else item) for item in items]
+        if not one and len(numbers) != batch_size:
             raise UserError(
-                f"{self.kind}_labels must be from 0 to {self.count - 1} ({self.count} for none), got {numbers}"
+                f"{self.kind}_labels has {len(numbers)} labels for a batch of {batch_size}: expected one index or "
+                "name, or one for each waveform"
             )
-        return labels.long()
+        return torch.tensor(numbers * (batch_size if one else 1), dtype=torch.int64)
+
+    def _number(self, label: Any) -> int:
+        """Return the index of a label given as an index or a name."""
+        if isinstance(label, str):
+            return self.index(label)
+        if not isinstance(label, int) or isinstance(label, bool):
+            raise UserError(
+                f"{self.kind}_labels: expected one index or name, or one for each waveform, got {short_form(label)} "
+                f"({self.choices})"
+            )
+        if not 0 <= label <= self.count:
+            raise UserError(
+                f"{self.kind}_labels must be from 0 to {self.count - 1} ({self.count} for none), got "
+                f"{short_form(label)} ({self.choices})"
+            )
+        return label
+
+
+def label_count(given: object) -> int | None:
+    """Return how many labels were given; None if it is no sequence of labels but a single one, or nothing."""
+    if isinstance(given, Tensor | np.ndarray):
+        return len(given) if given.ndim else None
+    return len(given) if isinstance(given, Sequence) and not isinstance(given, str | bytes) else None
+
+
+def repeated(given: Any, each: int) -> Any:
+    """Return labels with every label of a sequence ``each`` times in a row; a single label, or None, is unchanged."""
+    if label_count(given) is None or each == 1:
+        return given
+    return [label for label in given for _ in range(each)]
 
 
 def known_labels(config: Mapping[str, Any], kind: str) -> KnownLabels | None:

@@ -15,6 +15,7 @@ from huggingface_hub import snapshot_download
 
 from sashimi_diffusion import models, schedulers
 from sashimi_diffusion.arguments import check_arguments, short_form
+from sashimi_diffusion.bundled import BUNDLED, bundled_folders, local_folder
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.models.stored import (
     A_FILE,
@@ -25,17 +26,13 @@ from sashimi_diffusion.models.stored import (
     read_object,
     weight_files,
 )
-from sashimi_diffusion.paths import is_folder, kind, reason, require_file, status
+from sashimi_diffusion.paths import kind, reason, require_file, status
+from sashimi_diffusion.pipelines.prediction import checked_scale
 from sashimi_diffusion.schedulers.compatible import SCHEDULE_KEYS
 from sashimi_diffusion.schedulers.diffwave import RANGES, DiffWaveScheduler
 from sashimi_diffusion.terminal import one_line, printable
 
-BUNDLED = Path(__file__).resolve().parent.parent / "pretrained"
-"""Folder of the pipelines that are part of the package."""
-
 _INDEX, _SCHEDULER = "model_index.json", "scheduler/scheduler_config.json"
-MAX_GUIDANCE_SCALE = 1e6
-"""Larger scales of classifier-free guidance exceed the range of float32 during sampling."""
 
 Model = TypeVar("Model", bound=ModelMixin)
 Component = TypeVar("Component")
@@ -53,11 +50,9 @@ def resolve_pipeline(name: str | os.PathLike[str], **hub: Any) -> Path:
         UserError: the pipeline does not exist.
     """
     name = os.fspath(name)
-    if is_folder(name):
-        return Path(name)
-    bundled = {path.parent.name: path.parent for path in sorted(BUNDLED.glob(f"*/{_INDEX}"))}
-    if str(name) in bundled:
-        return bundled[str(name)]
+    folder = local_folder(name, BUNDLED)
+    if folder is not None:
+        return folder
     found = status(name)
     if found is not None:
         raise UserError(f"{printable(name)} is {kind(found)}: expected the folder of a pipeline")
@@ -65,7 +60,7 @@ def resolve_pipeline(name: str | os.PathLike[str], **hub: Any) -> Path:
     if not (owner.strip("~.") and slash and repository) or "/" in repository:
         raise UserError(
             f"no pipeline {short_form(str(name))}: expected a folder, a bundled pipeline "
-            f"({', '.join(bundled) or 'none here'}), or a hub id like owner/name"
+            f"({', '.join(bundled_folders(BUNDLED)) or 'none here'}), or a hub id like owner/name"
         )
     try:
         return Path(snapshot_download(str(name), allow_patterns=[_INDEX, "*/*.json", "*/*.safetensors"], **hub))
@@ -76,7 +71,11 @@ def resolve_pipeline(name: str | os.PathLike[str], **hub: Any) -> Path:
 
 
 def load_components(
-    folder: Path, model: ModelMixin | None, scheduler: SchedulerMixin | None, dtype: torch.dtype | None
+    folder: Path,
+    model: ModelMixin | None,
+    scheduler: SchedulerMixin | None,
+    dtype: torch.dtype | None,
+    variant: str | None = None,
 ) -> tuple[ModelMixin, SchedulerMixin]:
     """Load the model, in evaluation mode, and the scheduler of a pipeline folder.
 
@@ -85,6 +84,7 @@ def load_components(
         model: replaces the stored model; None loads it.
         scheduler: replaces the stored scheduler; None loads it.
         dtype: dtype of the weights; None is float32.
+        variant: variant of the weights, for example "fp16".
 
     Raises:
         UserError: a file is missing, corrupt or does not fit the others; the message names it.
@@ -92,7 +92,7 @@ def load_components(
     if scheduler is None:
         scheduler = _load_scheduler(folder)
     if model is None:
-        model = load_model(folder, ModelMixin, dtype)
+        model = load_model(folder, ModelMixin, dtype, variant)
     return model, scheduler
 
 
@@ -114,27 +114,28 @@ def stored_guidance_scale(folder: Path) -> float:
     """Return the default guidance scale of a pipeline folder; 1 (no guidance) if it has none.
 
     Raises:
-        UserError: the stored scale is not a number, or beyond ``MAX_GUIDANCE_SCALE``.
+        UserError: an error of :func:`checked_scale`.
     """
-    scale = read_object(folder / _INDEX).get("guidance_scale", 1.0)
-    if isinstance(scale, bool) or not isinstance(scale, int | float) or not abs(scale) <= MAX_GUIDANCE_SCALE:
-        raise UserError(f"{printable(folder / _INDEX)}: guidance_scale is {short_form(scale)}, expected a number")
-    return float(scale)
+    try:
+        return checked_scale(read_object(folder / _INDEX).get("guidance_scale", 1.0))
+    except UserError as error:
+        raise UserError(f"{printable(folder / _INDEX)}: {error}") from error
 
 
-def load_model(folder: Path, base: type[Model], dtype: torch.dtype | None) -> Model:
+def load_model(folder: Path, base: type[Model], dtype: torch.dtype | None, variant: str | None = None) -> Model:
     """Load the model of a pipeline folder in evaluation mode.
 
     Args:
         folder: the pipeline folder.
         base: class of the model, or a base class of it.
         dtype: dtype of the weights; None is float32.
+        variant: variant of the weights, for example "fp16".
 
     Raises:
         UserError: the model is not a ``base``, or an error of :func:`load_components`.
     """
     model_class = _component_class(folder, read_object(folder / _INDEX), "model", base, (models,))
-    return load_network(model_class, folder / "model", dtype, required=("sample_rate", "sample_size"))
+    return load_network(model_class, folder / "model", dtype, ("sample_rate", "sample_size"), variant)
 
 
 def is_autoregressive(folder: Path) -> bool:

@@ -8,6 +8,7 @@ kernels; the second one reads these values. A pipeline call replays the first gr
 one for the others, so it always uses the current parameters.
 """
 
+import numbers
 import warnings
 from collections.abc import Callable, Hashable, Mapping
 from itertools import chain
@@ -16,7 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sashimi_diffusion.arguments import short_form
 from sashimi_diffusion.cuda_graph import record_cuda_graphs
+from sashimi_diffusion.errors import UserError
+from sashimi_diffusion.models.adapters import LoraAdapters
 from sashimi_diffusion.pipelines.labels import null_labels
 from sashimi_diffusion.ssm import frozen
 from sashimi_diffusion.ssm.cache import drop_values
@@ -24,6 +28,9 @@ from sashimi_diffusion.terminal import first_line
 
 MAX_RECORDINGS = 4
 """Recordings that a pipeline keeps. Each one occupies the memory of one forward pass."""
+
+MAX_GUIDANCE_SCALE = 1e6
+"""Larger scales of classifier-free guidance exceed the range of float32 during sampling."""
 
 Record = Callable[..., list[Callable[[], None]]]
 
@@ -148,7 +155,8 @@ class PredictionGraphs:
             return prediction
         # A recording reads the parameters where they were.
         tensors = chain(prediction.model.parameters(), prediction.model.buffers())
-        parameters = (prediction.model.training, *(tensor.data_ptr() for tensor in tensors))
+        adapters = prediction.model.adapter_state() if isinstance(prediction.model, LoraAdapters) else ()
+        parameters = (prediction.model.training, adapters, *(tensor.data_ptr() for tensor in tensors))
         if parameters != self._parameters:
             self.clear()
             self._parameters = parameters
@@ -184,6 +192,20 @@ class PredictionGraphs:
     def __reduce__(self) -> tuple[type, tuple]:
         """Copy and pickle a pipeline without its recordings."""
         return PredictionGraphs, ()
+
+
+def checked_scale(scale: Any) -> float:
+    """Return a scale of classifier-free guidance.
+
+    Raises:
+        UserError: the scale is not a number, or beyond ``MAX_GUIDANCE_SCALE``.
+    """
+    number = isinstance(scale, numbers.Real) and not isinstance(scale, bool)
+    if not (number and abs(scale) <= MAX_GUIDANCE_SCALE):
+        shown = f"{scale:g}" if isinstance(scale, float) else short_form(scale)
+        limits = f"{-MAX_GUIDANCE_SCALE:g} to {MAX_GUIDANCE_SCALE:g}"
+        raise UserError(f"guidance_scale is {shown}, expected a number from {limits}")
+    return float(scale)
 
 
 def _key(prediction: Prediction, sample: Tensor, timestep: Tensor) -> Hashable:

@@ -1,37 +1,44 @@
 """The diffusion pipeline: it denoises noise to waveforms with a scheduler that has a discrete training schedule."""
 
-import inspect
 import math
 import os
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 from diffusers import ModelMixin
+from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.pipelines.pipeline_utils import AudioPipelineOutput
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
+from torch import Tensor
 
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.pipelines.base import (
     AudioPipeline,
-    check_request,
+    batch_size_of,
+    check_output_type,
+    require_count,
     require_finite_weights,
     sample_generators,
 )
-from sashimi_diffusion.pipelines.labels import Labels, label_conditioning
+from sashimi_diffusion.pipelines.labels import Labels, known_labels, label_conditioning, label_count, repeated
 from sashimi_diffusion.pipelines.loading import (
-    MAX_GUIDANCE_SCALE,
     load_components,
     require_autoregressive,
     resolve_pipeline,
     stored_guidance_scale,
 )
-from sashimi_diffusion.pipelines.prediction import Prediction, PredictionGraphs
-from sashimi_diffusion.schedulers import DiffWaveScheduler
+from sashimi_diffusion.pipelines.options import HUB, check_options, hub_options, weights_dtype
+from sashimi_diffusion.pipelines.prediction import Prediction, PredictionGraphs, checked_scale
+from sashimi_diffusion.pipelines.steps import checked_noise, replaced_latents, scheduler_step, set_timesteps
 from sashimi_diffusion.schedulers.noise import draw_noise
 from sashimi_diffusion.ssm import frozen
 
-StepCallback = Callable[["SashimiPipeline", int, torch.Tensor, dict[str, Any]], dict[str, Any] | None]
+StepCallback = (
+    Callable[["SashimiPipeline", int, Tensor, dict[str, Any]], Mapping[str, Any] | None]
+    | PipelineCallback
+    | MultiPipelineCallbacks
+)
 
 
 class SashimiPipeline(AudioPipeline):
@@ -52,6 +59,8 @@ class SashimiPipeline(AudioPipeline):
     Attributes:
         cuda_graph: True by default; False runs the operations of each step one after the other and drops the recordings
             at the next call.
+        num_timesteps: number of sampling steps of the current or last call; 0 before the first one.
+        interrupt: whether the call ends after this step; a callback sets it with ``pipe._interrupt = True``.
 
     Example:
         >>> pipe = SashimiPipeline.from_pretrained("sashimi-digits")
@@ -59,14 +68,28 @@ class SashimiPipeline(AudioPipeline):
     """
 
     scheduler: Any
-    model_cpu_offload_seq: Any = "model"
+    _callback_tensor_inputs: ClassVar[list[str]] = ["latents", "prediction"]
 
     def __init__(self, model: ModelMixin, scheduler: SchedulerMixin, guidance_scale: float = 1.0) -> None:
         super().__init__()
         self.register_modules(model=model, scheduler=scheduler)
-        self.register_to_config(guidance_scale=guidance_scale)
+        self.register_to_config(guidance_scale=checked_scale(guidance_scale))
         self.cuda_graph = True
         self._graphs = PredictionGraphs()
+        self._guidance_scale = guidance_scale
+
+    @property
+    def components(self) -> dict[str, Any]:
+        """Arguments of the constructor that make the same pipeline: ``SashimiPipeline(**pipe.components)``."""
+        return {**super().components, "guidance_scale": self.config.guidance_scale}
+
+    @property
+    def guidance_scale(self) -> float:
+        """Scale of classifier-free guidance of the current or last call; before the first one, the default scale.
+
+        A callback may change it for the following steps by setting ``pipe._guidance_scale``, as in diffusers.
+        """
+        return self._guidance_scale
 
     @classmethod
     def from_pretrained(
@@ -75,8 +98,10 @@ class SashimiPipeline(AudioPipeline):
         *,
         model: ModelMixin | None = None,
         scheduler: SchedulerMixin | None = None,
-        torch_dtype: torch.dtype | None = None,
-        dtype: torch.dtype | None = None,
+        guidance_scale: float | None = None,
+        variant: str | None = None,
+        torch_dtype: torch.dtype | dict[str, torch.dtype] | None = None,
+        dtype: torch.dtype | dict[str, torch.dtype] | None = None,
         **hub: Any,
     ) -> "SashimiPipeline":
         """Load a pipeline. Code in its folder is not run, and pickles are not read.
@@ -86,51 +111,65 @@ class SashimiPipeline(AudioPipeline):
                 a repository on the Hugging Face hub.
             model: replaces the stored model; required if its class is not in this package.
             scheduler: replaces the stored scheduler.
+            guidance_scale: replaces the stored default scale of classifier-free guidance.
+            variant: variant of the weights, for example ``"fp16"``, that was saved with
+                ``save_pretrained(folder, variant="fp16")``.
             torch_dtype: dtype of the weights, float32 by default; parameters of state-space layers stay float32.
             dtype: newer name of ``torch_dtype`` in diffusers.
             **hub: options for a repository: ``revision``, ``cache_dir``, ``token``, ``force_download``,
-                ``local_files_only``.
+                ``local_files_only``. Other arguments of diffusers are refused by name if they would have an effect.
 
         Raises:
-            UserError: the pipeline does not exist or is autoregressive, one of its files is missing or corrupt, or its
-                weights are not finite.
+            UserError: an argument is unknown, the pipeline does not exist or is autoregressive, one of its files is
+                missing or corrupt, or its weights are not finite.
         """
-        folder = resolve_pipeline(pretrained_model_name_or_path, **hub)
-        if model is None:
-            require_autoregressive(folder, False)
-        loaded, scheduler = load_components(folder, model, scheduler, dtype or torch_dtype)
+        own = ("model", "scheduler", "guidance_scale", "variant", "torch_dtype", "dtype", *HUB)
+        check_options(f"{cls.__name__}.from_pretrained", hub, own)
+        weights = weights_dtype(torch_dtype, dtype)
+        folder = resolve_pipeline(pretrained_model_name_or_path, **hub_options(hub))
+        require_autoregressive(folder, False)
+        loaded, scheduler = load_components(folder, model, scheduler, weights, variant)
         if model is None:
             require_finite_weights(loaded, folder)
-        pipeline = cls(loaded, scheduler, stored_guidance_scale(folder))
+        stored = stored_guidance_scale(folder)
+        pipeline = cls(loaded, scheduler, stored if guidance_scale is None else guidance_scale)
         pipeline.register_to_config(_name_or_path=str(folder))
         return pipeline
 
     @torch.no_grad()
     def __call__(
         self,
-        batch_size: int = 1,
+        batch_size: int | None = None,
         num_inference_steps: int | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
         audio_length_in_s: float | None = None,
         class_labels: Labels | None = None,
         guidance_scale: float | None = None,
-        mel: torch.Tensor | None = None,
+        mel: Tensor | None = None,
         speaker_labels: Labels | None = None,
         output_type: str = "np",
         return_dict: bool = True,
         callback_on_step_end: StepCallback | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+        latents: Tensor | None = None,
+        timesteps: Sequence[int] | None = None,
+        sigmas: Sequence[float] | None = None,
+        eta: float | None = None,
+        num_waveforms_per_prompt: int = 1,
     ) -> Any:
         """Generate waveforms.
 
         Args:
-            batch_size: number of waveforms B.
+            batch_size: number of waveforms B. Default: the number of labels, mels or latents, or 1.
             num_inference_steps: number of sampling steps. Default: all steps of a ``DiffWaveScheduler``; 50 steps of
                 other schedulers, or all steps of the training schedule if it has fewer.
+                Schedulers with two predictions in a step, such as Heun's, count steps, not predictions.
             generator: one generator, from which a seed per waveform is drawn in order, so that the audio does not
                 depend on how waveforms are split into batches; or a list of B generators, one per waveform. None draws
                 the seeds from torch's global generator.
             audio_length_in_s: length in seconds. Default: the length of ``mel``, or the training length.
-            class_labels: a class (index or name) for all waveforms, or a sequence of B classes. None: no class.
+            class_labels: a class (index or name) for all waveforms, or a sequence of B classes. None: no class. The
+                index after the last class stands for no class.
             guidance_scale: scale of classifier-free guidance (arXiv 2207.12598). 0 is the prediction without labels, 1
                 the prediction with labels (no guidance); larger scales strengthen the labels, up to
                 ``MAX_GUIDANCE_SCALE``; negative ones avoid them. None: the default of the pipeline if there are
@@ -143,7 +182,18 @@ class SashimiPipeline(AudioPipeline):
             output_type: ``"np"`` for a numpy array, ``"pt"`` for a tensor on the device of the pipeline.
             return_dict: return an ``AudioPipelineOutput`` instead of a tuple.
             callback_on_step_end: called as ``callback(pipe, i, t, {"latents": latents})`` after step i at timestep t, a
-                tensor on the CPU. If it returns a dict with ``"latents"`` (B, C, L), these replace the current ones.
+                tensor on the CPU. If it returns a dict with ``"latents"`` (B, C, L), these replace the current ones. If
+                it sets ``pipe._interrupt = True``, the current latents become the result.
+            callback_on_step_end_tensor_inputs: what the callback receives: ``"latents"``, and ``"prediction"`` for what
+                the model predicted in this step.
+            latents: noise from which sampling starts, standard normal, (B, in_channels, L) with the length rounded up
+                to a multiple of ``model.length_multiple``. The generators then draw only the noise of the steps.
+            timesteps: timesteps that replace those of the scheduler, from the noisiest one; only for schedulers that
+                accept them.
+            sigmas: noise levels that replace those of the scheduler, in the same way.
+            eta: share of new noise in the steps of a DDIM scheduler, 0 to 1; refused for schedulers without it.
+            num_waveforms_per_prompt: waveforms n for each label, each mel, or each element of the batch. The result has
+                B · n waveforms: n of the first label, then n of the second one. Generators and latents are B · n.
 
         Returns:
             ``AudioPipelineOutput`` or a tuple, with ``audios``, float32, shape (B, C, L). Their amplitude is that of
@@ -152,37 +202,61 @@ class SashimiPipeline(AudioPipeline):
         Raises:
             UserError: arguments that do not fit the model, the scheduler or each other.
         """
-        check_request(batch_size, output_type)
+        check_output_type(output_type)
+        names = self.callback_inputs(callback_on_step_end, callback_on_step_end_tensor_inputs)
+        each = require_count("num_waveforms_per_prompt", num_waveforms_per_prompt)
+        counts = {"class_labels": label_count(class_labels), "speaker_labels": label_count(speaker_labels)}
+        counts |= {"mel": _rows(mel, 1), "latents": _rows(latents, each)}
+        count = batch_size_of(batch_size, counts, advice=self._text_advice(batch_size)) * each
         config, device = self.model.config, self._execution_device
-        labels = label_conditioning(config, class_labels, speaker_labels, batch_size)
+        labels = label_conditioning(config, repeated(class_labels, each), repeated(speaker_labels, each), count)
         labels = {name: own.to(device) for name, own in labels.items()}
-        guidance_scale = self.resolve_guidance_scale(guidance_scale, bool(labels))
+        self._guidance_scale = self.resolve_guidance_scale(guidance_scale, bool(labels))
         length = self.length_in_samples(audio_length_in_s, mel)
         padded = math.ceil(length / self.model.length_multiple) * self.model.length_multiple
         if mel is not None:
-            mel = self._padded_mel(mel, batch_size, padded)
-        timesteps = self.set_timesteps(num_inference_steps)
+            mel = self._padded_mel(mel.repeat_interleave(each, dim=0), count, padded)
+        visited = self.set_timesteps(num_inference_steps, timesteps, sigmas)
+        self._num_timesteps, self._interrupt = len(visited), False
 
-        generators = sample_generators(generator, batch_size)
+        generators = sample_generators(generator, count)
         # The noise and the arithmetic of the scheduler are float32 for every dtype of the model.
-        noise = draw_noise((batch_size, config.in_channels, padded), generators, device)
+        shape = (count, config.in_channels, padded)
+        noise = draw_noise(shape, generators, device) if latents is None else checked_noise(latents, shape).to(device)
         latents = noise * self.scheduler.init_noise_sigma  # (B, C, L)
 
-        predict, step = self._prediction(labels, mel, guidance_scale, latents), self._step(generators)
-        with frozen(self.model), self.progress_bar(total=len(timesteps)) as progress:
-            for i, t in enumerate(timesteps):
+        step = scheduler_step(self.scheduler, generators, eta)
+        predict, scale = self._prediction(labels, mel, self._guidance_scale, latents), self._guidance_scale
+        with frozen(self.model), self.progress_bar(total=len(visited)) as progress:
+            for i, t in enumerate(visited):
+                if self._guidance_scale != scale:  # changed by the callback; not recorded, it may change in every step
+                    scale = self.resolve_guidance_scale(self._guidance_scale, bool(labels))
+                    predict = Prediction(self.model, labels, mel, scale)
                 prediction = predict(self.scheduler.scale_model_input(latents, t), t)
                 latents = step(prediction, t, latents)
-                if callback_on_step_end is not None:
-                    changed = callback_on_step_end(self, i, t, {"latents": latents}) or {}
-                    latents = changed.get("latents", latents)
                 progress.update()
+                if callback_on_step_end is not None:
+                    known = {"latents": latents, "prediction": prediction}
+                    changed = callback_on_step_end(self, i, t, {name: known[name] for name in names}) or {}
+                    latents = replaced_latents(latents, changed.get("latents", latents))
+                if self._interrupt:
+                    break
 
         audios = latents[..., :length] * config.waveform_std
         if output_type == "np":
             audios = audios.cpu().numpy()
         self.maybe_free_model_hooks()
         return AudioPipelineOutput(audios=audios) if return_dict else (audios,)
+
+    def load_lora_weights(
+        self, pretrained_model_name_or_path: str | os.PathLike[str], adapter_name: str | None = None, **options: Any
+    ) -> None:
+        """Load a LoRA adapter into the model, see :meth:`.LoraAdapters.load_lora_adapter`."""
+        self.model.load_lora_adapter(pretrained_model_name_or_path, adapter_name, **options)
+
+    def unload_lora_weights(self) -> None:
+        """Remove all adapters from the model."""
+        self.model.unload_lora()
 
     def resolve_guidance_scale(self, guidance_scale: float | None, has_labels: bool) -> float:
         """Return the guidance scale of a call: ``guidance_scale``, or the default if it is None; 1 is no guidance.
@@ -191,15 +265,13 @@ class SashimiPipeline(AudioPipeline):
             UserError: the scale is not a number, beyond ``MAX_GUIDANCE_SCALE``, or there are no labels.
         """
         if guidance_scale is None:
-            guidance_scale = self.config.guidance_scale if has_labels else 1.0
-        elif not has_labels and guidance_scale != 1:
-            raise UserError(f"guidance_scale is {guidance_scale:g}, but there are no class_labels to guide towards")
-        if not abs(guidance_scale) <= MAX_GUIDANCE_SCALE:
-            limits = f"{-MAX_GUIDANCE_SCALE:g} to {MAX_GUIDANCE_SCALE:g}"
-            raise UserError(f"guidance_scale is {guidance_scale:g}, expected a number from {limits}")
-        return guidance_scale
+            return self.config.guidance_scale if has_labels else 1.0
+        if not has_labels and guidance_scale != 1:
+            scale = checked_scale(guidance_scale)
+            raise UserError(f"guidance_scale is {scale:g}, but there are no class_labels to guide towards")
+        return checked_scale(guidance_scale)
 
-    def length_in_samples(self, audio_length_in_s: float | None = None, mel: torch.Tensor | None = None) -> int:
+    def length_in_samples(self, audio_length_in_s: float | None = None, mel: Tensor | None = None) -> int:
         """Return the number of samples that a call with these arguments generates.
 
         Raises:
@@ -219,8 +291,8 @@ class SashimiPipeline(AudioPipeline):
         return length
 
     def _prediction(
-        self, labels: dict[str, torch.Tensor], mel: torch.Tensor | None, guidance_scale: float, latents: torch.Tensor
-    ) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+        self, labels: dict[str, Tensor], mel: Tensor | None, guidance_scale: float, latents: Tensor
+    ) -> Callable[[Tensor, Tensor], Tensor]:
         """Return the prediction of a call as a function of the noisy sample and the timestep, recorded if possible."""
         prediction = Prediction(self.model, labels, mel, guidance_scale)
         if not self.cuda_graph:
@@ -228,59 +300,28 @@ class SashimiPipeline(AudioPipeline):
             return prediction
         return self._graphs.prepare(prediction, latents, self.scheduler.timesteps[0])
 
-    def _step(
-        self, generators: list[torch.Generator]
-    ) -> Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]:
-        """Return the step of the scheduler as a function of the prediction, the timestep and the noisy sample."""
-        arguments = inspect.signature(self.scheduler.step).parameters
-        # Noise that a scheduler of diffusers draws itself makes it wait for the device.
-        takes_noise = "variance_noise" in arguments and "sde" in self.scheduler.config.get("algorithm_type", "")
-
-        def step(prediction: torch.Tensor, timestep: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
-            options: dict[str, Any] = {}
-            if takes_noise:
-                options["variance_noise"] = draw_noise(latents.shape, generators, latents.device)
-            elif "generator" in arguments:
-                options["generator"] = generators
-            return self.scheduler.step(prediction, timestep, latents, **options).prev_sample
-
-        return step
-
-    def set_timesteps(self, steps: int | None = None) -> torch.Tensor:
-        """Set the timesteps of the scheduler and return them, on the CPU, so that no step waits for the device.
-
-        Args:
-            steps: number of sampling steps, see :meth:`__call__`.
+    def set_timesteps(
+        self,
+        steps: int | None = None,
+        timesteps: Sequence[int] | None = None,
+        sigmas: Sequence[float] | None = None,
+    ) -> Tensor:
+        """Set the timesteps of the scheduler and return them, on the CPU; for the arguments, see :meth:`__call__`.
 
         Raises:
-            UserError: the scheduler does not fit a pipeline, or cannot have this number of steps.
+            UserError: the scheduler does not fit a pipeline, or cannot have these steps.
         """
-        scheduler = self.scheduler
-        # The times of a scheduler in continuous time are not those that the model was trained with: it returns noise.
-        if not hasattr(scheduler, "alphas_cumprod"):
-            raise UserError(
-                f"{type(scheduler).__name__} has no discrete training schedule and does not fit this model: "
-                "use one of sashimi_diffusion.schedulers.create_scheduler"
-            )
-        total = scheduler.config.num_train_timesteps
-        if steps is None and not isinstance(scheduler, DiffWaveScheduler):
-            steps = min(50, total)
-        if steps is not None and not 1 <= steps <= total:
-            raise UserError(
-                f"cannot sample in {steps} steps: the model was trained with {total}, so ask for 1 to {total}"
-            )
-        scheduler.set_timesteps(steps, device="cpu")
-        # With trailing spacing, diffusers rounds some numbers of steps (29 of 200) to an extra step at -1.
-        if scheduler.timesteps.min() < 0:
-            raise UserError(
-                f"{type(scheduler).__name__} cannot divide {total} into {steps} steps: ask for another number"
-            )
-        # Otherwise diffusers starts at the second step if rounding made the first two timesteps equal.
-        if hasattr(scheduler, "set_begin_index"):
-            scheduler.set_begin_index(0)
-        return scheduler.timesteps
+        return set_timesteps(self.scheduler, steps, timesteps, sigmas)
 
-    def _padded_mel(self, mel: torch.Tensor, batch_size: int, length: int) -> torch.Tensor:
+    def _text_advice(self, batch_size: Any) -> str:
+        """Return what to do instead of giving a text as the first argument, for an error message."""
+        if not isinstance(batch_size, str):
+            return ""
+        classes = known_labels(self.model.config, "class")
+        choice = "" if classes is None else f", choose with class_labels: {classes.choices}"
+        return f"; the pipeline takes no text{choice}"
+
+    def _padded_mel(self, mel: Tensor, batch_size: int, length: int) -> Tensor:
         """Return ``mel`` on the device, with enough frames for ``length`` samples."""
         mel_channels = self.model.config.mel_channels
         if mel.ndim != 3 or mel.shape[:2] != (batch_size, mel_channels):
@@ -289,3 +330,8 @@ class SashimiPipeline(AudioPipeline):
         missing = math.ceil(length / math.prod(self.model.config.mel_upsample)) - mel.shape[-1]
         mel = torch.nn.functional.pad(mel, (0, max(missing, 0)), mode="replicate")
         return mel.to(self._execution_device, self.model.dtype)
+
+
+def _rows(tensor: Any, each: int) -> int | None:
+    """Return the batch size that a tensor (B, C, L) with ``each`` rows per element means; None without a tensor."""
+    return len(tensor) // each if isinstance(tensor, Tensor) and tensor.ndim == 3 else None

@@ -3,6 +3,11 @@
 The defaults of diffusers fail for audio of unit variance and a schedule of 200 steps: ``linspace`` spacing with 200
 sampling steps visits one level twice (0/0 in the multistep solvers), ``leading`` spacing skips the noisiest level,
 ``clip_sample`` clips to [-1, 1], and a final alpha smaller than one leaves noise in the audio.
+
+A cosine schedule ends at a noise level of about 4000. With few steps, evenly spaced timesteps fall from there to 13 and
+end far above zero: ``heun`` then amplifies its error (audio of three times full scale), and most others lose all quiet
+parts. Samplers that can choose their noise levels therefore visit levels between those of the first training step and
+``MAX_NOISE``, spaced as in arXiv 2206.00364 (Karras) or with a constant ratio (exponential).
 """
 
 from collections.abc import Mapping
@@ -13,12 +18,19 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.schedulers.diffwave import FAST_BETAS_50, FAST_BETAS_200, DiffWaveScheduler
+from sashimi_diffusion.schedulers.levels import noise_levels
 from sashimi_diffusion.schedulers.linear_multistep import LinearMultistepScheduler
 from sashimi_diffusion.suggestions import did_you_mean
 
 _TRAILING = {"timestep_spacing": "trailing"}
 _KARRAS = {"use_karras_sigmas": True}
+_EXPONENTIAL = {"use_exponential_sigmas": True}
 _DPM = {**_TRAILING, "final_sigmas_type": "zero"}
+# Classes with levels of their own start with the right deviation, sqrt(1 + sigma^2), only for the spacing "leading".
+_LEADING = {"timestep_spacing": "leading"}
+
+MAX_NOISE = 30.0
+"""Largest noise level of samplers that choose their levels: the ratio of the deviations of noise and signal."""
 
 SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
     "diffwave": ("DiffWaveScheduler", {}),
@@ -27,23 +39,26 @@ SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
     "ddim": ("DDIMScheduler", {**_TRAILING, "clip_sample": False, "set_alpha_to_one": True}),
     "pndm": ("PNDMScheduler", {**_TRAILING, "skip_prk_steps": True, "set_alpha_to_one": True}),
     "ipndm": ("LinearMultistepScheduler", {}),
-    "dpmsolver++": ("DPMSolverMultistepScheduler", _DPM),
+    "dpmsolver++": ("DPMSolverMultistepScheduler", {**_DPM, **_EXPONENTIAL}),
     "dpmsolver++-karras": ("DPMSolverMultistepScheduler", {**_DPM, **_KARRAS}),
-    "dpmsolver++-3m": ("DPMSolverMultistepScheduler", {**_DPM, "solver_order": 3}),
+    "dpmsolver++-3m": ("DPMSolverMultistepScheduler", {**_DPM, **_EXPONENTIAL, "solver_order": 3}),
     "dpmsolver++-3m-karras": ("DPMSolverMultistepScheduler", {**_DPM, **_KARRAS, "solver_order": 3}),
-    "dpmsolver++-sde": ("DPMSolverMultistepScheduler", {**_DPM, "algorithm_type": "sde-dpmsolver++"}),
+    "dpmsolver++-sde": (
+        "DPMSolverMultistepScheduler",
+        {**_DPM, **_EXPONENTIAL, "algorithm_type": "sde-dpmsolver++"},
+    ),
     "dpmsolver++-sde-karras": ("DPMSolverMultistepScheduler", {**_DPM, **_KARRAS, "algorithm_type": "sde-dpmsolver++"}),
-    # This class has no trailing spacing. Karras levels avoid the spacing "linspace", which visits one level twice.
     "dpmsolver++-singlestep": ("DPMSolverSinglestepScheduler", {**_KARRAS, "lower_order_final": True}),
-    "deis": ("DEISMultistepScheduler", _TRAILING),
-    "unipc": ("UniPCMultistepScheduler", _DPM),
+    "deis": ("DEISMultistepScheduler", {**_TRAILING, **_KARRAS}),
+    "unipc": ("UniPCMultistepScheduler", {**_DPM, **_EXPONENTIAL}),
     "unipc-karras": ("UniPCMultistepScheduler", {**_DPM, **_KARRAS}),
     "sasolver": ("SASolverScheduler", _TRAILING),
-    "euler": ("EulerDiscreteScheduler", _DPM),
+    "euler": ("EulerDiscreteScheduler", {**_LEADING, **_KARRAS, "final_sigmas_type": "zero"}),
     "euler-ancestral": ("EulerAncestralDiscreteScheduler", _TRAILING),
-    "heun": ("HeunDiscreteScheduler", _TRAILING),
-    "kdpm2": ("KDPM2DiscreteScheduler", _TRAILING),
-    "lms": ("LMSDiscreteScheduler", _TRAILING),
+    "heun": ("HeunDiscreteScheduler", {**_LEADING, **_KARRAS}),
+    "kdpm2": ("KDPM2DiscreteScheduler", {**_LEADING, **_KARRAS}),
+    # The Karras levels of this class have no limits.
+    "lms": ("LMSDiscreteScheduler", {**_LEADING, **_EXPONENTIAL}),
 }
 """Name of the sampler -> (name of its class, settings of the class)."""
 
@@ -79,9 +94,14 @@ def create_scheduler(name: str, config: Mapping[str, Any]) -> SchedulerMixin:
     own = {"DiffWaveScheduler": DiffWaveScheduler, "LinearMultistepScheduler": LinearMultistepScheduler}
     scheduler_class = own.get(class_name) or getattr(diffusers, class_name)
     try:
-        return scheduler_class(**schedule, **settings)
+        scheduler = scheduler_class(**schedule, **settings)
     except ImportError as error:
         raise UserError(f"the scheduler {name!r} needs the package scipy: pip install scipy") from error
+    if _KARRAS.items() <= settings.items() or _EXPONENTIAL.items() <= settings.items():
+        noise = noise_levels(scheduler.alphas_cumprod)
+        # Most classes have no argument for these limits, but all read them in their config.
+        scheduler.register_to_config(sigma_min=float(noise[0]), sigma_max=min(float(noise[-1]), MAX_NOISE))
+    return scheduler
 
 
 def _fast_betas(trained: DiffWaveScheduler) -> tuple[float, ...]:

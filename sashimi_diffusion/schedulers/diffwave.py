@@ -19,6 +19,7 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers, SchedulerMixin, SchedulerOutput
 
 from sashimi_diffusion.arguments import Range, check_arguments, short_form
+from sashimi_diffusion.bundled import BundledByName
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.schedulers.noise import Generators, draw_noise
 
@@ -40,7 +41,7 @@ RANGES = {
 """Ranges of the arguments of schedulers by name."""
 
 
-class DiffWaveScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # the mixins disagree about config_name
+class DiffWaveScheduler(BundledByName, SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # the mixins disagree about config_name
     """Scheduler of ancestral sampling with DiffWave's noise schedule.
 
     A new scheduler visits all noise levels; :meth:`set_timesteps` selects fewer.

@@ -12,12 +12,13 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.schedulers.scheduling_ipndm import IPNDMScheduler
 from diffusers.schedulers.scheduling_utils import SchedulerMixin, SchedulerOutput
 
+from sashimi_diffusion.bundled import BundledByName
 from sashimi_diffusion.schedulers.diffwave import DiffWaveScheduler
 
 __all__ = ["ConfigMixin", "LinearMultistepScheduler", "SchedulerMixin"]  # diffusers looks the mixins up in this module
 
 
-class LinearMultistepScheduler(IPNDMScheduler):
+class LinearMultistepScheduler(BundledByName, IPNDMScheduler):  # type: ignore[misc]  # as DiffWaveScheduler
     """IPNDM (arXiv 2202.09778, eq. 9, 12 and 13) at the noise levels of a model trained with T discrete steps.
 
     Args:

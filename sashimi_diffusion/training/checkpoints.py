@@ -26,7 +26,7 @@ from sashimi_diffusion.terminal import one_line, printable
 from sashimi_diffusion.training.counters import Counters, read_counters
 from sashimi_diffusion.training.ema import Ema
 from sashimi_diffusion.training.muon import CombinedOptimizer
-from sashimi_diffusion.training.optimizer import load_optimizer
+from sashimi_diffusion.training.optimizer import load_optimizer, require_same_kind
 
 MODEL, AVERAGE, OPTIMIZER, COUNTERS = "model.safetensors", "ema.safetensors", "optimizer.pt", "counters.json"
 MANIFEST = "manifest.json"
@@ -237,6 +237,8 @@ def load_checkpoint(
         with _readable(path), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about files that are not of PyTorch, which become an error
             stored = torch.load(path, weights_only=True, map_location="cpu")
+    require_same_kind(optimizer, stored, printable(path))  # outside: an earlier checkpoint would not help
+    with _with_way_out(folder):
         try:
             load_optimizer(optimizer, stored)
         except UserError as error:

@@ -8,23 +8,22 @@ config.yaml.
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import pydantic
-from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from sashimi_diffusion.arguments import short_form
-from sashimi_diffusion.data.names import field_names
 from sashimi_diffusion.errors import UserError
-from sashimi_diffusion.models.base import RANGES
 from sashimi_diffusion.terminal import printable
+from sashimi_diffusion.training.data_config import without_settings_of_replaced
 from sashimi_diffusion.training.model_config import ModelConfig
+from sashimi_diffusion.training.reporting import CardConfig, TrackingConfig
 from sashimi_diffusion.training.settings import (
     PositiveFinite,
     Seed,
     Settings,
     Text,
-    Values,
     first_problem,
     read_overrides,
 )
@@ -32,81 +31,14 @@ from sashimi_diffusion.training.yaml_files import apply_overrides, read_yaml_fil
 
 Config = TypeVar("Config", bound="RunConfig")
 
-MAX_RATE, MAX_LENGTH = int(RANGES["sample_rate"].high), int(RANGES["sample_size"].high)
-"""The largest sample rate and length of a network."""
 MAX_STEPS = 1_000_000_000
 """At a hundred steps per second, they take four months. The longest published run has a million steps."""
+MAX_MINUTES = 10_000_000
+"""19 years."""
 MAX_BATCH = 65_536
 """The examples of a batch are in memory at the same time."""
 MAX_SAMPLES = 10_000
 """The samples drawn during training are in memory at the same time, and on one contact sheet."""
-
-
-def _checked_pattern(pattern: str) -> str:
-    try:
-        field_names(pattern)
-    except UserError as error:
-        raise ValueError(str(error)) from None
-    return pattern
-
-
-def _checked_splits(splits: list[float]) -> list[float]:
-    if len(splits) != 3 or min(splits) < 0 or abs(sum(splits) - 1) > 1e-6:
-        raise ValueError("it must be three shares (training, validation, test) that add up to 1")
-    return splits
-
-
-Pattern = Annotated[Text, AfterValidator(_checked_pattern)]
-"""Pattern of file names with at least one field, see :mod:`sashimi_diffusion.data.names`."""
-Splits = Annotated[list[float], AfterValidator(_checked_splits)]
-"""Shares of the training, validation and test files."""
-
-
-class DataConfig(Settings):
-    """The recordings to train on."""
-
-    kind: Literal["speech_commands", "folder"] = Field(
-        default="folder",
-        description='"speech_commands" (ten digits of Speech Commands, official split) or "folder" (any recordings)',
-    )
-    path: Text | None = Field(default=None, description="folder of the recordings")
-    download: bool = Field(
-        default=False, description="speech_commands only: download the data set into `path` if it is not there"
-    )
-    sample_rate: int = Field(
-        default=16000, ge=1, le=MAX_RATE, description="in Hz; recordings of another rate are resampled"
-    )
-    length: int = Field(default=16000, ge=1, le=MAX_LENGTH, description="length of a training example in samples")
-    pattern: Pattern | None = Field(
-        default=None,
-        description='folder only: fields in the file names, for instance "{label}_{speaker}_{index}"; null: the names '
-        "of the sub-folders are the labels, if there are sub-folders",
-    )
-    where: dict[str, Values] = Field(
-        default={},
-        description="folder only: use only files whose field has one of these values, for instance {speaker: [theo]}",
-    )
-    holdout: dict[str, Values] | None = Field(
-        default=None,
-        description="folder only: use files whose field has one of these values for validation, for instance "
-        "{index: [0, 1]}; null: `splits` selects them",
-    )
-    splits: Splits = Field(
-        default=[0.88, 0.06, 0.06], description="folder only: shares of the files for training, validation and test"
-    )
-    order: Literal["shuffled", "name"] = Field(
-        default="shuffled",
-        description='folder only: "shuffled": `splits` applies to the shuffled files of each class; "name": it applies '
-        "to the files in the order of their names, training files first, as papers split music data sets",
-    )
-    random_shift: int | None = Field(
-        default=0,
-        ge=0,
-        le=MAX_LENGTH,
-        description="largest random shift in samples, of a short recording within its window or of the window within "
-        "a long recording; 0: no shift; null: any position",
-    )
-    cache_dir: Text | None = Field(default=None, description="folder for decoded audio; null: the user's cache folder")
 
 
 class OptimizerConfig(Settings):
@@ -162,7 +94,7 @@ class TrainingConfig(Settings):
     max_minutes: float | None = Field(
         default=None,
         gt=0,
-        le=10_000_000,  # 19 years
+        le=MAX_MINUTES,
         description="largest time spent in optimizer steps, in minutes; the number of steps then depends on the "
         "machine; null: no limit",
     )
@@ -232,16 +164,22 @@ class TrainingConfig(Settings):
 class RunConfig(Settings):
     """Configuration of a training run.
 
-    A resumed run may not change the groups named in ``fixed``: they determine its batches, network and loss.
+    A resumed run may not change the groups named in ``fixed`` and the settings of ``training`` named in
+    ``fixed_training``: they determine its batches, network and loss.
     """
 
     fixed: ClassVar[tuple[str, ...]] = ("seed", "model", "data")
+    automatic: ClassVar[tuple[str, ...]] = ()
+    """Settings for which null is a value that the data determine."""
+    fixed_training: ClassVar[tuple[str, ...]] = ()
 
     seed: Seed = Field(default=0, description="seed of all random numbers of the run")
     output_dir: Text = Field(default="runs/run", description="the run folder")
     model: ModelConfig
     optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig)
     training: TrainingConfig = Field(default_factory=TrainingConfig)
+    tracking: TrackingConfig = Field(default_factory=TrackingConfig)
+    card: CardConfig = Field(default_factory=CardConfig)
 
     @model_validator(mode="after")
     def _check_plateau(self) -> "RunConfig":
@@ -258,12 +196,15 @@ def load_config(kind: type[Config], file: str | Path | None = None, overrides: I
     Args:
         kind: the class of the config.
         file: the YAML file; None: only defaults and overrides.
-        overrides: settings that replace those of the file.
+        overrides: settings that replace those of the file. If they replace the pattern of the file names or the kind of
+            the data, the settings of the file that belong to it are left out, see
+            :func:`sashimi_diffusion.training.data_config.without_settings_of_replaced`.
 
     Raises:
         UserError: unreadable file, unknown key (the message suggests one), wrong type or value out of range.
     """
-    return from_tree(kind, apply_overrides(read_yaml_file(file) if file is not None else {}, overrides))
+    tree = apply_overrides(read_yaml_file(file) if file is not None else {}, overrides)
+    return from_tree(kind, without_settings_of_replaced(tree))
 
 
 def from_tree(kind: type[Config], tree: dict) -> Config:
@@ -309,12 +250,32 @@ def check_same_run(config: RunConfig, stored: RunConfig) -> None:
     new, old = _fixed_settings(config), _fixed_settings(stored)
     for name in {**old, **new}:
         before, after = old.get(name), new.get(name)
-        if before != after:
+        if before != after and not (after is None and name in config.automatic):
             raise UserError(
                 f"{printable(name)} is {short_form(after)}, but the run in {printable(config.output_dir)} was started "
                 f"with {short_form(before)}: resume with {printable(name)}={_as_override(before)}, or start again in "
                 "another output_dir"
             )
+
+
+def changed_settings(config: RunConfig, stored: Mapping[str, Any]) -> list[str]:
+    """Return the settings that differ from those of a run, each as "NAME: OLD -> NEW".
+
+    Args:
+        config: the config with which the run is resumed.
+        stored: content of its config.yaml. Settings that it lacks, because an older version wrote it, are left out.
+    """
+    old, new = _leaves(stored), _leaves(to_tree(config))
+    names = [name for name in new if name in old and old[name] != new[name] and name != "output_dir"]
+    return [f"{name}: {short_form(old[name])} -> {short_form(new[name])}" for name in names]
+
+
+def _leaves(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return all settings of nested groups by their full names."""
+    settings: dict[str, Any] = {}
+    for key, value in tree.items():
+        settings |= _leaves(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return settings
 
 
 def _as_override(value: Any) -> str:
@@ -329,7 +290,7 @@ def _fixed_settings(config: RunConfig) -> dict[str, Any]:
     for section in config.fixed:
         value = tree[section]
         settings |= _named(value, f"{section}.") if isinstance(value, dict) else {section: value}
-    return settings
+    return settings | {f"training.{name}": tree["training"][name] for name in config.fixed_training}
 
 
 def _named(group: dict, prefix: str) -> dict[str, Any]:

@@ -4,10 +4,13 @@ It replaces diffusers' EMAModel. Here the average is a second network, so valida
 swapping weights.
 """
 
+import copy
 from typing import Any
 
 import torch
 from torch import nn
+
+from sashimi_diffusion.models.adapters import LoraAdapters
 
 
 class Ema:
@@ -26,8 +29,7 @@ class Ema:
 
     def __init__(self, model: Any, decay: float) -> None:
         self.decay = decay
-        self.model: Any = type(model).from_config(model.config).to(model.device).eval().requires_grad_(False)
-        self.model.load_state_dict(model.state_dict())
+        self.model: Any = _copy(model).eval().requires_grad_(False)
         self._updates = torch.zeros((), dtype=torch.int64, device=model.device)
 
     @property
@@ -64,3 +66,12 @@ class Ema:
         torch._foreach_add_(averages, changes)
         for averaged, current in zip(self.model.buffers(), model.buffers(), strict=True):
             averaged.copy_(torch.where(usable, current, averaged))
+
+
+def _copy(model: Any) -> Any:
+    """Return a network with the same weights, without what compilation has added."""
+    if isinstance(model, LoraAdapters) and model.adapter_names():  # no argument of the constructor describes them
+        return copy.deepcopy(model)
+    network = type(model).from_config(model.config).to(model.device)
+    network.load_state_dict(model.state_dict())
+    return network

@@ -3,9 +3,13 @@
 They have no state, so a checkpoint does not store any, and a resumed run uses the same examples.
 """
 
+from collections.abc import Sequence
 from functools import lru_cache
+from typing import Protocol
 
 import numpy as np
+
+from sashimi_diffusion.data.recordings import Recordings
 
 # First number of the key of a random stream; each purpose has its own.
 TRAINING, VALIDATION, EPOCH, STEP, MEASURE, DROPOUT, DEVICE = range(7)
@@ -14,6 +18,20 @@ TRAINING, VALIDATION, EPOCH, STEP, MEASURE, DROPOUT, DEVICE = range(7)
 def stream(*key: int) -> np.random.Generator:
     """Return the random number generator of a key; generators of different keys are independent."""
     return np.random.default_rng(key)
+
+
+class Order(Protocol):
+    """The order of the training examples of a run."""
+
+    def __getitem__(self, number: int) -> int:
+        """Return the index of example ``number`` (from 0) of the run."""
+
+
+def training_order(recordings: Recordings, seed: int) -> Order:
+    """Return the order in which a run uses the items of a data set."""
+    if recordings.groups is None:
+        return ShuffledEpochs(len(recordings), seed)
+    return ShuffledShards(recordings.groups, recordings.shuffle_buffer, seed)
 
 
 class ShuffledEpochs:
@@ -33,6 +51,48 @@ class ShuffledEpochs:
 
     def _permutation(self, epoch: int) -> np.ndarray:
         return stream(EPOCH, self.seed, epoch).permutation(self.count)
+
+
+class ShuffledShards:
+    """Order of the examples in shards over any number of epochs, as a shuffle buffer would give it.
+
+    In each epoch, the shards follow each other in a new random order. The sequence of their examples is divided into
+    blocks of ``buffer`` examples, and each block is permuted. So the examples that are used one after another are in a
+    few shards, and the place of an example is a function of its number; no buffer has to be stored.
+
+    Several threads may read it at the same time.
+
+    Args:
+        groups: number of examples in each shard, in the order of the indices.
+        buffer: number of examples in a block.
+        seed: seed of the run.
+    """
+
+    def __init__(self, groups: Sequence[int], buffer: int, seed: int) -> None:
+        self.count, self.buffer, self.seed = sum(groups), buffer, seed
+        self._sizes = np.asarray(groups, dtype=np.int64)
+        self._firsts = np.cumsum(self._sizes) - self._sizes
+        self._shards = lru_cache(maxsize=2)(self._shuffled_shards)
+        self._block = lru_cache(maxsize=4)(self._permutation)
+
+    def __getitem__(self, number: int) -> int:
+        """Return the index, from 0 to ``count`` - 1, of example ``number`` (from 0) of the run."""
+        epoch, place = divmod(number, self.count)
+        block, offset = divmod(place, self.buffer)
+        place = block * self.buffer + int(self._block(epoch, block)[offset])
+        shards, ends = self._shards(epoch)
+        position = int(np.searchsorted(ends, place, side="right"))
+        shard = shards[position]
+        return int(self._firsts[shard] + place - (ends[position] - self._sizes[shard]))
+
+    def _shuffled_shards(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the shards of an epoch in their order, and the number of examples up to the end of each."""
+        shards = stream(EPOCH, self.seed, epoch).permutation(len(self._sizes))
+        return shards, np.cumsum(self._sizes[shards])
+
+    def _permutation(self, epoch: int, block: int) -> np.ndarray:
+        size = min(self.buffer, self.count - block * self.buffer)
+        return stream(EPOCH, self.seed, epoch, block).permutation(size)
 
 
 def spread_evenly(count: int, limit: int) -> list[int]:

@@ -1,6 +1,7 @@
-"""How a network computes: with gradient checkpointing, with compiled blocks."""
+"""How a network computes: with gradient checkpointing, with compiled blocks, within the memory of the device."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -11,9 +12,11 @@ from sashimi_diffusion.models.blocks import Block
 from sashimi_diffusion.models.wavenet import WaveNetBlock
 from sashimi_diffusion.models.wavenet_autoregressive import WaveNetLayer
 from sashimi_diffusion.terminal import first_line
+from sashimi_diffusion.training.config import TrainingConfig
 
 BACKEND = "inductor"
 _BLOCKS = (Block, WaveNetBlock, WaveNetLayer)
+_EXHAUSTED = ("out of memory", "can't allocate memory", "not enough memory")
 
 
 def enable_gradient_checkpointing(network: Any) -> None:
@@ -59,4 +62,30 @@ def _require_compiler(device: torch.device, backend: str | Callable) -> None:
         raise UserError(
             f"training.compile is true, but torch.compile does not work on {device.type}: {reason}; install a C++ "
             "compiler (on a GPU: Triton), or set false"
+        ) from error
+
+
+@contextlib.contextmanager
+def memory_errors(training: TrainingConfig, device: torch.device, how_to_continue: Callable[[], str]) -> Iterator[None]:
+    """Turn an error of the block that says that memory is exhausted into a UserError.
+
+    Args:
+        training: names the settings that the memory depends on.
+        device: device of the network.
+        how_to_continue: returns what to do with an interrupted run.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not any(text in str(error) for text in _EXHAUSTED):
+            raise
+        size, parts = training.batch_size, training.gradient_accumulation
+        advice = [] if training.gradient_checkpointing else ["set training.gradient_checkpointing=true"]
+        if size > 1:
+            half = f"training.batch_size={(size + 1) // 2} training.gradient_accumulation={2 * parts}"
+            advice.append(f"make the parts of a batch smaller, for example {half}")
+        advice.append("shorten data.length in a new run")
+        raise UserError(
+            f"the memory of the device {device.type} is exhausted with training.batch_size={size} and "
+            f"training.gradient_accumulation={parts}: {', or '.join(advice)}; {how_to_continue()}"
         ) from error

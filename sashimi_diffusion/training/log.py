@@ -1,4 +1,4 @@
-"""What a run reports: lines and a progress bar on the terminal, metrics.jsonl and the trackers of Accelerate."""
+"""What a run reports: lines and a progress bar on the terminal, metrics.jsonl and the trackers."""
 
 import math
 import sys
@@ -9,8 +9,9 @@ from accelerate import Accelerator
 from tqdm.auto import tqdm
 
 from sashimi_diffusion.terminal import say
-from sashimi_diffusion.training.config import TrainingConfig
+from sashimi_diffusion.training.config import RunConfig, TrainingConfig, to_tree
 from sashimi_diffusion.training.run_folder import METRICS, MetricsFile, writing_to
+from sashimi_diffusion.training.trackers import Trackers, tracked_run
 
 
 class Log:
@@ -25,15 +26,40 @@ class Log:
         self.accelerator, self.run = accelerator, run
         self.metrics: MetricsFile | None = None
         """The open file on the main process; None before :meth:`open`."""
+        self._trackers: Trackers | None = None
 
     def open(self, step: int) -> None:
         """Open metrics.jsonl, which keeps its lines up to ``step``. Only the main process calls this method."""
         self.metrics = MetricsFile(self.run / METRICS, step)
 
+    def start_trackers(self, names: list[str], config: RunConfig, step: int, resume: bool) -> None:
+        """Start the trackers of a run, after :meth:`open`. Only the main process calls this method.
+
+        Args:
+            names: the installed trackers that the run uses.
+            config: configuration of the run.
+            step: optimizer steps done.
+            resume: whether the run may have been tracked before.
+
+        Raises:
+            UserError: a tracker cannot be started.
+        """
+        run, new = tracked_run(self.run, config.tracking, resume)
+        tracked = 0 if self.metrics is None else self.metrics.removed_step
+        self._trackers = Trackers(names, self.run, run, new, to_tree(config), step, tracked)
+        if self._trackers.keep_later_values:
+            self.print(
+                f"{', '.join(self._trackers.keep_later_values)}: the values up to step {tracked} are those of the run "
+                "before it was resumed; set tracking.run to track this one on its own"
+            )
+
     def close(self) -> None:
-        """Close metrics.jsonl."""
+        """Close metrics.jsonl and end the trackers."""
         if self.metrics is not None:
             self.metrics.close()
+        if self._trackers is not None:
+            self._trackers.close()
+            self._trackers = None
 
     def print(self, text: str) -> None:
         """Print a line, above the progress bar if there is one."""
@@ -45,8 +71,14 @@ class Log:
         if self.metrics is not None:
             with writing_to(self.run, METRICS):
                 self.metrics.write({"step": step, **values})
-        numbers = {name: value for name, value in values.items() if value is not None and math.isfinite(value)}
-        self.accelerator.log(numbers, step=step)
+        if self._trackers is not None:
+            numbers = {name: value for name, value in values.items() if value is not None and math.isfinite(value)}
+            self._trackers.log(numbers, step)
+
+    def show_samples(self, folder: Path, step: int) -> None:
+        """Send the samples in a folder to the trackers that have sound and pictures."""
+        if self._trackers is not None:
+            self._trackers.log_samples(folder, step)
 
     def write_and_print(self, step: int, metrics: Mapping[str, float]) -> None:
         """Write metrics, if there are any, and print them."""

@@ -10,19 +10,20 @@ from accelerate.utils import set_seed
 
 from sashimi_diffusion.folder_lock import folder_locked
 from sashimi_diffusion.launch import Launcher
-from sashimi_diffusion.terminal import printable
+from sashimi_diffusion.pipelines.hub import check_push, push_to_hub
+from sashimi_diffusion.terminal import printable, say
 from sashimi_diffusion.training import checkpoints
 from sashimi_diffusion.training.accelerator import (
     create_accelerator,
     main_process_first,
     mean_over_processes,
+    require_shared_checkpoint,
     set_threads,
-    start_trackers,
 )
-from sashimi_diffusion.training.config import RunConfig, to_tree, with_measured
+from sashimi_diffusion.training.config import RunConfig, with_measured
 from sashimi_diffusion.training.counters import Counters
 from sashimi_diffusion.training.ema import Ema
-from sashimi_diffusion.training.execution import compile_blocks, enable_gradient_checkpointing
+from sashimi_diffusion.training.execution import compile_blocks, enable_gradient_checkpointing, memory_errors
 from sashimi_diffusion.training.feed import Feed
 from sashimi_diffusion.training.health import Health, RunEnded
 from sashimi_diffusion.training.log import Log, ProgressBar
@@ -32,18 +33,11 @@ from sashimi_diffusion.training.optimizer import (
     set_learning_rate,
     watch_plateau,
 )
-from sashimi_diffusion.training.run_folder import (
-    METRICS,
-    check_metrics,
-    check_startable,
-    read_measured,
-    save_pipeline,
-    write_config,
-    write_measured,
-    writing_to,
-)
+from sashimi_diffusion.training.outputs import Outputs
+from sashimi_diffusion.training.run_folder import check_startable, how_to_continue, read_measured
 from sashimi_diffusion.training.step import Parts, create_step, decides_on_device
 from sashimi_diffusion.training.task import Task
+from sashimi_diffusion.training.trackers import installed_trackers
 
 
 def train(
@@ -52,6 +46,8 @@ def train(
     resume: bool = False,
     resume_from: str | None = None,
     skip_bad_files: bool = False,
+    push: str | None = None,
+    source: str | Path | None = None,
 ) -> Path:
     """Train and return the run folder.
 
@@ -59,21 +55,26 @@ def train(
         task_class: the kind of run.
         config: the configuration of the run; it is not changed.
         resume: continue in ``config.output_dir`` from the newest checkpoint, or from the start if there is none yet.
-        resume_from: continue from this checkpoint instead, for instance "checkpoints/step-000100"; later checkpoints
-            are renamed.
+        resume_from: continue from this checkpoint, for instance "checkpoints/step-000100"; later ones are renamed.
         skip_bad_files: ignore recordings that cannot be used instead of stopping.
+        push: name of a repository on the Hugging Face hub, to which the pipeline is pushed after the run.
+        source: the file of ``config``, for the first line of the output; None: no such line.
 
     Raises:
         UserError: the config, the data, the run folder or the training has a problem that the user can correct, or
             another run uses the folder. If the run has not started, its folder is unchanged.
         RunEnded: the run has diverged, or the program that started it has ended.
     """
-    folder, accelerator = Path(config.output_dir), create_accelerator(config)
+    folder, accelerator, repository = Path(config.output_dir), create_accelerator(config), ""
     with contextlib.ExitStack() as lock:
         with main_process_first(accelerator):
             if accelerator.is_main_process:
+                repository = "" if push is None else check_push(push)
                 lock.enter_context(folder_locked(folder, "the run folder"))
-        Trainer(task_class, config, resume, resume_from, skip_bad_files, accelerator).run()
+        with memory_errors(config.training, accelerator.device, lambda: how_to_continue(folder)):
+            Trainer(task_class, config, resume, resume_from, skip_bad_files, accelerator, source).run()
+        if repository:
+            say(f"pushed to {push_to_hub(folder / 'pipeline', repository)}")
     return folder
 
 
@@ -81,7 +82,7 @@ class Trainer:
     """A training run. The constructor opens the data, builds the network and loads the checkpoint.
 
     Args:
-        task_class, config, resume, resume_from, skip_bad_files: see :func:`train`.
+        task_class, config, resume, resume_from, skip_bad_files, source: see :func:`train`.
         accelerator: of the run; None: a new one.
     """
 
@@ -93,18 +94,22 @@ class Trainer:
         resume_from: str | None,
         skip_bad_files: bool,
         accelerator: Accelerator | None = None,
+        source: str | Path | None = None,
     ) -> None:
         self.config, self.folder, self._launcher = config, Path(config.output_dir), Launcher()
-        resume = resume or resume_from is not None
-        check_startable(self.folder, resume)  # with the lock on the folder, nobody changes the answer
-        checkpoint = checkpoints.find_checkpoint(self.folder, resume_from)
+        resume = self._resume = resume or resume_from is not None
         self.accelerator = accelerator or create_accelerator(config)
+        self._trackers = installed_trackers(config.training.trackers)
+        with main_process_first(self.accelerator):
+            if self.accelerator.is_main_process:
+                check_startable(self.folder, resume)  # with the lock on the folder, nobody changes the answer
+            checkpoint = checkpoints.find_checkpoint(self.folder, resume_from) if resume else None
+        require_shared_checkpoint(self.accelerator, self.folder, checkpoint)
         self.log = Log(self.accelerator, self.folder)
         set_threads(self.accelerator, config.training.cpu_threads)
         set_seed(config.seed)
-
         measured = read_measured(self.folder) if resume else {}
-        with main_process_first(self.accelerator):  # it decodes the recordings; the other processes read its cache
+        with main_process_first(self.accelerator):  # it decodes the recordings; processes beside it read its cache
             self.task = task_class(with_measured(config, measured), self.accelerator.device, skip_bad_files)
         self.network = self.task.network
         training, device = config.training, self.accelerator.device
@@ -119,11 +124,12 @@ class Trainer:
 
         per_process = training.batch_size * training.gradient_accumulation
         self.counters = Counters(global_batch=per_process * self.accelerator.num_processes, data=self.task.data)
+        if source is not None:
+            self.log.print(f"config: {printable(source)}")
         if checkpoint is not None:
             self._load(checkpoint)
         first = self.accelerator.process_index * per_process
-        starts = range(first, first + per_process, training.batch_size)
-        batches = [range(start, start + training.batch_size) for start in starts]
+        batches = [range(i, i + training.batch_size) for i in range(first, first + per_process, training.batch_size)]
         self.feed = Feed(self.task, batches, self.counters.global_batch, device)
         parts = Parts(self.accelerator, self.task, self.module, self.optimizer, self.ema, self.feed, config)
         self.step = create_step(parts, on_device, self.counters.nonfinite_in_row)
@@ -134,28 +140,11 @@ class Trainer:
         )
         self._unproven: int | None = None  # step of a checkpoint that no good loss has followed yet
         self._postponed = False  # whether a checkpoint is due as soon as the run is in a good state
+        self.outputs = Outputs(self.accelerator, self.folder, config, self.task, self.ema, self.log)
         self.accelerator.wait_for_everyone()
         with main_process_first(self.accelerator):
             if self.accelerator.is_main_process:
-                self._open_folder(checkpoint, resume)
-        start_trackers(self.accelerator, to_tree(config), self.counters.step)
-
-    def _open_folder(self, checkpoint: Path | None, resume: bool) -> None:
-        """Write the first files of the run folder, or continue those of an earlier run."""
-        if resume and checkpoint is None:
-            self.log.print(f"{printable(self.folder)} has no checkpoint yet: starting from the beginning")
-        if note := check_metrics(self.folder / METRICS, self.counters.step, self.counters.metrics):
-            self.log.print(note)
-        with writing_to(self.folder, "the run folder"):
-            write_config(self.folder, self.config)
-            if self.task.measured:
-                write_measured(self.folder, self.task.measured)
-            later = [] if checkpoint is None else checkpoints.set_later_aside(self.folder, checkpoint)
-            for path in later:
-                self.log.print(f"set aside {printable(path)}")
-            self.log.open(self.counters.step)
-            if checkpoint is not None and (later or not (self.folder / "pipeline").exists()):
-                save_pipeline(self.folder, self.task.pipeline(self.ema.model))
+                self.outputs.open(checkpoint, resume, self.counters)
 
     def run(self) -> None:
         """Train until ``training.steps`` or ``training.max_minutes`` is reached.
@@ -166,11 +155,19 @@ class Trainer:
         training, counters, shown = self.config.training, self.counters, self.accelerator.is_main_process
         progress = self._progress()
         self.log.print(self._description())
+        if self._finished(progress):
+            self.log.print(
+                f"nothing to train: the run has {counters.step} steps and {counters.seconds / 60:.1f} minutes, "
+                "which training.steps or training.max_minutes ends"
+            )
         with (
             contextlib.closing(self.log),
             contextlib.closing(self.feed),
             ProgressBar(training, counters.step, shown) as bar,
         ):
+            with main_process_first(self.accelerator):
+                if self.accelerator.is_main_process:
+                    self.log.start_trackers(self._trackers, self.config, counters.step, self._resume)
             while not self._finished(progress):
                 started = time.monotonic()
                 rate = self._step(progress)
@@ -262,7 +259,7 @@ class Trainer:
             self.health.end(problem)
             self.log.write_and_print(self.counters.step, self.task.conclude(self.accelerator, self.ema.model))
         if samples and self.task.samples and not problem and not abandoned:
-            self._save_samples()
+            self.outputs.save_samples(self.counters.step)
         if checkpoint and not problem:
             self._save_checkpoint(finished)
         elif due:
@@ -306,28 +303,11 @@ class Trainer:
         """Return whether the run ends now, see :attr:`Task.chunks`."""
         return progress >= 1 and self.counters.step % self.task.chunks == 0
 
-    def _save_samples(self) -> None:
-        if self.accelerator.is_main_process:
-            step = self.counters.step
-            with writing_to(self.folder, "the samples"):
-                defects = self.task.save_samples(self.folder, step, self.ema.model)
-            if defects:
-                self.log.print(f"step {step}: {defects}")
-        self.accelerator.wait_for_everyone()
-
     def _save_checkpoint(self, finished: bool) -> None:
-        if self.log.metrics is not None:
-            with writing_to(self.folder, "the pipeline"):
-                self.log.metrics.sync()
-                self.counters.metrics = self.log.metrics.digest
-                save_pipeline(self.folder, self.task.pipeline(self.ema.model))
-            with writing_to(self.folder, "the checkpoint"):
-                keep = self.config.training.keep_checkpoints
-                # The checkpoint before it stays until a good loss shows that the run has not just exploded.
-                self._unproven = None if finished else self.counters.step
-                keep = keep if finished else max(keep, 2)
-                checkpoints.save_checkpoint(self.folder, self.network, self.ema, self.optimizer, self.counters, keep)
-        self.accelerator.wait_for_everyone()
+        keep = self.config.training.keep_checkpoints
+        # The checkpoint before it stays until a good loss shows that the run has not just exploded.
+        self._unproven = self.counters.step if self.accelerator.is_main_process and not finished else None
+        self.outputs.save_checkpoint(self.optimizer, self.counters, keep if finished else max(keep, 2))
 
     def _load(self, checkpoint: Path) -> None:
         """Load a checkpoint; raise UserError if it cannot be used or is of another run."""
@@ -340,8 +320,7 @@ class Trainer:
     def _description(self) -> str:
         """Return the first line of the output."""
         parameters = sum(parameter.numel() for parameter in self.network.parameters())
-        minutes = self.config.training.max_minutes
-        end = "" if minutes is None else f"at most {minutes:g} minutes; "
+        end = "" if (minutes := self.config.training.max_minutes) is None else f"at most {minutes:g} minutes; "
         return (
             f"{type(self.network).__name__}, {parameters:,} parameters; {self.task.description}; "
             f"{self.counters.global_batch} examples per step on {self.accelerator.num_processes} x "

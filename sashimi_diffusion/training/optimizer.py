@@ -22,7 +22,8 @@ def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[dict]:
     weight decay, as in the S4 paper's experiments (arXiv 2111.00396, appendix D). Biases, norms and other vectors have
     no weight decay. All other parameters have weight decay. The entry ``peak_lr`` of a group is its peak learning rate.
     """
-    ssm, undecayed, decayed = state_space_parameters(model), [], []
+    ssm = [parameter for parameter in state_space_parameters(model) if parameter.requires_grad]
+    undecayed, decayed = [], []
     ssm_ids = {id(parameter) for parameter in ssm}
     for parameter in model.parameters():
         if not parameter.requires_grad or id(parameter) in ssm_ids:
@@ -100,21 +101,36 @@ def load_optimizer(optimizer: torch.optim.Optimizer | CombinedOptimizer, stored:
     Raises:
         UserError: ``stored`` is of another kind of optimizer or of another network, or it is no state of an optimizer.
     """
-    kind, stored_kind = _kind_of(optimizer.state_dict()), _kind_of(stored)
-    if stored_kind is not None and stored_kind != kind:
-        raise UserError(
-            f"it was written with optimizer.name={stored_kind}, but this command has optimizer.name={kind}: resume "
-            f"with optimizer.name={stored_kind}"
-        )
+    require_same_kind(optimizer, stored)
     settings = [{key: group[key] for key in group if key != "params"} for group in optimizer.param_groups]
     try:
         optimizer.load_state_dict(stored)
     except Exception as error:  # its class depends on what is in the place of the state
+        kind = _kind_of(optimizer.state_dict())
         raise UserError(f"it is not the state of {kind} for this network ({' '.join(str(error).split())})") from error
     for group, setting in zip(optimizer.param_groups, settings, strict=True):
         group.update(setting)
     for part in parts_of(optimizer):
         _check_state(part)
+
+
+def require_same_kind(optimizer: torch.optim.Optimizer | CombinedOptimizer, stored: Any, what: str = "it") -> None:
+    """Check that a state is of the same kind of optimizer, or of none.
+
+    Args:
+        optimizer: the optimizer of the run.
+        stored: a state, see :func:`load_optimizer`.
+        what: what the state is, for the error message.
+
+    Raises:
+        UserError: it is of another kind; the message says how to resume.
+    """
+    kind, stored_kind = _kind_of(optimizer.state_dict()), _kind_of(stored)
+    if stored_kind is not None and stored_kind != kind:
+        raise UserError(
+            f"{what} was written with optimizer.name={stored_kind}, but this command has optimizer.name={kind}: resume "
+            f"with optimizer.name={stored_kind}, or start again in another output_dir"
+        )
 
 
 def _kind_of(state: Any) -> str | None:

@@ -5,8 +5,9 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol
 
 from sashimi_diffusion.arguments import short_form
@@ -49,13 +50,13 @@ def config_of_command(
     Args:
         kind: the class of the config.
         file: the YAML file of ``--config``, or None.
-        default_file: the YAML file of the recipe.
+        default_file: the YAML file that is used without ``--config``.
         overrides: settings that replace those of the file, as ``key.sub=value``.
         resume: whether a run is resumed; its folder is the ``output_dir`` of these files and overrides.
 
     Raises:
         UserError: as :func:`load_config`; the run folder has no run and no ``file`` is given, or has a run of another
-            recipe; or the settings of a resumed run would change its data, network or loss.
+            kind; or the settings of a resumed run would change its data, network or loss.
     """
     overrides = list(overrides)
     file_config = load_config(kind, file or default_file, overrides) if file or not resume else None
@@ -93,7 +94,7 @@ def _stored_config(run: Path, kind: type[Config]) -> Config:
     """Return the config of a run.
 
     Raises:
-        UserError: config.yaml is damaged, or another recipe wrote it.
+        UserError: config.yaml is damaged, or belongs to another kind of run.
     """
     path = printable(run / CONFIG)
     advice = "restore it, or start again in another output_dir"
@@ -108,13 +109,13 @@ def _stored_config(run: Path, kind: type[Config]) -> Config:
     if others:
         has = "has" if others[0] in tree else "lacks"
         raise UserError(
-            f"{printable(run)} has the run of another recipe, because {CONFIG} {has} {printable(', '.join(others))}: "
-            "resume it with the recipe that started it, or choose another output_dir"
+            f"{printable(run)} has a run of another kind, because {CONFIG} {has} {printable(', '.join(others))}: "
+            "resume it with the command that started it, or choose another output_dir"
         )
     try:
         return from_tree(kind, tree)
     except UserError as error:
-        raise UserError(f"{path} does not fit this recipe: {error}; {advice}") from error
+        raise UserError(f"{path} does not fit this kind of run: {error}; {advice}") from error
 
 
 def _output_dir(kind: type[RunConfig], file: str | Path, overrides: list[str]) -> str:
@@ -140,14 +141,19 @@ def check_startable(run: Path, resume: bool) -> None:
         )
 
 
-def how_to_continue(run: Path) -> str:
-    """Return what ``--resume`` does after an interrupted run."""
+def how_to_continue(run: Path, instead: str = "") -> str:
+    """Return what the command of an interrupted run does with ``--resume``.
+
+    Args:
+        run: the run folder.
+        instead: text after ``--resume``, for instance " instead of --resume-from".
+    """
     saved = list_checkpoints(run)
     if saved:
-        return f"--resume continues from {printable(saved[-1])}"
+        return f"the same command with --resume{instead} continues from {printable(saved[-1])}"
     if status(run / CONFIG) is None:
         return "the run had not begun"
-    return "there is no checkpoint yet, so --resume starts from the beginning"
+    return f"there is no checkpoint yet, so the same command with --resume{instead} starts from the beginning"
 
 
 def writing_to(run: Path, what: str) -> contextlib.AbstractContextManager[None]:
@@ -197,14 +203,26 @@ class MetricsFile:
         path: the file; it is created if it does not exist.
         last_step: lines of later steps, and a line that a killed process did not finish, are removed, so that the file
             of a resumed run equals that of an uninterrupted one.
+
+    Attributes:
+        latest: the last value of each metric that was a number, with its step.
+        removed_step: last step of the lines that were removed; 0 if there were none.
     """
 
     def __init__(self, path: Path, last_step: int) -> None:
         self._path, self._digest = path, hashlib.sha256()
+        self.latest: dict[str, tuple[int, float]] = {}
+        self.removed_step = 0
         if status(path) is not None:
-            kept = _lines_up_to(path, last_step)
-            self._digest.update(kept)
-            write_file(path, kept)
+            kept = []
+            for line, values in _complete_lines(path):
+                if values["step"] <= last_step:
+                    kept.append(line)
+                    self._remember(values)
+                else:
+                    self.removed_step = max(self.removed_step, values["step"])
+            self._digest.update(b"".join(kept))
+            write_file(path, b"".join(kept))
         self._file = path.open("a", encoding="utf-8")
 
     @property
@@ -218,6 +236,12 @@ class MetricsFile:
         self._file.write(line)
         self._file.flush()
         self._digest.update(line.encode())
+        self._remember(values)
+
+    def _remember(self, values: dict) -> None:
+        for name, value in values.items():
+            if name != "step" and value is not None:
+                self.latest[name] = (values["step"], value)
 
     def sync(self) -> None:
         """Wait until all lines are on the disk.
@@ -251,7 +275,8 @@ def check_metrics(path: Path, last_step: int, digest: str) -> str:
     """
     if status(path) is None:
         return f"{printable(path)} is missing: it begins anew after step {last_step}" if last_step else ""
-    if digest and hashlib.sha256(_lines_up_to(path, last_step)).hexdigest() != digest:
+    kept = b"".join(line for line, values in _complete_lines(path) if values["step"] <= last_step)
+    if digest and hashlib.sha256(kept).hexdigest() != digest:
         raise UserError(
             f"{printable(path)} was changed: its lines up to step {last_step} are not those of the run; restore it, or "
             "move it away to begin a new one"
@@ -259,33 +284,35 @@ def check_metrics(path: Path, last_step: int, digest: str) -> str:
     return ""
 
 
-def _lines_up_to(path: Path, last_step: int) -> bytes:
-    """Return the complete lines of metrics.jsonl that belong to ``last_step`` or earlier steps."""
-    lines = read_bytes(path, "the metrics of a run", limit=_LARGEST_METRICS).splitlines()
-    return b"".join(line + b"\n" for line in lines if _is_up_to(line, last_step))
-
-
-def _is_up_to(line: bytes, last_step: int) -> bool:
-    """Return whether a line is complete and belongs to ``last_step`` or an earlier step."""
-    try:
-        return json.loads(line)["step"] <= last_step
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return False
+def _complete_lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
+    """Yield the complete lines of metrics.jsonl, each with a line feed, and their values."""
+    for line in read_bytes(path, "the metrics of a run", limit=_LARGEST_METRICS).splitlines():
+        with contextlib.suppress(ValueError, RecursionError):
+            values = json.loads(line)
+            if isinstance(values, dict) and isinstance(values.get("step"), (int, float)):
+                yield line + b"\n", values
 
 
 class Saveable(Protocol):
     """A pipeline, or any object that saves itself like one."""
 
-    def save_pretrained(self, folder: Path) -> None:
+    def save_pretrained(self, folder: Path, /) -> object:
         """Write all files into ``folder``."""
 
 
-def save_pipeline(run: Path, pipeline: Saveable) -> None:
+def save_pipeline(run: Path, pipeline: Saveable, files: Mapping[str, bytes] = MappingProxyType({})) -> None:
     """Write or update ``run``/pipeline, which can be loaded with from_pretrained at any time.
 
     A new folder appears with all its files at once. In an existing folder each file is replaced in one operation. Only
-    weights and metrics change within a run, so old and new files fit together in between.
+    weights, metrics and the card change within a run, so old and new files fit together in between.
+
+    Args:
+        run: the run folder.
+        pipeline: the pipeline.
+        files: contents of further files by their names, such as the card.
     """
     target = run / "pipeline"
     with files_written_beside(target) if target.exists() else folder_written_beside(target) as folder:
         pipeline.save_pretrained(folder)
+        for name, content in files.items():
+            (folder / name).write_bytes(content)

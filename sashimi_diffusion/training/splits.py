@@ -4,11 +4,14 @@ import hashlib
 from collections.abc import Iterable
 from typing import Any
 
-from sashimi_diffusion.data.audio_folder import AudioFolder
+from sashimi_diffusion.data.audio_folder import SUB_FOLDERS, AudioFolder
+from sashimi_diffusion.data.hub_dataset import IF_PRESENT, HubDataset, SplitNames
 from sashimi_diffusion.data.recordings import Recordings
 from sashimi_diffusion.data.speech_commands import SpeechCommandsDigits
+from sashimi_diffusion.data.tar_corpus import AUTOMATIC
+from sashimi_diffusion.data.tar_shards import TarShards
 from sashimi_diffusion.errors import UserError
-from sashimi_diffusion.training.config import DataConfig
+from sashimi_diffusion.training.data_config import DataConfig
 
 _WHERE_TO_GET_DATA = (
     "for spoken digits clone https://github.com/Jakobovski/free-spoken-digit-dataset and set "
@@ -20,7 +23,13 @@ _SEPARATOR = "-"  # of the hashes in a fingerprint
 
 
 def open_split(
-    data: DataConfig, split: str, length: int, skip_bad_files: bool = False, speakers: str | None = None
+    data: DataConfig,
+    split: str,
+    length: int,
+    skip_bad_files: bool = False,
+    speakers: str | None = None,
+    labels: bool = False,
+    channels: int = 1,
 ) -> Recordings:
     """Return the recordings of a split, divided into items of ``length`` samples.
 
@@ -29,7 +38,10 @@ def open_split(
         split: "train", "validation" or "test".
         length: samples in an item.
         skip_bad_files: ignore files that cannot be used, with a warning.
-        speakers: the field of the file names that contains the speaker; None: items have no speakers.
+        speakers: the field or the column that contains the speaker; None: items have no speakers.
+        labels: whether the labels are used. They may then be the names of sub-folders, see ``data.pattern``; the split
+            of such files depends on it.
+        channels: channels of the items; 1 mixes those of every recording.
 
     Raises:
         UserError: the path is not set, there is no recording or no such field, or a file cannot be used.
@@ -44,27 +56,45 @@ def open_split(
         "skip_bad_files": skip_bad_files,
     }
     if data.kind == "speech_commands":
-        if speakers is not None:
-            raise UserError(
-                f"data.speakers is {speakers!r}, but it needs data.kind=folder: the splits of Speech Commands have no "
-                "common speakers; remove it"
-            )
+        _check_speech_commands(speakers, channels)
         return SpeechCommandsDigits(data.path, download=data.download, **common)
-    return AudioFolder(
-        data.path,
-        pattern=data.pattern,
-        where=data.where,
-        holdout=data.holdout,
-        splits=tuple(data.splits),
-        order=data.order,
-        speakers=speakers,
-        **common,
-    )
+    common |= {"speakers": speakers, "channels": channels, "splits": tuple(data.splits)}
+    if data.kind == "webdataset":
+        return TarShards(
+            data.path,
+            pattern=data.pattern,
+            audio=data.audio_column,
+            labels=(data.label_column or AUTOMATIC) if labels else None,
+            shuffle_buffer=data.shuffle_buffer,
+            **common,
+        )
+    common |= {"where": data.where, "holdout": data.holdout, "order": data.order}
+    if data.kind == "hf_dataset":
+        return HubDataset(
+            data.path,
+            audio_column=data.audio_column,
+            labels=(data.label_column or IF_PRESENT) if labels else None,
+            split_names=SplitNames(data.train_split, data.validation_split, data.test_split),
+            subset=data.subset,
+            **common,
+        )
+    return AudioFolder(data.path, pattern=data.pattern, labels=SUB_FOLDERS if labels else None, **common)
+
+
+def _check_speech_commands(speakers: str | None, channels: int) -> None:
+    if speakers is not None:
+        raise UserError(
+            f"data.speakers is {speakers!r}, but it needs data.kind=folder: the splits of Speech Commands have no "
+            "common speakers; remove it"
+        )
+    if channels != 1:
+        raise UserError(f"model.in_channels is {channels}, but Speech Commands has one channel: remove it")
 
 
 def has_validation(data: DataConfig) -> bool:
     """Return whether the settings reserve recordings for validation."""
-    return data.kind == "speech_commands" or bool(data.holdout) or data.splits[1] > 0
+    named = data.kind == "hf_dataset" and data.validation_split is not None
+    return data.kind == "speech_commands" or bool(data.holdout) or named or data.splits[1] > 0
 
 
 def fingerprint(recordings: Recordings) -> str:
@@ -73,14 +103,7 @@ def fingerprint(recordings: Recordings) -> str:
 
     Folders are not part of it, so data may be moved before a run is resumed. See :func:`compare_fingerprints`.
     """
-    speakers = recordings.speakers
-    text = "\n".join(
-        f"{recordings.files[recording].name} {start} {recordings.clip_length(item)} {recordings.labels[item]}"
-        + ("" if speakers is None else f" {speakers[item]}")
-        for item, (recording, start) in enumerate(recordings.items)
-    )
-    contents = (recordings.content(item) for item in range(len(recordings)))
-    return _hash(text) + _SEPARATOR + _hash("\n".join(contents))
+    return _SEPARATOR.join(recordings.fingerprint())
 
 
 def combined_fingerprint(fingerprints: Iterable[tuple[str, str]]) -> str:

@@ -8,6 +8,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from sashimi_diffusion.training.model_card import Usage
 from sashimi_diffusion.training.run_folder import Saveable
 
 
@@ -26,6 +27,7 @@ class Task(Protocol):
         samples: number of clips that ``save_samples`` generates; 0 if the task generates none.
         against_graph: why a training step cannot be recorded as a CUDA graph, for instance because its loss uses the
             results of the step before it; "" if it can. The batches of such a task have equal shapes on a GPU.
+        usage: what the card of the pipeline says about every model of this kind.
     """
 
     network: Any
@@ -36,6 +38,7 @@ class Task(Protocol):
     chunks: int
     samples: int
     against_graph: str
+    usage: Usage
 
     def __init__(self, config: Any, device: torch.device, skip_bad_files: bool) -> None:
         """Open the data and build the network.

@@ -159,9 +159,14 @@ def read_yaml_file(path: str | Path) -> dict:
     return value
 
 
-def write_yaml(value: Any) -> str:
-    """Return ``value`` as YAML text, which :func:`read_yaml` reads back unchanged."""
-    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+def write_yaml(value: Any, width: float = 120) -> str:
+    """Return ``value`` as YAML text, which :func:`read_yaml` reads back unchanged.
+
+    Args:
+        value: nested dictionaries and lists of text, numbers, true, false and null.
+        width: characters of a line after which long text goes on in the next one.
+    """
+    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=width)
 
 
 def apply_overrides(tree: dict, overrides: Iterable[str]) -> dict:

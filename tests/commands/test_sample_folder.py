@@ -128,7 +128,7 @@ def test_a_folder_with_clips_is_refused(tmp_path: Path, state: PartialState) -> 
     with pytest.raises(UserError, match=r"already has 3 clips: choose another --out, or --overwrite$"):
         generate(tmp_path, state, 2)
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
-    for name, found in {"x.FLAC": "1 clips", "samples.json": r"samples\.json", "contact_sheet.png": "contact"}.items():
+    for name, found in {"x.FLAC": "1 clip:", "samples.json": r"samples\.json", "contact_sheet.png": "contact"}.items():
         out = tmp_path / name.replace(".", "-")
         out.mkdir()
         (out / name).write_text("mine")
@@ -185,7 +185,7 @@ def test_clips_that_another_run_has_written_in_the_meantime_are_kept(tmp_path: P
     with first:
         second.__enter__()
         write(first, 0)
-        with pytest.raises(UserError, match="already has 1 clips"):
+        with pytest.raises(UserError, match="already has 1 clip:"):
             second.start()
         assert names(tmp_path / "out") == ["0000.wav", "samples.json"]
 
@@ -271,3 +271,11 @@ def test_the_end_of_another_process_is_one_line(
     with pytest.raises(UserError, match="another process of this run has ended"), open_folder(tmp_path, state) as out:
         write(out, 0)
     assert names(tmp_path) == ["0000.wav", "samples.json"]
+
+
+def test_temporary_files_of_a_killed_run_are_removed(tmp_path: Path, state: PartialState) -> None:
+    abandoned = tmp_path / ".0001.wav.0123456789abcdef.tmp"
+    abandoned.write_bytes(b"half of a clip")
+    os.utime(abandoned, (0, 0))
+    generate(tmp_path, state, count=1)
+    assert names(tmp_path) == ["0000.wav", "contact_sheet.png", "samples.json"]

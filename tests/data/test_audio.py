@@ -11,7 +11,7 @@ import soundfile
 import torch
 
 from sashimi_diffusion.data.audio import AudioFileError, read_audio, resample, write_audio
-from sashimi_diffusion.data.decoding import decode_audio
+from sashimi_diffusion.data.decoding import decode_audio, decode_content
 from sashimi_diffusion.errors import UserError
 
 
@@ -328,3 +328,35 @@ def test_resampling_without_torchaudio_explains_the_error(without_torchaudio, tm
     assert "give recordings that are at 8000 Hz already" in message
     assert "\n" not in message
     assert not isinstance(caught.value, AudioFileError)  # the error is not about the file
+
+
+@pytest.mark.parametrize("rate", [16000, 8000, 11127])
+@pytest.mark.parametrize("max_seconds", [None, 0.1])
+def test_channels_are_read_as_if_each_were_a_file(tmp_path: Path, record, needs_torchaudio, rate, max_seconds):
+    noise = record(tmp_path / "stereo.wav", 4000, channels=2)
+    both = read_audio(tmp_path / "stereo.wav", rate, max_seconds=max_seconds, channels=2)
+    assert both.shape[0] == 2
+    for channel, samples in zip(noise.T, both, strict=True):
+        soundfile.write(tmp_path / "mono.wav", channel, 16000)
+        expected = read_audio(tmp_path / "mono.wav", rate, max_seconds=max_seconds)
+        np.testing.assert_allclose(samples, expected, atol=1e-6)  # both at once are added in another order
+
+
+def test_another_number_of_channels_is_refused(tmp_path: Path, record):
+    record(tmp_path / "mono.wav")
+    record(tmp_path / "three.wav", channels=3)
+    with pytest.raises(AudioFileError, match="1 channel instead of 2"):
+        read_audio(tmp_path / "mono.wav", channels=2)
+    with pytest.raises(AudioFileError, match="3 channels instead of 2"):
+        read_audio(tmp_path / "three.wav", channels=2)
+
+
+def test_content_is_decoded_as_the_file_is(tmp_path: Path, record):
+    for ending, channels in ((".wav", 2), (".flac", 1), (".ogg", 2), (".mp3", 1)):
+        record(tmp_path / f"noise{ending}", 3000, channels=channels)
+        content = (tmp_path / f"noise{ending}").read_bytes()
+        for own, other in zip(decode_content(content, "x"), decode_audio(tmp_path / f"noise{ending}"), strict=True):
+            np.testing.assert_array_equal(own, other)
+    for damaged, reason in ((b"", "empty"), (b"no audio", "not audio that soundfile can read"), (content[:50], "")):
+        with pytest.raises(AudioFileError, match=f"cannot use shard/a.wav: .*{reason}"):
+            decode_content(damaged, "shard/a.wav")

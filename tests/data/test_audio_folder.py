@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from sashimi_diffusion.data import audio_folder
 from sashimi_diffusion.data import cache as cache_module
-from sashimi_diffusion.data.audio_folder import AudioFolder
+from sashimi_diffusion.data import partition
+from sashimi_diffusion.data.audio_folder import SUB_FOLDERS, AudioFolder
 from sashimi_diffusion.data.recordings import report_bad_files
 from sashimi_diffusion.errors import UserError
 
@@ -138,6 +138,20 @@ def test_labels_from_sub_folders(tmp_path: Path, record):
         AudioFolder(tmp_path / "audio", "all", length=100, labels="folder")
 
 
+def test_sub_folders_are_labels_if_there_are_at_least_two(tmp_path: Path, record):
+    record(tmp_path / "audio" / "birds" / "1.wav")
+    options = {"split": "all", "length": 100, "labels": SUB_FOLDERS}
+    assert AudioFolder(tmp_path / "audio", **options).class_names is None
+    record(tmp_path / "audio" / "frogs" / "deep" / "1.wav")
+    dataset = AudioFolder(tmp_path / "audio", **options)
+    assert (dataset.class_names, dataset.labels.tolist()) == (["birds", "frogs"], [0, 1])
+    assert AudioFolder(tmp_path / "audio", **options | {"pattern": "{label}"}).class_names == ["1"]
+    assert AudioFolder(tmp_path / "audio", **options | {"pattern": "{take}"}).class_names is None
+    record(tmp_path / "audio" / "loose.wav")
+    with pytest.raises(UserError, match=r"1 of 3 .* loose\.wav: in no sub-folder, so it has no label"):
+        AudioFolder(tmp_path / "audio", **options)
+
+
 def test_where_selects_recordings(words: Path):
     dataset = AudioFolder(words, "all", length=60, pattern=PATTERN, where={"speaker": ["bob"], "label": "ja"})
     assert {path.name for path in dataset.files} == {f"ja_bob_{index}.wav" for index in range(10)}
@@ -166,7 +180,7 @@ def test_a_holdout_of_all_or_no_files_is_an_error(words: Path):
 
 def test_splits_are_disjoint_complete_stratified_and_repeatable(words: Path):
     def split_files(**options) -> dict[str, list[Path]]:
-        return {s: AudioFolder(words, s, length=20, pattern=PATTERN, **options).files for s in audio_folder.SPLITS}
+        return {s: AudioFolder(words, s, length=20, pattern=PATTERN, **options).files for s in partition.SPLITS}
 
     parts = split_files()
     assert {split: len(files) for split, files in parts.items()} == dict(train=36, validation=2, test=2, all=40)
@@ -202,7 +216,7 @@ def test_adding_a_file_hardly_changes_the_split_of_others(tmp_path: Path, record
 )
 def test_sizes_of_the_splits_follow_the_ratios(files: int, ratios: tuple[float, float, float]):
     splits = tuple(ratio / sum(ratios) for ratio in ratios)
-    validation, test = audio_folder._held_out_counts(files, splits)
+    validation, test = partition.held_out_counts(files, splits)
     train = files - validation - test
     assert min(train, validation, test) >= 0
     for ratio, count in zip(splits, (train, validation, test), strict=True):
@@ -239,7 +253,7 @@ def test_rms_includes_the_padding(tmp_path: Path):
 def test_recordings_are_decoded_only_once(words: Path, monkeypatch: pytest.MonkeyPatch):
     for split in ("train", "validation"):
         AudioFolder(words, split, length=60, pattern=PATTERN)
-        monkeypatch.setattr(cache_module, "read_audio", None)
+        monkeypatch.setattr(cache_module, "decode_audio", None)
     dataset = AudioFolder(words, "train", length=60, pattern=PATTERN)
     for _ in range(2):
         assert len([item for item in dataset]) == 36
@@ -441,6 +455,6 @@ def test_piano_tracks(shared_data: Path):
 def test_music_is_split_by_the_order_of_its_names(files: int, expected: tuple[int, int, int]):
     root = Path("music")
     paths = [root / f"track {number}.wav" for number in range(files)]
-    parts = audio_folder._by_name(paths[::-1], root, (0.88, 0.06, 0.06))
+    parts = partition.by_name(paths[::-1], root, (0.88, 0.06, 0.06))
     assert tuple(Counter(parts.values())[split] for split in ("train", "validation", "test")) == expected
     assert [parts[path] for path in paths] == sorted(parts.values(), key=["train", "validation", "test"].index)

@@ -1,5 +1,6 @@
 """Tests of the cache of decoded audio: keys, damaged entries and concurrent processes."""
 
+import hashlib
 import itertools
 import multiprocessing
 import os
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from sashimi_diffusion.cache_files import default_cache_dir
+from sashimi_diffusion.cache_files import default_cache_dir, read_cache_record, write_cache_record
 from sashimi_diffusion.data import cache as cache_module
 from sashimi_diffusion.data.cache import cached_recordings
 from sashimi_diffusion.errors import UserError
@@ -22,13 +23,13 @@ from sashimi_diffusion.errors import UserError
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """Return a list to which every decoded file is added."""
     seen = []
-    real = cache_module.read_audio
+    real = cache_module.decode_audio
 
-    def count(path, *arguments):
+    def count(path, **arguments):
         seen.append(path)
-        return real(path, *arguments)
+        return real(path, **arguments)
 
-    monkeypatch.setattr(cache_module, "read_audio", count)
+    monkeypatch.setattr(cache_module, "decode_audio", count)
     return seen
 
 
@@ -168,10 +169,10 @@ def test_concurrent_processes_build_one_entry(tmp_path: Path, cache_dir: Path, r
 
 
 def test_a_failure_leaves_no_incomplete_entry(files: list[Path], cache_dir: Path, monkeypatch: pytest.MonkeyPatch):
-    def fail(path, *arguments):
+    def fail(path, **arguments):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(cache_module, "read_audio", fail)
+    monkeypatch.setattr(cache_module, "decode_audio", fail)
     with pytest.raises(UserError, match=r"cannot write the audio cache .*: the disk is full; .*SASHIMI_CACHE"):
         cached_recordings(files, 16000)
     assert entries(cache_dir) == []
@@ -236,3 +237,40 @@ def test_an_entry_that_is_damaged_again_each_time(files: list[Path], monkeypatch
     with pytest.raises(UserError, match=r"was damaged each time after it was written: check the disk"):
         cached_recordings(files, 16000)
     assert capsys.readouterr().err.count("4 of 4 recordings in audio.f32 are not what was written") == 3
+
+
+def test_channels_are_stored(tmp_path: Path, record, cache_dir: Path):
+    paths = [tmp_path / "audio" / name for name in ("a.wav", "b.wav", "mono.wav")]
+    noise = [record(path, 100 + 10 * i, channels=2 if i < 2 else 1) for i, path in enumerate(paths)]
+    for _ in range(2):  # the second time from the cache
+        recordings = cached_recordings(paths, 16000, channels=2)
+        assert recordings.lengths().tolist() == [100, 110, 0]
+        assert recordings.bad == {2: "1 channel instead of 2"}
+        assert recordings.sources.tolist() == [[16000, 2], [16000, 2], [0, 0]]
+        for expected, samples in zip(noise[:2], recordings, strict=False):
+            np.testing.assert_array_equal(samples, expected.T)
+    assert recordings.rms[0] == pytest.approx(np.sqrt(np.mean(np.float64(noise[0]) ** 2)))
+    mixed = cached_recordings(paths, 16000)
+    np.testing.assert_array_equal(mixed[0], noise[0].mean(axis=1))
+    assert len(entries(cache_dir)) == 2
+
+
+def test_an_entry_of_an_older_version_is_used(files: list[Path], decoded: list[Path], cache_dir: Path):
+    """Older versions did not store the rates and channels of the files."""
+    before = [samples.copy() for samples in cached_recordings(files, 16000)]
+    (entry,) = entries(cache_dir)
+    index = read_cache_record(entry / "index.json")
+    assert index.pop("sources") == [[16000, 1]] * 4
+    write_cache_record(entry / "index.json", index)
+    after = cached_recordings(files, 16000)
+    assert len(decoded) == 4
+    assert after.sources is None
+    assert all(map(np.array_equal, before, after))
+
+
+def test_the_name_of_an_entry_is_that_of_older_versions() -> None:
+    form = cache_module.Format(16000, None)
+    parts = [2, soundfile.__libsndfile_version__, 16000, None, "a", "b"]
+    older = hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()[:32]
+    assert cache_module._entry_name(["a", "b"], form) == older
+    assert cache_module._entry_name(["a", "b"], form._replace(channels=2)) != older

@@ -56,7 +56,7 @@ def test_items_are_padded_on_the_right_or_cut(tmp_path: Path, record):
 def test_all_splits_share_one_cache_entry(tmp_path: Path, record, monkeypatch: pytest.MonkeyPatch):
     lay_out(tmp_path / "data", record)
     SpeechCommandsDigits(tmp_path / "data", "train")
-    monkeypatch.setattr(cache_module, "read_audio", None)
+    monkeypatch.setattr(cache_module, "decode_audio", None)
     assert len(SpeechCommandsDigits(tmp_path / "data", "test")) == 10
 
 

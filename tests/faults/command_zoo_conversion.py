@@ -1,10 +1,11 @@
-"""Wrong calls of sashimi-convert, and right ones beside them."""
+"""Wrong calls of sashimi-convert and sashimi-push, and right ones beside them."""
 
 from collections.abc import Iterator
 
 from tests.faults.command_zoo import (
     ESCAPE,
     NO_FILE,
+    NO_FOLDER,
     NO_OUTPUT_FOLDER,
     NOT_A_NUMBER,
     NOT_WHOLE,
@@ -15,7 +16,7 @@ from tests.faults.command_zoo import (
     wrong_values,
 )
 
-CONVERT = "sashimi-convert"
+CONVERT, PUSH = "sashimi-convert", "sashimi-push"
 WAVENET = "wavenet.pkl new --dilation-cycle 2"
 PIANO = "piano.pkl new"
 WHOLE = ("--sample-rate", "--length", "--timesteps", "--dilation-cycle")
@@ -23,12 +24,31 @@ REAL = ("--beta-start", "--beta-end")
 
 
 def conversion_rows() -> Iterator[Row]:
-    """Yield all rows of sashimi-convert."""
+    """Yield all rows of sashimi-convert and sashimi-push."""
     yield from right_calls()
     yield from usage()
     yield from files()
     yield from numbers()
     yield from other_kinds()
+    yield from pushes()
+
+
+def pushes() -> Iterator[Row]:
+    """Wrong calls; there is no hub for right ones."""
+    for path, says in (NO_FOLDER | {"full": "has no model", "empty": "has no model", "notes.txt": "notes.txt"}).items():
+        yield wrong(PUSH, [path, "me/tones"], says)
+    for name in ("", "a b", "a/b/c", "a--b", "-a", "x" * 100):
+        yield wrong(PUSH, ["--", "tones", name], "is no name of a repository")
+    yield wrong(PUSH, ["tones", ESCAPE], "\\x1b[2Jred")
+    for line, says in {
+        "": "folder",
+        "tones": "NAME",
+        "tones me/tones more": "more",
+        "tones me/tones --public": "--public",
+        "tones me/tones": "needs the hub, but HF_HUB_OFFLINE is set",
+        "run tones --private": "needs the hub, but HF_HUB_OFFLINE is set",
+    }.items():
+        yield wrong(PUSH, line, says)
 
 
 def right_calls() -> Iterator[Row]:

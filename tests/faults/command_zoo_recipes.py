@@ -1,4 +1,4 @@
-"""Wrong calls of the three recipes, and right ones beside them."""
+"""Wrong calls of the three recipes and of ``sashimi-train``, and right ones beside them."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -6,6 +6,7 @@ from dataclasses import replace
 from tests.faults.command_zoo import (
     BEYOND,
     ESCAPE,
+    LONG,
     NO_FILE,
     NO_FOLDER,
     NO_OUTPUT_FOLDER,
@@ -49,6 +50,13 @@ COMMON = {
     "training.checkpoint_every": ("0", "x"),
     "training.keep_checkpoints": ("0", "-1"),
     "training.trackers": ("x", "[nothing]", "{a: 1}"),
+    "tracking.project": ("''", "[a]", "1"),
+    "tracking.run": ("''", "{a: 1}"),
+    "tracking.nothing": ("1",),
+    "card.license": ("CC BY", "''", "[mit]"),
+    "card.datasets": ("x", "[a b]", "[a/b/c]", "[1]"),
+    "card.language": ("en", "[English]"),
+    "card.title": ("''",),
     "model.name": ("x", "null", "1"),
 }
 
@@ -120,6 +128,8 @@ def recipe_rows() -> Iterator[Row]:
         yield from every(step, usage(recipe))
         yield from every(step, config_files(recipe))
         yield from every(step, data_folders(recipe))
+    yield from sub_commands()
+    yield from data_kinds()
     yield from settings()
     yield from texts()
     yield from resumed_runs()
@@ -155,6 +165,12 @@ def usage(recipe: str) -> Iterator[Row]:
         f"{line} training.=1": "training",
         f"{line} '{ESCAPE}=1'": "\\x1b[2Jred",
         f"{line} {UNDECODABLE}=1": "caf\\udce9",
+        f"{line} --push-to-hub": "--push-to-hub",
+        f"{line} --push-to-hub ''": "is no name of a repository",
+        f"{line} --push-to-hub 'a b'": "is no name of a repository",
+        f"{line} --push-to-hub '{ESCAPE}'": "\\x1b[2Jred",
+        f"{line} --push-to-hub {UNDECODABLE}": "caf\\udce9",
+        f"{line} --push-to-hub a/b": "needs the hub, but HF_HUB_OFFLINE is set",
     }.items():
         yield wrong(recipe, wrong_line, says)
 
@@ -186,6 +202,70 @@ def data_folders(recipe: str) -> Iterator[Row]:
         if path not in ("", "null"):
             yield wrong(recipe, [*LINES[recipe].split(), f"output_dir={path}"], says)
             yield wrong(recipe, [*LINES[recipe].split(), f"{key.replace('kind', 'cache_dir')}={path}"], says)
+
+
+def sub_commands() -> Iterator[Row]:
+    """``sashimi-train`` has the command line of the recipes after the name of a kind of run."""
+    yield right("sashimi-train", "--help", "autoregressive")
+    yield wrong("sashimi-train", "", "the first argument must be one of diffusion, autoregressive, init, classifier")
+    for first, says in {
+        "difusion": "did you mean 'diffusion'?",
+        "--config": "--config",
+        "--list": "--list",
+        "data.path=digits": "data.path=digits",
+        ESCAPE: "\\x1b[2Jred",
+        UNDECODABLE: "caf\\udce9",
+        LONG: "nnn",
+    }.items():
+        yield wrong("sashimi-train", [first, "output_dir=run"], says)
+    yield wrong("sashimi_diffusion.commands.train", "classifier --list", "`sashimi-train classifier`")
+    yield right("sashimi_diffusion.commands.train", "autoregressive --list", "digits-ar-small")
+    for recipe, kind in CONFIGS.items():
+        yield right("sashimi-train", f"{kind} {LINES[recipe]}", f"config: {kind}.yaml", ["new-run"])
+        yield right("sashimi-train", f"{kind} --list", "in the folder")
+        yield from every(1 if recipe == DIFFUSION else 4, sub_command_usage(recipe, kind))
+
+
+def sub_command_usage(recipe: str, kind: str) -> Iterator[Row]:
+    line = LINES[recipe]
+    for wrong_line, says in {
+        "--list --resume": "--resume",
+        "--list --config digits-small": "--config",
+        "--list --schema": "--schema",
+        "--list seed=1": "key.sub=value",
+        "--config digits-smal": "did you mean 'digits-",
+        "--config recipes/digits-small.yaml": "recipes/digits-small.yaml does not exist",
+        "--config full": "full is a folder",
+        f"--config {LONG}": LONG[:250],
+        f"{line} --nothing": f"sashimi-train {kind} --help",
+        f"{line} training.step=1": "training.steps",
+        "--resume output_dir=nowhere": "there is no run to resume",
+    }.items():
+        yield wrong("sashimi-train", f"{kind} {wrong_line}", says)
+
+
+def data_kinds() -> Iterator[Row]:
+    """Data sets of other kinds that cannot be used."""
+    tar = {
+        "nowhere.tar": "nowhere.tar does not exist",
+        "x-{0..3}.tar": "4 of 4 tar files",
+        "digits": "no tar file in digits",
+        "prefix.wav": "prefix.wav is no tar file",
+        "x-{a}.tar": "{a} is no range",
+        "x-{3..1}.tar": "{3..1} must count up",
+        f"'{ESCAPE}.tar'": "\\x1b[2Jred.tar",
+        f"{UNDECODABLE}.tar": "caf\\udce9.tar",
+    }
+    yield from wrong_values(DIFFUSION, f"{LINES[DIFFUSION]} data.kind=webdataset", "data.path", tar)
+    table = {
+        "./nowhere": "nowhere does not exist",
+        "notes.txt": "notes.txt is not a folder",
+        "empty": "cannot read empty as a Hugging Face data set",
+    }
+    yield from wrong_values(DIFFUSION, f"{LINES[DIFFUSION]} data.kind=hf_dataset", "data.path", table, quick=0)
+    yield wrong(DIFFUSION, f"{LINES[DIFFUSION]} data.label_column=word", "data.label_column")
+    yield wrong(DIFFUSION, f"{LINES[DIFFUSION]} model.in_channels=2", "1 channel instead of 2")
+    yield wrong(AUTOREGRESSIVE, f"{LINES[AUTOREGRESSIVE]} model.in_channels=2", "model.in_channels")
 
 
 def settings() -> Iterator[Row]:

@@ -41,12 +41,12 @@ def sampling_rows() -> Iterator[Row]:
 
 
 def right_calls() -> Iterator[Row]:
-    yield right(SAMPLE, f"{TONES} --out new", "1 clips", ["new"])
-    yield right(SAMPLE, f"{TONES} --out new --batch-size {10**15} --seed {2**63 - 1}", "1 clips", ["new"])
-    yield right(SAMPLE, f"{TONES} --out new/below --steps 2 --scheduler ddim", "1 clips", ["new"])
-    yield right(SAMPLE, f"{WORDS} --label one --speaker bob --guidance-scale 2 --out new", "1 clips", ["new"])
-    yield right(SAMPLE, f"{PIANO} --out new --temperature 0 --top-k 3 --top-p 0.5", "1 clips", ["new"])
-    yield right(SAMPLE, f"{PIANO} --out new --prefix prefix.wav --sort-by-likelihood", "1 clips", ["new"])
+    yield right(SAMPLE, f"{TONES} --out new", "1 clip,", ["new"])
+    yield right(SAMPLE, f"{TONES} --out new --batch-size {10**15} --seed {2**63 - 1}", "1 clip,", ["new"])
+    yield right(SAMPLE, f"{TONES} --out new/below --steps 2 --scheduler ddim", "1 clip,", ["new"])
+    yield right(SAMPLE, f"{WORDS} --label one --speaker bob --guidance-scale 2 --out new", "1 clip,", ["new"])
+    yield right(SAMPLE, f"{PIANO} --out new --temperature 0 --top-k 3 --top-p 0.5", "1 clip,", ["new"])
+    yield right(SAMPLE, f"{PIANO} --out new --prefix prefix.wav --sort-by-likelihood", "1 clip,", ["new"])
     yield right(SAMPLE, "--pipeline piano --engine eager --stream new.wav", "s of audio", ["new.wav"])
     yield right(
         SAMPLE, f"--pipeline piano --engine eager --stream {UNDECODABLE}.wav", "caf\\udce9.wav", [f"{UNDECODABLE}.wav"]
@@ -57,7 +57,7 @@ def right_calls() -> Iterator[Row]:
     for line in (TONES, PIANO):
         yield right(SAMPLE, f"{line} --out new", writes=["new"], reader=False)
         for encoding in ("latin-1", "ascii", "cp1252"):
-            yield right(SAMPLE, f"{line} --out new", "1 clips", ["new"], encoding=encoding)
+            yield right(SAMPLE, f"{line} --out new", "1 clip,", ["new"], encoding=encoding)
         yield right(SAMPLE, f"{line} --out '\u2193 \u4e2d'", "\\u2193", ["\u2193 \u4e2d"], encoding="ascii")
 
 

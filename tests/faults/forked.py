@@ -24,8 +24,11 @@ FORBIDDEN = {"secret": 0o000, "readonly": 0o555}
 
 COMMANDS = {
     "sashimi-sample": "sashimi_diffusion.commands.sample",
+    "sashimi-push": "sashimi_diffusion.commands.push",
     "sashimi-evaluate": "sashimi_evaluation.commands.evaluate",
     "sashimi-convert": "sashimi_evaluation.commands.convert",
+    "sashimi-train": "sashimi_evaluation.commands.train",
+    "sashimi_diffusion.commands.train": "sashimi_diffusion.commands.train",
     "train_diffwave_sashimi.py": "recipes",
     "train_autoregressive_sashimi.py": "recipes",
     "train_digit_classifier.py": "recipes",

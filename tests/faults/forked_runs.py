@@ -17,7 +17,7 @@ from accelerate.state import AcceleratorState, GradientState
 
 from sashimi_diffusion.training.autoregressive.config import AutoregressiveConfig
 from sashimi_diffusion.training.autoregressive.task import AutoregressiveTask
-from sashimi_diffusion.training.command import run_recipe
+from sashimi_diffusion.training.command import Recipe, run_recipe
 from sashimi_diffusion.training.diffusion.config import DiffusionConfig
 from sashimi_diffusion.training.diffusion.task import DiffusionTask
 from sashimi_diffusion.training.yaml_files import write_yaml
@@ -106,7 +106,7 @@ class Child:
         GradientState._reset_state()
         sys.argv = command
         task, config = RECIPES[recipe]
-        return run_recipe(task, config, Path("none.yaml"), "")
+        return run_recipe(Recipe(task, config, Path("none"), "none"), "")
 
     def wait(self) -> int:
         """Return the exit code, or minus the signal that ended the process."""

@@ -6,14 +6,15 @@ from pathlib import Path
 from sashimi_diffusion.training.autoregressive.config import AutoregressiveConfig
 from sashimi_diffusion.training.config import RunConfig
 from sashimi_diffusion.training.diffusion.config import DiffusionConfig
+from sashimi_diffusion.training.packaged_configs import CONFIGS
 from sashimi_diffusion.training.yaml_files import read_yaml_file
 from sashimi_evaluation.classifiers.training.config import ClassifierConfig
+from sashimi_evaluation.commands.train import CONFIGS as CLASSIFIERS
 
-CONFIGS = Path(__file__).resolve().parents[2] / "recipes" / "configs"
 FILES: dict[type[RunConfig], Path] = {
-    DiffusionConfig: CONFIGS / "digits-small.yaml",
+    DiffusionConfig: CONFIGS / "diffusion" / "digits-small.yaml",
     AutoregressiveConfig: CONFIGS / "autoregressive" / "digits-ar-small.yaml",
-    ClassifierConfig: CONFIGS / "classifiers" / "digits-small.yaml",
+    ClassifierConfig: CLASSIFIERS / "digits-small.yaml",
 }
 TREES = {kind: read_yaml_file(file) for kind, file in FILES.items()}
 
@@ -162,6 +163,17 @@ COMMON = {
     "training.mixed_precision=fp16": "training.mixed_precision must be null or 'fp32' or 'bf16', not 'fp16'",
     "training.cuda_graph=maybe": "training.cuda_graph must be true or false or 'auto', not 'maybe'",
     "training.trackers=x": "training.trackers must be a list in which each item is text, not 'x'",
+    "tracking=x": "tracking must be a group of keys, not 'x'",
+    "tracking.project=": "tracking.project is '': it must not be empty",
+    "tracking.run=a\0b": r"tracking.run is 'a\x00b': it must not contain a null character",
+    "tracking.name=x": "unknown config key tracking.name",
+    "card.license=CC BY 4.0": "card.license is 'CC BY 4.0': it must be an identifier such as cc-by-4.0",
+    f"card.license={ESCAPE}": r"card.license is '\x1b[2Jred': it must be an identifier",
+    "card.license=[mit]": "card.license is '[mit]': it must be an identifier",
+    "card.datasets=[a b]": "card.datasets is ['a b']: each must be a name of the hub, such as owner/name",
+    "card.datasets=x": "card.datasets must be a list",
+    "card.language=[English]": "card.language is ['English']: each must be a code such as en",
+    "card.licence=mit": "unknown config key card.licence: did you mean card.license?",
     "training.trackers=[1]": "training.trackers must be a list in which each item is text, not [1]",
     "model.name=": "model.name must be",
     "model.name=x": "model.name must be",
@@ -190,8 +202,11 @@ OWN: dict[type[RunConfig], dict[str, str]] = {
         "model.reverse_shift=2": "model.reverse_shift is 2: expected a whole number from 0 to 1",
         "model.kernel_length=0": "model.kernel_length is 0: expected",
         "model.mel_channels=0": "model.mel_channels is 0: expected",
+        "model.in_channels=0": "model.in_channels is 0: expected a whole number from 1 to 1,024",
+        "model.in_channels=stereo": "model.in_channels must be a whole number, not 'stereo'",
+        "model.out_channels=2": "unknown config key model.out_channels",
         "model.mel_upsample=[0]": "model.mel_upsample is [0]: expected",
-        "model.class_conditional=null": "model.class_conditional must be true or false",
+        "model.class_conditional=x": "model.class_conditional must be null or true or false, not 'x'",
         "model={name: wavenet, n_layers: 0}": "model.n_layers is 0: expected a whole number from 1 to 512",
         "model={name: wavenet, dilation_cycle: 60}": "model.dilation_cycle is 60: expected",
         "data.sample_rate=1000000000000": "data.sample_rate is 1000000000000: it must be at least 1",
@@ -225,7 +240,16 @@ OWN: dict[type[RunConfig], dict[str, str]] = {
         "data.mel.f_min=-1": "data.mel.f_min is -1",
         "data.mel.f_max=.inf": "data.mel.f_max is inf",
         "data.mel=5": "data.mel must be a group of keys",
-        "data.kind=x": "data.kind must be",
+        "data.kind=x": "data.kind must be 'speech_commands' or 'folder' or 'hf_dataset' or",
+        "data.subset=x": "data.subset is 'x', but data.kind is folder: remove it; it needs data.kind=hf_dataset",
+        "data.audio_column=a": "data.audio_column is 'a', but data.kind is folder: remove it; it needs",
+        "data.label_column=a": "it needs data.kind=hf_dataset or webdataset",
+        "data.label_column=''": "data.label_column is '': it must not be empty",
+        "data.train_split=null": "data.train_split is 'null', but data.kind is folder",
+        "data.validation_split=dev": "data.validation_split is 'dev', but data.kind is folder",
+        "data.test_split=dev": "data.test_split is 'dev', but data.kind is folder",
+        "data.shuffle_buffer=0": "data.shuffle_buffer is 0: it must be at least 1 and at most 10,000,000",
+        "data.shuffle_buffer=5": "data.shuffle_buffer is 5, but data.kind is folder: remove it; it needs data.kind=",
         "data.download=maybe": "data.download must be true or false",
         "schedule.num_train_timesteps=0": "schedule.num_train_timesteps is 0",
         "schedule.num_train_timesteps=1000000000": "schedule.num_train_timesteps is 1000000000",
@@ -247,6 +271,7 @@ OWN: dict[type[RunConfig], dict[str, str]] = {
     AutoregressiveConfig: {
         "model.pool=[-4]": "model.pool is [-4]: expected",
         "model.num_tokens=0": "model.num_tokens is 0: expected",
+        "model.in_channels=2": "model.in_channels is set, but an autoregressive model has one channel",
         "model={name: wavenet, n_layers: 0}": "model.n_layers is 0: expected a whole number from 1 to 24",
         "model={name: samplernn, frame_sizes: [0]}": "model.frame_sizes is [0]: expected",
         "model={name: samplernn, dim: 0}": "model.dim is 0: expected",
@@ -296,8 +321,15 @@ OWN: dict[type[RunConfig], dict[str, str]] = {
 
 COMBINED = {
     ("optimizer.decay=plateau", "training.validate_every=0"): "plateau needs validations",
-    ("model.class_conditional=false", "data.speakers=null"): "sampling.guidance_scale is 2.0: without classes",
+    ("model.class_conditional=false", "data.speakers=null", "sampling.guidance_scale=2"): (
+        "sampling.guidance_scale is 2.0: without classes"
+    ),
+    ("data.kind=hf_dataset",): "data.pattern is '{label}_{speaker}_{index}', but data.kind is hf_dataset: remove it",
+    ("data.kind=hf_dataset", "data.pattern=null", "data.shuffle_buffer=9"): "data.shuffle_buffer is 9, but data.kind",
+    ("data.kind=webdataset",): "data.holdout is {'index': [0, 1, 2, 3, 4]}, but data.kind is webdataset: remove it; it",
+    ("data.kind=webdataset", "data.holdout=null", "data.order=name"): "data.order is 'name', but data.kind is webdata",
     ("data.pattern=null",): "data.speakers names the field 'speaker', but the fields are folder",
+    ("model.mel_channels=4", "model.in_channels=2"): "model.in_channels is 2: a vocoder (model.mel_channels) has one",
     ("model.mel_channels=4",): "f_min < f_max <= 4000, half of data.sample_rate",
     ("model.mel_channels=4", "data.mel={f_max: 4000, n_fft: 16384}"): "less than twice data.length=5120",
     ("data.where={speaker: [a]}", "data.where.speaker.x=1"): "speaker is a value, not a group of keys",

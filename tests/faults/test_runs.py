@@ -121,7 +121,7 @@ def test_a_dead_launcher(folder: Path, tmp_path: Path) -> None:
     run, result = tmp_path / "run", tmp_path / "result"
     launcher = os.fork()
     if launcher == 0:
-        child = Child(folder, "diffusion", *LONG, f"output_dir={run}", ACCELERATE_MIXED_PRECISION="no")
+        child = Child(folder, "diffusion", *LONG, f"output_dir={run}", ACCELERATE_DYNAMO_MODE="default")
         result.with_suffix(".new").write_text(f"{child.process} {child.output}")
         result.with_suffix(".new").rename(result)
         signal.alarm(200)
@@ -151,7 +151,7 @@ def test_a_dead_worker(folder: Path, tmp_path: Path, victim: int) -> None:
     assert survivor.wait() == 1
     assert survivor.err.strip().splitlines() == [
         "error: another process of this run has ended; if it printed no error, it was killed; there is no checkpoint "
-        "yet, so --resume starts from the beginning"
+        "yet, so the same command with --resume starts from the beginning"
     ]
 
 
@@ -165,10 +165,10 @@ def test_an_interruption_promises_only_what_there_is(folder: Path, tmp_path: Pat
     assert child.wait() == 130
     end = child.err.strip().splitlines()[-1]
     if checkpoints:
-        assert end.startswith(f"stopped; --resume continues from {run / 'checkpoints'}")
+        assert end.startswith(f"stopped; the same command with --resume continues from {run / 'checkpoints'}")
         assert (run / "pipeline").is_dir()
     else:
-        assert end == "stopped; there is no checkpoint yet, so --resume starts from the beginning"
+        assert end == "stopped; there is no checkpoint yet, so the same command with --resume starts from the beginning"
         assert not (run / "pipeline").exists()
 
 

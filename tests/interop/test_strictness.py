@@ -181,9 +181,12 @@ def test_a_file_that_would_run_code_is_refused(tmp_path: Path, save: Callable) -
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("x.pkl", b"", "no checkpoint that torch can read"),
-        ("x.pkl", b"hello, this is text\n", "no checkpoint that torch can read"),
-        ("x.pt", b"PK\x03\x04 cut short", "no checkpoint that torch can read"),
+        ("x.pkl", b"", "no checkpoint that torch can read .it is empty.: expected an official checkpoint"),
+        ("x.pkl", b"hello, this is text\n", "no checkpoint that torch can read .it is a text file."),
+        ("x.pkl", b"i, in ASCII only", "no checkpoint that torch can read .it is a text file."),
+        ("x.pt", b"RIFF\x10\x00\x00\x00WAVEfmt ", "no checkpoint that torch can read .it is an audio file."),
+        ("x.pt", b"PK\x03\x04\x00 cut short", "no checkpoint that torch can read .it is damaged or cut short: "),
+        ("x.pt", b"\x00\x01\x02", "no checkpoint that torch can read .*: expected an official checkpoint"),
         ("x.safetensors", b"\x00" * 20, "no checkpoint that torch can read"),
         ("x.pkl", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "Git LFS pointer"),
     ],

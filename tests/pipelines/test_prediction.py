@@ -232,7 +232,8 @@ def test_one_warning_tells_that_hooks_prevent_recording(hook: str) -> None:
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         np.testing.assert_array_equal(audio(graph), audio(graph))
-    assert [("hooks" in str(one.message), one.category) for one in warned] == [(True, UserWarning)]
+    others = [one for one in warned if "too few" not in str(one.message)]  # of the few sampling steps
+    assert [("hooks" in str(one.message), one.category) for one in others] == [(True, UserWarning)]
     assert record.recordings == 0
 
 

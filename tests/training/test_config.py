@@ -1,7 +1,5 @@
 """Tests of configs: validation of keys and types, overrides, YAML files, published configs."""
 
-from pathlib import Path
-
 import pytest
 from pydantic import ValidationError
 
@@ -9,9 +7,10 @@ from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.training.config import check_same_run, from_tree, load_config, to_tree
 from sashimi_diffusion.training.diffusion.config import DiffusionConfig
 from sashimi_diffusion.training.diffusion.task import create_model
+from sashimi_diffusion.training.packaged_configs import CONFIGS
 from sashimi_diffusion.training.yaml_files import apply_overrides, read_yaml, write_yaml
 
-CONFIGS = Path(__file__).resolve().parents[2] / "recipes" / "configs"
+DIFFUSION = CONFIGS / "diffusion"
 
 
 @pytest.mark.parametrize(
@@ -117,7 +116,7 @@ def test_yaml_round_trip(tiny_config):
     assert from_tree(DiffusionConfig, {}) == DiffusionConfig()
 
 
-@pytest.mark.parametrize("file", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("file", sorted(DIFFUSION.glob("*.yaml")), ids=lambda path: path.stem)
 def test_published_configs_load(file):
     config = load_config(DiffusionConfig, file, ["data.path=x"])
     assert config.output_dir == f"runs/{file.stem}"
@@ -137,13 +136,13 @@ def test_published_configs_load(file):
     ],
 )
 def test_published_configs_have_the_published_size(name, parameters):
-    model = create_model(load_config(DiffusionConfig, CONFIGS / f"{name}.yaml"), None)
+    model = create_model(load_config(DiffusionConfig, DIFFUSION / f"{name}.yaml"), None)
     assert sum(parameter.numel() for parameter in model.parameters()) == parameters
 
 
 @pytest.mark.parametrize(("name", "parameters"), [("digits-small", 2_280_263), ("digits-small-wavenet", 2_294_913)])
 def test_the_backbones_compared_on_digits_have_similar_sizes(name, parameters):
-    config = load_config(DiffusionConfig, CONFIGS / f"{name}.yaml", ["model.waveform_std=0.1"])
+    config = load_config(DiffusionConfig, DIFFUSION / f"{name}.yaml", ["model.waveform_std=0.1"])
     model = create_model(config, [str(digit) for digit in range(10)], [f"speaker {i}" for i in range(6)])
     assert sum(parameter.numel() for parameter in model.parameters()) == parameters
 
@@ -154,3 +153,50 @@ def test_a_run_may_be_lengthened_and_moved_but_not_changed(tiny_config):
     for name, value in {"seed": 1, "model.d_model": 16, "data.length": 512, "schedule.num_train_timesteps": 50}.items():
         with pytest.raises(UserError, match=f"^{name} is {value}.*resume with {name}="):
             check_same_run(tiny_config(f"{name}={value}"), stored)
+
+
+def test_null_agrees_with_what_the_data_of_a_run_have_determined(tiny_config):
+    check_same_run(tiny_config("model.class_conditional=null"), tiny_config())
+    with pytest.raises(UserError, match=r"^model\.class_conditional is False"):
+        check_same_run(tiny_config("model.class_conditional=false"), tiny_config())
+
+
+FIRST_TAKES = {"index": [0, 1, 2, 3, 4]}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "pattern", "speakers", "holdout"),
+    [
+        ([], "{label}_{speaker}_{index}", "speaker", FIRST_TAKES),
+        (["data.pattern={label}-{speaker}-{index}"], "{label}-{speaker}-{index}", "speaker", FIRST_TAKES),
+        (["data.pattern={label}_{speaker}"], "{label}_{speaker}", "speaker", None),
+        (["data.pattern=null"], None, None, None),
+        (["data.pattern='{label}_{take}'", "data.holdout={take: [1]}"], "{label}_{take}", None, {"take": [1]}),
+        (["data.pattern={label}_{x}", "data.holdout.x=[1]"], "{label}_{x}", None, FIRST_TAKES | {"x": [1]}),
+        (["data.kind=speech_commands"], None, None, None),
+        (["data.kind=folder"], "{label}_{speaker}_{index}", "speaker", FIRST_TAKES),
+        (["data={kind: folder, pattern: '{label}_{a}'}"], "{label}_{a}", None, None),
+    ],
+)
+def test_settings_of_a_replaced_pattern_are_left_out(overrides, pattern, speakers, holdout):
+    """An override is never left out; nor is a group of the file to which an override adds something."""
+    data = load_config(DiffusionConfig, DIFFUSION / "digits-small.yaml", overrides).data
+    assert (data.pattern, data.speakers, data.holdout) == (pattern, speakers, holdout)
+
+
+def test_overrides_that_name_fields_of_a_replaced_pattern_are_errors():
+    with pytest.raises(UserError, match=r"data\.speakers names the field 'speaker', but the fields are folder"):
+        load_config(DiffusionConfig, DIFFUSION / "digits-small.yaml", ["data.pattern=null", "data.speakers=speaker"])
+    with pytest.raises(UserError, match=r"data\.pattern is 'x'"):
+        load_config(DiffusionConfig, DIFFUSION / "digits-small.yaml", ["data.pattern=x"])
+
+
+@pytest.mark.parametrize(("scale", "without", "with_labels"), [("null", 1, 2), ("1", 1, 1), ("3", None, 3)])
+def test_the_automatic_scale_of_guidance(tiny_config, scale, without, with_labels):
+    sampling = tiny_config(f"sampling.guidance_scale={scale}").sampling
+    assert sampling.guidance(conditional=True) == with_labels
+    if without is not None:
+        assert sampling.guidance(conditional=False) == without
+        return
+    with pytest.raises(UserError, match=r"sampling\.guidance_scale is 3\.0: without classes"):
+        sampling.guidance(conditional=False)

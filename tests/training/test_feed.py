@@ -11,7 +11,7 @@ import torch
 
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.training import checkpoints, loop
-from sashimi_diffusion.training.command import run_recipe
+from sashimi_diffusion.training.command import Recipe, run_recipe
 from sashimi_diffusion.training.diffusion.config import DiffusionConfig
 from sashimi_diffusion.training.diffusion.task import DiffusionTask
 from sashimi_diffusion.training.examples import ShuffledEpochs
@@ -78,7 +78,7 @@ def test_an_error_in_a_thread_is_reported_in_one_line(tiny_file, prefetched, mon
 
     monkeypatch.setattr(DiffusionTask, "batch", batch)
     monkeypatch.setattr(sys, "argv", ["train", "--config", str(tiny_file)])
-    assert run_recipe(DiffusionTask, DiffusionConfig, tiny_file, "") == 2
+    assert run_recipe(Recipe(DiffusionTask, DiffusionConfig, tiny_file.parent, "tiny"), "") == 2
     assert "error: the recording tone.wav disappeared: restore it\n" in capsys.readouterr().err
     assert not threads()
 

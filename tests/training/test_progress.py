@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from sashimi_diffusion.terminal import say, unfailing_output
-from sashimi_diffusion.training import command
+from sashimi_diffusion.training.command import Recipe, run_recipe
 from sashimi_diffusion.training.config import TrainingConfig
 from sashimi_diffusion.training.diffusion.config import DiffusionConfig
 from sashimi_diffusion.training.diffusion.task import DiffusionTask
@@ -59,7 +59,7 @@ def test_an_error_line_begins_a_line(tiny_file, tmp_path, monkeypatch, capsys, e
         monkeypatch.setattr(DiffusionTask, "save_samples", stop)
         settings = ["training.steps=2"]
     monkeypatch.setattr(sys, "argv", ["recipe.py", "--config", str(tiny_file), *settings])
-    assert command.run_recipe(DiffusionTask, DiffusionConfig, tmp_path / "none.yaml", "") == code
+    assert run_recipe(Recipe(DiffusionTask, DiffusionConfig, tmp_path, "none"), "") == code
     err = capsys.readouterr().err
     assert "step/s" in err
     assert err.endswith("\n")
@@ -70,7 +70,7 @@ def test_an_error_line_begins_a_line(tiny_file, tmp_path, monkeypatch, capsys, e
 def test_the_first_line_says_when_the_run_ends(tiny_file, tmp_path, monkeypatch, capsys):
     arguments = ["--config", str(tiny_file), "training.max_minutes=1e-6", f"output_dir={tmp_path / 'run'}"]
     monkeypatch.setattr(sys, "argv", ["recipe.py", *arguments])
-    assert command.run_recipe(DiffusionTask, DiffusionConfig, tmp_path / "none.yaml", "") == 0
+    assert run_recipe(Recipe(DiffusionTask, DiffusionConfig, tmp_path, "none"), "") == 0
     out, err = capsys.readouterr()
     assert "1 x cpu; at most 1e-06 minutes; run folder" in out
     assert "1/1 " in err

@@ -107,6 +107,14 @@ sampling:
 """
 
 
+NEW_DATA_SETTINGS = {
+    **dict.fromkeys(("subset", "audio_column", "label_column", "validation_split", "test_split")),
+    "train_split": "train",
+    "shuffle_buffer": 1000,
+}
+"""Settings of the data that this config lacks, with their defaults."""
+
+
 def test_a_measured_value_is_stored_with_the_run(tiny, tmp_path):
     config = from_tree(DiffusionConfig, tiny("training.steps=4"))
     run = train(DiffusionTask, config)
@@ -153,7 +161,10 @@ def test_the_config_of_an_older_version_loads_and_resumes(tiny, tiny_file):
     (run / "config.yaml").write_text(OLD_CONFIG)
     tree = read_yaml_file(run / "config.yaml")
     assert to_tree(from_tree(DiffusionConfig, tree)) == tree | {
-        "training": tree["training"] | {"gradient_checkpointing": False, "cuda_graph": "auto", "compile": False}
+        "training": tree["training"] | {"gradient_checkpointing": False, "cuda_graph": "auto", "compile": False},
+        "data": tree["data"] | NEW_DATA_SETTINGS,
+        "tracking": {"project": "sashimi-diffusion", "run": None},
+        "card": {"title": None, "license": None, "datasets": [], "language": [], "text": None},
     }
     data = tiny()["data"]
     overrides = [f"output_dir={run}", f"data.path={data['path']}", f"data.cache_dir={data['cache_dir']}"]
@@ -234,3 +245,25 @@ def test_a_run_folder_that_is_removed_during_the_run(tiny_config, tmp_path, monk
     with pytest.raises(UserError, match=r"metrics\.jsonl was removed or replaced during the run"):
         train(DiffusionTask, tiny_config("training.sample_every=0"))
     assert not (tmp_path / "run/pipeline").exists()
+
+
+def test_a_resumed_run_says_what_is_different(tiny, tmp_path, capsys):
+    run = train(DiffusionTask, from_tree(DiffusionConfig, tiny("training.steps=4")))
+    assert "changed: " not in capsys.readouterr().out
+    run.rename(tmp_path / "moved")
+    changes = ("training.steps=5", "optimizer.lr=0.003", "sampling.num_samples=0", f"output_dir={tmp_path / 'moved'}")
+    train(DiffusionTask, from_tree(DiffusionConfig, tiny(*changes)), resume=True)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("changed: ")]
+    assert [line.partition(": ")[2].partition(":")[0] for line in lines] == [
+        "optimizer.lr",
+        "training.steps",
+        "sampling.num_samples",
+    ]
+    assert lines[1] == "changed: training.steps: 4 -> 5"
+
+
+def test_a_run_that_is_over_says_so(tiny, capsys):
+    train(DiffusionTask, from_tree(DiffusionConfig, tiny("training.steps=4")))
+    assert "nothing to train" not in capsys.readouterr().out
+    train(DiffusionTask, from_tree(DiffusionConfig, tiny("training.steps=3")), resume=True)
+    assert "nothing to train: the run has 4 steps" in capsys.readouterr().out

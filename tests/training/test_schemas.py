@@ -10,21 +10,28 @@ import yaml
 from sashimi_diffusion.training.autoregressive.config import AutoregressiveConfig
 from sashimi_diffusion.training.config import RunConfig, write_schema
 from sashimi_diffusion.training.diffusion.config import DiffusionConfig
+from sashimi_diffusion.training.packaged_configs import CONFIGS, packaged_configs
 from sashimi_evaluation.classifiers.training.config import ClassifierConfig
+from sashimi_evaluation.commands.train import CONFIGS as CLASSIFIERS
 
-CONFIGS = Path(__file__).resolve().parents[2] / "recipes" / "configs"
+ROOT = Path(__file__).resolve().parents[2]
+SCHEMAS = {
+    "diffusion": CONFIGS / "schemas" / "diffusion.schema.json",
+    "autoregressive": CONFIGS / "schemas" / "autoregressive.schema.json",
+    "classifier": CLASSIFIERS / "schemas" / "classifier.schema.json",
+}
 RECIPES = {
-    "diffusion": ("train_diffwave_sashimi.py", DiffusionConfig),
-    "autoregressive": ("train_autoregressive_sashimi.py", AutoregressiveConfig),
-    "classifier": ("train_digit_classifier.py", ClassifierConfig),
+    "diffusion": ("train_diffwave_sashimi.py", DiffusionConfig, CONFIGS / "diffusion"),
+    "autoregressive": ("train_autoregressive_sashimi.py", AutoregressiveConfig, CONFIGS / "autoregressive"),
+    "classifier": ("train_digit_classifier.py", ClassifierConfig, CLASSIFIERS),
 }
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_the_schema_is_up_to_date(name: str) -> None:
-    recipe, kind = RECIPES[name]
-    command = f"python recipes/{recipe} --schema > recipes/configs/schemas/{name}.schema.json"
-    stored = json.loads((CONFIGS / "schemas" / f"{name}.schema.json").read_text())
+    recipe, kind, _ = RECIPES[name]
+    command = f"python recipes/{recipe} --schema > {SCHEMAS[name].relative_to(ROOT)}"
+    stored = json.loads(SCHEMAS[name].read_text())
     fresh = json.loads(write_schema(kind))
     if stored["$comment"] != fresh["$comment"]:
         pytest.skip(f"the committed schema was {stored['$comment']}, this one was {fresh['$comment']}")
@@ -41,7 +48,7 @@ def groups(schema: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {"the config": schema, **schema["$defs"]}
 
 
-@pytest.mark.parametrize("kind", [kind for _, kind in RECIPES.values()])
+@pytest.mark.parametrize("kind", [kind for _, kind, _ in RECIPES.values()])
 def test_every_setting_has_a_description(kind: type[RunConfig]) -> None:
     schema = kind.model_json_schema()
     for name, group in groups(schema).items():
@@ -61,12 +68,17 @@ def test_arguments_of_the_network_have_types() -> None:
     assert sashimi["properties"].keys() >= {"name", "class_conditional"}
 
 
-@pytest.mark.parametrize("file", sorted(CONFIGS.rglob("*.yaml")), ids=lambda path: path.stem)
-def test_every_config_names_the_schema_that_it_follows(file: Path) -> None:
+FILES = [(name, file) for name, (_, _, folder) in RECIPES.items() for file in packaged_configs(folder).values()]
+
+
+@pytest.mark.parametrize(("name", "file"), FILES, ids=[f"{name}-{file.stem}" for name, file in FILES])
+def test_every_config_names_the_schema_that_it_follows(name: str, file: Path) -> None:
     first = file.read_text().splitlines()[0]
     prefix = "# yaml-language-server: $schema="
     assert first.startswith(prefix)
-    schema = json.loads((file.parent / first.removeprefix(prefix)).read_text())
+    path = (file.parent / first.removeprefix(prefix)).resolve()
+    assert path == SCHEMAS[name]
+    schema = json.loads(path.read_text())
     tree = yaml.safe_load(file.read_text())
     assert tree.keys() <= schema["properties"].keys()
     for key, group in tree.items():

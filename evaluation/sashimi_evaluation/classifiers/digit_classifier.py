@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import ConfigMixin, ModelMixin
 from diffusers.utils import BaseOutput
 from torch import Tensor
 
@@ -16,6 +15,7 @@ from sashimi_diffusion.data import resample
 from sashimi_diffusion.data.speech_commands import DIGITS
 from sashimi_diffusion.errors import UserError
 from sashimi_evaluation.classifiers.mel import SAMPLE_RATE
+from sashimi_evaluation.classifiers.stored import EvaluationNetwork
 
 FEATURES_VERSION = 2  # increase it whenever the same weights give other features
 _BATCH = 64
@@ -35,10 +35,8 @@ class ClassifierOutput(BaseOutput):
     logits: Tensor
 
 
-class ClassifierNetwork(ModelMixin, ConfigMixin):
+class ClassifierNetwork(EvaluationNetwork):
     """Base class of networks that map waveforms (B, 1, L) at 16 kHz to :class:`ClassifierOutput`."""
-
-    config: Any
 
 
 class DigitClassifier:

@@ -14,8 +14,7 @@ from sashimi_evaluation.classifiers.digit_classifier import DigitClassifier
 from sashimi_evaluation.classifiers.resnext import ResNeXtClassifier
 from sashimi_evaluation.classifiers.small import SmallClassifier
 from sashimi_evaluation.classifiers.speech_embedding import SpeechEmbedding
-
-PRETRAINED = Path(__file__).resolve().parent.parent / "pretrained"
+from sashimi_evaluation.classifiers.stored import PRETRAINED
 
 
 def load_classifier(name_or_folder: str | Path = "digits-small", device: str | torch.device = "cpu") -> DigitClassifier:

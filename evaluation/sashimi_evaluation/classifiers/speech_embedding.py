@@ -1,15 +1,14 @@
 """Speech embedding: a network that maps 0.76 seconds of speech to 96 numbers."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
-from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sashimi_diffusion.arguments import Range, check_arguments
+from sashimi_evaluation.classifiers.stored import EvaluationNetwork
 
 WINDOW = 76
 """Receptive field of one embedding in frames of 10 ms. The window of the next embedding starts 8 frames later."""
@@ -23,7 +22,7 @@ class BoundedLeakyReLU(nn.Module):
         return F.leaky_relu(inputs, 0.2).clamp(min=-0.4)
 
 
-class SpeechEmbedding(ModelMixin, ConfigMixin):
+class SpeechEmbedding(EvaluationNetwork):
     """The embedding network of Lin et al. 2020 (arXiv 2002.01322, section 3).
 
     It consists of alternating convolutions over mel bands and over frames, and has 328,224 parameters with the default
@@ -37,8 +36,6 @@ class SpeechEmbedding(ModelMixin, ConfigMixin):
     Raises:
         ValueError: ``channels`` does not have four numbers, or one is out of its range.
     """
-
-    config: Any
 
     @register_to_config
     def __init__(self, channels: Sequence[int] = (24, 48, 72, 96)) -> None:

@@ -11,7 +11,7 @@ from accelerate import PartialState
 
 from sashimi_diffusion.command_line import Parser, path_argument, run, select_device
 from sashimi_diffusion.errors import UserError
-from sashimi_diffusion.launch import require_all_processes
+from sashimi_diffusion.launch import prints_error, require_all_processes, require_same_count
 from sashimi_diffusion.output_files import check_output_files
 from sashimi_diffusion.paths import entries
 from sashimi_diffusion.terminal import printable, say, supports
@@ -113,7 +113,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         require_all_processes()
         evaluate_folders(options, shlex.join(["sashimi-evaluate", *arguments]))
 
-    return run(command)
+    return run(command, prints_error)
 
 
 def evaluate_folders(options: argparse.Namespace, command: str) -> None:
@@ -127,6 +127,7 @@ def evaluate_folders(options: argparse.Namespace, command: str) -> None:
         require_matplotlib()
     device = select_device(options.device)
     state = PartialState(cpu=device.type == "cpu")
+    require_same_count(state.num_processes)
     if state.num_processes > 1:
         device = state.device
     sets = open_sets(options.samples, options.sample_pattern, options.skip_bad_files)

@@ -10,7 +10,7 @@ from torch import Tensor
 from sashimi_diffusion.data.quantization import encode, extremes, normalize
 from sashimi_diffusion.data.recordings import Recordings
 from sashimi_diffusion.training.autoregressive.config import AutoregressiveConfig
-from sashimi_diffusion.training.examples import TRAINING, ShuffledEpochs, stream
+from sashimi_diffusion.training.examples import TRAINING, stream, training_order
 
 IGNORED = -100
 """Target at padded positions; PyTorch's cross-entropy ignores it by default."""
@@ -46,7 +46,7 @@ class TokenSource:
     def __init__(self, dataset: Recordings, config: AutoregressiveConfig, quantization: str, bits: int) -> None:
         self.dataset, self.data, self.seed = dataset, config.data, config.seed
         self.quantization, self.bits = quantization, bits
-        self._epochs = ShuffledEpochs(len(dataset), config.seed)
+        self._order = training_order(dataset, config.seed)
         self._limits: dict[int, tuple[Tensor, Tensor]] = {}
 
     def training_examples(self, batch: int, positions: range, global_batch: int) -> list[Tensor]:
@@ -58,12 +58,16 @@ class TokenSource:
             global_batch: number of examples in a global batch.
         """
         numbers = [batch * global_batch + position for position in positions]
-        return [self._random_window(self._epochs[number], stream(TRAINING, self.seed, number)) for number in numbers]
+        return [self._random_window(self._index(number), stream(TRAINING, self.seed, number)) for number in numbers]
 
     def training_lengths(self, batch: int, global_batch: int) -> list[int]:
-        """Return the number of samples of each example of global batch ``batch``, without reading audio."""
+        """Return the number of samples of each example of global batch ``batch``; audio in the cache is not read."""
         numbers = range(batch * global_batch, (batch + 1) * global_batch)
-        return [min(self.dataset.clip_length(self._epochs[number]), self.dataset.length) for number in numbers]
+        return [min(self.dataset.clip_length(self._index(number)), self.dataset.length) for number in numbers]
+
+    def _index(self, number: int) -> int:
+        """Return the item of training example ``number`` of the run."""
+        return self.dataset.usable(self._order[number])
 
     def _random_window(self, index: int, random: np.random.Generator) -> Tensor:
         """Return the tokens (L,) of item ``index``, shifted at random within its recording."""
@@ -84,12 +88,14 @@ class TokenSource:
 
     def chunk(self, index: int) -> Tensor:
         """Return the tokens (L,) of item ``index``, without padding."""
+        index = self.dataset.usable(index)
         start = self.dataset.items[index][1]
         return self.tokens(index, start, start + self.dataset.length)
 
     def whole_recordings(self) -> list[Tensor]:
         """Return the tokens (L,) of each whole recording."""
-        return [self.tokens(index, 0, None) for index, (_, start) in enumerate(self.dataset.items) if start == 0]
+        firsts = [index for index, (_, start) in enumerate(self.dataset.items) if start == 0]
+        return [self.tokens(self.dataset.usable(index), 0, None) for index in firsts]
 
     def _limits_of_recording(self, index: int) -> tuple[Tensor, Tensor]:
         """Return the extremes of the recording of item ``index``, see :func:`extremes`."""

@@ -1,6 +1,6 @@
 """Configuration of autoregressive training."""
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -8,7 +8,8 @@ from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.generation.engines import ENGINES
 from sashimi_diffusion.models import SampleRNN, SashimiAutoregressive, WaveNetAutoregressive
 from sashimi_diffusion.suggestions import did_you_mean
-from sashimi_diffusion.training.config import MAX_LENGTH, MAX_SAMPLES, MAX_STEPS, DataConfig, RunConfig
+from sashimi_diffusion.training.config import MAX_SAMPLES, MAX_STEPS, RunConfig
+from sashimi_diffusion.training.data_config import MAX_LENGTH, DataConfig
 from sashimi_diffusion.training.model_config import ModelConfig
 from sashimi_diffusion.training.settings import Seed, Settings, Text
 
@@ -27,6 +28,16 @@ class AutoregressiveModelConfig(ModelConfig):
         description='"sashimi" (SashimiAutoregressive), "wavenet" (WaveNetAutoregressive) or "samplernn" (SampleRNN)',
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _has_one_channel(cls, tree: Any) -> Any:
+        if isinstance(tree, dict) and "in_channels" in tree:
+            raise UserError(
+                "model.in_channels is set, but an autoregressive model has one channel, and the channels of every "
+                "recording are mixed: remove it, or train a diffusion model"
+            )
+        return tree
+
 
 class TokenDataConfig(DataConfig):
     """The recordings, as quantized samples. Short examples are padded; the loss ignores the padding."""
@@ -44,6 +55,15 @@ class TokenDataConfig(DataConfig):
         "starting from the state after the previous chunk (truncated back-propagation through time)",
     )
     test: bool = Field(default=True, description="whether to compute metrics of the test split at the end of the run")
+
+    @model_validator(mode="after")
+    def _check_chunks(self) -> "TokenDataConfig":
+        if self.kind == "webdataset" and self.carry_chunks > 1:
+            raise UserError(
+                f"data.carry_chunks is {self.carry_chunks}: with data.kind=webdataset it can only be 1, because the "
+                "lengths of the recordings are not known before they are decoded"
+            )
+        return self
 
 
 class GenerationConfig(Settings):

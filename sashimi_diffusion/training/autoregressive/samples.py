@@ -1,5 +1,6 @@
 """Samples drawn during autoregressive training: wav files and a contact sheet."""
 
+import sys
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,7 +27,9 @@ def save_samples(run: Path, step: int, model: AutoregressiveModel, config: Gener
     Returns:
         str: a message that names the samples that degenerate into noise; empty if there are none.
     """
-    output = SashimiAutoregressivePipeline(model=model)(
+    pipeline = SashimiAutoregressivePipeline(model=model)
+    pipeline.set_progress_bar_config(desc="samples", leave=False, disable=not sys.stderr.isatty())
+    output = pipeline(
         batch_size=config.num_samples,
         audio_length_in_s=config.seconds,
         temperature=config.temperature,

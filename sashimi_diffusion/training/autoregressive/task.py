@@ -21,6 +21,7 @@ from sashimi_diffusion.training.autoregressive.batches import IGNORED, TokenBatc
 from sashimi_diffusion.training.autoregressive.config import AutoregressiveConfig
 from sashimi_diffusion.training.autoregressive.samples import check_generation, save_samples
 from sashimi_diffusion.training.examples import spread_evenly
+from sashimi_diffusion.training.model_card import autoregressive_usage
 from sashimi_diffusion.training.splits import fingerprint, has_validation, open_split
 
 
@@ -61,9 +62,11 @@ class AutoregressiveTask:
         self.source = self._source(recordings)
         self.validation = self._held_out("validation", skip_bad_files) if has_validation(config.data) else None
         self.test = self._held_out("test", skip_bad_files) if config.data.test else None
-        self.data = fingerprint(recordings)
+        self.data, self.usage = fingerprint(recordings), autoregressive_usage(self.network)
         counts = [0 if part is None else len(part.dataset) for part in (self.validation, self.test)]
         self.description = f"{len(recordings):,} training, {counts[0]:,} validation and {counts[1]:,} test examples"
+        if recordings.changes:
+            self.description += f"; {recordings.changes}"
         self.against_graph = "data.carry_chunks carries states from step to step" if self.chunks > 1 else ""
         # Examples that are divided into chunks are kept for the steps that use them; threads prepare later batches.
         kept = 2 * config.training.gradient_accumulation if self.chunks > 1 else 0
@@ -143,6 +146,8 @@ class AutoregressiveTask:
 
     def _check_length(self, recordings: Recordings) -> None:
         length = self.config.data.length
+        if self.chunks == 1:
+            return
         longest = max(recordings.clip_length(index) for index in range(len(recordings)))
         if longest <= length * (self.chunks - 1):
             raise UserError(

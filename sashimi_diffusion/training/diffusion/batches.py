@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sashimi_diffusion.data.recordings import Recordings
 from sashimi_diffusion.training.diffusion.config import DiffusionConfig
-from sashimi_diffusion.training.examples import DEVICE, MEASURE, STEP, TRAINING, VALIDATION, ShuffledEpochs, stream
+from sashimi_diffusion.training.examples import DEVICE, MEASURE, STEP, TRAINING, VALIDATION, stream, training_order
 
 
 @dataclass
@@ -22,8 +22,8 @@ class Batch:
     """Examples ready for the loss.
 
     Args:
-        waveform: clean audio divided by the model's waveform_std, (B, 1, L), float32.
-        noise: standard normal, (B, 1, L), float32.
+        waveform: clean audio divided by the model's waveform_std, (B, C, L), float32.
+        noise: standard normal, (B, C, L), float32.
         timesteps: diffusion steps, (B,), int64.
         labels: classes, (B,), int64; a dropped label is the null class. None for a model without classes.
         mel: log-mel spectrogram of the waveform before the division, (B, bands, frames); None for a model without mel
@@ -44,7 +44,7 @@ class Windows:
     """The part of a training batch that threads prepare on the CPU for a GPU.
 
     Args:
-        waveform: windows of recordings without a random gain, (B, 1, L), float32.
+        waveform: windows of recordings without a random gain, (B, C, L), float32.
         labels, speakers: as in :class:`Batch`.
     """
 
@@ -65,7 +65,7 @@ class BatchSource:
 
     Args:
         dataset: recordings (:class:`sashimi_diffusion.data.recordings.Recordings`).
-        config: configuration of the run; its seed, data, schedule and objective are used.
+        config: configuration of the run; its seed, data, channels, schedule and objective are used.
         waveform_std: number by which the waveforms are divided.
         num_classes: number of classes of the model, and index of the null class; None: no labels.
         mel: a function from (B, 1, L) to (B, bands, frames); None for a model without mel conditioning.
@@ -83,12 +83,12 @@ class BatchSource:
         device: torch.device | str = "cpu",
         num_speakers: int | None = None,
     ) -> None:
-        self.dataset, self.data, self.seed = dataset, config.data, config.seed
+        self.dataset, self.data, self.seed, self.channels = dataset, config.data, config.seed, config.channels
         self.num_train_timesteps = config.schedule.num_train_timesteps
         self.label_dropout = config.objective.label_dropout
         self.waveform_std, self.mel, self.device = waveform_std, mel, device
         self.num_classes, self.num_speakers = num_classes, num_speakers
-        self._epochs = ShuffledEpochs(len(dataset), config.seed)
+        self._order = training_order(dataset, config.seed)
 
     def training_batch(self, step: int, positions: range, global_batch: int) -> Batch:
         """Return the examples at ``positions`` of the global batch of ``step`` (from 0), of ``global_batch`` examples.
@@ -107,7 +107,7 @@ class BatchSource:
         windows = np.stack([self._window(i, s) for i, s in zip(indices, streams, strict=True)])
         dropped = [s.random() < self.label_dropout for s in streams]
         return Windows(
-            waveform=torch.from_numpy(windows)[:, None],  # (B, 1, L)
+            waveform=torch.from_numpy(windows),  # (B, C, L)
             labels=self._labels(self.dataset.labels, self.num_classes, indices, dropped),
             speakers=self._labels(self.dataset.speakers, self.num_speakers, indices, dropped),
         )
@@ -120,7 +120,7 @@ class BatchSource:
         """
         device, mine = windows.waveform.device, slice(positions.start, positions.stop)
         random = torch.Generator(device).manual_seed(int(stream(DEVICE, self.seed, step).integers(2**63)))
-        noise = torch.randn(global_batch, 1, self.data.length, generator=random, device=device)[mine]
+        noise = torch.randn(global_batch, self.channels, self.data.length, generator=random, device=device)[mine]
         gains = torch.rand(global_batch, 1, 1, generator=random, device=device)[mine] * 2 - 1
         offset = torch.rand((), generator=random, device=device, dtype=torch.float64)
         places = torch.arange(positions.start, positions.stop, device=device, dtype=torch.float64) / global_batch
@@ -138,12 +138,12 @@ class BatchSource:
         """Return items ``indices`` of the data set, with noise, timesteps and shifts that never change in a run."""
         indices = list(indices)
         streams = [stream(VALIDATION, self.seed, index) for index in indices]
-        count = len(self.dataset)
-        return self._batch(indices, streams, [(index + 0.5) / count for index in indices], drop_labels=False)
+        fractions = [(index + 0.5) / len(self.dataset) for index in indices]
+        return self._batch([self.dataset.usable(index) for index in indices], streams, fractions, drop_labels=False)
 
     def _examples(self, step: int, positions: range, global_batch: int) -> tuple[list[int], list[np.random.Generator]]:
         """Return the index and the random number generator of each of the examples at ``positions``."""
-        indices = [self._epochs[step * global_batch + position] for position in positions]
+        indices = [self.dataset.usable(self._order[step * global_batch + position]) for position in positions]
         return indices, [stream(TRAINING, self.seed, step, position) for position in positions]
 
     def _batch(self, indices: list[int], streams: list, fractions: list[float], drop_labels: bool) -> Batch:
@@ -156,13 +156,14 @@ class BatchSource:
             drop_labels: whether to drop labels at random.
         """
         windows = [self._window(i, s) * self._gain(s) for i, s in zip(indices, streams, strict=True)]
-        noise = np.stack([s.standard_normal(self.data.length, dtype=np.float32) for s in streams])
+        shape = (self.channels, self.data.length)
+        noise = np.stack([s.standard_normal(shape, dtype=np.float32) for s in streams])
         dropped = [s.random() < self.label_dropout and drop_labels for s in streams]
         timesteps = torch.tensor([int(fraction * self.num_train_timesteps) for fraction in fractions])
-        waveforms = torch.from_numpy(np.stack(windows))[:, None].to(self.device)  # (B, 1, L)
+        waveforms = torch.from_numpy(np.stack(windows)).to(self.device)  # (B, C, L)
         return Batch(
             waveform=waveforms / self.waveform_std,
-            noise=torch.from_numpy(noise)[:, None].to(self.device),
+            noise=torch.from_numpy(noise).to(self.device),
             timesteps=timesteps.to(self.device),
             labels=_moved(self._labels(self.dataset.labels, self.num_classes, indices, dropped), self.device),
             mel=None if self.mel is None else self.mel(waveforms),
@@ -179,14 +180,14 @@ class BatchSource:
         return torch.tensor(kept)
 
     def _window(self, index: int, random: np.random.Generator) -> np.ndarray:
-        """Return item ``index`` with a random shift, (L,) float32; a short recording is padded with zeros."""
+        """Return item ``index`` with a random shift, (C, L) float32; a short recording is padded with zeros."""
         samples, length = self.dataset.clip_length(index), self.data.length
         start, last_start = self.dataset.items[index][1], samples - length
         largest_shift = abs(last_start) if self.data.random_shift is None else self.data.random_shift
-        window = np.zeros(length, dtype=np.float32)
+        window = np.zeros((self.channels, length), dtype=np.float32)
         if last_start < 0:
             shift = random.integers(min(largest_shift, -last_start) + 1)
-            window[shift : shift + samples] = self.dataset.clip(index)
+            window[:, shift : shift + samples] = self.dataset.clip(index)
         else:
             start = 0 if self.data.random_shift is None else min(start, last_start)
             start += random.integers(min(largest_shift, last_start - start) + 1)
@@ -205,7 +206,8 @@ def measure_std(dataset: Recordings, config: DiffusionConfig, examples: int = 10
     source = BatchSource(dataset, config, waveform_std=1.0)
     indices = stream(MEASURE, config.seed).permutation(len(dataset))[:examples]
     streams = [stream(MEASURE, config.seed, int(i)) for i in indices]
-    windows = (source._window(int(i), s) * source._gain(s) for i, s in zip(indices, streams, strict=True))
+    usable = (dataset.usable(int(i)) for i in indices)
+    windows = (source._window(i, s) * source._gain(s) for i, s in zip(usable, streams, strict=True))
     return float(np.sqrt(np.mean([np.mean(np.square(window)) for window in windows])))
 
 

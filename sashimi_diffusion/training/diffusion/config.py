@@ -11,7 +11,8 @@ from sashimi_diffusion.models import SashimiDenoiser, WaveNetDenoiser
 from sashimi_diffusion.schedulers.compatible import SCHEDULERS
 from sashimi_diffusion.schedulers.diffwave import MAX_TRAIN_TIMESTEPS
 from sashimi_diffusion.suggestions import did_you_mean
-from sashimi_diffusion.training.config import MAX_RATE, MAX_SAMPLES, DataConfig, RunConfig
+from sashimi_diffusion.training.config import MAX_SAMPLES, RunConfig, TrainingConfig
+from sashimi_diffusion.training.data_config import MAX_RATE, DataConfig
 from sashimi_diffusion.training.model_config import ModelConfig
 from sashimi_diffusion.training.settings import PositiveFinite, Seed, Settings, Text
 
@@ -24,7 +25,7 @@ class DenoiserConfig(ModelConfig):
 
     networks: ClassVar = {"sashimi": SashimiDenoiser, "wavenet": WaveNetDenoiser}
     from_data: ClassVar = (
-        *("in_channels", "out_channels", "sample_rate", "sample_size"),
+        *("out_channels", "sample_rate", "sample_size"),
         *("num_classes", "class_names", "num_speakers", "speaker_names"),
     )
     measured: ClassVar = ("waveform_std",)
@@ -32,9 +33,10 @@ class DenoiserConfig(ModelConfig):
     name: Literal["sashimi", "wavenet"] = Field(
         default="sashimi", description='"sashimi" (SashimiDenoiser) or "wavenet" (WaveNetDenoiser)'
     )
-    class_conditional: bool = Field(
+    class_conditional: bool | None = Field(
         default=False,
-        description="condition the network on the label; the data determine the number and the names of the classes",
+        description="condition the network on the label; the data determine the number and the names of the classes; "
+        "null: if the recordings have labels",
     )
 
 
@@ -51,8 +53,8 @@ class WaveformDataConfig(DataConfig):
 
     speakers: Text | None = Field(
         default=None,
-        description="folder only: condition the network also on the speaker; the field of `pattern` that contains it, "
-        'or "folder" for the first sub-folder; null: no speakers',
+        description="condition the network also on the speaker; folder: the field of `pattern` that contains it, or "
+        '"folder" for the first sub-folder; hf_dataset: a column; webdataset: as `label_column`; null: no speakers',
     )
     normalize_rms: float | None = Field(
         default=None,
@@ -119,13 +121,29 @@ class SamplingConfig(Settings):
     scheduler: Text | None = Field(
         default="ddim", description="a name for `create_scheduler`; null: the sampler of the training schedule"
     )
-    guidance_scale: float = Field(
+    guidance_scale: float | None = Field(
         default=1.0,
         ge=-1000,
         le=1000,  # useful scales are below 10
-        description="scale of classifier-free guidance, also the default of the saved pipeline; 1: no guidance",
+        description="scale of classifier-free guidance, also the default of the saved pipeline; 1: no guidance; null: "
+        "2 for a network with classes or speakers, 1 for another",
     )
     seed: Seed = Field(default=0, description="seed of the noise")
+
+    def guidance(self, conditional: bool) -> float:
+        """Return the scale of guidance for a network with or without classes or speakers.
+
+        Raises:
+            UserError: the settings ask for guidance of a network that has neither.
+        """
+        if self.guidance_scale is None:
+            return 2.0 if conditional else 1.0
+        if self.guidance_scale != 1 and not conditional:
+            raise UserError(
+                f"sampling.guidance_scale is {self.guidance_scale}: without classes (model.class_conditional) or "
+                "speakers (data.speakers) it can only be 1"
+            )
+        return self.guidance_scale
 
     @field_validator("scheduler")
     @classmethod
@@ -138,16 +156,45 @@ class SamplingConfig(Settings):
         return value
 
 
+class DiffusionTrainingConfig(TrainingConfig):
+    """The length of a run, the size of its batches, when it writes what, and the weights that it starts from."""
+
+    initial_pipeline: Text | None = Field(
+        default=None,
+        description="start from the network of this pipeline, a folder or the name of a bundled one; settings of the "
+        "network and the schedule must be its own; new speakers are added; null: a new network",
+    )
+    lora_rank: int | None = Field(
+        default=None,
+        ge=1,
+        le=1024,
+        description="with `initial_pipeline`: train only LoRA adapters of this rank (arXiv 2106.09685) and the "
+        "embeddings of new speakers; needs peft; null: train all weights",
+    )
+
+    @model_validator(mode="after")
+    def _check_rank(self) -> "DiffusionTrainingConfig":
+        if self.lora_rank is not None and self.initial_pipeline is None:
+            raise UserError(
+                "training.lora_rank adapts a trained network: give one with training.initial_pipeline, for instance "
+                "training.initial_pipeline=sashimi-digits"
+            )
+        return self
+
+
 class DiffusionConfig(RunConfig):
     """Configuration of diffusion training."""
 
     fixed: ClassVar = ("seed", "model", "data", "schedule", "objective")
+    automatic: ClassVar = ("model.class_conditional",)
+    fixed_training: ClassVar = ("lora_rank",)
 
     output_dir: Text = Field(default="runs/diffwave", description="the run folder")
     model: DenoiserConfig = Field(default_factory=DenoiserConfig)
     data: WaveformDataConfig = Field(default_factory=WaveformDataConfig)
     schedule: ScheduleConfig = Field(default_factory=ScheduleConfig)
     objective: ObjectiveConfig = Field(default_factory=ObjectiveConfig)
+    training: DiffusionTrainingConfig = Field(default_factory=DiffusionTrainingConfig)
     sampling: SamplingConfig = Field(default_factory=SamplingConfig)
 
     @model_validator(mode="after")
@@ -157,18 +204,25 @@ class DiffusionConfig(RunConfig):
             raise UserError(
                 f"sampling.steps is {sampling.steps}: it must not exceed schedule.num_train_timesteps={timesteps}"
             )
-        if sampling.guidance_scale != 1 and not self.model.class_conditional and self.data.speakers is None:
-            raise UserError(
-                f"sampling.guidance_scale is {sampling.guidance_scale}: without classes (model.class_conditional) or "
-                "speakers (data.speakers) it can only be 1"
-            )
+        if self.model.class_conditional is False and self.data.speakers is None:
+            self.sampling.guidance(conditional=False)
         return self
+
+    @property
+    def channels(self) -> int:
+        """Audio channels of the network and of the recordings."""
+        return self.model.argument("in_channels")
 
     @model_validator(mode="after")
     def _check_mel(self) -> "DiffusionConfig":
         data, mel = self.data, self.data.mel
         if self.model.argument("mel_channels") is None:
             return self
+        if self.channels != 1:
+            raise UserError(
+                f"model.in_channels is {self.channels}: a vocoder (model.mel_channels) has one channel; remove one of "
+                "them"
+            )
         if not mel.f_min < mel.f_max <= data.sample_rate / 2:
             raise UserError(
                 f"data.mel.f_min is {mel.f_min:g} and data.mel.f_max is {mel.f_max:g}: expected f_min < f_max <= "

@@ -28,6 +28,7 @@ def save_samples(
     scheduler: DiffWaveScheduler,
     config: SamplingConfig,
     recordings: BatchSource,
+    guidance_scale: float,
 ) -> str:
     """Draw samples into a folder such as ``run``/samples/step-000100: wav files and contact_sheet.png.
 
@@ -40,6 +41,7 @@ def save_samples(
         scheduler: the training schedule.
         config: settings of the samples.
         recordings: source of the mel spectrograms for a vocoder.
+        guidance_scale: scale of classifier-free guidance.
 
     Returns:
         str: the defects of the samples (clipped to [-1, 1], or silent because not finite); empty if there are none.
@@ -53,19 +55,19 @@ def save_samples(
         num_inference_steps=config.steps,
         generator=[torch.Generator().manual_seed(config.seed + index) for index in range(config.num_samples)],
         class_labels=labels,
-        guidance_scale=config.guidance_scale,
+        guidance_scale=guidance_scale,
         mel=None if recordings.mel is None else _mels(recordings, config.num_samples),
         speaker_labels=speakers,
-    ).audios  # (B, 1, L)
+    ).audios  # (B, C, L)
     finite = np.isfinite(audios).all(axis=(1, 2))
     audios = np.where(finite[:, None, None], audios, 0)
     titles = _titles(model, {"class": labels, "speaker": speakers}, config.num_samples)
     with folder_written_beside(run / "samples" / checkpoint_name(step)) as folder:
         clipped = [
-            write_audio(folder / f"{index:02d}-{title}.wav", audio[0], model.config.sample_rate)
+            write_audio(folder / f"{index:02d}-{title}.wav", audio, model.config.sample_rate)
             for index, (title, audio) in enumerate(zip(titles, audios, strict=True))
         ]
-        sheet = contact_sheet([audio[0] for audio in audios], model.config.sample_rate, titles=titles)
+        sheet = contact_sheet(list(audios.mean(axis=1)), model.config.sample_rate, titles=titles)
         sheet.save(folder / "contact_sheet.png")
     defects = [f"{sum(clipped) / len(clipped):.2%} of the samples' values were clipped"] if any(clipped) else []
     if not finite.all():

@@ -18,8 +18,16 @@ from sashimi_diffusion.ssm import frozen
 from sashimi_diffusion.training.config import with_measured
 from sashimi_diffusion.training.diffusion.batches import Batch, BatchSource, Windows, measure_std
 from sashimi_diffusion.training.diffusion.config import DiffusionConfig
+from sashimi_diffusion.training.diffusion.fine_tuning import (
+    TunedPipeline,
+    initial_network,
+    trained_parameters,
+    use_labels_of,
+)
 from sashimi_diffusion.training.diffusion.samples import check_sampling, save_samples
 from sashimi_diffusion.training.examples import spread_evenly
+from sashimi_diffusion.training.model_card import diffusion_usage
+from sashimi_diffusion.training.run_folder import Saveable
 from sashimi_diffusion.training.splits import fingerprint, has_validation, open_split
 
 
@@ -34,21 +42,33 @@ class DiffusionTask:
         recordings = self._open("train", skip_bad_files)
         held_out = self._open("validation", skip_bad_files) if has_validation(config.data) else None
         self.measured: Mapping[str, float] = {}
-        if config.model.argument("waveform_std") is None:
-            self.measured = {"waveform_std": round(measure_std(recordings, config), 6)}
-        self.network = create_model(
-            with_measured(config, self.measured), recordings.class_names, recordings.speaker_names
-        ).to(device)
+        if config.training.initial_pipeline is not None:
+            self.network = initial_network(config, recordings).to(device)
+            for part in (recordings, held_out):
+                if part is not None:
+                    use_labels_of(self.network, part)
+        else:
+            if config.model.argument("waveform_std") is None:
+                self.measured = {"waveform_std": round(measure_std(recordings, config), 6)}
+            self.network = create_model(
+                with_measured(config, self.measured), recordings.class_names, recordings.speaker_names
+            ).to(device)
+        self.guidance_scale = config.sampling.guidance(is_conditional(self.network))
         self.module: nn.Module = self.network
         self.scheduler = DiffWaveScheduler(**config.schedule.model_dump())
         if self.samples:
             check_sampling(config.sampling, self.network, self.scheduler)
         self.source = self._batch_source(recordings, device)
         self.validation = None if held_out is None else self._batch_source(held_out, device)
-        self.data = fingerprint(recordings)
+        self.data, self.usage = fingerprint(recordings), diffusion_usage(self.network)
+        classes = "no" if self.network.config.num_classes is None else f"{self.network.config.num_classes:,}"
         self.description = (
             f"{len(recordings):,} training and {0 if held_out is None else len(held_out):,} held-out examples"
+            + (f", {classes} classes" if config.model.class_conditional is None else "")
+            + (f"; {recordings.changes}" if recordings.changes else "")
         )
+        if config.training.lora_rank is not None:
+            self.description += f"; {trained_parameters(self.network):,} parameters are trained"
 
     def batch(self, step: int, positions: range, global_batch: int) -> Batch | Windows:
         """Return the examples at ``positions``; for a GPU, without the random numbers that are drawn there."""
@@ -89,17 +109,19 @@ class DiffusionTask:
         """Return no metrics: the last validation has already computed them."""
         return {}
 
-    def pipeline(self, network: Any) -> SashimiPipeline:
+    def pipeline(self, network: Any) -> Saveable:
         """Return a pipeline of the denoiser and its training schedule, with the guidance scale of the samples."""
-        return SashimiPipeline(network, self.scheduler, self.config.sampling.guidance_scale)
+        pipeline: Any = SashimiPipeline(network, self.scheduler, self.guidance_scale)
+        return TunedPipeline(pipeline) if self.config.training.lora_rank is not None else pipeline
 
     def save_samples(self, run: Path, step: int, network: Any) -> str:
         """Draw samples; a vocoder resynthesizes held-out recordings."""
-        return save_samples(run, step, network, self.scheduler, self.config.sampling, self.validation or self.source)
+        recordings = self.validation or self.source
+        return save_samples(run, step, network, self.scheduler, self.config.sampling, recordings, self.guidance_scale)
 
     def _open(self, split: str, skip_bad_files: bool) -> Recordings:
-        data = self.config.data
-        recordings = open_split(data, split, data.length, skip_bad_files, data.speakers)
+        data, labels = self.config.data, self.config.model.class_conditional is not False
+        recordings = open_split(data, split, data.length, skip_bad_files, data.speakers, labels, self.config.channels)
         recordings.normalize_rms = data.normalize_rms
         return recordings
 
@@ -126,9 +148,10 @@ def create_model(config: DiffusionConfig, class_names: list[str] | None, speaker
     if config.model.class_conditional and not class_names:
         raise UserError(
             "model.class_conditional is true, but the recordings have no labels: give their classes with "
-            "data.pattern (for instance '{label}_{speaker}_{index}'), or set model.class_conditional=false"
+            "data.pattern (for instance '{label}_{speaker}_{index}') or with a sub-folder for each class, or set "
+            "model.class_conditional=false"
         )
-    classes = class_names if config.model.class_conditional else None
+    classes = None if config.model.class_conditional is False else class_names
     try:
         model = config.model.network_class(
             sample_rate=config.data.sample_rate,
@@ -137,6 +160,7 @@ def create_model(config: DiffusionConfig, class_names: list[str] | None, speaker
             class_names=classes,
             num_speakers=None if speaker_names is None else len(speaker_names),
             speaker_names=speaker_names,
+            out_channels=config.channels,
             **config.model.arguments,
         )
     except ValueError as error:
@@ -148,6 +172,11 @@ def create_model(config: DiffusionConfig, class_names: list[str] | None, speaker
             f"(the product of model.pool): {longer} is the next"
         )
     return model
+
+
+def is_conditional(model: Any) -> bool:
+    """Return whether a denoiser has classes or speakers."""
+    return model.config.num_classes is not None or model.config.num_speakers is not None
 
 
 def _create_mel(config: DiffusionConfig, model: Any) -> LogMel | None:
@@ -175,7 +204,7 @@ def diffusion_losses(
         batch: examples with their noise and timesteps.
         min_snr_gamma: gamma; None: no weighting.
     """
-    noisy = scheduler.add_noise(batch.waveform, batch.noise, batch.timesteps)  # (B, 1, L)
+    noisy = scheduler.add_noise(batch.waveform, batch.noise, batch.timesteps)  # (B, C, L)
     conditioning = {"class_labels": batch.labels, "mel": batch.mel, "speaker_labels": batch.speakers}
     prediction = model(noisy, batch.timesteps, **conditioning, return_dict=False)[0]
     velocity = cast(Any, scheduler.config).prediction_type == "v_prediction"

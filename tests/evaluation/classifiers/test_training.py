@@ -21,10 +21,9 @@ from sashimi_evaluation.classifiers.training.augmentation import at_speed, augme
 from sashimi_evaluation.classifiers.training.batches import BalancedBatches, digit_of, open_sources
 from sashimi_evaluation.classifiers.training.config import AugmentationConfig, ClassifierConfig
 from sashimi_evaluation.classifiers.training.task import ClassifierTask
+from sashimi_evaluation.commands.train import CONFIGS
 
-ROOT = Path(__file__).resolve().parents[3]
 RECIPE = "train_digit_classifier.py"
-CONFIGS = ROOT / "recipes" / "configs" / "classifiers"
 MetricsOf = Callable[[Path], list[dict]]
 NO_AUGMENTATION = AugmentationConfig(speed=1, gain_db=0, tilt_db=0, filter_share=0, noise_share=0, mask_share=0)
 

@@ -2,9 +2,11 @@
 
 import json
 import math
-from pathlib import Path
+import tarfile
 
+import numpy as np
 import pytest
+import soundfile
 import torch
 
 from sashimi_diffusion.errors import UserError
@@ -15,9 +17,8 @@ from sashimi_diffusion.training.autoregressive.config import AutoregressiveConfi
 from sashimi_diffusion.training.autoregressive.task import AutoregressiveTask, bits_per_sample
 from sashimi_diffusion.training.config import from_tree, load_config
 from sashimi_diffusion.training.loop import Trainer, train
+from sashimi_diffusion.training.packaged_configs import CONFIGS
 from sashimi_diffusion.training.yaml_files import apply_overrides
-
-CONFIGS = Path(__file__).resolve().parents[3] / "recipes" / "configs" / "autoregressive"
 
 MODELS = {
     "sashimi": {"d_model": 8, "n_layers": 1, "pool": [4], "n_state": 4},
@@ -93,12 +94,47 @@ def test_bits_of_whole_recordings_do_not_depend_on_the_chunks(ar_config):
         assert bits == pytest.approx(expected, rel=1e-5)
 
 
+def test_a_run_with_tar_files(ar_config, recordings, tmp_path):
+    """It stops and resumes, and equals the uninterrupted run; the test split is in the same files."""
+    files = sorted(recordings.glob("*.wav"))
+    for number in range(2):
+        with tarfile.open(tmp_path / f"part-{number}.tar", "w") as archive:
+            for file in files[number::2]:
+                archive.add(file, file.name)
+    data = {"kind": "webdataset", "path": f"{tmp_path}/part-{{0,1}}.tar", "splits": [0.5, 0.3, 0.2]}
+    settings = ["optimizer.decay=constant", "sampling.num_samples=0"]
+    for steps in (2, 4):
+        run = train(AutoregressiveTask, ar_config(overrides=[*settings, f"training.steps={steps}"], **data), steps > 2)
+    whole = train(AutoregressiveTask, ar_config(overrides=[*settings, f"output_dir={tmp_path / 'whole'}"], **data))
+    last = "checkpoints/step-000004/model.safetensors"
+    assert (run / last).read_bytes() == (whole / last).read_bytes()
+    assert lines(run)[-1]["test_bits"] == lines(whole)[-1]["test_bits"] > 4
+    with pytest.raises(UserError, match=r"data\.carry_chunks is 2: with data\.kind=webdataset it can only be 1"):
+        ar_config(carry_chunks=2, **data)
+
+
+def test_recordings_of_a_hugging_face_data_set_and_of_two_channels(ar_config, tmp_path):
+    """The sub-folders of audio files are its splits; the channels are mixed, and the first line of the run says so."""
+    pytest.importorskip("datasets", reason="needs the package datasets")
+    random = np.random.default_rng(0)
+    for number in range(6):
+        folder = tmp_path / "audio" / ("test" if number == 5 else "train")
+        folder.mkdir(parents=True, exist_ok=True)
+        soundfile.write(folder / f"{number}.wav", random.uniform(-0.5, 0.5, (300, 2)), 8000)
+    config = ar_config(kind="hf_dataset", path=str(tmp_path / "audio"), splits=[0.7, 0.2, 0.1])
+    task = AutoregressiveTask(config, torch.device("cpu"), False)
+    assert task.description == (
+        "4 training, 1 validation and 1 test examples; 6 of 6 recordings are stereo and are mixed to one channel"
+    )
+    assert task.test.dataset.files[0].parent.name == "test"
+
+
 def test_checkpoints_within_an_example_are_refused(ar_config):
     with pytest.raises(UserError, match=r"checkpoint_every is 2: .* multiple of data\.carry_chunks=4"):
         ar_config(carry_chunks=4)
 
 
-@pytest.mark.parametrize("file", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("file", sorted((CONFIGS / "autoregressive").glob("*.yaml")), ids=lambda path: path.stem)
 def test_published_configs_load_and_have_the_published_size(file):
     config = load_config(AutoregressiveConfig, file, ["data.path=x"])
     assert config.output_dir == f"runs/{file.stem}"

@@ -16,6 +16,8 @@ LENGTH = 32
 class Clips:
     """Dataset of recordings given as arrays."""
 
+    groups = None
+
     def __init__(self, clips, items):
         self.clips, self.items = [np.asarray(clip, dtype=np.float32) for clip in clips], items
         self.labels = np.arange(len(items)) % 3
@@ -23,6 +25,9 @@ class Clips:
 
     def __len__(self):
         return len(self.items)
+
+    def usable(self, index):
+        return index
 
     def clip(self, index):
         return self.clips[self.items[index][0]]

@@ -4,6 +4,7 @@ import importlib.util
 import random
 import signal
 import sys
+import tarfile
 
 import numpy as np
 import pytest
@@ -31,6 +32,21 @@ def test_two_processes_give_the_run_of_one(script, metrics_of, tiny_file, tiny_c
 
     for one, two in zip(metrics_of(train(DiffusionTask, tiny_config())), metrics_of(folder), strict=True):
         assert one.keys() == two.keys()
+        assert np.allclose(list(one.values())[:2], list(two.values())[:2], rtol=1e-4)  # step and loss
+
+
+@pytest.mark.slow
+def test_two_processes_read_tar_files_as_one(script, metrics_of, recordings, tiny_file, tiny_config, tmp_path):
+    with tarfile.open(tmp_path / "one.tar", "w") as archive:
+        for file in sorted(recordings.glob("*.wav")):
+            archive.add(file, file.name)
+    settings = ["data.kind=webdataset", f"data.path={tmp_path / 'one.tar'}", "data.holdout=null", "training.steps=4"]
+    settings += ["data.splits=[0.7, 0.3, 0]", "data.pattern={label}_{speaker}_{index}"]
+    arguments = ["--config", tiny_file, *settings, f"output_dir={tmp_path / 'two'}", "training.batch_size=2"]
+    code, _, err = script.run(*arguments, launcher=script.TORCHRUN)
+    assert code == 0, err
+    run = train(DiffusionTask, tiny_config(*settings))
+    for one, two in zip(metrics_of(run), metrics_of(tmp_path / "two"), strict=True):
         assert np.allclose(list(one.values())[:2], list(two.values())[:2], rtol=1e-4)  # step and loss
 
 

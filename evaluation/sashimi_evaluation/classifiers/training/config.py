@@ -6,7 +6,8 @@ from pydantic import Field, field_validator, model_validator
 
 from sashimi_diffusion.arguments import short_form
 from sashimi_diffusion.errors import UserError
-from sashimi_diffusion.training.config import Pattern, RunConfig, Splits
+from sashimi_diffusion.training.config import RunConfig
+from sashimi_diffusion.training.data_config import Pattern, Splits
 from sashimi_diffusion.training.model_config import ModelConfig
 from sashimi_diffusion.training.settings import Settings, Text, Values
 from sashimi_evaluation.classifiers import ResNeXtClassifier, SmallClassifier

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.strict_json import json_text
 from sashimi_diffusion.training.examples import DROPOUT, spread_evenly, stream
+from sashimi_diffusion.training.model_card import Usage
 from sashimi_evaluation.classifiers import SmallClassifier, expected_calibration_error, load_speech_embedding
 from sashimi_evaluation.classifiers.training.batches import (
     BalancedBatches,
@@ -22,6 +23,19 @@ from sashimi_evaluation.classifiers.training.batches import (
     open_sources,
 )
 from sashimi_evaluation.classifiers.training.config import ClassifierConfig, ClassifierModelConfig
+
+USAGE = Usage(
+    what="a classifier of spoken English digits",
+    library="sashimi-diffusion",
+    pipeline_tag="audio-classification",
+    tags=("audio-classification", "sashimi-diffusion"),
+    python=(
+        "from sashimi_evaluation.classifiers import load_classifier\n\n"
+        'classifier = load_classifier("FOLDER")  # of this card\n'
+        "logits = classifier(waveforms).logits  # waveforms: (B, 1, 16000), float32, 16 kHz"
+    ),
+    command="sashimi-evaluate samples --reference recordings --classifier FOLDER",
+)
 
 
 @dataclass
@@ -84,6 +98,7 @@ class ClassifierTask:
     chunks = 1
     samples = 0
     against_graph = ""
+    usage = USAGE
 
     def __init__(self, config: ClassifierConfig, device: torch.device, skip_bad_files: bool) -> None:
         self.config, self.device = config, device

@@ -1,0 +1,1 @@
+"""The page of ``sashimi-demo``: generate, continue and compare sounds in a browser."""

@@ -1,0 +1,120 @@
+"""Tests of runs that start from a pipeline and train LoRA adapters and the embedding of a new speaker."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from sashimi_diffusion import SashimiPipeline
+from sashimi_diffusion.errors import UserError
+from sashimi_diffusion.training.config import check_same_run, from_tree
+from sashimi_diffusion.training.diffusion.config import DiffusionConfig
+from sashimi_diffusion.training.diffusion.task import DiffusionTask
+from sashimi_diffusion.training.loop import train
+
+pytest.importorskip("peft", reason="needs peft")
+
+SHORT = (
+    *("data.speakers=speaker", "training.steps=4", "training.checkpoint_every=2", "training.keep_checkpoints=9"),
+    *("training.ema_decay=0", "sampling.num_samples=0", "optimizer.decay=constant", "optimizer.warmup_steps=0"),
+)
+
+
+@pytest.fixture
+def base(tiny: Any, tmp_path: Path) -> Path:
+    """Return the pipeline of a network that was trained with one of the two voices."""
+    tree = tiny(*SHORT, "data.where.speaker=[a]", f"output_dir={tmp_path / 'base'}")
+    return train(DiffusionTask, from_tree(DiffusionConfig, tree)) / "pipeline"
+
+
+def tuned(tiny: Any, base: Path, *overrides: str, resume: bool = False) -> Path:
+    settings = (*SHORT, "data.where.speaker=[b]", f"training.initial_pipeline={base}", "training.lora_rank=2")
+    return train(DiffusionTask, from_tree(DiffusionConfig, tiny(*settings, *overrides)), resume=resume)
+
+
+def generate(pipe: SashimiPipeline, speaker: str) -> np.ndarray:
+    pipe.set_progress_bar_config(disable=True)
+    return pipe(2, 4, torch.Generator().manual_seed(0), class_labels=[0, 1], speaker_labels=speaker).audios
+
+
+def test_a_new_voice_is_learned_by_adapters_alone(tiny: Any, base: Path, tmp_path: Path) -> None:
+    run = tuned(tiny, base)
+    before = load_file(base / "model" / "diffusion_pytorch_model.safetensors")
+    after = load_file(run / "checkpoints" / "step-000004" / "model.safetensors")
+    frozen = {name.replace(".base_layer", ""): tensor for name, tensor in after.items() if ".lora_" not in name}
+    table = torch.cat([frozen.pop(f"speaker_embedding.{part}") for part in ("known", "added", "null")])
+    assert torch.equal(table[[0, 2]], before.pop("speaker_embedding.weight"))
+    assert not torch.equal(table[1], table[0])  # where the new voice started
+    assert frozen.keys() == before.keys()
+    assert all(torch.equal(frozen[name], before[name]) for name in before)
+    assert all(tensor.abs().max() > 0 for name, tensor in after.items() if ".lora_B" in name)
+
+    # The pipeline is an ordinary one, and equals the base with the adapter.
+    pipe, adapted = SashimiPipeline.from_pretrained(run / "pipeline"), SashimiPipeline.from_pretrained(base)
+    assert pipe.model.config.speaker_names == ["a", "b"]
+    assert pipe.model.state_dict().keys() == adapted.model.state_dict().keys()
+    old = generate(adapted, "a")
+    adapted.load_lora_weights(run / "pipeline" / "adapter")
+    assert adapted.model.config.speaker_names == ["a", "b"]
+    np.testing.assert_allclose(generate(adapted, "b"), generate(pipe, "b"), rtol=1e-3, atol=1e-5)
+    adapted.model.disable_adapters()
+    np.testing.assert_allclose(generate(adapted, "a"), old, rtol=1e-4, atol=1e-6)
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(tiny: Any, base: Path, tmp_path: Path) -> None:
+    whole = tuned(tiny, base, f"output_dir={tmp_path / 'whole'}")
+    half = tuned(tiny, base, "training.steps=2", f"output_dir={tmp_path / 'half'}")
+    tuned(tiny, base, f"output_dir={half}", resume=True)
+    for part in ("model/diffusion_pytorch_model", "adapter/pytorch_lora_weights"):
+        first, second = (load_file(run / "pipeline" / f"{part}.safetensors") for run in (whole, half))
+        assert first.keys() == second.keys()
+        assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_the_rank_of_a_run_cannot_change(tiny: Any) -> None:
+    of_rank = [
+        from_tree(DiffusionConfig, tiny("training.initial_pipeline=sashimi-digits", f"training.lora_rank={rank}"))
+        for rank in (2, 3)
+    ]
+    check_same_run(of_rank[0], of_rank[0])
+    with pytest.raises(UserError, match=r"training\.lora_rank is 3, but the run in .* was started with 2"):
+        check_same_run(of_rank[1], of_rank[0])
+
+
+def test_without_a_rank_all_weights_are_trained(tiny: Any, base: Path) -> None:
+    run = tuned(tiny, base, "training.lora_rank=null", "training.steps=2")
+    before = load_file(base / "model" / "diffusion_pytorch_model.safetensors")
+    after = load_file(run / "pipeline" / "model" / "diffusion_pytorch_model.safetensors")
+    before.pop("speaker_embedding.weight")  # it has grown
+    assert sum(not torch.equal(before[name], after[name]) for name in before) > 0.9 * len(before)
+    assert not (run / "pipeline" / "adapter").exists()
+
+
+def test_known_classes_keep_their_indices(tiny: Any, base: Path) -> None:
+    config = from_tree(
+        DiffusionConfig,
+        tiny(*SHORT, "data.where.label=['1']", "data.where.speaker=[b]", f"training.initial_pipeline={base}"),
+    )
+    task = DiffusionTask(config, torch.device("cpu"), False)
+    batch = task.source.training_batch(0, range(4), 4)
+    assert set(batch.labels.tolist()) <= {1, 2}  # 2 is no class
+    assert set(batch.speakers.tolist()) <= {1, 2}
+
+
+def test_settings_that_contradict_the_initial_pipeline_are_refused(tiny: Any, base: Path, tmp_path: Path) -> None:
+    for override, message in (
+        ("model.d_model=16", r"model\.d_model is 16, but the initial pipeline has 8: set model\.d_model=8"),
+        ("schedule.prediction_type=epsilon", r"set schedule\.prediction_type=v_prediction"),
+        ("data.sample_rate=4000", r"set data\.sample_rate=8000"),
+        ("data.length=128", r"set data\.length=256"),
+        ("model.class_conditional=false", r"set model\.class_conditional=True"),
+        ("data.speakers=null", r"has speakers: name the field"),
+        (f"training.initial_pipeline={tmp_path / 'none'}", "none"),
+        ("training.initial_pipeline=null", r"give one with training\.initial_pipeline"),
+    ):
+        with pytest.raises(UserError, match=message):
+            tuned(tiny, base, override, f"output_dir={tmp_path / 'refused'}")
+    assert not (tmp_path / "refused").exists()
