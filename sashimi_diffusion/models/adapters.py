@@ -1,6 +1,7 @@
 """LoRA adapters of a network, with the methods of diffusers' ``PeftAdapterMixin``."""
 
 import copy
+import functools
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -12,6 +13,7 @@ from torch import nn
 from sashimi_diffusion.arguments import short_form
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.models.adapter_files import StoredAdapter, read_adapter, write_adapter
+from sashimi_diffusion.models.base import StoredModel
 from sashimi_diffusion.ssm.cache import drop_values
 
 if TYPE_CHECKING:
@@ -225,6 +227,7 @@ class LoraAdapters:
         for name in names:
             self.peft_config.pop(name)
 
+    @functools.wraps(StoredModel.save_pretrained, assigned=())  # diffusers reads from the signature what it may pass
     def save_pretrained(self, *arguments: Any, **options: Any) -> None:
         """Save the network; see diffusers' ``ModelMixin``.
 

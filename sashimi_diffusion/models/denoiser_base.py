@@ -32,7 +32,7 @@ class DenoiserOutput(BaseOutput):
     sample: Tensor
 
 
-class Denoiser(LoraAdapters, WaveformModel):
+class Denoiser(LoraAdapters, WaveformModel):  # type: ignore[misc]  # a wrapped method is no overriding one
     """Base class of denoisers: DiffWave's input, conditioning and output around any backbone (2009.09761, section 3).
 
     A subclass creates the backbone and ``self.output``, and implements :meth:`predict`. Its config has the entries
