@@ -12,10 +12,10 @@ import soundfile
 import torch
 from PIL import Image
 
-from sashimi_diffusion.commands import memory, sample, sample_diffusion, sample_folder
+from sashimi_diffusion.commands import sample, sample_diffusion, sample_folder
 from sashimi_diffusion.files import writing
 from sashimi_diffusion.models import WaveNetDenoiser
-from sashimi_diffusion.pipelines import SashimiPipeline, hash_pipeline
+from sashimi_diffusion.pipelines import SashimiPipeline, hash_pipeline, memory
 from sashimi_diffusion.schedulers import DiffWaveScheduler
 
 NAMES = ["zero", "one", "two"]
