@@ -6,7 +6,7 @@ import sys
 import pytest
 
 
-@pytest.mark.parametrize("network", ["--unet", "--no-unet"])
+@pytest.mark.parametrize("network", ["--unet", pytest.param("--no-unet", marks=pytest.mark.slow)])
 def test_it_prints_its_table(network: str) -> None:
     pytest.importorskip("numba", reason="numba is not installed (pip install numba)")
     sizes = ["--d-model", "16", "--n-layers", "1", "--samples", "4", "--prefix", "64", "--streams", "1", "2"]

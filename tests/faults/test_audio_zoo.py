@@ -80,7 +80,7 @@ def test_a_data_set_skips_the_bad_files_of_the_zoo_and_names_each(tmp_path: Path
         dataset = AudioFolder(root, "all", RATE, 1000, skip_bad_files=True)
     used = {file.name for file in dataset.files}
     message = next(str(one.message) for one in warned if "cannot be used" in str(one.message))
-    listed = re.search("all are listed in (.*)", message)
+    listed = re.search("all are listed in (.*);", message)
     assert listed is not None
     bad = {line.partition(": ")[0] for line in Path(listed[1]).read_text().splitlines()}
     assert used | bad == {specimen.name for specimen in chosen}

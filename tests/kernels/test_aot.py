@@ -197,6 +197,7 @@ def test_every_kernel_in_every_form_fits_every_target(run: Callable) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_one_form_of_every_kernel_fits(run: Callable) -> None:
     """One form per kernel and target; the assumptions alternate, so that every target meets each of them."""
     code = f"""

@@ -250,7 +250,9 @@ def test_conditional_models_compile_without_a_graph_break(labels: dict) -> None:
     torch.testing.assert_close(compiled(sample, timestep, **given).sample, model(sample, timestep, **given).sample)
 
 
-@pytest.mark.parametrize(("parameterization", "norm"), [("nplr", "scalar"), ("diag", "layer")])
+@pytest.mark.parametrize(
+    ("parameterization", "norm"), [("nplr", "scalar"), pytest.param("diag", "layer", marks=pytest.mark.slow)]
+)
 def test_every_backend_matches_the_reference(monkeypatch: pytest.MonkeyPatch, parameterization: str, norm: str) -> None:
     """Every backend gives the same outputs in training and evaluation mode (Triton in its interpreter)."""
     pytest.importorskip("triton", reason="the triton package is not installed")
@@ -281,7 +283,11 @@ class TestLayoutOfGPUs:
         monkeypatch.setenv("SASHIMI_KERNELS", request.param)
         return request.param
 
-    @pytest.mark.parametrize("options", [{}, {"parameterization": "diag", "norm": "layer", "n_ssm": 2}], ids=str)
+    @pytest.mark.parametrize(
+        "options",
+        [{}, pytest.param({"parameterization": "diag", "norm": "layer", "n_ssm": 2}, marks=pytest.mark.slow)],
+        ids=str,
+    )
     def test_outputs_and_gradients(self, backend: str, monkeypatch: pytest.MonkeyPatch, options: dict) -> None:
         model = make(d_model=4, n_layers=[1, 1], pool=[4], n_state=4, **options)
         sample, timestep = noise(batch=1, length=136), torch.tensor([3.0])
