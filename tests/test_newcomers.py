@@ -184,7 +184,7 @@ def test_a_musician(run: Run, tmp_path: Path) -> None:
     small = "model.d_model=8 data.length=1024 sampling.num_samples=1 sampling.seconds=0.01"
     run(f"sashimi-train autoregressive --config piano.yaml {short} {small} output_dir=music")
     run(
-        "sashimi-sample --pipeline music/pipeline --stream out.wav --seconds 0.05 --prefix piano/take0.wav "
+        "sashimi-sample --pipeline music/pipeline --stream out.wav --seconds 3.02 --prefix piano/take0.wav "
         "--engine eager"
     )
     assert soundfile.info(tmp_path / "out.wav").duration > 3
