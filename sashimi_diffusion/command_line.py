@@ -11,7 +11,7 @@ import torch
 
 from sashimi_diffusion.arguments import short_form
 from sashimi_diffusion.errors import UserError
-from sashimi_diffusion.suggestions import did_you_mean
+from sashimi_diffusion.suggestions import nearest_name
 from sashimi_diffusion.terminal import (
     close_progress_bars,
     first_line,
@@ -42,7 +42,9 @@ class Parser(argparse.ArgumentParser):
         """Raise a UserError that names the help option, and the option that was probably meant."""
         _, _, unknown = message.partition("unrecognized arguments: ")
         option = unknown.partition(" ")[0].partition("=")[0]
-        meant = did_you_mean(option, self._option_string_actions) if option.startswith("--") else ""
+        names = [name.removeprefix("--") for name in self._option_string_actions if name.startswith("--")]
+        near = nearest_name(option.removeprefix("--"), names) if option.startswith("--") else None
+        meant = "" if near is None else f", did you mean --{near}?"
         raise UserError(f"{shortened(printable(message), 500)}{meant} (see {self.prog} --help)")
 
 

@@ -81,7 +81,7 @@ def test_processes_with_a_rank_are_complete(environment: Callable[..., None]) ->
 
 
 def test_the_advice_names_what_was_started(environment: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
-    environment(ACCELERATE_MIXED_PRECISION="no", MASTER_ADDR="localhost")
+    environment(ACCELERATE_DYNAMO_MODE="default", MASTER_ADDR="localhost")
     monkeypatch.setattr(sys, "argv", ["script.py"])
     for module, started in ((None, "script.py"), (train.__spec__, "-m sashimi_diffusion.commands.train")):
         monkeypatch.setattr(sys.modules["__main__"], "__spec__", module)

@@ -38,7 +38,10 @@ def commands(page: Path) -> list[str]:
 # A command that occurs on several pages runs once.
 COMMANDS = list(dict.fromkeys(command for page in PAGES for command in commands(page)))
 
-SHORT_TRAINING = "training.batch_size=2 training.validation_examples=2 training.trackers=[] sampling.num_samples=1"
+SHORT_TRAINING = (
+    "training.cpu_threads=1 training.batch_size=2 training.validation_examples=2 training.trackers=[] "
+    "sampling.num_samples=1"
+)
 
 
 def trains(command: str, kind: str, script: str) -> bool:
@@ -130,7 +133,18 @@ def test_make_targets_exist(command: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("command", [c for c in COMMANDS if not c.startswith((*SET_UP, "python -m"))])
+def runnable(commands: list[str]) -> list[str]:
+    """Return the commands that neither install anything nor measure."""
+    return [command for command in commands if not command.startswith((*SET_UP, "python -m"))]
+
+
+@pytest.mark.parametrize("command", runnable(commands(PAGES[0])))
+def test_commands_of_the_readme_run(run, command: str) -> None:
+    run(shortened(command))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", runnable(COMMANDS))
 def test_commands_run(run, working_folder: Path, request: pytest.FixtureRequest, command: str) -> None:
     if "official.pkl" in command:
         tensors = request.getfixturevalue("golden").tensors("d_diffwave/master_sashimi_unet_L16000")

@@ -103,7 +103,7 @@ class AudioFolder(CachedDataset):
         bad |= {kept[position]: reason for position, reason in clips.bad.items()}
         report_bad_files(bad, len(kept) + len(misnamed) + len(unusable), root, skip_bad_files, cache_dir)
         unusual = {kept[position]: text for position, text in clips.warnings.items()}
-        report_unusual_files(unusual, len(kept), root, cache_dir)
+        report_unusual_files(unusual, len(kept) - sum(file in bad for file in kept), root, cache_dir)
 
         usable = {file: fields[file] for file in kept if file not in bad}
         wanted = Wanted(split, label_field, speakers, holdout, tuple(splits), order, seed)

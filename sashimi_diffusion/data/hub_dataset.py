@@ -122,7 +122,7 @@ class HubDataset(CachedDataset):
         bad |= {file: f"{column} has no value" for column in columns for file in kept if column not in fields[file]}
         report_bad_files(bad, len(kept), root, skip_bad_files, cache_dir)
         unusual = {kept[number]: text for number, text in clips.warnings.items()}
-        report_unusual_files(unusual, len(kept), root, cache_dir)
+        report_unusual_files(unusual, len(kept) - len(bad), root, cache_dir)
 
         usable = {file: fields[file] for file in kept if file not in bad}
         known = {file: own for file in usable if (own := parts[rows.split_of(file)]) is not None}

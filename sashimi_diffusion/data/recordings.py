@@ -273,8 +273,8 @@ def report_bad_files(
     """
     if not bad:
         return
-    listing, separator = _listing(bad, root, cache_dir, "bad-files")
-    summary = f"{len(bad)} of {total} audio files in {printable(root)} cannot be used:{listing}{separator}"
+    listing = _listing(bad, root, cache_dir, "bad-files")
+    summary = f"{len(bad)} of {total} audio files in {printable(root)} cannot be used:{listing}"
     if len(bad) == total:
         raise UserError(f"{summary}no usable file is left")
     if not skip_bad_files:
@@ -297,23 +297,24 @@ def report_unusual_files(
         cache_dir: see :func:`report_bad_files`.
     """
     if unusual:
-        listing, separator = _listing(unusual, root, cache_dir, "unusual-files")
+        listing = _listing(unusual, root, cache_dir, "unusual-files")
         warnings.warn(
-            f"{len(unusual)} of {total} audio files in {printable(root)} are unusual:{listing}{separator}they are used "
+            f"{len(unusual)} of {total} audio files in {printable(root)} are unusual:{listing}they are used "
             "as they are",
             stacklevel=3,
         )
 
 
-def _listing(reasons: Mapping[Path, str], root: Path, cache_dir: Path | str | None, name: str) -> tuple[str, str]:
-    """Return the list of files for a message, and the separator after it; a long list is also written to a file."""
+def _listing(reasons: Mapping[Path, str], root: Path, cache_dir: Path | str | None, name: str) -> str:
+    """Return the list of files for a message; a long list is also written to a file."""
     lines = [f"{printable(path.relative_to(root).as_posix())}: {why}" for path, why in reasons.items()]
     if len(lines) == 1:
-        return f" {lines[0]}", "; "
+        return f" {lines[0]}; "
     shown = lines[:_LISTED]
     if len(lines) > _LISTED:
         shown.append(f"and {len(lines) - _LISTED} more; {_written(lines, root, cache_dir, name)}")
-    return "\n  " + "\n  ".join(shown), "\n"
+    # Commands print messages in one line, in which only the semicolons separate the files.
+    return "\n  " + ";\n  ".join(shown) + ";\n"
 
 
 def _written(lines: Sequence[str], root: Path, cache_dir: Path | str | None, name: str) -> str:

@@ -217,7 +217,7 @@ def test_advice_after_an_interruption(
 ) -> None:
     run = tmp_path / "run"
 
-    def interrupted(*_: object) -> None:
+    def interrupted(*_: object, **__: object) -> None:
         run.mkdir()
         (run / "config.yaml").touch()
         raise KeyboardInterrupt

@@ -303,7 +303,7 @@ def test_a_long_list_is_cut_with_a_count_and_written_to_a_file(tmp_path: Path, r
         AudioFolder(tmp_path / "audio", length=100)
     assert str(caught.value).startswith("33 of 34")
     assert str(caught.value).count(": not audio") == 20
-    listed = Path(re.search("all are listed in (.*)", str(caught.value))[1])
+    listed = Path(re.search("all are listed in (.*);", str(caught.value))[1])
     assert listed.is_relative_to(cache_dir)
     lines = listed.read_text().splitlines()
     assert [line.partition(":")[0] for line in lines] == [f"bad{index:02}.wav" for index in range(33)]
@@ -316,7 +316,7 @@ def test_the_list_is_written_to_a_temporary_folder_if_the_cache_is_a_file(tmp_pa
     bad = {tmp_path / f"{index}.wav": "empty" for index in range(30)}
     with pytest.warns(UserWarning, match="all are listed in") as warned:
         report_bad_files(bad, 40, tmp_path, skip_bad_files=True, cache_dir=tmp_path / "file")
-    listed = Path(re.search("all are listed in (.*)", str(warned[0].message))[1])
+    listed = Path(re.search("all are listed in (.*);", str(warned[0].message))[1])
     assert listed.parent == tmp_path
     assert len(listed.read_text().splitlines()) == 30
 
@@ -458,3 +458,15 @@ def test_music_is_split_by_the_order_of_its_names(files: int, expected: tuple[in
     parts = partition.by_name(paths[::-1], root, (0.88, 0.06, 0.06))
     assert tuple(Counter(parts.values())[split] for split in ("train", "validation", "test")) == expected
     assert [parts[path] for path in paths] == sorted(parts.values(), key=["train", "validation", "test"].index)
+
+
+def test_unusual_files_are_counted_among_the_usable_ones(tmp_path: Path, cache_dir: Path) -> None:
+    for index in range(3):
+        soundfile.write(tmp_path / f"good{index}.wav", 0.1 * np.sin(np.arange(8000)), 8000)
+    (tmp_path / "bad.wav").write_bytes(b"")
+    soundfile.write(tmp_path / "silent.wav", np.zeros(8000), 8000)
+    with pytest.warns(UserWarning, match="are unusual") as warned:
+        AudioFolder(tmp_path, "all", 8000, 800, cache_dir=cache_dir, skip_bad_files=True)
+    texts = [" ".join(str(one.message).split()) for one in warned]
+    assert any("1 of 5 audio files" in text and "bad.wav: empty (0 bytes);" in text for text in texts)
+    assert any("1 of 4 audio files" in text and "silent.wav" in text for text in texts)

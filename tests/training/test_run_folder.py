@@ -161,7 +161,9 @@ def test_the_config_of_an_older_version_loads_and_resumes(tiny, tiny_file):
     (run / "config.yaml").write_text(OLD_CONFIG)
     tree = read_yaml_file(run / "config.yaml")
     assert to_tree(from_tree(DiffusionConfig, tree)) == tree | {
-        "training": tree["training"] | {"gradient_checkpointing": False, "cuda_graph": "auto", "compile": False},
+        "training": tree["training"]
+        | {"gradient_checkpointing": False, "cuda_graph": "auto", "compile": False}
+        | {"initial_pipeline": None, "lora_rank": None},
         "data": tree["data"] | NEW_DATA_SETTINGS,
         "tracking": {"project": "sashimi-diffusion", "run": None},
         "card": {"title": None, "license": None, "datasets": [], "language": [], "text": None},

@@ -190,7 +190,7 @@ class BatchSource:
             window[:, shift : shift + samples] = self.dataset.clip(index)
         else:
             start = 0 if self.data.random_shift is None else min(start, last_start)
-            start += random.integers(min(largest_shift, last_start - start) + 1)
+            start += int(random.integers(min(largest_shift, last_start - start) + 1))
             window[:] = self.dataset.part(index, start, start + length)
         return window
 

@@ -1,5 +1,6 @@
 """Choose the size of the network, the batch size and the number of steps for a device and a number of minutes."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -7,6 +8,7 @@ import torch
 
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.memory import available_memory
+from sashimi_diffusion.terminal import counted
 from sashimi_diffusion.training.own_recordings.networks import Size
 from sashimi_diffusion.training.own_recordings.step_cost import Cost, OutOfMemory
 
@@ -77,10 +79,11 @@ def choose_budget(
             "training step of the smallest network: end other programs, or choose another --device"
         )
     if chosen.steps < FEWEST_STEPS:
-        needed = FEWEST_STEPS * chosen.cost.seconds_of(chosen.batch_size) / 60
+        step = chosen.cost.seconds_of(chosen.batch_size) / 60
+        least, useful = (math.ceil(steps * step) for steps in (FEWEST_STEPS, USEFUL_STEPS))
         raise UserError(
-            f"--minutes {minutes:g} is enough for {chosen.steps} training steps of the smallest network on {device}: "
-            f"expected at least {needed:.2g}, better {needed * USEFUL_STEPS / FEWEST_STEPS:.2g}"
+            f"--minutes {minutes:g} is enough for {counted(chosen.steps, 'training step')} of the smallest network on "
+            f"{device}: give it at least {least} minutes; {useful} are useful"
         )
     return chosen
 
