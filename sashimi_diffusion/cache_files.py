@@ -82,6 +82,20 @@ def read_cache_record(path: Path) -> Any:
         raise DamagedCacheError(f"{path.name} is not JSON ({printable(error)})") from error
 
 
+def read_undamaged_record(path: Path, consequence: str) -> Any:
+    """Return the record of :func:`read_cache_record`; None, with a line on stderr, if it is damaged.
+
+    Args:
+        path: the file.
+        consequence: what replaces a damaged record, for the line.
+    """
+    try:
+        return read_cache_record(path)
+    except DamagedCacheError as error:
+        say_damaged(path, error, consequence)
+        return None
+
+
 def say_damaged(path: Path, problem: object, consequence: str) -> None:
     """Print one line on stderr about a damaged part of a cache, and what replaces it."""
     say(f"note: {printable(path)} in the cache is damaged ({problem}); {consequence}", sys.stderr)

@@ -7,10 +7,8 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from sashimi_diffusion.cache_files import (
-    DamagedCacheError,
     cache_folder,
-    read_cache_record,
-    say_damaged,
+    read_undamaged_record,
     write_cache_record,
 )
 from sashimi_diffusion.data.cache import Format, cached_audio, writing_cache
@@ -270,11 +268,7 @@ class _Rows:
         table = self._tables[split]
         stamps = [_FORMAT, self._audio, *self._hub.stamps(table)]
         memo = cache / f"{hashlib.sha256(repr((self._root.absolute(), split)).encode()).hexdigest()[:32]}.rows.json"
-        try:
-            stored = read_cache_record(memo)
-        except DamagedCacheError as error:
-            say_damaged(memo, error, "the data set is read again")
-            stored = None
+        stored = read_undamaged_record(memo, "the data set is read again")
         if isinstance(stored, list) and len(stored) == 2 and stored[0] == stamps and len(stored[1]) == len(table):
             rows = stored[1]
         else:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, NamedTuple
 
-from sashimi_diffusion.cache_files import DamagedCacheError, read_cache_record, say_damaged, write_cache_record
+from sashimi_diffusion.cache_files import read_undamaged_record, write_cache_record
 from sashimi_diffusion.data.audio import EXTENSIONS
 from sashimi_diffusion.data.decoding import AudioFileError
 from sashimi_diffusion.data.fingerprints import is_settled
@@ -66,11 +66,7 @@ def shard_index(path: Path, wanted: Sequence[str], audio: str | None, cache: Pat
     stamps = [_FORMAT, found.st_size, found.st_mtime_ns, found.st_ctime_ns]
     key = hashlib.sha256(repr((os.fsencode(path.absolute()), sorted(wanted), audio)).encode()).hexdigest()[:32]
     memo = cache / f"{key}.shard.json"
-    try:
-        stored = read_cache_record(memo)
-    except DamagedCacheError as error:
-        say_damaged(memo, error, "the tar file is read again")
-        stored = None
+    stored = read_undamaged_record(memo, "the tar file is read again")
     if isinstance(stored, dict) and stored.get("stamps") == stamps:
         return ShardIndex([Member(*member) for member in stored["members"]], stored["bad"])
     settled = is_settled(found)  # before the file is read, which may take long

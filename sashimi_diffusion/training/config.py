@@ -265,16 +265,16 @@ def changed_settings(config: RunConfig, stored: Mapping[str, Any]) -> list[str]:
         config: the config with which the run is resumed.
         stored: content of its config.yaml. Settings that it lacks, because an older version wrote it, are left out.
     """
-    old, new = _leaves(stored), _leaves(to_tree(config))
+    old, new = flat_settings(stored), flat_settings(to_tree(config))
     names = [name for name in new if name in old and old[name] != new[name] and name != "output_dir"]
     return [f"{name}: {short_form(old[name])} -> {short_form(new[name])}" for name in names]
 
 
-def _leaves(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return all settings of nested groups by their full names."""
+def flat_settings(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return all settings of nested groups by their full names: {"a": {"b": 1}} as {"a.b": 1}."""
     settings: dict[str, Any] = {}
     for key, value in tree.items():
-        settings |= _leaves(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+        settings |= flat_settings(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
     return settings
 
 

@@ -20,6 +20,7 @@ from sashimi_diffusion.files import write_file
 from sashimi_diffusion.paths import read_json, status
 from sashimi_diffusion.strict_json import json_text
 from sashimi_diffusion.terminal import first_line, printable
+from sashimi_diffusion.training.config import flat_settings
 from sashimi_diffusion.training.reporting import TrackingConfig
 from sashimi_diffusion.training.settings import unknown_key
 
@@ -218,12 +219,7 @@ def _send_to_trackio(tracker: GeneralTracker, clips: list[Path], sheet: Path, st
 _SENDERS = {"tensorboard": _send_to_tensorboard, "wandb": _send_to_wandb, "trackio": _send_to_trackio}
 
 
-def _flat(tree: dict, prefix: str = "") -> dict[str, int | float | str | bool]:
-    """Return {"a": {"b": [1]}} as {"a.b": "[1]"}, because trackers accept plain values only."""
-    flat: dict[str, int | float | str | bool] = {}
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value if isinstance(value, (int, float, str, bool)) else str(value)
-    return flat
+def _flat(settings: dict) -> dict[str, int | float | str | bool]:
+    """Return settings by their full names; lists and null become text, because trackers accept plain values only."""
+    flat = flat_settings(settings).items()
+    return {name: value if isinstance(value, (int, float, str, bool)) else str(value) for name, value in flat}
