@@ -12,7 +12,7 @@ from sashimi_diffusion.paths import status
 from sashimi_diffusion.terminal import printable, say
 from sashimi_diffusion.training.config import MAX_MINUTES
 from sashimi_diffusion.training.own_recordings.budget import USEFUL_STEPS
-from sashimi_diffusion.training.own_recordings.plan import Plan, plan_run
+from sashimi_diffusion.training.own_recordings.plan import Plan, plan_run, plan_window
 from sashimi_diffusion.training.own_recordings.report import describe
 from sashimi_diffusion.training.own_recordings.settings import Request
 from sashimi_diffusion.training.own_recordings.survey import look_at
@@ -47,12 +47,14 @@ def run_init(options: argparse.Namespace) -> int:
     _check(options.folder, out, options.overwrite)
     request = Request(name, options.minutes, options.autoregressive, select_device(options.device))
     survey = look_at(options.folder, options.pattern)
-    plan = plan_run(request, survey)
+    window = plan_window(request, survey)
+    say(describe(survey, window))
+    say(f"measuring training steps on {request.device}, which takes up to some minutes ...")
+    plan = plan_run(request, survey, window)
     kind = "autoregressive" if request.autoregressive else "diffusion"
     skip = " --skip-bad-files" if survey.bad else ""
     command = f"sashimi-train {kind} --config {_as_option(out)}{skip}"
     write_output_file(out, plan.text(command).encode())
-    say(describe(survey, plan.window))
     say(_about_run(plan))
     say(f"wrote {printable(out)}; train with\n  {command}")
     return 0

@@ -20,7 +20,7 @@ from sashimi_diffusion.ssm import frozen
 from sashimi_diffusion.training.autoregressive.batches import IGNORED, TokenBatch, TokenSource, padded
 from sashimi_diffusion.training.autoregressive.config import AutoregressiveConfig
 from sashimi_diffusion.training.autoregressive.samples import check_generation, save_samples
-from sashimi_diffusion.training.examples import spread_evenly
+from sashimi_diffusion.training.examples import spread_evenly, unused_ends
 from sashimi_diffusion.training.model_card import autoregressive_usage
 from sashimi_diffusion.training.splits import fingerprint, has_validation, open_split
 
@@ -67,6 +67,8 @@ class AutoregressiveTask:
         self.description = f"{len(recordings):,} training, {counts[0]:,} validation and {counts[1]:,} test examples"
         if recordings.changes:
             self.description += f"; {recordings.changes}"
+        if unused := unused_ends(recordings, config.data.random_shift):
+            self.description += f"; {unused}"
         self.against_graph = "data.carry_chunks carries states from step to step" if self.chunks > 1 else ""
         # Examples that are divided into chunks are kept for the steps that use them; threads prepare later batches.
         kept = 2 * config.training.gradient_accumulation if self.chunks > 1 else 0

@@ -25,7 +25,7 @@ from sashimi_diffusion.training.diffusion.fine_tuning import (
     use_labels_of,
 )
 from sashimi_diffusion.training.diffusion.samples import check_sampling, save_samples
-from sashimi_diffusion.training.examples import spread_evenly
+from sashimi_diffusion.training.examples import spread_evenly, unused_ends
 from sashimi_diffusion.training.model_card import diffusion_usage
 from sashimi_diffusion.training.run_folder import Saveable
 from sashimi_diffusion.training.splits import fingerprint, has_validation, open_split
@@ -67,6 +67,8 @@ class DiffusionTask:
             + (f", {classes} classes" if config.model.class_conditional is None else "")
             + (f"; {recordings.changes}" if recordings.changes else "")
         )
+        if unused := unused_ends(recordings, config.data.random_shift):
+            self.description += f"; {unused}"
         if config.training.lora_rank is not None:
             self.description += f"; {trained_parameters(self.network):,} parameters are trained"
 
