@@ -3,9 +3,11 @@
 import argparse
 import math
 import shlex
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from sashimi_diffusion.command_line import path_argument, select_device
+from sashimi_diffusion.command_line import Parser, path_argument, run, select_device
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.output_files import check_output_files, write_output_file
 from sashimi_diffusion.paths import status
@@ -16,6 +18,17 @@ from sashimi_diffusion.training.own_recordings.plan import Plan, plan_run, plan_
 from sashimi_diffusion.training.own_recordings.report import describe
 from sashimi_diffusion.training.own_recordings.settings import Request
 from sashimi_diffusion.training.own_recordings.survey import look_at
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command as ``python -m sashimi_diffusion.commands.init`` does and return its exit code."""
+
+    def command() -> int:
+        parser = Parser(prog="sashimi-train init", description=__doc__)
+        add_arguments(parser)
+        return run_init(parser.parse_args(arguments))
+
+    return run(command)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -100,3 +113,7 @@ def _about_run(plan: Plan) -> str:
         f"  steps        about {budget.steps:,} in {request.minutes:g} minutes on {request.device}{few}: batches of "
         f"{budget.batch_size}, {seconds:.2g} s and {budget.memory} each, as measured"
     )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
