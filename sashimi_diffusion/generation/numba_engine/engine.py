@@ -36,14 +36,16 @@ class NumbaEngine:
         model: a ``SashimiAutoregressive`` in float32 on the CPU, in evaluation mode.
         batch_size: number of clips generated together.
         threads: number of threads; None for ``torch.get_num_threads()``.
+        weights: format of the weights of the linear maps in memory: "float32", "bfloat16", "int16" or "int8"; see
+            README.md. Everything is computed in float32.
     """
 
-    def __init__(self, model: Any, batch_size: int, threads: int | None = None) -> None:
+    def __init__(self, model: Any, batch_size: int, threads: int | None = None, weights: str = "float32") -> None:
         self.model, self.batch_size = model, batch_size
         threads = torch.get_num_threads() if threads is None else threads
         self.threads = min(threads, _THREADS_PER_STREAM if batch_size == 1 else batch_size)
         # One stream always has the same number of shards, so that its clip does not depend on the number of threads.
-        self.program, self.layout = flatten(model, _THREADS_PER_STREAM if batch_size == 1 else 1)
+        self.program, self.layout = flatten(model, _THREADS_PER_STREAM if batch_size == 1 else 1, weights)
         bounds = (
             [0, 1] if batch_size == 1 else np.linspace(0, batch_size, self.threads + 1).round().astype(int).tolist()
         )
@@ -51,6 +53,7 @@ class NumbaEngine:
         self._memory = [Memory.allocate(self.program, self.layout, part.stop - part.start) for part in self._parts]
         self._position = self._loaded_at = 0  # samples processed so far, and when a state was loaded
         self._alone_until = 0.0
+        self._compiled = False
 
     def load(self, state: Any) -> None:
         """Continue from a state of the model with ``batch_size`` clips."""
@@ -97,9 +100,10 @@ class NumbaEngine:
 
     def _run_shared(self, block: Block) -> None:
         """Generate a block of one stream: with all threads while each has a core, otherwise with one thread."""
-        if not run.signatures:
+        if not self._compiled:
             # Compile in one thread, without samples. With two, one would spin at the first barrier during compilation.
             self._run_alone(0, block._replace(inputs=block.inputs.copy()).samples(slice(0)))
+            self._compiled = True
         done, count = 0, block.uniforms.shape[1]
         while done < count:
             started = time.monotonic()
