@@ -15,6 +15,7 @@ pytest.importorskip("numba", reason="numba is not installed (pip install numba)"
 
 from sashimi_diffusion.generation.numba_engine import NumbaEngine
 from sashimi_diffusion.generation.numba_engine.arithmetic import erf, sigmoid
+from sashimi_diffusion.generation.numba_engine.engine import Teamwork
 from sashimi_diffusion.generation.numba_engine.linear_maps import WEIGHTS as FORMATS
 from sashimi_diffusion.generation.numba_engine.linear_maps import rounded
 
@@ -190,9 +191,33 @@ def test_threads_on_a_single_core_stop_sharing_a_stream() -> None:
         actual = shared.run(tokens, uniforms, Sampling())
     finally:
         os.sched_setaffinity(0, cores)
-    assert shared._alone_until > 0
+    assert not shared._teamwork.together
     for got, wanted in zip(actual, expected, strict=True):
         assert torch.equal(got, wanted)
+
+
+def test_the_faster_number_of_threads_generates_most_samples() -> None:
+    teamwork = Teamwork()
+    seconds = {True: 1.0, False: 2.0}
+    samples = {True: 0, False: 0}
+    for choice in range(200):
+        if choice == 100:
+            seconds[True] = 4.0  # another program takes the second core
+        together, count = teamwork.choose()
+        teamwork.record(together, seconds[together])
+        samples[together] += count
+        if choice == 99:
+            assert teamwork.together and samples[True] > 50 * samples[False]
+            samples = {True: 0, False: 0}
+    assert not teamwork.together
+    assert samples[False] > 10 * samples[True]
+
+
+def test_a_single_interruption_changes_nothing() -> None:
+    teamwork = Teamwork()
+    for together, seconds in [(True, 1.0), (False, 2.0), (True, 1.0), (True, 9.0), (True, 1.0)]:
+        teamwork.record(together, seconds)
+    assert teamwork.together
 
 
 def test_one_thread_continues_after_two_stop_sharing(monkeypatch: pytest.MonkeyPatch) -> None:
