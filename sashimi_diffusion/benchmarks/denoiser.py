@@ -8,8 +8,8 @@ Times of forward passes are medians of interleaved repeats. Large matrix product
 the same rounds, give the peaks of this machine. The operations of a row are those of its matrix products; every row is
 compared with the peak of its dtype, and rows in bfloat16 also with that of float32. Rows with ``cached kernels``
 compute the convolution kernels once, as sampling does. ``bfloat16`` is the same under autocast. ``--profile`` prints
-instead which operations the time of these rows is spent on, by PyTorch's profiler. WaveNet with 6.8 million parameters is the paper's baseline. The reference backend, the optimizer step and
-sampling are timed once, after a warm-up.
+instead which operations the time of these rows is spent on, by PyTorch's profiler. WaveNet with 6.8 million parameters
+is the paper's baseline. The reference backend, the optimizer step and sampling are timed once, after a warm-up.
 """
 
 import argparse

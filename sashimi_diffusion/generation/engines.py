@@ -120,8 +120,8 @@ def require_weights(weights: str, engine: str) -> None:
         raise UserError(f"unknown format of weights {weights!r}: expected one of {', '.join(WEIGHTS)}")
     if weights != WEIGHTS[0] and engine != "numba":
         raise UserError(
-            f"weights in {weights} need the engine 'numba' (a SaShiMi model in float32 on the CPU, and {_INSTALL}), this "
-            f"is the engine {engine!r}: leave the format of the weights out"
+            f"weights in {weights} need the engine 'numba' (a SaShiMi model in float32 on the CPU, and {_INSTALL}), "
+            f"this is the engine {engine!r}: leave the format of the weights out"
         )
 
 

@@ -118,7 +118,14 @@ def pipelines() -> Iterator[Row]:
         yield from wrong_values(SAMPLE, "--num-samples 1", "--pipeline", {value: says})
     yield wrong(SAMPLE, "--pipeline nan-piano --num-samples 1 --engine eager", "nan-piano")
     yield wrong(SAMPLE, "--pipeline nan-piano --stream new.wav --engine eager", "nan-piano")
-    for option in ("--prefix=prefix.wav", "--temperature=1", "--top-p=1", "--top-k=1", "--engine=eager", "--weights=int8"):
+    for option in (
+        "--prefix=prefix.wav",
+        "--temperature=1",
+        "--top-p=1",
+        "--top-k=1",
+        "--engine=eager",
+        "--weights=int8",
+    ):
         yield wrong(SAMPLE, f"{TONES} {option}", option.partition("=")[0])
     yield wrong(SAMPLE, f"{TONES} --stream new.wav", "--stream")
     yield wrong(SAMPLE, f"{TONES} --sort-by-likelihood", "--sort-by-likelihood")

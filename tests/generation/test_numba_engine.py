@@ -207,7 +207,8 @@ def test_the_faster_number_of_threads_generates_most_samples() -> None:
         teamwork.record(together, seconds[together])
         samples[together] += count
         if choice == 99:
-            assert teamwork.together and samples[True] > 50 * samples[False]
+            assert teamwork.together
+            assert samples[True] > 50 * samples[False]
             samples = {True: 0, False: 0}
     assert not teamwork.together
     assert samples[False] > 10 * samples[True]

@@ -26,7 +26,6 @@ from sashimi_diffusion.generation.numba_engine.vectors import (
     whole_vectors,
 )
 
-
 WEIGHTS = {"float32": np.float32, "bfloat16": np.uint16, "int16": np.int16, "int8": np.int8}
 """Formats of the weights of linear maps, and the dtype of their array. Integers have a scale for each output."""
 
