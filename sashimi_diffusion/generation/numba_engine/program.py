@@ -1,8 +1,8 @@
 """A model flattened for the compiled step: an array of parameters, an array of map weights, a table of operations.
 
-Activations, parameters and states are flat float32 arrays; the weights of linear maps may have fewer bytes. An operation
-contains its kind and the offsets of its operands, so one compiled loop runs every topology: all stages, layers, pools
-and norms.
+Activations, parameters and states are flat float32 arrays; the weights of linear maps may have fewer bytes. An
+operation contains its kind and the offsets of its operands, so one compiled loop runs every topology: all stages,
+layers, pools and norms.
 """
 
 from typing import Any, NamedTuple
