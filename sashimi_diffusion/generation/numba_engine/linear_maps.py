@@ -100,7 +100,7 @@ def rounded(weight: np.ndarray, weights: str) -> np.ndarray:
 
 def _in_format(weight: np.ndarray, weights: str) -> tuple[np.ndarray, np.ndarray]:
     """Return weights (out, in) in a format, and the factor of each output (out,)."""
-    dtype = np.dtype(WEIGHTS[weights])
+    dtype: Any = WEIGHTS[weights]
     if weights == "bfloat16":
         return torch.from_numpy(weight).bfloat16().view(torch.uint16).numpy(), np.ones(len(weight), np.float32)
     if weights == "float32":
