@@ -13,6 +13,7 @@ import torch
 
 from sashimi_diffusion.data import cache as cache_module
 from sashimi_diffusion.data import SpeechCommandsDigits as OlderName
+from sashimi_diffusion.data.levels import contrast_db
 from sashimi_diffusion.data.speech_commands import DIGITS, SpeechCommands, hashed_split
 from sashimi_diffusion.errors import UserError
 
@@ -278,6 +279,31 @@ def test_words_without_a_folder_are_named_with_similar_names(tmp_path: Path, rec
     ]:
         with pytest.raises(UserError, match=message):
             SpeechCommands(tmp_path / "data", words=words)
+
+
+def test_recordings_without_a_word_are_left_out(tmp_path: Path, record):
+    """Noise has no contrast, and silence none; neither has a word on a large constant offset."""
+    root = tmp_path / "data"
+    noise = record(root / "go" / "a_nohash_0.wav", 4000)
+    word = np.concatenate([0.001 * noise, noise, 0.001 * noise])
+    for speaker, samples in {"b": word, "c": np.zeros(4000), "d": 0.2 * word + 0.6}.items():
+        soundfile.write(root / "go" / f"{speaker}_nohash_0.wav", samples, 16000)
+    (root / "validation_list.txt").write_text("")
+    (root / "testing_list.txt").write_text("")
+    with pytest.warns(UserWarning, match="silent"):
+        whole = SpeechCommands(root, words=["go"])
+    assert (len(whole), whole.changes) == (4, "")
+    with pytest.warns(UserWarning, match="silent"):
+        kept = SpeechCommands(root, words=["go"], min_contrast_db=15)
+    assert [path.name for path in kept.files] == ["b_nohash_0.wav"]
+    assert kept.changes == "3 of 4 recordings are left out, with a contrast below 15 dB"
+    assert contrast_db(word, 16000) == pytest.approx(60, abs=1)
+    assert contrast_db(np.ones(3), 16000) == 0
+    with (
+        pytest.warns(UserWarning, match="silent"),
+        pytest.raises(UserError, match="no recording of the train split in .* has a contrast of 90 dB"),
+    ):
+        SpeechCommands(root, words=["go"], min_contrast_db=90)
 
 
 def test_the_nine_words_of_the_real_recordings(shared_data: Path):
