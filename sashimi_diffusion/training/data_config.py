@@ -191,8 +191,8 @@ def without_settings_of_replaced(tree: dict[str, Any]) -> dict[str, Any]:
 
     ``data.speakers``, ``data.where`` and ``data.holdout`` of a file name fields of its pattern. If an override replaces
     the pattern, those of them that name a field that the new pattern does not have are left out. If an override
-    replaces ``data.kind``, all settings that the new kind does not have are left out, and unless it is a folder, also the
-    pattern and what names its fields. Overrides themselves are never left out.
+    replaces ``data.kind``, all settings that the new kind does not have are left out, and unless it is a folder, also
+    the pattern and what names its fields. Overrides themselves are never left out.
 
     Args:
         tree: nested dictionary in which the overrides are set, as ``apply_overrides`` returns it.

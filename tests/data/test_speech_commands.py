@@ -11,8 +11,8 @@ import pytest
 import soundfile
 import torch
 
-from sashimi_diffusion.data import cache as cache_module
 from sashimi_diffusion.data import SpeechCommandsDigits as OlderName
+from sashimi_diffusion.data import cache as cache_module
 from sashimi_diffusion.data.levels import contrast_db
 from sashimi_diffusion.data.speech_commands import DIGITS, SpeechCommands, hashed_split
 from sashimi_diffusion.errors import UserError
@@ -301,7 +301,7 @@ def test_recordings_without_a_word_are_left_out(tmp_path: Path, record):
     assert contrast_db(np.ones(3), 16000) == 0
     with (
         pytest.warns(UserWarning, match="silent"),
-        pytest.raises(UserError, match="no recording of the train split in .* has a contrast of 90 dB"),
+        pytest.raises(UserError, match=r"no recording of the train split in .* has a contrast of 90 dB"),
     ):
         SpeechCommands(root, words=["go"], min_contrast_db=90)
 

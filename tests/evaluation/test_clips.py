@@ -193,7 +193,10 @@ def test_labels_number_any_classes_by_name(tmp_path):
     """The record's class counts; a folder is a class only if its name is one."""
     clips = open_clips(write_clips(tmp_path, ["a.wav", "left/b.wav", "one/c.wav"]))
     assert clips.labels.tolist() == [-1, -1, -1]
-    record = [{"file": "a.wav", "label": 0, "class_name": "up"}, {"file": "left/b.wav", "label": 0, "class_name": "one"}]
+    record = [
+        {"file": "a.wav", "label": 0, "class_name": "up"},
+        {"file": "left/b.wav", "label": 0, "class_name": "one"},
+    ]
     (tmp_path / "samples.json").write_text(json.dumps({"samples": record}))
     clips = open_clips(tmp_path).labeled_by(["left", "up", "one"])
     assert clips.labels.tolist() == [1, 2, 2]

@@ -22,8 +22,8 @@ def load_classifier(name_or_folder: str | Path = "digits-small", device: str | t
     """Load a classifier from disk; nothing is downloaded.
 
     Args:
-        name_or_folder: name of a bundled classifier ("digits-small", "words-small"), or a folder written by a training run
-            (its subfolder ``pipeline``), by sashimi-convert or by ``save_pretrained``. The accuracy is read from
+        name_or_folder: name of a bundled classifier ("digits-small", "words-small"), or a folder written by a training
+            run (its subfolder ``pipeline``), by sashimi-convert or by ``save_pretrained``. The accuracy is read from
             ``accuracy.json`` in that folder, if the file exists.
         device: device of the network.
 

@@ -65,8 +65,8 @@ class ResNeXtClassifier(ClassifierNetwork):
         class_names: names of the classes, in order; None: the ten digits.
 
     Raises:
-        ValueError: a value of another type or out of its range, ``depth`` is not 9 k + 2 with k of at least 1, the names
-            are not as many as the classes, or more parameters than a network may have.
+        ValueError: a value of another type or out of its range, ``depth`` is not 9 k + 2 with k of at least 1, the
+            names are not as many as the classes, or more parameters than a network may have.
     """
 
     ranges: ClassVar[Mapping[str, Range]] = {

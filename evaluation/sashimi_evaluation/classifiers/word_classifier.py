@@ -39,7 +39,7 @@ class ClassifierOutput(BaseOutput):
 class ClassifierNetwork(EvaluationNetwork):
     """Base class of networks that map waveforms (B, 1, L) at 16 kHz to :class:`ClassifierOutput`.
 
-    The names of the classes are ``config.class_names``; None, as in the files of earlier versions, means the ten digits.
+    The names of the classes are ``config.class_names``; None, as in files of earlier versions, means the ten digits.
     """
 
     @property

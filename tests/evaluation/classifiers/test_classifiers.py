@@ -235,7 +235,10 @@ def test_damaged_files_of_a_classifier_are_named(
 
 def test_classifiers_that_cannot_classify_digits_are_refused(small: SmallClassifier, tmp_path: Path) -> None:
     SmallClassifier(num_classes=7, channels=(4, 4, 6, 8)).save_pretrained(tmp_path / "seven")
-    with pytest.raises(UserError, match="seven distinguishes 7 classes: expected 10, the digits, because its config.json has no class_names"):
+    with pytest.raises(
+        UserError,
+        match=r"seven distinguishes 7 classes: expected 10, .* its config\.json has no class_n",
+    ):
         load_classifier(tmp_path / "seven")
     SmallClassifier(channels=(4, 4, 6, 8)).save_pretrained(tmp_path / "pipe")
     (tmp_path / "pipe" / "diffusion_pytorch_model.safetensors").unlink()

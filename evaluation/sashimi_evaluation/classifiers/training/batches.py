@@ -139,7 +139,8 @@ class BalancedBatches:
         missing = [word for word, total in zip(words, counts.sum(axis=1), strict=True) if total == 0]
         if missing:
             raise UserError(
-                f"there is no training recording of {', '.join(missing)}: add a source with all words, or set data.words"
+                f"there is no training recording of {', '.join(missing)}: add a source with all words, or set "
+                "data.words"
             )
         # See SourcesConfig.balance for the probabilities of the sources.
         weights = np.where(counts > 0, np.maximum(counts, 1) ** (1 - config.data.balance), 0)

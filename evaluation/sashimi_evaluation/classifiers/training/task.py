@@ -83,7 +83,9 @@ def _create_model(config: ClassifierModelConfig, words: list[str] | None) -> Any
         UserError: invalid arguments, or there is no such embedding.
     """
     embedding = None if config.embedding is None else load_speech_embedding(config.embedding)
-    arguments = config.arguments if words is None else {**config.arguments, "num_classes": len(words), "class_names": words}
+    arguments = (
+        config.arguments if words is None else {**config.arguments, "num_classes": len(words), "class_names": words}
+    )
     try:
         if embedding is not None:
             return SmallClassifier.on(embedding, **arguments)
