@@ -94,7 +94,7 @@ class ClipFolder:
     def _label_notes(self, unlabeled: Sequence[Path], class_names: Sequence[str]) -> list[str]:
         """Return why there are no label metrics, or nothing if no label was given."""
         if unlabeled and (self.named or len(unlabeled) < len(self)):
-            what = "digit" if list(class_names) == DIGITS else f"class of the classifier ({', '.join(class_names)})"
+            what = "digit" if list(class_names) == DIGITS else f"class of the classifier ({listed(class_names, 12)})"
             names = [_relative(file, self.root) for file in unlabeled]
             return [f"no label metrics, because clips have no {what} as their label: {_listed(names, len(self))}"]
         if unlabeled and self.pattern is not None:

@@ -10,6 +10,7 @@ from torch import Tensor
 from sashimi_diffusion.data import AudioFolder, SpeechCommands
 from sashimi_diffusion.data.recordings import Recordings
 from sashimi_diffusion.errors import UserError
+from sashimi_diffusion.terminal import listed
 from sashimi_diffusion.training.examples import TRAINING, stream
 from sashimi_diffusion.training.splits import combined_fingerprint, fingerprint
 from sashimi_evaluation.classifiers.training.augmentation import SAMPLE_RATE, augment
@@ -64,7 +65,7 @@ def index_of(label: str, words: Sequence[str], source: str) -> int:
     index = class_index(label, words)
     if index < 0:
         raise UserError(
-            f"data.sources.{source} has recordings labeled {label!r}: expected one of the words {', '.join(words)}; "
+            f"data.sources.{source} has recordings labeled {label!r}: expected one of the words {listed(words, 12)}; "
             f"set data.sources.{source}.pattern so that {{label}} is the word, exclude these recordings with "
             f"data.sources.{source}.where, or add the word to data.words"
         )
