@@ -11,7 +11,7 @@ from sashimi_diffusion.data.levels import USUAL_PEAK
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.generation.likelihood import likelihood_window
 from sashimi_diffusion.terminal import one_line, printable
-from sashimi_evaluation.classifiers import DigitClassifier
+from sashimi_evaluation.classifiers import WordClassifier
 from sashimi_evaluation.clips import ClipFolder
 from sashimi_evaluation.extractors import FeatureExtractor
 from sashimi_evaluation.feature_extraction import (
@@ -82,7 +82,7 @@ class Extraction:
     sets: list[ClipFeatures]
     reference: ClipFeatures
     held_out: ClipFeatures | None
-    classifier: DigitClassifier
+    classifier: WordClassifier
     extractor: FeatureExtractor | None
     settings: Settings
 
@@ -127,7 +127,7 @@ def extract_features(
     sets: Sequence[ClipFolder],
     reference: ClipFolder,
     held_out: ClipFolder | None,
-    classifier: DigitClassifier,
+    classifier: WordClassifier,
     extractor: FeatureExtractor | None = None,
     settings: Settings | None = None,
 ) -> Extraction:
@@ -203,14 +203,15 @@ def distance_metrics(reference: np.ndarray, features: np.ndarray, resampling: Re
 
 
 def _extract(
-    clips: ClipFolder, classifier: DigitClassifier, extractor: FeatureExtractor | None, settings: Settings
+    clips: ClipFolder, classifier: WordClassifier, extractor: FeatureExtractor | None, settings: Settings
 ) -> ClipFeatures:
     def classify(audio: np.ndarray) -> dict[str, np.ndarray]:
         features, probabilities = classifier.classify(audio, classifier.sample_rate)
         return {FEATURES: features, PROBABILITIES: probabilities}
 
     network = ClipNetwork(classify, classifier.fingerprint, classifier.sample_rate, classifier.seconds)
-    extracted = extract_clip_features(clips, network, settings.cache_dir, settings.skip_bad_files)
+    labeled = clips.labeled_by(classifier.class_names)
+    extracted = extract_clip_features(labeled, network, settings.cache_dir, settings.skip_bad_files)
     features = extracted.outputs[FEATURES]
     if extractor is not None:
         by_extractor = _run_extractor(extracted.clips, extractor, classifier.seconds, settings)

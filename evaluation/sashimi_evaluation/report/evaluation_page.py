@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sashimi_evaluation.classifiers import DigitClassifier
+from sashimi_evaluation.classifiers import WordClassifier
 from sashimi_evaluation.clips import read_clip
 from sashimi_evaluation.evaluation import EvaluatedSet, Evaluation
 from sashimi_evaluation.feature_extraction import PROBABILITIES, ClipFeatures
@@ -54,7 +54,7 @@ def report_data(evaluation: Evaluation, command: str) -> ReportData:
     )
 
 
-def _classifier(classifier: DigitClassifier) -> Classifier:
+def _classifier(classifier: WordClassifier) -> Classifier:
     """Return the classifier with its accuracy over the clips of all its test sets."""
     needed = ("recordings", "accuracy")
     tests = {

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 
-from sashimi_diffusion.data.speech_commands import DIGITS
 from sashimi_diffusion.output_files import write_output_file
 from sashimi_diffusion.strict_json import strict
 from sashimi_diffusion.terminal import printable
@@ -48,7 +47,7 @@ def json_report(evaluation: Evaluation, command: str) -> dict[str, Any]:
         },
         "reference": _source(extraction.reference),
         "held_out": None if extraction.held_out is None else _source(extraction.held_out),
-        "sets": [_set_record(evaluated) for evaluated in evaluation.sets],
+        "sets": [_set_record(evaluated, classifier.class_names) for evaluated in evaluation.sets],
     }
     return strict(content)
 
@@ -99,16 +98,16 @@ def _source(clips: ClipFeatures) -> dict[str, Any]:
     return {"path": str(clips.clips.root), "clips": len(clips)}
 
 
-def _set_record(evaluated: EvaluatedSet) -> dict[str, Any]:
+def _set_record(evaluated: EvaluatedSet, class_names: Sequence[str]) -> dict[str, Any]:
     accuracy, histogram = evaluated.accuracy, evaluated.histogram.tolist()
-    per_class = None if accuracy is None else dict(zip(DIGITS, accuracy.per_class.tolist(), strict=True))
+    per_class = None if accuracy is None else dict(zip(class_names, accuracy.per_class.tolist(), strict=True))
     return {
         "name": evaluated.name,
         **_source(evaluated.clip_features),
         "recordings": evaluated.real,
         # The names "figures" (metrics) and "classes_heard" (predicted classes) belong to the file format.
         "figures": {metric.key: _metric_record(metric) for metric in evaluated.metrics},
-        "classes_heard": dict(zip(DIGITS, histogram, strict=True)),
+        "classes_heard": dict(zip(class_names, histogram, strict=True)),
         "accuracy_per_class": per_class,
         "confusion": None if accuracy is None else accuracy.confusion.tolist(),
         "notes": evaluated.notes,

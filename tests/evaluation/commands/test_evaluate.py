@@ -92,6 +92,48 @@ def test_table_record_and_page(samples, recordings, classifier, capsys):
     assert "Label accuracy" in page
 
 
+NINE = ["zero", "one", "five", "eight", "down", "go", "left", "right", "up"]
+
+
+@pytest.fixture
+def words(tmp_path: Path) -> Path:
+    """Write two sets of recordings of nine words in the layout of Speech Commands, and samples with their record."""
+    random = np.random.default_rng(0)
+    record = []
+    for folder in ("words", "others", "generated"):
+        for number in range(36):
+            word = NINE[number % 9]
+            name = f"{number:04d}-{word}.wav" if folder == "generated" else f"{word}/{number}_nohash_0.wav"
+            (tmp_path / folder / name).parent.mkdir(parents=True, exist_ok=True)
+            soundfile.write(tmp_path / folder / name, 0.1 * random.standard_normal(8000), 16000)
+            if folder == "generated":
+                record.append({"file": name, "label": number % 9, "class_name": word})
+    (tmp_path / "generated" / "samples.json").write_text(json.dumps({"samples": record}))
+    return tmp_path / "words"
+
+
+def test_the_classifier_follows_the_classes_of_the_samples(words, capsys):
+    assert run("generated", "--reference", str(words), "--held-out", "others", "--html", "page.html") == 0
+    content = json.loads(Path("evaluation.json").read_text())
+    assert content["classifier"]["name"] == "words-small"
+    for evaluated in content["sets"]:
+        assert list(evaluated["classes_heard"]) == list(evaluated["accuracy_per_class"]) == NINE
+        assert np.shape(evaluated["confusion"]) == (9, 9)
+        assert {"accuracy", "is", "mcs", "am", "fid"} <= evaluated["figures"].keys()
+    assert "right" in Path("page.html").read_text()
+    assert run("generated", "--reference", str(words), "--classifier", "words-small") == 0
+    again = json.loads(Path("evaluation.json").read_text())
+    assert again["sets"][0]["figures"]["accuracy"] == content["sets"][0]["figures"]["accuracy"]
+
+
+def test_a_classifier_that_does_not_know_the_classes_is_refused(words, classifier, capsys):
+    assert run("generated", "--reference", str(words), "--classifier", "digits-small") == 2
+    error = capsys.readouterr().err.strip()
+    assert "\n" not in error
+    assert "the clips of generated have the classes down, go, left, right, up, which the classifier digits" in error
+    assert "choose another --classifier, or leave it out" in error
+
+
 def test_several_sets_side_by_side(samples, recordings, classifier, capsys):
     options = ["--reference", str(recordings), "--classifier", classifier]
     assert run(f"ours={samples}", f"theirs={samples}", *options) == 0
@@ -120,7 +162,7 @@ def test_several_processes_give_the_results_of_one(samples, recordings, classifi
         (["--hold-out", "index"], "--hold-out index: expected FIELD=VALUE"),
         (["--hold-out", "take=1"], "'take'"),
         (["--hold-out", "index=0", "--held-out", "samples"], "exclude each other"),
-        (["--classifier", "nobody"], "there is no digit classifier nobody"),
+        (["--classifier", "nobody"], "there is no word classifier nobody"),
         (["--features", "json"], "expected package.module:function"),
         (["--features", "json:nothing"], "json is no module with feature extractors"),
         (["--features", "os:system"], "os is no module with feature extractors"),
