@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from sashimi_diffusion.data.speech_commands import DIGITS, SPLIT_LISTS, listed_s
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.paths import read_json, status
 from sashimi_diffusion.terminal import listed, printable
+from sashimi_evaluation.preparation import Preparation, recorded_preparation
 
 SAMPLES_FILE = "samples.json"
 RECORDS = (SAMPLES_FILE, *SPLIT_LISTS.values())
@@ -41,6 +42,8 @@ class ClipFolder:
         bits_per_sample: negative log-likelihood per audio sample of each clip in bits, float64 (n,), NaN where unknown.
         notes: what is missing in the folder, for reports.
         others: audio files in the folder that are not in the set, because of their names or their fields.
+        recorded: what ``samples.json`` says about the training data of the pipeline that generated the clips.
+        preparation: what is done to the clips before they are evaluated.
     """
 
     name: str
@@ -51,6 +54,8 @@ class ClipFolder:
     bits_per_sample: np.ndarray
     notes: tuple[str, ...] = ()
     others: tuple[Path, ...] = ()
+    recorded: Preparation = field(default_factory=Preparation)
+    preparation: Preparation = field(default_factory=Preparation)
 
     def __len__(self) -> int:
         return len(self.files)
@@ -109,7 +114,7 @@ def open_clips(
     """
     root = require_folder(path, "a folder with clips (wav, flac, ogg or mp3)")
     files, unusable = find_audio(root)
-    samples, complete = _read_samples_file(root)
+    samples, complete, recorded = _read_samples_file(root)
     fields, misnamed = read_fields(files, root, pattern)
     listed = [file for file in misnamed if file.relative_to(root).as_posix() in samples]
     fields = dict(sorted((fields | read_fields(listed, root, None)[0]).items()))
@@ -139,6 +144,7 @@ def open_clips(
         bits_per_sample=_sample_values(samples, kept, root, "bits_per_sample"),
         notes=tuple(notes),
         others=tuple(set(files).difference(kept)),
+        recorded=recorded,
     )
 
 
@@ -215,11 +221,14 @@ def _relative(file: Path, root: Path) -> str:
     return file.relative_to(root).as_posix()
 
 
-def _read_samples_file(root: Path) -> tuple[dict[str, dict[str, Any]], bool]:
-    """Return the entries of ``samples.json`` by file name, none without such a file, and whether it is complete."""
+def _read_samples_file(root: Path) -> tuple[dict[str, dict[str, Any]], bool, Preparation]:
+    """Return the content of ``samples.json``: its entries by file name, whether it is complete, and the preparation.
+
+    Without such a file there are no entries.
+    """
     path = root / SAMPLES_FILE
     if status(path) is None:
-        return {}, True
+        return {}, True, Preparation()
     advice = "generate the samples again, or remove the file to evaluate the clips without labels and likelihoods"
     content = read_json(path, f"the record that sashimi-sample writes; {advice}", _RECORD_BYTES)
     try:
@@ -230,7 +239,7 @@ def _read_samples_file(root: Path) -> tuple[dict[str, dict[str, Any]], bool]:
             f"{printable(path)} was not written by sashimi-sample or is damaged ({type(error).__name__}: "
             f"{printable(error)}): {advice}"
         ) from error
-    return by_name, content.get("complete") is not False
+    return by_name, content.get("complete") is not False, recorded_preparation(content, path)
 
 
 def _class_text(sample: dict[str, Any] | None, fields: dict[str, str]) -> str | None:
