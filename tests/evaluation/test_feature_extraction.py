@@ -159,7 +159,7 @@ def test_the_voice_and_the_spectrum_of_each_clip_are_cached(tmp_path, folder, cl
         assert extracted.properties["periodicity"].shape == (5, 5)
         assert extracted.properties["periodicity"][2, 0] > 0.99
         assert extracted.properties["voiced_share"][2] == 1
-        assert extracted.properties["spectrum"].shape == (5, 321)
+        assert extracted.properties["spectrum"].shape == (5, 513)
         assert extracted.properties["word_seconds"][2] == pytest.approx(1)
     assert network.clips == 5
 

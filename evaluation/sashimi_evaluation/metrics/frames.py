@@ -75,6 +75,9 @@ def _hann(length: int) -> np.ndarray:
 
 
 def _band_passed(samples: np.ndarray, sample_rate: int, low: float, high: float) -> np.ndarray:
-    frequencies = np.fft.rfftfreq(len(samples), 1 / sample_rate)
-    kept = (frequencies >= low) & (frequencies < high)
-    return np.fft.irfft(np.where(kept, np.fft.rfft(samples), 0), len(samples))
+    size = 1 << (len(samples) + sample_rate // 50).bit_length()  # fast, and the end does not ring into the beginning
+    frequencies = np.fft.rfftfreq(size, 1 / sample_rate)
+    first, last = np.searchsorted(frequencies, [low, high])
+    spectrum = np.fft.rfft(samples, size)
+    spectrum[:first] = spectrum[last:] = 0
+    return np.fft.irfft(spectrum, size)[: len(samples)]

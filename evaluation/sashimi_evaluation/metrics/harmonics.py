@@ -20,6 +20,7 @@ _PITCH_BAND = (50.0, 1000.0)
 _OCTAVE_COST = 0.05  # of the autocorrelation, for each octave below 400 Hz: a period is preferred to its multiples
 LIMITS_DB = (-20.0, 30.0)
 """The range of the ratio: below it, harmonics do not differ from the error of the estimate."""
+_LEAKAGE_HZ = 200.0  # a Hann window spreads the power of a band by less than this beyond its edges
 _FAINT = 1e-10  # mean square of a part of a frame that is no more than rounding, 100 dB below full scale
 
 
@@ -141,8 +142,9 @@ def _band_periodicity(frames: SoundingFrames, band: tuple[float, float], lags: n
         float64, (frames,).
     """
     (low, high), seconds = band, lags / frames.sample_rate
-    power = frames.power(band)
-    waves = np.cos(2 * np.pi * seconds[:, None] * frames.frequencies)
+    part = slice(*np.searchsorted(frames.frequencies, [low - _LEAKAGE_HZ, high + _LEAKAGE_HZ]))
+    power = frames.power(band)[:, part]
+    waves = np.cos(2 * np.pi * seconds[:, None] * frames.frequencies[part])
     correlation = (power * waves).sum(axis=1) / np.maximum(power.sum(axis=1), 1e-300)
     correlation /= window_correlation(lags, frames.length)
     of_noise = np.sinc((high - low) * seconds) * np.cos(np.pi * (low + high) * seconds)
