@@ -118,7 +118,7 @@ def test_held_out_recordings_are_prepared_like_the_training_data(samples, record
     record |= {"sample_rate": 8000, "samples_per_clip": 2000, "pipeline": {"name": "sashimi-digits"}}
     (samples / "samples.json").write_text(json.dumps(record))
     options = ["--reference", str(recordings), "--pattern", PATTERN, "--hold-out", "index=1"]
-    options += ["--classifier", classifier, "--html", "page.html", "--lines", "500", "1500.5"]
+    options += ["--classifier", classifier, "--lines", "500", "1500.5"]
     assert run(str(samples), *options) == 0
     content = json.loads(Path("evaluation.json").read_text())
     generated, real = content["sets"]
@@ -129,8 +129,6 @@ def test_held_out_recordings_are_prepared_like_the_training_data(samples, record
     assert generated["figures"]["level"]["value"] == pytest.approx(-20, abs=0.2)
     note = "prepared like the training data of the generated clips: resampled to 8000 Hz, scaled to a root mean square"
     assert note in capsys.readouterr().out
-    assert note in Path("page.html").read_text()
-    assert "Δ" in Path("page.html").read_text()
     assert {"line_500", "line_1500.5"} <= set(real["figures"])
     assert run(str(samples), *options, "--prepare", "none") == 0
     content = json.loads(Path("evaluation.json").read_text())

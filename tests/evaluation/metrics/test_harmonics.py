@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import soundfile
 
 from sashimi_evaluation.metrics.harmonics import (
     BANDS,
@@ -10,8 +11,10 @@ from sashimi_evaluation.metrics.harmonics import (
     harmonics_to_noise,
 )
 from sashimi_evaluation.metrics.intervals import Resampling
+from sashimi_evaluation.preparation import Preparation
 
 FEW_DRAWS = Resampling(resamples=20)
+TAKES = ("_0", "_1", "_2", "_3", "_4")
 
 
 def harmonics_and_noise(rate, ratios, pitch=120.0, seconds=1.0, seed=0):
@@ -98,3 +101,14 @@ def test_clips_without_a_voice_are_left_out_and_named():
     assert metrics["hnr_0_1"].note == "of the 3 of 4 clips with a voiced frame"
     assert metrics["hnr_0_1"].value == harmonic_metrics(columns(voices), FEW_DRAWS)[1].value
     assert harmonic_metrics(columns([np.zeros(8000)]), FEW_DRAWS) == []
+
+
+def test_recorded_digits_have_the_documented_ratios(shared_data):
+    """The held-out recordings of the Free Spoken Digit Dataset, prepared as the training data of the bundled model."""
+    files = [file for file in sorted((shared_data / "fsdd").glob("*.flac")) if file.stem[-2:] in TAKES]
+    assert len(files) == 300
+    clips = [Preparation(8000, 5120, 0.04).prepare(*soundfile.read(file, dtype="float32"), 1.0)[0] for file in files]
+    metrics = harmonic_metrics(columns(clips), FEW_DRAWS)
+    assert metrics[0].value == pytest.approx(0.69, abs=0.01)
+    ratios = [metric.value for metric in metrics[1:]]
+    assert ratios == pytest.approx([9.5, -3.8, -7.3, -9.7], abs=0.2)
