@@ -87,8 +87,8 @@ def recorded_preparation(record: Mapping[str, Any], path: Path) -> Preparation:
             found = printable(repr(value)[:40])
             raise UserError(f"{printable(path)}: {name} is {found}, expected a whole number from {low} to {high}")
     pipeline = record.get("pipeline")
-    name = pipeline.get("name") if isinstance(pipeline, dict) else None
-    return Preparation(rate, length, training_level(name) if isinstance(name, str) else None)
+    source = pipeline.get("name") if isinstance(pipeline, dict) else None
+    return Preparation(rate, length, training_level(source) if isinstance(source, str) else None)
 
 
 def training_level(pipeline: str) -> float | None:

@@ -96,13 +96,17 @@ def spectrum_metrics(
         part = slice(low // BAND_HZ - 1, high // BAND_HZ - 1)
         if part.stop <= both[0].shape[1]:
             title = f"Long-term spectrum, excess in {low / 1000:g}-{high / 1000:g} kHz (dB)"
-            metrics.append(compared(f"excess_{low}_{high}", title, lambda gaps, part=part: gaps[part].mean(), ""))
+            metrics.append(compared(f"excess_{low}_{high}", title, _mean_of(part), ""))
     for line in lines:
         around = round(line / BIN_HZ) + _NEIGHBORS
         if around[0] >= 0 and around[-1] < _complete(spectra):
             levels = spectra[:, round(line / BIN_HZ)] - spectra[:, around].mean(axis=1)
             metrics.append(mean_metric(f"line_{line:g}", f"Line at {line:g} Hz (dB)", levels, resampling))
     return metrics
+
+
+def _mean_of(part: slice) -> Callable[[np.ndarray], float]:
+    return lambda gaps: float(gaps[part].mean())
 
 
 def _sounding(spectra: np.ndarray) -> np.ndarray:

@@ -127,7 +127,7 @@ def _set_record(evaluated: EvaluatedSet, extraction: Extraction) -> dict[str, An
 
 def _metric_record(metric: Metric) -> dict[str, Any]:
     interval = None if metric.interval is None else [metric.interval.low, metric.interval.high]
-    record = {"title": metric.title, "value": metric.value, "interval": interval, "note": metric.note}
+    record: dict[str, Any] = {"title": metric.title, "value": metric.value, "interval": interval, "note": metric.note}
     if metric.difference is not None:
         apart = metric.difference
         record["difference"] = {"value": apart.value, "interval": [apart.interval.low, apart.interval.high]}
