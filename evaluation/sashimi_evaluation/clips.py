@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from sashimi_diffusion.data.speech_commands import DIGITS, SPLIT_LISTS, listed_s
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.paths import read_json, status
 from sashimi_diffusion.terminal import listed, printable
+from sashimi_evaluation.preparation import Preparation, recorded_preparation
 
 SAMPLES_FILE = "samples.json"
 RECORDS = (SAMPLES_FILE, *SPLIT_LISTS.values())
@@ -47,6 +48,8 @@ class ClipFolder:
         named: whether the record or the pattern names the class of any clip.
         class_names: the names of the classes.
         others: audio files in the folder that are not in the set, because of their names or their fields.
+        recorded: what ``samples.json`` says about the training data of the pipeline that generated the clips.
+        preparation: what is done to the clips before they are evaluated.
     """
 
     name: str
@@ -62,6 +65,8 @@ class ClipFolder:
     record_notes: tuple[str, ...] = ()
     label_notes: tuple[str, ...] = ()
     others: tuple[Path, ...] = ()
+    recorded: Preparation = field(default_factory=Preparation)
+    preparation: Preparation = field(default_factory=Preparation)
 
     def __len__(self) -> int:
         return len(self.files)
@@ -155,7 +160,7 @@ def open_clips(
     """
     root = require_folder(path, "a folder with clips (wav, flac, ogg or mp3)")
     files, unusable = find_audio(root)
-    samples, complete = _read_samples_file(root)
+    samples, complete, recorded = _read_samples_file(root)
     fields, misnamed = read_fields(files, root, pattern)
     listed = [file for file in misnamed if file.relative_to(root).as_posix() in samples]
     fields = dict(sorted((fields | read_fields(listed, root, None)[0]).items()))
@@ -184,6 +189,7 @@ def open_clips(
         bits_per_sample=_sample_values(samples, kept, root, "bits_per_sample"),
         record_notes=tuple(notes),
         others=tuple(set(files).difference(kept)),
+        recorded=recorded,
     )
     return clips.labeled_by(DIGITS)
 
@@ -261,11 +267,14 @@ def _relative(file: Path, root: Path) -> str:
     return file.relative_to(root).as_posix()
 
 
-def _read_samples_file(root: Path) -> tuple[dict[str, dict[str, Any]], bool]:
-    """Return the entries of ``samples.json`` by file name, none without such a file, and whether it is complete."""
+def _read_samples_file(root: Path) -> tuple[dict[str, dict[str, Any]], bool, Preparation]:
+    """Return the content of ``samples.json``: its entries by file name, whether it is complete, and the preparation.
+
+    Without such a file there are no entries.
+    """
     path = root / SAMPLES_FILE
     if status(path) is None:
-        return {}, True
+        return {}, True, Preparation()
     advice = "generate the samples again, or remove the file to evaluate the clips without labels and likelihoods"
     content = read_json(path, f"the record that sashimi-sample writes; {advice}", _RECORD_BYTES)
     try:
@@ -276,7 +285,7 @@ def _read_samples_file(root: Path) -> tuple[dict[str, dict[str, Any]], bool]:
             f"{printable(path)} was not written by sashimi-sample or is damaged ({type(error).__name__}: "
             f"{printable(error)}): {advice}"
         ) from error
-    return by_name, content.get("complete") is not False
+    return by_name, content.get("complete") is not False, recorded_preparation(content, path)
 
 
 def _class_text(sample: dict[str, Any] | None, fields: dict[str, str]) -> str | None:

@@ -22,8 +22,10 @@ from sashimi_evaluation.feature_extraction import (
     extract_clip_features,
 )
 from sashimi_evaluation.metrics.arrays import check_same_width, feature_matrix, probability_matrix
+from sashimi_evaluation.metrics.differences import with_differences
 from sashimi_evaluation.metrics.distances import compute_nearest_neighbors
 from sashimi_evaluation.metrics.frechet import frechet_metrics
+from sashimi_evaluation.metrics.harmonics import harmonic_metrics
 from sashimi_evaluation.metrics.inception import inception_metrics
 from sashimi_evaluation.metrics.intervals import Resampling
 from sashimi_evaluation.metrics.kid import kernel_metrics
@@ -40,6 +42,7 @@ from sashimi_evaluation.metrics.ndb import ndb_metrics
 from sashimi_evaluation.metrics.official import official_metrics
 from sashimi_evaluation.metrics.precision_recall import precision_recall_metrics
 from sashimi_evaluation.metrics.signal import signal_metrics
+from sashimi_evaluation.metrics.spectrum import LINES, spectrum_metrics
 
 PROTOCOLS = ("default", "sashimi-icml22")
 
@@ -54,6 +57,7 @@ class Settings:
         window: likelihood window: fractions of the least and of the most likely clips to leave out; None to keep all.
         cache_dir: folder of the feature cache; None: the default folder.
         skip_bad_files: warn about unusable files and continue without them.
+        lines: frequencies in Hz at which lines in the spectrum are looked for.
     """
 
     protocol: str = "default"
@@ -61,6 +65,7 @@ class Settings:
     window: tuple[float, float] | None = None
     cache_dir: Path | None = None
     skip_bad_files: bool = False
+    lines: tuple[float, ...] = LINES
 
 
 @dataclass(frozen=True)
@@ -178,6 +183,9 @@ def evaluate(extraction: Extraction) -> Evaluation:
         held_out = [_evaluate_set(extraction.held_out, reference, None, settings, real=True)]
         held_out_distances = held_out[0].neighbors[1]
     sets = [_evaluate_set(clips, reference, held_out_distances, settings) for clips in extraction.sets]
+    if held_out:
+        baseline, seed = held_out[0].metrics, settings.resampling.seed
+        sets = [replace(each, metrics=with_differences(each.metrics, baseline, seed)) for each in sets]
     return Evaluation(sets + held_out, extraction)
 
 
@@ -275,6 +283,8 @@ def _evaluate_set(
             *(label_accuracy_metrics(probabilities, clips.labels, resampling) if clips.labeled else []),
             *memorization_metrics(neighbors[1], held_out_distances, resampling),
             *signal_metrics(clip_features.properties, resampling),
+            *harmonic_metrics(clip_features.properties, resampling),
+            *spectrum_metrics(reference.properties, clip_features.properties, resampling, settings.lines),
             *likelihood_metrics(clips.bits_per_sample, resampling),
         ]
     return EvaluatedSet(

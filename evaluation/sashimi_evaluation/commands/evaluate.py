@@ -2,9 +2,11 @@
 
 import argparse
 import itertools
+import math
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from accelerate import PartialState
@@ -22,6 +24,8 @@ from sashimi_evaluation.commands.listening_test import listening_test
 from sashimi_evaluation.evaluation import PROTOCOLS, Evaluation, Settings, evaluate, extract_features
 from sashimi_evaluation.extractors import load_extractor, source_of
 from sashimi_evaluation.metrics.intervals import Resampling
+from sashimi_evaluation.metrics.spectrum import LINES
+from sashimi_evaluation.preparation import Preparation, chosen_preparation
 from sashimi_evaluation.report.evaluation_page import write_page
 from sashimi_evaluation.report.plots import require_matplotlib
 from sashimi_evaluation.report.record import WORDS, json_report, text_table, write_json_report
@@ -38,6 +42,11 @@ EXAMPLES = """examples:
 
 PATTERN_HELP = 'file names of the recordings, e.g. "{label}_{speaker}_{index}" (default: one folder per class)'
 DEFAULT_CLASSIFIER = "digits-small"
+PREPARE_HELP = (
+    "prepare the held-out recordings like the training data of the generated clips: rate=HZ,length=SAMPLES,rms=LEVEL, "
+    "or none (default: what samples.json and the card of the pipeline say)"
+)
+LINES_HELP = "frequencies in Hz at which lines in the spectrum are looked for (default: 1000 2000 3000)"
 _MOST_RESAMPLES = 10_000
 WINDOW_HELP = "discard these fractions of the least likely and the most likely clips; the SaShiMi paper uses 0.4 0.05"
 
@@ -67,6 +76,7 @@ def build_parser() -> Parser:
         metavar="DIR",
         help="folder of real recordings to evaluate like generated clips",
     )
+    add("--prepare", metavar="P", help=PREPARE_HELP)
     add("--sample-pattern", metavar="P", help="file names of the samples, for folders without samples.json")
     add(
         "--classifier",
@@ -82,6 +92,7 @@ def build_parser() -> Parser:
         help="sashimi-icml22: the metrics of the official code, including its errors",
     )
     add("--likelihood-window", type=float, nargs=2, metavar=("LOW", "HIGH"), help=WINDOW_HELP)
+    add("--lines", type=float, nargs="+", default=LINES, metavar="HZ", help=LINES_HELP)
     add("--resamples", type=int, default=200, metavar="N", help="bootstrap resamples of each interval")
     add("--seed", type=int, default=0, help="seed of the bootstrap, the splits and the bins")
     add("--json", type=path_argument, default=Path("evaluation.json"), metavar="FILE", help="JSON report")
@@ -133,6 +144,7 @@ def evaluate_folders(options: argparse.Namespace, command: str) -> None:
         device = state.device
     sets = open_sets(options.samples, options.sample_pattern, options.skip_bad_files)
     reference, held_out = open_reference(options)
+    held_out = prepared(held_out, sets, options.prepare)
     extractor = None if options.features is None else load_extractor(options.features)
     classifier_name = options.classifier or fitting_classifier(sets)
     _check_outputs(options, classifier_name, [*sets, reference, *([] if held_out is None else [held_out])])
@@ -190,6 +202,21 @@ def check_classes(sets: Sequence[ClipFolder], classifier: WordClassifier) -> Non
             )
 
 
+def prepared(held_out: ClipFolder | None, sets: Sequence[ClipFolder], option: str | None) -> ClipFolder | None:
+    """Return the held-out recordings with the preparation that ``--prepare`` or the records of the sets name.
+
+    Raises:
+        UserError: the option is invalid, or there are no held-out recordings to prepare.
+    """
+    if held_out is None:
+        if option is not None:
+            raise UserError("--prepare is for held-out recordings: give --hold-out or --held-out, too")
+        return None
+    recorded = {clips.name: clips.recorded for clips in sets if clips.recorded != Preparation()}
+    preparation, note = chosen_preparation(option, recorded)
+    return replace(held_out, preparation=preparation, record_notes=(*held_out.record_notes, *([note] if note else [])))
+
+
 def settings_of(options: argparse.Namespace) -> Settings:
     """Return the settings of the evaluation."""
     return Settings(
@@ -198,6 +225,7 @@ def settings_of(options: argparse.Namespace) -> Settings:
         window=None if options.likelihood_window is None else tuple(options.likelihood_window),
         cache_dir=options.cache_dir,
         skip_bad_files=options.skip_bad_files,
+        lines=tuple(options.lines),
     )
 
 
@@ -226,6 +254,9 @@ def _fields(texts: Sequence[str] | None, flag: str) -> dict[str, list[str]]:
 def _check_numbers(options: argparse.Namespace) -> None:
     if not 2 <= options.resamples <= _MOST_RESAMPLES:
         raise UserError(f"--resamples is {options.resamples}, expected at least 2 and at most {_MOST_RESAMPLES}")
+    wrong = next((line for line in options.lines if not (math.isfinite(line) and line > 0)), None)
+    if wrong is not None:
+        raise UserError(f"--lines has {wrong:g}, expected frequencies in Hz above 0")
     if not 0 <= options.seed < 2**32:
         raise UserError(f"--seed is {options.seed}, expected a whole number from 0 to {2**32 - 1}")
 

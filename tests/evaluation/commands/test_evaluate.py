@@ -155,9 +155,36 @@ def test_several_processes_give_the_results_of_one(samples, recordings, classifi
     assert one == two
 
 
+def test_held_out_recordings_are_prepared_like_the_training_data(samples, recordings, classifier, capsys):
+    record = json.loads((samples / "samples.json").read_text())
+    record |= {"sample_rate": 8000, "samples_per_clip": 2000, "pipeline": {"name": "sashimi-digits"}}
+    (samples / "samples.json").write_text(json.dumps(record))
+    options = ["--reference", str(recordings), "--pattern", PATTERN, "--hold-out", "index=1"]
+    options += ["--classifier", classifier, "--lines", "500", "1500.5"]
+    assert run(str(samples), *options) == 0
+    content = json.loads(Path("evaluation.json").read_text())
+    generated, real = content["sets"]
+    assert content["held_out"]["preparation"] == {"rate": 8000, "length": 2000, "rms": 0.04}
+    assert {clip["seconds"] for clip in real["per_clip"]} == {0.25}
+    assert real["figures"]["level"]["value"] == pytest.approx(20 * np.log10(0.04), abs=0.2)
+    assert {clip["seconds"] for clip in generated["per_clip"]} == {0.5}
+    assert generated["figures"]["level"]["value"] == pytest.approx(-20, abs=0.2)
+    note = "prepared like the training data of the generated clips: resampled to 8000 Hz, scaled to a root mean square"
+    assert note in capsys.readouterr().out
+    assert {"line_500", "line_1500.5"} <= set(real["figures"])
+    assert run(str(samples), *options, "--prepare", "none") == 0
+    content = json.loads(Path("evaluation.json").read_text())
+    assert content["held_out"]["preparation"] == {"rate": None, "length": None, "rms": None}
+    assert {clip["seconds"] for clip in content["sets"][1]["per_clip"]} == {0.5}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (["--prepare", "rms=0.1"], "--prepare is for held-out recordings: give --hold-out or --held-out"),
+        (["--held-out", "recordings", "--prepare", "rms=loud"], "--prepare rms=loud: expected none, or some of"),
+        (["--lines", "0"], "--lines has 0, expected frequencies in Hz above 0"),
+        (["--lines", "nan"], "--lines has nan, expected frequencies in Hz above 0"),
         (["--reference", "nowhere"], "the data folder nowhere does not exist"),
         (["--hold-out", "index"], "--hold-out index: expected FIELD=VALUE"),
         (["--hold-out", "take=1"], "'take'"),
