@@ -84,7 +84,7 @@ def working_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for digit in range(10):
         for index in range(6):
             write_noise(folder / "recordings" / f"{digit}_jackson_{index}.wav", random, 8000)
-        for index in (0, 4):
+        for index in (0, 1):
             write_noise(folder / "ann" / f"{digit}_ann_{index}.wav", random, 8000)
     for label in ("bd", "sn"):
         for index in range(6):
