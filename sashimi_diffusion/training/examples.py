@@ -118,8 +118,7 @@ def unused_ends(recordings: Recordings, random_shift: int | None) -> str:
     some, seconds = unused[unused > 0], recordings.length / recordings.sample_rate
     return (
         f"{unused.sum() / lengths.sum():.0%} of the audio is not used: {len(some)} of {len(unused)} recordings go on "
-        f"after their last example of {seconds:.2f} s, by {some.mean() / recordings.sample_rate:.2f} s on average "
-        "(data.length, data.random_shift)"
+        f"after their last example of {seconds:.2f} s, by {some.mean() / recordings.sample_rate:.2f} s on average"
     )
 
 

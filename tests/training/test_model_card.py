@@ -53,7 +53,9 @@ def test_the_card_of_a_diffusion_run(tiny_config: Callable, recordings: Path, tm
     }
     assert "# Two tones\n\nHigh and low.\n\nThis is a diffusion model of raw audio, conditioned on the class: " in text
     assert "SashimiDenoiser with 5,847 parameters, trained with sashimi-diffusion for 8 optimizer steps" in text
-    assert "| examples | 11 training and 4 held-out examples |" in text
+    assert (
+        "| examples | 11 training and 4 held-out examples; 19% of the audio is not used: 7 of 8 recordings go" in text
+    )
     assert f"| folder | {recordings.name} |" in text
     assert "| sample rate | 8,000 Hz |" in text
     assert "| class names | 0, 1 |" in text
