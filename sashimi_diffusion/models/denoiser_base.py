@@ -9,6 +9,7 @@ from diffusers.utils import BaseOutput
 from torch import Tensor, nn
 
 from sashimi_diffusion.arguments import short_form
+from sashimi_diffusion.data.pre_emphasis import de_emphasize, pre_emphasize
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.models.adapters import LoraAdapters
 from sashimi_diffusion.models.base import WaveformModel
@@ -36,8 +37,8 @@ class Denoiser(LoraAdapters, WaveformModel):  # type: ignore[misc]  # a wrapped 
     """Base class of denoisers: DiffWave's input, conditioning and output around any backbone (2009.09761, section 3).
 
     A subclass creates the backbone and ``self.output``, and implements :meth:`predict`. Its config has the entries
-    ``in_channels``, ``out_channels``, ``waveform_std``, ``num_classes``, ``class_names``, ``num_speakers``,
-    ``speaker_names``, ``mel_channels`` and ``mel_upsample``.
+    ``in_channels``, ``out_channels``, ``waveform_std``, ``pre_emphasis``, ``num_classes``, ``class_names``,
+    ``num_speakers``, ``speaker_names``, ``mel_channels`` and ``mel_upsample``.
 
     Args:
         in_channels: audio channels of the noisy waveforms.
@@ -112,6 +113,14 @@ class Denoiser(LoraAdapters, WaveformModel):  # type: ignore[misc]  # a wrapped 
             mel: log-mel spectrograms, (B, mel_channels, frames), or None without a vocoder.
         """
         raise NotImplementedError
+
+    def normalize(self, waveform: Tensor) -> Tensor:
+        """Return recordings (..., L) as the diffusion sees them: after pre-emphasis, divided by ``waveform_std``."""
+        return pre_emphasize(waveform, self.config.pre_emphasis) / self.config.waveform_std
+
+    def denormalize(self, sample: Tensor) -> Tensor:
+        """Return the waveforms (..., L) of denoised samples, the inverse of :meth:`normalize`."""
+        return de_emphasize(sample * self.config.waveform_std, self.config.pre_emphasis)
 
     def parts_without_adapters(self) -> list[str]:
         """Return the names of the upsamplers of mel spectrograms."""

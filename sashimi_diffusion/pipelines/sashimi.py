@@ -242,7 +242,7 @@ class SashimiPipeline(AudioPipeline):
                 if self._interrupt:
                     break
 
-        audios = latents[..., :length] * config.waveform_std
+        audios = self.model.denormalize(latents[..., :length])
         if output_type == "np":
             audios = audios.cpu().numpy()
         self.maybe_free_model_hooks()
