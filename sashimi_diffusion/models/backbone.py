@@ -18,8 +18,8 @@ from sashimi_diffusion.models.blocks import (
     UpPool,
     channel_norm,
 )
-from sashimi_diffusion.models.overlapping_pools import OverlappingDownPool, OverlappingUpPool
 from sashimi_diffusion.models.layers import module_list
+from sashimi_diffusion.models.overlapping_pools import OverlappingDownPool, OverlappingUpPool
 from sashimi_diffusion.ssm import S4Layer
 from sashimi_diffusion.ssm.cache import Cached
 from sashimi_diffusion.ssm.convolution import Operator, convolution_operators
