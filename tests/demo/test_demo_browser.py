@@ -66,6 +66,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 @pytest.fixture
 def page(browser: Browser, address: str) -> Browser:
     """Open the page anew; at the end there were no errors on its console, and no requests to other hosts."""
+    browser.open("about:blank")  # ends the page of the test before, which reports what it had not finished
     browser.errors.clear()
     browser.requests.clear()
     browser.call("Emulation.setDeviceMetricsOverride", width=1280, height=900, deviceScaleFactor=1, mobile=False)

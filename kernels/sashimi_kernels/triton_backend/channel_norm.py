@@ -294,6 +294,7 @@ def _channel_norm_backward_kernel(
         sum_product += tl.load(offset_ptr) * scale * sum_dy
         tl.store(dweight_ptr + pid_sum, tl.sum(sum_product))
         tl.store(dshift_ptr + pid_sum, gain * tl.sum(scale * sum_dy))
+    mean_dy, mean_product = sum_dy / n_channels, sum_product / n_channels
     for index in range(0, n_blocks):
         channel_offsets = index * BLOCK_H + tl.arange(0, BLOCK_H)
         channel_mask = channel_offsets < n_channels
@@ -306,8 +307,7 @@ def _channel_norm_backward_kernel(
         if not SCALAR:
             weighted *= tl.load(weight_ptr + channel_offsets, channel_mask, other=0.0)[:, None]
         normalized = (x.to(tl.float32) - mean[None, :]) * scale[None, :]
-        dx = weighted - (sum_dy[None, :] + normalized * sum_product[None, :]) / n_channels
-        dx *= scale[None, :]
+        dx = (weighted - mean_dy[None, :] - normalized * mean_product[None, :]) * scale[None, :]
         if SCALAR:
             dx *= gain
         dx_offsets = channel_offsets[:, None] * length + position_offsets[None, :]
