@@ -59,6 +59,7 @@ class AudioFolder(CachedDataset):
         speakers: field of the speaker, for example ``"speaker"``. Default: items have no speaker.
         channels: 1: the channels of every recording are mixed. A larger number: channels of the items; recordings with
             another number are bad files.
+        whole: each recording is one item, its beginning, instead of one for each ``length`` samples.
 
     Raises:
         UserError: the folder does not exist or has no audio, the split is empty, a field or value does not exist, or
@@ -83,6 +84,7 @@ class AudioFolder(CachedDataset):
         skip_bad_files: bool = False,
         speakers: str | None = None,
         channels: int = 1,
+        whole: bool = False,
     ) -> None:
         check_request(sample_rate, length, split, SPLITS)
         check_division(splits, order)
@@ -110,7 +112,7 @@ class AudioFolder(CachedDataset):
         part = choose_part(usable, names, root, wanted)
         position_of = {file: position for position, file in enumerate(kept)}
         positions = [position_of[file] for file in part.files]
-        super().__init__(part, clips, positions, sample_rate, length, normalize_rms)
+        super().__init__(part, clips, positions, sample_rate, length, normalize_rms, whole)
 
 
 def _label_field(labels: str | None, names: Sequence[str], files: Sequence[Path], root: Path) -> str | None:

@@ -57,6 +57,15 @@ def test_only_recordings_shorter_than_a_chunk_are_padded(tmp_path: Path, record,
     assert not first[samples:].any()
 
 
+def test_whole_recordings_have_one_item_each(tmp_path: Path, record):
+    noise = record(tmp_path / "audio" / "long.wav", 1050)
+    record(tmp_path / "audio" / "short.wav", 20)
+    dataset = AudioFolder(tmp_path / "audio", "all", length=250, whole=True)
+    assert len(dataset) == 2
+    np.testing.assert_array_equal(dataset[0]["waveform"][0], noise[:250])
+    assert dataset.clip_length(0) == 1050  # a random shift may still move the window
+
+
 def test_sub_folders_are_searched(tmp_path: Path, record):
     for name in ("a.wav", "b/c.flac", "b/d/e.OGG", "f/g.mp3", ".hidden/h.wav", "b/._c.wav"):
         record(tmp_path / "audio" / name, 2000)
