@@ -1,7 +1,9 @@
-"""Train a classifier of spoken digits, for the metrics of generated audio: `sashimi-train classifier` as a script.
+"""Train a classifier of spoken words, for the metrics of generated audio: `sashimi-train classifier` as a script.
 
     accelerate launch recipes/train_digit_classifier.py \\
         data.sources.fsdd.path=RECORDINGS data.sources.speech_commands.path=SPEECH_COMMANDS
+    accelerate launch recipes/train_digit_classifier.py --config words-small \\
+        data.sources.speech_commands.path=SPEECH_COMMANDS
     accelerate launch recipes/train_digit_classifier.py --config resnext-sc09 \\
         data.sources.speech_commands.path=SPEECH_COMMANDS
     accelerate launch recipes/train_digit_classifier.py --resume output_dir=runs/digits-small-classifier

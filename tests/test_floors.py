@@ -59,6 +59,7 @@ FLOORS = {
         {PACKAGE},
     ],
     "sashimi_evaluation": [
+        {"preparation"},
         {"metrics", "clips", "extractors", "html"},
         {"classifiers"},
         {"feature_extraction"},

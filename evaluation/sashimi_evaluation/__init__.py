@@ -1,7 +1,7 @@
 """Evaluation of generated audio of any system: the SC09 metrics, classifiers, reports and listening tests."""
 
 from sashimi_diffusion.generation.likelihood import likelihood_window
-from sashimi_evaluation.classifiers import DigitClassifier, load_classifier
+from sashimi_evaluation.classifiers import DigitClassifier, WordClassifier, load_classifier
 from sashimi_evaluation.clips import ClipFolder, open_clips
 from sashimi_evaluation.evaluation import Settings, evaluate, extract_features
 from sashimi_evaluation.extractors import FeatureExtractor
@@ -30,6 +30,7 @@ __all__ = [
     "FeatureExtractor",
     "Interval",
     "Settings",
+    "WordClassifier",
     "am_score",
     "bits_per_sample",
     "bootstrap",

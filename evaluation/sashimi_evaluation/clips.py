@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from sashimi_diffusion.data.speech_commands import DIGITS, SPLIT_LISTS, listed_s
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.paths import read_json, status
 from sashimi_diffusion.terminal import listed, printable
+from sashimi_evaluation.preparation import Preparation, recorded_preparation
 
 SAMPLES_FILE = "samples.json"
 RECORDS = (SAMPLES_FILE, *SPLIT_LISTS.values())
@@ -24,6 +25,7 @@ RECORDS = (SAMPLES_FILE, *SPLIT_LISTS.values())
 SPLIT = "split"
 _LABEL = "label"
 _LISTED = 3  # number of files that a note lists
+_FIGURES = {str(digit) for digit in range(10)}
 _RECORD_BYTES = 1 << 31  # a million clips take about 400 MB
 
 
@@ -35,12 +37,19 @@ class ClipFolder:
         name: name of the set in reports.
         root: the folder.
         files: the audio files, sorted by path.
-        labels: digit of each clip, int64 (n,), -1 where unknown.
+        labels: class of each clip, an index into ``class_names``, int64 (n,); all are -1 if one is unknown.
         log_likelihoods: log-likelihood of each clip in nats under the model that generated it, float64 (n,), NaN where
             unknown.
         bits_per_sample: negative log-likelihood per audio sample of each clip in bits, float64 (n,), NaN where unknown.
-        notes: what is missing in the folder, for reports.
+        record_notes: what is missing in the folder, for reports.
+        label_notes: why there are no labels, for reports.
+        words: for each clip, the words that may name its class, the most reliable first; see :func:`open_clips`.
+        pattern: pattern of the file names, or None.
+        named: whether the record or the pattern names the class of any clip.
+        class_names: the names of the classes.
         others: audio files in the folder that are not in the set, because of their names or their fields.
+        recorded: what ``samples.json`` says about the training data of the pipeline that generated the clips.
+        preparation: what is done to the clips before they are evaluated.
     """
 
     name: str
@@ -49,8 +58,15 @@ class ClipFolder:
     labels: np.ndarray
     log_likelihoods: np.ndarray
     bits_per_sample: np.ndarray
-    notes: tuple[str, ...] = ()
+    words: tuple[tuple[str, ...], ...]
+    pattern: str | None = None
+    named: bool = False
+    class_names: tuple[str, ...] = ()
+    record_notes: tuple[str, ...] = ()
+    label_notes: tuple[str, ...] = ()
     others: tuple[Path, ...] = ()
+    recorded: Preparation = field(default_factory=Preparation)
+    preparation: Preparation = field(default_factory=Preparation)
 
     def __len__(self) -> int:
         return len(self.files)
@@ -62,22 +78,57 @@ class ClipFolder:
             self,
             files=tuple(self.files[i] for i in indices),
             labels=self.labels[indices],
+            words=tuple(self.words[i] for i in indices),
             log_likelihoods=self.log_likelihoods[indices],
             bits_per_sample=self.bits_per_sample[indices],
         )
+
+    def labeled_by(self, class_names: Sequence[str]) -> "ClipFolder":
+        """Return the same set with labels that are indices into ``class_names``.
+
+        If the label of a single clip is unknown, all labels are -1, and a note says why.
+        """
+        known = [[index for word in words if (index := class_index(word, class_names)) >= 0] for words in self.words]
+        notes = self._label_notes([file for file, own in zip(self.files, known, strict=True) if not own], class_names)
+        # The accuracy of a set is defined only if every clip has a label.
+        labels = [own[0] for own in known] if all(known) else [-1] * len(self)
+        return replace(
+            self, labels=np.asarray(labels, dtype=np.int64), class_names=tuple(class_names), label_notes=tuple(notes)
+        )
+
+    def _label_notes(self, unlabeled: Sequence[Path], class_names: Sequence[str]) -> list[str]:
+        """Return why there are no label metrics, or nothing if no label was given."""
+        if unlabeled and (self.named or len(unlabeled) < len(self)):
+            what = "digit" if list(class_names) == DIGITS else f"class of the classifier ({listed(class_names, 12)})"
+            names = [_relative(file, self.root) for file in unlabeled]
+            return [f"no label metrics, because clips have no {what} as their label: {_listed(names, len(self))}"]
+        if unlabeled and self.pattern is not None:
+            return [f"no label metrics, because the pattern {printable(self.pattern)} has no field {{{_LABEL}}}"]
+        return []
 
     @property
     def labeled(self) -> bool:
         """Whether the labels of all clips are known."""
         return bool((self.labels >= 0).all())
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is missing in the folder, for reports."""
+        return (*self.record_notes, *self.label_notes)
 
-def digit_index(text: str) -> int:
-    """Return 0 to 9 for "0" to "9" or "zero" to "nine" in any case, and -1 for any other text."""
+
+def class_index(text: str, class_names: Sequence[str]) -> int:
+    """Return the index of the class that a text names, in any case, and -1 if it names none.
+
+    The figures 0 to 9 name the words zero to nine.
+    """
+    word = _word(text)
+    return next((index for index, name in enumerate(class_names) if _word(name) == word), -1)
+
+
+def _word(text: str) -> str:
     word = text.strip().lower()
-    if word in DIGITS:
-        return DIGITS.index(word)
-    return int(word) if word in {str(digit) for digit in range(10)} else -1
+    return DIGITS[int(word)] if word in _FIGURES else word
 
 
 def open_clips(
@@ -89,10 +140,10 @@ def open_clips(
 ) -> ClipFolder:
     """Find the clips of a folder and its subfolders.
 
-    Labels come from the ``samples.json`` that sashimi-sample writes: the name of the class, or its number if it has no
+    Classes come from the ``samples.json`` that sashimi-sample writes: the name of the class, or its number if it has no
     name; otherwise from the field ``label`` of ``pattern``; otherwise from the first subfolder of the path of a file if
-    its name is a digit ("seven" or "7"). If the label of a single clip is unknown, all labels are -1, and a note says
-    why.
+    its name is a class ("seven" or "7"). The labels number the ten digits; :meth:`ClipFolder.labeled_by` numbers other
+    classes.
 
     Args:
         path: the folder.
@@ -109,7 +160,7 @@ def open_clips(
     """
     root = require_folder(path, "a folder with clips (wav, flac, ogg or mp3)")
     files, unusable = find_audio(root)
-    samples, complete = _read_samples_file(root)
+    samples, complete, recorded = _read_samples_file(root)
     fields, misnamed = read_fields(files, root, pattern)
     listed = [file for file in misnamed if file.relative_to(root).as_posix() in samples]
     fields = dict(sorted((fields | read_fields(listed, root, None)[0]).items()))
@@ -124,22 +175,23 @@ def open_clips(
     if not kept:
         raise UserError(f"no clip in {printable(root)} has the requested values in all fields: request other values")
     texts = [_class_text(samples.get(_relative(file, root)), fields[file]) for file in kept]
-    labels = np.asarray([_label(text, fields[file]) for text, file in zip(texts, kept, strict=True)], dtype=np.int64)
     notes = [] if complete else [f"{SAMPLES_FILE} belongs to a run of sashimi-sample that did not finish"]
     notes += _record_notes(samples, [_relative(file, root) for file in files])
-    if (labels < 0).any():
-        notes += _label_notes(kept, root, labels, pattern, any(text is not None for text in texts))
-        labels[:] = -1  # the accuracy of a set is defined only if every clip has a label
-    return ClipFolder(
+    clips = ClipFolder(
         name=name or root.resolve().name,
         root=root,
         files=tuple(kept),
-        labels=labels,
+        labels=np.full(len(kept), -1),
+        words=tuple(_words(text, fields[file]) for text, file in zip(texts, kept, strict=True)),
+        pattern=pattern,
+        named=any(text is not None for text in texts),
         log_likelihoods=_sample_values(samples, kept, root, "log_likelihood"),
         bits_per_sample=_sample_values(samples, kept, root, "bits_per_sample"),
-        notes=tuple(notes),
+        record_notes=tuple(notes),
         others=tuple(set(files).difference(kept)),
+        recorded=recorded,
     )
+    return clips.labeled_by(DIGITS)
 
 
 def read_clip(path: Path, max_seconds: float) -> Decoded:
@@ -215,11 +267,14 @@ def _relative(file: Path, root: Path) -> str:
     return file.relative_to(root).as_posix()
 
 
-def _read_samples_file(root: Path) -> tuple[dict[str, dict[str, Any]], bool]:
-    """Return the entries of ``samples.json`` by file name, none without such a file, and whether it is complete."""
+def _read_samples_file(root: Path) -> tuple[dict[str, dict[str, Any]], bool, Preparation]:
+    """Return the content of ``samples.json``: its entries by file name, whether it is complete, and the preparation.
+
+    Without such a file there are no entries.
+    """
     path = root / SAMPLES_FILE
     if status(path) is None:
-        return {}, True
+        return {}, True, Preparation()
     advice = "generate the samples again, or remove the file to evaluate the clips without labels and likelihoods"
     content = read_json(path, f"the record that sashimi-sample writes; {advice}", _RECORD_BYTES)
     try:
@@ -230,7 +285,7 @@ def _read_samples_file(root: Path) -> tuple[dict[str, dict[str, Any]], bool]:
             f"{printable(path)} was not written by sashimi-sample or is damaged ({type(error).__name__}: "
             f"{printable(error)}): {advice}"
         ) from error
-    return by_name, content.get("complete") is not False
+    return by_name, content.get("complete") is not False, recorded_preparation(content, path)
 
 
 def _class_text(sample: dict[str, Any] | None, fields: dict[str, str]) -> str | None:
@@ -239,11 +294,11 @@ def _class_text(sample: dict[str, Any] | None, fields: dict[str, str]) -> str | 
     return next((str(text) for text in [*texts, fields.get(_LABEL)] if text is not None), None)
 
 
-def _label(text: str | None, fields: dict[str, str]) -> int:
-    """Return the digit that a class or the first subfolder of the file names, or -1."""
-    digit = digit_index(text or "")
+def _words(text: str | None, fields: dict[str, str]) -> tuple[str, ...]:
+    """Return the words that may name the class of a clip: the text of its class, and its first subfolder."""
     # A pipeline may number any words from 0 on, so the folder does not replace a class of samples.json.
-    return digit_index(fields.get(FOLDER, "")) if digit < 0 and text in (None, fields.get(_LABEL)) else digit
+    folder = fields.get(FOLDER) if text in (None, fields.get(_LABEL)) else None
+    return tuple(word for word in (text, folder) if word is not None)
 
 
 def _record_notes(samples: Mapping[str, dict], names: Sequence[str]) -> list[str]:
@@ -259,18 +314,6 @@ def _record_notes(samples: Mapping[str, dict], names: Sequence[str]) -> list[str
     if unnamed:
         notes.append(f"clips are not in {SAMPLES_FILE}: {_listed(unnamed, len(names))}")
     return notes
-
-
-def _label_notes(
-    files: Sequence[Path], root: Path, labels: np.ndarray, pattern: str | None, has_classes: bool
-) -> list[str]:
-    """Return why there are no label metrics, or nothing if no label was given."""
-    if has_classes or (labels >= 0).any():
-        unknown = [_relative(file, root) for file, label in zip(files, labels, strict=True) if label < 0]
-        return [f"no label metrics, because clips have no digit as their label: {_listed(unknown, len(files))}"]
-    if pattern is not None:
-        return [f"no label metrics, because the pattern {printable(pattern)} has no field {{{_LABEL}}}"]
-    return []
 
 
 def _listed(names: Sequence[str], total: int) -> str:

@@ -11,7 +11,7 @@ from sashimi_diffusion.data.levels import USUAL_PEAK
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.generation.likelihood import likelihood_window
 from sashimi_diffusion.terminal import one_line, printable
-from sashimi_evaluation.classifiers import DigitClassifier
+from sashimi_evaluation.classifiers import WordClassifier
 from sashimi_evaluation.clips import ClipFolder
 from sashimi_evaluation.extractors import FeatureExtractor
 from sashimi_evaluation.feature_extraction import (
@@ -22,8 +22,10 @@ from sashimi_evaluation.feature_extraction import (
     extract_clip_features,
 )
 from sashimi_evaluation.metrics.arrays import check_same_width, feature_matrix, probability_matrix
+from sashimi_evaluation.metrics.differences import with_differences
 from sashimi_evaluation.metrics.distances import compute_nearest_neighbors
 from sashimi_evaluation.metrics.frechet import frechet_metrics
+from sashimi_evaluation.metrics.harmonics import harmonic_metrics
 from sashimi_evaluation.metrics.inception import inception_metrics
 from sashimi_evaluation.metrics.intervals import Resampling
 from sashimi_evaluation.metrics.kid import kernel_metrics
@@ -40,6 +42,7 @@ from sashimi_evaluation.metrics.ndb import ndb_metrics
 from sashimi_evaluation.metrics.official import official_metrics
 from sashimi_evaluation.metrics.precision_recall import precision_recall_metrics
 from sashimi_evaluation.metrics.signal import signal_metrics
+from sashimi_evaluation.metrics.spectrum import LINES, spectrum_metrics
 
 PROTOCOLS = ("default", "sashimi-icml22")
 
@@ -54,6 +57,7 @@ class Settings:
         window: likelihood window: fractions of the least and of the most likely clips to leave out; None to keep all.
         cache_dir: folder of the feature cache; None: the default folder.
         skip_bad_files: warn about unusable files and continue without them.
+        lines: frequencies in Hz at which lines in the spectrum are looked for.
     """
 
     protocol: str = "default"
@@ -61,6 +65,7 @@ class Settings:
     window: tuple[float, float] | None = None
     cache_dir: Path | None = None
     skip_bad_files: bool = False
+    lines: tuple[float, ...] = LINES
 
 
 @dataclass(frozen=True)
@@ -82,7 +87,7 @@ class Extraction:
     sets: list[ClipFeatures]
     reference: ClipFeatures
     held_out: ClipFeatures | None
-    classifier: DigitClassifier
+    classifier: WordClassifier
     extractor: FeatureExtractor | None
     settings: Settings
 
@@ -127,7 +132,7 @@ def extract_features(
     sets: Sequence[ClipFolder],
     reference: ClipFolder,
     held_out: ClipFolder | None,
-    classifier: DigitClassifier,
+    classifier: WordClassifier,
     extractor: FeatureExtractor | None = None,
     settings: Settings | None = None,
 ) -> Extraction:
@@ -178,6 +183,9 @@ def evaluate(extraction: Extraction) -> Evaluation:
         held_out = [_evaluate_set(extraction.held_out, reference, None, settings, real=True)]
         held_out_distances = held_out[0].neighbors[1]
     sets = [_evaluate_set(clips, reference, held_out_distances, settings) for clips in extraction.sets]
+    if held_out:
+        baseline, seed = held_out[0].metrics, settings.resampling.seed
+        sets = [replace(each, metrics=with_differences(each.metrics, baseline, seed)) for each in sets]
     return Evaluation(sets + held_out, extraction)
 
 
@@ -203,14 +211,15 @@ def distance_metrics(reference: np.ndarray, features: np.ndarray, resampling: Re
 
 
 def _extract(
-    clips: ClipFolder, classifier: DigitClassifier, extractor: FeatureExtractor | None, settings: Settings
+    clips: ClipFolder, classifier: WordClassifier, extractor: FeatureExtractor | None, settings: Settings
 ) -> ClipFeatures:
     def classify(audio: np.ndarray) -> dict[str, np.ndarray]:
         features, probabilities = classifier.classify(audio, classifier.sample_rate)
         return {FEATURES: features, PROBABILITIES: probabilities}
 
     network = ClipNetwork(classify, classifier.fingerprint, classifier.sample_rate, classifier.seconds)
-    extracted = extract_clip_features(clips, network, settings.cache_dir, settings.skip_bad_files)
+    labeled = clips.labeled_by(classifier.class_names)
+    extracted = extract_clip_features(labeled, network, settings.cache_dir, settings.skip_bad_files)
     features = extracted.outputs[FEATURES]
     if extractor is not None:
         by_extractor = _run_extractor(extracted.clips, extractor, classifier.seconds, settings)
@@ -274,6 +283,8 @@ def _evaluate_set(
             *(label_accuracy_metrics(probabilities, clips.labels, resampling) if clips.labeled else []),
             *memorization_metrics(neighbors[1], held_out_distances, resampling),
             *signal_metrics(clip_features.properties, resampling),
+            *harmonic_metrics(clip_features.properties, resampling),
+            *spectrum_metrics(reference.properties, clip_features.properties, resampling, settings.lines),
             *likelihood_metrics(clips.bits_per_sample, resampling),
         ]
     return EvaluatedSet(

@@ -36,14 +36,18 @@ from sashimi_diffusion.files import remove_abandoned, writing
 from sashimi_diffusion.paths import expanded
 from sashimi_diffusion.terminal import printable
 from sashimi_evaluation.clips import ClipFolder, read_clip
+from sashimi_evaluation.metrics.harmonics import harmonic_properties
 from sashimi_evaluation.metrics.signal import signal_properties
+from sashimi_evaluation.metrics.spectrum import clip_spectrum
+from sashimi_evaluation.preparation import Preparation, fit_length
 
-_FORMAT = 4  # of the shards; increase it when reading, cropping, the properties or the files change
+_FORMAT = 5  # of the shards; increase it when reading, cropping, the properties or the files change
 _SHARD = 256  # clips per shard
 _BATCH = 32  # clips per call of the network
 _FILTER_SECONDS = 0.1  # longer than the filter of the resampler
-_PROPERTY_SECONDS = 10.0  # of a file that are read for its properties; a small file may unpack to hours
 
+PROPERTY_SECONDS = 10.0
+"""Duration of a file that is read for its properties; a small file may unpack to hours."""
 FEATURES, PROBABILITIES = "features", "probabilities"
 """Names of the arrays that the metrics need."""
 
@@ -79,9 +83,12 @@ class ClipFeatures:
     Args:
         clips: the usable clips.
         outputs: outputs of the network, arrays (n, ...) by name.
-        properties: arrays (n,) by name: ``rate`` in Hz and ``channels`` of the file, ``peak``, the largest absolute
-            sample, and the fields of :class:`sashimi_evaluation.metrics.signal.SignalProperties`, computed from the
-            first ten seconds of the file at its own rate.
+        properties: arrays (n, ...) by name: ``rate`` in Hz after the preparation, ``channels`` of the file, ``peak``,
+            the largest absolute sample of the file, the fields of
+            :class:`sashimi_evaluation.metrics.signal.SignalProperties` and
+            :class:`sashimi_evaluation.metrics.harmonics.HarmonicProperties`, and ``spectrum``, see
+            :func:`sashimi_evaluation.metrics.spectrum.clip_spectrum`. They are computed from the first ten seconds of
+            the prepared clip.
         fingerprints: hash of the content of each file.
     """
 
@@ -118,20 +125,14 @@ class _Shard:
     bad: dict[int, str]
 
 
-def fit_length(waveform: np.ndarray, length: int) -> np.ndarray:
-    """Crop a waveform (L,) to ``length`` samples or pad it with zeros on the right, as the official code does."""
-    fitted = np.zeros(length, dtype=np.float32)
-    fitted[: min(length, len(waveform))] = waveform[:length]
-    return fitted
-
-
 def extract_clip_features(
     clips: ClipFolder, network: ClipNetwork, cache_dir: Path | str | None = None, skip_bad_files: bool = False
 ) -> ClipFeatures:
     """Run a network on clips, or return its cached outputs.
 
     Args:
-        clips: the clips. They are read in batches, so memory grows only with the size of the results.
+        clips: the clips. They are prepared as their ``preparation`` says, and read in batches, so memory grows only
+            with the size of the results.
         network: the network.
         cache_dir: folder of the cache; default: ``evaluation`` in
             :func:`~sashimi_diffusion.cache_files.default_cache_dir`.
@@ -151,7 +152,9 @@ def extract_clip_features(
     advice = "free some space there, or choose another folder with --cache-dir or the variable SASHIMI_CACHE"
     with writing(f"the cache {printable(cache)}", advice):
         cache.mkdir(parents=True, exist_ok=True)
-        gathered = gather_object([(number, *_cached_shard(shards[number], network, cache)) for number in bar])
+        gathered = gather_object(
+            [(number, *_cached_shard(shards[number], network, clips.preparation, cache)) for number in bar]
+        )
     results = sorted(gathered, key=lambda result: result[0])
     bad = {
         clips.files[starts[number] + position]: reason
@@ -177,28 +180,31 @@ def _concatenated(parts: Sequence[Mapping[str, np.ndarray]]) -> Arrays:
     return {name: np.concatenate([part[name] for part in filled]) for name in filled[0]} if filled else {}
 
 
-def _cached_shard(files: Sequence[Path], network: ClipNetwork, cache: Path) -> tuple[_Shard, list[str]]:
+def _cached_shard(
+    files: Sequence[Path], network: ClipNetwork, preparation: Preparation, cache: Path
+) -> tuple[_Shard, list[str]]:
     """Return one shard and the fingerprints of its usable files."""
     fingerprints = file_fingerprints(files, cache)
     parts = [_FORMAT, soundfile.__libsndfile_version__, network.fingerprint, network.sample_rate, network.seconds]
+    parts.append(repr(preparation))
     key = hashlib.sha256("\n".join(map(str, [*parts, *fingerprints])).encode()).hexdigest()[:32]
     path = cache / f"{key}.npz"
     shard = _read_shard(path, len(files))
     if shard is None:
         remove_abandoned(cache)
-        shard = _compute_shard(files, network)
+        shard = _compute_shard(files, network, preparation)
         _write_shard(path, shard)
     return shard, [text for position, text in enumerate(fingerprints) if position not in shard.bad]
 
 
-def _compute_shard(files: Sequence[Path], network: ClipNetwork) -> _Shard:
+def _compute_shard(files: Sequence[Path], network: ClipNetwork, preparation: Preparation) -> _Shard:
     outputs: list[Mapping[str, np.ndarray]] = []
-    properties: dict[int, dict[str, float]] = {}  # by position
+    properties: dict[int, dict[str, Any]] = {}  # by position
     bad: dict[int, str] = {}
     batch: list[np.ndarray] = []
     for position, path in enumerate(files):
         try:
-            waveform, clip_properties = _read_clip(path, network)
+            waveform, clip_properties = _read_clip(path, network, preparation)
         except AudioFileError as error:
             bad[position] = error.reason
             continue
@@ -219,12 +225,18 @@ def _compute_shard(files: Sequence[Path], network: ClipNetwork) -> _Shard:
     return _Shard({name: values[kept] for name, values in arrays.items()} if rows else {}, columns, bad)
 
 
-def _read_clip(path: Path, network: ClipNetwork) -> tuple[np.ndarray, dict[str, float]]:
-    """Return the input of the network, float32 (L,), and the properties of the file."""
+def _read_clip(path: Path, network: ClipNetwork, preparation: Preparation) -> tuple[np.ndarray, dict[str, Any]]:
+    """Return the input of the network, float32 (L,), and the properties of the clip."""
     used = network.seconds + _FILTER_SECONDS
-    samples, rate, channels = read_clip(path, max(_PROPERTY_SECONDS, used))
-    signal = asdict(signal_properties(samples, rate))
-    properties = {"rate": rate, "channels": channels, "peak": peak_of(samples), **signal}
+    longest = max(PROPERTY_SECONDS, used)
+    samples, rate, channels = read_clip(path, longest)
+    peak = peak_of(samples)
+    samples, rate = preparation.prepare(samples, rate, longest)
+    properties = {
+        **{"rate": rate, "channels": channels, "peak": peak, "spectrum": clip_spectrum(samples, rate)},
+        **asdict(signal_properties(samples, rate)),
+        **asdict(harmonic_properties(samples, rate)),
+    }
     # Cropping first saves the resampling of samples that are not used.
     cropped = samples[: round(used * rate)]
     return fit_length(resample(cropped, rate, network.sample_rate), network.length), properties

@@ -28,7 +28,9 @@ from sashimi_diffusion.pipelines.labels import labels_in_turn
 from sashimi_diffusion.schedulers import SCHEDULERS, create_scheduler
 from sashimi_diffusion.strict_json import json_text
 from sashimi_diffusion.terminal import say
-from sashimi_evaluation.classifiers import DigitClassifier, load_classifier
+from sashimi_evaluation.classifiers import WordClassifier
+from sashimi_evaluation.classifiers.loading import bundled_classifiers
+from sashimi_evaluation.clips import class_index
 from sashimi_evaluation.metrics.intervals import wilson_interval
 
 STEPS = (6, 20, 50, 200)
@@ -60,7 +62,7 @@ def power(audios: np.ndarray) -> list[float]:
 
 
 def measure(
-    pipe: SashimiPipeline, name: str, steps: int, reference: list[float], classifier: DigitClassifier, seed: int
+    pipe: SashimiPipeline, name: str, steps: int, reference: list[float], classifier: WordClassifier | None, seed: int
 ) -> Row:
     """Return the row of a sampler: as many clips as ``reference`` has; or the reason of the pipeline's refusal.
 
@@ -69,7 +71,7 @@ def measure(
         name: one of ``SCHEDULERS``.
         steps: number of sampling steps.
         reference: mean square of each clip of the reference.
-        classifier: says which digit each clip is.
+        classifier: says which class each clip is; None: no label accuracy.
         seed: seed of the first clip.
     """
     row: Row = {"scheduler": name, "steps": steps, "clips": len(reference), "warning": None, "refused": None}
@@ -92,12 +94,27 @@ def measure(
         "clipped": round(float((np.abs(audios) > 1).mean()), 6),
     }
     labels = labels_in_turn(pipe.model.config, len(reference))[0]
-    if labels is not None and pipe.model.config.num_classes == 10:
+    if labels is not None and classifier is not None:
+        names = class_names(pipe)
+        expected = np.array([class_index(names[label], classifier.class_names) for label in labels])
         probabilities = classifier.classify(audios.mean(axis=1), pipe.model.config.sample_rate)[1]
-        correct = int((probabilities.argmax(axis=1) == np.array(labels)).sum())
+        correct = int((probabilities.argmax(axis=1) == expected).sum())
         interval = wilson_interval(correct, len(labels))
         row |= {"correct": correct, "low": round(interval.low, 4), "high": round(interval.high, 4)}
     return row
+
+
+def class_names(pipe: SashimiPipeline) -> list[str]:
+    """Return the names of the classes of a pipeline; ten classes without names are the digits."""
+    config = pipe.model.config
+    return list(config.class_names or (map(str, range(10)) if config.num_classes == 10 else ()))
+
+
+def fitting_classifier(names: list[str], device: torch.device) -> WordClassifier | None:
+    """Return the first bundled classifier that knows all these classes, or None."""
+    bundled = bundled_classifiers(device)
+    known = (each for each in bundled if all(class_index(name, each.class_names) >= 0 for name in names))
+    return next(known, None) if names else None
 
 
 def table(rows: list[Row], numbers: list[int]) -> str:
@@ -155,7 +172,7 @@ def _measure_all() -> None:
         say("reference")
         record["reference"] = power(generate(pipe, None, options.clips, options.seed))
         _write(options.out, record)
-    classifier = load_classifier(device=pipe.device)
+    classifier = fitting_classifier(class_names(pipe), pipe.device)
     for steps, clips in clip_counts(options).items():
         for name in options.scheduler:
             row = measure(pipe, name, steps, record["reference"][:clips], classifier, options.seed)

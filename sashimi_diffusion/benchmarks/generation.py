@@ -2,25 +2,31 @@
 
     python -m sashimi_diffusion.benchmarks.generation
     python -m sashimi_diffusion.benchmarks.generation --no-unet --streams 1 8 32
+    python -m sashimi_diffusion.benchmarks.generation --streams 1 --samples 250 --rounds 15 --skip-eager
 
 The network has the sizes of the published "sashimi-sc09-unet" (with ``--no-unet``, of "sashimi-sc09"). Its weights are
 random, which does not change the time. ``eager`` is the recurrence in PyTorch, one operation after the other. ``dense``
-is the same with the dense transition matrices of the official code. The last line compares one pass over a prefix with
-eager steps; the steps are timed on ``--samples`` samples and scaled to the length of the prefix. Times are medians of
-interleaved rounds.
+is the same with the dense transition matrices of the official code. The other rows are the compiled engine with the
+weights of the linear maps in each format. Rounds run all engines in turn, so that other load on the computer affects
+all of them equally. ``cores`` is the CPU time of the best round divided by its time: below the number of threads, other
+programs had the rest. The last line compares one pass over a prefix with eager steps; the steps are timed on
+``--samples`` samples and scaled to the length of the prefix.
 """
 
 import argparse
 import copy
+import statistics
 import sys
+import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from sashimi_diffusion.command_line import Parser, positive, run
+from sashimi_diffusion.generation import WEIGHTS
 from sashimi_diffusion.generation.engines import EagerEngine
 from sashimi_diffusion.generation.sampling import Sampling
 from sashimi_diffusion.models import SashimiAutoregressive
@@ -29,6 +35,7 @@ from sashimi_kernels.allocation import keep_freed_memory
 from sashimi_kernels.measuring import conditions, gemm_peak, interleaved_medians
 
 ROUNDS = 3
+COMPILED_SAMPLES = 64  # times as many samples are timed with the compiled engine
 _READ_BYTES = 2**28  # 256 MiB, more than any cache
 
 
@@ -51,8 +58,9 @@ def _measure() -> None:
     dense = copy.deepcopy(model)
     use_dense_steps(dense)
     for streams in options.streams:
-        _print_streams(model, dense, streams, options.samples)
-    _print_prefix(model, options.prefix, options.samples)
+        _print_streams(model, dense, streams, options)
+    if not options.skip_eager:
+        _print_prefix(model, options.prefix, options.samples)
 
 
 def use_dense_steps(model: nn.Module) -> None:
@@ -104,29 +112,59 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--n-layers", type=positive, default=8, help="blocks per stage")
     parser.add_argument("--streams", type=positive, nargs="+", default=[1, 32], help="clips generated together")
     parser.add_argument(
-        "--samples", type=positive, default=64, help="timed samples per clip; 64 times as many for the compiled engine"
+        "--samples",
+        type=positive,
+        default=64,
+        help=f"timed samples per clip; {COMPILED_SAMPLES} times as many for the compiled engine",
     )
+    parser.add_argument("--weights", choices=WEIGHTS, nargs="+", default=list(WEIGHTS), help="formats of the weights")
+    parser.add_argument("--rounds", type=positive, default=ROUNDS, help="timed runs of each engine, in turn")
+    parser.add_argument("--skip-eager", action="store_true", help="measure the compiled engine only")
     parser.add_argument("--prefix", type=positive, default=8000, help="samples of the prefix")
     parser.add_argument("--threads", type=positive, default=None, help="CPU threads (all cores if not given)")
     return parser.parse_args()
 
 
-def _print_streams(model: Any, dense: Any, streams: int, samples: int) -> None:
+class Run(NamedTuple):
+    """Time of a run in seconds, and the CPU time of all threads of this process during it."""
+
+    seconds: float
+    cpu_seconds: float
+
+
+def _print_streams(model: Any, dense: Any, streams: int, options: argparse.Namespace) -> None:
     from sashimi_diffusion.generation.numba_engine import NumbaEngine
 
-    compiled = NumbaEngine(model, streams)
-    counts = {"dense": samples, "eager": samples, "numba": 64 * samples}
-    engines = {"dense": EagerEngine(dense, streams), "eager": EagerEngine(model, streams), "numba": compiled}
-    runs = {name: create_run(engine, model, streams, counts[name]) for name, engine in engines.items()}
-    runs["numba"]()  # compiles the step, or loads it from numba's cache
-    seconds = interleaved_medians(runs, ROUNDS)
-    rates = {name: streams * counts[name] / seconds[name] for name in runs}
-    bandwidth = _bytes_per_step(compiled) * rates["numba"] / streams
-    print(
-        f"{streams:>4} streams: samples/s {rates['dense']:.0f} dense, {rates['eager']:.0f} eager, "
-        f"{rates['numba']:.0f} numba: {rates['numba'] / rates['dense']:.0f} and {rates['numba'] / rates['eager']:.0f} "
-        f"times; {bandwidth / 1e9:.1f} GB/s of weights and states"
-    )
+    compiled = {name: NumbaEngine(model, streams, weights=name) for name in options.weights}
+    eager = {} if options.skip_eager else {"dense": EagerEngine(dense, streams), "eager": EagerEngine(model, streams)}
+    counts = dict.fromkeys(eager, options.samples) | dict.fromkeys(compiled, COMPILED_SAMPLES * options.samples)
+    runs = {name: create_run(engine, model, streams, counts[name]) for name, engine in (eager | compiled).items()}
+    for name in compiled:
+        runs[name]()  # compiles the step, or loads it from the cache
+    timed = _in_turn(runs, options.rounds)
+    samples = {name: streams * count for name, count in counts.items()}
+    median = {name: samples[name] / statistics.median_high([run.seconds for run in timed[name]]) for name in runs}
+    print(f"{streams:>4} streams:")
+    for name in runs:
+        best = min(timed[name])
+        line = f"{name:>12} {median[name]:>8.0f} samples/s (best {samples[name] / best.seconds:.0f})"
+        if name in compiled:
+            bandwidth = _bytes_per_step(compiled[name]) * samples[name] / streams / best.seconds
+            times = [f"{median[name] / median[other]:.0f} times {other}" for other in eager]
+            details = [*times, f"{best.cpu_seconds / best.seconds:.2f} cores", f"reads {bandwidth / 1e9:.1f} GB/s"]
+            line += f"; {', '.join(details)}"
+        print(line, flush=True)
+
+
+def _in_turn(runs: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[Run]]:
+    """Return the times of every function in each of the rounds, in which all functions run once."""
+    timed: dict[str, list[Run]] = {name: [] for name in runs}
+    for _ in range(rounds):
+        for name, function in runs.items():
+            cpu, started = time.process_time(), time.perf_counter()
+            function()
+            timed[name].append(Run(time.perf_counter() - started, time.process_time() - cpu))
+    return timed
 
 
 def _print_prefix(model: Any, length: int, samples: int) -> None:
@@ -166,17 +204,20 @@ def _bytes_per_step(engine: Any) -> float:
     program = engine.program
     operations = [operation for row in program.operations.tolist() if (operation := Operation(*row)).weights]
     ends = [*(operation.weights for operation in operations[1:]), program.head]
-    weights, per_stream = float(program.weights.size - program.head), 0.0  # float32 numbers
-    for operation, end in zip(operations, ends, strict=True):
+    map_ends = [*(operation.maps for operation in operations[1:]), program.head_map]
+    map_bytes = program.maps.itemsize
+    shared = 4.0 * (program.weights.size - program.head) + map_bytes * (program.maps.size - program.head_map)
+    per_stream = 0.0
+    for operation, end, map_end in zip(operations, ends, map_ends, strict=True):
         size, stride = float(end - operation.weights), program.strides[operation.stage]
         if operation.is_s4:
             features, n = whole_vectors(operation.width), operation.inner
             parameters = parameters_size(operation.kind == Kind.S4_NPLR, operation.width, n)
             size -= parameters * (1 - 1 / SPAN) + features * SPAN / 2
-            per_stream += features * (4 * n / SPAN + SPAN / 2 + 2) / stride
-        weights += size / stride
+            per_stream += 4 * features * (4 * n / SPAN + SPAN / 2 + 2) / stride
+        shared += (4 * size + map_bytes * (map_end - operation.maps)) / stride
     reads = 1 if engine.batch_size == 1 else engine.threads
-    return 4 * (reads * weights + engine.batch_size * per_stream)
+    return reads * shared + engine.batch_size * per_stream
 
 
 def _read_bandwidth() -> float:

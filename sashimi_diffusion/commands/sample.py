@@ -14,7 +14,7 @@ from sashimi_diffusion.command_line import Parser, path_argument, run, select_de
 from sashimi_diffusion.commands.sample_autoregressive import sample_autoregressive
 from sashimi_diffusion.commands.sample_diffusion import sample_diffusion
 from sashimi_diffusion.errors import UserError
-from sashimi_diffusion.generation import ENGINES
+from sashimi_diffusion.generation import ENGINES, WEIGHTS
 from sashimi_diffusion.launch import prints_error, require_all_processes, require_same_count
 from sashimi_diffusion.paths import read_json
 from sashimi_diffusion.pipelines import is_autoregressive, resolve_pipeline
@@ -25,7 +25,7 @@ from sashimi_kernels.allocation import keep_freed_memory
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 DIFFUSION_ONLY = ("steps", "scheduler", "label", "speaker", "guidance_scale", "no_cuda_graph")
 AUTOREGRESSIVE_ONLY = (
-    *("prefix", "temperature", "top_p", "top_k", "engine", "stream"),
+    *("prefix", "temperature", "top_p", "top_k", "engine", "weights", "stream"),
     *("sort_by_likelihood", "likelihood_window"),
 )
 _MOST_CLIPS = 1_000_000_000
@@ -50,6 +50,15 @@ WINDOW_HELP = (
     "paper; all clips are written first, and these files are removed at the end (default: keep all clips)"
 )
 
+PLAY_HELP = (
+    "play on the sound card: one clip while an autoregressive pipeline generates it, written to --stream at most; the "
+    "finished files of a diffusion pipeline"
+)
+WEIGHTS_HELP = (
+    "format of the weights in memory (default: float32, which is exact, or int16 with --play and the engine numba); "
+    "fewer bytes are faster for one clip on a CPU and change the probabilities slightly"
+)
+
 EXAMPLES = """examples:
   sashimi-sample --steps 200                                    ten digits with the bundled pipeline, in samples/
   sashimi-sample --label 7 --num-samples 4 --seed 1
@@ -58,6 +67,7 @@ EXAMPLES = """examples:
   sashimi-sample --pipeline runs/mine/pipeline --seconds 4 --out four-seconds
   sashimi-sample --pipeline runs/piano/pipeline --prefix start.wav --seconds 8 --top-p 0.95
   sashimi-sample --pipeline runs/piano/pipeline --stream endless.wav --seconds 600
+  sashimi-sample --pipeline runs/piano/pipeline --play --seconds 60
   accelerate launch -m sashimi_diffusion.commands.sample --num-samples 2048 --batch-size 32
 """
 
@@ -80,6 +90,7 @@ def build_parser() -> Parser:
     add("--dtype", choices=list(DTYPES), default="float32", help="precision of the model")
     add("--out", type=path_argument, default=Path("samples"), metavar="DIR", help="output folder, without clips")
     add("--overwrite", action="store_true", help="first remove the clips that samples.json in the output folder names")
+    add("--play", action="store_true", help=PLAY_HELP)
     add = parser.add_argument_group("diffusion pipelines").add_argument
     add("--steps", type=int, help=STEPS_HELP)
     add("--scheduler", metavar="NAME", help=f"sampler (default: that of the pipeline): {', '.join(SCHEDULERS)}")
@@ -93,6 +104,7 @@ def build_parser() -> Parser:
     add("--top-p", type=float, metavar="P", help="total probability of nucleus sampling (default: 1, all tokens)")
     add("--top-k", type=int, metavar="K", help="sample from the K most likely tokens (default: all tokens)")
     add("--engine", choices=ENGINES, help="engine that runs the recurrence (default: auto, the fastest available)")
+    add("--weights", choices=WEIGHTS, help=WEIGHTS_HELP)
     add("--stream", type=path_argument, metavar="FILE", help="write one clip block by block to this file, not to --out")
     add("--sort-by-likelihood", action="store_true", help="number the files in ascending order of likelihood")
     add("--likelihood-window", type=float, nargs=2, metavar=("LOW", "HIGH"), help=WINDOW_HELP)
@@ -136,10 +148,10 @@ def sample(options: argparse.Namespace) -> None:
         UserError: the options do not fit the pipeline or the machine, or memory or disk space is exhausted.
     """
     if options.stream is not None:
-        require_one_stream(options)
-    options.num_samples = 10 if options.num_samples is None else options.num_samples
-    if not 1 <= options.num_samples <= _MOST_CLIPS:
-        raise UserError(f"--num-samples is {short_form(options.num_samples)}, expected 1 to {_MOST_CLIPS:,}")
+        require_one_clip(options, "--stream writes one clip")
+    count = 10 if options.num_samples is None else options.num_samples
+    if not 1 <= count <= _MOST_CLIPS:
+        raise UserError(f"--num-samples is {short_form(count)}, expected 1 to {_MOST_CLIPS:,}")
     if options.batch_size < 1:
         raise UserError(f"--batch-size is {short_form(options.batch_size)}, expected at least 1")
     if not 0 <= options.seed < 2**63:
@@ -151,6 +163,8 @@ def sample(options: argparse.Namespace) -> None:
         device = state.device
     if state.num_processes > 1 and options.stream is not None:
         raise UserError("--stream writes one clip: start one process, without a launcher")
+    if state.num_processes > 1 and options.play:
+        raise UserError("--play plays on one sound card: start one process, without a launcher")
     folder = resolve_pipeline(options.pipeline)
     autoregressive = is_autoregressive(folder)
     kind, other = ("autoregressive", DIFFUSION_ONLY) if autoregressive else ("diffusion", AUTOREGRESSIVE_ONLY)
@@ -160,16 +174,19 @@ def sample(options: argparse.Namespace) -> None:
             article = "an" if autoregressive else "a"
             pipeline = f"{printable(options.pipeline)} is {article} {kind} pipeline"
             raise UserError(f"{flag} does not apply: {pipeline}; leave it out")
+    if autoregressive and options.play:
+        require_one_clip(options, "--play plays one clip of an autoregressive pipeline")
+    options.num_samples = count
     run_pipeline = sample_autoregressive if autoregressive else sample_diffusion
     run_pipeline(options, folder, device, DTYPES[options.dtype], state)
 
 
-def require_one_stream(options: argparse.Namespace) -> None:
-    """Raise UserError if an option is given that a stream, which is one clip in one file, would ignore."""
+def require_one_clip(options: argparse.Namespace, reason: str) -> None:
+    """Raise UserError if an option is given that a stream, which is one clip in one file or none, would ignore."""
     for name in NOT_STREAMED:
         # A stream is one clip.
         if getattr(options, name) not in (None, False) and (name, options.num_samples) != ("num_samples", 1):
-            raise UserError(f"--{name.replace('_', '-')} does not apply: --stream writes one clip; leave it out")
+            raise UserError(f"--{name.replace('_', '-')} does not apply: {reason}; leave it out")
 
 
 if __name__ == "__main__":

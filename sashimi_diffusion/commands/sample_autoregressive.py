@@ -1,6 +1,8 @@
 """``sashimi-sample`` with an autoregressive pipeline."""
 
 import argparse
+import collections
+import contextlib
 import hashlib
 import math
 import os
@@ -17,6 +19,7 @@ import torch
 from accelerate import PartialState
 from tqdm import tqdm
 
+from sashimi_diffusion.commands.play import Player
 from sashimi_diffusion.commands.sample_folder import (
     SHEET_CLIPS,
     SampleFolder,
@@ -29,7 +32,14 @@ from sashimi_diffusion.commands.stream import write_stream
 from sashimi_diffusion.data.audio import resample, write_audio
 from sashimi_diffusion.data.decoding import decode_audio
 from sashimi_diffusion.errors import UserError
-from sashimi_diffusion.generation import Generation, Sampling, check_memory, create_engine
+from sashimi_diffusion.generation import (
+    Generation,
+    Sampling,
+    check_memory,
+    create_engine,
+    engine_name,
+    require_weights,
+)
 from sashimi_diffusion.generation.likelihood import likelihood_window
 from sashimi_diffusion.generation.runaway import runaway_second
 from sashimi_diffusion.output_files import check_output_files
@@ -73,9 +83,10 @@ def sample_autoregressive(
     prefix = None if options.prefix is None else read_prefix(options, pipe)
     length, rate = pipe.length_in_samples(options.seconds), pipe.model.config.sample_rate
     require_wav_size(length, rate)
-    count = 1 if options.stream is not None else options.num_samples
+    count = 1 if options.stream is not None or options.play else options.num_samples
+    options.weights = options.weights or default_weights(options, pipe)
     check_options(options, pipe, min(options.batch_size, count), 0 if prefix is None else len(prefix))
-    if options.stream is not None:
+    if options.stream is not None or options.play:
         files = [path for path in folder.rglob("*") if path.is_file()]
         check_output_files({"--stream": options.stream}, [*files, *([options.prefix] if options.prefix else [])])
         stream(options, pipe, prefix)
@@ -128,7 +139,7 @@ def check_options(
 ) -> None:
     """Raise the errors of generation that options cause, before anything is written."""
     arguments = sampling_arguments(options)
-    engine = arguments.pop("engine")
+    engine, weights = arguments.pop("engine"), arguments.pop("weights")
     Sampling(**arguments)
     length, rate = pipe.length_in_samples(options.seconds), pipe.model.config.sample_rate
     if prefix_length >= length:
@@ -137,8 +148,14 @@ def check_options(
             f"{prefix_length / rate:g}, or give a shorter prefix"
         )
     check_memory(pipe.model, batch_size, length, prefix_length)
+    require_weights(weights, engine_name(engine, pipe.model))
     if engine != "auto":
         create_engine(engine, pipe.model, 1)
+
+
+def default_weights(options: argparse.Namespace, pipe: SashimiAutoregressivePipeline) -> str:
+    """Return the format of the weights if none is given: exact, or as fast as a sound card needs it."""
+    return "int16" if options.play and engine_name(options.engine or "auto", pipe.model) == "numba" else "float32"
 
 
 def plan_clips(options: argparse.Namespace, selected: bool) -> list[Clip]:
@@ -199,6 +216,7 @@ def sampling_arguments(options: argparse.Namespace) -> dict[str, Any]:
         "top_k": options.top_k,
         "top_p": 1.0 if options.top_p is None else options.top_p,
         "engine": options.engine or "auto",
+        "weights": options.weights,
     }
 
 
@@ -255,11 +273,13 @@ def summary(
 
 
 def stream(options: argparse.Namespace, pipe: SashimiAutoregressivePipeline, prefix: np.ndarray | None) -> None:
-    """Write one clip to the file ``--stream`` during generation."""
+    """Write one clip to the file ``--stream`` during generation, or play it, or both."""
     seed = sample_seeds(torch.Generator().manual_seed(options.seed), 1)[0]
     rate, length = pipe.model.config.sample_rate, pipe.length_in_samples(options.seconds)
     block = max(1, rate // 10)
-    with report_out_of_memory():
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(report_out_of_memory())
+        player = stack.enter_context(Player(rate)) if options.play else None
         blocks = pipe.stream(
             block=block,
             audio_length_in_s=length / rate,
@@ -268,8 +288,18 @@ def stream(options: argparse.Namespace, pipe: SashimiAutoregressivePipeline, pre
             **sampling_arguments(options),
         )
         with tqdm(blocks, desc="blocks of 0.1 s", total=math.ceil(length / block)) as progress:
-            write_stream(options.stream, audio_of(progress, options), length, rate)
-    say(f"{length / rate:.1f} s of audio -> {printable(options.stream)}")
+            audio = audio_of(progress, options)
+            audio = audio if player is None else player.playing(audio)
+            if options.stream is None:
+                collections.deque(audio, maxlen=0)  # plays every block
+            else:
+                write_stream(options.stream, audio, length, rate)
+        if player is not None:
+            player.finish()
+    if options.stream is not None:
+        say(f"{length / rate:.1f} s of audio -> {printable(options.stream)}")
+    if player is not None:
+        say(player.report())
 
 
 def audio_of(blocks: Iterable[tuple[torch.Tensor, Generation]], options: argparse.Namespace) -> Iterator[np.ndarray]:

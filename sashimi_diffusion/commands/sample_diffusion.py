@@ -15,6 +15,7 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 
+from sashimi_diffusion.commands.play import Player, play_files
 from sashimi_diffusion.commands.sample_folder import (
     SHEET_CLIPS,
     SampleFolder,
@@ -86,6 +87,7 @@ def sample_diffusion(
     require_wav_size(length, rate, channels)
     require_space(options.out, options.num_samples, length * channels, options.overwrite)
     clips = plan_clips(options, pipe.model.config)
+    player = Player(rate, channels) if options.play else None
 
     own_pictures: list[tuple[int, np.ndarray]] = []
     record = make_record(options, folder, pipe, scale)
@@ -107,6 +109,8 @@ def sample_diffusion(
             titles = [Path(clip.file).stem for clip in output.clips[: len(pictures)]]
             output.finish(pictures, rate, titles, clip_ratio=mean_clip_ratio(output.clips))
             say(summary(options.out, output.clips, elapsed, length / rate, peak_memory(device)))
+    if player is not None:
+        play_files(player, [output.path / clip.file for clip in output.clips])
     if state.num_processes > 1:
         state.destroy_process_group()
 

@@ -5,13 +5,14 @@ from sashimi_diffusion.data.audio_folder import AudioFolder
 from sashimi_diffusion.data.hub_dataset import HubDataset
 from sashimi_diffusion.data.mel import LogMel
 from sashimi_diffusion.data.pictures import contact_sheet
-from sashimi_diffusion.data.speech_commands import SpeechCommandsDigits
+from sashimi_diffusion.data.speech_commands import SpeechCommands, SpeechCommandsDigits
 from sashimi_diffusion.data.tar_shards import TarShards
 
 __all__ = [
     "AudioFolder",
     "HubDataset",
     "LogMel",
+    "SpeechCommands",
     "SpeechCommandsDigits",
     "TarShards",
     "contact_sheet",

@@ -13,6 +13,8 @@ from sashimi_diffusion.generation.cuda_graph import CudaGraphEngine
 from sashimi_diffusion.generation.sampling import Sampling, sample_tokens
 
 ENGINES = ("auto", "eager", "numba", "cuda-graph", "triton")
+WEIGHTS = ("float32", "bfloat16", "int16", "int8")
+"""Formats of weights in memory; the compiled engine has all of them, the other engines have the first one."""
 _INSTALL = "pip install numba"
 
 
@@ -69,7 +71,7 @@ class EagerEngine:
         return logits
 
 
-def create_engine(name: str, model: Any, batch_size: int) -> Engine:
+def create_engine(name: str, model: Any, batch_size: int, weights: str = "float32") -> Engine:
     """Create an engine.
 
     Args:
@@ -80,13 +82,16 @@ def create_engine(name: str, model: Any, batch_size: int) -> Engine:
             run.
         model: an ``AutoregressiveModel`` in evaluation mode.
         batch_size: number of clips generated together.
+        weights: format of the weights of the linear maps in memory, one of ``WEIGHTS``. "float32" is exact. A stream
+            reads almost all weights at every sample, so fewer bytes are faster; they change the probabilities of the
+            tokens slightly. Only "numba" has other formats than "float32".
 
     Raises:
-        UserError: the name is unknown, or the engine cannot run this model here.
+        UserError: a name is unknown, or the engine cannot run this model here.
     """
-    if name == "auto":
-        name = _fastest(model)
+    name = engine_name(name, model)
     require_engine(name, model, torch.device(model.device))
+    require_weights(weights, name)
     if name == "eager":
         return EagerEngine(model, batch_size)
     if name == "cuda-graph":
@@ -97,7 +102,27 @@ def create_engine(name: str, model: Any, batch_size: int) -> Engine:
         return TritonEngine(model, batch_size)
     from sashimi_diffusion.generation.numba_engine import NumbaEngine
 
-    return NumbaEngine(model, batch_size)
+    return NumbaEngine(model, batch_size, weights=weights)
+
+
+def engine_name(name: str, model: Any) -> str:
+    """Return the name of the engine that :func:`create_engine` selects: "auto" is the fastest one that can run."""
+    return _fastest(model) if name == "auto" else name
+
+
+def require_weights(weights: str, engine: str) -> None:
+    """Check the format of the weights for an engine that :func:`create_engine` has selected.
+
+    Raises:
+        UserError: the format is unknown, or the engine does not have it.
+    """
+    if weights not in WEIGHTS:
+        raise UserError(f"unknown format of weights {weights!r}: expected one of {', '.join(WEIGHTS)}")
+    if weights != WEIGHTS[0] and engine != "numba":
+        raise UserError(
+            f"weights in {weights} need the engine 'numba' (a SaShiMi model in float32 on the CPU, and {_INSTALL}), "
+            f"this is the engine {engine!r}: leave the format of the weights out"
+        )
 
 
 def require_engine(name: str, model: Any, device: torch.device) -> None:
@@ -125,7 +150,7 @@ def _fastest(model: Any) -> str:
     if _against_numba(model, device) is None:
         return "numba"
     if _unsupported_by_numba(model, device) is None:
-        warnings.warn(f"numba is not installed, so generation is slow: {_INSTALL}", stacklevel=4)
+        warnings.warn(f"numba is not installed, so generation is slow: {_INSTALL}", stacklevel=5)
     return "eager"
 
 

@@ -63,6 +63,7 @@ def generate(
     top_p: float = 1.0,
     generator: Generators = None,
     engine: str = "auto",
+    weights: str = "float32",
 ) -> Generation:
     """Generate clips of ``length`` samples.
 
@@ -74,12 +75,13 @@ def generate(
         temperature, top_k, top_p: see :class:`Sampling`.
         generator: random number generator on the CPU, one for all clips or one for each clip. With one for each clip, a
             clip does not depend on the other clips of the batch.
-        engine: see :func:`create_engine`.
+        engine, weights: see :func:`create_engine`.
 
     Raises:
         UserError: an argument is out of range, the prefix does not fit, or the clips need more memory than is free.
     """
-    return joined(list(stream(model, length, BLOCK, batch_size, prefix, temperature, top_k, top_p, generator, engine)))
+    sampling = (temperature, top_k, top_p)
+    return joined(list(stream(model, length, BLOCK, batch_size, prefix, *sampling, generator, engine, weights)))
 
 
 def joined(blocks: Sequence[Generation]) -> Generation:
@@ -103,13 +105,14 @@ def stream(
     top_p: float = 1.0,
     generator: Generators = None,
     engine: str = "auto",
+    weights: str = "float32",
 ) -> Iterator[Generation]:
     """Generate clips as :func:`generate` does, ``block`` samples at a time; a prefix is the first block.
 
     Args:
         length: samples of a clip, including the prefix; None: the stream does not end.
         block: samples of a block.
-        model, batch_size, prefix, temperature, top_k, top_p, generator, engine: see :func:`generate`.
+        model, batch_size, prefix, temperature, top_k, top_p, generator, engine, weights: see :func:`generate`.
 
     Raises:
         UserError: as :func:`generate`; this call raises it, before the first block is requested.
@@ -121,7 +124,7 @@ def stream(
             raise UserError(f"{name} must be at least 1, got {value}")
     check_memory(model, batch_size, 0 if length is None else length, 0 if prefix is None else prefix.shape[1])
     generators = _generators(generator, batch_size)
-    prepared = create_engine(engine, model, batch_size)
+    prepared = create_engine(engine, model, batch_size, weights)
     return _blocks(model, prepared, length, block, batch_size, prefix, sampling, generators)
 
 

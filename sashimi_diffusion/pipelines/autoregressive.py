@@ -126,6 +126,7 @@ class SashimiAutoregressivePipeline(AudioPipeline):
         callback_on_step_end_tensor_inputs: Sequence[str] = ("audio",),
         num_waveforms_per_prompt: int = 1,
         block: int = BLOCK,
+        weights: str = "float32",
     ) -> Any:
         """Generate waveforms.
 
@@ -147,6 +148,7 @@ class SashimiAutoregressivePipeline(AudioPipeline):
             num_waveforms_per_prompt: waveforms for each prefix, or for each element of the batch; those of one prefix
                 follow each other, and there are as many generators as waveforms.
             block: samples of a block. It does not change the audio.
+            weights: format of the weights in memory, see :func:`sashimi_diffusion.generation.create_engine`.
 
         Returns:
             :class:`AutoregressivePipelineOutput`, or a tuple of its fields.
@@ -161,7 +163,8 @@ class SashimiAutoregressivePipeline(AudioPipeline):
         generators = sample_generators(generator, count)
         length = self.length_in_samples(audio_length_in_s)
         self._load_offloaded()
-        parts = stream(self.model, length, block, count, tokens, temperature, top_k, top_p, generators, engine)
+        sampling = (temperature, top_k, top_p)
+        parts = stream(self.model, length, block, count, tokens, *sampling, generators, engine, weights)
         self._num_timesteps, self._interrupt = length, False
         blocks: list[Generation] = []
         with self.progress_bar(total=length) as progress:
@@ -200,6 +203,7 @@ class SashimiAutoregressivePipeline(AudioPipeline):
         top_p: float = 1.0,
         generator: torch.Generator | list[torch.Generator] | None = None,
         engine: str = "auto",
+        weights: str = "float32",
     ) -> Iterator[tuple[Tensor, Generation]]:
         """Generate waveforms block by block, without end if ``audio_length_in_s`` is None.
 
@@ -220,7 +224,8 @@ class SashimiAutoregressivePipeline(AudioPipeline):
         length = None if audio_length_in_s is None else self.length_in_samples(audio_length_in_s)
         self._load_offloaded()
         # Outside of the generator expression, so that this call raises the errors.
-        blocks = stream(self.model, length, block, count, tokens, temperature, top_k, top_p, generators, engine)
+        sampling = (temperature, top_k, top_p)
+        blocks = stream(self.model, length, block, count, tokens, *sampling, generators, engine, weights)
         return ((self.waveform(result), result) for result in blocks)
 
     def _batch(

@@ -301,6 +301,6 @@ def _named(group: dict, prefix: str) -> dict[str, Any]:
         if isinstance(value, dict) and value and all(isinstance(part, dict) for part in value.values()):
             for name, part in value.items():
                 settings |= _named(part, f"{prefix}{key}.{name}.")
-        elif key not in ("path", "cache_dir", "download"):
+        elif key not in ("path", "more_paths", "cache_dir", "download"):
             settings[prefix + key] = value
     return settings

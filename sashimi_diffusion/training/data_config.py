@@ -2,10 +2,12 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from annotated_types import Len
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from sashimi_diffusion.arguments import short_form
 from sashimi_diffusion.data.names import field_names
+from sashimi_diffusion.data.speech_commands import check_words
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.models.base import RANGES
 from sashimi_diffusion.training.settings import Settings, Text, Values, read_overrides
@@ -29,6 +31,22 @@ def _checked_splits(splits: list[float]) -> list[float]:
     return splits
 
 
+def _no_truth_values(words: Any) -> Any:
+    if isinstance(words, list) and any(isinstance(word, bool) for word in words):
+        raise ValueError('YAML reads yes, no, on and off as true and false: write them within quotes, as in ["no"]')
+    return words
+
+
+def _checked_words(words: list[str]) -> list[str]:
+    try:
+        check_words(words)
+    except UserError as error:
+        raise ValueError(str(error)) from None
+    return words
+
+
+Words = Annotated[list[Text], Len(1), BeforeValidator(_no_truth_values), AfterValidator(_checked_words)]
+"""Words of Speech Commands; at least one, each once."""
 Pattern = Annotated[Text, AfterValidator(_checked_pattern)]
 """Pattern of file names with at least one field, see :mod:`sashimi_diffusion.data.names`."""
 Splits = Annotated[list[float], AfterValidator(_checked_splits)]
@@ -54,6 +72,9 @@ _KINDS = {
     "order": (*_FOLDER, "hf_dataset"),
     "download": _FOLDER,
     "whole": ("folder",),
+    "words": ("speech_commands",),
+    "more_paths": ("speech_commands",),
+    "min_contrast_db": ("speech_commands",),
 }
 """The kinds of data that have a setting; the others are errors."""
 
@@ -63,7 +84,7 @@ class DataConfig(Settings):
 
     kind: Literal["speech_commands", "folder", "hf_dataset", "webdataset"] = Field(
         default="folder",
-        description='"folder" (any recordings); "speech_commands" (ten digits of Speech Commands, official split); '
+        description='"folder" (any recordings); "speech_commands" (words of Speech Commands, official split); '
         '"hf_dataset" (a Hugging Face data set); or "webdataset" (tar files, which are read as they are used)',
     )
     path: Text | None = Field(
@@ -101,6 +122,20 @@ class DataConfig(Settings):
     )
     download: bool = Field(
         default=False, description="speech_commands only: download the data set into `path` if it is not there"
+    )
+    words: Words | None = Field(
+        default=None, description="speech_commands only: the words, in the order of the classes; null: the ten digits"
+    )
+    more_paths: list[Text] = Field(
+        default=[],
+        description="speech_commands only: further folders with words, each with its own lists of the splits",
+    )
+    min_contrast_db: float | None = Field(
+        default=None,
+        ge=0,
+        le=200,
+        description="speech_commands only: leave out recordings whose loud parts exceed their quiet parts by fewer "
+        "decibels, in which there is no word, or only below noise or a constant offset; null: use all",
     )
     sample_rate: int = Field(
         default=16000, ge=1, le=MAX_RATE, description="in Hz; recordings of another rate are resampled"
@@ -149,9 +184,10 @@ class DataConfig(Settings):
         for name, kinds in _KINDS.items():
             default = DataConfig.model_fields[name].default
             if getattr(self, name) != default and self.kind not in kinds:
+                needed = [kind for kind in kinds if kind != "speech_commands"] or kinds
                 raise UserError(
                     f"data.{name} is {short_form(getattr(self, name))}, but data.kind is {self.kind}: remove it; it "
-                    f"needs data.kind={' or '.join(kind for kind in kinds if kind != 'speech_commands')}"
+                    f"needs data.kind={' or '.join(needed)}"
                 )
         return self
 
@@ -161,8 +197,8 @@ def without_settings_of_replaced(tree: dict[str, Any]) -> dict[str, Any]:
 
     ``data.speakers``, ``data.where`` and ``data.holdout`` of a file name fields of its pattern. If an override replaces
     the pattern, those of them that name a field that the new pattern does not have are left out. If an override
-    replaces ``data.kind``, they are left out with the pattern and all settings that the new kind does not have.
-    Overrides themselves are never left out.
+    replaces ``data.kind``, all settings that the new kind does not have are left out, and unless it is a folder, also
+    the pattern and what names its fields. Overrides themselves are never left out.
 
     Args:
         tree: nested dictionary in which the overrides are set, as ``apply_overrides`` returns it.
@@ -170,21 +206,18 @@ def without_settings_of_replaced(tree: dict[str, Any]) -> dict[str, Any]:
     data = tree.get("data")
     if not isinstance(data, dict):
         return tree
-    if isinstance(data.get("kind"), Override) and data["kind"] != "folder":
-        others = [key for key, kinds in _KINDS.items() if data["kind"] not in kinds]
-        left_out = [key for key in {"pattern", *_NAMING_FIELDS, *others} if not _has_override(data.get(key))]
-    elif isinstance(data.get("pattern"), Override):
+    replaced: set[str] = set()
+    if isinstance(data.get("kind"), Override):
+        replaced = {key for key, kinds in _KINDS.items() if data["kind"] not in kinds}
+        if data["kind"] != "folder":
+            replaced |= {"pattern", *_NAMING_FIELDS}
+    if "pattern" not in replaced and isinstance(data.get("pattern"), Override):
         try:
             names = field_names(read_overrides(str | None, data["pattern"], "data.pattern"))
         except UserError:  # reported with its key when the config is checked
             return tree
-        left_out = [
-            key
-            for key in _NAMING_FIELDS
-            if not _has_override(data.get(key)) and not _fields(data.get(key)) <= set(names)
-        ]
-    else:
-        return tree
+        replaced |= {key for key in _NAMING_FIELDS if not _fields(data.get(key)) <= set(names)}
+    left_out = {key for key in replaced if not _has_override(data.get(key))}
     return tree | {"data": {key: value for key, value in data.items() if key not in left_out}}
 
 

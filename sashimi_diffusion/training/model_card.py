@@ -19,7 +19,7 @@ REPLACED = "<!-- The training replaces this file until this line is removed. -->
 Figures = Mapping[str, tuple[int, float]]
 """The last value of each metric, with its step."""
 
-_PRIVATE = ("path", "cache_dir", "download", "output_dir", "card", "tracking")
+_PRIVATE = ("path", "more_paths", "cache_dir", "download", "output_dir", "card", "tracking")
 _NOT_FIGURES = ("gradient_norm", "learning_rate", "nonfinite_steps", "seconds_per_step", "seconds")
 _MOST_NAMES = 20
 _CITATION = """```bibtex
@@ -154,7 +154,8 @@ def _data(config: RunConfig, network: Any, description: str) -> str:
     rows = {"examples": description}
     data = to_tree(config)["data"]
     if isinstance(data.get("path"), str):
-        rows["folder"] = _last_part(data["path"])
+        paths = [data["path"], *data.get("more_paths", [])]
+        rows["folder" if len(paths) == 1 else "folders"] = ", ".join(map(_last_part, paths))
     for name, unit in {"sample_rate": "Hz", "sample_size": "samples"}.items():
         if network.config.get(name) is not None:
             rows[name.replace("_", " ")] = f"{network.config[name]:,} {unit}"

@@ -7,7 +7,7 @@ from typing import Any
 from sashimi_diffusion.data.audio_folder import SUB_FOLDERS, AudioFolder
 from sashimi_diffusion.data.hub_dataset import IF_PRESENT, HubDataset, SplitNames
 from sashimi_diffusion.data.recordings import Recordings
-from sashimi_diffusion.data.speech_commands import SpeechCommandsDigits
+from sashimi_diffusion.data.speech_commands import DIGITS, SpeechCommands
 from sashimi_diffusion.data.tar_corpus import AUTOMATIC
 from sashimi_diffusion.data.tar_shards import TarShards
 from sashimi_diffusion.errors import UserError
@@ -57,7 +57,9 @@ def open_split(
     }
     if data.kind == "speech_commands":
         _check_speech_commands(speakers, channels)
-        return SpeechCommandsDigits(data.path, download=data.download, **common)
+        paths = [data.path, *data.more_paths] if data.more_paths else data.path
+        common |= {"words": data.words or DIGITS, "min_contrast_db": data.min_contrast_db}
+        return SpeechCommands(paths, download=data.download, **common)
     common |= {"speakers": speakers, "channels": channels, "splits": tuple(data.splits)}
     if data.kind == "webdataset":
         return TarShards(

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import soundfile
 
+from sashimi_diffusion.data.speech_commands import DIGITS
 from sashimi_diffusion.errors import UserError
-from sashimi_evaluation.clips import digit_index, open_clips, open_sets, split_held_out
+from sashimi_evaluation.clips import class_index, open_clips, open_sets, split_held_out
 
 
 def write_clips(root, names):
@@ -24,7 +25,9 @@ def names_of(clips):
 
 
 def test_digits_are_read_as_words_and_numerals():
-    assert [digit_index(text) for text in ("seven", "Seven ", "7", "0", "10", "happy", "")] == [7, 7, 7, 0, -1, -1, -1]
+    texts = ("seven", "Seven ", "7", "0", "10", "happy", "")
+    assert [class_index(text, DIGITS) for text in texts] == [7, 7, 7, 0, -1, -1, -1]
+    assert [class_index(text, ["up", "Left", "one"]) for text in ("left", "1", "UP", "down")] == [1, 2, 0, -1]
 
 
 def test_labels_from_folders(tmp_path):
@@ -184,3 +187,24 @@ def test_invalid_requests_are_refused(tmp_path):
         open_clips(tmp_path, pattern="{label}_{speaker}_{index}", where={"speakers": ["theo"]})
     with pytest.raises(UserError, match="matches all of the 1 clips"):
         split_held_out(tmp_path, "{label}_{speaker}_{index}", None, {"index": ["0"]}, skip_bad_files=False)
+
+
+def test_labels_number_any_classes_by_name(tmp_path):
+    """The record's class counts; a folder is a class only if its name is one."""
+    clips = open_clips(write_clips(tmp_path, ["a.wav", "left/b.wav", "one/c.wav"]))
+    assert clips.labels.tolist() == [-1, -1, -1]
+    record = [
+        {"file": "a.wav", "label": 0, "class_name": "up"},
+        {"file": "left/b.wav", "label": 0, "class_name": "one"},
+    ]
+    (tmp_path / "samples.json").write_text(json.dumps({"samples": record}))
+    clips = open_clips(tmp_path).labeled_by(["left", "up", "one"])
+    assert clips.labels.tolist() == [1, 2, 2]
+    assert clips.notes == ("clips are not in samples.json: 1 of 3 (one/c.wav)",)
+    assert clips.select([2, 0]).labeled_by(["one", "up"]).labels.tolist() == [0, 1]
+    other = clips.labeled_by(["left", "one"])
+    assert not other.labeled
+    assert other.notes[1:] == (
+        "no label metrics, because clips have no class of the classifier (left, one) as their label: 1 of 3 (a.wav)",
+    )
+    assert other.labeled_by(DIGITS).notes[1].startswith("no label metrics, because clips have no digit as their label")

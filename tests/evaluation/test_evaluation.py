@@ -55,7 +55,9 @@ def test_every_metric_has_an_interval(folders, classifier):
     metrics = metrics_of(samples)
     shares = ["precision", "recall", "coverage", "ndb", "jsd", "accuracy", "confidence", "silent", "clipped"]
     in_every_set = [*shares, "fid", "fid_infinity", "kid", "kad", "density", "is", "mcs", "am"]
-    in_every_set += ["level", "noise_floor", "inner_floor"]
+    in_every_set += ["level", "noise_floor", "inner_floor", "word_seconds", "voiced", "spectrum_distance"]
+    in_every_set += ["hnr_0_1", "hnr_1_2", "hnr_2_3", "hnr_3_4", "excess_3500_4000"]
+    in_every_set += ["line_1000", "line_2000", "line_3000"]
     for key in (*shares, "copies"):
         assert metrics[key].interval.low >= 0, key
         assert metrics[key].interval.high <= 1, key
@@ -66,6 +68,13 @@ def test_every_metric_has_an_interval(folders, classifier):
     for key in metrics:
         assert metrics[key].interval.low <= metrics[key].value <= metrics[key].interval.high, key
     assert set(metrics_of(held_out)) == set(in_every_set)  # held-out clips have no baseline
+    for key in metrics:
+        difference = metrics[key].difference
+        assert (difference is None) == (key not in in_every_set), key
+        if difference is not None:
+            assert difference.value == metrics[key].value - metrics_of(held_out)[key].value, key
+            assert difference.interval.low <= difference.value <= difference.interval.high, key
+    assert all(metric.difference is None for metric in held_out.metrics)
     assert held_out.real
     assert samples.histogram.sum() == 60
     assert samples.accuracy.confusion.sum() == 60
@@ -180,6 +189,32 @@ def test_table_and_record_agree(folders, classifier):
     assert content["classifier"]["sha256"] == classifier.fingerprint
     assert sum(first["classes_heard"].values()) == first["clips"] == 60
     assert "resampled to 16000 Hz: 60 of 60 at 8000 Hz" in text
+    difference = first["figures"]["mcs"]["difference"]
+    assert f"{difference['value']:+.4g} [{difference['interval'][0]:.4g}, " in text
+    assert "difference" not in content["sets"][1]["figures"]["mcs"]
+    assert "minus held-out" in text.splitlines()[0]
+    assert content["held_out"]["preparation"] == {"rate": None, "length": None, "rms": None}
+
+
+def test_the_record_has_the_answers_about_every_clip(folders, classifier):
+    samples = folders["samples"]
+    soundfile.write(samples.files[7], np.zeros(4000), 8000)
+    evaluation = evaluate(extract_features([samples], folders["reference"], None, classifier, settings=FEW_DRAWS))
+    content = json_report(evaluation, "command")["sets"][0]
+    clips = content["per_clip"]
+    assert [clip["file"] for clip in clips] == [file.relative_to(samples.root).as_posix() for file in samples.files]
+    assert [clip["label"] for clip in clips[::6]] == classifier.class_names
+    right = sum(clip["label"] == clip["predicted"] for clip in clips)
+    assert right / 60 == content["figures"]["accuracy"]["value"]
+    confidence = np.mean([clip["label_probability"] for clip in clips])
+    assert confidence == pytest.approx(content["figures"]["confidence"]["value"])
+    assert np.mean([clip["level"] for clip in clips]) == pytest.approx(content["figures"]["level"]["value"])
+    assert clips[0]["hnr"]["0-1 kHz"] > 5
+    assert clips[0]["hnr"]["4-8 kHz"] is None  # JSON has no NaN
+    assert clips[7]["hnr"]["0-1 kHz"] is clips[7]["voiced_share"] is None
+    assert (folders["reference"].root / clips[0]["nearest"]).is_file()
+    assert len(content["spectrum"]["hz"]) == len(content["spectrum"]["level"]) == 39
+    assert content["spectrum"]["hz"][:2] == [100, 200]
 
 
 def test_the_order_of_the_clips_does_not_matter(folders, classifier):

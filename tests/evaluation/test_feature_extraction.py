@@ -11,7 +11,8 @@ import soundfile
 from sashimi_diffusion.errors import UserError
 from sashimi_evaluation import feature_extraction
 from sashimi_evaluation.clips import open_clips
-from sashimi_evaluation.feature_extraction import ClipNetwork, extract_clip_features, fit_length
+from sashimi_evaluation.feature_extraction import ClipNetwork, extract_clip_features
+from sashimi_evaluation.preparation import Preparation
 
 RATE = 16000
 
@@ -49,11 +50,6 @@ def folder(tmp_path):
     for number in range(5):
         write(tmp_path / "clips" / f"{number}.wav", value=(number + 1) / 8)
     return tmp_path / "clips"
-
-
-def test_clips_are_cut_or_padded_on_the_right():
-    assert fit_length(np.arange(1.0, 6.0), 3).tolist() == [1, 2, 3]
-    assert fit_length(np.arange(1.0, 3.0), 4).tolist() == [1, 2, 0, 0]
 
 
 def test_the_network_receives_the_samples_of_the_file(tmp_path, folder, clip_network):
@@ -140,6 +136,32 @@ def test_other_rates_channels_and_lengths(tmp_path, clip_network):
     assert extracted.properties["seconds"].tolist() == [3, 400 / RATE, 1, 1]
     assert extracted.properties["rate"].tolist() == [RATE, RATE, 8000, RATE]
     assert extracted.properties["channels"].tolist() == [1, 1, 1, 2]
+
+
+def test_clips_are_prepared_before_the_network_and_the_properties(tmp_path, folder, clip_network, network):
+    clips = replace(open_clips(folder), preparation=Preparation(RATE, RATE // 2, 0.1))
+    extracted = extract_clip_features(clips, clip_network, tmp_path / "cache")
+    np.testing.assert_allclose(extracted.outputs["sum"], [0.1 * RATE / 2] * 5, rtol=1e-5)
+    np.testing.assert_allclose(extracted.properties["level"], [-20.0] * 5, atol=1e-4)
+    assert extracted.properties["seconds"].tolist() == [0.5] * 5
+    assert extracted.properties["peak"].tolist() == [(number + 1) / 8 for number in range(5)]  # of the file
+    again = extract_clip_features(open_clips(folder), clip_network, tmp_path / "cache")
+    assert again.properties["seconds"].tolist() == [1] * 5  # cached apart
+    assert network.clips == 10
+
+
+def test_the_voice_and_the_spectrum_of_each_clip_are_cached(tmp_path, folder, clip_network, network):
+    time = np.arange(RATE) / RATE
+    tone = sum(np.sin(2 * np.pi * 150 * number * time) for number in range(1, 20))
+    soundfile.write(folder / "2.wav", 0.05 * tone, RATE)
+    for _ in range(2):
+        extracted = extract_clip_features(open_clips(folder), clip_network, tmp_path / "cache")
+        assert extracted.properties["periodicity"].shape == (5, 5)
+        assert extracted.properties["periodicity"][2, 0] > 0.99
+        assert extracted.properties["voiced_share"][2] == 1
+        assert extracted.properties["spectrum"].shape == (5, 513)
+        assert extracted.properties["word_seconds"][2] == pytest.approx(1)
+    assert network.clips == 5
 
 
 def test_bad_files_are_named_or_left_out(tmp_path, folder, clip_network):

@@ -25,6 +25,7 @@ WHOLE_OPTIONS = {
         "--streams",
         "--samples",
         "--prefix",
+        "--rounds",
         "--threads",
     ),
     "sashimi_diffusion.benchmarks.counters": ("--d-model", "--by-operation", "--by-line"),

@@ -73,6 +73,7 @@ def usage() -> Iterator[Row]:
         "--dtype float64": "--dtype",
         "--dtype ''": "--dtype",
         "--engine x": "--engine",
+        "--weights int4": "--weights",
         "--likelihood-window 0.1": "--likelihood-window",
         "--sort-by-likelihood=yes": "--sort-by-likelihood",
     }.items():
@@ -117,7 +118,14 @@ def pipelines() -> Iterator[Row]:
         yield from wrong_values(SAMPLE, "--num-samples 1", "--pipeline", {value: says})
     yield wrong(SAMPLE, "--pipeline nan-piano --num-samples 1 --engine eager", "nan-piano")
     yield wrong(SAMPLE, "--pipeline nan-piano --stream new.wav --engine eager", "nan-piano")
-    for option in ("--prefix=prefix.wav", "--temperature=1", "--top-p=1", "--top-k=1", "--engine=eager"):
+    for option in (
+        "--prefix=prefix.wav",
+        "--temperature=1",
+        "--top-p=1",
+        "--top-k=1",
+        "--engine=eager",
+        "--weights=int8",
+    ):
         yield wrong(SAMPLE, f"{TONES} {option}", option.partition("=")[0])
     yield wrong(SAMPLE, f"{TONES} --stream new.wav", "--stream")
     yield wrong(SAMPLE, f"{TONES} --sort-by-likelihood", "--sort-by-likelihood")
@@ -217,6 +225,8 @@ def streams() -> Iterator[Row]:
         "--batch-size 0",
     ):
         yield wrong(SAMPLE, f"{line} --stream new.wav {option}", option.split()[0])
+        yield wrong(SAMPLE, f"{line} --play {option}", option.split()[0])
+    yield wrong(SAMPLE, f"{line} --stream new.wav --weights bfloat16", "numba")
     for option in (
         "--seconds 1e12",
         "--seconds nan",

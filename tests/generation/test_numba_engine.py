@@ -5,7 +5,9 @@ import os
 import pytest
 import torch
 
-from sashimi_diffusion.generation import Sampling, generate
+from sashimi_diffusion.benchmarks.weights import compare, log_probabilities, with_rounded_weights
+from sashimi_diffusion.errors import UserError
+from sashimi_diffusion.generation import WEIGHTS, Sampling, create_engine, generate
 from sashimi_diffusion.generation.engines import EagerEngine
 from sashimi_diffusion.models import SashimiAutoregressive
 
@@ -13,6 +15,9 @@ pytest.importorskip("numba", reason="numba is not installed (pip install numba)"
 
 from sashimi_diffusion.generation.numba_engine import NumbaEngine
 from sashimi_diffusion.generation.numba_engine.arithmetic import erf, sigmoid
+from sashimi_diffusion.generation.numba_engine.engine import Teamwork
+from sashimi_diffusion.generation.numba_engine.linear_maps import WEIGHTS as FORMATS
+from sashimi_diffusion.generation.numba_engine.linear_maps import rounded
 
 S4D = {"parameterization": "diag", "initialization": "lin", "discretization": "zoh"}
 NETWORKS = {
@@ -88,6 +93,53 @@ def test_clips_match_the_eager_engine() -> None:
     assert torch.equal(clip("numba"), clip("eager"))
 
 
+# Numba compiles the step for each format.
+@pytest.mark.parametrize(
+    "weights", ["int16", pytest.param("bfloat16", marks=pytest.mark.slow), pytest.param("int8", marks=pytest.mark.slow)]
+)
+def test_weights_of_fewer_bytes_are_those_of_a_rounded_model(weights: str) -> None:
+    for options in ({"unet": True}, {"d_model": 12, "n_state": 6, "num_tokens": 16, "ff": 3, "unet": True}):
+        model = small_model(**options)
+        rounded_model = with_rounded_weights(model, weights)
+        for streams, threads in ((1, 1), (1, 2), (9, 2)):
+            compiled = NumbaEngine(model, streams, threads, weights)
+            tokens, uniforms = torch.full((streams,), 3), torch.rand(streams, 40, dtype=torch.float64)
+            expected = EagerEngine(rounded_model, streams).run(tokens, uniforms, Sampling())
+            assert_same(compiled.run(tokens, uniforms, Sampling()), expected)
+
+
+@pytest.mark.parametrize(("weights", "error"), [("bfloat16", 2**-8), ("int16", 2**-16), ("int8", 2**-8)])
+def test_formats_round_to_nearest(weights: str, error: float) -> None:
+    """bfloat16 is accurate relative to each weight, integers relative to the largest weight of an output."""
+    weight = torch.randn(5, 7).numpy()
+    weight[2] = 0
+    scale = abs(weight) if weights == "bfloat16" else abs(weight).max(axis=1, keepdims=True)
+    assert (abs(rounded(weight, weights) - weight) <= error * 1.01 * scale).all()
+    assert (rounded(weight, "float32") == weight).all()
+
+
+def test_the_comparison_of_formats() -> None:
+    """Every log-probability counts: those of the recorded samples are those that the model gives in one pass."""
+    model = small_model(unet=True)
+    recordings = [torch.randint(32, (1, 50)), torch.randint(32, (1, 30))]
+    rows = compare(model, recordings, ["int16", "int8"])
+    exact = torch.cat([log_probabilities(model, tokens).gather(0, tokens)[0] for tokens in recordings])
+    coarse = with_rounded_weights(model, "int8")
+    scores = torch.cat([log_probabilities(coarse, tokens).gather(0, tokens)[0] for tokens in recordings])
+    assert rows["float32"].bits_per_sample == pytest.approx(-exact.mean().item() / torch.log(torch.tensor(2.0)).item())
+    assert rows["int8"].largest == pytest.approx((scores - exact).abs().max().item(), rel=1e-5)
+    assert rows["int8"].difference == pytest.approx((scores.mean() / exact.mean() - 1).item(), abs=1e-6)
+    assert 0 < rows["int16"].largest < 1e-3 < rows["int8"].largest <= rows["int8"].largest_of_all
+
+
+def test_formats_are_known_and_need_the_compiled_engine() -> None:
+    assert tuple(FORMATS) == WEIGHTS
+    with pytest.raises(UserError, match="unknown format of weights 'int4'"):
+        create_engine("numba", small_model(), 1, "int4")
+    with pytest.raises(UserError, match="need the engine 'numba'"):
+        create_engine("eager", small_model(), 1, "int8")
+
+
 def test_it_stays_finite_for_a_hundred_thousand_steps() -> None:
     """Stable state spaces do not grow for any parameters (SaShiMi, section 4.2)."""
     model = small_model(n_layers=1, d_model=8)
@@ -139,9 +191,34 @@ def test_threads_on_a_single_core_stop_sharing_a_stream() -> None:
         actual = shared.run(tokens, uniforms, Sampling())
     finally:
         os.sched_setaffinity(0, cores)
-    assert shared._alone_until > 0
+    assert not shared._teamwork.together
     for got, wanted in zip(actual, expected, strict=True):
         assert torch.equal(got, wanted)
+
+
+def test_the_faster_number_of_threads_generates_most_samples() -> None:
+    teamwork = Teamwork()
+    seconds = {True: 1.0, False: 2.0}
+    samples = {True: 0, False: 0}
+    for choice in range(200):
+        if choice == 100:
+            seconds[True] = 4.0  # another program takes the second core
+        together, count = teamwork.choose()
+        teamwork.record(together, seconds[together])
+        samples[together] += count
+        if choice == 99:
+            assert teamwork.together
+            assert samples[True] > 50 * samples[False]
+            samples = {True: 0, False: 0}
+    assert not teamwork.together
+    assert samples[False] > 10 * samples[True]
+
+
+def test_a_single_interruption_changes_nothing() -> None:
+    teamwork = Teamwork()
+    for together, seconds in [(True, 1.0), (False, 2.0), (True, 1.0), (True, 9.0), (True, 1.0)]:
+        teamwork.record(together, seconds)
+    assert teamwork.together
 
 
 def test_one_thread_continues_after_two_stop_sharing(monkeypatch: pytest.MonkeyPatch) -> None:

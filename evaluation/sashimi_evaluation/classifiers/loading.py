@@ -5,24 +5,25 @@ from typing import Any
 
 import torch
 
-from sashimi_diffusion.data.speech_commands import DIGITS
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.models.stored import load_network, read_object
 from sashimi_diffusion.paths import is_file, is_folder, status
 from sashimi_diffusion.terminal import first_line, one_line, printable
-from sashimi_evaluation.classifiers.digit_classifier import DigitClassifier
 from sashimi_evaluation.classifiers.resnext import ResNeXtClassifier
 from sashimi_evaluation.classifiers.small import SmallClassifier
 from sashimi_evaluation.classifiers.speech_embedding import SpeechEmbedding
 from sashimi_evaluation.classifiers.stored import PRETRAINED
+from sashimi_evaluation.classifiers.word_classifier import WordClassifier
+
+_CLASSIFIERS = (ResNeXtClassifier, SmallClassifier)
 
 
-def load_classifier(name_or_folder: str | Path = "digits-small", device: str | torch.device = "cpu") -> DigitClassifier:
+def load_classifier(name_or_folder: str | Path = "digits-small", device: str | torch.device = "cpu") -> WordClassifier:
     """Load a classifier from disk; nothing is downloaded.
 
     Args:
-        name_or_folder: name of a bundled classifier ("digits-small"), or a folder written by a training run
-            (its subfolder ``pipeline``), by sashimi-convert or by ``save_pretrained``. The accuracy is read from
+        name_or_folder: name of a bundled classifier ("digits-small", "words-small"), or a folder written by a training
+            run (its subfolder ``pipeline``), by sashimi-convert or by ``save_pretrained``. The accuracy is read from
             ``accuracy.json`` in that folder, if the file exists.
         device: device of the network.
 
@@ -31,10 +32,18 @@ def load_classifier(name_or_folder: str | Path = "digits-small", device: str | t
             available.
     """
     folder = model_folder(name_or_folder)
-    model = _load(name_or_folder, "digit classifier", (ResNeXtClassifier, SmallClassifier), device)
-    if model.config.num_classes != len(DIGITS):
-        raise UserError(f"{printable(folder)} distinguishes {model.config.num_classes} classes: expected {len(DIGITS)}")
-    return DigitClassifier(model, folder.resolve().name, _read_accuracy(folder / "accuracy.json"))
+    model = _load(name_or_folder, "word classifier", _CLASSIFIERS, device)
+    if model.config.num_classes != len(model.class_names):
+        raise UserError(
+            f"{printable(folder)} distinguishes {model.config.num_classes} classes: expected {len(model.class_names)}, "
+            "the digits, because its config.json has no class_names"
+        )
+    return WordClassifier(model, folder.resolve().name, _read_accuracy(folder / "accuracy.json"))
+
+
+def bundled_classifiers(device: str | torch.device = "cpu") -> list[WordClassifier]:
+    """Return all bundled classifiers in the order of their names."""
+    return [load_classifier(name, device) for name in _bundled(_CLASSIFIERS)]
 
 
 def load_speech_embedding(name_or_folder: str | Path = "speech-embedding") -> SpeechEmbedding:

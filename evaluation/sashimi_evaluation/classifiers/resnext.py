@@ -1,6 +1,6 @@
 """The classifier of the SC09 protocol, a ResNeXt on mel spectrograms."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from diffusers.configuration_utils import register_to_config
@@ -9,8 +9,8 @@ from torch.nn import functional as F
 
 from sashimi_diffusion.arguments import Range, check_arguments
 from sashimi_diffusion.models.base import MAX_PARAMETERS
-from sashimi_evaluation.classifiers.digit_classifier import ClassifierNetwork, ClassifierOutput
 from sashimi_evaluation.classifiers.mel import ProtocolMel
+from sashimi_evaluation.classifiers.word_classifier import ClassifierNetwork, ClassifierOutput, check_class_names
 
 
 class Bottleneck(nn.Module):
@@ -62,10 +62,11 @@ class ResNeXtClassifier(ClassifierNetwork):
         cardinality: groups of a bottleneck.
         base_width: channels of a group in the first stage.
         widen_factor: the stages have 64, 128 and 256 times as many output channels.
+        class_names: names of the classes, in order; None: the ten digits.
 
     Raises:
-        ValueError: a value of another type or out of its range, ``depth`` is not 9 k + 2 with k of at least 1, or more
-            parameters than a network may have.
+        ValueError: a value of another type or out of its range, ``depth`` is not 9 k + 2 with k of at least 1, the
+            names are not as many as the classes, or more parameters than a network may have.
     """
 
     ranges: ClassVar[Mapping[str, Range]] = {
@@ -74,6 +75,7 @@ class ResNeXtClassifier(ClassifierNetwork):
         "cardinality": Range(1, 256),
         "base_width": Range(1, 1024),
         "widen_factor": Range(1, 64),
+        "class_names": Range(0, 0, items=4096),
     }
 
     @register_to_config
@@ -84,9 +86,11 @@ class ResNeXtClassifier(ClassifierNetwork):
         cardinality: int = 8,
         base_width: int = 64,
         widen_factor: int = 4,
+        class_names: Sequence[str] | None = None,
     ) -> None:
         super().__init__()
         check_arguments(type(self).__init__, self.config, self.ranges)
+        check_class_names(self.config)
         blocks, rest = divmod(depth - 2, 9)
         if rest or blocks < 1:
             raise ValueError(f"depth is {depth}: it must be 9 k + 2, such as 11, 20 or 29")

@@ -1,7 +1,7 @@
-"""A digit classifier that is fast on a CPU: a small head on speech embeddings."""
+"""A word classifier that is fast on a CPU: a small head on speech embeddings."""
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from diffusers.configuration_utils import register_to_config
@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sashimi_diffusion.arguments import Range, check_arguments
-from sashimi_evaluation.classifiers.digit_classifier import ClassifierNetwork, ClassifierOutput
 from sashimi_evaluation.classifiers.mel import RelativeMel
 from sashimi_evaluation.classifiers.speech_embedding import WINDOW, SpeechEmbedding
+from sashimi_evaluation.classifiers.word_classifier import ClassifierNetwork, ClassifierOutput, check_class_names
 
 
 class SmallClassifier(ClassifierNetwork):
@@ -19,28 +19,37 @@ class SmallClassifier(ClassifierNetwork):
 
     With the default arguments it has 358,090 parameters, 328,224 of them in the embedding. Its features are the mean
     and the maximum over time of the normalized embeddings, 192 numbers. They describe speech in general, not only the
-    differences between digits, so the features of noise are far from those of all words.
+    differences between a few words, so the features of noise are far from those of all words.
 
     Args:
         num_classes: number of classes.
         channels: channels of the :class:`.SpeechEmbedding`, four numbers.
         dropout: dropout rate of the embeddings and of the input of the last layer.
+        class_names: names of the classes, in order; None: the ten digits.
 
     Raises:
-        ValueError: a value of another type or out of its range, ``channels`` has not four numbers, or ``dropout`` is
-            not in [0, 1).
+        ValueError: a value of another type or out of its range, ``channels`` has not four numbers, ``dropout`` is not
+            in [0, 1), or the names are not as many as the classes.
     """
 
     ranges: ClassVar[Mapping[str, Range]] = {
         "num_classes": Range(1, 4096),
         "channels": Range(1, 4096),
         "dropout": Range(0.0, 1.0),
+        "class_names": Range(0, 0, items=4096),
     }
 
     @register_to_config
-    def __init__(self, num_classes: int = 10, channels: Sequence[int] = (24, 48, 72, 96), dropout: float = 0.3) -> None:
+    def __init__(
+        self,
+        num_classes: int = 10,
+        channels: Sequence[int] = (24, 48, 72, 96),
+        dropout: float = 0.3,
+        class_names: Sequence[str] | None = None,
+    ) -> None:
         super().__init__()
         check_arguments(type(self).__init__, self.config, self.ranges)
+        check_class_names(self.config)
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout is {dropout}: it must be at least 0 and below 1")
         self.mel = RelativeMel()
@@ -51,7 +60,7 @@ class SmallClassifier(ClassifierNetwork):
         self.classifier = nn.Linear(2 * width, num_classes)
 
     @classmethod
-    def on(cls, embedding: SpeechEmbedding, **arguments: int | float) -> "SmallClassifier":
+    def on(cls, embedding: SpeechEmbedding, **arguments: Any) -> "SmallClassifier":
         """Return a classifier with an untrained head on a frozen copy of ``embedding``.
 
         Args:

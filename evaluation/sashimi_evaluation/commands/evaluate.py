@@ -2,9 +2,11 @@
 
 import argparse
 import itertools
+import math
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from accelerate import PartialState
@@ -14,14 +16,16 @@ from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.launch import prints_error, require_all_processes, require_same_count
 from sashimi_diffusion.output_files import check_output_files
 from sashimi_diffusion.paths import entries
-from sashimi_diffusion.terminal import printable, say, supports
-from sashimi_evaluation.classifiers import load_classifier
-from sashimi_evaluation.classifiers.loading import model_folder
-from sashimi_evaluation.clips import RECORDS, ClipFolder, open_clips, open_sets, split_held_out
+from sashimi_diffusion.terminal import listed, printable, say, supports
+from sashimi_evaluation.classifiers import WordClassifier, load_classifier
+from sashimi_evaluation.classifiers.loading import bundled_classifiers, model_folder
+from sashimi_evaluation.clips import RECORDS, ClipFolder, class_index, open_clips, open_sets, split_held_out
 from sashimi_evaluation.commands.listening_test import listening_test
 from sashimi_evaluation.evaluation import PROTOCOLS, Evaluation, Settings, evaluate, extract_features
 from sashimi_evaluation.extractors import load_extractor, source_of
 from sashimi_evaluation.metrics.intervals import Resampling
+from sashimi_evaluation.metrics.spectrum import LINES
+from sashimi_evaluation.preparation import Preparation, chosen_preparation
 from sashimi_evaluation.report.evaluation_page import write_page
 from sashimi_evaluation.report.plots import require_matplotlib
 from sashimi_evaluation.report.record import WORDS, json_report, text_table, write_json_report
@@ -36,7 +40,13 @@ EXAMPLES = """examples:
   sashimi-evaluate listening-test --help
 """
 
-PATTERN_HELP = 'file names of the recordings, e.g. "{label}_{speaker}_{index}" (default: one folder per digit)'
+PATTERN_HELP = 'file names of the recordings, e.g. "{label}_{speaker}_{index}" (default: one folder per class)'
+DEFAULT_CLASSIFIER = "digits-small"
+PREPARE_HELP = (
+    "prepare the held-out recordings like the training data of the generated clips: rate=HZ,length=SAMPLES,rms=LEVEL, "
+    "or none (default: what samples.json and the card of the pipeline say)"
+)
+LINES_HELP = "frequencies in Hz at which lines in the spectrum are looked for (default: 1000 2000 3000)"
 _MOST_RESAMPLES = 10_000
 WINDOW_HELP = "discard these fractions of the least likely and the most likely clips; the SaShiMi paper uses 0.4 0.05"
 
@@ -45,7 +55,7 @@ def build_parser() -> Parser:
     """Return the parser of the command's arguments."""
     parser = Parser(
         prog="sashimi-evaluate",
-        description="Evaluate clips of spoken digits from any system against real recordings.",
+        description="Evaluate clips of spoken words from any system against real recordings.",
         epilog=EXAMPLES,
     )
     add = parser.add_argument
@@ -66,12 +76,13 @@ def build_parser() -> Parser:
         metavar="DIR",
         help="folder of real recordings to evaluate like generated clips",
     )
+    add("--prepare", metavar="P", help=PREPARE_HELP)
     add("--sample-pattern", metavar="P", help="file names of the samples, for folders without samples.json")
     add(
         "--classifier",
-        default="digits-small",
         metavar="C",
-        help="name or folder of a classifier",
+        help="name or folder of a classifier (default: the bundled one that knows the classes of the clips: "
+        f"{DEFAULT_CLASSIFIER}, words-small; {DEFAULT_CLASSIFIER} if none does)",
     )
     add("--features", metavar="MODULE:FUNCTION", help="feature extractor (default: the features of the classifier)")
     add(
@@ -81,6 +92,7 @@ def build_parser() -> Parser:
         help="sashimi-icml22: the metrics of the official code, including its errors",
     )
     add("--likelihood-window", type=float, nargs=2, metavar=("LOW", "HIGH"), help=WINDOW_HELP)
+    add("--lines", type=float, nargs="+", default=LINES, metavar="HZ", help=LINES_HELP)
     add("--resamples", type=int, default=200, metavar="N", help="bootstrap resamples of each interval")
     add("--seed", type=int, default=0, help="seed of the bootstrap, the splits and the bins")
     add("--json", type=path_argument, default=Path("evaluation.json"), metavar="FILE", help="JSON report")
@@ -132,9 +144,13 @@ def evaluate_folders(options: argparse.Namespace, command: str) -> None:
         device = state.device
     sets = open_sets(options.samples, options.sample_pattern, options.skip_bad_files)
     reference, held_out = open_reference(options)
+    held_out = prepared(held_out, sets, options.prepare)
     extractor = None if options.features is None else load_extractor(options.features)
-    _check_outputs(options, [*sets, reference, *([] if held_out is None else [held_out])])
-    classifier = load_classifier(options.classifier, device)
+    classifier_name = options.classifier or fitting_classifier(sets)
+    _check_outputs(options, classifier_name, [*sets, reference, *([] if held_out is None else [held_out])])
+    classifier = load_classifier(classifier_name, device)
+    if options.classifier is not None:
+        check_classes(sets, classifier)
     extraction = extract_features(sets, reference, held_out, classifier, extractor, settings_of(options))
     if state.is_main_process:
         report(evaluate(extraction), options, command)
@@ -160,6 +176,47 @@ def open_reference(options: argparse.Namespace) -> tuple[ClipFolder, ClipFolder 
     return reference, open_clips(options.held_out, name, options.pattern, where, options.skip_bad_files)
 
 
+def fitting_classifier(sets: Sequence[ClipFolder]) -> str:
+    """Return the name of the first bundled classifier that knows the classes of all sets, or of the most."""
+    fitting = {
+        classifier.name: sum(clips.labeled_by(classifier.class_names).labeled for clips in sets)
+        for classifier in bundled_classifiers()
+    }
+    return max(fitting, key=lambda name: (fitting[name], name == DEFAULT_CLASSIFIER))
+
+
+def check_classes(sets: Sequence[ClipFolder], classifier: WordClassifier) -> None:
+    """Check that a classifier knows the classes that the records or the names of the files give to all clips.
+
+    Raises:
+        UserError: it does not know a class.
+    """
+    for clips in sets:
+        classes = {words[0] for words in clips.words if words}
+        unknown = sorted(name for name in classes if class_index(name, classifier.class_names) < 0)
+        if clips.named and unknown:
+            raise UserError(
+                f"the clips of {printable(clips.name)} have the classes {listed(unknown, 5)}, which the classifier "
+                f"{printable(classifier.name)} does not know (its classes are {listed(classifier.class_names, 12)}): "
+                "choose another --classifier, or leave it out"
+            )
+
+
+def prepared(held_out: ClipFolder | None, sets: Sequence[ClipFolder], option: str | None) -> ClipFolder | None:
+    """Return the held-out recordings with the preparation that ``--prepare`` or the records of the sets name.
+
+    Raises:
+        UserError: the option is invalid, or there are no held-out recordings to prepare.
+    """
+    if held_out is None:
+        if option is not None:
+            raise UserError("--prepare is for held-out recordings: give --hold-out or --held-out, too")
+        return None
+    recorded = {clips.name: clips.recorded for clips in sets if clips.recorded != Preparation()}
+    preparation, note = chosen_preparation(option, recorded)
+    return replace(held_out, preparation=preparation, record_notes=(*held_out.record_notes, *([note] if note else [])))
+
+
 def settings_of(options: argparse.Namespace) -> Settings:
     """Return the settings of the evaluation."""
     return Settings(
@@ -168,6 +225,7 @@ def settings_of(options: argparse.Namespace) -> Settings:
         window=None if options.likelihood_window is None else tuple(options.likelihood_window),
         cache_dir=options.cache_dir,
         skip_bad_files=options.skip_bad_files,
+        lines=tuple(options.lines),
     )
 
 
@@ -196,14 +254,17 @@ def _fields(texts: Sequence[str] | None, flag: str) -> dict[str, list[str]]:
 def _check_numbers(options: argparse.Namespace) -> None:
     if not 2 <= options.resamples <= _MOST_RESAMPLES:
         raise UserError(f"--resamples is {options.resamples}, expected at least 2 and at most {_MOST_RESAMPLES}")
+    wrong = next((line for line in options.lines if not (math.isfinite(line) and line > 0)), None)
+    if wrong is not None:
+        raise UserError(f"--lines has {wrong:g}, expected frequencies in Hz above 0")
     if not 0 <= options.seed < 2**32:
         raise UserError(f"--seed is {options.seed}, expected a whole number from 0 to {2**32 - 1}")
 
 
-def _check_outputs(options: argparse.Namespace, folders: Sequence[ClipFolder]) -> None:
+def _check_outputs(options: argparse.Namespace, classifier_name: str, folders: Sequence[ClipFolder]) -> None:
     """Refuse reports that would replace each other, a recording or another file of the evaluation."""
     read = [(*clips.files, *clips.others, *(clips.root / name for name in RECORDS)) for clips in folders]
-    classifier = entries(model_folder(options.classifier))
+    classifier = entries(model_folder(classifier_name))
     extractor = None if options.features is None else source_of(options.features)
     outputs = {"--json": options.json, "--html": options.html}
     check_output_files(outputs, itertools.chain(*read, classifier, [extractor] if extractor else []), new_folders=True)

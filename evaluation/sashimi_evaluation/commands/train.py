@@ -18,10 +18,11 @@ CLASSIFIER = Recipe(ClassifierTask, ClassifierConfig, CONFIGS, "digits-small")
 COMMANDS = MODELS | {
     "classifier": training(
         CLASSIFIER,
-        "train a classifier of spoken digits, for the metrics of generated audio",
+        "train a classifier of spoken words, for the metrics of generated audio",
         """examples:
   sashimi-train classifier data.sources.fsdd.path=RECORDINGS data.sources.speech_commands.path=SPEECH_COMMANDS
   sashimi-train classifier --list                                   the packaged configs
+  sashimi-train classifier --config words-small data.sources.speech_commands.path=SPEECH_COMMANDS
   sashimi-train classifier --config resnext-sc09 data.sources.speech_commands.path=SPEECH_COMMANDS
   sashimi-train classifier --resume output_dir=runs/digits-small-classifier
 

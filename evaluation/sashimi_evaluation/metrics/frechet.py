@@ -151,8 +151,7 @@ def _limit_interval(
         return _extrapolate(reference, features, sizes, resampling.seed, draws=1).limit
 
     interval = resampling.interval(two_point_limit, reference, features)
-    shift = line.limit - two_point_limit(reference, features)
-    return Interval(interval.low + shift, interval.high + shift)
+    return interval.shifted(line.limit - two_point_limit(reference, features))
 
 
 def _frechet_distance(features_a: np.ndarray, features_b: np.ndarray) -> float:

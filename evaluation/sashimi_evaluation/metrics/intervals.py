@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from statistics import NormalDist
 
 import numpy as np
@@ -13,14 +13,25 @@ from sashimi_diffusion.errors import UserError
 
 @dataclass(frozen=True)
 class Interval:
-    """A confidence interval, in the unit of its metric."""
+    """A confidence interval, in the unit of its metric.
+
+    Args:
+        low: lower end.
+        high: upper end.
+        deviations: resampled values minus their mean, float64 (resamples,), of a bootstrap interval; None for others.
+    """
 
     low: float
     high: float
+    deviations: np.ndarray | None = field(default=None, compare=False, repr=False)
 
     def clipped(self, low: float, high: float) -> "Interval":
         """Return the interval with its ends clipped to the range of the metric."""
-        return Interval(max(low, self.low), min(high, self.high))
+        return replace(self, low=max(low, self.low), high=min(high, self.high))
+
+    def shifted(self, by: float) -> "Interval":
+        """Return the interval with ``by`` added to its ends."""
+        return replace(self, low=self.low + by, high=self.high + by)
 
 
 @dataclass(frozen=True)
@@ -90,8 +101,9 @@ def interval_about(value: float, resampled: np.ndarray, level: float = 0.95) -> 
         UserError: ``level`` is not between 0 and 1.
     """
     check_level(level)
-    low, high = np.quantile(resampled - resampled.mean(), [(1 - level) / 2, (1 + level) / 2])
-    return Interval(value + float(low), value + float(high))
+    deviations = resampled - resampled.mean()
+    low, high = np.quantile(deviations, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(value + float(low), value + float(high), deviations)
 
 
 def wilson_interval(successes: int, n: int, level: float = 0.95) -> Interval:

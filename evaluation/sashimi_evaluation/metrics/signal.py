@@ -1,4 +1,4 @@
-"""Properties of the waveform: level, noise floor, silence and clipping."""
+"""Properties of the waveform: level, noise floor, length of the sound, silence and clipping."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +15,8 @@ SILENT_DB = -60.0
 FRAME_SECONDS = 0.02
 SOUND_DB = -40.0
 """The sound of a clip lasts from the first to the last frame above this level, in dB relative to the loudest frame."""
+WORD_DB = -30.0
+"""The same for the length of the word. It is higher, so that noise after the word does not count."""
 
 
 @dataclass(frozen=True)
@@ -24,10 +26,12 @@ class SignalProperties:
     Args:
         seconds: duration in seconds.
         level: root mean square of the waveform in dB.
-        noise_floor: 10 % quantile of the levels of frames of 20 ms, in dB.
+        noise_floor: 10 % quantile of the levels of frames of 20 ms, in dB. Digital silence at the beginning and at the
+            end, which is padding, is left out.
         inner_floor: noise floor between the first and the last frame within 40 dB of the loudest frame, in dB. It
             excludes the silence before and after a word.
         loudest: level of the loudest frame in dB.
+        word_seconds: time from the first to the last frame within 30 dB of the loudest frame; 0 for a silent clip.
         clipped: fraction of the audio samples at or beyond the full scale of 16 bits, from 0 to 1.
     """
 
@@ -36,6 +40,7 @@ class SignalProperties:
     noise_floor: float
     inner_floor: float
     loudest: float
+    word_seconds: float
     clipped: float
 
     @property
@@ -53,21 +58,22 @@ def signal_properties(waveform: np.ndarray, sample_rate: int) -> SignalPropertie
     """
     samples = np.asarray(waveform, dtype=np.float64)
     frame = min(len(samples), max(1, round(FRAME_SECONDS * sample_rate)))
-    frames = len(samples) // frame
-    power = np.square(samples[: frames * frame]).reshape(frames, frame).mean(axis=1)
-    sound = np.flatnonzero(power >= power.max() * 10 ** (SOUND_DB / 10))
+    power = _frame_powers(samples, frame)
+    sound, word = (_extent(power >= power.max() * 10 ** (level / 10)) for level in (SOUND_DB, WORD_DB))
+    loudest = _decibels(power.max())
     return SignalProperties(
         seconds=len(samples) / sample_rate,
         level=_decibels(np.square(samples).mean()),
-        noise_floor=_decibels(np.quantile(power, 0.1)),
-        inner_floor=_decibels(np.quantile(power[sound[0] : sound[-1] + 1], 0.1)),
-        loudest=_decibels(power.max()),
+        noise_floor=_decibels(np.quantile(_frame_powers(samples[_extent(samples != 0)], frame), 0.1)),
+        inner_floor=_decibels(np.quantile(power[sound], 0.1)),
+        loudest=loudest,
+        word_seconds=(word.stop - word.start) * frame / sample_rate if loudest >= SILENT_DB else 0.0,
         clipped=float((np.abs(samples) >= 1 - 2**-15).mean()),
     )
 
 
 def signal_metrics(properties: Mapping[str, np.ndarray], resampling: Resampling) -> list[Metric]:
-    """Return the proportions of silent and of clipped clips, the mean level and the mean noise floors.
+    """Return the proportions of silent and of clipped clips, and the mean level, noise floors and length of the word.
 
     Args:
         properties: the fields of :class:`SignalProperties`, arrays (clips,) by name.
@@ -81,12 +87,26 @@ def signal_metrics(properties: Mapping[str, np.ndarray], resampling: Resampling)
         mean_metric(
             "inner_floor", "Noise floor between first and last sound (dB)", properties["inner_floor"], resampling
         ),
+        mean_metric("word_seconds", "Length from first to last sound (s)", properties["word_seconds"], resampling),
     ]
 
 
 def _proportion(key: str, title: str, condition: np.ndarray) -> Metric:
     interval = wilson_interval(int(condition.sum()), len(condition))
     return Metric(key, title, float(condition.mean()), interval, "lower")
+
+
+def _frame_powers(samples: np.ndarray, frame: int) -> np.ndarray:
+    """Return the mean square of each frame, (frames,); an incomplete last frame counts only if it is the only one."""
+    frame = min(frame, len(samples))
+    frames = len(samples) // frame
+    return np.square(samples[: frames * frame]).reshape(frames, frame).mean(axis=1)
+
+
+def _extent(condition: np.ndarray) -> slice:
+    """Return the part from the first to the last true value; everything if there is none."""
+    places = np.flatnonzero(condition)
+    return slice(int(places[0]), int(places[-1]) + 1) if len(places) else slice(0, len(condition))
 
 
 def _decibels(power: float) -> float:

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import numpy as np
 
-from sashimi_evaluation.classifiers import DigitClassifier
+from sashimi_evaluation.classifiers import WordClassifier
 from sashimi_evaluation.clips import read_clip
 from sashimi_evaluation.evaluation import EvaluatedSet, Evaluation
-from sashimi_evaluation.feature_extraction import PROBABILITIES, ClipFeatures
+from sashimi_evaluation.feature_extraction import PROBABILITIES, PROPERTY_SECONDS, ClipFeatures
+from sashimi_evaluation.report.clip_records import file_name
 from sashimi_evaluation.report.data import Classifier, Clip, Method, Neighbor, ReportData
 from sashimi_evaluation.report.page import write_report
 from sashimi_evaluation.report.record import versions
@@ -54,7 +55,7 @@ def report_data(evaluation: Evaluation, command: str) -> ReportData:
     )
 
 
-def _classifier(classifier: DigitClassifier) -> Classifier:
+def _classifier(classifier: WordClassifier) -> Classifier:
     """Return the classifier with its accuracy over the clips of all its test sets."""
     needed = ("recordings", "accuracy")
     tests = {
@@ -93,7 +94,7 @@ def _clip(evaluated: EvaluatedSet, reference: ClipFeatures, index: int) -> Clip:
     likelihood = float(features.clips.log_likelihoods[index])
     waveform, sample_rate = _evaluated_audio(features, index)
     return Clip(
-        title=_title(features, index),
+        title=file_name(features, index),
         waveform=waveform,
         sample_rate=sample_rate,
         predicted=predicted,
@@ -108,14 +109,11 @@ def _neighbor(evaluated: EvaluatedSet, reference: ClipFeatures, index: int) -> N
     indices, distances = evaluated.neighbors
     nearest = int(indices[index])
     waveform, sample_rate = _evaluated_audio(reference, nearest)
-    return Neighbor(_title(reference, nearest), waveform, sample_rate, float(distances[index]))
-
-
-def _title(features: ClipFeatures, index: int) -> str:
-    return features.clips.files[index].relative_to(features.clips.root).as_posix()
+    return Neighbor(file_name(reference, nearest), waveform, sample_rate, float(distances[index]))
 
 
 def _evaluated_audio(features: ClipFeatures, index: int) -> tuple[np.ndarray, int]:
-    """Return the second of a clip that was evaluated, at the sample rate of its file in Hz."""
-    decoded = read_clip(features.clips.files[index], SECONDS)
-    return decoded.samples[: round(SECONDS * decoded.sample_rate)], decoded.sample_rate
+    """Return the second of a clip that was evaluated, at the sample rate in Hz of its file or of the preparation."""
+    decoded = read_clip(features.clips.files[index], PROPERTY_SECONDS)
+    samples, rate = features.clips.preparation.prepare(decoded.samples, decoded.sample_rate, SECONDS)
+    return samples[: round(SECONDS * rate)], rate

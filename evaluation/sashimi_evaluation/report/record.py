@@ -4,19 +4,20 @@ import json
 import math
 import platform
 from collections.abc import Sequence
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from sashimi_diffusion.data.speech_commands import DIGITS
 from sashimi_diffusion.output_files import write_output_file
 from sashimi_diffusion.strict_json import strict
 from sashimi_diffusion.terminal import printable
-from sashimi_evaluation.evaluation import EvaluatedSet, Evaluation
+from sashimi_evaluation.evaluation import EvaluatedSet, Evaluation, Extraction
 from sashimi_evaluation.feature_extraction import FEATURES, ClipFeatures
 from sashimi_evaluation.metrics.metric import Metric
+from sashimi_evaluation.report.clip_records import clip_records, spectrum_record
 
 WORDS = {"↓": "(lower is better)", "↑": "(higher is better)", "∞": "infinity", "±": "+/-"}
 """The symbols of the table that some terminals lack, and words that replace them."""
@@ -33,6 +34,7 @@ def json_report(evaluation: Evaluation, command: str) -> dict[str, Any]:
     """
     extraction = evaluation.extraction
     classifier, extractor, settings = extraction.classifier, extraction.extractor, extraction.settings
+    held_out = extraction.held_out
     content = {
         "command": command,
         "versions": versions(),
@@ -47,8 +49,8 @@ def json_report(evaluation: Evaluation, command: str) -> dict[str, Any]:
             "dimensions": extraction.reference.outputs[FEATURES].shape[1],
         },
         "reference": _source(extraction.reference),
-        "held_out": None if extraction.held_out is None else _source(extraction.held_out),
-        "sets": [_set_record(evaluated) for evaluated in evaluation.sets],
+        "held_out": None if held_out is None else _held_out(held_out),
+        "sets": [_set_record(evaluated, extraction) for evaluated in evaluation.sets],
     }
     return strict(content)
 
@@ -71,18 +73,20 @@ def write_json_report(path: Path, content: dict[str, Any]) -> None:
 
 
 def text_table(evaluation: Evaluation, symbols: bool = True) -> str:
-    """Return a table with one column per set, followed by the notes.
+    """Return a table with a column for each set, and one for its differences from held-out recordings, and the notes.
 
     Args:
         evaluation: the evaluated sets.
         symbols: whether the text may contain the symbols in ``WORDS``.
     """
     sets = evaluation.sets
-    names = [printable(each.name) for each in sets]
-    rows = [["", *names], ["clips", *(str(len(each.clip_features)) for each in sets)]]
-    rows += [
-        [_heading(first), *(_cell(_find(each, key)) for each in sets)] for key, first in _first_metrics(sets).items()
-    ]
+    columns = [(each, apart) for each in sets for apart in ([False, True] if _has_differences(each) else [False])]
+    names = ["minus held-out" if apart else printable(each.name) for each, apart in columns]
+    counts = ["" if apart else str(len(each.clip_features)) for each, apart in columns]
+    rows = [["", *names], ["clips", *counts]]
+    for key, first in _first_metrics(sets).items():
+        metrics = [(_find(each, key), apart) for each, apart in columns]
+        rows.append([_heading(first), *(_difference(metric) if apart else _cell(metric) for metric, apart in metrics)])
     notes = _notes(evaluation)
     if not symbols:
         rows, notes = [[_in_words(cell) for cell in row] for row in rows], [_in_words(note) for note in notes]
@@ -96,28 +100,38 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _source(clips: ClipFeatures) -> dict[str, Any]:
-    return {"path": str(clips.clips.root), "clips": len(clips)}
+    return {"path": str(clips.clips.root), "clips": len(clips), "spectrum": spectrum_record(clips)}
 
 
-def _set_record(evaluated: EvaluatedSet) -> dict[str, Any]:
+def _held_out(clips: ClipFeatures) -> dict[str, Any]:
+    return _source(clips) | {"preparation": asdict(clips.clips.preparation)}
+
+
+def _set_record(evaluated: EvaluatedSet, extraction: Extraction) -> dict[str, Any]:
+    class_names = extraction.classifier.class_names
     accuracy, histogram = evaluated.accuracy, evaluated.histogram.tolist()
-    per_class = None if accuracy is None else dict(zip(DIGITS, accuracy.per_class.tolist(), strict=True))
+    per_class = None if accuracy is None else dict(zip(class_names, accuracy.per_class.tolist(), strict=True))
     return {
         "name": evaluated.name,
         **_source(evaluated.clip_features),
         "recordings": evaluated.real,
         # The names "figures" (metrics) and "classes_heard" (predicted classes) belong to the file format.
         "figures": {metric.key: _metric_record(metric) for metric in evaluated.metrics},
-        "classes_heard": dict(zip(DIGITS, histogram, strict=True)),
+        "classes_heard": dict(zip(class_names, histogram, strict=True)),
         "accuracy_per_class": per_class,
         "confusion": None if accuracy is None else accuracy.confusion.tolist(),
         "notes": evaluated.notes,
+        "per_clip": clip_records(evaluated, extraction.reference, class_names),
     }
 
 
 def _metric_record(metric: Metric) -> dict[str, Any]:
     interval = None if metric.interval is None else [metric.interval.low, metric.interval.high]
-    return {"title": metric.title, "value": metric.value, "interval": interval, "note": metric.note}
+    record: dict[str, Any] = {"title": metric.title, "value": metric.value, "interval": interval, "note": metric.note}
+    if metric.difference is not None:
+        apart = metric.difference
+        record["difference"] = {"value": apart.value, "interval": [apart.interval.low, apart.interval.high]}
+    return record
 
 
 def _first_metrics(sets: list[EvaluatedSet]) -> dict[str, Metric]:
@@ -142,6 +156,17 @@ def _heading(metric: Metric) -> str:
 
 def _find(evaluated: EvaluatedSet, key: str) -> Metric | None:
     return next((metric for metric in evaluated.metrics if metric.key == key), None)
+
+
+def _has_differences(evaluated: EvaluatedSet) -> bool:
+    return any(metric.difference is not None for metric in evaluated.metrics)
+
+
+def _difference(metric: Metric | None) -> str:
+    if metric is None or metric.difference is None:
+        return "-"
+    apart = metric.difference
+    return f"{apart.value:+.4g} [{apart.interval.low:.4g}, {apart.interval.high:.4g}]"
 
 
 def _cell(metric: Metric | None) -> str:

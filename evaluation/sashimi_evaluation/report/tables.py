@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 
+from sashimi_evaluation.metrics.intervals import Interval
 from sashimi_evaluation.metrics.metric import Metric
 from sashimi_evaluation.report.data import Method
 from sashimi_evaluation.report.published import ResultGroup
@@ -32,6 +33,7 @@ class Cell:
         best: whether it is the best value of the row.
         note: number of the note below the table, from 1, or None.
         interval: the confidence interval; may be empty.
+        difference: the difference from the held-out recordings with its confidence interval; may be empty.
         share: fraction from 0 to 1 that sets the intensity of the background color, or None.
     """
 
@@ -39,6 +41,7 @@ class Cell:
     best: bool = False
     note: int | None = None
     interval: str = ""
+    difference: str = ""
     share: float | None = None
 
 
@@ -94,6 +97,8 @@ def metric_table(methods: Sequence[Method]) -> Table:
         "Metrics of each folder with 95 % confidence intervals. Bold: the best value of a row among the samples; "
         "where intervals overlap, the order may be due to chance."
     )
+    if any(metric.difference is not None for metrics in by_method for metric in metrics.values()):
+        caption += " Δ: the difference from the held-out recordings with the interval of the difference."
     return Table("Metrics", caption, "Metric", _names(evaluated), rows, notes=list(notes))
 
 
@@ -101,9 +106,14 @@ def _metric_cell(metric: Metric | None, best: float | None, notes: dict[str, int
     if metric is None:
         return Cell(_DASH)
     note = notes.setdefault(metric.note, len(notes) + 1) if metric.note else None
-    interval = metric.interval
-    ends = "" if interval is None else f"{_number(interval.low)} to {_number(interval.high)}"
-    return Cell(_number(metric.value), metric.value is not None and metric.value == best, note, ends)
+    difference = metric.difference
+    apart = "" if difference is None else f"Δ {_number(difference.value)}, {_ends(difference.interval)}"
+    best_one = metric.value is not None and metric.value == best
+    return Cell(_number(metric.value), best_one, note, _ends(metric.interval), apart)
+
+
+def _ends(interval: Interval | None) -> str:
+    return "" if interval is None else f"{_number(interval.low)} to {_number(interval.high)}"
 
 
 def _best_value(metrics: Sequence[Metric]) -> float | None:

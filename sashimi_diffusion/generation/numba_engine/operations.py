@@ -33,7 +33,8 @@ class Operation(NamedTuple):
         stage: index of the stage; stage 0 has the raw sample rate.
         width: features H of the stage.
         layer_norm: 1 for layer norm, 0 for SaShiMi's scalar norm.
-        weights: index of the first weight in ``Program.weights``.
+        weights: index of the first number in ``Program.weights``.
+        maps: index of the first weight of its linear maps in ``Program.maps``.
         memory: offset of the state of an S4 layer in ``Memory.states``, otherwise of the data in ``Memory.buffers``, in
             numbers per stream.
         span: offset of the span of an S4 layer in ``Memory.spans``, in numbers per stream.
@@ -47,6 +48,7 @@ class Operation(NamedTuple):
     width: int
     layer_norm: int = 0
     weights: int = 0
+    maps: int = 0
     memory: int = 0
     span: int = 0
     inner: int = 0

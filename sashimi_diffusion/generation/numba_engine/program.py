@@ -1,7 +1,8 @@
-"""A model flattened for the compiled step: one array of weights, one table of operations.
+"""A model flattened for the compiled step: an array of parameters, an array of map weights, a table of operations.
 
-Activations, weights and states are flat float32 arrays. An operation contains its kind and the offsets of its operands,
-so one compiled loop runs every topology: all stages, layers, pools and norms.
+Activations, parameters and states are flat float32 arrays; the weights of linear maps may have fewer bytes. An
+operation contains its kind and the offsets of its operands, so one compiled loop runs every topology: all stages,
+layers, pools and norms.
 """
 
 from typing import Any, NamedTuple
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sashimi_diffusion.generation.numba_engine.linear_maps import packed_shards
+from sashimi_diffusion.generation.numba_engine.linear_maps import PackedMap, packed_shards
 from sashimi_diffusion.generation.numba_engine.operations import OPERATION, Kind, Operation
 from sashimi_diffusion.generation.numba_engine.vectors import LANES, SPAN, aligned_zeros, whole_vectors
 
@@ -21,23 +22,28 @@ class Program(NamedTuple):
 
     Args:
         operations: records of dtype ``OPERATION``, in the order of execution.
-        weights: all parameters in the order of use, float32.
+        weights: all parameters except the weights of linear maps, in the order of use, float32.
+        maps: the weights of linear maps in the order of use; the dtype is their format, see ``linear_maps.WEIGHTS``.
         widths: features of each stage, int64.
         starts: first column of each stage's features in ``Memory.x``, int64.
         strides: samples per position of each stage, int64.
         num_tokens: number of quantization levels.
         embedding: index of the embedding (num_tokens, H) in the weights.
-        head: index of the gain and offset of the last norm, followed by the output map, in the weights.
+        head: index of the gain and offset of the last norm, followed by the constants of the output map, in the
+            weights.
+        head_map: index of the output map in the maps.
     """
 
     operations: np.ndarray
     weights: np.ndarray
+    maps: np.ndarray
     widths: np.ndarray
     starts: np.ndarray
     strides: np.ndarray
     num_tokens: int
     embedding: int
     head: int
+    head_map: int
 
 
 class Layout(NamedTuple):
@@ -62,7 +68,7 @@ class Layout(NamedTuple):
 
 
 @torch.no_grad()
-def flatten(model: Any, shards: int) -> tuple[Program, Layout]:
+def flatten(model: Any, shards: int, weights: str) -> tuple[Program, Layout]:
     """Return a model as a program, and the layout of its memory.
 
     Of two consecutive maps, the first is split by outputs and the second by inputs. A thread therefore computes its
@@ -71,21 +77,25 @@ def flatten(model: Any, shards: int) -> tuple[Program, Layout]:
     Args:
         model: a ``SashimiAutoregressive`` in evaluation mode.
         shards: number of parts of a layer's features.
+        weights: format of the weights of linear maps, one of ``linear_maps.WEIGHTS``.
     """
-    build = _Builder(model, shards)
+    build = _Builder(model, shards, weights)
     embedding = build.store(model.embedding.weight)
     build.add_stage(0)
-    head = build.store(model.output_norm.weight, model.output_norm.bias, _linear(model.output))
+    head = build.store(model.output_norm.weight, model.output_norm.bias)
+    head_map = build.store_maps(build.packed(model.output))
     widths = np.array(build.widths, dtype=np.int64)
     program = Program(
         operations=np.array(build.operations, dtype=OPERATION),
         weights=build.weights(),
+        maps=build.maps(),
         widths=widths,
         starts=np.concatenate([[0], np.cumsum(whole_vectors(widths))[:-1]]),
         strides=np.cumprod([1, *build.pools]),
         num_tokens=model.config.num_tokens,
         embedding=embedding,
         head=head,
+        head_map=head_map,
     )
     return program, build.layout()
 
@@ -93,11 +103,12 @@ def flatten(model: Any, shards: int) -> tuple[Program, Layout]:
 class _Builder:
     """Builder of a program: it collects the operations, weights and offsets of a model."""
 
-    def __init__(self, model: Any, shards: int) -> None:
-        self.backbone, self.shards = model.backbone, shards
+    def __init__(self, model: Any, shards: int, weights: str) -> None:
+        self.backbone, self.shards, self._format = model.backbone, shards, weights
         self.operations: list[Operation] = []
         self._weights: list[np.ndarray] = []
-        self._weights_size = self._buffer_size = self._span_size = 0
+        self._maps: list[np.ndarray] = []
+        self._weights_size = self._maps_size = self._buffer_size = self._span_size = 0
         down_pools, up_pools = self.backbone.down_pools, self.backbone.up_pools
         self.pools = [pool.pool for pool in down_pools]
         self.widths = [pool.linear.out_channels // pool.pool for pool in up_pools]
@@ -111,7 +122,7 @@ class _Builder:
         self._upsampled_offsets = [self._buffer(size) for size in frames]
 
     def store(self, *parts: Tensor | np.ndarray) -> int:
-        """Append weights, each part padded to whole vectors, and return the index of the first one."""
+        """Append parameters, each part padded to whole vectors, and return the index of the first one."""
         begin = self._weights_size
         for part in parts:
             numbers = (part if isinstance(part, np.ndarray) else _numbers(part)).ravel()
@@ -119,9 +130,25 @@ class _Builder:
             self._weights_size += self._weights[-1].size
         return begin
 
+    def store_maps(self, *packed: PackedMap) -> int:
+        """Append maps, their constants to the parameters, and return the index of the first weight."""
+        begin = self._maps_size
+        self.store(*(one.constants for one in packed))
+        self._maps += [one.weights for one in packed]
+        self._maps_size += sum(one.weights.size for one in packed)
+        return begin
+
+    def packed(self, layer: Any, shards: int = 1) -> PackedMap:
+        """Return a pointwise map, split into shards of its inputs."""
+        return packed_shards(_numbers(layer.weight.flatten(1)), _numbers(layer.bias), shards, self._format)
+
     def weights(self) -> np.ndarray:
-        """Return all stored weights."""
+        """Return all stored parameters."""
         return np.concatenate(self._weights, out=aligned_zeros(self._weights_size))
+
+    def maps(self) -> np.ndarray:
+        """Return the weights of all stored maps."""
+        return np.concatenate(self._maps, out=aligned_zeros(self._maps_size, dtype=self._maps[0].dtype))
 
     def layout(self) -> Layout:
         """Return sizes and offsets."""
@@ -160,14 +187,20 @@ class _Builder:
     def _add_low_rate(self, stage: int) -> None:
         """Add the down-pool of a stage, all slower stages, and the up-pool."""
         frame, upsampled = self._frame_offsets[stage], self._upsampled_offsets[stage]
-        width, below, pool = self.widths[stage], self.widths[stage + 1], self.pools[stage]
-        weights = self.store(_linear(self.backbone.down_pools[stage].linear, self.shards))
-        down = self._add(Operation(Kind.DOWN, stage, width, weights=weights, memory=frame, inner=below, pool=pool))
+        down = self._add_pool(Kind.DOWN, stage, self.backbone.down_pools[stage].linear, frame)
         self.add_stage(stage + 1)
-        weights = self.store(_linear(self.backbone.up_pools[stage].linear, self.shards))
-        self._add(Operation(Kind.UP, stage, width, weights=weights, memory=upsampled, inner=below, pool=pool))
+        self._add_pool(Kind.UP, stage, self.backbone.up_pools[stage].linear, upsampled)
+        width, pool = self.widths[stage], self.pools[stage]
         merge = self._add(Operation(Kind.MERGE, stage, width, memory=upsampled, pool=pool))
         self.operations[down] = self.operations[down]._replace(next_if_incomplete=merge)
+
+    def _add_pool(self, kind: Kind, stage: int, linear: Any, memory: int) -> int:
+        """Add a pool between a stage and the next, with its data at an offset of the buffer, and return its index."""
+        constants, maps = self._weights_size, self.store_maps(self.packed(linear, self.shards))
+        below, pool = self.widths[stage + 1], self.pools[stage]
+        return self._add(
+            Operation(kind, stage, self.widths[stage], 0, constants, maps, memory=memory, inner=below, pool=pool)
+        )
 
     def _add_block(self, stage: int, block: Any) -> None:
         for layer in block:
@@ -178,9 +211,10 @@ class _Builder:
 
     def _add_feed_forward(self, stage: int, layer: Any) -> None:
         first, second, (layer_norm, norm) = layer.input_linear, layer.output_linear, _norm(layer)
-        weights = self.store(*norm, _linear(first), _linear(second, self.shards))
+        weights = self.store(*norm)
+        maps = self.store_maps(self.packed(first), self.packed(second, self.shards))
         width, inner = self.widths[stage], first.out_channels
-        self._add(Operation(Kind.FEED_FORWARD, stage, width, layer_norm, weights, inner=inner))
+        self._add(Operation(Kind.FEED_FORWARD, stage, width, layer_norm, weights, maps, inner=inner))
 
     def _add_s4_layer(self, stage: int, layer: Any) -> None:
         width, ssm, linear, (layer_norm, norm) = self.widths[stage], layer.s4.ssm, layer.s4.output_linear, _norm(layer)
@@ -193,10 +227,10 @@ class _Builder:
         kernel[..., 0] += ssm.D
         gates = (part.unflatten(0, (2, width)) for part in (linear.weight.flatten(1), linear.bias.unsqueeze(1)))
         weight, bias = (F.pad(part, (0, 0, 0, -width % LANES)).flatten(0, 1) for part in gates)
-        output = packed_shards(_numbers(weight), _numbers(bias.squeeze(1)), self.shards)
-        weights = self.store(*norm, by_vector(kernel), by_vector(parameters), output)
+        output = packed_shards(_numbers(weight), _numbers(bias.squeeze(1)), self.shards, self._format)
+        weights, maps = self.store(*norm, by_vector(kernel), by_vector(parameters)), self.store_maps(output)
         kind, memory, n = Kind.S4_NPLR if nplr else Kind.S4_DIAGONAL, self._s4_offsets[id(layer.s4)], ssm.n_state // 2
-        self._add(Operation(kind, stage, width, layer_norm, weights, memory, self._span(width), inner=n))
+        self._add(Operation(kind, stage, width, layer_norm, weights, maps, memory, self._span(width), inner=n))
 
     def _save(self, stage: int) -> int:
         """Add an operation that copies the features to the buffer, and return the offset of the copy."""
@@ -234,11 +268,6 @@ def _norm(layer: Any) -> tuple[int, tuple[Tensor, Tensor]]:
     if isinstance(layer.norm, torch.nn.LayerNorm):
         return 1, (layer.norm.weight, layer.norm.bias)
     return 0, (layer.norm.gain, layer.norm.shift)
-
-
-def _linear(layer: Any, shards: int = 1) -> np.ndarray:
-    """Return the packed weight and bias of a pointwise map, split into shards of its inputs."""
-    return packed_shards(_numbers(layer.weight.flatten(1)), _numbers(layer.bias), shards)
 
 
 def _numbers(tensor: Tensor) -> np.ndarray:

@@ -40,6 +40,7 @@ from sashimi_diffusion.generation.numba_engine.vectors import (
 )
 
 _Complex = tuple[Any, Any]
+_Accumulators = list[Any]
 
 
 @register_jitable
@@ -167,25 +168,25 @@ class _Passes:
     def __init__(self, emit: Vectors, nplr: bool, n: Any, weights: Any) -> None:
         self._emit, self._nplr, self._n, self._weights = emit, nplr, n, weights
 
-    def inner_products(self, x: list[Any]) -> list[Any]:
-        """Return accumulators with Re(v · x), a vector for each stream; the other passes read and update them."""
-        inner = [self._emit.accumulator() for _ in x]
+    def inner_products(self, x: list[Any]) -> list[_Accumulators]:
+        """Return accumulators with Re(v · x), for each stream; the other passes read and update them."""
+        inner = [self._accumulators(len(x)) for _ in x]
         if self._nplr:
             with self._each_state() as i:
                 v = self._parameter(4, i)
-                for states, accumulator in zip(x, inner, strict=True):
-                    self._add_real_product(accumulator, v, self._state(states, i))
+                for states, accumulators in zip(x, inner, strict=True):
+                    self._add_real_product(accumulators, v, self._state(states, i))
         return inner
 
-    def step_with_inputs(self, x: list[Any], inner: list[Any], inputs: list[Any]) -> None:
+    def step_with_inputs(self, x: list[Any], inner: list[_Accumulators], inputs: list[Any]) -> None:
         """Emit x ← Ā x + B̄ u for the inputs u of a sample."""
         self._step(x, inner, inputs, [])
 
-    def step_with_outputs(self, x: list[Any], inner: list[Any]) -> list[Any]:
+    def step_with_outputs(self, x: list[Any], inner: list[_Accumulators]) -> list[Any]:
         """Emit x ← Ā x and return Re(C x), a vector for each stream."""
-        outputs = [self._emit.accumulator() for _ in x]
+        outputs = [self._accumulators(len(x)) for _ in x]
         self._step(x, inner, [], outputs)
-        return [self._emit.builder.load(output) for output in outputs]
+        return [self._sum(output) for output in outputs]
 
     def copy(self, x: list[Any], copies: list[Any]) -> None:
         """Emit a copy of the states."""
@@ -193,12 +194,13 @@ class _Passes:
             for source, target in zip(x, copies, strict=True):
                 self._store(self._state(source, i), target, i)
 
-    def _step(self, x: list[Any], inner: list[Any], inputs: list[Any], outputs: list[Any]) -> None:
+    def _step(self, x: list[Any], inner: list[_Accumulators], inputs: list[Any], outputs: list[_Accumulators]) -> None:
         """Emit x ← Ā x, plus B̄ u if there are inputs u; add Re(C x) of the new x to the outputs if there are any."""
-        emit, builder = self._emit, self._emit.builder
-        products = [builder.load(accumulator) for accumulator in inner]
-        for accumulator in inner:
-            emit.clear(accumulator)
+        emit = self._emit
+        products = [self._sum(accumulators) for accumulators in inner]
+        for accumulators in inner:
+            for accumulator in accumulators:
+                emit.clear(accumulator)
         with self._each_state() as i:
             a = self._parameter(0, i)
             b = self._parameter(1, i) if inputs else None
@@ -247,10 +249,21 @@ class _Passes:
         real = emit.multiply_subtract(a[1], x[1], emit.multiply(a[0], x[0]))
         return real, emit.multiply_add(a[1], x[0], emit.multiply(a[0], x[1]))
 
-    def _add_real_product(self, accumulator: Any, a: _Complex, x: _Complex) -> None:
-        """Emit accumulator += Re(a x)."""
-        self._emit.add_product(accumulator, a[0], x[0])
-        self._emit.subtract_product(accumulator, a[1], x[1])
+    def _accumulators(self, n_streams: int) -> _Accumulators:
+        """Return the accumulators of real products.
+
+        A single stream has one for each of their two terms, whose sums do not wait for each other. The sums of several
+        streams do not wait either.
+        """
+        return [self._emit.accumulator() for _ in range(2 if n_streams == 1 else 1)]
+
+    def _sum(self, accumulators: _Accumulators) -> Any:
+        return self._emit.sum([self._emit.builder.load(accumulator) for accumulator in accumulators])
+
+    def _add_real_product(self, accumulators: _Accumulators, a: _Complex, x: _Complex) -> None:
+        """Emit the addition of Re(a x) to the sum of accumulators."""
+        self._emit.add_product(accumulators[0], a[0], x[0])
+        self._emit.subtract_product(accumulators[-1], a[1], x[1])
 
 
 def _typed_convolution(

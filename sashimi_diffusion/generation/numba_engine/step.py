@@ -25,7 +25,14 @@ from sashimi_diffusion.generation.numba_engine.barrier import (
     wait_count,
 )
 from sashimi_diffusion.generation.numba_engine.compiled_cache import kept_on_disk
-from sashimi_diffusion.generation.numba_engine.linear_maps import Columns, Map, linear, map_size, shard_range
+from sashimi_diffusion.generation.numba_engine.linear_maps import (
+    Columns,
+    Map,
+    constants_size,
+    linear,
+    map_size,
+    shard_range,
+)
 from sashimi_diffusion.generation.numba_engine.memory import Memory
 from sashimi_diffusion.generation.numba_engine.operations import Kind, Operation
 from sashimi_diffusion.generation.numba_engine.program import Program
@@ -146,9 +153,10 @@ def _step(tokens: np.ndarray, program: Program, memory: Memory, position: int, l
         index = _execute(index, program, memory, position, loaded_at, team)
     norm(memory.x, 0, width, True, program.weights, head, memory.normed)
     half = wait_count(team) & 1
-    output = Map(head + 2 * whole_vectors(width), width, num_tokens)
+    output = Map(program.head_map, head + 2 * whole_vectors(width), width, num_tokens)
     outputs = shard_range(num_tokens, team.thread, team.n_threads)
-    linear(program.weights, output, outputs, Columns(memory.normed, 0), Columns(memory.partials[half, 0], 0), False)
+    normed, logits = Columns(memory.normed, 0), Columns(memory.partials[half, 0], 0)
+    linear(program.maps, program.weights, output, outputs, normed, logits, False)
     waits, long_waits = wait_count(team) - waits, long_wait_count(team) - long_waits
     if team.thread == 0 and long_waits > _LONG_WAITS + waits // _WAITS_PER_LONG_WAIT:
         request_separation(team.counters)
@@ -181,13 +189,12 @@ def _execute(index: int, program: Program, memory: Memory, position: int, loaded
             if slot < pool - 1:
                 return operation.next_if_incomplete
             frame, below = Columns(memory.buffers, place), Columns(memory.x, program.starts[operation.stage + 1])
-            linear_map = Map(operation.weights, width * pool, operation.inner)
-            _shared_linear(program.weights, linear_map, frame, below, False, memory.partials, team)
+            linear_map = Map(operation.maps, operation.weights, width * pool, operation.inner)
+            _shared_linear(program, linear_map, frame, below, False, memory.partials, team)
         elif kind == Kind.UP:
             below = Columns(memory.x, program.starts[operation.stage + 1])
-            linear_map = Map(operation.weights, operation.inner, width * pool)
-            hidden = Columns(memory.hidden, 0)
-            _shared_linear(program.weights, linear_map, below, hidden, False, memory.partials, team)
+            linear_map = Map(operation.maps, operation.weights, operation.inner, width * pool)
+            _shared_linear(program, linear_map, below, Columns(memory.hidden, 0), False, memory.partials, team)
         else:
             add_from_frame(memory.x, at, width, memory.buffers, place, pool, slot)
             if slot == pool - 1:
@@ -202,11 +209,12 @@ def _s4_layer(operation: Operation, at: int, program: Program, memory: Memory, s
     norm(memory.x, at, width, layer_norm, program.weights, operation.weights, memory.normed)
     first, last = shard_range(width, team.thread, team.n_threads)
     after_norm = operation.weights + 2 * whole_vectors(width if layer_norm else 1)
-    begin = state_space_step(operation, program.weights, after_norm, memory, samples, first, last)
+    constants = state_space_step(operation, program.weights, after_norm, memory, samples, first, last)
     gelu(memory.hidden, first, last)
     values, gates = whole_vectors(width), 2 * whole_vectors(width)
     source, target = Columns(memory.hidden, 0), Columns(memory.hidden, values)
-    _shared_linear(program.weights, Map(begin, width, gates), source, target, False, memory.partials, team)
+    output = Map(operation.maps, constants, width, gates)
+    _shared_linear(program, output, source, target, False, memory.partials, team)
     add_gated(memory.x, at, width, memory.hidden, values, gates)
 
 
@@ -216,17 +224,18 @@ def _feed_forward(operation: Operation, at: int, program: Program, memory: Memor
     width, inner, layer_norm = operation.width, operation.inner, operation.layer_norm == 1
     norm(memory.x, at, width, layer_norm, program.weights, operation.weights, memory.normed)
     first, last = shard_range(inner, team.thread, team.n_threads)
-    begin = operation.weights + 2 * whole_vectors(width if layer_norm else 1)
+    constants = operation.weights + 2 * whole_vectors(width if layer_norm else 1)
     normed, hidden = Columns(memory.normed, 0), Columns(memory.hidden, 0)
-    linear(program.weights, Map(begin, width, inner), (first, last), normed, hidden, False)
+    into = Map(operation.maps, constants, width, inner)
+    linear(program.maps, program.weights, into, (first, last), normed, hidden, False)
     gelu(memory.hidden, first, last)
-    second = Map(begin + map_size(width, inner), inner, width)
-    _shared_linear(program.weights, second, hidden, Columns(memory.x, at), True, memory.partials, team)
+    back = Map(operation.maps + map_size(width, inner), constants + constants_size(inner), inner, width)
+    _shared_linear(program, back, hidden, Columns(memory.x, at), True, memory.partials, team)
 
 
 @compiled
 def _shared_linear(
-    weights: np.ndarray,
+    program: Program,
     linear_map: Map,
     source: Columns,
     target: Columns,
@@ -239,16 +248,18 @@ def _shared_linear(
     Every thread receives the whole result. The partial sums are double-buffered: a thread that is ahead writes to the
     other half, and writes to the first half again only after all threads have read it.
     """
-    shards, n_in, n_out = all_partials.shape[1], linear_map.n_in, linear_map.n_out
+    maps, weights, shards = program.maps, program.weights, all_partials.shape[1]
+    begin, constants, n_in, n_out = linear_map
     if shards == 1:
-        linear(weights, linear_map, (0, n_out), source, target, added)
+        linear(maps, weights, linear_map, (0, n_out), source, target, added)
         return
-    partials, begin = all_partials[wait_count(team) & 1], linear_map.begin
+    partials = all_partials[wait_count(team) & 1]
     for shard in range(shards):
         first, last = shard_range(n_in, shard, shards)
         if shard % team.n_threads == team.thread:
-            inputs = Columns(source.values, source.first + first)
-            linear(weights, Map(begin, last - first, n_out), (0, n_out), inputs, Columns(partials[shard], 0), False)
+            own, inputs = Map(begin, constants, last - first, n_out), Columns(source.values, source.first + first)
+            linear(maps, weights, own, (0, n_out), inputs, Columns(partials[shard], 0), False)
         begin += map_size(last - first, n_out)
+        constants += constants_size(n_out)
     wait(team)
     sum_partials(partials, target.values, target.first, n_out, added)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import njit
+from numba import njit, types
 from numba.core import cgutils
 from numba.extending import register_jitable
 
@@ -21,6 +21,7 @@ GROUPS = 2
 """Number of vectors of outputs that use an input each time it is loaded."""
 SPAN = 16
 """Samples between two updates of the states of a state space."""
+_LINE = 64  # bytes of a cache line
 
 # Without _nrt=False, every call of a function changes the atomic reference counts of all arrays in its arguments, which
 # is slow; see README.md.
@@ -33,6 +34,8 @@ fast_math: Any = njit(fastmath=True, **_OPTIONS)
 _VECTOR = ir.VectorType(ir.FloatType(), LANES)
 _INDEX, _LANE = ir.IntType(64), ir.IntType(32)
 _ZEROS = ir.Constant(_VECTOR, [0.0] * LANES)
+_INTEGERS = ir.VectorType(ir.IntType(32), LANES)
+_SIXTEEN = ir.Constant(_INTEGERS, [16] * LANES)
 _FAST = ("contract", "nsz")
 
 
@@ -42,11 +45,11 @@ def whole_vectors(n: Any) -> Any:
     return (n + LANES - 1) // LANES * LANES
 
 
-def aligned_zeros(*shape: int) -> np.ndarray:
-    """Return a float32 array at an address that is a multiple of 64; each vector is then within one cache line."""
-    size = math.prod(shape)
-    numbers = np.zeros(size + LANES, dtype=np.float32)
-    first = -numbers.ctypes.data // numbers.itemsize % LANES
+def aligned_zeros(*shape: int, dtype: Any = np.float32) -> np.ndarray:
+    """Return an array at an address that is a multiple of 64; each vector is then within one cache line."""
+    size, line = math.prod(shape), _LINE // np.dtype(dtype).itemsize
+    numbers = np.zeros(size + line, dtype=dtype)
+    first = -numbers.ctypes.data // numbers.itemsize % line
     return numbers[first : first + size].reshape(shape)
 
 
@@ -75,6 +78,22 @@ class Vectors:
     def load(self, pointer: Any, offset: Any) -> Any:
         """Load the vector that begins ``offset`` numbers after ``pointer``."""
         return self.builder.load(self._vector_pointer(pointer, offset), align=4)
+
+    def load_weights(self, argument: int, pointer: Any, offset: Any) -> Any:
+        """Load a vector as :meth:`load` does, from the array that is argument number ``argument``, as float32 numbers.
+
+        A uint16 number has the bits of a bfloat16 number, which are the upper half of a float32 number. int16 and int8
+        numbers are converted.
+        """
+        stored = self._types[argument].dtype
+        if stored == types.float32:
+            return self.load(pointer, offset)
+        narrow = ir.VectorType(ir.IntType(stored.bitwidth), LANES).as_pointer()
+        place = self.builder.bitcast(self.builder.gep(pointer, [offset]), narrow)
+        vector = self.builder.load(place, align=stored.bitwidth // 8)
+        if stored == types.uint16:
+            return self.builder.bitcast(self.builder.shl(self.builder.zext(vector, _INTEGERS), _SIXTEEN), _VECTOR)
+        return self.builder.sitofp(self.builder.sext(vector, _INTEGERS), _VECTOR)
 
     def store(self, vector: Any, pointer: Any, offset: Any) -> None:
         """Store a vector ``offset`` numbers after ``pointer``."""

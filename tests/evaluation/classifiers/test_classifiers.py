@@ -1,4 +1,4 @@
-"""Tests of the digit classifiers: mel spectrograms, networks, inputs and loading."""
+"""Tests of the word classifiers: mel spectrograms, networks, inputs and loading."""
 
 import json
 import os
@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from sashimi_diffusion.data.speech_commands import DIGITS, SpeechCommands
 from sashimi_diffusion.errors import UserError
 from sashimi_evaluation.classifiers import (
     DigitClassifier,
@@ -17,13 +18,14 @@ from sashimi_evaluation.classifiers import (
     ResNeXtClassifier,
     SmallClassifier,
     SpeechEmbedding,
+    WordClassifier,
     load_classifier,
     load_speech_embedding,
 )
-from sashimi_evaluation.classifiers.digit_classifier import one_second
 from sashimi_evaluation.classifiers.loading import PRETRAINED
 from sashimi_evaluation.classifiers.mel import mel_bands
 from sashimi_evaluation.classifiers.official_checkpoint import official_name
+from sashimi_evaluation.classifiers.word_classifier import one_second
 
 
 @pytest.fixture(scope="session")
@@ -210,6 +212,9 @@ def test_the_fingerprint_depends_on_weights_and_configuration(small: SmallClassi
         ("config.json", {"channels": "many"}, "cannot be loaded"),
         ("config.json", {"channels": [4, 4, 6, 10]}, "does not fit .*25 mismatched keys"),
         ("config.json", {"dropout": None}, "cannot be loaded"),
+        ("config.json", {"class_names": ["up", "down"]}, "class_names has 2 names, num_classes is 10"),
+        ("config.json", {"class_names": ["up"] * 10}, "class_names has a name twice"),
+        ("config.json", {"class_names": [3] * 10}, "class_names is .* each text"),
         ("config.json", [], r"config\.json does not hold a JSON object"),
         ("accuracy.json", {"there": 0.5}, "there has no metrics"),
         ("accuracy.json", {"there": {"accuracy": "high"}}, "there has no metrics"),
@@ -230,7 +235,10 @@ def test_damaged_files_of_a_classifier_are_named(
 
 def test_classifiers_that_cannot_classify_digits_are_refused(small: SmallClassifier, tmp_path: Path) -> None:
     SmallClassifier(num_classes=7, channels=(4, 4, 6, 8)).save_pretrained(tmp_path / "seven")
-    with pytest.raises(UserError, match="seven distinguishes 7 classes: expected 10"):
+    with pytest.raises(
+        UserError,
+        match=r"seven distinguishes 7 classes: expected 10, .* its config\.json has no class_n",
+    ):
         load_classifier(tmp_path / "seven")
     SmallClassifier(channels=(4, 4, 6, 8)).save_pretrained(tmp_path / "pipe")
     (tmp_path / "pipe" / "diffusion_pytorch_model.safetensors").unlink()
@@ -246,14 +254,25 @@ def test_classifiers_that_cannot_classify_digits_are_refused(small: SmallClassif
         load_classifier("n" * 300)
 
 
+def test_class_names_are_saved(tmp_path: Path) -> None:
+    model = SmallClassifier(num_classes=2, channels=(4, 4, 6, 8), class_names=["up", "down"])
+    model.save_pretrained(tmp_path)
+    loaded = load_classifier(tmp_path)
+    assert loaded.class_names == ["up", "down"]
+    unnamed = SmallClassifier(num_classes=2, channels=(4, 4, 6, 8))
+    unnamed.load_state_dict(model.state_dict())
+    assert loaded.fingerprint == WordClassifier(unnamed, "a").fingerprint
+    assert load_classifier().class_names == DIGITS
+
+
 def test_folders_without_a_valid_classifier_are_refused(small: SmallClassifier, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="there is no digit classifier nothing-of-the-kind"):
+    with pytest.raises(UserError, match="there is no word classifier nothing-of-the-kind"):
         load_classifier("nothing-of-the-kind")
     for name in ("other", "damaged", "empty"):
         small.save_pretrained(tmp_path / name)
     config = tmp_path / "other" / "config.json"
     config.write_text(json.dumps({"_class_name": "UNet2DModel"}))
-    with pytest.raises(UserError, match="holds a UNet2DModel, not a digit classifier"):
+    with pytest.raises(UserError, match="holds a UNet2DModel, not a word classifier"):
         load_classifier(tmp_path / "other")
     (tmp_path / "damaged" / "diffusion_pytorch_model.safetensors").write_bytes(b"no tensors")
     with pytest.raises(UserError, match="corrupt or cut short"):
@@ -262,7 +281,7 @@ def test_folders_without_a_valid_classifier_are_refused(small: SmallClassifier, 
     with pytest.raises(UserError, match=r"config\.json is not JSON"):
         load_classifier(tmp_path / "empty")
     shutil.rmtree(tmp_path / "empty")
-    with pytest.raises(UserError, match="there is no digit classifier"):
+    with pytest.raises(UserError, match="there is no word classifier"):
         load_classifier(tmp_path / "empty")
 
 
@@ -282,3 +301,16 @@ def test_the_bundled_classifier_classifies_held_out_recordings(shared_data: Path
     audio = np.concatenate([one_second(read_audio(file)[None], 8000) for file in files])
     predicted = load_classifier().classify(audio, 16000)[1].argmax(axis=1)
     assert np.mean(predicted == [int(file.name[0]) for file in files]) >= 0.95
+
+
+def test_the_bundled_classifier_of_words(shared_data: Path) -> None:
+    classifier = load_classifier("words-small")
+    assert classifier.class_names == ["zero", "one", "five", "eight", "down", "go", "left", "right", "up"]
+    assert classifier.accuracy["speech_commands"]["accuracy"] >= 0.95
+    assert sum(path.stat().st_size for path in (PRETRAINED / "words-small").iterdir()) <= 2_000_000
+    folders = [shared_data / "sc09", shared_data / "commands"]
+    held_out = SpeechCommands(folders, "validation", words=classifier.class_names)
+    chosen = range(0, len(held_out), 4)
+    audio = np.concatenate([one_second(held_out.clip(index)[None], 16000) for index in chosen])
+    predicted = classifier.classify(audio, 16000)[1].argmax(axis=1)
+    assert np.mean(predicted == held_out.labels[list(chosen)]) >= 0.93

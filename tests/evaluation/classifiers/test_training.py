@@ -1,4 +1,4 @@
-"""Tests of the training of a digit classifier: batches, augmentation, metrics and the recipe."""
+"""Tests of the training of a word classifier: batches, augmentation, metrics and the recipe."""
 
 import signal
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from sashimi_diffusion.training.loop import train
 from sashimi_diffusion.training.yaml_files import apply_overrides, write_yaml
 from sashimi_evaluation.classifiers import SpeechEmbedding, load_classifier
 from sashimi_evaluation.classifiers.training.augmentation import at_speed, augment, loud_part, placed
-from sashimi_evaluation.classifiers.training.batches import BalancedBatches, digit_of, open_sources
+from sashimi_evaluation.classifiers.training.batches import BalancedBatches, index_of, open_sources
 from sashimi_evaluation.classifiers.training.config import AugmentationConfig, ClassifierConfig
 from sashimi_evaluation.classifiers.training.task import ClassifierTask
 from sashimi_evaluation.commands.train import CONFIGS
@@ -179,11 +179,33 @@ def test_sources_of_a_digit_are_balanced(
     assert shares[1] == [1, 0]
 
 
+def test_any_words(
+    config: Callable[..., ClassifierConfig], digits: Path, metrics_of: MetricsOf, tmp_path: Path
+) -> None:
+    """The classes are data.words; a source of Speech Commands may have a part of them, in several folders."""
+    (tmp_path / "more" / "up").mkdir(parents=True)
+    for number in range(4):
+        soundfile.write(tmp_path / "more" / "up" / f"{number}_nohash_0.wav", tone(5, 9000), 16000)
+    (tmp_path / "more" / "validation_list.txt").write_text("up/0_nohash_0.wav\n")
+    (tmp_path / "more" / "testing_list.txt").write_text("")
+    settings = ["data.words=[up, one, two]", "data.sources.folder.where={label: [1, 2]}", "training.steps=4"]
+    settings += ["data.sources.commands.words=[one, up]", f"data.sources.commands.more_paths=['{tmp_path / 'more'}']"]
+    run = train(ClassifierTask, config(*settings))
+    assert metrics_of(run)[-1]["test_recordings_commands"] == 2
+    classifier = load_classifier(run / "pipeline")
+    assert classifier.class_names == ["up", "one", "two"]
+    assert classifier.classify(np.stack([tone(5, 16000)]), 16000)[1].shape == (1, 3)
+    batches = BalancedBatches(open_sources(config(*settings).data, "train"), config(*settings))
+    assert sorted(set(batches.examples(list(range(30)))[1].tolist())) == [0, 1, 2]
+    with pytest.raises(UserError, match=r"labeled '0': expected one of the words up, one, two; .* add the word"):
+        train(ClassifierTask, config(*settings, "data.sources.folder.where={}", f"output_dir={tmp_path / 'other'}"))
+
+
 def test_labels_are_digits() -> None:
-    assert [digit_of(label, "mine") for label in ("7", "seven", "Seven", "0", "zero")] == [7, 7, 7, 0, 0]
+    assert [index_of(label, DIGITS, "mine") for label in ("7", "seven", "Seven", "0", "zero")] == [7, 7, 7, 0, 0]
     for label in ("10", "sieben", "", "-1"):
         with pytest.raises(UserError, match=r"data\.sources\.mine has recordings labeled"):
-            digit_of(label, "mine")
+            index_of(label, DIGITS, "mine")
 
 
 @pytest.mark.parametrize(
@@ -214,6 +236,8 @@ def test_runs_that_cannot_be_trained_are_refused(
     [
         ("data.sources.folder.pth=a", "unknown config key data.sources.folder.pth: did you mean"),
         ("data.sources.folder.kind=zip", "data.sources.folder.kind must be"),
+        ("data.sources.folder.words=[one]", "data.sources.folder is .*: words needs kind: speech_commands"),
+        ("data.words=[one, on]", "data.words is .*: YAML reads yes, no, on and off"),
         ("data.sources.folder.where={speaker: a}", "data.sources.folder.where must be a group of keys"),
         ("data.balance=2", "data.balance is 2"),
         ("augmentation.speed=0.9", "augmentation.speed is 0.9"),
@@ -236,7 +260,9 @@ def test_invalid_settings_are_refused(config: Callable[..., ClassifierConfig], o
         config(override)
 
 
-@pytest.mark.parametrize(("name", "parameters"), [("digits-small", 358_090), ("resnext-sc09", 34_425_546)])
+@pytest.mark.parametrize(
+    ("name", "parameters"), [("digits-small", 358_090), ("words-small", 358_090), ("resnext-sc09", 34_425_546)]
+)
 def test_the_configs_of_the_recipe(name: str, parameters: int) -> None:
     settings = load_config(ClassifierConfig, CONFIGS / f"{name}.yaml")
     with torch.device("meta"):

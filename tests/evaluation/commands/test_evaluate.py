@@ -92,6 +92,48 @@ def test_table_record_and_page(samples, recordings, classifier, capsys):
     assert "Label accuracy" in page
 
 
+NINE = ["zero", "one", "five", "eight", "down", "go", "left", "right", "up"]
+
+
+@pytest.fixture
+def words(tmp_path: Path) -> Path:
+    """Write two sets of recordings of nine words in the layout of Speech Commands, and samples with their record."""
+    random = np.random.default_rng(0)
+    record = []
+    for folder in ("words", "others", "generated"):
+        for number in range(36):
+            word = NINE[number % 9]
+            name = f"{number:04d}-{word}.wav" if folder == "generated" else f"{word}/{number}_nohash_0.wav"
+            (tmp_path / folder / name).parent.mkdir(parents=True, exist_ok=True)
+            soundfile.write(tmp_path / folder / name, 0.1 * random.standard_normal(8000), 16000)
+            if folder == "generated":
+                record.append({"file": name, "label": number % 9, "class_name": word})
+    (tmp_path / "generated" / "samples.json").write_text(json.dumps({"samples": record}))
+    return tmp_path / "words"
+
+
+def test_the_classifier_follows_the_classes_of_the_samples(words, capsys):
+    assert run("generated", "--reference", str(words), "--held-out", "others", "--html", "page.html") == 0
+    content = json.loads(Path("evaluation.json").read_text())
+    assert content["classifier"]["name"] == "words-small"
+    for evaluated in content["sets"]:
+        assert list(evaluated["classes_heard"]) == list(evaluated["accuracy_per_class"]) == NINE
+        assert np.shape(evaluated["confusion"]) == (9, 9)
+        assert {"accuracy", "is", "mcs", "am", "fid"} <= evaluated["figures"].keys()
+    assert "right" in Path("page.html").read_text()
+    assert run("generated", "--reference", str(words), "--classifier", "words-small") == 0
+    again = json.loads(Path("evaluation.json").read_text())
+    assert again["sets"][0]["figures"]["accuracy"] == content["sets"][0]["figures"]["accuracy"]
+
+
+def test_a_classifier_that_does_not_know_the_classes_is_refused(words, classifier, capsys):
+    assert run("generated", "--reference", str(words), "--classifier", "digits-small") == 2
+    error = capsys.readouterr().err.strip()
+    assert "\n" not in error
+    assert "the clips of generated have the classes down, go, left, right, up, which the classifier digits" in error
+    assert "choose another --classifier, or leave it out" in error
+
+
 def test_several_sets_side_by_side(samples, recordings, classifier, capsys):
     options = ["--reference", str(recordings), "--classifier", classifier]
     assert run(f"ours={samples}", f"theirs={samples}", *options) == 0
@@ -113,14 +155,41 @@ def test_several_processes_give_the_results_of_one(samples, recordings, classifi
     assert one == two
 
 
+def test_held_out_recordings_are_prepared_like_the_training_data(samples, recordings, classifier, capsys):
+    record = json.loads((samples / "samples.json").read_text())
+    record |= {"sample_rate": 8000, "samples_per_clip": 2000, "pipeline": {"name": "sashimi-digits"}}
+    (samples / "samples.json").write_text(json.dumps(record))
+    options = ["--reference", str(recordings), "--pattern", PATTERN, "--hold-out", "index=1"]
+    options += ["--classifier", classifier, "--lines", "500", "1500.5"]
+    assert run(str(samples), *options) == 0
+    content = json.loads(Path("evaluation.json").read_text())
+    generated, real = content["sets"]
+    assert content["held_out"]["preparation"] == {"rate": 8000, "length": 2000, "rms": 0.04}
+    assert {clip["seconds"] for clip in real["per_clip"]} == {0.25}
+    assert real["figures"]["level"]["value"] == pytest.approx(20 * np.log10(0.04), abs=0.2)
+    assert {clip["seconds"] for clip in generated["per_clip"]} == {0.5}
+    assert generated["figures"]["level"]["value"] == pytest.approx(-20, abs=0.2)
+    note = "prepared like the training data of the generated clips: resampled to 8000 Hz, scaled to a root mean square"
+    assert note in capsys.readouterr().out
+    assert {"line_500", "line_1500.5"} <= set(real["figures"])
+    assert run(str(samples), *options, "--prepare", "none") == 0
+    content = json.loads(Path("evaluation.json").read_text())
+    assert content["held_out"]["preparation"] == {"rate": None, "length": None, "rms": None}
+    assert {clip["seconds"] for clip in content["sets"][1]["per_clip"]} == {0.5}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (["--prepare", "rms=0.1"], "--prepare is for held-out recordings: give --hold-out or --held-out"),
+        (["--held-out", "recordings", "--prepare", "rms=loud"], "--prepare rms=loud: expected none, or some of"),
+        (["--lines", "0"], "--lines has 0, expected frequencies in Hz above 0"),
+        (["--lines", "nan"], "--lines has nan, expected frequencies in Hz above 0"),
         (["--reference", "nowhere"], "the data folder nowhere does not exist"),
         (["--hold-out", "index"], "--hold-out index: expected FIELD=VALUE"),
         (["--hold-out", "take=1"], "'take'"),
         (["--hold-out", "index=0", "--held-out", "samples"], "exclude each other"),
-        (["--classifier", "nobody"], "there is no digit classifier nobody"),
+        (["--classifier", "nobody"], "there is no word classifier nobody"),
         (["--features", "json"], "expected package.module:function"),
         (["--features", "json:nothing"], "json is no module with feature extractors"),
         (["--features", "os:system"], "os is no module with feature extractors"),

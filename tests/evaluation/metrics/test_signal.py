@@ -23,15 +23,26 @@ def test_the_noise_floor_is_that_of_the_pauses():
     assert signal_properties(noise, RATE).noise_floor == pytest.approx(-60, abs=1)
 
 
-def test_the_inner_floor_ignores_the_padding_around_the_sound():
+def test_the_noise_floors_ignore_the_padding_around_the_sound():
     sound = 0.5 * np.sin(np.arange(RATE))
     sound[RATE // 4 : RATE // 2] *= 0.05  # 26 dB
     padded = np.pad(sound, RATE)
-    assert signal_properties(padded, RATE).noise_floor == -120
+    assert signal_properties(padded, RATE).noise_floor == signal_properties(sound, RATE).noise_floor
+    assert signal_properties(padded + 1e-5, RATE).noise_floor == pytest.approx(-100)  # noise is no padding
     assert signal_properties(padded, RATE).inner_floor == pytest.approx(
         signal_properties(sound, RATE).level - 25, abs=1
     )
     assert signal_properties(np.zeros(RATE), RATE).inner_floor == -120
+
+
+def test_the_length_of_a_word_ends_with_its_sound():
+    word = 0.001 * np.random.default_rng(0).standard_normal(RATE)
+    word[RATE // 4 : RATE // 2] += 0.5 * np.sin(np.arange(RATE // 4))
+    assert signal_properties(word, RATE).word_seconds == pytest.approx(0.25, abs=0.021)
+    word[RATE // 2 :] += 0.5 * np.sin(np.arange(RATE // 2))
+    assert signal_properties(word, RATE).word_seconds == pytest.approx(0.75, abs=0.021)
+    assert signal_properties(np.zeros(RATE), RATE).word_seconds == 0
+    assert signal_properties(np.ones(10), RATE).word_seconds == pytest.approx(10 / RATE)
 
 
 @pytest.mark.parametrize(("scale", "silent"), [(0.0, True), (0.0005, True), (0.01, False)])

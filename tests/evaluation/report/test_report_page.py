@@ -20,7 +20,7 @@ from markupsafe import Markup
 from sashimi_diffusion.errors import UserError
 from sashimi_evaluation.html import template_environment
 from sashimi_evaluation.metrics.intervals import Interval
-from sashimi_evaluation.metrics.metric import Metric
+from sashimi_evaluation.metrics.metric import Difference, Metric
 from sashimi_evaluation.report import Classifier, Clip, Method, Neighbor, ReportData, write_report
 from sashimi_evaluation.report.media import audio_uri
 from sashimi_evaluation.report.published import GROUPS, WARNING
@@ -80,7 +80,15 @@ def report() -> ReportData:
         "ours",
         [clip("a.wav", 0, 0), clip("b.wav", 2, 1), clip("c.wav", 1, None)],
         [
-            Metric("fid", "FID", 1.5, Interval(1.25, 1.75), "lower", "too few samples"),
+            Metric(
+                "fid",
+                "FID",
+                1.5,
+                Interval(1.25, 1.75),
+                "lower",
+                "too few samples",
+                Difference(-0.5, Interval(-0.75, 0.25)),
+            ),
             Metric("is", "IS", 8.0, better="higher"),
         ],
         np.array([0, 0, 1, 2]),
@@ -130,7 +138,9 @@ def test_the_header_lists_the_evaluated_sets_and_settings(written, report: Repor
 def test_metrics_with_intervals_and_notes(written, report: ReportData):
     page = Page(written(report))
     table = page.all("div", **{"aria-label": "Metrics"})[0][1]
-    assert re.search(r"FID↓ \(lower is better\)1\.50011\.250 to 1\.7502\.50012\.250 to 2\.750", table)
+    difference = "Δ \N{MINUS SIGN}0.5000, \N{MINUS SIGN}0.7500 to 0.2500"
+    assert re.search(rf"FID↓ \(lower is better\)1\.50011\.250 to 1\.750{difference}2\.50012\.250 to 2\.750", table)
+    assert "Δ: the difference from the held-out recordings" in table
     assert "mCS\N{EN DASH}\N{EN DASH}2" in table  # one method lacks the metric, the other has no value but a note
     assert [text for _, text in page.all("ol")] == ["too few samplesno labels"]
     best = {text for _, text in page.all("b")}

@@ -5,9 +5,10 @@ from typing import ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from sashimi_diffusion.arguments import short_form
+from sashimi_diffusion.data.speech_commands import DIGITS
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.training.config import RunConfig
-from sashimi_diffusion.training.data_config import Pattern, Splits
+from sashimi_diffusion.training.data_config import Pattern, Splits, Words
 from sashimi_diffusion.training.model_config import ModelConfig
 from sashimi_diffusion.training.settings import Settings, Text, Values
 from sashimi_evaluation.classifiers import ResNeXtClassifier, SmallClassifier
@@ -20,7 +21,7 @@ class ClassifierModelConfig(ModelConfig):
     """The classifier and the arguments of its constructor."""
 
     networks: ClassVar = {"small": SmallClassifier, "resnext": ResNeXtClassifier}
-    from_data: ClassVar = ("num_classes", "channels")
+    from_data: ClassVar = ("num_classes", "class_names", "channels")
 
     name: Literal["small", "resnext"] = Field(
         default="small", description='"small" (SmallClassifier) or "resnext" (ResNeXtClassifier)'
@@ -33,19 +34,26 @@ class ClassifierModelConfig(ModelConfig):
 
 
 class SourceConfig(Settings):
-    """A set of recordings of one spoken digit each. Their classes are named "7" or "seven"."""
+    """A set of recordings of one spoken word each. Their classes are named like the words; "7" is "seven"."""
 
     kind: Literal["speech_commands", "folder"] = Field(
-        default="folder", description='"speech_commands" (its ten digits, official split) or "folder"'
+        default="folder", description='"speech_commands" (official split) or "folder"'
     )
     path: Text | None = Field(default=None, description="folder of the recordings; null: do not use this source")
     download: bool = Field(
         default=False, description="speech_commands only: download the data set into `path` if it is not there"
     )
+    more_paths: list[Text] = Field(
+        default=[],
+        description="speech_commands only: further folders with words, each with its own lists of the splits",
+    )
+    words: Words | None = Field(
+        default=None, description="speech_commands only: the words of this source; null: all of `data.words`"
+    )
     pattern: Pattern | None = Field(
         default=None,
         description='folder only: fields in the file names, for instance "{label}_{speaker}_{index}"; null: the names '
-        "of the sub-folders are the digits",
+        "of the sub-folders are the words",
     )
     where: dict[str, Values] = Field(
         default={},
@@ -66,10 +74,20 @@ class SourceConfig(Settings):
     )
     cache_dir: Text | None = Field(default=None, description="folder for decoded audio; null: the user's cache folder")
 
+    @model_validator(mode="after")
+    def _check_kind(self) -> "SourceConfig":
+        for name in ("more_paths", "words"):
+            if getattr(self, name) and self.kind == "folder":
+                raise ValueError(f"{name} needs kind: speech_commands")
+        return self
+
 
 class SourcesConfig(Settings):
     """The recordings to train on."""
 
+    words: Words | None = Field(
+        default=None, description="the words that the classifier distinguishes, in this order; null: the ten digits"
+    )
     sources: dict[str, SourceConfig] = Field(
         default={}, description="sets of recordings by name; you choose the names, which appear in the metrics"
     )
@@ -77,9 +95,14 @@ class SourcesConfig(Settings):
         default=1.0,
         ge=0,
         le=1,
-        description="how often the sources are used: for each digit, the probability of a source with n recordings is "
+        description="how often the sources are used: for each word, the probability of a source with n recordings is "
         "proportional to n^(1 - balance); 1: all sources equally often, 0: all recordings equally often",
     )
+
+    @property
+    def class_names(self) -> list[str]:
+        """The words that the classifier distinguishes, in order."""
+        return list(self.words or DIGITS)
 
 
 class AugmentationConfig(Settings):
@@ -127,7 +150,7 @@ class ClassificationConfig(Settings):
         default=0.0,
         ge=0,
         lt=1,
-        description="share of a target that is spread over all digits (arXiv 1512.00567, section 7)",
+        description="share of a target that is spread over all words (arXiv 1512.00567, section 7)",
     )
 
 

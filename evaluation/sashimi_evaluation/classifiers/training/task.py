@@ -18,14 +18,14 @@ from sashimi_diffusion.training.model_card import Usage
 from sashimi_evaluation.classifiers import SmallClassifier, expected_calibration_error, load_speech_embedding
 from sashimi_evaluation.classifiers.training.batches import (
     BalancedBatches,
-    DigitRecordings,
+    WordRecordings,
     fingerprint_of,
     open_sources,
 )
 from sashimi_evaluation.classifiers.training.config import ClassifierConfig, ClassifierModelConfig
 
 USAGE = Usage(
-    what="a classifier of spoken English digits",
+    what="a classifier of spoken words",
     library="sashimi-diffusion",
     pipeline_tag="audio-classification",
     tags=("audio-classification", "sashimi-diffusion"),
@@ -39,11 +39,11 @@ USAGE = Usage(
 
 
 @dataclass
-class DigitBatch:
-    """Waveforms, float32 (B, 1, 16000), and their digits, int64 (B,)."""
+class WordBatch:
+    """Waveforms, float32 (B, 1, 16000), and their labels, int64 (B,)."""
 
     waveforms: Tensor
-    digits: Tensor
+    labels: Tensor
 
 
 class ClassificationLoss(nn.Module):
@@ -53,10 +53,10 @@ class ClassificationLoss(nn.Module):
         super().__init__()
         self.network, self.label_smoothing = network, label_smoothing
 
-    def forward(self, waveforms: Tensor, digits: Tensor) -> Tensor:
-        """Return the loss of waveforms (B, 1, L) and digits (B,), a scalar in nats."""
+    def forward(self, waveforms: Tensor, labels: Tensor) -> Tensor:
+        """Return the loss of waveforms (B, 1, L) and labels (B,), a scalar in nats."""
         logits = self.network(waveforms).logits.float()
-        return F.cross_entropy(logits, digits, label_smoothing=self.label_smoothing)
+        return F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
 
 
 class TrainedClassifier:
@@ -76,17 +76,20 @@ class TrainedClassifier:
         (folder / "accuracy.json").write_text(json_text(self.accuracy, indent=1) + "\n", encoding="utf-8")
 
 
-def _create_model(config: ClassifierModelConfig) -> Any:
-    """Return the untrained classifier.
+def _create_model(config: ClassifierModelConfig, words: list[str] | None) -> Any:
+    """Return the untrained classifier of words; None: of the ten digits.
 
     Raises:
         UserError: invalid arguments, or there is no such embedding.
     """
     embedding = None if config.embedding is None else load_speech_embedding(config.embedding)
+    arguments = (
+        config.arguments if words is None else {**config.arguments, "num_classes": len(words), "class_names": words}
+    )
     try:
         if embedding is not None:
-            return SmallClassifier.on(embedding, **config.arguments)
-        return config.network_class(**config.arguments)
+            return SmallClassifier.on(embedding, **arguments)
+        return config.network_class(**arguments)
     except ValueError as error:
         raise UserError(f"cannot build the network of `model`: {error}") from error
 
@@ -107,7 +110,7 @@ class ClassifierTask:
         )
         self.batches = BalancedBatches(training, config)
         self.data = fingerprint_of(training)
-        self.network = _create_model(config.model).to(device)
+        self.network = _create_model(config.model, config.data.words).to(device)
         self.module: nn.Module = ClassificationLoss(self.network, config.objective.label_smoothing)
         self.accuracy: dict[str, dict[str, float]] = {}
         counts = [
@@ -116,20 +119,20 @@ class ClassifierTask:
         ]
         self.description = ", ".join(counts)
 
-    def batch(self, step: int, positions: range, global_batch: int) -> DigitBatch:
+    def batch(self, step: int, positions: range, global_batch: int) -> WordBatch:
         """Return the examples at ``positions``."""
-        return DigitBatch(*self.batches.examples([step * global_batch + position for position in positions]))
+        return WordBatch(*self.batches.examples([step * global_batch + position for position in positions]))
 
-    def complete(self, batch: DigitBatch, step: int, positions: range, global_batch: int) -> DigitBatch:
+    def complete(self, batch: WordBatch, step: int, positions: range, global_batch: int) -> WordBatch:
         """Set the seed of dropout and return ``batch``."""
         # Dropout also depends only on the seed and the examples, so a resumed run equals the uninterrupted one.
         first = step * global_batch + positions.start
         torch.manual_seed(int(stream(DROPOUT, self.config.seed, first).integers(2**63)))
         return batch
 
-    def loss(self, module: nn.Module, batch: DigitBatch) -> Tensor:
+    def loss(self, module: nn.Module, batch: WordBatch) -> Tensor:
         """Return the mean cross-entropy of a batch."""
-        return module(batch.waveforms, batch.digits)
+        return module(batch.waveforms, batch.labels)
 
     def validate(self, accelerator: Accelerator, network: Any) -> dict[str, float]:
         """Return the loss and the accuracy of each source on held-out recordings, and the loss of all of them.
@@ -141,8 +144,8 @@ class ClassifierTask:
         for source in self.validation:
             chosen = spread_evenly(len(source), self.config.training.validation_examples)
             log_probabilities = self._log_probabilities(network, source, chosen)
-            losses = -log_probabilities[np.arange(len(chosen)), source.digits[chosen]]
-            correct = log_probabilities.argmax(axis=1) == source.digits[chosen]
+            losses = -log_probabilities[np.arange(len(chosen)), source.labels[chosen]]
+            correct = log_probabilities.argmax(axis=1) == source.labels[chosen]
             metrics[f"validation_loss_{source.name}"] = float(losses.mean())
             metrics[f"validation_accuracy_{source.name}"] = float(correct.mean())
             all_losses.append(losses)
@@ -165,20 +168,20 @@ class ClassifierTask:
         """Do nothing: a classifier draws no samples."""
         return ""
 
-    def _metrics(self, network: Any, source: DigitRecordings) -> dict[str, float]:
+    def _metrics(self, network: Any, source: WordRecordings) -> dict[str, float]:
         probabilities = np.exp(self._log_probabilities(network, source, list(range(len(source)))))
-        correct = probabilities.argmax(axis=1) == source.digits
-        per_digit = [correct[source.digits == digit].mean() for digit in np.unique(source.digits)]
+        correct = probabilities.argmax(axis=1) == source.labels
+        per_word = [correct[source.labels == label].mean() for label in np.unique(source.labels)]
         return {
             "recordings": len(source),
             "accuracy": float(correct.mean()),
-            "mean_accuracy_of_digits": float(np.mean(per_digit)),
-            "calibration_error": expected_calibration_error(probabilities, source.digits),
+            "mean_accuracy_of_words": float(np.mean(per_word)),
+            "calibration_error": expected_calibration_error(probabilities, source.labels),
         }
 
     @torch.inference_mode()
-    def _log_probabilities(self, network: Any, source: DigitRecordings, indices: list[int]) -> np.ndarray:
-        """Return the log-probabilities of all digits, float64 (B, 10)."""
+    def _log_probabilities(self, network: Any, source: WordRecordings, indices: list[int]) -> np.ndarray:
+        """Return the log-probabilities of all words, float64 (B, words)."""
         size = self.config.training.batch_size
         parts = []
         for start in range(0, len(indices), size):

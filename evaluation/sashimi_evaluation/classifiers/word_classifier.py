@@ -1,8 +1,9 @@
-"""Digit classifier: features and class probabilities of waveforms in NumPy arrays."""
+"""Word classifier: features and class probabilities of waveforms in NumPy arrays."""
 
 import hashlib
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,10 +37,33 @@ class ClassifierOutput(BaseOutput):
 
 
 class ClassifierNetwork(EvaluationNetwork):
-    """Base class of networks that map waveforms (B, 1, L) at 16 kHz to :class:`ClassifierOutput`."""
+    """Base class of networks that map waveforms (B, 1, L) at 16 kHz to :class:`ClassifierOutput`.
+
+    The names of the classes are ``config.class_names``; None, as in files of earlier versions, means the ten digits.
+    """
+
+    @property
+    def class_names(self) -> list[str]:
+        """The names of the classes, in order."""
+        return list(self.config.class_names or DIGITS)
 
 
-class DigitClassifier:
+def check_class_names(config: Mapping[str, Any]) -> None:
+    """Check that the classes of a classifier have different names, and as many as there are classes.
+
+    Raises:
+        UserError: the names do not fit.
+    """
+    names, number = config["class_names"], config["num_classes"]
+    if names is None:
+        return
+    if len(names) != number:
+        raise UserError(f"class_names has {len(names)} names, num_classes is {number}: expected one for each class")
+    if len(set(names)) < number:
+        raise UserError("class_names has a name twice: expected different names")
+
+
+class WordClassifier:
     """A classifier network with its name, its accuracy and a NumPy interface.
 
     Clips are cropped to one second, or padded with zeros on the right.
@@ -53,7 +77,7 @@ class DigitClassifier:
         name: name in reports.
         sample_rate: 16000 Hz; audio of other rates is resampled.
         seconds: 1.0, the duration of the input.
-        class_names: the digits, "zero" to "nine".
+        class_names: the words, in the order of the probabilities.
         accuracy: as given; empty if unknown.
         fingerprint: hash of the weights and the configuration; changes whenever the features of the same audio change.
     """
@@ -65,7 +89,7 @@ class DigitClassifier:
         self.model = model.eval().requires_grad_(False)
         self.name = name
         self.accuracy = accuracy or {}
-        self.class_names = list(DIGITS)
+        self.class_names = model.class_names
         self.fingerprint = _fingerprint(model)
 
     def features(self, audio: np.ndarray, rate: int) -> np.ndarray:
@@ -85,7 +109,7 @@ class DigitClassifier:
 
     @torch.inference_mode()
     def classify(self, audio: np.ndarray, rate: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return features, float32 (B, D), and class probabilities, float32 (B, 10); see :meth:`features`."""
+        """Return features, float32 (B, D), and class probabilities, float32 (B, classes); see :meth:`features`."""
         audio = one_second(audio, rate)
         features, probabilities = [], []
         for start in range(0, len(audio), _BATCH):
@@ -116,7 +140,8 @@ def one_second(audio: np.ndarray, rate: int) -> np.ndarray:
 
 
 def _fingerprint(model: ClassifierNetwork) -> str:
-    config = {key: value for key, value in model.config.items() if not key.startswith("_")}
+    # The names of the classes do not change the features.
+    config = {key: value for key, value in model.config.items() if not key.startswith("_") and key != "class_names"}
     description = {"class": type(model).__name__, "version": FEATURES_VERSION, "config": config}
     digest = hashlib.sha256(json.dumps(description, sort_keys=True).encode())
     for name, tensor in sorted(model.state_dict().items()):
