@@ -28,6 +28,7 @@ from sashimi_diffusion.pipelines.loading import (
     resolve_pipeline,
     stored_guidance_scale,
 )
+from sashimi_diffusion.pipelines.memory import require_call_memory
 from sashimi_diffusion.pipelines.options import HUB, check_options, hub_options, weights_dtype
 from sashimi_diffusion.pipelines.prediction import Prediction, PredictionGraphs, checked_scale
 from sashimi_diffusion.pipelines.steps import checked_noise, replaced_latents, scheduler_step, set_timesteps
@@ -209,17 +210,19 @@ class SashimiPipeline(AudioPipeline):
         counts |= {"mel": _rows(mel, 1), "latents": _rows(latents, each)}
         count = batch_size_of(batch_size, counts, advice=self._text_advice(batch_size)) * each
         config, device = self.model.config, self._execution_device
+        length = self.length_in_samples(audio_length_in_s, mel)
+        require_call_memory(config, count, length, device)
+        generators = generators_of(generator, count)
         labels = label_conditioning(config, repeated(class_labels, each), repeated(speaker_labels, each), count)
         labels = {name: own.to(device) for name, own in labels.items()}
         self._guidance_scale = self.resolve_guidance_scale(guidance_scale, bool(labels))
-        length = self.length_in_samples(audio_length_in_s, mel)
         padded = math.ceil(length / self.model.length_multiple) * self.model.length_multiple
         if mel is not None:
             mel = self._padded_mel(mel.repeat_interleave(each, dim=0), count, padded)
         visited = self.set_timesteps(num_inference_steps, timesteps, sigmas)
         self._num_timesteps, self._interrupt = len(visited), False
 
-        generators = sample_generators(generator, count)
+        generators = sample_generators(generators, count)
         # The noise and the arithmetic of the scheduler are float32 for every dtype of the model.
         shape = (count, config.in_channels, padded)
         noise = draw_noise(shape, generators, device) if latents is None else checked_noise(latents, shape).to(device)

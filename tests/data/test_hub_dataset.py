@@ -217,3 +217,18 @@ def test_a_damaged_memory_of_hashes_is_replaced(words: Path, cache_dir: Path, ca
     HubDataset(str(words), "all", length=60)
     assert "the data set is read again" in capsys.readouterr().err
     assert cache_module.read_cache_record(memo) is not None
+
+
+def test_labels_that_are_no_text_are_refused(tmp_path: Path) -> None:
+    """Parquet files may have text that is not UTF-8, and the names of classes lone surrogates."""
+    table = pyarrow.Table.from_pylist(rows(2)).drop_columns("label")
+    bad = pyarrow.array([b"a", b"\xff"]).cast(pyarrow.string(), safe=False)
+    saved = datasets.Dataset(table.append_column("label", bad))
+    saved.save_to_disk(str(tmp_path / "bytes"))
+    with pytest.raises(UserError, match="the column 'label' has values that are not UTF-8 text"):
+        HubDataset(str(tmp_path / "bytes"), "all", length=60, labels="label")
+    named = datasets.Dataset(table.append_column("label", pyarrow.array([0, 1])))
+    named = named.cast_column("label", datasets.ClassLabel(names=["a", "\ud800"]))
+    named.save_to_disk(str(tmp_path / "names"))
+    with pytest.raises(UserError, match=r"row 1: its label is not valid text \(\\ud800\)"):
+        HubDataset(str(tmp_path / "names"), "all", length=60, labels="label")
