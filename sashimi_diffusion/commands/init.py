@@ -98,7 +98,7 @@ def _check(folder: Path, out: Path, overwrite: bool) -> None:
             f"the path {printable(folder)} is not UTF-8 text, which a config cannot have: rename the folder"
         ) from None
     if out.name.lower().endswith(EXTENSIONS):
-        raise UserError(f"--out {printable(out)} has the ending of a recording: expected one of a config, such as .yaml")
+        raise UserError(f"--out {printable(out)} has the ending of a recording: expected that of a config, .yaml")
     check_output_files({"--out": out})
     if not overwrite and status(out) is not None:
         raise UserError(f"{printable(out)} exists: replace it with --overwrite, or choose another file with --out")
