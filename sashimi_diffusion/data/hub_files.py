@@ -47,8 +47,8 @@ def open_tables(path: str, subset: str | None, cache: Path) -> dict[str, dataset
     saved = any(is_file(folder / name) for name in _SAVED)
     if saved and subset is not None:
         raise UserError(
-            f"data.subset is {subset!r}, but {printable(folder)} was written by save_to_disk and has no configurations: "
-            "remove it"
+            f"data.subset is {subset!r}, but {printable(folder)} was written by save_to_disk and has no "
+            "configurations: remove it"
         )
     if is_folder(folder):
         what = f"cannot read {printable(folder)} as a Hugging Face data set"

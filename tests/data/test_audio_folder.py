@@ -486,3 +486,14 @@ def test_names_that_are_no_text_are_no_labels(tmp_path: Path, record, options: d
         dataset = AudioFolder(tmp_path / "audio", "all", skip_bad_files=True, **options)
     assert [path.name for path in dataset.files] == ["1.wav"]
     assert len(AudioFolder(tmp_path / "audio", "all")) == 2
+
+
+def test_classes_of_one_file_have_no_validation_split(tmp_path: Path, record):
+    for name in "abcd":
+        record(tmp_path / "audio" / f"{name}.wav")
+    message = (
+        r"the validation split .* is empty: splits divide the files of each class, and its 4 usable files have 4 clas"
+    )
+    with pytest.raises(UserError, match=message):
+        AudioFolder(tmp_path / "audio", "validation", pattern="{label}")
+    assert len(AudioFolder(tmp_path / "audio", "validation", pattern="{label}", order="name", length=50)) == 2

@@ -232,7 +232,9 @@ def test_a_mistyped_local_path_is_answered_without_the_hub(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", None)
     monkeypatch.setattr(datasets, "load_dataset_builder", None)
-    with pytest.raises(UserError, match=f"data.path {path} does not exist: expected a folder of a Hugging Face data set"):
+    with pytest.raises(
+        UserError, match=f"data.path {path} does not exist: expected a folder of a Hugging Face data set"
+    ):
         HubDataset(path)
 
 
