@@ -5,7 +5,7 @@ from pathlib import Path
 
 from sashimi_diffusion.data.audio_files import find_audio
 from sashimi_diffusion.data.cache import cached_recordings
-from sashimi_diffusion.data.names import FOLDER, Fields, field_names, read_fields, require, select
+from sashimi_diffusion.data.names import FOLDER, Fields, field_names, not_text, read_fields, require, select
 from sashimi_diffusion.data.partition import SPLITS, Wanted, check_division, choose_part
 from sashimi_diffusion.data.recordings import (
     CachedDataset,
@@ -101,7 +101,9 @@ class AudioFolder(CachedDataset):
         kept = select(fields, where or {}, names, "where")
 
         clips = cached_recordings(kept, sample_rate, cache_dir=cache_dir, channels=channels)
-        bad = unusable | misnamed | _without_folder(kept, fields, {"label": label_field, "speaker": speakers})
+        given = {"label": label_field, "speaker": speakers}
+        bad = unusable | misnamed | _without_folder(kept, fields, given)
+        bad |= not_text({file: fields[file] for file in kept}, given)
         bad |= {kept[position]: reason for position, reason in clips.bad.items()}
         report_bad_files(bad, len(kept) + len(misnamed) + len(unusable), root, skip_bad_files, cache_dir)
         unusual = {kept[position]: text for position, text in clips.warnings.items()}

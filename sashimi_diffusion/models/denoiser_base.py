@@ -135,8 +135,10 @@ class Denoiser(LoraAdapters, WaveformModel):  # type: ignore[misc]  # a wrapped 
             rows: their embeddings, (names, dim); None is the mean of the known speakers for each.
 
         Raises:
-            UserError: the network has no speakers, knows one of them, or the embeddings have another width.
+            UserError: the names are no texts, the network has no speakers, knows one of them, or the embeddings have
+                another width.
         """
+        _require_texts(names)
         old = self._speaker_table()
         known = list(self.config.speaker_names or map(str, range(self.config.num_speakers)))
         for name in names:
@@ -156,8 +158,9 @@ class Denoiser(LoraAdapters, WaveformModel):  # type: ignore[misc]  # a wrapped 
         """Return the embeddings of speakers, (names, dim).
 
         Raises:
-            UserError: the network has no such speaker.
+            UserError: the names are no texts, or the network has no such speaker.
         """
+        _require_texts(names)
         table, known = self._speaker_table(), list(self.config.speaker_names or ())
         for name in names:
             if name not in known:
@@ -177,12 +180,23 @@ def embedding_parameters(arguments: Mapping[str, Any]) -> int:
     return arguments["embedding_hidden"] * rows + arguments["embedding_dim"] * labels
 
 
+def _require_texts(names: Any) -> None:
+    """Raise UserError if the names of speakers are no sequence of texts that are not empty."""
+    if isinstance(names, str) or not isinstance(names, Sequence):
+        raise UserError(f"names of speakers: expected a list of texts, got {short_form(names)}")
+    for name in names:
+        if not isinstance(name, str) or not name:
+            raise UserError(f"names of speakers: expected texts that are not empty, got {short_form(name)}")
+
+
 def _require_names(config: Mapping[str, Any]) -> None:
-    """Raise UserError if the names of the labels in a config are not as many as the labels."""
+    """Raise UserError if the names of the labels in a config are not as many as the labels, or not different."""
     for count, names in (("num_classes", "class_names"), ("num_speakers", "speaker_names")):
         given, number = config.get(names), config.get(count)
         if given is not None and len(given) != number:
             raise UserError(f"{names} has {len(given)} names, {count} is {number}: expected one name for each label")
+        if given is not None and len({str(name) for name in given}) != number:
+            raise UserError(f"{names} has a name twice: expected another name for each label")
 
 
 def output_head(channels: int, out_channels: int, weight_norm: bool = True) -> nn.Sequential:
