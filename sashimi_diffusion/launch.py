@@ -1,11 +1,14 @@
-"""The processes of a run: whether all were started, which one prints errors, and whether another one has ended."""
+"""The processes of a run: whether all were started, which one prints errors, and whether they are asked to end."""
 
 import contextlib
 import datetime
 import hashlib
 import os
+import signal
 import sys
+import threading
 import time
+from collections.abc import Iterator
 
 import torch
 
@@ -150,9 +153,54 @@ class Launcher:
         self.process = os.getppid() if launched else None
 
     def has_ended(self) -> bool:
-        """Return whether the program has ended, for example because it was killed. On Windows, this is not known."""
+        """Return whether the program has ended, for example because it was killed. On Windows, this is not known.
+
+        The answer is also yes if SIGTERM has asked this process to end (:class:`Termination`).
+        """
         # When the parent of a process ends, the system assigns another parent to it.
-        return self.process is not None and os.getppid() != self.process
+        return TERMINATION.is_due() or (self.process is not None and os.getppid() != self.process)
+
+
+class Termination:
+    """SIGTERM, with which ``timeout``, ``kill`` and clusters end a process.
+
+    A run that calls :meth:`is_due` after each step can write a checkpoint first. Before its first step, and when the
+    signal comes a second time, the process is interrupted at once, as Ctrl-C does.
+
+    Attributes:
+        obeyed: whether :meth:`is_due` has said that the signal has come.
+    """
+
+    def __init__(self) -> None:
+        self._requested = self._watched = self.obeyed = False
+
+    def is_due(self) -> bool:
+        """Return whether the signal has come."""
+        self._watched, self.obeyed = True, self._requested
+        return self._requested
+
+    @contextlib.contextmanager
+    def awaited(self) -> Iterator[None]:
+        """Wait for the signal in the block, unless the process ignores it or this is not its main thread."""
+        self._requested = self._watched = self.obeyed = False
+        in_main_thread = threading.current_thread() is threading.main_thread()
+        if not in_main_thread or signal.getsignal(signal.SIGTERM) is signal.SIG_IGN:
+            yield
+            return
+        usual = signal.signal(signal.SIGTERM, self._come)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, usual)
+
+    def _come(self, *_: object) -> None:
+        if self._requested or not self._watched:
+            raise KeyboardInterrupt
+        self._requested = True
+
+
+TERMINATION = Termination()
+"""Of this process."""
 
 
 def is_lost_connection(error: RuntimeError) -> bool:

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "examples").glob("*.ipynb"))
 SHORT = {
     "train-on-your-own-recordings": {
-        "MINUTES = 5": "MINUTES = 600",  # so that a busy machine has enough time for some steps; they are limited below
+        "MINUTES = 15": "MINUTES = 600",  # enough for a busy machine; the steps are limited below
         "batch_size=20, class_labels": "batch_size=6, class_labels",
         "num_inference_steps=12": "num_inference_steps=3",
         "output_dir=my-run": "output_dir=my-run training.steps=4 training.batch_size=2 sampling.steps=2",

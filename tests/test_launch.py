@@ -1,6 +1,8 @@
 """Tests of the processes of a run: whether all were started and work together, and which one prints errors."""
 
 import datetime
+import os
+import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -16,6 +18,7 @@ from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.launch import (
     Launcher,
     SharedError,
+    Termination,
     prints_error,
     require_all_processes,
     require_same_count,
@@ -231,3 +234,30 @@ def test_accelerate_with_fsdp_is_refused(recipe_script: Callable[[str], Any], tm
     assert len(errors) == 1
     assert "accelerate launch is set up for FSDP" in errors[0]
     assert not (tmp_path / "run").exists()
+
+
+def test_sigterm_waits_for_the_end_of_a_step() -> None:
+    termination = Termination()
+    with termination.awaited():
+        assert not termination.is_due()
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert not termination.obeyed
+        assert termination.is_due()
+        assert termination.obeyed
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_sigterm_interrupts_a_run_that_has_not_begun() -> None:
+    with Termination().awaited(), pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_an_ignored_sigterm_stays_ignored() -> None:
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        with (termination := Termination()).awaited():
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert not termination.is_due()
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -66,7 +66,8 @@ def shortened(command: str) -> str:
         return command if "listening" in command else f"{command} --resamples 3"
     if "digits-ar" in command:
         return f"{command} --seconds 0.02 --engine eager"
-    return f"{command} --steps 2" if "sample" in command else command
+    few = " --num-samples 10" if "--num-samples 300" in command else ""
+    return f"{command} --steps 2{few}" if "sample" in command else command
 
 
 def write_noise(path: Path, random: np.random.Generator, rate: int) -> None:
@@ -83,7 +84,7 @@ def working_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for digit in range(10):
         for index in range(6):
             write_noise(folder / "recordings" / f"{digit}_jackson_{index}.wav", random, 8000)
-        for index in (0, 4):
+        for index in (0, 1):
             write_noise(folder / "ann" / f"{digit}_ann_{index}.wav", random, 8000)
     for label in ("bd", "sn"):
         for index in range(6):

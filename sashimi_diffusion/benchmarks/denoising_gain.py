@@ -44,7 +44,9 @@ def _measure() -> None:
     parser = Parser(description=__doc__)
     parser.add_argument("--pipeline", default="sashimi-digits", help="a folder or the name of a bundled pipeline")
     parser.add_argument("--config", default="digits-small", help="config of the run, which says what is held out")
-    parser.add_argument("--timesteps", type=_numbers, default=[20, 60, 100], metavar="NUMBERS", help="default: 20,60,100")
+    parser.add_argument(
+        "--timesteps", type=_numbers, default=[20, 60, 100], metavar="NUMBERS", help="default: 20,60,100"
+    )
     parser.add_argument("--clips", type=positive, default=30, help="number of held-out recordings (default: 30)")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings of the config, such as data.path")
     options = parser.parse_args()
@@ -52,7 +54,13 @@ def _measure() -> None:
     pipe = SashimiPipeline.from_pretrained(options.pipeline)
     batch = held_out(pipe, config, options.clips)
     bands = range(pipe.model.config.sample_rate // 2 // BAND)
-    say("| timestep | " + " | ".join(f"{band}-{band + 1} kHz" for band in bands) + " |\n|---" + "|---" * len(bands) + "|")
+    say(
+        "| timestep | "
+        + " | ".join(f"{band}-{band + 1} kHz" for band in bands)
+        + " |\n|---"
+        + "|---" * len(bands)
+        + "|"
+    )
     for timestep in options.timesteps:
         gains = denoising_gains(pipe, batch, timestep)
         say(f"| {timestep} | " + " | ".join(f"{gain:+.2f} dB" for gain in gains) + " |")

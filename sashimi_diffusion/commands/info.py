@@ -138,3 +138,7 @@ def _bytes_of(path: Path) -> int:
         return path.lstat().st_size
     except OSError:  # removed in the meantime
         return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -4,9 +4,11 @@ import argparse
 import math
 import os
 import shlex
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from sashimi_diffusion.command_line import path_argument, select_device
+from sashimi_diffusion.command_line import Parser, path_argument, run, select_device
 from sashimi_diffusion.data.audio import EXTENSIONS
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.output_files import check_output_files, write_output_file
@@ -14,10 +16,21 @@ from sashimi_diffusion.paths import status
 from sashimi_diffusion.terminal import printable, say
 from sashimi_diffusion.training.config import MAX_MINUTES
 from sashimi_diffusion.training.own_recordings.budget import USEFUL_STEPS
-from sashimi_diffusion.training.own_recordings.plan import Plan, plan_run
+from sashimi_diffusion.training.own_recordings.plan import Plan, plan_run, plan_window
 from sashimi_diffusion.training.own_recordings.report import describe
 from sashimi_diffusion.training.own_recordings.settings import Request
 from sashimi_diffusion.training.own_recordings.survey import look_at
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command as ``python -m sashimi_diffusion.commands.init`` does and return its exit code."""
+
+    def command() -> int:
+        parser = Parser(prog="sashimi-train init", description=__doc__)
+        add_arguments(parser)
+        return run_init(parser.parse_args(arguments))
+
+    return run(command)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,12 +65,14 @@ def run_init(options: argparse.Namespace) -> int:
     survey = look_at(options.folder, options.pattern)
     # A link may have another ending than the recording to which it leads.
     check_output_files({"--out": out}, [*(recording.path for recording in survey.recordings), *survey.bad])
-    plan = plan_run(request, survey)
+    window = plan_window(request, survey)
+    say(describe(survey, window))
+    say(f"measuring training steps on {request.device}, which takes up to some minutes ...")
+    plan = plan_run(request, survey, window)
     kind = "autoregressive" if request.autoregressive else "diffusion"
     skip = " --skip-bad-files" if survey.bad else ""
     command = f"sashimi-train {kind} --config {_as_option(out)}{skip}"
     write_output_file(out, plan.text(command).encode())
-    say(describe(survey, plan.window))
     say(_about_run(plan))
     say(f"wrote {printable(out)}; train with\n  {command}")
     return 0
@@ -116,3 +131,7 @@ def _about_run(plan: Plan) -> str:
         f"  steps        about {budget.steps:,} in {request.minutes:g} minutes on {request.device}{few}: batches of "
         f"{budget.batch_size}, {seconds:.2g} s and {budget.memory} each, as measured"
     )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

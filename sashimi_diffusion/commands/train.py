@@ -113,12 +113,12 @@ def run_sub_command(
         given = sys.argv[1:] if arguments is None else arguments
         name = given[0] if given else ""
         if name in ("-h", "--help"):
-            _overview(commands).print_help()
+            _overview(commands, elsewhere or {}).print_help()
             return 0
         if elsewhere is not None and name in elsewhere:
             raise UserError(elsewhere[name])
         if name not in commands:
-            _overview(commands).error(_unknown(name, commands))
+            _overview(commands, elsewhere or {}).error(_unknown(name, commands))
         chosen = commands[name]
         parser = Parser(prog=f"sashimi-train {name}", description=_sentence(chosen.summary), epilog=chosen.examples)
         chosen.add_arguments(parser)
@@ -127,7 +127,7 @@ def run_sub_command(
     return run(command, prints_error)
 
 
-def _overview(commands: Mapping[str, SubCommand]) -> Parser:
+def _overview(commands: Mapping[str, SubCommand], elsewhere: Mapping[str, str]) -> Parser:
     width = max(map(len, commands))
     lines = "\n".join(f"  {name:<{width}}  {command.summary}" for name, command in commands.items())
     first = next(iter(commands))
@@ -135,7 +135,8 @@ def _overview(commands: Mapping[str, SubCommand]) -> Parser:
         prog="sashimi-train",
         usage=f"sashimi-train {{{','.join(commands)}}} [options] [key.sub=value ...]",
         description=f"Train a model on recordings.\n\nThe first argument says what to do:\n{lines}",
-        epilog=f"`sashimi-train {first} --help` lists the options of a sub-command, with examples.",
+        epilog=f"`sashimi-train {first} --help` lists the options of a sub-command, with examples."
+        + "".join(f"\n{_sentence(place)}" for place in elsewhere.values()),
     )
 
 

@@ -1,7 +1,8 @@
 """The pipelines that the page offers: loaded once, ready to sample."""
 
 import threading
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,8 @@ from sashimi_diffusion.pipelines import (
 )
 from sashimi_diffusion.pipelines.labels import KnownLabels, known_labels
 from sashimi_diffusion.pipelines.loading import BUNDLED
+from sashimi_diffusion.pipelines.steps import set_timesteps
+from sashimi_diffusion.schedulers import SCHEDULERS, create_scheduler
 from sashimi_diffusion.ssm import frozen
 from sashimi_diffusion.terminal import printable
 
@@ -38,6 +41,7 @@ class Entry:
 
     def __post_init__(self) -> None:
         self.scheduler: Any = None if self.autoregressive else self.pipe.scheduler
+        self.samplers = [] if self.autoregressive else usable_samplers(self.scheduler.config)
 
     @property
     def autoregressive(self) -> bool:
@@ -100,6 +104,24 @@ class Catalog:
         pipe.set_progress_bar_config(disable=True)
         self._kept.enter_context(frozen(pipe.model))
         return Entry(name, pipe)
+
+
+def usable_samplers(config: Mapping[str, Any]) -> list[str]:
+    """Return the names of the samplers that a pipeline does not refuse.
+
+    Args:
+        config: config of the scheduler of the pipeline.
+    """
+    usable = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about the number of steps, which is chosen later
+        for name in SCHEDULERS:
+            try:
+                set_timesteps(create_scheduler(name, config))
+            except UserError:
+                continue
+            usable.append(name)
+    return usable
 
 
 def _loaded(folder: Path) -> Any:

@@ -19,7 +19,6 @@ from sashimi_diffusion.demo.sampling import (
     label_text,
 )
 from sashimi_diffusion.pipelines.labels import KnownLabels
-from sashimi_diffusion.schedulers import SCHEDULERS
 
 CSS = (Path(__file__).with_name("page.css")).read_text(encoding="utf-8")
 
@@ -79,13 +78,14 @@ def _draw_tab(handlers: Handlers) -> None:
     with gr.Row():
         with gr.Column(scale=1, min_width=300):
             pipeline = _pipeline_control(names, names[0])
-            label, voice = _label_controls([handlers.catalog[names[0]]])
+            with gr.Row():
+                label, voice = _label_controls([handlers.catalog[names[0]]])
             count = gr.Slider(1, MOST_CLIPS, value=1, step=1, label="Number of clips")
             sampling = _sampling_controls(handlers.catalog, pipeline, _STEPS)
             seed = _seed_controls()
             start, cancel = _buttons("Draw")
         with gr.Column(scale=2, min_width=300):
-            status, shown = _status(), gr.HTML(padding=False)
+            status, shown = _status(), _results("Press Draw. The clips appear here, to hear and to see.")
 
     def labels_of(name: str) -> list[Any]:
         return _label_updates([handlers.catalog[name]])
@@ -118,9 +118,9 @@ def _compare_tab(handlers: Handlers) -> None:
     status = _status()
     with gr.Row():
         with gr.Column(min_width=300):
-            shown = gr.HTML(padding=False)
+            shown = _results("Press Compare. The clip of A appears here.")
         with gr.Column(min_width=300):
-            shown_too = gr.HTML(padding=False)
+            shown_too = _results("The clip of B appears here.")
 
     def labels_of(name: str, other: str) -> list[Any]:
         return _label_updates([catalog[name], catalog[other]])
@@ -160,7 +160,8 @@ def _continue_tab(handlers: Handlers) -> None:
             seed = _seed_controls()
             start, cancel = _buttons("Continue")
         with gr.Column(scale=2, min_width=300):
-            status, live, shown = _status(), gr.HTML(padding=False), gr.HTML(padding=False)
+            status, live = _status(), gr.HTML(padding=False)
+            shown = _results("Press Continue. The sound is played while it is generated, and appears here.")
 
     def run(name, recording, seconds, temperature, top_p, seed, request: gr.Request):  # type: ignore[no-untyped-def]
         path = None if recording is None else Path(recording)
@@ -185,18 +186,25 @@ def _sampling_controls(catalog: Catalog, pipeline: gr.Dropdown, steps: int, suff
         suffix: added to the labels of the controls.
     """
     entry = catalog[pipeline.value]
-    samplers = [("as saved with the pipeline", _OWN), *((name, name) for name in SCHEDULERS)]
-    controls = [
-        gr.Dropdown(samplers, value=QUICK_SAMPLER, label=f"Sampler{suffix}"),
-        gr.Slider(label=f"Steps{suffix}", step=1, minimum=1, **_steps_of(entry, steps)),
-        gr.Slider(label=f"Guidance{suffix}", step=0.1, minimum=0, **_guidance_of(entry)),
-    ]
+    sampler = gr.Dropdown(label=f"Sampler{suffix}", **_samplers_of(entry))
+    with gr.Row():
+        controls = [
+            sampler,
+            gr.Slider(label=f"Steps{suffix}", step=1, minimum=1, min_width=140, **_steps_of(entry, steps)),
+            gr.Slider(label=f"Guidance{suffix}", step=0.1, minimum=0, min_width=140, **_guidance_of(entry)),
+        ]
 
     def fit(name: str) -> list[Any]:
-        return [gr.update(**_steps_of(catalog[name], steps)), gr.update(**_guidance_of(catalog[name]))]
+        chosen = catalog[name]
+        return [gr.update(**own) for own in (_samplers_of(chosen), _steps_of(chosen, steps), _guidance_of(chosen))]
 
-    pipeline.change(fit, pipeline, controls[1:], **_QUIET)
+    pipeline.change(fit, pipeline, controls, **_QUIET)
     return controls
+
+
+def _samplers_of(entry: Entry) -> dict[str, Any]:
+    choices = [("as saved with the pipeline", _OWN), *((name, name) for name in entry.samplers)]
+    return {"choices": choices, "value": QUICK_SAMPLER if QUICK_SAMPLER in entry.samplers else _OWN}
 
 
 def _steps_of(entry: Entry, steps: int) -> dict[str, Any]:
@@ -253,6 +261,11 @@ def _seed_controls() -> gr.Number:
 def _buttons(title: str) -> tuple[gr.Button, gr.Button]:
     with gr.Row():
         return gr.Button(title, variant="primary", min_width=120), gr.Button("Cancel", min_width=120)
+
+
+def _results(hint: str) -> gr.HTML:
+    """Create the place of results, which has a hint until there are any."""
+    return gr.HTML(f'<p class="hint">{hint}</p>', padding=False)
 
 
 def _status() -> gr.HTML:

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from sashimi_diffusion.command_line import Parser, run
 from sashimi_diffusion.errors import UserError
-from sashimi_diffusion.launch import is_lost_connection, prints_error, require_all_processes
+from sashimi_diffusion.launch import TERMINATION, is_lost_connection, prints_error, require_all_processes
 from sashimi_diffusion.terminal import say
 from sashimi_diffusion.training.config import RunConfig, write_schema
+from sashimi_diffusion.training.health import RunEnded
 from sashimi_diffusion.training.loop import train
 from sashimi_diffusion.training.packaged_configs import config_file, overview
 from sashimi_diffusion.training.run_folder import CONFIG, config_of_command, how_to_continue
@@ -94,15 +95,20 @@ def train_with_options(recipe: Recipe, options: argparse.Namespace) -> int:
     source = file or (folder / CONFIG if resume else default_file)
     instead = " instead of --resume-from" if options.resume_from is not None else ""
     try:
-        train(
-            recipe.task,
-            config,
-            resume,
-            options.resume_from,
-            options.skip_bad_files,
-            push=options.push_to_hub,
-            source=source,
-        )
+        with TERMINATION.awaited():
+            train(
+                recipe.task,
+                config,
+                resume,
+                options.resume_from,
+                options.skip_bad_files,
+                push=options.push_to_hub,
+                source=source,
+            )
+    except RunEnded:
+        if not TERMINATION.obeyed:
+            raise
+        raise KeyboardInterrupt(f"stopped by SIGTERM; {how_to_continue(folder, instead)}") from None
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"stopped; {how_to_continue(folder, instead)}") from None
     except RuntimeError as error:

@@ -14,6 +14,8 @@ from sashimi_diffusion.data.recordings import Recordings
 # First number of the key of a random stream; each purpose has its own.
 TRAINING, VALIDATION, EPOCH, STEP, MEASURE, DROPOUT, DEVICE = range(7)
 
+_NEGLIGIBLE = 0.01  # share of the audio
+
 
 def stream(*key: int) -> np.random.Generator:
     """Return the random number generator of a key; generators of different keys are independent."""
@@ -93,6 +95,32 @@ class ShuffledShards:
     def _permutation(self, epoch: int, block: int) -> np.ndarray:
         size = min(self.buffer, self.count - block * self.buffer)
         return stream(EPOCH, self.seed, epoch, block).permutation(size)
+
+
+def unused_ends(recordings: Recordings, random_shift: int | None) -> str:
+    """Return in words how much audio is in no training example because it comes after the last one of its recording.
+
+    The text is empty if that is less than 1 % of the audio, or if the recordings are read from tar files, where their
+    lengths are not known.
+
+    Args:
+        recordings: the training examples.
+        random_shift: the setting ``data.random_shift``.
+    """
+    if recordings.groups is not None or random_shift is None:
+        return ""
+    last = {recording: index for index, (recording, _) in enumerate(recordings.items)}
+    lengths = np.array([recordings.clip_length(index) for index in last.values()])
+    ends = np.array([recordings.items[index][1] for index in last.values()]) + recordings.length + random_shift
+    unused = np.maximum(0, lengths - ends)
+    if unused.sum() < _NEGLIGIBLE * lengths.sum():
+        return ""
+    some, seconds = unused[unused > 0], recordings.length / recordings.sample_rate
+    return (
+        f"{unused.sum() / lengths.sum():.0%} of the audio is not used: {len(some)} of {len(unused)} recordings go on "
+        f"after their last example of {seconds:.2f} s, by {some.mean() / recordings.sample_rate:.2f} s on average "
+        "(data.length, data.random_shift)"
+    )
 
 
 def spread_evenly(count: int, limit: int) -> list[int]:

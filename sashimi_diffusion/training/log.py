@@ -13,6 +13,8 @@ from sashimi_diffusion.training.config import RunConfig, TrainingConfig, to_tree
 from sashimi_diffusion.training.run_folder import METRICS, MetricsFile, writing_to
 from sashimi_diffusion.training.trackers import Trackers, tracked_run
 
+_DELAY = 3.0  # seconds before the bar of an evaluation
+
 
 class Log:
     """The reports of a run. All processes call its methods; the main process prints and writes metrics.jsonl.
@@ -86,6 +88,17 @@ class Log:
             self.write(step, metrics)
             words = ", ".join(f"{name.replace('_', ' ')} {value:.5f}" for name, value in metrics.items())
             self.print(f"step {step}: {words}")
+
+
+def evaluation_bar(name: str, total: int, shown: bool) -> tqdm:
+    """Return the progress bar of an evaluation within a run; it appears on a terminal after three seconds.
+
+    Args:
+        name: of what is computed.
+        total: number of parts.
+        shown: whether there is a bar.
+    """
+    return tqdm(total=total, desc=name, leave=False, delay=_DELAY, disable=not shown or not sys.stderr.isatty())
 
 
 class ProgressBar:

@@ -1,6 +1,8 @@
 """Tests of ``sashimi-train``: packaged configs, the choice of a config, sub-commands, and short runs of every kind."""
 
+import os
 import re
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.training import command as training_command
 from sashimi_diffusion.training.command import Recipe
 from sashimi_diffusion.training.config import load_config
+from sashimi_diffusion.training.loop import Trainer
 from sashimi_diffusion.training.packaged_configs import CONFIGS, config_file, description, overview, packaged_configs
 from sashimi_evaluation.commands import train as train_command
 from sashimi_evaluation.commands.train import CLASSIFIER
@@ -140,6 +143,10 @@ def test_the_command_of_the_library_names_the_one_with_classifiers(train: Comman
     code, out, err = train("classifier", "--list", module=diffusion_command)
     assert (code, out) == (2, "")
     assert "`sashimi-train classifier`" in err
+    code, out, err = train("--help", module=diffusion_command)
+    assert (code, err) == (0, "")
+    assert "`python -m sashimi_evaluation.commands.train classifier`" in " ".join(out.split())
+    assert "`python -m" not in train("--help")[1]
     assert train("diffusion", "--list", module=diffusion_command) == train("diffusion", "--list")
 
 
@@ -227,6 +234,27 @@ def test_advice_after_an_interruption(
     code, _, err = train("diffusion", *arguments, *option)
     assert code == 130
     assert err.strip() == f"stopped; there is no checkpoint yet, so {advice}"
+
+
+def test_sigterm_ends_a_run_after_the_step_with_a_checkpoint(
+    train: Command, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step, run = Trainer._step, tmp_path / "run"
+
+    def interrupted(trainer: Trainer, progress: float) -> float:
+        if trainer.counters.step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(trainer, progress)
+
+    monkeypatch.setattr(Trainer, "_step", interrupted)
+    before = signal.getsignal(signal.SIGTERM)
+    settings = ["training.steps=50", "training.checkpoint_every=50"]
+    code, _, err = train("diffusion", "--config", str(world / "diffusion.yaml"), *settings, f"output_dir={run}")
+    assert code == 130, err
+    checkpoint = run / "checkpoints" / "step-000003"
+    assert err.splitlines()[-1] == f"stopped by SIGTERM; the same command with --resume continues from {checkpoint}"
+    assert checkpoint.is_dir()
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_a_run_that_does_not_start_prints_no_config(train: Command, world: Path, tmp_path: Path) -> None:

@@ -212,6 +212,14 @@ def test_controls_have_names_and_the_page_a_language(page: Browser):
         assert {"combobox", "slider", "button", "tab"} <= {role for role, _ in named}
 
 
+def test_the_empty_page_says_what_to_press_within_the_window(page: Browser):
+    page.call("Emulation.setDeviceMetricsOverride", width=1300, height=1000, deviceScaleFactor=1, mobile=False)
+    click(page, TAB.format("Draw"))
+    assert page.run("[...document.querySelectorAll('.hint')].some(e => e.textContent.startsWith('Press Draw'))")
+    page.until(f"{BUTTON.format('Draw')}.getBoundingClientRect().bottom < 1000")
+    screenshot(page, "draw-empty")
+
+
 def test_the_keyboard_reaches_the_controls_in_their_order(page: Browser):
     page.run(f"{TAB.format('Draw')}.focus()")
     reached = []

@@ -281,3 +281,9 @@ def test_only_the_last_live_sounds_are_kept() -> None:
 
 def test_the_suggested_sampler_exists() -> None:
     assert QUICK_SAMPLER in SCHEDULERS
+
+
+def test_refused_samplers_are_not_offered(catalog: Catalog, words: str, autoregressive: str) -> None:
+    assert set(SCHEDULERS) - set(catalog["sashimi-digits"].samplers) == {"diffwave-fast"}
+    assert catalog[words].samplers == list(SCHEDULERS)
+    assert catalog[autoregressive].samplers == []

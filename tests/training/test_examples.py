@@ -2,12 +2,15 @@
 
 import itertools
 from collections import Counter
+from collections.abc import Sequence
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sashimi_diffusion.training.examples import ShuffledShards
+from sashimi_diffusion.data.recordings import Recordings
+from sashimi_diffusion.training.examples import ShuffledShards, unused_ends
 
 GROUPS = [7, 1, 12, 5]
 
@@ -48,3 +51,41 @@ def test_a_block_has_the_examples_of_few_shards(buffer: int) -> None:
     if buffer == 100:
         assert changes > 8
     assert Counter(shards) == dict(enumerate(GROUPS))
+
+
+class Silence(Recordings):
+    """Silent recordings of the given numbers of samples at 100 Hz, cut into items of 64 samples."""
+
+    def __init__(self, lengths: Sequence[int]) -> None:
+        items = [(n, start) for n, samples in enumerate(lengths) for start in range(0, max(samples - 64, 0) + 1, 64)]
+        super().__init__(items, np.full(len(items), -1), 100, 64)
+        self.lengths = lengths
+
+    def load(self, recording: int) -> tuple[np.ndarray, float]:
+        return np.zeros(self.lengths[recording], dtype=np.float32), 0.0
+
+
+@pytest.mark.parametrize(
+    ("lengths", "shift", "text"),
+    [
+        (
+            [100, 100],
+            0,
+            "36% of the audio is not used: 2 of 2 recordings go on after their last example of 0.64 s, by 0.36 s",
+        ),
+        (
+            [100, 64],
+            6,
+            "18% of the audio is not used: 1 of 2 recordings go on after their last example of 0.64 s, by 0.30 s",
+        ),
+        ([150], 2, "13% of the audio is not used: 1 of 1 recordings go on after their last example of 0.64 s, by 0.20"),
+        ([100, 100], 36, ""),  # the shift reaches the ends
+        ([100, 100], None, ""),
+        ([64, 30, 128], 0, ""),
+        ([6401], 0, ""),  # a negligible part
+    ],
+)
+def test_unused_ends_are_named(lengths: list[int], shift: int | None, text: str) -> None:
+    described = unused_ends(Silence(lengths), shift)
+    assert described.startswith(text)
+    assert bool(described) == bool(text)

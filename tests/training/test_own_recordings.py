@@ -239,7 +239,7 @@ def tenth(folder: Path) -> None:
         (
             lambda folder: write(folder / "a.wav", 0.1),
             ["--minutes", "0.001"],
-            "--minutes 0.001 is enough for 0 training",
+            r"0.001 minutes allow 0 training steps of the smallest network on .*: give at least \d+ min",
         ),
         (lambda folder: write(folder / "a.wav", 0.1), ["--pattern", "{a"], "pattern '{a' cannot be used"),
         (lambda folder: write(folder / "a.wav", 0.1), ["--pattern", "{label}_{index}"], "not of the form"),
@@ -264,6 +264,30 @@ def test_folders_are_required(folder, path, message):
     write(folder / "a.wav", 0.1)
     with pytest.raises(UserError, match=message):
         run_init(options(str(folder / path)))
+
+
+def test_the_folder_is_described_before_steps_are_measured(folder, monkeypatch, capsys):
+    described = []
+    write(folder / "a.wav", 0.1)
+
+    def measure(*_: object) -> Cost:
+        described.append(capsys.readouterr().out)
+        return Cost((0.0, 80.0), (1e6, 1e6), 1000)
+
+    monkeypatch.setattr(plan, "measure_step", measure)
+    message = r"10 minutes allow 7 training .* at least 60 minutes \(--minutes 60\); .* 45 hours"
+    with pytest.raises(UserError, match=message):
+        run_init(options("takes", "--minutes", "10", "--device", "cpu"))
+    assert described[0].startswith("takes\n  recordings   1 files")
+    assert described[0].endswith("measuring training steps on cpu, which takes up to some minutes ...\n")
+
+
+def test_ends_that_are_in_no_example_are_named(folder, init):
+    for index in range(3):
+        write(folder / f"{index}.wav", 1.6, rate=16000)
+    init()
+    text = Path("takes.yaml").read_text()
+    assert "cut into whole examples; 33% of the audio, after the last of them, is not used" in text
 
 
 def test_the_command_line(folder, capsys):
@@ -323,7 +347,8 @@ def test_configs_for_a_gpu(folder, monkeypatch, autoregressive, rate):
     for index in range(2):
         write(folder / f"{index}.wav", 20 if rate == 8000 else 4, rate, channels=2)
     request = Request("takes", 60, autoregressive, torch.device("cuda"))
-    config = plan.plan_run(request, look_at(folder)).config
+    survey = look_at(folder)
+    config = plan.plan_run(request, survey, plan.plan_window(request, survey)).config
     assert config.training.mixed_precision == "bf16"
     assert config.training.batch_size > 1
     assert config.data.sample_rate == min(rate, 16000 if autoregressive else 48000)

@@ -17,10 +17,12 @@ from sashimi_diffusion.models.autoregressive_base import detached
 from sashimi_diffusion.pipelines import SashimiAutoregressivePipeline
 from sashimi_diffusion.pipelines.autoregressive import bits_of
 from sashimi_diffusion.ssm import frozen
+from sashimi_diffusion.terminal import say
 from sashimi_diffusion.training.autoregressive.batches import IGNORED, TokenBatch, TokenSource, padded
 from sashimi_diffusion.training.autoregressive.config import AutoregressiveConfig
 from sashimi_diffusion.training.autoregressive.samples import check_generation, save_samples
-from sashimi_diffusion.training.examples import spread_evenly
+from sashimi_diffusion.training.examples import spread_evenly, unused_ends
+from sashimi_diffusion.training.log import evaluation_bar
 from sashimi_diffusion.training.model_card import autoregressive_usage
 from sashimi_diffusion.training.splits import fingerprint, has_validation, open_split
 
@@ -67,6 +69,8 @@ class AutoregressiveTask:
         self.description = f"{len(recordings):,} training, {counts[0]:,} validation and {counts[1]:,} test examples"
         if recordings.changes:
             self.description += f"; {recordings.changes}"
+        if unused := unused_ends(recordings, config.data.random_shift):
+            self.description += f"; {unused}"
         self.against_graph = "data.carry_chunks carries states from step to step" if self.chunks > 1 else ""
         # Examples that are divided into chunks are kept for the steps that use them; threads prepare later batches.
         kept = 2 * config.training.gradient_accumulation if self.chunks > 1 else 0
@@ -124,6 +128,8 @@ class AutoregressiveTask:
         if self.test is None:
             return {}
         recordings, chunks = self.test.whole_recordings(), _chunks(self.test, len(self.test.dataset))
+        if accelerator.is_main_process:
+            say(f"computing the bits per sample of {len(recordings)} test recordings")
         bits = self._bits(accelerator, network, recordings)
         identical = len(chunks) == len(recordings) and all(map(torch.equal, chunks, recordings))
         bits_of_chunks = bits if identical else self._bits(accelerator, network, chunks)
@@ -208,14 +214,17 @@ def bits_per_sample(
     """
     ordered = sorted(examples, key=len)
     batches = [ordered[start : start + batch_size] for start in range(0, len(ordered), batch_size)]
+    own = batches[accelerator.process_index :: accelerator.num_processes]
+    parts = sum(-(-len(batch[-1]) // chunk) for batch in own)
     nats = torch.zeros((), dtype=torch.float64, device=accelerator.device)
-    with frozen(model):
-        for batch in batches[accelerator.process_index :: accelerator.num_processes]:
+    with frozen(model), evaluation_bar("bits per sample", parts, accelerator.is_main_process) as bar:
+        for batch in own:
             inputs, targets = (part.to(accelerator.device) for part in padded(batch, 1, model.start_token))
             state, chunks = None, zip(inputs.split(chunk, dim=1), targets.split(chunk, dim=1), strict=True)
             for chunk_inputs, chunk_targets in chunks:
                 with accelerator.autocast():
                     logits, state = model.prefill(chunk_inputs, state)
                 nats += F.cross_entropy(logits.float(), chunk_targets, ignore_index=IGNORED, reduction="sum").double()
+                bar.update()
     total = accelerator.reduce(nats, "sum").item()
     return total / sum(len(example) for example in examples) / math.log(2)

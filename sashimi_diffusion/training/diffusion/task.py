@@ -25,7 +25,8 @@ from sashimi_diffusion.training.diffusion.fine_tuning import (
     use_labels_of,
 )
 from sashimi_diffusion.training.diffusion.samples import check_sampling, save_samples
-from sashimi_diffusion.training.examples import spread_evenly
+from sashimi_diffusion.training.examples import spread_evenly, unused_ends
+from sashimi_diffusion.training.log import evaluation_bar
 from sashimi_diffusion.training.model_card import diffusion_usage
 from sashimi_diffusion.training.run_folder import Saveable
 from sashimi_diffusion.training.splits import fingerprint, has_validation, open_split
@@ -67,6 +68,8 @@ class DiffusionTask:
             + (f", {classes} classes" if config.model.class_conditional is None else "")
             + (f"; {recordings.changes}" if recordings.changes else "")
         )
+        if unused := unused_ends(recordings, config.data.random_shift):
+            self.description += f"; {unused}"
         if config.training.lora_rank is not None:
             self.description += f"; {trained_parameters(self.network):,} parameters are trained"
 
@@ -97,12 +100,14 @@ class DiffusionTask:
         indices = spread_evenly(len(self.validation.dataset), self.config.training.validation_examples)
         batches = [indices[start : start + size] for start in range(0, len(indices), size)]
         total = torch.zeros((), device=accelerator.device)
-        with frozen(network):
-            for chosen in batches[accelerator.process_index :: accelerator.num_processes]:
+        own = batches[accelerator.process_index :: accelerator.num_processes]
+        with frozen(network), evaluation_bar("validation", len(own), accelerator.is_main_process) as bar:
+            for chosen in own:
                 batch = self.validation.validation_batch(chosen)
                 with accelerator.autocast():
                     losses = diffusion_losses(network, self.scheduler, batch, self.config.objective.min_snr_gamma)
                 total += losses.sum()
+                bar.update()
         return {"validation_loss": accelerator.reduce(total, "sum").item() / len(indices)}
 
     def conclude(self, accelerator: Accelerator, network: nn.Module) -> dict[str, float]:

@@ -16,6 +16,8 @@ USEFUL_STEPS = 2000
 """A network that takes fewer steps within the minutes is larger than they allow."""
 FEWEST_STEPS = 20
 """With fewer steps, a run is over before the learning rate has risen."""
+_SPARE = 2.0  # the suggested minutes allow this many times FEWEST_STEPS: a second measurement may be slower
+_ROUND_MINUTES = (1, 2, 5, 10, 15, 20, 30, 45)
 
 _SMALLEST_USEFUL_BATCH = 4  # fewer examples are used only if the memory is not enough
 _USED_MEMORY = {"cpu": 0.5, "cuda": 0.8}  # share of the free memory; the rest is for data, samples and a CUDA graph
@@ -80,12 +82,25 @@ def choose_budget(
         )
     if chosen.steps < FEWEST_STEPS:
         step = chosen.cost.seconds_of(chosen.batch_size) / 60
-        least, useful = (math.ceil(steps * step) for steps in (FEWEST_STEPS, USEFUL_STEPS))
+        least, useful = _rounded_up(_SPARE * FEWEST_STEPS * step), _rounded_up(USEFUL_STEPS * step)
         raise UserError(
-            f"--minutes {minutes:g} is enough for {counted(chosen.steps, 'training step')} of the smallest network on "
-            f"{device}: give it at least {least} minutes; {useful} are useful"
+            f"{_in_minutes(minutes)} {'allows' if minutes == 1 else 'allow'} "
+            f"{counted(chosen.steps, 'training step')} of the smallest network on {device}, which is too few: give at "
+            f"least {_in_minutes(least)} (--minutes {least}); good results need about {_in_minutes(useful)}"
         )
     return chosen
+
+
+def _in_minutes(minutes: float) -> str:
+    """Return a number of minutes in words."""
+    if minutes >= 120:
+        return f"{minutes / 60:g} hours"
+    return f"{minutes:g} minute{'' if minutes == 1 else 's'}"
+
+
+def _rounded_up(minutes: float) -> int:
+    """Return the next round number of minutes: one of ``_ROUND_MINUTES``, or full hours."""
+    return next((number for number in _ROUND_MINUTES if number >= minutes), 60 * math.ceil(minutes / 60))
 
 
 def _with_batch(size: Size, cost: Cost, limit: float, minutes: float, largest: int) -> Budget | None:

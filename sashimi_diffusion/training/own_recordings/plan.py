@@ -54,17 +54,23 @@ class Plan:
         return text
 
 
-def plan_run(request: Request, survey: Survey) -> Plan:
-    """Return the plan of a run; it measures training steps on the device for some seconds.
-
-    Raises:
-        UserError: no network fits into the memory of the device, or the minutes are too few.
-    """
+def plan_window(request: Request, survey: Survey) -> Window:
+    """Return the training examples of a run."""
     limits = limits_of(request.autoregressive, request.device)
     rate = sample_rate_of(survey, limits)
     pool = pools_of(request.autoregressive, request.device, rate)
     channels = 1 if request.autoregressive else channels_of(survey)
-    window = choose_window(survey, rate, channels, pool, limits, shift=not request.autoregressive)
+    return choose_window(survey, rate, channels, pool, limits, shift=not request.autoregressive)
+
+
+def plan_run(request: Request, survey: Survey, window: Window) -> Plan:
+    """Return the plan of a run with these training examples; it measures training steps on the device.
+
+    The measurement takes seconds on a GPU and up to about two minutes on a CPU.
+
+    Raises:
+        UserError: no network fits into the memory of the device, or the minutes are too few.
+    """
 
     def measure(size: Size) -> Cost:
         provisional = Budget(size, Cost((0, 0), (0, 0), 0), batch_size=1, steps=USEFUL_STEPS)

@@ -183,7 +183,8 @@ def about_mixing(survey: Survey) -> str:
 def _fit(window: Window) -> str:
     if not window.longer:
         return "no recording is longer"
-    return f"{window.longer:.0%} of the recordings are longer, and cut into several examples"
+    text = f"{window.longer:.0%} of the recordings are longer, and cut into whole examples"
+    return f"{text}; {window.unused:.0%} of the audio, after the last of them, is not used" if window.unused else text
 
 
 def _about_shift(window: Window) -> str:

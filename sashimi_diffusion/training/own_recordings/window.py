@@ -39,6 +39,7 @@ class Window:
         random_shift: the setting ``data.random_shift``.
         examples: number of examples that the recordings give.
         longer: share of the recordings that are longer than an example.
+        unused: share of the audio that is in no example: ends of recordings that are shorter than an example.
     """
 
     sample_rate: int
@@ -48,6 +49,7 @@ class Window:
     random_shift: int | None
     examples: int
     longer: float
+    unused: float
 
     @property
     def seconds(self) -> float:
@@ -95,14 +97,17 @@ def choose_window(
     length = _smooth_length(max(wanted, _SHORTEST * multiple), multiple) if fits else limits.length
     window = length / sample_rate
     long = bool(np.median(seconds) >= 2 * window)
+    examples = np.maximum(1, seconds // window)
+    unused = 0.0 if long else np.maximum(0, seconds - examples * window - (SHIFT if shift else 0)).sum()
     return Window(
         sample_rate,
         channels,
         length,
         pool,
         None if long else round(SHIFT * sample_rate) if shift else 0,
-        examples=int(np.maximum(1, seconds // window).sum()),
+        examples=int(examples.sum()),
         longer=float((seconds > window).mean()),
+        unused=float(unused / seconds.sum()),
     )
 
 

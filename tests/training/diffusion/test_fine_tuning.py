@@ -5,15 +5,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from safetensors.torch import load_file
 
 from sashimi_diffusion import SashimiPipeline
 from sashimi_diffusion.errors import UserError
-from sashimi_diffusion.training.config import check_same_run, from_tree
+from sashimi_diffusion.training.config import check_same_run, from_tree, load_config
 from sashimi_diffusion.training.diffusion.config import DiffusionConfig
 from sashimi_diffusion.training.diffusion.task import DiffusionTask
 from sashimi_diffusion.training.loop import train
+from sashimi_diffusion.training.packaged_configs import CONFIGS
+from sashimi_diffusion.training.splits import open_split
 
 pytest.importorskip("peft", reason="needs peft")
 
@@ -118,3 +121,15 @@ def test_settings_that_contradict_the_initial_pipeline_are_refused(tiny: Any, ba
         with pytest.raises(UserError, match=message):
             tuned(tiny, base, override, f"output_dir={tmp_path / 'refused'}")
     assert not (tmp_path / "refused").exists()
+
+
+def test_the_packaged_config_holds_out_three_of_twenty_recordings(tmp_path: Path) -> None:
+    for number in range(20):
+        noise = 0.1 * np.random.default_rng(number).standard_normal(800)
+        soundfile.write(tmp_path / f"{number // 2}_ann_{number % 2}.wav", noise, 8000)
+    overrides = [f"data.path={tmp_path}", f"data.cache_dir={tmp_path / 'cache'}"]
+    data = load_config(DiffusionConfig, CONFIGS / "diffusion" / "digits-new-voice.yaml", overrides).data
+    train, held_out = (open_split(data, part, data.length, False, data.speakers) for part in ("train", "validation"))
+    assert (len(train), len(held_out)) == (17, 3)
+    assert train.class_names == list("0123456789")
+    assert train.speaker_names == ["ann"]
