@@ -1,6 +1,6 @@
 """Measure by how much one step of a denoiser beats a Wiener filter, for each band of 1 kHz.
 
-    python -m sashimi_diffusion.benchmarks.denoising_gain --pipeline sashimi-digits --config digits-small data.path=recordings
+    python -m sashimi_diffusion.benchmarks.denoising_gain --pipeline sashimi-digits data.path=recordings
 
 Held-out recordings of the config get the noise of a few timesteps. The denoiser estimates the clean recording in one
 step, and so does a filter that knows the smooth spectrum of the clean recording: |X|² / (|X|² + noise), with |X|²

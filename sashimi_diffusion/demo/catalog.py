@@ -41,7 +41,7 @@ class Entry:
 
     def __post_init__(self) -> None:
         self.scheduler: Any = None if self.autoregressive else self.pipe.scheduler
-        self.samplers = [] if self.autoregressive else usable_samplers(self.scheduler.config)
+        self.samplers = [] if self.autoregressive else usable_samplers(self.pipe.scheduler.config)
 
     @property
     def autoregressive(self) -> bool:

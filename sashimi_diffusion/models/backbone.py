@@ -232,9 +232,7 @@ class BackboneInputs(NamedTuple):
     up: list[list[LayerInputs]]
 
 
-def create_pools(
-    pooling: str, upper: int, lower: int, pool: int, weight_norm: bool, causal: bool
-) -> tuple[nn.Module, nn.Module]:
+def create_pools(pooling: str, upper: int, lower: int, pool: int, weight_norm: bool, causal: bool) -> tuple[Any, Any]:
     """Return the down-pool and the up-pool between two stages.
 
     Args:

@@ -174,8 +174,8 @@ class DataConfig(Settings):
     )
     whole: bool = Field(
         default=False,
-        description="folder only: each recording is one example, its beginning, as it suits single words; false: longer "
-        "recordings have an example for each `length` samples",
+        description="folder only: each recording is one example, its beginning, as it suits single words; false: "
+        "longer recordings have an example for each `length` samples",
     )
     cache_dir: Text | None = Field(default=None, description="folder for decoded audio; null: the user's cache folder")
 
