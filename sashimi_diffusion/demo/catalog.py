@@ -40,8 +40,9 @@ class Entry:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
-        self.scheduler: Any = None if self.autoregressive else self.pipe.scheduler
-        self.samplers = [] if self.autoregressive else usable_samplers(self.pipe.scheduler.config)
+        scheduler: Any = None if self.autoregressive else self.pipe.scheduler
+        self.scheduler = scheduler
+        self.samplers = [] if scheduler is None else usable_samplers(scheduler.config)
 
     @property
     def autoregressive(self) -> bool:

@@ -124,7 +124,9 @@ def test_recordings_of_a_hugging_face_data_set_and_of_two_channels(ar_config, tm
     config = ar_config(kind="hf_dataset", path=str(tmp_path / "audio"), splits=[0.7, 0.2, 0.1])
     task = AutoregressiveTask(config, torch.device("cpu"), False)
     assert task.description == (
-        "4 training, 1 validation and 1 test examples; 6 of 6 recordings are stereo and are mixed to one channel"
+        "4 training, 1 validation and 1 test examples; 6 of 6 recordings are stereo and are mixed to one channel; "
+        "15% of the audio is not used: 4 of 4 recordings go on after their last example of 0.03 s, by 0.01 s on average "
+        "(data.length, data.random_shift)"
     )
     assert task.test.dataset.files[0].parent.name == "test"
 
