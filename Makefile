@@ -59,6 +59,8 @@ $(VENV)/.installed-test: pyproject.toml
 	$(BIN)/python -m pip install --editable ".[test]"
 	@touch $@ $(VENV)/.installed
 
+# With a later Python, other packages require a later NumPy than the lower bound.
+$(LOWEST)/.installed: PYTHON := python3.10
 $(LOWEST)/.installed: pyproject.toml
 	$(call environment,$(LOWEST))
 	$(LOWEST)/bin/python -m pip install uv

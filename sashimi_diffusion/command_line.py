@@ -1,6 +1,7 @@
 """Shared parts of all commands: help with defaults, errors in one line, exit codes, the choice of the device."""
 
 import argparse
+import os
 import sys
 import warnings
 from collections.abc import Callable
@@ -57,10 +58,19 @@ def path_argument(text: str) -> Path:
 
 def positive(text: str) -> int:
     """Return the whole number of an option, for its ``type``; it must be at least 1."""
-    value = int(text)
+    value = whole_number(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"expected a number above 0, got {value}")
     return value
+
+
+def whole_number(text: str) -> int:
+    """Return the whole number of an option, for its ``type``."""
+    # The message of argparse for a ValueError has the name of the function.
+    try:
+        return int(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"expected a whole number, got {short_form(text)}") from error
 
 
 def run(command: Callable[[], int | None], prints: Callable[[BaseException], bool] = lambda error: True) -> int:
@@ -81,8 +91,13 @@ def run(command: Callable[[], int | None], prints: Callable[[BaseException], boo
         warnings.showwarning = _say_warning
         try:
             return command() or 0
+        except FileNotFoundError as error:
+            if _working_folder_exists():
+                raise
+            raised: BaseException = UserError("the working directory was removed: change to another one with cd")
+            raised.__cause__ = error
         except (UserError, KeyboardInterrupt) as error:
-            raised: UserError | KeyboardInterrupt = error
+            raised = error
         finally:
             warnings.showwarning = show_warning
         if isinstance(raised, UserError):
@@ -93,6 +108,14 @@ def run(command: Callable[[], int | None], prints: Callable[[BaseException], boo
         if prints(raised):
             say(_one_line(text), sys.stderr)
         return code
+
+
+def _working_folder_exists() -> bool:
+    try:
+        os.getcwd()
+    except OSError:
+        return False
+    return True
 
 
 def _say_warning(message: Warning | str, *_: Any, **__: Any) -> None:

@@ -16,6 +16,8 @@ from safetensors import SafetensorError
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.terminal import one_line, printable
 
+LONGEST_PART = 60
+"""Bytes of a label in a file name, which has at most 255 bytes."""
 _ABANDONED_SECONDS = 6 * 3600
 _FULL = "the disk is full"
 
@@ -108,6 +110,11 @@ def files_written_beside(path: Path) -> Iterator[Path]:
             target.parent.mkdir(parents=True, exist_ok=True)
             os.replace(file, target)
         shutil.rmtree(temporary)
+
+
+def name_of(label: str) -> str:
+    """Return a label as a part of a file name: its first :data:`LONGEST_PART` bytes, without half a character."""
+    return label.encode("utf-8", "replace")[:LONGEST_PART].decode("utf-8", "ignore")
 
 
 def give_usual_rights(folder: Path, pattern: str = "**/*") -> None:

@@ -11,11 +11,14 @@ _CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 def available_memory(device: torch.device) -> int | None:
     """Return the free bytes of a CUDA device or of main memory; None for other kinds of devices.
 
+    Of a CUDA device, memory that PyTorch has reserved and does not use is free.
+
     In a container (cgroup v2), the result for main memory is not more than the memory limit of the container minus the
     memory that this process uses.
     """
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + unused
     if device.type != "cpu":
         return None
     available = psutil.virtual_memory().available

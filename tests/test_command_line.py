@@ -13,8 +13,8 @@ import pytest
 from tqdm import tqdm
 
 from sashimi_diffusion import scripts
-from sashimi_diffusion.command_line import Parser, run, select_device
-from sashimi_diffusion.commands import sample
+from sashimi_diffusion.command_line import Parser, positive, run, select_device, whole_number
+from sashimi_diffusion.commands import demo, sample, train
 from sashimi_diffusion.errors import UserError
 
 
@@ -142,3 +142,23 @@ def test_every_console_script_has_a_command() -> None:
     for name in named:
         module = re.search(rf'^def {name}\(\).*?start\("([\w.]+)"\)', source, re.MULTILINE | re.DOTALL)[1]
         assert callable(import_module(module).main)
+
+
+@pytest.mark.parametrize("kind", [positive, demo._port, whole_number])
+def test_an_option_that_is_no_number_is_not_called_after_a_function(capsys: pytest.CaptureFixture, kind) -> None:
+    parser = Parser(prog="tool")
+    parser.add_argument("--port", type=kind)
+    assert run(lambda: parser.parse_args(["--port", "x"])) == 2
+    assert capsys.readouterr().err == "error: argument --port: expected a whole number, got 'x' (see tool --help)\n"
+
+
+def test_a_working_directory_that_was_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    folder = tmp_path / "gone"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    folder.rmdir()
+    assert train.main(["init", "takes"]) == 2
+    assert capsys.readouterr().err == "error: the working directory was removed: change to another one with cd\n"
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError):  # another file is missing
+        run(lambda: Path("none").read_text() and None)

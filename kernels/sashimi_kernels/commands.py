@@ -22,7 +22,10 @@ class Parser(argparse.ArgumentParser):
 
 def positive(text: str) -> int:
     """Convert an option to a positive integer."""
-    value = int(text)
+    try:
+        value = int(text)
+    except ValueError as error:  # the message of argparse for it has the name of this function
+        raise argparse.ArgumentTypeError(f"expected a whole number, got {text[:40]!r}") from error
     if value < 1:
         raise argparse.ArgumentTypeError(f"expected a number above 0, got {value}")
     return value

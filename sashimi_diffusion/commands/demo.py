@@ -11,7 +11,7 @@ import tempfile
 import threading
 from collections.abc import Sequence
 
-from sashimi_diffusion.command_line import Parser, run, select_device
+from sashimi_diffusion.command_line import Parser, run, select_device, whole_number
 from sashimi_diffusion.demo.catalog import Catalog
 from sashimi_diffusion.demo.handlers import Handlers
 from sashimi_diffusion.demo.jobs import Jobs, Stopped
@@ -136,7 +136,7 @@ def _free_port(host: str, port: int) -> int:
 
 
 def _port(text: str) -> int:
-    port = int(text)
+    port = whole_number(text)
     if not 0 <= port < 2**16:
         raise argparse.ArgumentTypeError(f"expected a port from 0 to 65535, got {port}")
     return port

@@ -2,12 +2,14 @@
 
 import argparse
 import math
+import os
 import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from sashimi_diffusion.command_line import Parser, path_argument, run, select_device
+from sashimi_diffusion.data.audio import EXTENSIONS
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.output_files import check_output_files, write_output_file
 from sashimi_diffusion.paths import status
@@ -55,11 +57,14 @@ def run_init(options: argparse.Namespace) -> int:
         UserError: the folder has nothing to train on, the config exists or cannot be written, or the device or the
             minutes are not enough.
     """
-    name = options.folder.absolute().resolve().name or "recordings"
+    folder = options.folder.absolute().resolve().name or "recordings"
+    name = "".join(character if character.isprintable() else "_" for character in folder)
     out = options.out or Path(f"{name}.yaml")
     _check(options.folder, out, options.overwrite)
     request = Request(name, options.minutes, options.autoregressive, select_device(options.device))
     survey = look_at(options.folder, options.pattern)
+    # A link may have another ending than the recording to which it leads.
+    check_output_files({"--out": out}, [*(recording.path for recording in survey.recordings), *survey.bad])
     window = plan_window(request, survey)
     say(describe(survey, window))
     say(f"measuring training steps on {request.device}, which takes up to some minutes ...")
@@ -76,7 +81,16 @@ def run_init(options: argparse.Namespace) -> int:
 def _as_option(out: Path) -> str:
     """Return the path of a config as ``--config`` reads it: a text without an ending or a folder would be a name."""
     is_path = out.suffix in (".yaml", ".yml") or out.name != str(out)
-    return shlex.quote(printable(out if is_path else f"./{out}"))
+    text = str(out if is_path else f"./{out}")
+    if text.isprintable():
+        return shlex.quote(text)
+    return f"$'{''.join(map(_as_in_a_shell, text))}'"  # the quotes of shells with escape sequences
+
+
+def _as_in_a_shell(character: str) -> str:
+    if character.isprintable() and character not in "'\\":
+        return character
+    return "".join(f"\\x{byte:02x}" for byte in os.fsencode(character))
 
 
 def _minutes(text: str) -> float:
@@ -84,7 +98,9 @@ def _minutes(text: str) -> float:
         minutes = float(text)
     except ValueError:
         minutes = math.nan
-    if not 0 < minutes <= MAX_MINUTES:
+    if minutes > MAX_MINUTES:
+        raise argparse.ArgumentTypeError(f"expected at most {MAX_MINUTES:,} minutes, got {text}")
+    if not minutes > 0:
         raise argparse.ArgumentTypeError(f"expected a number of minutes above 0, got {text}")
     return minutes
 
@@ -96,6 +112,8 @@ def _check(folder: Path, out: Path, overwrite: bool) -> None:
         raise UserError(
             f"the path {printable(folder)} is not UTF-8 text, which a config cannot have: rename the folder"
         ) from None
+    if out.name.lower().endswith(EXTENSIONS):
+        raise UserError(f"--out {printable(out)} has the ending of a recording: expected that of a config, .yaml")
     check_output_files({"--out": out})
     if not overwrite and status(out) is not None:
         raise UserError(f"{printable(out)} exists: replace it with --overwrite, or choose another file with --out")

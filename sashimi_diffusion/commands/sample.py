@@ -9,15 +9,17 @@ import torch
 from accelerate import PartialState
 
 from sashimi_diffusion.arguments import short_form
+from sashimi_diffusion.bundled import BUNDLED, bundled_folders
 from sashimi_diffusion.command_line import Parser, path_argument, run, select_device
 from sashimi_diffusion.commands.sample_autoregressive import sample_autoregressive
 from sashimi_diffusion.commands.sample_diffusion import sample_diffusion
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.generation import ENGINES, WEIGHTS
 from sashimi_diffusion.launch import prints_error, require_all_processes, require_same_count
+from sashimi_diffusion.paths import read_json
 from sashimi_diffusion.pipelines import is_autoregressive, resolve_pipeline
 from sashimi_diffusion.schedulers import SCHEDULERS
-from sashimi_diffusion.terminal import printable
+from sashimi_diffusion.terminal import printable, say
 from sashimi_kernels.allocation import keep_freed_memory
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -61,6 +63,7 @@ EXAMPLES = """examples:
   sashimi-sample --steps 200                                    ten digits with the bundled pipeline, in samples/
   sashimi-sample --label 7 --num-samples 4 --seed 1
   sashimi-sample --scheduler dpmsolver++-sde-karras --steps 20  ten times fewer steps
+  sashimi-sample --list                                         the bundled pipelines
   sashimi-sample --pipeline runs/mine/pipeline --seconds 4 --out four-seconds
   sashimi-sample --pipeline runs/piano/pipeline --prefix start.wav --seconds 8 --top-p 0.95
   sashimi-sample --pipeline runs/piano/pipeline --stream endless.wav --seconds 600
@@ -78,6 +81,7 @@ def build_parser() -> Parser:
     )
     add = parser.add_argument
     add("--pipeline", default="sashimi-digits", help="folder, name of a bundled pipeline, or hub id (owner/name)")
+    add("--list", action="store_true", help="print the bundled pipelines and exit")
     add("--num-samples", type=int, metavar="N", help="number of waveforms (default: 10)")
     add("--batch-size", type=int, default=10, metavar="B", help="waveforms in a batch; does not change the audio")
     add("--seconds", type=float, metavar="S", help="length of each waveform in seconds (default: the training length)")
@@ -112,11 +116,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def command() -> None:
         options = build_parser().parse_args(arguments)
+        if options.list:
+            say(bundled_table())
+            return
         require_all_processes()
         keep_freed_memory()
         sample(options)
 
     return run(command, prints_error)
+
+
+def bundled_table(bundled: Path = BUNDLED) -> str:
+    """Return a line for each pipeline in the folder ``bundled``: name, kind, audio, labels, parameters."""
+    rows = []
+    for name, folder in bundled_folders(bundled).items():
+        config = read_json(folder / "model" / "config.json", "the config of a network")
+        kind = "autoregressive" if is_autoregressive(folder) else "diffusion"
+        audio = f"{config['sample_rate'] / 1000:g} kHz, {config['sample_size'] / config['sample_rate']:g} s"
+        words = " ".join(map(str, config.get("class_names") or ()))
+        speakers = " ".join(map(str, config.get("speaker_names") or ()))
+        rows.append((name, kind, audio, ", ".join(filter(None, [words, speakers]))))
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    columns = [[row[column].ljust(width) for column, width in enumerate(widths)] + [row[3]] for row in rows]
+    return "\n".join("  ".join(column).rstrip() for column in columns)
 
 
 def sample(options: argparse.Namespace) -> None:

@@ -26,6 +26,7 @@ from sashimi_diffusion.commands.sample_folder import (
 )
 from sashimi_diffusion.data.audio import write_audio
 from sashimi_diffusion.errors import UserError
+from sashimi_diffusion.files import name_of
 from sashimi_diffusion.pipelines import SashimiPipeline, hash_pipeline, sample_seeds
 from sashimi_diffusion.pipelines.labels import PLURALS, KnownLabels, known_labels, labels_in_turn
 from sashimi_diffusion.pipelines.memory import (
@@ -37,8 +38,6 @@ from sashimi_diffusion.pipelines.memory import (
 )
 from sashimi_diffusion.schedulers import create_scheduler
 from sashimi_diffusion.terminal import counted, printable, say
-
-_LONGEST_TAG = 60  # names of files have at most 255 bytes
 
 
 @dataclass
@@ -160,7 +159,7 @@ def plan_clips(options: argparse.Namespace, config: Mapping[str, Any], limit: in
 
 def file_tag(title: str) -> str:
     """Return the part of a file name that contains a label."""
-    return f"-{re.sub(r'[^A-Za-z0-9_.]+', '_', title)[:_LONGEST_TAG]}"
+    return f"-{name_of(re.sub(r'[^A-Za-z0-9_.]+', '_', title))}"
 
 
 def parse_labels(flag: str, texts: Sequence[str] | None, kind: str, known: KnownLabels | None) -> list[int] | None:

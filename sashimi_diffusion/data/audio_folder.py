@@ -5,7 +5,7 @@ from pathlib import Path
 
 from sashimi_diffusion.data.audio_files import find_audio
 from sashimi_diffusion.data.cache import cached_recordings
-from sashimi_diffusion.data.names import FOLDER, Fields, field_names, read_fields, require, select
+from sashimi_diffusion.data.names import FOLDER, Fields, field_names, not_text, read_fields, require, select
 from sashimi_diffusion.data.partition import SPLITS, Wanted, check_division, choose_part
 from sashimi_diffusion.data.recordings import (
     CachedDataset,
@@ -59,6 +59,7 @@ class AudioFolder(CachedDataset):
         speakers: field of the speaker, for example ``"speaker"``. Default: items have no speaker.
         channels: 1: the channels of every recording are mixed. A larger number: channels of the items; recordings with
             another number are bad files.
+        whole: each recording is one item, its beginning, instead of one for each ``length`` samples.
 
     Raises:
         UserError: the folder does not exist or has no audio, the split is empty, a field or value does not exist, or
@@ -83,6 +84,7 @@ class AudioFolder(CachedDataset):
         skip_bad_files: bool = False,
         speakers: str | None = None,
         channels: int = 1,
+        whole: bool = False,
     ) -> None:
         check_request(sample_rate, length, split, SPLITS)
         check_division(splits, order)
@@ -99,7 +101,9 @@ class AudioFolder(CachedDataset):
         kept = select(fields, where or {}, names, "where")
 
         clips = cached_recordings(kept, sample_rate, cache_dir=cache_dir, channels=channels)
-        bad = unusable | misnamed | _without_folder(kept, fields, {"label": label_field, "speaker": speakers})
+        given = {"label": label_field, "speaker": speakers}
+        bad = unusable | misnamed | _without_folder(kept, fields, given)
+        bad |= not_text({file: fields[file] for file in kept}, given)
         bad |= {kept[position]: reason for position, reason in clips.bad.items()}
         report_bad_files(bad, len(kept) + len(misnamed) + len(unusable), root, skip_bad_files, cache_dir)
         unusual = {kept[position]: text for position, text in clips.warnings.items()}
@@ -110,7 +114,7 @@ class AudioFolder(CachedDataset):
         part = choose_part(usable, names, root, wanted)
         position_of = {file: position for position, file in enumerate(kept)}
         positions = [position_of[file] for file in part.files]
-        super().__init__(part, clips, positions, sample_rate, length, normalize_rms)
+        super().__init__(part, clips, positions, sample_rate, length, normalize_rms, whole)
 
 
 def _label_field(labels: str | None, names: Sequence[str], files: Sequence[Path], root: Path) -> str | None:

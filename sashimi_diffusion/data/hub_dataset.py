@@ -14,7 +14,7 @@ from sashimi_diffusion.cache_files import (
 from sashimi_diffusion.data.cache import Format, cached_audio, writing_cache
 from sashimi_diffusion.data.decoding import AudioFileError, Decoded, decode_audio, decode_content
 from sashimi_diffusion.data.fingerprints import file_fingerprints
-from sashimi_diffusion.data.names import Fields, require, select
+from sashimi_diffusion.data.names import Fields, not_text, require, select
 from sashimi_diffusion.data.partition import SPLITS, Wanted, check_division, choose_part
 from sashimi_diffusion.data.recordings import CachedDataset, check_request, report_bad_files, report_unusual_files
 from sashimi_diffusion.errors import UserError
@@ -118,6 +118,7 @@ class HubDataset(CachedDataset):
         )
         bad = {kept[number]: reason for number, reason in clips.bad.items()}
         bad |= {file: f"{column} has no value" for column in columns for file in kept if column not in fields[file]}
+        bad |= not_text({file: fields[file] for file in kept}, {"label": labels, "speaker": speakers})
         report_bad_files(bad, len(kept), root, skip_bad_files, cache_dir)
         unusual = {kept[number]: text for number, text in clips.warnings.items()}
         report_unusual_files(unusual, len(kept) - len(bad), root, cache_dir)
@@ -230,7 +231,11 @@ class _Rows:
     def _texts(self, table: Any, column: str) -> list[str | None]:
         names = self._hub.names_of(table, column)
         texts: list[str | None] = []
-        for value in self._hub.cells(table, column, 0, len(table)):
+        try:
+            values = self._hub.cells(table, column, 0, len(table))
+        except UnicodeDecodeError as error:
+            raise UserError(f"the column {column!r} has values that are not UTF-8 text: correct them") from error
+        for value in values:
             if names is not None and isinstance(value, int):
                 texts.append(names[value] if 0 <= value < len(names) else None)
             elif value is None or isinstance(value, (str, int)):

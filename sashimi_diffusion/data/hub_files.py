@@ -3,16 +3,21 @@
 Audio is never decoded here: tables have the bytes or the paths of the audio files.
 """
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import datasets
 import pyarrow as pa
+from huggingface_hub import HfApi, constants
+from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.paths import expanded, is_file, is_folder, status
 from sashimi_diffusion.terminal import first_line, printable
 
+_SECONDS = 10.0  # for an answer of the hub
 _SAVED = ("dataset_dict.json", "state.json")  # what save_to_disk writes
 
 
@@ -36,14 +41,20 @@ def open_tables(path: str, subset: str | None, cache: Path) -> dict[str, dataset
         cache: folder in which tables of data files are stored.
 
     Raises:
-        UserError: there is no such data set, or it cannot be read.
+        UserError: there is no such data set or configuration, or it cannot be read.
     """
     folder = expanded(path)
+    saved = any(is_file(folder / name) for name in _SAVED)
+    if saved and subset is not None:
+        raise UserError(
+            f"data.subset is {subset!r}, but {printable(folder)} was written by save_to_disk and has no "
+            "configurations: remove it"
+        )
     if is_folder(folder):
         what = f"cannot read {printable(folder)} as a Hugging Face data set"
         advice = "expected a folder that save_to_disk wrote, or one with parquet or audio files"
         stored = str(cache / "datasets")
-    elif status(folder) is not None or path.startswith(("/", ".", "~")) or path.count("/") > 1:
+    elif _is_local(path, folder):
         problem = "does not exist" if status(folder) is None else "is not a folder"
         raise UserError(
             f"data.path {printable(path)} {problem}: expected a folder of a Hugging Face data set, or an id such as "
@@ -54,15 +65,48 @@ def open_tables(path: str, subset: str | None, cache: Path) -> dict[str, dataset
         advice = "check the path, or the id and the network"
         stored = None
     try:
-        if stored is not None and any(is_file(folder / name) for name in _SAVED):
+        if saved:
             found = datasets.load_from_disk(str(folder))
+        elif stored is not None:
+            found = _built(str(folder), subset, stored)
         else:
-            found = _built(path if stored is None else str(folder), subset, stored)
+            with _asked_once(path):
+                found = _built(path, subset, None)
     except Exception as error:  # of any of the libraries below it
         cause = error.__cause__ or error  # the first error says only that there was one
         raise UserError(f"{what} ({type(cause).__name__}: {first_line(cause)}): {advice}") from error
     tables = dict(found) if isinstance(found, dict) else {"train": found}
     return {str(name): table.with_format("arrow") for name, table in tables.items()}
+
+
+def _is_local(path: str, folder: Path) -> bool:
+    """Return whether a path that is no folder is not meant as an id on the hub either."""
+    no_id = path.startswith(("/", ".", "~")) or path.count("/") != 1
+    return no_id or status(folder) is not None or status(folder.parent) is not None
+
+
+@contextlib.contextmanager
+def _asked_once(name: str) -> Iterator[None]:
+    """Let the block use the cache of the hub only, if the hub cannot be reached.
+
+    The library tries again for half a minute, and reports each try on the terminal.
+
+    Raises:
+        RepositoryNotFoundError: the hub has no data set of this name.
+    """
+    online = True
+    try:
+        HfApi().dataset_info(name, timeout=_SECONDS)
+    except RepositoryNotFoundError:
+        raise
+    except Exception as error:  # an answer of the hub has one class; that of a missing network depends on the version
+        online = isinstance(error, HfHubHTTPError)
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = before or not online
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
 
 
 def _built(path: str, subset: str | None, stored: str | None) -> Any:

@@ -81,6 +81,29 @@ def select(fields: Fields, wanted: Mapping[str, object], names: Sequence[str], p
     return [file for file, own in fields.items() if all(own.get(name) in choices[name] for name in choices)]
 
 
+def is_text(value: str) -> bool:
+    """Return whether a label can be written to files: without lone surrogates.
+
+    Names with bytes that are not UTF-8 have them, and JSON may.
+    """
+    return not any("\ud800" <= character <= "\udfff" for character in value)
+
+
+def not_text(fields: Fields, wanted: Mapping[str, str | None]) -> dict[Path, str]:
+    """Return the files with a label that is no valid text, with a reason.
+
+    Args:
+        fields: fields of the files.
+        wanted: "label" and "speaker" -> the field that gives it, or None.
+    """
+    return {
+        file: f"its {what} is not valid text ({printable(own[field])})"
+        for what, field in wanted.items()
+        for file, own in fields.items()
+        if field in own and not is_text(own[field])
+    }
+
+
 def natural_order(text: str) -> list[tuple[bool, int, str]]:
     """Return a sort key that puts 2 before 10 and numbers before words."""
     pieces = re.findall(r"\d+|\D+", text)
@@ -177,12 +200,16 @@ def _parsed(pattern: str) -> list[_PatternPart]:
 
 def _parsed_part(part: str) -> _PatternPart:
     names, texts = [], [""]
-    for text, name, _, _ in string.Formatter().parse(part):
+    for text, name, form, conversion in string.Formatter().parse(part):
         texts[-1] += text
         if name is None:
             continue
-        if not name.isidentifier():
-            raise ValueError(f"{name!r} is no name of a field")
+        if not name.isidentifier() or form or conversion or f"{{{name}}}" not in part:  # the form of {a:} is empty
+            raise ValueError(f"braces have the name of a field and nothing else, not {_shown(name, form, conversion)}")
         names.append(name)
         texts.append("")
     return _PatternPart(tuple(names), tuple(texts))
+
+
+def _shown(name: str, form: str | None, conversion: str | None) -> str:
+    return repr(name + (f"!{conversion}" if conversion else "") + (f":{form}" if form else ""))

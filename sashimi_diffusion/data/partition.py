@@ -82,7 +82,8 @@ def choose_part(
     parts |= known
     chosen = [file for file in usable if wanted.split in ("all", parts[file])]
     if not chosen:
-        raise UserError(_empty_split(root, wanted.split, len(usable), bool(wanted.holdout)))
+        divided_classes = len(set(classes.values())) if wanted.labels and wanted.order == "shuffled" else 0
+        raise UserError(_empty_split(root, wanted.split, len(usable), bool(wanted.holdout), divided_classes))
     labels, class_names = _numbered(classes, chosen) if wanted.labels else ([-1] * len(chosen), None)
     if not wanted.speakers:
         return Part(chosen, labels, class_names)
@@ -151,7 +152,7 @@ def check_division(splits: Sequence[float], order: str) -> None:
         raise UserError(f"unknown order {order!r}: expected one of {', '.join(ORDERS)}")
 
 
-def _empty_split(root: Path, split: str, files: int, held_out: bool) -> str:
+def _empty_split(root: Path, split: str, files: int, held_out: bool, classes: int) -> str:
     empty = f"the {split} split of {printable(root)} is empty"
     if held_out and split == "test":
         return (
@@ -161,6 +162,11 @@ def _empty_split(root: Path, split: str, files: int, held_out: bool) -> str:
     if held_out:
         matching = "all" if split == "train" else "none"
         return f"{empty}: holdout matches {matching} of its {files} files; change holdout"
+    if classes > 1:
+        return (
+            f"{empty}: splits divide the files of each class, and its {files} usable files have {classes} classes, too "
+            "few files in each. Add files, read other labels (data.pattern), or change splits"
+        )
     return (
         f"{empty}: it has {files} usable files, and splits are made of whole files. "
         "Add files, cut them into shorter ones, or change splits"

@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 
 from sashimi_diffusion.cache_files import cache_folder
 from sashimi_diffusion.data.cache import CachedRecordings
+from sashimi_diffusion.data.names import is_text
 from sashimi_diffusion.data.partition import Part
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.files import write_file
@@ -45,6 +46,9 @@ class Recordings(Dataset):
         speakers: speaker of each item, int64, shape (items,), or None.
         speaker_names: names of the speakers, or None.
 
+    Raises:
+        UserError: a name is no valid text.
+
     Attributes:
         groups: numbers of consecutive items that are best read one after another, such as those of a tar file; None if
             any order is as good.
@@ -69,6 +73,9 @@ class Recordings(Dataset):
         speakers: np.ndarray | None = None,
         speaker_names: list[str] | None = None,
     ) -> None:
+        for name in (*(class_names or ()), *(speaker_names or ())):
+            if not is_text(name):
+                raise UserError(f"the label {printable(name)} is not valid text: rename it")
         self.items, self.labels, self.speakers = items, labels, speakers
         self.sample_rate, self.length, self.channels = sample_rate, length, channels
         self.normalize_rms = normalize_rms

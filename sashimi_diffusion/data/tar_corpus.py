@@ -4,14 +4,14 @@ import hashlib
 import json
 import re
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from sashimi_diffusion.data.names import FOLDER, field_names, natural_order, read_fields
+from sashimi_diffusion.data.names import FOLDER, field_names, is_text, natural_order, read_fields
 from sashimi_diffusion.data.tar_index import ShardIndex, key_of
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.paths import entries, expanded, is_folder, status
@@ -76,6 +76,7 @@ class Corpus:
             none. -1: it has none.
         bad: name -> reason.
         digest: hash of the names, sizes and texts of all recordings.
+        contents: hash of some bytes of each, see :class:`ShardIndex`.
     """
 
     shard: np.ndarray
@@ -85,6 +86,7 @@ class Corpus:
     speakers: tuple[np.ndarray, list[str]] | None
     bad: dict[Path, str]
     digest: bytes
+    contents: bytes
 
     def part(self, split: str, splits: Sequence[float]) -> np.ndarray:
         """Return the indices of the recordings of a part that have all requested labels."""
@@ -164,30 +166,30 @@ def read_corpus(shards: Sequence[Path], index: Callable[[Path], ShardIndex], req
     for number, path in enumerate(shards):
         found.add(number, path, index(path))
     classes = speakers = None
-    present = [name for name in request.label_fields if found.labels[name].names]
+    present = [name for name in request.label_fields if found.labels[name].given]
     if present:
-        classes = found.labels[present[0]].numbered()
+        classes = found.labels[present[0]]
     for purpose, chosen in (("label_column", request.labels), ("speakers", request.speakers)):
-        if chosen not in (None, AUTOMATIC) and not found.labels[str(chosen)].names:
+        if chosen not in (None, AUTOMATIC) and not found.labels[str(chosen)].given:
             raise UserError(
                 f"data.{purpose} is {chosen!r}, but no recording has it: expected a field of data.pattern, the ending "
                 "of a member with text such as cls or txt, or a key of the member ending in json"
             )
     if request.speakers is not None:
-        speakers = found.labels[request.speakers].numbered()
+        speakers = found.labels[request.speakers]
     for labels, what in ((classes, "label"), (speakers, "speaker")):
-        if labels is not None:
-            for place in np.flatnonzero(labels[0] < 0):
-                path = shards[found.shard[place]]
-                found.bad[path / index(path).members[found.number[place]].name] = f"it has no {what}"
+        for place, reason in labels.missing(what) if labels is not None else ():
+            path = shards[found.shard[place]]
+            found.bad[path / index(path).members[found.number[place]].name] = reason
     return Corpus(
         np.asarray(found.shard, dtype=np.int32),
         np.asarray(found.number, dtype=np.int32),
         np.asarray(found.share),
-        classes,
-        speakers,
+        None if classes is None else classes.numbered(),
+        None if speakers is None else speakers.numbered(),
         found.bad,
         found.digest.digest(),
+        found.contents.digest(),
     )
 
 
@@ -197,9 +199,24 @@ class _Labels:
 
     names: dict[str, int] = field(default_factory=dict)
     of: array = field(default_factory=lambda: array("q"))
+    not_text: dict[int, str] = field(default_factory=dict)  # the others, by recording
 
     def add(self, text: str | None) -> None:
+        if text is not None and not is_text(text):
+            self.not_text[len(self.of)] = text
+            text = None
         self.of.append(-1 if text is None else self.names.setdefault(text, len(self.names)))
+
+    @property
+    def given(self) -> bool:
+        """Whether any recording has the field."""
+        return bool(self.names or self.not_text)
+
+    def missing(self, what: str) -> Iterator[tuple[int, str]]:
+        """Yield the number of each recording without a label that can be used, and the reason."""
+        for place in map(int, np.flatnonzero(np.asarray(self.of) < 0)):
+            wrong = self.not_text.get(place)
+            yield place, f"it has no {what}" if wrong is None else f"its {what} is not valid text ({printable(wrong)})"
 
     def numbered(self) -> tuple[np.ndarray, list[str]]:
         """Return the number of each value, -1 for none, and the values in natural order."""
@@ -219,11 +236,12 @@ class _Collector:
         fields = [*request.label_fields, *([] if request.speakers is None else [request.speakers])]
         self.labels = {name: _Labels() for name in fields}
         self.bad: dict[Path, str] = {}
-        self.digest = hashlib.sha256()
+        self.digest, self.contents = hashlib.sha256(), hashlib.sha256()
 
     def add(self, number: int, path: Path, index: ShardIndex) -> None:
         """Add the recordings of a shard."""
         self.bad |= {path / name if name else path: reason for name, reason in index.bad.items()}
+        self.contents.update(index.sample.encode())
         self.digest.update(json.dumps([[m.name, m.size, sorted(m.texts.items())] for m in index.members]).encode())
         for place, member in enumerate(index.members):
             key = key_of(member.name)

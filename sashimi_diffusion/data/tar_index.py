@@ -16,9 +16,10 @@ from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.paths import reason, require_file
 from sashimi_diffusion.terminal import printable
 
-_FORMAT = 1  # version of the stored indexes
+_FORMAT = 2  # version of the stored indexes
 _LONGEST_TEXT = 1 << 16  # bytes of a member that contains a label
 _BLOCK = 512
+_COMPARED = 1024  # bytes at the beginning, in the middle and at the end of a recording
 
 
 class Member(NamedTuple):
@@ -38,10 +39,18 @@ class Member(NamedTuple):
 
 
 class ShardIndex(NamedTuple):
-    """The recordings of a shard in their order, and the reasons why other content cannot be used, by name."""
+    """What is in a shard.
+
+    Attributes:
+        members: the recordings in their order.
+        bad: the reasons why other content cannot be used, by name.
+        sample: hash of some bytes of each recording, so that a shard with other recordings of the same names and sizes
+            is another shard.
+    """
 
     members: list[Member]
     bad: dict[str, str]
+    sample: str
 
 
 def shard_index(path: Path, wanted: Sequence[str], audio: str | None, cache: Path) -> ShardIndex:
@@ -68,7 +77,7 @@ def shard_index(path: Path, wanted: Sequence[str], audio: str | None, cache: Pat
     memo = cache / f"{key}.shard.json"
     stored = read_undamaged_record(memo, "the tar file is read again")
     if isinstance(stored, dict) and stored.get("stamps") == stamps:
-        return ShardIndex([Member(*member) for member in stored["members"]], stored["bad"])
+        return ShardIndex([Member(*member) for member in stored["members"]], stored["bad"], stored["sample"])
     settled = is_settled(found)  # before the file is read, which may take long
     try:
         with open(path, "rb") as file:
@@ -76,7 +85,7 @@ def shard_index(path: Path, wanted: Sequence[str], audio: str | None, cache: Pat
     except OSError as error:
         raise UserError(f"cannot read {printable(path)}: {reason(error)}") from error
     if settled:
-        write_cache_record(memo, {"stamps": stamps, "members": index.members, "bad": index.bad})
+        write_cache_record(memo, {"stamps": stamps, **index._asdict()})
     return index
 
 
@@ -99,8 +108,20 @@ def _read(path: Path, file: BinaryIO, wanted: Sequence[str], audio: str | None) 
             f"{printable(path)} is no tar file that can be read ({printable(error)}): expected one that is not "
             "compressed"
         ) from error
-    members = [_member(file, key, group, wanted, audio, bad) for key, group in groups.items()]
-    return ShardIndex([member for member in members if member is not None and member.name not in bad], bad)
+    found = [_member(file, key, group, wanted, audio, bad) for key, group in groups.items()]
+    members = [member for member in found if member is not None and member.name not in bad]
+    return ShardIndex(members, bad, _sample(file, members))
+
+
+def _sample(file: BinaryIO, members: Sequence[Member]) -> str:
+    """Return a hash of the beginning, the middle and the end of each recording."""
+    digest = hashlib.blake2b(digest_size=16)
+    for member in members:
+        for start in (0, (member.size - _COMPARED) // 2, member.size - _COMPARED):
+            first = max(start, 0)
+            file.seek(member.offset + first)
+            digest.update(file.read(min(_COMPARED, member.size - first)))
+    return digest.hexdigest()
 
 
 def _members(archive: tarfile.TarFile, size: int, bad: dict[str, str]) -> Iterator[tarfile.TarInfo]:

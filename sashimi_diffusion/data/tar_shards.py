@@ -118,7 +118,7 @@ class TarShards(Recordings):
             speaker_names=None if corpus.speakers is None else corpus.speakers[1],
         )
         self.groups = [int(count) for count in np.bincount(self._shard) if count]
-        self._digest = corpus.digest
+        self._digest, self._contents = corpus.digest, corpus.contents
         self._indexes = _Recent[ShardIndex](_members_in, _KEPT_MEMBERS)
         self._decoded = _Recent[_Loaded](_samples_in, _KEPT_SAMPLES)
         self._bad: set[int] = set()
@@ -164,10 +164,13 @@ class TarShards(Recordings):
         return f"{printable(path)}/{printable(member.name)}"
 
     def fingerprint(self) -> tuple[str, str]:
-        """Return hashes of the names, texts and parts of the recordings, and of the sizes; contents are not read."""
+        """Return hashes of the names, texts and parts of the recordings, and of some bytes of each.
+
+        The bytes are the first, middle and last 1024 of its file.
+        """
         parts = [self.labels, self._shard, self._number, *([] if self.speakers is None else [self.speakers])]
         names = hashlib.sha256(self._digest + b"".join(part.tobytes() for part in parts))
-        return names.hexdigest(), hashlib.sha256(self._digest).hexdigest()
+        return names.hexdigest(), hashlib.sha256(self._digest + self._contents).hexdigest()
 
     def _index(self, path: Path) -> ShardIndex:
         return shard_index(path, self._texts, self._audio, self._cache)

@@ -11,6 +11,7 @@ import safetensors.torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from sashimi_diffusion.arguments import short_form
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.files import write_file, writing
 from sashimi_diffusion.paths import is_folder, require_file, status
@@ -77,6 +78,8 @@ def read_adapter(source: str | os.PathLike[str], weight_name: str | None = None,
     Raises:
         UserError: the file does not exist or is no adapter, or its numbers are not finite.
     """
+    if not isinstance(source, str | os.PathLike):
+        raise UserError(f"no adapter {short_form(source)}: expected a file, a folder, or a hub id like owner/name")
     path = _local_file(source, weight_name or FILE, hub)
     name = printable(path)
     require_file(path, "an adapter (safetensors)")

@@ -2,6 +2,8 @@
 
 import copy
 import functools
+import math
+import numbers
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -12,7 +14,7 @@ from torch import nn
 
 from sashimi_diffusion.arguments import short_form
 from sashimi_diffusion.errors import UserError
-from sashimi_diffusion.models.adapter_files import StoredAdapter, read_adapter, write_adapter
+from sashimi_diffusion.models.adapter_files import MAX_RANK, StoredAdapter, read_adapter, write_adapter
 from sashimi_diffusion.models.base import StoredModel
 from sashimi_diffusion.ssm.cache import drop_values
 
@@ -44,8 +46,8 @@ class LoraAdapters:
         """Add a new adapter, activate it, and freeze all other parameters.
 
         Args:
-            adapter_config: ``peft.LoraConfig``. ``target_modules=None`` chooses all linear maps, except those in
-                upsamplers of mel spectrograms. Dropout, DoRA, biases and other variants are not supported.
+            adapter_config: ``peft.LoraConfig``. ``target_modules=None`` and "all-linear" choose all linear maps, except
+                those in upsamplers of mel spectrograms. Dropout, DoRA, biases and other variants are not supported.
             adapter_name: name of the adapter.
 
         Raises:
@@ -58,10 +60,12 @@ class LoraAdapters:
 
         if not isinstance(adapter_config, LoraConfig):
             raise UserError(f"adapter_config is {short_form(adapter_config)}: expected a peft.LoraConfig")
+        if not isinstance(adapter_name, str) or not adapter_name or "." in adapter_name:
+            raise UserError(f"adapter_name is {short_form(adapter_name)}: expected a text without dots")
         if adapter_name in self.adapter_names():
             raise UserError(f"the network already has an adapter {short_form(adapter_name)}: choose another name")
         config = copy.deepcopy(adapter_config)
-        if config.target_modules is None:
+        if config.target_modules in (None, "all-linear"):
             config.target_modules = self.linear_maps()
         _check_supported(config)
         self._check_targets(config)
@@ -172,9 +176,10 @@ class LoraAdapters:
     def set_adapters(self, adapter_names: str | list[str], weights: float | list[float] | None = None) -> None:
         """Activate these adapters only, each with a factor: one for all, one for each, or None for 1."""
         names = self._known([adapter_names] if isinstance(adapter_names, str) else adapter_names)
-        factors = weights if isinstance(weights, list) else [1.0 if weights is None else weights] * len(names)
+        factors = list(weights) if isinstance(weights, list | tuple) else [weights] * len(names)
         if len(factors) != len(names):
             raise UserError(f"{len(names)} adapters have {len(factors)} weights: give one for each")
+        factors = [1.0 if factor is None else _finite("weights", factor) for factor in factors]
         for layer in self._changed_layers():
             layer.set_adapter(names)
             for name, factor in zip(names, factors, strict=True):
@@ -197,6 +202,7 @@ class LoraAdapters:
     ) -> None:
         """Add adapters, the active ones by default, times ``lora_scale``, to the weights of the network."""
         names = None if adapter_names is None else self._known(adapter_names)
+        _finite("lora_scale", lora_scale)
         for layer in self._changed_layers():
             if lora_scale != 1:
                 layer.scale_layer(lora_scale)
@@ -310,8 +316,18 @@ def _check_supported(config: Any) -> None:
     for key, value in config.to_dict().items():
         if key not in (*computed, *about, "peft_version", "exclude_modules") and value != default.to_dict().get(key):
             raise UserError(f"{key}={short_form(value)} is not supported in adapters of this network: leave it out")
+    if isinstance(config.r, bool) or not isinstance(config.r, int) or not 1 <= config.r <= MAX_RANK:
+        raise UserError(f"r of the adapter is {short_form(config.r)}: expected a rank from 1 to {MAX_RANK:,}")
+    _finite("lora_alpha", config.lora_alpha)
     if config.init_lora_weights not in (True, False, "gaussian"):
         raise UserError(f"init_lora_weights={short_form(config.init_lora_weights)} is not supported: leave it out")
+
+
+def _finite(name: str, value: Any) -> float:
+    """Return a factor; raise UserError if it is no finite number."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
+        raise UserError(f"{name} of adapters: {short_form(value)} is no finite number")
+    return float(value)
 
 
 def require_peft() -> None:

@@ -19,6 +19,7 @@ from sashimi_diffusion.models.blocks import (
     channel_norm,
 )
 from sashimi_diffusion.models.layers import module_list
+from sashimi_diffusion.models.overlapping_pools import OverlappingDownPool, OverlappingUpPool
 from sashimi_diffusion.ssm import S4Layer
 from sashimi_diffusion.ssm.cache import Cached
 from sashimi_diffusion.ssm.convolution import Operator, convolution_operators
@@ -57,10 +58,13 @@ class SashimiBackbone(Cached):
         stage_skip: add the input of a stage to its output on the way up (the autoregressive model without U-net).
         norm: "scalar" or "layer".
         ff_weight_norm, pool_weight_norm: weight normalization of the feed-forward layers and of the pools.
+        pooling: "frames", as published, or "overlapping": a pool with factor p looks at 2p neighboring samples, and
+            the output of an up-pool has no steps between its frames. Overlapping pools are not causal.
         embedding_dim: width of the step embedding that every S4 layer receives; None without one.
 
     Raises:
-        ValueError: ``norm`` is unknown, ``n_layers`` does not fit ``pool``, or no stage has a layer.
+        ValueError: ``norm`` or ``pooling`` is unknown, ``n_layers`` does not fit ``pool``, no stage has a layer, or
+            the pools are to be causal and overlapping.
     """
 
     _gradient_checkpointing_func: Callable[..., Tensor]  # set by diffusers, together with gradient_checkpointing
@@ -82,6 +86,7 @@ class SashimiBackbone(Cached):
         ff_weight_norm: bool = True,
         pool_weight_norm: bool = True,
         embedding_dim: int | None = None,
+        pooling: str = "frames",
     ) -> None:
         super().__init__()
         self.unet, self.stage_skip, self.causal_pools = unet, stage_skip, causal_pools
@@ -105,14 +110,13 @@ class SashimiBackbone(Cached):
             return module_list(blocks)
 
         self.down = module_list(make_stage(stage) if unet else module_list([]) for stage in range(n_pools))
-        self.down_pools = module_list(
-            DownPool(widths[stage], widths[stage + 1], pool[stage], pool_weight_norm) for stage in range(n_pools)
-        )
-        self.center = make_stage(n_pools)
-        self.up_pools = module_list(
-            UpPool(widths[stage + 1], widths[stage], pool[stage], pool_weight_norm, causal_pools)
+        pools = [
+            create_pools(pooling, widths[stage], widths[stage + 1], pool[stage], pool_weight_norm, causal_pools)
             for stage in range(n_pools)
-        )
+        ]
+        self.down_pools = module_list(down for down, _ in pools)
+        self.center = make_stage(n_pools)
+        self.up_pools = module_list(up for _, up in pools)
         self.up = module_list(make_stage(stage) for stage in range(n_pools))
 
     def forward(self, x: Tensor, embedding: Tensor | None = None, mel: Tensor | None = None) -> Tensor:
@@ -228,6 +232,28 @@ class BackboneInputs(NamedTuple):
     up: list[list[LayerInputs]]
 
 
+def create_pools(pooling: str, upper: int, lower: int, pool: int, weight_norm: bool, causal: bool) -> tuple[Any, Any]:
+    """Return the down-pool and the up-pool between two stages.
+
+    Args:
+        pooling: "frames" or "overlapping", see :class:`SashimiBackbone`.
+        upper, lower: features of the stage at the higher and at the lower rate.
+        pool: the pooling factor.
+        weight_norm: weight normalization of the pools.
+        causal: delay the up-pool by one frame.
+
+    Raises:
+        ValueError: ``pooling`` is unknown, or "overlapping" for causal pools.
+    """
+    if pooling == "frames":
+        return DownPool(upper, lower, pool, weight_norm), UpPool(lower, upper, pool, weight_norm, causal)
+    if pooling != "overlapping":
+        raise ValueError(f"unknown pooling {pooling!r}: expected 'frames' or 'overlapping'")
+    if causal:
+        raise ValueError("overlapping pools look at later samples: a causal network needs pooling='frames'")
+    return OverlappingDownPool(upper, lower, pool, weight_norm), OverlappingUpPool(lower, upper, pool, weight_norm)
+
+
 def estimated_parameters(arguments: Mapping[str, Any], per_feature: int) -> int:
     """Return about how many parameters a backbone has: the weights of its linear maps and state spaces.
 
@@ -243,7 +269,8 @@ def estimated_parameters(arguments: Mapping[str, Any], per_feature: int) -> int:
         blocks = count if stage == len(pool) or not arguments["unet"] else 2 * count
         total += blocks * width * ((2 + 2 * arguments["ff"]) * width + per_feature)
         if stage < len(pool):
-            total += 2 * pool[stage] * expand * width**2
+            samples = pool[stage] if arguments.get("pooling", "frames") == "frames" else 2 * pool[stage]
+            total += 2 * samples * expand * width**2
     return total
 
 

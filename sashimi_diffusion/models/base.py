@@ -24,6 +24,7 @@ RANGES = {
     "sample_rate": Range(1, 10_000_000),
     "sample_size": _SAMPLES,
     "waveform_std": Range(1e-9, 1e9),
+    "pre_emphasis": Range(0, 0.99),
     "in_channels": Range(1, 1024),
     "out_channels": Range(1, 1024),
     "num_tokens": Range(2, 65_536),

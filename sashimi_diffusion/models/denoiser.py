@@ -26,7 +26,9 @@ class SashimiDenoiser(Denoiser):
         sample_rate: rate of the waveforms in Hz.
         sample_size: number of samples the model was trained on, and the default length to generate.
         waveform_std: divisor of recordings before the diffusion, and factor of generated waveforms.
-        d_model, n_layers, pool, expand, ff, unet, norm: see :class:`SashimiBackbone`.
+        pre_emphasis: coefficient of :func:`.pre_emphasize`, which filters recordings before the diffusion; generated
+            waveforms pass through its inverse. 0: no filter.
+        d_model, n_layers, pool, expand, ff, unet, norm, pooling: see :class:`SashimiBackbone`.
         weight_norm: weight normalization of all pointwise maps except those of the S4 layers and the last one.
         parameterization: "nplr" or "diag" (:class:`StateSpace`), or "legacy" (:class:`LegacyS4`, the layer of the
             published weights; its kernels always have the length ``sample_size``, divided by the pooling factors).
@@ -60,6 +62,7 @@ class SashimiDenoiser(Denoiser):
         sample_rate: int = 16000,
         sample_size: int = 16000,
         waveform_std: float = 1.0,
+        pre_emphasis: float = 0.0,
         d_model: int = 64,
         n_layers: int | Sequence[int] = 6,
         pool: Sequence[int] = (4, 4),
@@ -68,6 +71,7 @@ class SashimiDenoiser(Denoiser):
         unet: bool = True,
         norm: str = "scalar",
         weight_norm: bool = True,
+        pooling: str = "frames",
         parameterization: str = "nplr",
         n_state: int = 64,
         n_ssm: int | None = None,
@@ -134,6 +138,7 @@ class SashimiDenoiser(Denoiser):
             ff_weight_norm=weight_norm,
             pool_weight_norm=weight_norm,
             embedding_dim=embedding_dim,
+            pooling=pooling,
         )
         self.output_norm = channel_norm(norm, d_model)
         self.output = output_head(d_model, out_channels, weight_norm)

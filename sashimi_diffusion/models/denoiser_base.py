@@ -9,6 +9,7 @@ from diffusers.utils import BaseOutput
 from torch import Tensor, nn
 
 from sashimi_diffusion.arguments import short_form
+from sashimi_diffusion.data.pre_emphasis import de_emphasize, pre_emphasize
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.models.adapters import LoraAdapters
 from sashimi_diffusion.models.base import WaveformModel
@@ -36,8 +37,8 @@ class Denoiser(LoraAdapters, WaveformModel):  # type: ignore[misc]  # a wrapped 
     """Base class of denoisers: DiffWave's input, conditioning and output around any backbone (2009.09761, section 3).
 
     A subclass creates the backbone and ``self.output``, and implements :meth:`predict`. Its config has the entries
-    ``in_channels``, ``out_channels``, ``waveform_std``, ``num_classes``, ``class_names``, ``num_speakers``,
-    ``speaker_names``, ``mel_channels`` and ``mel_upsample``.
+    ``in_channels``, ``out_channels``, ``waveform_std``, ``pre_emphasis``, ``num_classes``, ``class_names``,
+    ``num_speakers``, ``speaker_names``, ``mel_channels`` and ``mel_upsample``.
 
     Args:
         in_channels: audio channels of the noisy waveforms.
@@ -113,6 +114,14 @@ class Denoiser(LoraAdapters, WaveformModel):  # type: ignore[misc]  # a wrapped 
         """
         raise NotImplementedError
 
+    def normalize(self, waveform: Tensor) -> Tensor:
+        """Return recordings (..., L) as the diffusion sees them: after pre-emphasis, divided by ``waveform_std``."""
+        return pre_emphasize(waveform, self.config.pre_emphasis) / self.config.waveform_std
+
+    def denormalize(self, sample: Tensor) -> Tensor:
+        """Return the waveforms (..., L) of denoised samples, the inverse of :meth:`normalize`."""
+        return de_emphasize(sample * self.config.waveform_std, self.config.pre_emphasis)
+
     def parts_without_adapters(self) -> list[str]:
         """Return the names of the upsamplers of mel spectrograms."""
         return [name for name, part in self.named_modules() if isinstance(part, MelUpsampler)]
@@ -126,8 +135,10 @@ class Denoiser(LoraAdapters, WaveformModel):  # type: ignore[misc]  # a wrapped 
             rows: their embeddings, (names, dim); None is the mean of the known speakers for each.
 
         Raises:
-            UserError: the network has no speakers, knows one of them, or the embeddings have another width.
+            UserError: the names are no texts, the network has no speakers, knows one of them, or the embeddings have
+                another width.
         """
+        _require_texts(names)
         old = self._speaker_table()
         known = list(self.config.speaker_names or map(str, range(self.config.num_speakers)))
         for name in names:
@@ -147,8 +158,9 @@ class Denoiser(LoraAdapters, WaveformModel):  # type: ignore[misc]  # a wrapped 
         """Return the embeddings of speakers, (names, dim).
 
         Raises:
-            UserError: the network has no such speaker.
+            UserError: the names are no texts, or the network has no such speaker.
         """
+        _require_texts(names)
         table, known = self._speaker_table(), list(self.config.speaker_names or ())
         for name in names:
             if name not in known:
@@ -168,12 +180,23 @@ def embedding_parameters(arguments: Mapping[str, Any]) -> int:
     return arguments["embedding_hidden"] * rows + arguments["embedding_dim"] * labels
 
 
+def _require_texts(names: Any) -> None:
+    """Raise UserError if the names of speakers are no sequence of texts that are not empty."""
+    if isinstance(names, str) or not isinstance(names, Sequence):
+        raise UserError(f"names of speakers: expected a list of texts, got {short_form(names)}")
+    for name in names:
+        if not isinstance(name, str) or not name:
+            raise UserError(f"names of speakers: expected texts that are not empty, got {short_form(name)}")
+
+
 def _require_names(config: Mapping[str, Any]) -> None:
-    """Raise UserError if the names of the labels in a config are not as many as the labels."""
+    """Raise UserError if the names of the labels in a config are not as many as the labels, or not different."""
     for count, names in (("num_classes", "class_names"), ("num_speakers", "speaker_names")):
         given, number = config.get(names), config.get(count)
         if given is not None and len(given) != number:
             raise UserError(f"{names} has {len(given)} names, {count} is {number}: expected one name for each label")
+        if given is not None and len({str(name) for name in given}) != number:
+            raise UserError(f"{names} has a name twice: expected another name for each label")
 
 
 def output_head(channels: int, out_channels: int, weight_norm: bool = True) -> nn.Sequential:

@@ -66,6 +66,8 @@ class WaveNetDenoiser(Denoiser):
         sample_rate: rate of the waveforms in Hz.
         sample_size: number of samples the model was trained on, and the default length to generate.
         waveform_std: divisor of recordings before the diffusion, and factor of generated waveforms.
+        pre_emphasis: coefficient of :func:`.pre_emphasize`, which filters recordings before the diffusion; generated
+            waveforms pass through its inverse. 0: no filter.
         residual_channels, skip_channels: widths of the residual path and of the skip outputs.
         n_layers: number of residual layers.
         dilation_cycle: layer n has the dilation ``2 ** (n % dilation_cycle)``.
@@ -94,6 +96,7 @@ class WaveNetDenoiser(Denoiser):
         sample_rate: int = 16000,
         sample_size: int = 16000,
         waveform_std: float = 1.0,
+        pre_emphasis: float = 0.0,
         residual_channels: int = 256,
         skip_channels: int = 256,
         n_layers: int = 36,

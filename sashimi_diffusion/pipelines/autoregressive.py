@@ -13,6 +13,7 @@ from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.utils import BaseOutput
 from torch import Tensor
 
+from sashimi_diffusion.arguments import short_form
 from sashimi_diffusion.data.audio import resample
 from sashimi_diffusion.data.quantization import bits_of, decode, encode, normalize
 from sashimi_diffusion.errors import UserError
@@ -27,6 +28,7 @@ from sashimi_diffusion.pipelines.base import (
     sample_generators,
 )
 from sashimi_diffusion.pipelines.loading import load_model, require_autoregressive, resolve_pipeline
+from sashimi_diffusion.pipelines.memory import require_call_memory
 from sashimi_diffusion.pipelines.options import HUB, check_options, hub_options, weights_dtype
 
 BlockCallback = (
@@ -78,6 +80,9 @@ class SashimiAutoregressivePipeline(AudioPipeline):
 
     def __init__(self, model: AutoregressiveModel) -> None:
         super().__init__()
+        # torch.compile keeps the model in _orig_mod. None is a model that will be set later.
+        if model is not None and not isinstance(getattr(model, "_orig_mod", model), AutoregressiveModel):
+            raise UserError(f"model is {short_form(model)}: expected one such as SashimiAutoregressive")
         self.register_modules(model=model)
 
     @classmethod
@@ -160,6 +165,7 @@ class SashimiAutoregressivePipeline(AudioPipeline):
         names = self.callback_inputs(callback_on_step_end, callback_on_step_end_tensor_inputs)
         each = require_count("num_waveforms_per_prompt", num_waveforms_per_prompt)
         tokens, count = self._batch(batch_size, prefix, prefix_rate, each)
+        require_call_memory({}, count, None, self.model.device)
         generators = sample_generators(generator, count)
         length = self.length_in_samples(audio_length_in_s)
         self._load_offloaded()
@@ -220,6 +226,7 @@ class SashimiAutoregressivePipeline(AudioPipeline):
             UserError: arguments that do not fit the model or each other, before the first block.
         """
         tokens, count = self._batch(batch_size, prefix, prefix_rate)
+        require_call_memory({}, count, None, self.model.device)
         generators = sample_generators(generator, count)
         length = None if audio_length_in_s is None else self.length_in_samples(audio_length_in_s)
         self._load_offloaded()

@@ -1,9 +1,11 @@
 """The base class of the pipelines: components, saved folders, callbacks, lengths in seconds, batches and generators."""
 
+import contextlib
 import inspect
 import math
 import numbers
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -14,8 +16,8 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
 from sashimi_diffusion.arguments import short_form
 from sashimi_diffusion.errors import UserError
-from sashimi_diffusion.files import give_usual_rights
-from sashimi_diffusion.paths import entries, is_file
+from sashimi_diffusion.files import give_usual_rights, writing
+from sashimi_diffusion.paths import entries, is_file, is_folder, kind, status
 from sashimi_diffusion.pipelines.hub import CARD
 from sashimi_diffusion.pipelines.options import check_options, weights_dtype
 from sashimi_diffusion.pipelines.remote_code import write_remote_code
@@ -24,6 +26,9 @@ from sashimi_diffusion.terminal import printable
 
 Pipeline = TypeVar("Pipeline", bound="AudioPipeline")
 
+_PUSHED = ("use_flashpack", "repo_id", "commit_message", "private", "create_pr", "token")
+"""The other arguments of ``save_pretrained``."""
+_VARIANT = re.compile(r"\w[\w.-]*", re.ASCII)
 _MAX_SAMPLES = 2**62
 """Limit of the length of a waveform: torch counts elements in 64 bits."""
 
@@ -68,6 +73,8 @@ class AudioPipeline(DiffusionPipeline):
         """
         needed = list(inspect.signature(cls.__init__).parameters)[1:]
         check_options(f"{cls.__name__}.from_pipe", options, [*needed, "torch_dtype", "dtype"])
+        if not isinstance(pipeline, DiffusionPipeline):
+            raise UserError(f"{cls.__name__}.from_pipe got {short_form(pipeline)}: expected a pipeline")
         dtype = weights_dtype(options.pop("torch_dtype", None), options.pop("dtype", None))
         own = {**pipeline.config, **pipeline.components, **options}
         missing = [name for name in cls._get_signature_keys(cls)[0] if own.get(name) is None]
@@ -95,16 +102,26 @@ class AudioPipeline(DiffusionPipeline):
             *arguments, **options: the other arguments of diffusers (``push_to_hub``, ``max_shard_size``, ...).
 
         Raises:
-            UserError: ``safe_serialization`` is False; weights are never pickled.
+            UserError: ``safe_serialization`` is False, because weights are never pickled; an argument is unknown; the
+                folder is none or cannot be written; or the variant is no part of a file name.
         """
-        if not (arguments[0] if arguments else options.get("safe_serialization", True)):
+        names = ("safe_serialization", "variant", "max_shard_size", "push_to_hub")
+        options |= dict(zip(names, arguments, strict=False))
+        check_options(f"{type(self).__name__}.save_pretrained", options, (*names, *_PUSHED))
+        if not options.get("safe_serialization", True):
             raise UserError("pipelines are saved as safetensors only: leave out safe_serialization=False")
-        card = Path(save_directory) / CARD
+        variant = options.get("variant")
+        if variant is not None and not (isinstance(variant, str) and _VARIANT.fullmatch(variant)):
+            raise UserError(f"variant is {short_form(variant)}: expected letters and digits, such as fp16")
+        folder = _folder_to_save(save_directory)
+        card = folder / CARD
         self._card = card.read_bytes() if is_file(card) else None
-        super().save_pretrained(str(save_directory), *arguments, **options)
-        for name in super().components:
-            if (Path(save_directory) / name).is_dir():
-                give_usual_rights(Path(save_directory) / name)
+        pushes = options.get("push_to_hub")  # errors of the network are OSErrors, too
+        with contextlib.nullcontext() if pushes else writing(printable(folder)):
+            super().save_pretrained(str(save_directory), **options)
+            for name in super().components:
+                if (folder / name).is_dir():
+                    give_usual_rights(folder / name)
 
     def _upload_folder(self, working_dir: str | os.PathLike, *arguments: Any, **options: Any) -> Any:
         """Upload a folder that was saved, with its own card instead of the empty one that diffusers has written."""
@@ -128,10 +145,17 @@ class AudioPipeline(DiffusionPipeline):
             names: the argument ``callback_on_step_end_tensor_inputs``.
 
         Raises:
-            UserError: a name is unknown.
+            UserError: the callback is no function, or a name is unknown.
         """
+        if callback is not None and not callable(callback):
+            raise UserError(f"callback_on_step_end is {short_form(callback)}: expected a function")
         if isinstance(callback, PipelineCallback | MultiPipelineCallbacks):
             names = callback.tensor_inputs
+        if isinstance(names, str) or not isinstance(names, Sequence):
+            raise UserError(
+                f"callback_on_step_end_tensor_inputs is {short_form(names)}: expected a list of some of "
+                f"{', '.join(self._callback_tensor_inputs)}"
+            )
         for name in names:
             if name not in self._callback_tensor_inputs:
                 raise UserError(
@@ -147,6 +171,9 @@ class AudioPipeline(DiffusionPipeline):
         Raises:
             UserError: ``seconds`` is less than one sample, not finite, or beyond what a computer can count.
         """
+        seconds = seconds.tolist() if hasattr(seconds, "tolist") else seconds  # numbers of numpy and of torch
+        if isinstance(seconds, bool) or not isinstance(seconds, numbers.Real):
+            raise UserError(f"audio_length_in_s is {short_form(seconds)}: expected a number of seconds")
         samples = seconds * self.model.config.sample_rate
         if not (math.isfinite(samples) and 1 <= round(samples) <= _MAX_SAMPLES):
             limit = _MAX_SAMPLES / self.model.config.sample_rate
@@ -154,6 +181,21 @@ class AudioPipeline(DiffusionPipeline):
                 f"cannot generate {seconds:g} seconds of audio: ask for a number above 0, up to {limit:.1g}"
             )
         return round(samples)
+
+
+def _folder_to_save(given: Any) -> Path:
+    """Return the path of a folder to save to.
+
+    Raises:
+        UserError: it is no path, or the path of something that is no folder.
+    """
+    if not isinstance(given, str | os.PathLike) or not os.fspath(given):
+        raise UserError(f"save_directory is {short_form(given)}: expected the path of a folder")
+    folder = Path(given)
+    found = status(folder)
+    if found is not None and not is_folder(folder):
+        raise UserError(f"save_directory {printable(folder)} is {kind(found)}: expected a folder")
+    return folder
 
 
 def require_finite_weights(model: Any, folder: Path) -> None:
@@ -217,8 +259,13 @@ def sample_generators(generator: torch.Generator | list[torch.Generator] | None,
     """Return one generator per waveform: those of a list, or new ones on the CPU, seeded by :func:`sample_seeds`.
 
     Raises:
-        UserError: the list does not have ``count`` generators.
+        UserError: it is something else, or the list does not have ``count`` generators.
     """
+    for one in generator if isinstance(generator, list) else [generator]:
+        if not isinstance(one, torch.Generator) and (one is not None or isinstance(generator, list)):
+            raise UserError(
+                f"generator is {short_form(generator)}: expected a torch.Generator, or a list of one per waveform"
+            )
     if isinstance(generator, list):
         if len(generator) != count:
             raise UserError(

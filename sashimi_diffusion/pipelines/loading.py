@@ -49,6 +49,10 @@ def resolve_pipeline(name: str | os.PathLike[str], **hub: Any) -> Path:
     Raises:
         UserError: the pipeline does not exist.
     """
+    if not isinstance(name, str | os.PathLike) or not isinstance(os.fspath(name), str):
+        raise UserError(
+            f"no pipeline {short_form(name)}: expected a folder, a bundled pipeline, or a hub id like owner/name"
+        )
     name = os.fspath(name)
     folder = local_folder(name, BUNDLED)
     if folder is not None:
@@ -94,6 +98,21 @@ def load_components(
     if model is None:
         model = load_model(folder, ModelMixin, dtype, variant)
     return model, scheduler
+
+
+def check_components(model: Any, scheduler: Any) -> None:
+    """Raise UserError if a component is something else; None is a component that will be set later."""
+    if model is not None and not (isinstance(model, torch.nn.Module) and _has(model, "config", "length_multiple")):
+        raise UserError(f"model is {short_form(model)}: expected a denoiser such as SashimiDenoiser")
+    if scheduler is not None and not _has(scheduler, "config", "set_timesteps", "step"):
+        raise UserError(
+            f"scheduler is {short_form(scheduler)}: expected a scheduler such as "
+            "sashimi_diffusion.schedulers.create_scheduler('ddim')"
+        )
+
+
+def _has(component: Any, *names: str) -> bool:
+    return all(hasattr(component, name) for name in names)
 
 
 def _load_scheduler(folder: Path) -> SchedulerMixin:

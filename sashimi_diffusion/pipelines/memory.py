@@ -12,6 +12,8 @@ from sashimi_diffusion.memory import available_memory
 
 _ADVICE = "ask for fewer --seconds or a smaller --batch-size"
 _PLAN_BYTES = 1000  # of a clip: its seed, file name and measurements
+_LEAST = 0.6  # share of the estimate that a call certainly needs
+_NOT_CHECKED = 2**28  # bytes; measuring the free memory takes longer than a small call should
 _EXHAUSTED = ("out of memory", "can't allocate memory", "not enough memory")
 
 
@@ -34,7 +36,7 @@ def sampling_memory(config: Mapping[str, Any], batch_size: int, length: int) -> 
         length: samples per waveform L.
     """
     features = config.get("d_model") or config.get("residual_channels", 0)
-    layers = config["n_layers"] if config.get("d_model") else 0
+    layers = config.get("n_layers", 0) if config.get("d_model") else 0
     layers = layers if isinstance(layers, int) else max(layers)
     return int(4 * features * length * (13 + 8 * layers + (9 + 3.5 * layers) * batch_size))
 
@@ -47,6 +49,30 @@ def require_memory(needed: int, device: torch.device, advice: str = _ADVICE) -> 
             f"this takes about {needed / 2**30:.1f} GiB of memory, and {max(available, 0) / 2**30:.1f} GiB are free: "
             f"{advice}"
         )
+
+
+def require_call_memory(config: Mapping[str, Any], count: int, length: int | None, device: torch.device) -> None:
+    """Check before anything is allocated that a call of a pipeline is not hopeless.
+
+    The limit is lower than the estimate: a call that needs slightly more than the free memory may succeed.
+
+    Args:
+        config: config of the model.
+        count: waveforms.
+        length: samples per waveform; None if not known.
+        device: of the model.
+
+    Raises:
+        UserError: the call needs more memory than is free.
+    """
+    advice = "ask for fewer or shorter waveforms in one call"
+    plan = count * _PLAN_BYTES
+    if plan > _NOT_CHECKED:
+        require_memory(plan, torch.device("cpu"), advice)
+    if length is not None:
+        least = int(_LEAST * sampling_memory(config, count, length)) + 8 * count * length  # the noise and the waveforms
+        if least > _NOT_CHECKED:
+            require_memory(least, device, advice)
 
 
 @contextlib.contextmanager

@@ -23,11 +23,13 @@ from sashimi_diffusion.pipelines.base import (
 )
 from sashimi_diffusion.pipelines.labels import Labels, known_labels, label_conditioning, label_count, repeated
 from sashimi_diffusion.pipelines.loading import (
+    check_components,
     load_components,
     require_autoregressive,
     resolve_pipeline,
     stored_guidance_scale,
 )
+from sashimi_diffusion.pipelines.memory import require_call_memory
 from sashimi_diffusion.pipelines.options import HUB, check_options, hub_options, weights_dtype
 from sashimi_diffusion.pipelines.prediction import Prediction, PredictionGraphs, checked_scale
 from sashimi_diffusion.pipelines.steps import checked_noise, replaced_latents, scheduler_step, set_timesteps
@@ -72,6 +74,7 @@ class SashimiPipeline(AudioPipeline):
 
     def __init__(self, model: ModelMixin, scheduler: SchedulerMixin, guidance_scale: float = 1.0) -> None:
         super().__init__()
+        check_components(model, scheduler)
         self.register_modules(model=model, scheduler=scheduler)
         self.register_to_config(guidance_scale=checked_scale(guidance_scale))
         self.cuda_graph = True
@@ -209,23 +212,25 @@ class SashimiPipeline(AudioPipeline):
         counts |= {"mel": _rows(mel, 1), "latents": _rows(latents, each)}
         count = batch_size_of(batch_size, counts, advice=self._text_advice(batch_size)) * each
         config, device = self.model.config, self._execution_device
+        length = self.length_in_samples(audio_length_in_s, mel)
+        require_call_memory(config, count, length, device)
+        generators = sample_generators(generator, count)
         labels = label_conditioning(config, repeated(class_labels, each), repeated(speaker_labels, each), count)
         labels = {name: own.to(device) for name, own in labels.items()}
         self._guidance_scale = self.resolve_guidance_scale(guidance_scale, bool(labels))
-        length = self.length_in_samples(audio_length_in_s, mel)
         padded = math.ceil(length / self.model.length_multiple) * self.model.length_multiple
         if mel is not None:
             mel = self._padded_mel(mel.repeat_interleave(each, dim=0), count, padded)
+        shape = (count, config.in_channels, padded)
+        given = None if latents is None else checked_noise(latents, shape)
+        step = scheduler_step(self.scheduler, generators, eta)
+        # After all other checks, because it may warn of too few steps.
         visited = self.set_timesteps(num_inference_steps, timesteps, sigmas)
         self._num_timesteps, self._interrupt = len(visited), False
 
-        generators = sample_generators(generator, count)
         # The noise and the arithmetic of the scheduler are float32 for every dtype of the model.
-        shape = (count, config.in_channels, padded)
-        noise = draw_noise(shape, generators, device) if latents is None else checked_noise(latents, shape).to(device)
+        noise = draw_noise(shape, generators, device) if given is None else given.to(device)
         latents = noise * self.scheduler.init_noise_sigma  # (B, C, L)
-
-        step = scheduler_step(self.scheduler, generators, eta)
         predict, scale = self._prediction(labels, mel, self._guidance_scale, latents), self._guidance_scale
         with frozen(self.model), self.progress_bar(total=len(visited)) as progress:
             for i, t in enumerate(visited):
@@ -237,12 +242,12 @@ class SashimiPipeline(AudioPipeline):
                 progress.update()
                 if callback_on_step_end is not None:
                     known = {"latents": latents, "prediction": prediction}
-                    changed = callback_on_step_end(self, i, t, {name: known[name] for name in names}) or {}
-                    latents = replaced_latents(latents, changed.get("latents", latents))
+                    returned = callback_on_step_end(self, i, t, {name: known[name] for name in names})
+                    latents = replaced_latents(known, returned)
                 if self._interrupt:
                     break
 
-        audios = latents[..., :length] * config.waveform_std
+        audios = self.model.denormalize(latents[..., :length])
         if output_type == "np":
             audios = audios.cpu().numpy()
         self.maybe_free_model_hooks()

@@ -4,7 +4,7 @@ import inspect
 import itertools
 import math
 import numbers
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -155,16 +155,42 @@ def checked_noise(latents: Any, shape: tuple[int, ...]) -> Tensor:
     if found != shape or not latents.is_floating_point():
         kind = f" of {latents.dtype}" if isinstance(latents, Tensor) else ""
         raise UserError(f"latents: expected a tensor of floating-point numbers of shape {shape}, got {found}{kind}")
+    _require_finite("latents", latents)
     return latents.float()
 
 
-def replaced_latents(latents: Tensor, changed: Any) -> Tensor:
-    """Return the latents that a callback has returned in place of ``latents``.
+def replaced_latents(given: Mapping[str, Tensor], returned: Any) -> Tensor:
+    """Return the latents after a callback, which may have replaced them.
+
+    Args:
+        given: "latents" and "prediction" of the step.
+        returned: what the callback has returned: None, or a dictionary. It may have given tensors, as they were.
 
     Raises:
-        UserError: they are no tensor of the same shape.
+        UserError: it is something else, or its latents are no tensor of the same shape with finite numbers.
     """
+    latents = given["latents"]
+    if returned is None:
+        return latents
+    if not isinstance(returned, Mapping):
+        raise UserError(
+            f"callback_on_step_end returned {short_form(returned)}: expected None or {{'latents': latents}}"
+        )
+    for name, value in returned.items():
+        if name != "latents" and value is not given.get(name):
+            raise UserError(f"callback_on_step_end returned {short_form(name)}: it can replace latents only")
+    changed = returned.get("latents", latents)
     if not isinstance(changed, Tensor) or changed.shape != latents.shape:
         found = tuple(changed.shape) if isinstance(changed, Tensor) else type(changed).__name__
         raise UserError(f"callback_on_step_end returned latents of {found}, expected {tuple(latents.shape)}")
+    if changed is not latents:
+        _require_finite("callback_on_step_end returned latents that", changed)
     return changed.to(latents)
+
+
+def _require_finite(what: str, latents: Tensor) -> None:
+    """Raise UserError if latents have no values, or some that are not finite; ``what`` begins the message."""
+    if latents.is_meta:
+        raise UserError(f"{what} are on the device meta, which has no values: expected numbers")
+    if not latents.isfinite().all():
+        raise UserError(f"{what} are not finite (NaN or infinity): expected noise")

@@ -71,6 +71,7 @@ _KINDS = {
     "holdout": (*_FOLDER, "hf_dataset"),
     "order": (*_FOLDER, "hf_dataset"),
     "download": _FOLDER,
+    "whole": ("folder",),
     "words": ("speech_commands",),
     "more_paths": ("speech_commands",),
     "min_contrast_db": ("speech_commands",),
@@ -170,6 +171,11 @@ class DataConfig(Settings):
         le=MAX_LENGTH,
         description="largest random shift in samples, of a short recording within its window or of the window within "
         "a long recording; 0: no shift; null: any position",
+    )
+    whole: bool = Field(
+        default=False,
+        description="folder only: each recording is one example, its beginning, as it suits single words; false: "
+        "longer recordings have an example for each `length` samples",
     )
     cache_dir: Text | None = Field(default=None, description="folder for decoded audio; null: the user's cache folder")
 

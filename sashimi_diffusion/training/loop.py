@@ -168,6 +168,7 @@ class Trainer:
             with main_process_first(self.accelerator):
                 if self.accelerator.is_main_process:
                     self.log.start_trackers(self._trackers, self.config, counters.step, self._resume)
+            self._draw_missing_samples(self._finished(progress))
             while not self._finished(progress):
                 started = time.monotonic()
                 rate = self._step(progress)
@@ -231,7 +232,10 @@ class Trainer:
         return mean_over_processes(self.accelerator, float(self._launcher.has_ended())) > 0
 
     def _after_step(self, rate: float, finished: bool, abandoned: bool) -> None:
-        """Write what is due after this step, the checkpoint last: a run that resumes from it has all earlier output.
+        """Write what is due after this step.
+
+        The samples come after the checkpoint, so that samples that fail cost no training; a run that resumes draws
+        those that are missing (:meth:`_draw_missing_samples`). All other output comes before it.
 
         In a state that must not become a checkpoint (see :mod:`sashimi_diffusion.training.health`), the checkpoint is
         postponed.
@@ -258,12 +262,19 @@ class Trainer:
         if finished:
             self.health.end(problem)
             self.log.write_and_print(self.counters.step, self.task.conclude(self.accelerator, self.ema.model))
-        if samples and self.task.samples and not problem and not abandoned:
-            self.outputs.save_samples(self.counters.step)
         if checkpoint and not problem:
             self._save_checkpoint(finished)
         elif due:
             self.log.print(f"step {self.counters.step}: no checkpoint, because {problem}; {self.health.way_back()}")
+        if samples and self.task.samples and not problem and not abandoned:
+            self.outputs.save_samples(self.counters.step)
+
+    def _draw_missing_samples(self, finished: bool) -> None:
+        """Draw the samples that were due at the step of the checkpoint, unless the run folder has them."""
+        training = self.config.training
+        every = training.checkpoint_every if training.sample_every is None else training.sample_every
+        if self.counters.step and self.task.samples and self._due(every, finished):
+            self.outputs.save_samples(self.counters.step, only_missing=True)
 
     def _log_training(self, rate: float) -> None:
         """Log the mean loss since the last training line, and the gradient norm and learning rate of this step."""

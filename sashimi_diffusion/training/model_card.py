@@ -10,6 +10,7 @@ from typing import Any
 from huggingface_hub import ModelCardData
 
 from sashimi_diffusion.pipelines.hub import PLACEHOLDER
+from sashimi_diffusion.terminal import printable
 from sashimi_diffusion.training.config import RunConfig, to_tree
 from sashimi_diffusion.training.yaml_files import write_yaml
 
@@ -106,7 +107,7 @@ def model_card(config: RunConfig, usage: Usage, network: Any, description: str, 
         figures: the last metrics of the run.
     """
     card = config.card
-    title = card.title or Path(config.output_dir).resolve().name
+    title = card.title or printable(Path(config.output_dir).resolve().name)
     metadata = ModelCardData(
         language=list(card.language) or None,
         license=card.license or "unknown",

@@ -64,14 +64,20 @@ class Outputs:
             if checkpoint is not None and (later or not (self.run / "pipeline").exists()):
                 self._save_pipeline(counters.step)
 
-    def save_samples(self, step: int) -> None:
-        """Draw samples, and send them to the trackers. All processes call this method."""
-        if self.accelerator.is_main_process:
+    def save_samples(self, step: int, only_missing: bool = False) -> None:
+        """Draw samples, and send them to the trackers. All processes call this method.
+
+        Args:
+            step: optimizer steps done.
+            only_missing: draw none if the run folder has samples of this step.
+        """
+        folder = self.run / "samples" / checkpoints.checkpoint_name(step)
+        if self.accelerator.is_main_process and not (only_missing and status(folder) is not None):
             with writing_to(self.run, "the samples"):
                 defects = self.task.save_samples(self.run, step, self.ema.model)
             if defects:
                 self.log.print(f"step {step}: {defects}")
-            self.log.show_samples(self.run / "samples" / checkpoints.checkpoint_name(step), step)
+            self.log.show_samples(folder, step)
         self.accelerator.wait_for_everyone()
 
     def save_checkpoint(
@@ -93,5 +99,5 @@ class Outputs:
             figures = {} if self.log.metrics is None else self.log.metrics.latest
             network = self.ema.model
             card = model_card(self.config, self.task.usage, network, self.task.description, step, figures)
-            files[CARD] = card.encode()
+            files[CARD] = card.encode(errors="backslashreplace")
         save_pipeline(self.run, self.task.pipeline(self.ema.model), files)

@@ -72,7 +72,7 @@ def read_overrides(annotation: Any, value: Any, name: str = "") -> Any:
         name: its key in full.
 
     Raises:
-        UserError: an override is not valid YAML.
+        UserError: an override is not valid YAML, or is empty where the field may have no value.
     """
     choices = _alternatives(annotation)
     if isinstance(value, Override):
@@ -90,8 +90,11 @@ def read_overrides(annotation: Any, value: Any, name: str = "") -> Any:
 
 
 def _read_text(text: Override, choices: Sequence[Any], name: str) -> str | None:
-    if text in ("", "null") and type(None) in choices:
-        return None
+    if type(None) in choices:
+        if not text:
+            raise UserError(f"{short_key(name)} has no value: write {short_key(name)}=null if there is none")
+        if text == "null":
+            return None
     if not _QUOTED.fullmatch(text):
         return str(text)
     if "\\" in text and text[0] == '"':
@@ -171,7 +174,15 @@ def first_problem(error: ValidationError, kind: type[BaseModel], tree: Any, pref
         return UserError(f"{prefix}{_dotted(location)} is {short_form(number)}: it must have at least one value")
     if cause is not None:
         return UserError(f"{name} is {short_form(value)}: {cause}")
-    return UserError(f"{name} must be {_describe(annotation)}, not {short_form(value)}")
+    quotes = _about_quotes(number) if type_ == "string_type" else ""
+    return UserError(f"{name} must be {_describe(annotation)}, not {short_form(value)}{quotes}")
+
+
+def _about_quotes(value: Any) -> str:
+    """Return what to do if YAML has read text as a number or as true or false."""
+    if isinstance(value, bool):
+        return "; YAML reads no, off, yes and on as false or true: put text in quotes"
+    return "; put text in quotes" if isinstance(value, int | float) else ""
 
 
 def _followed(

@@ -80,7 +80,9 @@ def open_split(
             subset=data.subset,
             **common,
         )
-    return AudioFolder(data.path, pattern=data.pattern, labels=SUB_FOLDERS if labels else None, **common)
+    return AudioFolder(
+        data.path, pattern=data.pattern, labels=SUB_FOLDERS if labels else None, whole=data.whole, **common
+    )
 
 
 def _check_speech_commands(speakers: str | None, channels: int) -> None:

@@ -12,17 +12,17 @@ import numpy as np
 import soundfile
 import torch
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker, get_available_trackers
-from accelerate.utils import LoggerType
 from PIL import Image
 
+from sashimi_diffusion.arguments import short_form
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.files import write_file
 from sashimi_diffusion.paths import read_json, status
 from sashimi_diffusion.strict_json import json_text
+from sashimi_diffusion.suggestions import did_you_mean
 from sashimi_diffusion.terminal import first_line, printable
 from sashimi_diffusion.training.config import flat_settings
 from sashimi_diffusion.training.reporting import TrackingConfig
-from sashimi_diffusion.training.settings import unknown_key
 
 TRACKING = "tracking.json"
 _MOST_CLIPS = 16
@@ -36,9 +36,13 @@ def installed_trackers(names: list[str]) -> list[str]:
         UserError: a tracker does not exist or is not installed. A missing tensorboard, the default, is no error.
     """
     available = [str(tracker.value) for tracker in get_available_trackers()]
+    known = sorted(LOGGER_TYPE_TO_CLASS)
     for name in names:
-        if name not in [str(tracker.value) for tracker in LoggerType]:
-            raise unknown_key(name, (str(tracker.value) for tracker in LoggerType), "training.trackers ")
+        if name not in known:
+            raise UserError(
+                f"training.trackers has {short_form(name)}{did_you_mean(name, known)}: expected some of "
+                f"{', '.join(known)}"
+            )
         if name not in available and name != "tensorboard":
             raise UserError(f"training.trackers names {name}, which is not installed: pip install {name}")
     return [name for name in names if name in available]
@@ -71,7 +75,7 @@ def tracked_run(folder: Path, config: TrackingConfig, resume: bool) -> tuple[Tra
         UserError: tracking.json is damaged.
     """
     stored = _read_tracked_run(folder / TRACKING) if resume else None
-    run = config.run or (folder.resolve().name if stored is None else stored.run)
+    run = config.run or (printable(folder.resolve().name) if stored is None else stored.run)
     if stored is not None and (stored.project, stored.run) == (config.project, run):
         return stored, False
     return TrackedRun(config.project, run, secrets.token_hex(8)), True

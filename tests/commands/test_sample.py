@@ -12,6 +12,7 @@ import soundfile
 import torch
 from PIL import Image
 
+from sashimi_diffusion.bundled import bundled_folders
 from sashimi_diffusion.commands import sample, sample_diffusion, sample_folder
 from sashimi_diffusion.files import writing
 from sashimi_diffusion.models import WaveNetDenoiser
@@ -403,3 +404,12 @@ def test_a_process_exits_with_one_line_and_does_not_import_torchaudio(tmp_path: 
     assert done.stdout == ""
     assert done.stderr.startswith("error: no pipeline")
     assert done.stderr.count("\n") == 1
+
+
+def test_list_names_the_bundled_pipelines(capsys) -> None:
+    assert sample.main(["--list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == sorted(bundled_folders())
+    assert all(" kHz, " in line for line in lines)
+    assert lines[0].startswith("sashimi-digits  diffusion")
+    assert "george" in lines[0]

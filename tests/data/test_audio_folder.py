@@ -57,6 +57,15 @@ def test_only_recordings_shorter_than_a_chunk_are_padded(tmp_path: Path, record,
     assert not first[samples:].any()
 
 
+def test_whole_recordings_have_one_item_each(tmp_path: Path, record):
+    noise = record(tmp_path / "audio" / "long.wav", 1050)
+    record(tmp_path / "audio" / "short.wav", 20)
+    dataset = AudioFolder(tmp_path / "audio", "all", length=250, whole=True)
+    assert len(dataset) == 2
+    np.testing.assert_array_equal(dataset[0]["waveform"][0], noise[:250])
+    assert dataset.clip_length(0) == 1050  # a random shift may still move the window
+
+
 def test_sub_folders_are_searched(tmp_path: Path, record):
     for name in ("a.wav", "b/c.flac", "b/d/e.OGG", "f/g.mp3", ".hidden/h.wav", "b/._c.wav"):
         record(tmp_path / "audio" / name, 2000)
@@ -362,10 +371,13 @@ def test_names_that_are_not_utf8_and_labels_with_unusual_digits(tmp_path: Path, 
         for take in range(4):
             record(tmp_path / "noise.wav", 60)
             os.rename(tmp_path / "noise.wav", root + b"/" + label + b"_%d.wav" % take)
-    dataset = AudioFolder(os.fsdecode(root), "train", length=60, pattern="{label}_{take}", splits=(0.5, 0.25, 0.25))
-    assert dataset.class_names == ["2", "10", "caf\udce9", "²"]
-    assert len(dataset) == 8
-    by_name = AudioFolder(os.fsdecode(root), "all", length=60, pattern="{label}_{take}", order="name")
+    options = {"length": 60, "splits": (0.5, 0.25, 0.25)}
+    assert len(AudioFolder(os.fsdecode(root), "train", pattern="{word}_{take}", **options)) == 8
+    with pytest.warns(UserWarning, match=r"caf\\udce9_0.wav: its label is not valid text"):  # no file can have it
+        dataset = AudioFolder(os.fsdecode(root), "train", pattern="{label}_{take}", skip_bad_files=True, **options)
+    assert dataset.class_names == ["2", "10", "²"]
+    assert len(dataset) == 6
+    by_name = AudioFolder(os.fsdecode(root), "all", length=60, pattern="{word}_{take}", order="name")
     assert len(by_name) == 16
 
 
@@ -470,3 +482,27 @@ def test_unusual_files_are_counted_among_the_usable_ones(tmp_path: Path, cache_d
     texts = [" ".join(str(one.message).split()) for one in warned]
     assert any("1 of 5 audio files" in text and "bad.wav: empty (0 bytes);" in text for text in texts)
     assert any("1 of 4 audio files" in text and "silent.wav" in text for text in texts)
+
+
+@pytest.mark.parametrize("options", [{"labels": "folder"}, {"labels": SUB_FOLDERS}, {"speakers": "folder"}])
+def test_names_that_are_no_text_are_no_labels(tmp_path: Path, record, options: dict):
+    record(tmp_path / "audio" / "a" / "1.wav")
+    record(tmp_path / "audio" / "b" / "2.wav")
+    os.rename(tmp_path / "audio" / "b", os.fsencode(tmp_path / "audio") + b"/\xff")
+    with pytest.raises(UserError, match=r"\\udcff/2.wav: its (label|speaker) is not valid text \(\\udcff\)"):
+        AudioFolder(tmp_path / "audio", "all", **options)
+    with pytest.warns(UserWarning, match="going on without"):
+        dataset = AudioFolder(tmp_path / "audio", "all", skip_bad_files=True, **options)
+    assert [path.name for path in dataset.files] == ["1.wav"]
+    assert len(AudioFolder(tmp_path / "audio", "all")) == 2
+
+
+def test_classes_of_one_file_have_no_validation_split(tmp_path: Path, record):
+    for name in "abcd":
+        record(tmp_path / "audio" / f"{name}.wav")
+    message = (
+        r"the validation split .* is empty: splits divide the files of each class, and its 4 usable files have 4 clas"
+    )
+    with pytest.raises(UserError, match=message):
+        AudioFolder(tmp_path / "audio", "validation", pattern="{label}")
+    assert len(AudioFolder(tmp_path / "audio", "validation", pattern="{label}", order="name", length=50)) == 2

@@ -14,6 +14,7 @@ from sashimi_diffusion.data import hub_dataset
 from sashimi_diffusion.data.hub_dataset import IF_PRESENT, HubDataset, SplitNames
 from sashimi_diffusion.errors import UserError
 
+huggingface_hub = pytest.importorskip("huggingface_hub")
 datasets = pytest.importorskip("datasets", reason="needs the package datasets")
 pyarrow = pytest.importorskip("pyarrow")
 parquet = pytest.importorskip("pyarrow.parquet")
@@ -187,6 +188,7 @@ def test_an_id_without_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         raise ConnectionError("Couldn't reach 'owner/name' on the Hub\nmore")
 
     monkeypatch.setattr(datasets, "load_dataset_builder", offline)
+    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", offline)
     with pytest.raises(UserError) as caught:
         HubDataset("owner/name")
     assert str(caught.value) == (
@@ -200,6 +202,48 @@ def test_an_id_without_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         monkeypatch.setenv("SASHIMI_CACHE", str(tmp_path / "cache"))
         with pytest.raises(UserError, match=f"{path}.*{problem}"):
             HubDataset(str(tmp_path / path))
+
+
+def test_the_hub_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library tries six times, but not while it is offline; then it uses its cache."""
+    asked, offline = [], []
+
+    def ask(self: object, name: str, timeout: float) -> None:
+        asked.append(name)
+        raise OSError("no network")
+
+    def load(*_: object, **options: object) -> None:
+        offline.append(huggingface_hub.constants.HF_HUB_OFFLINE)
+        raise ConnectionError("not in the cache")
+
+    before = huggingface_hub.constants.HF_HUB_OFFLINE
+    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", ask)
+    monkeypatch.setattr(datasets, "load_dataset_builder", load)
+    with pytest.raises(UserError, match="not in the cache"):
+        HubDataset("owner/name")
+    assert (asked, offline, huggingface_hub.constants.HF_HUB_OFFLINE) == (["owner/name"], [True], before)
+
+
+@pytest.mark.parametrize("path", ["hf/none", "none", "hf/none/deep", "./none"])
+def test_a_mistyped_local_path_is_answered_without_the_hub(
+    path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "hf").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", None)
+    monkeypatch.setattr(datasets, "load_dataset_builder", None)
+    with pytest.raises(
+        UserError, match=f"data.path {path} does not exist: expected a folder of a Hugging Face data set"
+    ):
+        HubDataset(path)
+
+
+def test_a_saved_data_set_has_no_configurations(words: Path, tmp_path: Path) -> None:
+    datasets.Dataset(parquet.read_table(words / "train.parquet")).save_to_disk(str(tmp_path / "saved"))
+    with pytest.raises(UserError, match=r"data\.subset is 'large', but .*saved was written by save_to_disk"):
+        HubDataset(str(tmp_path / "saved"), "all", length=60, subset="large")
+    with pytest.raises(UserError, match=r"cannot read .*words as a Hugging Face data set .*large"):
+        HubDataset(str(words), "all", length=60, subset="large")
 
 
 def test_without_the_library_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,3 +261,18 @@ def test_a_damaged_memory_of_hashes_is_replaced(words: Path, cache_dir: Path, ca
     HubDataset(str(words), "all", length=60)
     assert "the data set is read again" in capsys.readouterr().err
     assert cache_module.read_cache_record(memo) is not None
+
+
+def test_labels_that_are_no_text_are_refused(tmp_path: Path) -> None:
+    """Parquet files may have text that is not UTF-8, and the names of classes lone surrogates."""
+    table = pyarrow.Table.from_pylist(rows(2)).drop_columns("label")
+    bad = pyarrow.array([b"a", b"\xff"]).cast(pyarrow.string(), safe=False)
+    saved = datasets.Dataset(table.append_column("label", bad))
+    saved.save_to_disk(str(tmp_path / "bytes"))
+    with pytest.raises(UserError, match="the column 'label' has values that are not UTF-8 text"):
+        HubDataset(str(tmp_path / "bytes"), "all", length=60, labels="label")
+    named = datasets.Dataset(table.append_column("label", pyarrow.array([0, 1])))
+    named = named.cast_column("label", datasets.ClassLabel(names=["a", "\ud800"]))
+    named.save_to_disk(str(tmp_path / "names"))
+    with pytest.raises(UserError, match=r"row 1: its label is not valid text \(\\ud800\)"):
+        HubDataset(str(tmp_path / "names"), "all", length=60, labels="label")

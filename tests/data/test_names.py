@@ -69,7 +69,28 @@ def test_a_pattern_of_many_fields_takes_no_power_of_the_length():
     assert fields_of("a" * 200 + "-.wav", pattern)["x"] == "a" * 177
 
 
-@pytest.mark.parametrize("pattern", ["", "name", "{label", "{}", "{0}", "{a}_{a}", "{folder}_{a}", "a}"])
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "",
+        "name",
+        "{label",
+        "{}",
+        "{0}",
+        "{a}_{a}",
+        "{folder}_{a}",
+        "a}",
+        "{x}_{a:}{a }",
+        "{a: b}",
+        "{a!r}",
+        "{a:}",
+        "{a!r:>3}",
+        "{a:{b}}",
+        "{a.b}",
+        "{a[0]}",
+        "{a }",
+    ],
+)
 def test_patterns_that_cannot_be_used(pattern: str):
     with pytest.raises(UserError, match=r"file name pattern .* such as \{label\}"):
         field_names(pattern)

@@ -3,6 +3,7 @@
 import io
 import itertools
 import json
+import os
 import pickle
 import tarfile
 import warnings
@@ -311,3 +312,44 @@ def test_unusual_levels_are_said_once(tmp_path: Path) -> None:
     with warnings.catch_warnings(record=True) as later:
         dataset.clip(0)
     assert len(said) + len(later) == 1
+
+
+@pytest.mark.parametrize("field", ["label", "speaker"])
+def test_a_label_that_is_no_text_is_a_bad_recording(tmp_path: Path, field: str) -> None:
+    """JSON may have lone surrogates, which no file can have."""
+    wanted = {"labels": AUTOMATIC} if field == "label" else {"labels": None, "speakers": "speaker"}
+    members = {"0.wav": wav(0), "0.json": b'{"%s": "a"}' % field.encode()}
+    members |= {"1.wav": wav(1), "1.json": b'{"%s": "\\ud800"}' % field.encode()}
+    path = write_tar(tmp_path / "one.tar", members)
+    with pytest.raises(UserError, match=rf"1\.wav: its {field} is not valid text \(\\ud800\)"):
+        TarShards(str(path), "all", length=50, **wanted)
+    with pytest.warns(UserWarning, match="going on without"):
+        dataset = TarShards(str(path), "all", length=50, skip_bad_files=True, **wanted)
+    assert (dataset.class_names or dataset.speaker_names) == ["a"]
+    only_bad = write_tar(tmp_path / "two.tar", {name: members[name] for name in ("1.wav", "1.json")})
+    with pytest.raises(UserError, match="no usable file is left"):
+        TarShards(str(only_bad), "all", skip_bad_files=True, **wanted)
+
+
+def test_names_of_members_that_are_no_text_are_no_labels(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "one.tar", {"a-1.wav": wav(0), os.fsdecode(b"\xff-1.wav"): wav(1)})
+    with pytest.raises(UserError, match=r"its label is not valid text \(\\udcff\)"):
+        TarShards(str(path), "all", length=50, labels="label", pattern="{label}-{number}")
+    assert len(TarShards(str(path), "all", length=50)) == 2
+
+
+@pytest.mark.parametrize("place", ["beginning", "middle", "end"])
+@pytest.mark.parametrize("samples", [100, 5000])
+def test_recordings_of_equal_names_and_sizes_are_others(tmp_path: Path, place: str, samples: int) -> None:
+    """A resumed run compares some bytes of each recording; a copy with other time stamps is the same."""
+    members = {f"{number}.wav": wav(number, samples) for number in range(3)}
+    path = write_tar(tmp_path / "one.tar", members)
+    before = TarShards(str(path), "all", length=50).fingerprint()
+    os.utime(path, (1, 1))
+    assert TarShards(str(path), "all", length=50).fingerprint() == before
+    changed = bytearray(members["1.wav"])
+    changed[{"beginning": 50, "middle": len(changed) // 2, "end": -1}[place]] ^= 1
+    write_tar(path, members | {"1.wav": bytes(changed)})
+    after = TarShards(str(path), "all", length=50).fingerprint()
+    assert after[0] == before[0]
+    assert after[1] != before[1]

@@ -213,6 +213,8 @@ OWN: dict[type[RunConfig], dict[str, str]] = {
         "data.length=1000000000000": "data.length is 1000000000000: it must be at least 1 and at most 1,000,000,000",
         "data.length=-1": "data.length is -1",
         "data.pattern=x": "data.pattern is 'x': the file name pattern 'x' cannot be used",
+        "data.pattern=": "data.pattern has no value: write data.pattern=null if there is none",
+        "data.pattern={a: b}": "braces have the name of a field and nothing else, not 'a: b'",
         "data.pattern=''": "data.pattern is '': it must not be empty",
         "data.pattern={": "data.pattern is '{'",
         "data.pattern={folder}": "none called folder",
@@ -291,7 +293,7 @@ OWN: dict[type[RunConfig], dict[str, str]] = {
         "sampling.seed=4294967296": "sampling.seed is 4294967296",
     },
     ClassifierConfig: {
-        "model.embedding=": "model.embedding is None: with model.name=small it must be speech-embedding",
+        "model.embedding=": "model.embedding has no value: write model.embedding=null if there is none",
         "model.embedding=''": "model.embedding is '': it must not be empty",
         "model.dropout=-1": "model.dropout is -1: expected a number from 0 to 1",
         "model.dropout=.nan": "model.dropout is nan: it must be finite",

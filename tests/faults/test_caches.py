@@ -94,7 +94,7 @@ class Case:
         """Assert that the results for both takes are fresh ones; return what was printed on stderr."""
         self._capture.readouterr()
         for take in TAKES:
-            assert CACHES[self._kind](self._takes, take, self.cache) == self.fresh[take]
+            np.testing.assert_equal(CACHES[self._kind](self._takes, take, self.cache), self.fresh[take])  # with NaN
         return self._capture.readouterr().err
 
     def assert_rebuilt(self, notes: int = 1) -> None:

@@ -131,7 +131,6 @@ def test_an_override_of_text_is_the_value(kind: type[RunConfig], text: str) -> N
         (DiffusionConfig, 'data.pattern="{label}_{speaker}"', "{label}_{speaker}"),
         (DiffusionConfig, "data.pattern={speaker}/{label}: #{take}", "{speaker}/{label}: #{take}"),
         (DiffusionConfig, "data.path=null", None),
-        (DiffusionConfig, "data.path=", None),
         (DiffusionConfig, "data.path=2026", "2026"),
         (DiffusionConfig, "data.path=*", "*"),
         (DiffusionConfig, "data.cache_dir=/tmp/[a]", "/tmp/[a]"),

@@ -251,3 +251,51 @@ def test_a_grown_embedding_trains_only_the_new_labels() -> None:
     grown(labels, 4).sum().backward()
     assert [name for name, parameter in grown.named_parameters() if parameter.grad is not None] == ["added"]
     assert torch.equal(grown.plain().weight, table)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda m: m.add_adapter(peft.LoraConfig(r=0), "new"),
+            "r of the adapter is 0: expected a rank from 1 to 4,096",
+        ),
+        (lambda m: m.add_adapter(peft.LoraConfig(r=10**6), "new"), "r of the adapter is 1000000: expected a rank"),
+        (lambda m: m.add_adapter(peft.LoraConfig(lora_alpha=float("nan")), "new"), "lora_alpha of adapters: nan is no"),
+        (lambda m: m.add_adapter(peft.LoraConfig(), "a.b"), "adapter_name is 'a.b': expected a text without dots"),
+        (lambda m: m.add_adapter(peft.LoraConfig(), ""), "adapter_name is '': expected a text without dots"),
+        (lambda m: m.set_adapters(["default"], ["x"]), "weights of adapters: 'x' is no finite number"),
+        (lambda m: m.set_adapters(["default"], [float("nan")]), "weights of adapters: nan is no finite number"),
+        (lambda m: m.fuse_lora(float("inf")), "lora_scale of adapters: inf is no finite number"),
+        (lambda m: m.load_lora_adapter(5), "no adapter 5: expected a file"),
+        (lambda m: m.add_speakers("abc"), "names of speakers: expected a list of texts, got 'abc'"),
+        (lambda m: m.add_speakers(["cat", 1]), "names of speakers: expected texts that are not empty, got 1"),
+        (lambda m: m.add_speakers([None]), "names of speakers: expected texts that are not empty, got None"),
+        (lambda m: m.add_speakers([""]), "names of speakers: expected texts that are not empty, got ''"),
+        (lambda m: m.add_speakers(["cat", "cat"]), "already has the speaker 'cat'"),
+        (lambda m: m.speaker_rows("ann"), "names of speakers: expected a list of texts, got 'ann'"),
+    ],
+)
+def test_wrong_arguments_are_refused_and_change_nothing(call: Any, message: str) -> None:
+    model = network()
+    add(model)
+    before = predict(model)
+    with pytest.raises(UserError, match=message):
+        call(model)
+    assert torch.equal(predict(model), before)
+    assert (model.adapter_names(), model.config.num_speakers) == (["default"], 2)
+
+
+def test_all_linear_is_the_default() -> None:
+    first, second = network(), network()
+    for model, targets in ((first, None), (second, "all-linear")):
+        torch.manual_seed(1)
+        add(model, target_modules=targets)
+    assert torch.equal(predict(first), predict(second))
+    second.set_adapters(["default"], [None])
+    assert torch.equal(predict(first), predict(second))
+
+
+def test_names_of_labels_differ() -> None:
+    with pytest.raises(UserError, match="class_names has a name twice"):
+        WaveNetDenoiser(residual_channels=4, n_layers=1, num_classes=2, class_names=["a", "a"])

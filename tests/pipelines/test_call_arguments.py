@@ -89,6 +89,14 @@ def test_the_batch_size_follows_from_the_other_arguments(arguments: dict, count:
         ({"batch_size": 2.0}, r"batch_size is 2\.0, expected a whole number"),
         ({"num_waveforms_per_prompt": 0}, "num_waveforms_per_prompt is 0, expected at least 1"),
         ({"num_waveforms_per_prompt": "2"}, "num_waveforms_per_prompt is '2', expected a whole number"),
+        ({"audio_length_in_s": "1"}, "audio_length_in_s is '1': expected a number of seconds"),
+        ({"audio_length_in_s": [1]}, r"audio_length_in_s is \[1\]: expected a number of seconds"),
+        ({"generator": 5}, "generator is 5: expected a torch.Generator, or a list"),
+        ({"generator": [5]}, r"generator is \[5\]: expected a torch.Generator, or a list"),
+        ({"generator": (torch.Generator(),)}, "expected a torch.Generator, or a list"),
+        ({"callback_on_step_end": 5}, "callback_on_step_end is 5: expected a function"),
+        ({"callback_on_step_end_tensor_inputs": None}, "tensor_inputs is None: expected a list of some of latents"),
+        ({"callback_on_step_end_tensor_inputs": "latents"}, "tensor_inputs is 'latents': expected a list of some of"),
     ],
 )
 def test_a_contradiction_about_the_batch_is_refused(arguments: dict, message: str, digits: SashimiPipeline) -> None:
@@ -179,6 +187,8 @@ def test_latents_are_scaled_to_the_first_noise_level() -> None:
         (torch.zeros(2, 1, 50, dtype=torch.int64), r"got \(2, 1, 50\) of torch.int64"),
         (np.zeros((2, 1, 50)), "got ndarray"),
         ("noise", "got str"),
+        (torch.full((2, 1, 50), torch.nan), r"latents are not finite \(NaN or infinity\): expected noise"),
+        (torch.zeros(2, 1, 50, device="meta"), "latents are on the device meta"),
     ],
 )
 def test_latents_of_another_shape_are_refused(latents: object, message: str, pipe: SashimiPipeline) -> None:
@@ -333,6 +343,45 @@ def test_what_a_callback_asks_for_and_returns_is_checked(
             UserError, match=rf"callback_on_step_end returned latents of {found}, expected \(1, 1, 50\)"
         ):
             pipe(callback_on_step_end=lambda *_, changed=changed: {"latents": changed})
+
+
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        (5, "callback_on_step_end returned 5: expected None or {'latents': latents}"),
+        ([], r"callback_on_step_end returned \[\]: expected None"),
+        (False, "callback_on_step_end returned False: expected None"),
+        ({"latent": torch.zeros(1, 1, 50)}, "returned 'latent': it can replace latents only"),
+        ({"prediction": torch.zeros(1, 1, 50)}, "returned 'prediction': it can replace latents only"),
+        ({"latents": torch.full((1, 1, 50), torch.inf)}, "returned latents that are not finite"),
+    ],
+)
+def test_what_a_callback_cannot_return(pipe: SashimiPipeline, returned: object, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        pipe(callback_on_step_end=lambda *_: returned)
+
+
+@pytest.mark.parametrize("arguments", [{"num_waveforms_per_prompt": 10**9}, {"batch_size": 10**9, "class_labels": 7}])
+def test_a_call_that_no_memory_has_is_refused_before_its_lists_are_made(
+    digits: SashimiPipeline, autoregressive: SashimiAutoregressivePipeline, arguments: dict
+) -> None:
+    message = r"this takes about 931\.3 GiB of memory, and .* GiB are free: ask for fewer or shorter waveforms"
+    with pytest.raises(UserError, match=message):
+        digits(**arguments)
+    with pytest.raises(UserError, match=message):
+        autoregressive(arguments.get("batch_size", 1), num_waveforms_per_prompt=10**9 // arguments.get("batch_size", 1))
+    with pytest.raises(UserError, match="GiB are free: ask for fewer or shorter waveforms"):
+        digits(audio_length_in_s=1e11)
+
+
+def test_errors_come_before_the_warning_of_too_few_steps(recwarn: pytest.WarningsRecorder) -> None:
+    pipe = make_pipeline("ddim")
+    for wrong in ({"generator": 5}, {"latents": 5}, {"eta": 5}):
+        with pytest.raises(UserError):
+            pipe(num_inference_steps=1, **wrong)
+    assert not recwarn
+    pipe(num_inference_steps=1)
+    assert "1 step is too few" in str(recwarn.pop(UserWarning).message)
 
 
 def test_an_interrupted_call_returns_the_latents_of_its_step(pipe: SashimiPipeline) -> None:

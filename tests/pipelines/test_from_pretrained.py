@@ -314,3 +314,43 @@ def test_a_model_saved_alone_can_be_read_by_others(pipe: SashimiPipeline, tmp_pa
         audio(SashimiPipeline(SashimiDenoiser.from_pretrained(tmp_path, variant="fp16"), pipe.scheduler, 2.5)),
         audio(pipe),
     )
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda folder, pipe: SashimiPipeline.from_pretrained(folder, scheduler="ddim"),
+            "scheduler is 'ddim': expected",
+        ),
+        (lambda folder, pipe: SashimiPipeline.from_pretrained(folder, model="x"), "model is 'x': expected a denoiser"),
+        (lambda folder, pipe: SashimiPipeline.from_pipe(pipe, scheduler=5), "scheduler is 5: expected a scheduler"),
+        (lambda folder, pipe: SashimiPipeline.from_pipe(pipe, model=torch.nn.Linear(1, 1)), "expected a denoiser such"),
+        (lambda folder, pipe: SashimiPipeline.from_pipe("x"), "from_pipe got 'x': expected a pipeline"),
+        (lambda folder, pipe: SashimiPipeline.from_pipe(None), "from_pipe got None: expected a pipeline"),
+        (lambda folder, pipe: SashimiAutoregressivePipeline(pipe.model), "expected one such as SashimiAutoregressive"),
+        (lambda folder, pipe: AutoPipeline.from_pretrained(None), "no pipeline None: expected a folder"),
+        (lambda folder, pipe: AutoPipeline.from_pretrained(5), "no pipeline 5: expected a folder"),
+        (lambda folder, pipe: AutoPipeline.from_pretrained(b"x"), "no pipeline b'x': expected a folder"),
+        (lambda folder, pipe: pipe.save_pretrained("/dev/null"), "save_directory /dev/null is a device"),
+        (lambda folder, pipe: pipe.save_pretrained(""), "save_directory is '': expected the path of a folder"),
+        (lambda folder, pipe: pipe.save_pretrained(5), "save_directory is 5: expected the path of a folder"),
+        (
+            lambda folder, pipe: pipe.save_pretrained(folder / "model_index.json"),
+            "model_index.json is a file: expected",
+        ),
+        (
+            lambda folder, pipe: pipe.save_pretrained(folder / "model_index.json/x"),
+            "cannot write .*/x: Not a directory",
+        ),
+        (
+            lambda folder, pipe: pipe.save_pretrained(folder, variant="../../x"),
+            "variant is '../../x': expected letters",
+        ),
+        (lambda folder, pipe: pipe.save_pretrained(folder, True, ""), "variant is '': expected letters and digits"),
+        (lambda folder, pipe: pipe.save_pretrained(folder, foo=1), "save_pretrained has no argument 'foo'"),
+    ],
+)
+def test_wrong_objects_are_one_line(saved: dict[Any, Path], pipe: SashimiPipeline, call: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        call(saved[SashimiPipeline], pipe)

@@ -12,6 +12,7 @@ import pytest
 import torch
 from diffusers import AudioPipelineOutput
 
+from sashimi_diffusion.data.pre_emphasis import pre_emphasize
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.models import SashimiDenoiser, WaveNetDenoiser
 from sashimi_diffusion.pipelines import SashimiPipeline, sample_seeds
@@ -422,3 +423,9 @@ def test_the_backend_does_not_change_the_audio(monkeypatch: pytest.MonkeyPatch, 
         pipe = make_pipeline(sashimi=True, parameterization=parameterization, sample_size=64)
         audio[backend] = pipe(batch_size=2, generator=seeded()).audios
     np.testing.assert_allclose(audio["torch"], audio["reference"], atol=1e-4)
+
+
+def test_generated_waveforms_pass_through_the_inverse_of_pre_emphasis() -> None:
+    plain = make_pipeline()(generator=seeded(), output_type="pt").audios
+    filtered = make_pipeline(pre_emphasis=0.8)(generator=seeded(), output_type="pt").audios
+    torch.testing.assert_close(pre_emphasize(filtered, 0.8), plain)

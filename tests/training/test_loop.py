@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 
 import numpy as np
 import pytest
@@ -269,7 +270,8 @@ def test_the_pipeline_loads_while_it_is_replaced(tiny_config, monkeypatch):
         ("sampling.steps=500", "sampling.steps is 500: it must not exceed schedule.num_train_timesteps=200"),
         ("sampling.steps=29", "sampling.steps=29 does not fit .*: DDIMScheduler cannot divide 200 into 29 steps"),
         ("sampling.scheduler=diffwave-fast", "sampling.steps=2 does not fit .*: this fast schedule has 6 steps"),
-        ("training.trackers=[tensorbord]", "did you mean training.trackers tensorboard"),
+        ("training.trackers=[tensorbord]", "training.trackers has 'tensorbord', did you mean 'tensorboard'"),
+        ("training.trackers=[all]", "training.trackers has 'all': expected some of .*tensorboard, trackio, wandb"),
         ("model.parameterization=full", "parameterization"),
     ],
 )
@@ -334,3 +336,39 @@ def test_a_network_without_gradient_checkpointing_is_refused(tiny_config, monkey
     with pytest.raises(UserError, match=r"gradient_checkpointing is true, but SashimiDenoiser does not support it"):
         train(DiffusionTask, tiny_config("training.gradient_checkpointing=true"))
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("label", ["z" * 200, "語" * 70])
+def test_long_labels_name_samples(tiny_config, tmp_path, label):
+    """A file name has at most 255 bytes, and an ideograph has three."""
+    for name in (label, "b"):
+        for index in range(2):
+            soundfile.write(tmp_path / f"{name}_a_{index}.wav", np.full(300, 0.1), 8000)
+    config = tiny_config(f"data.path={tmp_path}", "training.steps=1", "data.speakers=label")
+    run = train(DiffusionTask, config)
+    names = sorted(path.name for path in (run / "samples/step-000001").glob("*.wav"))
+    assert any(label[:20] in name for name in names)
+    assert all(len(name.encode()) < 150 for name in names)
+
+
+def test_samples_that_fail_cost_no_training(tiny_config, monkeypatch):
+    """The checkpoint is there, and the resumed run draws the samples that are missing."""
+
+    def fail(*_):
+        raise OSError(36, "File name too long")
+
+    monkeypatch.setattr(DiffusionTask, "save_samples", fail)
+    with pytest.raises(UserError, match=r"cannot write the samples: .*step-000004.*continue with --resume"):
+        train(DiffusionTask, tiny_config())
+    monkeypatch.undo()
+    run = train(DiffusionTask, tiny_config(), resume=True)
+    assert sorted(path.name for path in (run / "samples").iterdir()) == ["step-000004", "step-000008"]
+
+
+def test_a_folder_whose_name_is_no_text(tiny_config, tmp_path, monkeypatch):
+    """The card has the name of the run folder, which may be that of the working directory."""
+    folder = tmp_path / os.fsdecode(b"\xff")
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    train(DiffusionTask, tiny_config("output_dir=.", "training.steps=1", "sampling.num_samples=1"))
+    assert r"# \udcff" in (folder / "pipeline/README.md").read_text()

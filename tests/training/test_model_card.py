@@ -131,6 +131,11 @@ def test_the_card_of_a_vocoder_asks_for_spectrograms() -> None:
         ("card.license=CC BY", "card.license is 'CC BY': it must be an identifier such as cc-by-4.0"),
         ("card.datasets=[a b]", "card.datasets is .*: each must be a name of the hub, such as owner/name"),
         ("card.language=[English]", "card.language is .*: each must be a code such as en"),
+        (
+            "card.language=[no]",
+            r"each item is text, not \[False\]; YAML reads no, off, yes and on .*: put text",
+        ),
+        ("card.language=[5]", r"each item is text, not \[5\]; put text in quotes"),
         ("card.licence=mit", "unknown config key card.licence: did you mean card.license"),
         ("tracking.name=x", "unknown config key tracking.name"),
         ("tracking.project=", "tracking.project is '': it must not be empty"),

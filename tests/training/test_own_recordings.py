@@ -3,6 +3,8 @@
 import itertools
 import json
 import math
+import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -243,6 +245,8 @@ def tenth(folder: Path) -> None:
         (lambda folder: write(folder / "a.wav", 0.1), ["--pattern", "{label}_{index}"], "not of the form"),
         (lambda folder: None, ["--minutes", "0"], "expected a number of minutes above 0, got 0"),
         (lambda folder: None, ["--minutes", "soon"], "expected a number of minutes above 0, got soon"),
+        (lambda folder: None, ["--minutes", "1e9"], "expected at most 10,000,000 minutes, got 1e9"),
+        (lambda folder: None, ["--minutes", "inf"], "expected at most 10,000,000 minutes, got inf"),
         (lambda folder: None, ["--device", "abacus"], "the device 'abacus' cannot be used"),
     ],
 )
@@ -300,6 +304,34 @@ def test_the_printed_command_names_the_file(folder, capsys, out, option):
     assert run_init(options("takes", "--out", out, "--device", "cpu")) == 0
     assert f"sashimi-train diffusion --config {option}\n" in capsys.readouterr().out
     assert load_config(DiffusionConfig, out).data.path == str(folder)
+
+
+@pytest.mark.parametrize("out", ["takes/a.wav", "takes/new.FLAC", "link.yaml", "takes/b.wav"])
+@pytest.mark.filterwarnings("ignore:1 of 2 audio files")
+def test_recordings_are_not_replaced(folder, out):
+    """Neither a good nor a bad one, also through a link with another ending."""
+    write(folder / "a.wav", 0.1)
+    (folder / "b.wav").write_bytes(b"no audio")
+    Path("link.yaml").symlink_to("takes/a.wav")
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(UserError, match=r"--out .* (is also the input|ending of a recording)"):
+        run_init(options("takes", "--out", out, "--overwrite", "--device", "cpu"))
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_the_command_of_a_folder_with_control_characters(folder, capsys):
+    """The default name has none of them; a shell reads the name that a user has chosen."""
+    write(folder / "a.wav", 0.1)
+    named = folder.rename(folder.with_name("ta\tke\ns"))
+    assert run_init(options(str(named), "--device", "cpu")) == 0
+    assert "--config ta_ke_s.yaml\n" in capsys.readouterr().out
+    assert load_config(DiffusionConfig, "ta_ke_s.yaml").data.path == str(named)
+    assert run_init(options(str(named), "--device", "cpu", "--out", "it's\t\\.yaml")) == 0
+    option = capsys.readouterr().out.rpartition("--config ")[2].strip()
+    assert option == r"$'it\x27s\x09\x5c.yaml'"
+    if shutil.which("bash"):
+        read = subprocess.run(["bash", "-c", f"printf %s {option}"], capture_output=True, check=True)
+        assert Path(read.stdout.decode()).is_file()
 
 
 def test_a_path_that_yaml_cannot_have_is_refused(folder):

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sashimi_diffusion.data.pre_emphasis import pre_emphasize
 from sashimi_diffusion.data.recordings import Recordings
 from sashimi_diffusion.training.diffusion.config import DiffusionConfig
 from sashimi_diffusion.training.examples import DEVICE, MEASURE, STEP, TRAINING, VALIDATION, stream, training_order
@@ -22,11 +23,11 @@ class Batch:
     """Examples ready for the loss.
 
     Args:
-        waveform: clean audio divided by the model's waveform_std, (B, C, L), float32.
+        waveform: clean audio as the diffusion sees it (:meth:`.Denoiser.normalize`), (B, C, L), float32.
         noise: standard normal, (B, C, L), float32.
         timesteps: diffusion steps, (B,), int64.
         labels: classes, (B,), int64; a dropped label is the null class. None for a model without classes.
-        mel: log-mel spectrogram of the waveform before the division, (B, bands, frames); None for a model without mel
+        mel: log-mel spectrogram of the waveform before that, (B, bands, frames); None for a model without mel
             conditioning.
         speakers: (B,), int64; a dropped speaker is the null speaker. None for a model without speakers.
     """
@@ -66,7 +67,7 @@ class BatchSource:
     Args:
         dataset: recordings (:class:`sashimi_diffusion.data.recordings.Recordings`).
         config: configuration of the run; its seed, data, channels, schedule and objective are used.
-        waveform_std: number by which the waveforms are divided.
+        normalize: function of waveforms (B, C, L) that returns them as the diffusion sees them.
         num_classes: number of classes of the model, and index of the null class; None: no labels.
         mel: a function from (B, 1, L) to (B, bands, frames); None for a model without mel conditioning.
         device: device of the batches.
@@ -77,7 +78,7 @@ class BatchSource:
         self,
         dataset: Recordings,
         config: DiffusionConfig,
-        waveform_std: float,
+        normalize: Callable[[Tensor], Tensor],
         num_classes: int | None = None,
         mel: Callable[[Tensor], Tensor] | None = None,
         device: torch.device | str = "cpu",
@@ -86,7 +87,7 @@ class BatchSource:
         self.dataset, self.data, self.seed, self.channels = dataset, config.data, config.seed, config.channels
         self.num_train_timesteps = config.schedule.num_train_timesteps
         self.label_dropout = config.objective.label_dropout
-        self.waveform_std, self.mel, self.device = waveform_std, mel, device
+        self.normalize, self.mel, self.device = normalize, mel, device
         self.num_classes, self.num_speakers = num_classes, num_speakers
         self._order = training_order(dataset, config.seed)
 
@@ -126,7 +127,7 @@ class BatchSource:
         places = torch.arange(positions.start, positions.stop, device=device, dtype=torch.float64) / global_batch
         waveform = windows.waveform * 10 ** (gains * (self.data.gain_db / 20))
         return Batch(
-            waveform=waveform / self.waveform_std,
+            waveform=self.normalize(waveform),
             noise=noise,
             timesteps=((offset + places) % 1.0 * self.num_train_timesteps).long(),
             labels=windows.labels,
@@ -162,7 +163,7 @@ class BatchSource:
         timesteps = torch.tensor([int(fraction * self.num_train_timesteps) for fraction in fractions])
         waveforms = torch.from_numpy(np.stack(windows)).to(self.device)  # (B, C, L)
         return Batch(
-            waveform=waveforms / self.waveform_std,
+            waveform=self.normalize(waveforms),
             noise=torch.from_numpy(noise).to(self.device),
             timesteps=timesteps.to(self.device),
             labels=_moved(self._labels(self.dataset.labels, self.num_classes, indices, dropped), self.device),
@@ -199,16 +200,18 @@ class BatchSource:
 
 
 def measure_std(dataset: Recordings, config: DiffusionConfig, examples: int = 1000) -> float:
-    """Return the root mean square of up to ``examples`` training windows, by which waveforms are divided.
+    """Return the root mean square of up to ``examples`` training windows after pre-emphasis.
 
     The divided waveforms have unit variance, as the noise has.
     """
-    source = BatchSource(dataset, config, waveform_std=1.0)
+    coefficient = config.model.argument("pre_emphasis")
+    source = BatchSource(dataset, config, lambda waveform: pre_emphasize(waveform, coefficient))
     indices = stream(MEASURE, config.seed).permutation(len(dataset))[:examples]
     streams = [stream(MEASURE, config.seed, int(i)) for i in indices]
     usable = (dataset.usable(int(i)) for i in indices)
     windows = (source._window(i, s) * source._gain(s) for i, s in zip(usable, streams, strict=True))
-    return float(np.sqrt(np.mean([np.mean(np.square(window)) for window in windows])))
+    powers = [source.normalize(torch.from_numpy(window)).square().mean() for window in windows]
+    return float(torch.stack(powers).double().mean().sqrt())
 
 
 def _moved(labels: Tensor | None, device: torch.device | str) -> Tensor | None:

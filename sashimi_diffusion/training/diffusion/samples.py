@@ -11,7 +11,7 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from sashimi_diffusion.data.audio import write_audio
 from sashimi_diffusion.data.pictures import contact_sheet
 from sashimi_diffusion.errors import UserError
-from sashimi_diffusion.files import folder_written_beside
+from sashimi_diffusion.files import folder_written_beside, name_of
 from sashimi_diffusion.pipelines.labels import known_labels, labels_in_turn
 from sashimi_diffusion.pipelines.sashimi import SashimiPipeline
 from sashimi_diffusion.schedulers.compatible import create_scheduler
@@ -105,6 +105,5 @@ def _titles(model: Any, labels: dict[str, list[int] | None], count: int) -> list
         known = known_labels(model.config, kind)
         if indices is not None and known is not None:
             for name, index in zip(names, indices, strict=True):
-                name.append(known.title(index))
-    texts = ["-".join(name) for name in names]
-    return ["".join(c if c.isalnum() else "-" for c in text) or "sample" for text in texts]
+                name.append(name_of("".join(c if c.isalnum() else "-" for c in known.title(index))))
+    return ["-".join(name) or "sample" for name in names]

@@ -135,7 +135,7 @@ class DiffusionTask:
         return BatchSource(
             recordings,
             self.config,
-            waveform_std=model.waveform_std,
+            normalize=self.network.normalize,
             num_classes=model.num_classes,
             mel=_create_mel(self.config, self.network),
             device=device,

@@ -55,7 +55,9 @@ def make_source(
         DiffusionConfig,
         {"seed": seed, "data": {"length": LENGTH, **data}, "objective": {"label_dropout": label_dropout}},
     )
-    return BatchSource(dataset, config, waveform_std, num_classes, mel, num_speakers=num_speakers)
+    return BatchSource(
+        dataset, config, lambda waveform: waveform / waveform_std, num_classes, mel, num_speakers=num_speakers
+    )
 
 
 def tones(count=10, length=LENGTH):
@@ -234,3 +236,10 @@ def test_measured_std_is_the_rms_of_windows():
     source = make_source([np.full(LENGTH, 3.0), np.full(LENGTH // 2, 4.0)])
     config = from_tree(DiffusionConfig, {"data": {"length": LENGTH}})
     assert measure_std(source.dataset, config) == pytest.approx(np.sqrt((9 + 8) / 2))
+
+
+def test_measured_std_is_taken_after_pre_emphasis():
+    source = make_source([np.full(LENGTH, 3.0)])
+    config = from_tree(DiffusionConfig, {"data": {"length": LENGTH}, "model": {"pre_emphasis": 0.9}})
+    # The first sample has nothing before it.
+    assert measure_std(source.dataset, config) == pytest.approx(np.sqrt((9 + (LENGTH - 1) * 0.3**2) / LENGTH), rel=1e-5)
