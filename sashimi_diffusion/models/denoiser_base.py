@@ -9,7 +9,7 @@ from diffusers.utils import BaseOutput
 from torch import Tensor, nn
 
 from sashimi_diffusion.arguments import short_form
-from sashimi_diffusion.data.pre_emphasis import de_emphasize, pre_emphasize
+from sashimi_diffusion.data.pre_emphasis import pre_emphasize
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.models.adapters import LoraAdapters
 from sashimi_diffusion.models.base import WaveformModel
@@ -117,10 +117,6 @@ class Denoiser(LoraAdapters, WaveformModel):  # type: ignore[misc]  # a wrapped 
     def normalize(self, waveform: Tensor) -> Tensor:
         """Return recordings (..., L) as the diffusion sees them: after pre-emphasis, divided by ``waveform_std``."""
         return pre_emphasize(waveform, self.config.pre_emphasis) / self.config.waveform_std
-
-    def denormalize(self, sample: Tensor) -> Tensor:
-        """Return the waveforms (..., L) of denoised samples, the inverse of :meth:`normalize`."""
-        return de_emphasize(sample * self.config.waveform_std, self.config.pre_emphasis)
 
     def parts_without_adapters(self) -> list[str]:
         """Return the names of the upsamplers of mel spectrograms."""

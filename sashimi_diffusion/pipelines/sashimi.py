@@ -12,6 +12,7 @@ from diffusers.pipelines.pipeline_utils import AudioPipelineOutput
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor
 
+from sashimi_diffusion.data.pre_emphasis import de_emphasize
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.pipelines.base import (
     AudioPipeline,
@@ -247,7 +248,8 @@ class SashimiPipeline(AudioPipeline):
                 if self._interrupt:
                     break
 
-        audios = self.model.denormalize(latents[..., :length])
+        # The inverse of Denoiser.normalize; a denoiser of another package need not know pre-emphasis.
+        audios = de_emphasize(latents[..., :length] * config.waveform_std, config.get("pre_emphasis", 0.0))
         if output_type == "np":
             audios = audios.cpu().numpy()
         self.maybe_free_model_hooks()

@@ -16,7 +16,7 @@ from sashimi_diffusion.bundled import bundled_folders
 from sashimi_diffusion.commands import sample, sample_diffusion, sample_folder
 from sashimi_diffusion.files import writing
 from sashimi_diffusion.models import WaveNetDenoiser
-from sashimi_diffusion.pipelines import SashimiPipeline, hash_pipeline, memory
+from sashimi_diffusion.pipelines import SashimiPipeline, hash_pipeline, memory, sashimi
 from sashimi_diffusion.schedulers import DiffWaveScheduler
 
 NAMES = ["zero", "one", "two"]
@@ -346,6 +346,7 @@ def test_running_out_of_memory_is_reported(
     class_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sample_diffusion, "require_memory", lambda *_: None)
+    monkeypatch.setattr(sashimi, "require_call_memory", lambda *_: None)
     for check in ("require_space", "require_wav_size"):
         monkeypatch.setattr(sample_diffusion, check, lambda *_: None)
     assert run(class_folder, tmp_path / "new" / "out", "--seconds", "1e14", "--num-samples", "1") == 2

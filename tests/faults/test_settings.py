@@ -222,7 +222,7 @@ def network_of(kind: type[RunConfig], *overrides: str) -> object:
     config = config_of(kind, *overrides)
     if kind is AutoregressiveConfig:
         return autoregressive._create_model(config)
-    return classifiers._create_model(config.model)
+    return classifiers._create_model(config.model, ["a", "b"])
 
 
 @pytest.mark.parametrize(

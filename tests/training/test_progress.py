@@ -63,7 +63,9 @@ def test_an_error_line_begins_a_line(tiny_file, tmp_path, monkeypatch, capsys, e
     err = capsys.readouterr().err
     assert "step/s" in err
     assert err.endswith("\n")
-    assert err.splitlines()[-1].startswith("error: " if code == 1 else "stopped; there is no checkpoint yet")
+    assert err.splitlines()[-1].startswith(
+        "error: " if code == 1 else "stopped; the same command with --resume continues"
+    )
     assert err.split("\n")[-2] == err.splitlines()[-1]  # no carriage return before it
 
 

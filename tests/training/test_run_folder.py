@@ -109,6 +109,10 @@ sampling:
 
 NEW_DATA_SETTINGS = {
     **dict.fromkeys(("subset", "audio_column", "label_column", "validation_split", "test_split")),
+    "more_paths": [],
+    "words": None,
+    "min_contrast_db": None,
+    "whole": False,
     "train_split": "train",
     "shuffle_buffer": 1000,
 }

@@ -146,7 +146,7 @@ def evaluate_folders(options: argparse.Namespace, command: str) -> None:
     reference, held_out = open_reference(options)
     held_out = prepared(held_out, sets, options.prepare)
     extractor = None if options.features is None else load_extractor(options.features)
-    classifier_name = options.classifier or fitting_classifier(sets)
+    classifier_name = fitting_classifier(sets) if options.classifier is None else options.classifier
     _check_outputs(options, classifier_name, [*sets, reference, *([] if held_out is None else [held_out])])
     classifier = load_classifier(classifier_name, device)
     if options.classifier is not None:
