@@ -1,7 +1,6 @@
 """The pipelines that the page offers: loaded once, ready to sample."""
 
 import threading
-import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -114,14 +113,12 @@ def usable_samplers(config: Mapping[str, Any]) -> list[str]:
         config: config of the scheduler of the pipeline.
     """
     usable = []
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about the number of steps, which is chosen later
-        for name in SCHEDULERS:
-            try:
-                set_timesteps(create_scheduler(name, config))
-            except UserError:
-                continue
-            usable.append(name)
+    for name in SCHEDULERS:
+        try:
+            set_timesteps(create_scheduler(name, config))
+        except UserError:
+            continue
+        usable.append(name)
     return usable
 
 

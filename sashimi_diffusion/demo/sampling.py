@@ -1,5 +1,6 @@
 """Draw clips and continue recordings, and name the ``sashimi-sample`` command with which each result is repeated."""
 
+import contextlib
 import shlex
 import tempfile
 import threading
@@ -264,15 +265,23 @@ def continued_clip(entry: Entry, continuation: Continuation, blocks: list[np.nda
 
 
 def warm_up(catalog: Catalog, stop: threading.Event) -> None:
-    """Sample a little with every pipeline, so that what is computed or compiled only once is ready."""
+    """Sample a little with every pipeline, so that what is computed or compiled only once is ready.
 
-    def report(_done: int, _total: int) -> None:
-        if stop.is_set():
+    Raises:
+        Stopped: ``stop`` is set.
+    """
+
+    def report(done: int, _total: int) -> None:
+        if done or stop.is_set():
             raise Stopped
 
     for name in catalog.names(autoregressive=False):
         guided = catalog[name].classes is not None or catalog[name].speakers is not None
-        draw(catalog[name], Drawing(name, None, None, None, 1, 2.0 if guided else None, 0), report)
+        steps = catalog[name].scheduler.config.num_train_timesteps  # only one is done
+        with contextlib.suppress(Stopped):
+            draw(catalog[name], Drawing(name, None, None, None, steps, 2.0 if guided else None, 0), report)
+        if stop.is_set():
+            raise Stopped
     for name in catalog.names(autoregressive=True):
         short = Continuation(name, None, 1 / catalog[name].rate, 1.0, 1.0, 0)
         list(continue_recording(catalog[name], short, read_opening(catalog[name], None), stop))
