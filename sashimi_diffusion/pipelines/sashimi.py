@@ -249,7 +249,7 @@ class SashimiPipeline(AudioPipeline):
                     break
 
         # The inverse of Denoiser.normalize; a denoiser of another package need not know pre-emphasis.
-        audios = de_emphasize(latents[..., :length] * config.waveform_std, config.get("pre_emphasis", 0.0))
+        audios: Any = de_emphasize(latents[..., :length] * config.waveform_std, config.get("pre_emphasis", 0.0))
         if output_type == "np":
             audios = audios.cpu().numpy()
         self.maybe_free_model_hooks()
