@@ -64,6 +64,11 @@ def positive(text: str) -> int:
     return value
 
 
+def positive_numbers(text: str) -> list[int]:
+    """Return the whole numbers of an option, separated by commas, for its ``type``; each must be at least 1."""
+    return [positive(part) for part in text.split(",")]
+
+
 def whole_number(text: str) -> int:
     """Return the whole number of an option, for its ``type``."""
     # The message of argparse for a ValueError has the name of the function.

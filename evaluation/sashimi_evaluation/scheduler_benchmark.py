@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from sashimi_diffusion import SashimiPipeline
-from sashimi_diffusion.command_line import Parser, path_argument, positive, run, select_device
+from sashimi_diffusion.command_line import Parser, path_argument, positive, positive_numbers, run, select_device
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.output_files import check_output_files, write_output_file
 from sashimi_diffusion.paths import is_file, read_json
@@ -158,7 +158,9 @@ def _measure_all() -> None:
     parser = Parser(description=__doc__)
     parser.add_argument("--pipeline", default="sashimi-digits", help="a folder or the name of a bundled pipeline")
     parser.add_argument("--scheduler", type=_names, default=list(SCHEDULERS), metavar="NAMES", help="default: all")
-    parser.add_argument("--steps", type=_numbers, default=list(STEPS), metavar="NUMBERS", help="numbers of steps")
+    parser.add_argument(
+        "--steps", type=positive_numbers, default=list(STEPS), metavar="NUMBERS", help="numbers of steps"
+    )
     parser.add_argument("--clips", type=positive, default=20, help="clips up to 20 steps; for more steps down to 10")
     parser.add_argument("--seed", type=int, default=0, help="seed of the first clip")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or another device of torch")
@@ -206,10 +208,6 @@ def _names(text: str) -> list[str]:
         if name not in SCHEDULERS:
             raise argparse.ArgumentTypeError(f"unknown scheduler {name!r} (known: {', '.join(SCHEDULERS)})")
     return names
-
-
-def _numbers(text: str) -> list[int]:
-    return [positive(part) for part in text.split(",")]
 
 
 if __name__ == "__main__":

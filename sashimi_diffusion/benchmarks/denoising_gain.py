@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sashimi_diffusion.command_line import Parser, positive, run
+from sashimi_diffusion.command_line import Parser, positive, positive_numbers, run
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.pipelines import SashimiPipeline
 from sashimi_diffusion.ssm import frozen
@@ -45,7 +45,7 @@ def _measure() -> None:
     parser.add_argument("--pipeline", default="sashimi-digits", help="a folder or the name of a bundled pipeline")
     parser.add_argument("--config", default="digits-small", help="config of the run, which says what is held out")
     parser.add_argument(
-        "--timesteps", type=_numbers, default=[20, 60, 100], metavar="NUMBERS", help="default: 20,60,100"
+        "--timesteps", type=positive_numbers, default=[20, 60, 100], metavar="NUMBERS", help="default: 20,60,100"
     )
     parser.add_argument("--clips", type=positive, default=30, help="number of held-out recordings (default: 30)")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings of the config, such as data.path")
@@ -129,10 +129,6 @@ def wiener_gains(clean: Tensor, noise_power: float, rate: int) -> Tensor:
 
 def _spectrogram(waveform: Tensor, window: Tensor) -> Tensor:
     return torch.stft(waveform[:, 0], len(window), len(window) // 4, window=window, return_complex=True)
-
-
-def _numbers(text: str) -> list[int]:
-    return [positive(part) for part in text.split(",")]
 
 
 if __name__ == "__main__":

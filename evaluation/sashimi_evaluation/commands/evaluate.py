@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import torch
 from accelerate import PartialState
 
 from sashimi_diffusion.command_line import Parser, path_argument, run, select_device
@@ -146,10 +147,13 @@ def evaluate_folders(options: argparse.Namespace, command: str) -> None:
     reference, held_out = open_reference(options)
     held_out = prepared(held_out, sets, options.prepare)
     extractor = None if options.features is None else load_extractor(options.features)
-    classifier_name = fitting_classifier(sets) if options.classifier is None else options.classifier
-    _check_outputs(options, classifier_name, [*sets, reference, *([] if held_out is None else [held_out])])
-    classifier = load_classifier(classifier_name, device)
-    if options.classifier is not None:
+    read = [*sets, reference, *([] if held_out is None else [held_out])]
+    if options.classifier is None:
+        classifier = fitting_classifier(sets, device)
+        _check_outputs(options, classifier.name, read)
+    else:
+        _check_outputs(options, options.classifier, read)
+        classifier = load_classifier(options.classifier, device)
         check_classes(sets, classifier)
     extraction = extract_features(sets, reference, held_out, classifier, extractor, settings_of(options))
     if state.is_main_process:
@@ -176,13 +180,14 @@ def open_reference(options: argparse.Namespace) -> tuple[ClipFolder, ClipFolder 
     return reference, open_clips(options.held_out, name, options.pattern, where, options.skip_bad_files)
 
 
-def fitting_classifier(sets: Sequence[ClipFolder]) -> str:
-    """Return the name of the first bundled classifier that knows the classes of all sets, or of the most."""
-    fitting = {
-        classifier.name: sum(clips.labeled_by(classifier.class_names).labeled for clips in sets)
-        for classifier in bundled_classifiers()
-    }
-    return max(fitting, key=lambda name: (fitting[name], name == DEFAULT_CLASSIFIER))
+def fitting_classifier(sets: Sequence[ClipFolder], device: torch.device) -> WordClassifier:
+    """Return the first bundled classifier that knows the classes of all sets, or of the most."""
+
+    def fit(classifier: WordClassifier) -> tuple[int, bool]:
+        known = sum(clips.labeled_by(classifier.class_names).labeled for clips in sets)
+        return known, classifier.name == DEFAULT_CLASSIFIER
+
+    return max(bundled_classifiers(device), key=fit)
 
 
 def check_classes(sets: Sequence[ClipFolder], classifier: WordClassifier) -> None:
