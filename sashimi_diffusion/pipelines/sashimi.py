@@ -1,39 +1,27 @@
 """The diffusion pipeline: it denoises noise to waveforms with a scheduler that has a discrete training schedule."""
 
+import functools
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
-from diffusers import ModelMixin
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.pipelines.pipeline_utils import AudioPipelineOutput
-from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor
 
 from sashimi_diffusion.data.pre_emphasis import de_emphasize
 from sashimi_diffusion.errors import UserError
-from sashimi_diffusion.pipelines.base import (
-    AudioPipeline,
-    batch_size_of,
-    check_output_type,
-    require_count,
-    require_finite_weights,
-    sample_generators,
-)
+from sashimi_diffusion.pipelines.base import batch_size_of, check_output_type, require_count, sample_generators
+from sashimi_diffusion.pipelines.diffusion_base import DiffusionAudioPipeline
+from sashimi_diffusion.pipelines.given_audio import Known, given_audio, normalized, warn_of_level
 from sashimi_diffusion.pipelines.labels import Labels, known_labels, label_conditioning, label_count, repeated
-from sashimi_diffusion.pipelines.loading import (
-    check_components,
-    load_components,
-    require_autoregressive,
-    resolve_pipeline,
-    stored_guidance_scale,
-)
 from sashimi_diffusion.pipelines.memory import require_call_memory
-from sashimi_diffusion.pipelines.options import HUB, check_options, hub_options, weights_dtype
-from sashimi_diffusion.pipelines.prediction import Prediction, PredictionGraphs, checked_scale
+from sashimi_diffusion.pipelines.prediction import Prediction
+from sashimi_diffusion.pipelines.schedule import Schedule, checked_jumps
 from sashimi_diffusion.pipelines.steps import checked_noise, replaced_latents, scheduler_step, set_timesteps
+from sashimi_diffusion.pipelines.windows import Windows, checked_windows
 from sashimi_diffusion.schedulers.noise import draw_noise
 from sashimi_diffusion.ssm import frozen
 
@@ -44,7 +32,7 @@ StepCallback = (
 )
 
 
-class SashimiPipeline(AudioPipeline):
+class SashimiPipeline(DiffusionAudioPipeline):
     """Pipeline that generates raw audio with a denoiser of this package.
 
     On a CUDA device the prediction of the model is recorded as a CUDA graph, once for each shape, and replayed for
@@ -70,75 +58,7 @@ class SashimiPipeline(AudioPipeline):
         >>> audios = pipe(batch_size=2, class_labels=[7, 3], generator=torch.Generator().manual_seed(0)).audios
     """
 
-    scheduler: Any
     _callback_tensor_inputs: ClassVar[list[str]] = ["latents", "prediction"]
-
-    def __init__(self, model: ModelMixin, scheduler: SchedulerMixin, guidance_scale: float = 1.0) -> None:
-        super().__init__()
-        check_components(model, scheduler)
-        self.register_modules(model=model, scheduler=scheduler)
-        self.register_to_config(guidance_scale=checked_scale(guidance_scale))
-        self.cuda_graph = True
-        self._graphs = PredictionGraphs()
-        self._guidance_scale = guidance_scale
-
-    @property
-    def components(self) -> dict[str, Any]:
-        """Arguments of the constructor that make the same pipeline: ``SashimiPipeline(**pipe.components)``."""
-        return {**super().components, "guidance_scale": self.config.guidance_scale}
-
-    @property
-    def guidance_scale(self) -> float:
-        """Scale of classifier-free guidance of the current or last call; before the first one, the default scale.
-
-        A callback may change it for the following steps by setting ``pipe._guidance_scale``, as in diffusers.
-        """
-        return self._guidance_scale
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        pretrained_model_name_or_path: str | os.PathLike[str],
-        *,
-        model: ModelMixin | None = None,
-        scheduler: SchedulerMixin | None = None,
-        guidance_scale: float | None = None,
-        variant: str | None = None,
-        torch_dtype: torch.dtype | dict[str, torch.dtype] | None = None,
-        dtype: torch.dtype | dict[str, torch.dtype] | None = None,
-        **hub: Any,
-    ) -> "SashimiPipeline":
-        """Load a pipeline. Code in its folder is not run, and pickles are not read.
-
-        Args:
-            pretrained_model_name_or_path: a folder, the name of a bundled pipeline (``"sashimi-digits"``), or the id of
-                a repository on the Hugging Face hub.
-            model: replaces the stored model; required if its class is not in this package.
-            scheduler: replaces the stored scheduler.
-            guidance_scale: replaces the stored default scale of classifier-free guidance.
-            variant: variant of the weights, for example ``"fp16"``, that was saved with
-                ``save_pretrained(folder, variant="fp16")``.
-            torch_dtype: dtype of the weights, float32 by default; parameters of state-space layers stay float32.
-            dtype: newer name of ``torch_dtype`` in diffusers.
-            **hub: options for a repository: ``revision``, ``cache_dir``, ``token``, ``force_download``,
-                ``local_files_only``. Other arguments of diffusers are refused by name if they would have an effect.
-
-        Raises:
-            UserError: an argument is unknown, the pipeline does not exist or is autoregressive, one of its files is
-                missing or corrupt, or its weights are not finite.
-        """
-        own = ("model", "scheduler", "guidance_scale", "variant", "torch_dtype", "dtype", *HUB)
-        check_options(f"{cls.__name__}.from_pretrained", hub, own)
-        weights = weights_dtype(torch_dtype, dtype)
-        folder = resolve_pipeline(pretrained_model_name_or_path, **hub_options(hub))
-        require_autoregressive(folder, False)
-        loaded, scheduler = load_components(folder, model, scheduler, weights, variant)
-        if model is None:
-            require_finite_weights(loaded, folder)
-        stored = stored_guidance_scale(folder)
-        pipeline = cls(loaded, scheduler, stored if guidance_scale is None else guidance_scale)
-        pipeline.register_to_config(_name_or_path=str(folder))
-        return pipeline
 
     @torch.no_grad()
     def __call__(
@@ -160,6 +80,13 @@ class SashimiPipeline(AudioPipeline):
         sigmas: Sequence[float] | None = None,
         eta: float | None = None,
         num_waveforms_per_prompt: int = 1,
+        audio: Tensor | np.ndarray | None = None,
+        strength: float | None = None,
+        mask: Tensor | np.ndarray | None = None,
+        jumps: int | None = None,
+        window_in_s: float | None = None,
+        overlap_in_s: float | None = None,
+        windows_per_batch: int = 8,
     ) -> Any:
         """Generate waveforms.
 
@@ -198,6 +125,21 @@ class SashimiPipeline(AudioPipeline):
             eta: share of new noise in the steps of a DDIM scheduler, 0 to 1; refused for schedulers without it.
             num_waveforms_per_prompt: waveforms n for each label, each mel, or each element of the batch. The result has
                 B · n waveforms: n of the first label, then n of the second one. Generators and latents are B · n.
+            audio: given waveforms at the rate of the model, full scale 1, (L,), (C, L) or (B, C, L); one waveform serves
+                the whole batch. It needs ``strength``, ``mask``, or an ``audio_length_in_s`` beyond its end, which
+                continues it.
+            strength: share of the training schedule, above 0 and up to 1: sampling begins with the audio noised to this
+                timestep, so small numbers change little, and 1 is pure noise (SDEdit, arXiv 2108.01073).
+            mask: True (or 1) for samples that the result keeps exactly; the others are generated to fit (inpainting). A
+                shape that broadcasts to that of the audio, for example (L,).
+            jumps: how often each stretch of steps is repeated with a mask or a continuation, after jumping back to the
+                noise level of its beginning (RePaint, arXiv 2201.09865). More fit the gaps better to their surroundings
+                and take 1 + ``jumps`` times as long.
+            window_in_s: the network sees overlapping windows of this length, whose predictions are averaged at every
+                step (MultiDiffusion, arXiv 2302.08113), so that it generates far beyond its training length. None: one
+                window.
+            overlap_in_s: what neighboring windows share. Default: a quarter of a window.
+            windows_per_batch: largest number of windows of a waveform in one forward pass.
 
         Returns:
             ``AudioPipelineOutput`` or a tuple, with ``audios``, float32, shape (B, C, L). Their amplitude is that of
@@ -209,74 +151,80 @@ class SashimiPipeline(AudioPipeline):
         check_output_type(output_type)
         names = self.callback_inputs(callback_on_step_end, callback_on_step_end_tensor_inputs)
         each = require_count("num_waveforms_per_prompt", num_waveforms_per_prompt)
-        counts = {"class_labels": label_count(class_labels), "speaker_labels": label_count(speaker_labels)}
-        counts |= {"mel": _rows(mel, 1), "latents": _rows(latents, each)}
-        count = batch_size_of(batch_size, counts, advice=self._text_advice(batch_size)) * each
         config, device = self.model.config, self._execution_device
+        requested = None if audio_length_in_s is None else self.seconds_to_samples(audio_length_in_s)
+        given = given_audio(audio, mask, strength, requested, config, mel is not None)
+        counts = {"class_labels": label_count(class_labels), "speaker_labels": label_count(speaker_labels)}
+        counts |= {"mel": _rows(mel, 1), "latents": _rows(latents, each), "audio": given and given.rows}
+        count = batch_size_of(batch_size, counts, advice=self._text_advice(batch_size)) * each
         length = self.length_in_samples(audio_length_in_s, mel)
-        require_call_memory(config, count, length, device)
+        if given is not None and requested is None:
+            length = given.audio.shape[-1]
+        rows = require_count("windows_per_batch", windows_per_batch)
+        padded, windows = checked_windows(
+            length, window_in_s, overlap_in_s, rows, config, multiple=self.model.length_multiple
+        )
+        in_one_pass = (count, length) if windows is None else (count * windows.rows, windows.window)
+        require_call_memory(config, *in_one_pass, device)
         generators = sample_generators(generator, count)
         labels = label_conditioning(config, repeated(class_labels, each), repeated(speaker_labels, each), count)
         labels = {name: own.to(device) for name, own in labels.items()}
         self._guidance_scale = self.resolve_guidance_scale(guidance_scale, bool(labels))
-        padded = math.ceil(length / self.model.length_multiple) * self.model.length_multiple
         if mel is not None:
             mel = self._padded_mel(mel.repeat_interleave(each, dim=0), count, padded)
         shape = (count, config.in_channels, padded)
-        given = None if latents is None else checked_noise(latents, shape)
+        own_noise = None if latents is None else checked_noise(latents, shape)
         step = scheduler_step(self.scheduler, generators, eta)
+        jumps = checked_jumps(jumps, given is not None and given.keep is not None)
         # After all other checks, because it may warn of too few steps.
-        visited = self.set_timesteps(num_inference_steps, timesteps, sigmas)
-        self._num_timesteps, self._interrupt = len(visited), False
+        self.set_timesteps(num_inference_steps, timesteps, sigmas)
+        schedule = Schedule(self.scheduler)
+        start = schedule.first_step(1.0 if given is None or given.strength is None else given.strength)
+        calls = schedule.calls(start, jumps)
+        self._num_timesteps, self._interrupt = len(calls), False
 
         # The noise and the arithmetic of the scheduler are float32 for every dtype of the model.
-        noise = draw_noise(shape, generators, device) if given is None else given.to(device)
+        noise = draw_noise(shape, generators, device) if own_noise is None else own_noise.to(device)
         latents = noise * self.scheduler.init_noise_sigma  # (B, C, L)
-        predict, scale = self._prediction(labels, mel, self._guidance_scale, latents), self._guidance_scale
-        with frozen(self.model), self.progress_bar(total=len(visited)) as progress:
-            for i, t in enumerate(visited):
+        known = None
+        if given is not None:
+            warn_of_level(given, config)
+            given = given.placed(each, count, padded)
+            if given.keep is not None:
+                known = Known(given, config, schedule, generators, device)
+                latents = known.restored(latents, schedule.levels[0], noise)
+            elif start > 0:
+                latents = schedule.levels[start].of(normalized(given.audio.to(device), config), noise)
+                schedule.begin(start)
+        predict, scale = (
+            self._prediction((labels, mel), self._guidance_scale, latents, windows, True),
+            self._guidance_scale,
+        )
+        with frozen(self.model), self.progress_bar(total=len(calls)) as progress:
+            for i, call in enumerate(calls):
                 if self._guidance_scale != scale:  # changed by the callback; not recorded, it may change in every step
                     scale = self.resolve_guidance_scale(self._guidance_scale, bool(labels))
-                    predict = Prediction(self.model, labels, mel, scale)
-                prediction = predict(self.scheduler.scale_model_input(latents, t), t)
-                latents = step(prediction, t, latents)
+                    predict = self._prediction((labels, mel), scale, latents, windows, False)
+                latents = latents if known is None else known.before(call, latents)
+                prediction = predict(self.scheduler.scale_model_input(latents, call.timestep), call.timestep)
+                latents = step(prediction, call.timestep, latents)
+                latents = latents if known is None else known.after(call, latents)
                 progress.update()
                 if callback_on_step_end is not None:
-                    known = {"latents": latents, "prediction": prediction}
-                    returned = callback_on_step_end(self, i, t, {name: known[name] for name in names})
-                    latents = replaced_latents(known, returned)
+                    tensors = {"latents": latents, "prediction": prediction}
+                    returned = callback_on_step_end(self, i, call.timestep, {name: tensors[name] for name in names})
+                    latents = replaced_latents(tensors, returned)
                 if self._interrupt:
                     break
 
         # The inverse of Denoiser.normalize; a denoiser of another package need not know pre-emphasis.
         audios: Any = de_emphasize(latents[..., :length] * config.waveform_std, config.get("pre_emphasis", 0.0))
+        if known is not None:
+            audios = known.joined(audios)
         if output_type == "np":
             audios = audios.cpu().numpy()
         self.maybe_free_model_hooks()
         return AudioPipelineOutput(audios=audios) if return_dict else (audios,)
-
-    def load_lora_weights(
-        self, pretrained_model_name_or_path: str | os.PathLike[str], adapter_name: str | None = None, **options: Any
-    ) -> None:
-        """Load a LoRA adapter into the model, see :meth:`.LoraAdapters.load_lora_adapter`."""
-        self.model.load_lora_adapter(pretrained_model_name_or_path, adapter_name, **options)
-
-    def unload_lora_weights(self) -> None:
-        """Remove all adapters from the model."""
-        self.model.unload_lora()
-
-    def resolve_guidance_scale(self, guidance_scale: float | None, has_labels: bool) -> float:
-        """Return the guidance scale of a call: ``guidance_scale``, or the default if it is None; 1 is no guidance.
-
-        Raises:
-            UserError: the scale is not a number, beyond ``MAX_GUIDANCE_SCALE``, or there are no labels.
-        """
-        if guidance_scale is None:
-            return self.config.guidance_scale if has_labels else 1.0
-        if not has_labels and guidance_scale != 1:
-            scale = checked_scale(guidance_scale)
-            raise UserError(f"guidance_scale is {scale:g}, but there are no class_labels to guide towards")
-        return checked_scale(guidance_scale)
 
     def length_in_samples(self, audio_length_in_s: float | None = None, mel: Tensor | None = None) -> int:
         """Return the number of samples that a call with these arguments generates.
@@ -298,14 +246,25 @@ class SashimiPipeline(AudioPipeline):
         return length
 
     def _prediction(
-        self, labels: dict[str, Tensor], mel: Tensor | None, guidance_scale: float, latents: Tensor
+        self,
+        conditions: tuple[dict[str, Tensor], Tensor | None],
+        guidance_scale: float,
+        latents: Tensor,
+        windows: Windows | None,
+        recorded: bool,
     ) -> Callable[[Tensor, Tensor], Tensor]:
         """Return the prediction of a call as a function of the noisy sample and the timestep, recorded if possible."""
-        prediction = Prediction(self.model, labels, mel, guidance_scale)
+        labels, mel = conditions
+        if windows is not None:
+            labels = {name: own.repeat(windows.rows) for name, own in labels.items()}
+            latents = windows.first(latents)
+        predict: Callable[[Tensor, Tensor], Tensor]
+        predict = prediction = Prediction(self.model, labels, mel, guidance_scale)
         if not self.cuda_graph:
             self._graphs.clear()
-            return prediction
-        return self._graphs.prepare(prediction, latents, self.scheduler.timesteps[0])
+        elif recorded:
+            predict = self._graphs.prepare(prediction, latents, self.scheduler.timesteps[0])
+        return predict if windows is None else functools.partial(windows.predict, predict)
 
     def set_timesteps(
         self,
