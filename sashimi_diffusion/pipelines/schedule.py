@@ -48,7 +48,7 @@ CLEAN = Level(1.0, 0.0)
 DEFAULT_JUMPS = 1
 """How often stretches of steps are repeated by default."""
 
-STRETCH = 0.1
+STRETCH = 0.05
 """Length of a stretch as a share of all steps."""
 
 
