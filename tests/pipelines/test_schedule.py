@@ -79,16 +79,16 @@ def test_strength_is_the_share_of_the_training_schedule() -> None:
 
 
 def test_sampling_jumps_back_after_each_stretch() -> None:
-    calls = schedule_of("diffwave", 20).calls(0, jumps=1)  # stretches of two steps
+    calls = schedule_of("diffwave", 40).calls(0, jumps=1)  # stretches of two steps
     assert [call.step for call in calls[:6]] == [0, 1, 0, 1, 2, 3]
     assert [call.back_from for call in calls[:6]] == [None, None, 2, None, None, None]
-    assert len(calls) == 40
-    assert calls[-1].reached == 20
+    assert len(calls) == 80
+    assert calls[-1].reached == 40
 
 
 def test_the_second_step_of_pndm_has_two_calls_also_after_a_jump() -> None:
-    schedule = schedule_of("pndm", 20)
-    assert [call.step for call in schedule.calls(17)] == [17, 18, 18, 19]
+    schedule = schedule_of("pndm", 40)
+    assert [call.step for call in schedule.calls(37)] == [37, 38, 38, 39]
     calls = schedule.calls(0, jumps=1)
     assert [call.step for call in calls[:8]] == [0, 1, 1, 0, 1, 1, 2, 3]
     assert [call.reached for call in calls[:4]] == [1, None, 2, 1]
