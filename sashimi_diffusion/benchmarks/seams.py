@@ -6,7 +6,7 @@ A tenth of a second at the loudest place of held-out recordings is generated aga
 without. Each row is a setting of the sampler. At both seams of each gap, three numbers are measured:
 
 - level: the difference of the levels in the 10 ms before and after the seam, absolute, in dB;
-- spectrum: the root mean square over all frequencies of the difference of the log-spectra of the 16 ms before and after;
+- spectrum: the difference of the log-spectra of the 16 ms before and after, root mean square over frequencies, in dB;
 - click: the second difference of the samples at the seam, relative to its root mean square within 10 ms, in dB.
 
 Large numbers are steps that can be heard; those of the recordings themselves are the aim. The gap is the level of the
@@ -75,7 +75,8 @@ def _measure() -> None:
     batch = held_out(pipe, config, options.clips)
     real = batch.waveform * pipe.model.config.waveform_std  # (B, C, L)
     gaps = loudest(real.mean(1).numpy(), round(GAP_SECONDS * pipe.model.config.sample_rate))
-    say("| sampler | steps | jumps | guidance | calls | level | spectrum | click | gap |\n|---|---|---|---|---|---|---|---|---|")
+    columns = ["sampler", "steps", "jumps", "guidance", "calls", "level", "spectrum", "click", "gap"]
+    say(f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
     say(f"| recordings | | | | | {_row(measured(real.numpy(), real.numpy(), gaps, pipe))} |")
     for row in options.rows:
         audios, calls = inpainted(pipe, batch, real, gaps, row)
@@ -90,9 +91,7 @@ def loudest(waveforms: np.ndarray, length: int) -> list[slice]:
     return [slice(start, start + length) for start in starts.tolist()]
 
 
-def inpainted(
-    pipe: Any, batch: Batch, real: torch.Tensor, gaps: list[slice], row: Setting
-) -> tuple[np.ndarray, int]:
+def inpainted(pipe: Any, batch: Batch, real: torch.Tensor, gaps: list[slice], row: Setting) -> tuple[np.ndarray, int]:
     """Return the recordings with generated gaps, (B, C, L), and the number of network calls."""
     mask = torch.ones(real.shape, dtype=torch.bool)
     for keep, gap in zip(mask, gaps, strict=True):

@@ -1,8 +1,8 @@
 """Given audio in a call of the diffusion pipeline: checks, and what of it the loop and the result keep.
 
-There are three uses. A *variation* begins with the noised audio instead of noise (SDEdit, arXiv 2108.01073). With a mask
-(*inpainting*), and at the end of the audio (*continuation*), the samples that are kept replace those of the network at
-every noise level, noised to this level (RePaint, arXiv 2201.09865, eq. 8), and in the result.
+There are three uses. A *variation* begins with the noised audio instead of noise (SDEdit, arXiv 2108.01073). With a
+mask (*inpainting*), and at the end of the audio (*continuation*), the samples that are kept replace those of the
+network at every noise level, noised to this level (RePaint, arXiv 2201.09865, eq. 8), and in the result.
 """
 
 import math

@@ -19,8 +19,8 @@ from sashimi_diffusion.pipelines.given_audio import Known, given_audio, normaliz
 from sashimi_diffusion.pipelines.labels import Labels, known_labels, label_conditioning, label_count, repeated
 from sashimi_diffusion.pipelines.memory import require_call_memory
 from sashimi_diffusion.pipelines.prediction import Prediction
-from sashimi_diffusion.pipelines.schedule import Schedule, checked_jumps
-from sashimi_diffusion.pipelines.steps import checked_noise, replaced_latents, scheduler_step, set_timesteps
+from sashimi_diffusion.pipelines.schedule import Call, Schedule, checked_jumps
+from sashimi_diffusion.pipelines.steps import Step, checked_noise, replaced_latents, scheduler_step, set_timesteps
 from sashimi_diffusion.pipelines.windows import Windows, checked_windows
 from sashimi_diffusion.schedulers.noise import draw_noise
 from sashimi_diffusion.ssm import frozen
@@ -30,6 +30,9 @@ StepCallback = (
     | PipelineCallback
     | MultiPipelineCallbacks
 )
+
+Conditions = tuple[dict[str, Tensor], Tensor | None]
+"""The labels, int64 (B,), by name, and the mel (B, mel_channels, frames) or None."""
 
 
 class SashimiPipeline(DiffusionAudioPipeline):
@@ -125,9 +128,9 @@ class SashimiPipeline(DiffusionAudioPipeline):
             eta: share of new noise in the steps of a DDIM scheduler, 0 to 1; refused for schedulers without it.
             num_waveforms_per_prompt: waveforms n for each label, each mel, or each element of the batch. The result has
                 B · n waveforms: n of the first label, then n of the second one. Generators and latents are B · n.
-            audio: given waveforms at the rate of the model, full scale 1, (L,), (C, L) or (B, C, L); one waveform serves
-                the whole batch. It needs ``strength``, ``mask``, or an ``audio_length_in_s`` beyond its end, which
-                continues it.
+            audio: given waveforms at the rate of the model, full scale 1, (L,), (C, L) or (B, C, L); one waveform
+                serves the whole batch. It needs ``strength``, ``mask``, or an ``audio_length_in_s`` beyond its end,
+                which continues it.
             strength: share of the training schedule, above 0 and up to 1: sampling begins with the audio noised to this
                 timestep, so small numbers change little, and 1 is pure noise (SDEdit, arXiv 2108.01073).
             mask: True (or 1) for samples that the result keeps exactly; the others are generated to fit (inpainting). A
@@ -193,30 +196,18 @@ class SashimiPipeline(DiffusionAudioPipeline):
             if given.keep is not None:
                 known = Known(given, config, schedule, generators, device)
                 latents = known.restored(latents, schedule.levels[0], noise)
-            elif start > 0:
+            elif given.strength != 1:
                 latents = schedule.levels[start].of(normalized(given.audio.to(device), config), noise)
                 schedule.begin(start)
-        predict, scale = (
-            self._prediction((labels, mel), self._guidance_scale, latents, windows, True),
-            self._guidance_scale,
-        )
-        with frozen(self.model), self.progress_bar(total=len(calls)) as progress:
-            for i, call in enumerate(calls):
-                if self._guidance_scale != scale:  # changed by the callback; not recorded, it may change in every step
-                    scale = self.resolve_guidance_scale(self._guidance_scale, bool(labels))
-                    predict = self._prediction((labels, mel), scale, latents, windows, False)
-                latents = latents if known is None else known.before(call, latents)
-                prediction = predict(self.scheduler.scale_model_input(latents, call.timestep), call.timestep)
-                latents = step(prediction, call.timestep, latents)
-                latents = latents if known is None else known.after(call, latents)
-                progress.update()
-                if callback_on_step_end is not None:
-                    tensors = {"latents": latents, "prediction": prediction}
-                    returned = callback_on_step_end(self, i, call.timestep, {name: tensors[name] for name in names})
-                    latents = replaced_latents(tensors, returned)
-                if self._interrupt:
-                    break
 
+        def on_step_end(i: int, timestep: Tensor, latents: Tensor, prediction: Tensor) -> Tensor:
+            if callback_on_step_end is None:
+                return latents
+            tensors = {"latents": latents, "prediction": prediction}
+            returned = callback_on_step_end(self, i, timestep, {name: tensors[name] for name in names})
+            return replaced_latents(tensors, returned)
+
+        latents = self._denoise(latents, calls, step, (labels, mel), windows, known, on_step_end)
         # The inverse of Denoiser.normalize; a denoiser of another package need not know pre-emphasis.
         audios: Any = de_emphasize(latents[..., :length] * config.waveform_std, config.get("pre_emphasis", 0.0))
         if known is not None:
@@ -225,6 +216,34 @@ class SashimiPipeline(DiffusionAudioPipeline):
             audios = audios.cpu().numpy()
         self.maybe_free_model_hooks()
         return AudioPipelineOutput(audios=audios) if return_dict else (audios,)
+
+    def _denoise(
+        self,
+        latents: Tensor,
+        calls: Sequence[Call],
+        step: Step,
+        conditions: Conditions,
+        windows: Windows | None,
+        known: Known | None,
+        on_step_end: Callable[[int, Tensor, Tensor, Tensor], Tensor],
+    ) -> Tensor:
+        """Return the result of the sampling loop, as the diffusion sees it, (B, C, L)."""
+        scale = self._guidance_scale
+        predict = self._prediction(conditions, scale, latents, windows)
+        with frozen(self.model), self.progress_bar(total=len(calls)) as progress:
+            for i, call in enumerate(calls):
+                if self._guidance_scale != scale:  # changed by the callback; not recorded, it may change in every step
+                    scale = self.resolve_guidance_scale(self._guidance_scale, bool(conditions[0]))
+                    predict = self._prediction(conditions, scale, latents, windows, recorded=False)
+                latents = latents if known is None else known.before(call, latents)
+                prediction = predict(self.scheduler.scale_model_input(latents, call.timestep), call.timestep)
+                latents = step(prediction, call.timestep, latents)
+                latents = latents if known is None else known.after(call, latents)
+                progress.update()
+                latents = on_step_end(i, call.timestep, latents, prediction)
+                if self._interrupt:
+                    break
+        return latents
 
     def length_in_samples(self, audio_length_in_s: float | None = None, mel: Tensor | None = None) -> int:
         """Return the number of samples that a call with these arguments generates.
@@ -247,11 +266,11 @@ class SashimiPipeline(DiffusionAudioPipeline):
 
     def _prediction(
         self,
-        conditions: tuple[dict[str, Tensor], Tensor | None],
+        conditions: Conditions,
         guidance_scale: float,
         latents: Tensor,
         windows: Windows | None,
-        recorded: bool,
+        recorded: bool = True,
     ) -> Callable[[Tensor, Tensor], Tensor]:
         """Return the prediction of a call as a function of the noisy sample and the timestep, recorded if possible."""
         labels, mel = conditions

@@ -1,9 +1,9 @@
 """The order of the calls in a sampling loop: from a step on, and with jumps back to noisier levels.
 
-A *step* leads from one noise level of the scheduler to the next one, and needs one call of the network or, in schedulers
-of second order, two. At the beginning of step k, the noisy sample is x = a_k x_0 + s_k eps (:class:`Level`): a_k and s_k
-are sqrt(abar) and sqrt(1 - abar), or 1 and sigma, or, for flow matching, 1 - sigma and sigma. This is read from what the
-scheduler exposes, so it holds for every kind of prediction.
+A *step* leads from one noise level of the scheduler to the next one, and needs one call of the network or, in
+schedulers of second order, two. At the beginning of step k, the noisy sample is x = a_k x_0 + s_k eps
+(:class:`Level`): a_k and s_k are sqrt(abar) and sqrt(1 - abar), or 1 and sigma, or, for flow matching, 1 - sigma and
+sigma. This is read from what the scheduler exposes, so it holds for every kind of prediction.
 """
 
 import math

@@ -46,7 +46,7 @@ class Windows:
         return self._cut(sample, self._passes[0])
 
     def _cut(self, sample: Tensor, starts: list[int]) -> Tensor:
-        """Return the windows of waveforms (B, C, L) at ``starts``, (rows · B, C, window); those of a window together."""
+        """Return the windows of waveforms (B, C, L) at ``starts``, (rows · B, C, window), window by window."""
         starts = starts + starts[-1:] * (self.rows - len(starts))
         return torch.cat([sample[..., start : start + self.window] for start in starts])
 

@@ -245,7 +245,10 @@ def test_without_jumps_every_step_is_run_once(pipe: SashimiPipeline, recording: 
         ({"mask": torch.full((50,), 0.5)}, "other values than 0 and 1"),
         ({"mask": torch.ones(49)}, r"mask has shape \(49,\), the audio \(1, 1, 50\)"),
         ({"mask": "0:0.5"}, "mask is '0:0.5': expected a tensor or an array of booleans"),
-        ({"mask": torch.arange(50) < 3, "audio_length_in_s": 0.2}, "audio has 50 samples, audio_length_in_s asks for 20"),
+        (
+            {"mask": torch.arange(50) < 3, "audio_length_in_s": 0.2},
+            "audio has 50 samples, audio_length_in_s asks for 20",
+        ),
         ({"audio": "a.wav", "strength": 0.5}, "audio is 'a.wav': expected a tensor or an array of waveforms"),
         ({"audio": torch.ones(2, 50), "strength": 0.5}, r"audio has shape \(2, 50\), expected \(1, length\) or"),
         ({"audio": torch.ones(1, 1, 1, 50), "strength": 0.5}, "audio has shape"),

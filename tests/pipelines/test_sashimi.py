@@ -412,6 +412,13 @@ def test_the_signature_is_the_documented_one() -> None:
         "sigmas",
         "eta",
         "num_waveforms_per_prompt",
+        "audio",
+        "strength",
+        "mask",
+        "jumps",
+        "window_in_s",
+        "overlap_in_s",
+        "windows_per_batch",
     ]
 
 

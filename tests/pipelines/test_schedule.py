@@ -103,7 +103,9 @@ def test_pndm_with_runge_kutta_steps_runs_from_its_beginning_only() -> None:
         schedule.calls(3)
 
 
-@pytest.mark.parametrize(("here", "there"), [((1.0, 0.0), (0.6, 0.8)), ((1.0, 2.0), (1.0, 3.0)), ((0.7, 0.3), (0.2, 0.8))])
+@pytest.mark.parametrize(
+    ("here", "there"), [((1.0, 0.0), (0.6, 0.8)), ((1.0, 2.0), (1.0, 3.0)), ((0.7, 0.3), (0.2, 0.8))]
+)
 def test_a_jump_back_gives_the_distribution_of_the_noisier_level(here: tuple, there: tuple) -> None:
     clean = torch.full((1, 1, 100_000), 2.0)
     noise, fresh = torch.randn(2, 1, 1, 100_000, generator=torch.Generator().manual_seed(0))

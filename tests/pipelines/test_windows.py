@@ -43,7 +43,9 @@ def test_predictions_that_agree_are_those_of_the_whole(length: int, window: int,
 def test_overlaps_are_averaged_with_weights_that_fall_to_the_ends_of_windows() -> None:
     windows = Windows(30, 20, 10, 8)
     numbers = torch.tensor([1.0, 3.0])  # the prediction of the first and of the second window
-    found = windows.predict(lambda one, t: numbers[:, None, None].expand_as(one), torch.zeros(1, 1, 30), torch.zeros(()))
+    found = windows.predict(
+        lambda one, t: numbers[:, None, None].expand_as(one), torch.zeros(1, 1, 30), torch.zeros(())
+    )
     assert found[0, 0, :10].tolist() == pytest.approx([1] * 10)
     assert found[0, 0, 20:].tolist() == pytest.approx([3] * 10)
     middle = found[0, 0, 9:21]
