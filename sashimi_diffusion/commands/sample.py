@@ -11,6 +11,7 @@ from accelerate import PartialState
 from sashimi_diffusion.arguments import short_form
 from sashimi_diffusion.bundled import BUNDLED, bundled_folders
 from sashimi_diffusion.command_line import Parser, path_argument, run, select_device
+from sashimi_diffusion.commands.given_files import given_paths, is_given
 from sashimi_diffusion.commands.sample_autoregressive import sample_autoregressive
 from sashimi_diffusion.commands.sample_diffusion import sample_diffusion
 from sashimi_diffusion.errors import UserError
@@ -18,12 +19,14 @@ from sashimi_diffusion.generation import ENGINES, WEIGHTS
 from sashimi_diffusion.launch import prints_error, require_all_processes, require_same_count
 from sashimi_diffusion.paths import read_json
 from sashimi_diffusion.pipelines import is_autoregressive, resolve_pipeline
+from sashimi_diffusion.pipelines.schedule import DEFAULT_JUMPS
 from sashimi_diffusion.schedulers import SCHEDULERS
 from sashimi_diffusion.terminal import printable, say
 from sashimi_kernels.allocation import keep_freed_memory
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-DIFFUSION_ONLY = ("steps", "scheduler", "label", "speaker", "guidance_scale", "no_cuda_graph")
+GIVEN_AUDIO = ("audio", "strength", "keep", "continue", "jumps", "window", "overlap")
+DIFFUSION_ONLY = ("steps", "scheduler", "label", "speaker", "guidance_scale", "no_cuda_graph", *GIVEN_AUDIO)
 AUTOREGRESSIVE_ONLY = (
     *("prefix", "temperature", "top_p", "top_k", "engine", "weights", "stream"),
     *("sort_by_likelihood", "likelihood_window"),
@@ -59,10 +62,26 @@ WEIGHTS_HELP = (
     "fewer bytes are faster for one clip on a CPU and change the probabilities slightly"
 )
 
+AUDIO_HELP = (
+    "recording, or folder of recordings, from which clips are made, one of each unless --num-samples says otherwise; "
+    "without --label, clips have no class"
+)
+STRENGTH_HELP = "vary it: 0.1 changes little, 1 everything (the share of the noise schedule that is run)"
+KEEP_HELP = "keep these parts in seconds exactly and generate the rest, as in 0:0.25,0.5:"
+JUMPS_HELP = f"repetitions of each stretch of steps with --keep and --continue (default: {DEFAULT_JUMPS})"
+LONG_WINDOW_HELP = (
+    "denoise overlapping windows of this length together, for clips far beyond the training length (default: one "
+    "window; the training length for --audio that is longer)"
+)
+
 EXAMPLES = """examples:
   sashimi-sample --steps 200                                    ten digits with the bundled pipeline, in samples/
   sashimi-sample --label 7 --num-samples 4 --seed 1
   sashimi-sample --scheduler dpmsolver++-sde-karras --steps 20  ten times fewer steps
+  sashimi-sample --seconds 10 --window 0.64                     long clips from windows of the training length
+  sashimi-sample --audio word.wav --strength 0.5 --num-samples 4
+  sashimi-sample --audio word.wav --keep 0:0.2,0.35:            generate 0.2 s to 0.35 s again
+  sashimi-sample --audio word.wav --continue --seconds 5
   sashimi-sample --list                                         the bundled pipelines
   sashimi-sample --pipeline runs/mine/pipeline --seconds 4 --out four-seconds
   sashimi-sample --pipeline runs/piano/pipeline --prefix start.wav --seconds 8 --top-p 0.95
@@ -82,7 +101,12 @@ def build_parser() -> Parser:
     add = parser.add_argument
     add("--pipeline", default="sashimi-digits", help="folder, name of a bundled pipeline, or hub id (owner/name)")
     add("--list", action="store_true", help="print the bundled pipelines and exit")
-    add("--num-samples", type=int, metavar="N", help="number of waveforms (default: 10)")
+    add(
+        "--num-samples",
+        type=int,
+        metavar="N",
+        help="number of waveforms (default: 10, or one for each file of --audio)",
+    )
     add("--batch-size", type=int, default=10, metavar="B", help="waveforms in a batch; does not change the audio")
     add("--seconds", type=float, metavar="S", help="length of each waveform in seconds (default: the training length)")
     add("--seed", type=int, default=0, help="random seed; the same seed gives the same audio")
@@ -98,6 +122,14 @@ def build_parser() -> Parser:
     add("--speaker", action="append", metavar="NAME", help=SPEAKER_HELP)
     add("--guidance-scale", type=float, metavar="G", help=GUIDANCE_HELP)
     add("--no-cuda-graph", action="store_true", help="do not record and replay the steps on a CUDA device")
+    add = parser.add_argument_group("given and long audio (diffusion pipelines)").add_argument
+    add("--audio", type=path_argument, metavar="PATH", help=AUDIO_HELP)
+    add("--strength", type=float, metavar="S", help=STRENGTH_HELP)
+    add("--keep", metavar="RANGES", help=KEEP_HELP)
+    add("--continue", action="store_true", help="continue it until the clip has --seconds")
+    add("--jumps", type=int, metavar="N", help=JUMPS_HELP)
+    add("--window", type=float, metavar="SECONDS", help=LONG_WINDOW_HELP)
+    add("--overlap", type=float, metavar="SECONDS", help="overlap of neighboring windows (default: a quarter of one)")
     add = parser.add_argument_group("autoregressive pipelines").add_argument
     add("--prefix", type=path_argument, metavar="FILE", help="recording that every clip continues")
     add("--temperature", type=float, metavar="T", help="sampling temperature; 0 is greedy (default: 1)")
@@ -149,7 +181,8 @@ def sample(options: argparse.Namespace) -> None:
     """
     if options.stream is not None:
         require_one_clip(options, "--stream writes one clip")
-    count = 10 if options.num_samples is None else options.num_samples
+    options.audio_files = given_paths(options)
+    count = (len(options.audio_files) or 10) if options.num_samples is None else options.num_samples
     if not 1 <= count <= _MOST_CLIPS:
         raise UserError(f"--num-samples is {short_form(count)}, expected 1 to {_MOST_CLIPS:,}")
     if options.batch_size < 1:
@@ -169,11 +202,12 @@ def sample(options: argparse.Namespace) -> None:
     autoregressive = is_autoregressive(folder)
     kind, other = ("autoregressive", DIFFUSION_ONLY) if autoregressive else ("diffusion", AUTOREGRESSIVE_ONLY)
     for name in other:
-        if getattr(options, name) not in (None, False):
+        if is_given(getattr(options, name)):
             flag = f"--{name.replace('_', '-')}"
             article = "an" if autoregressive else "a"
             pipeline = f"{printable(options.pipeline)} is {article} {kind} pipeline"
-            raise UserError(f"{flag} does not apply: {pipeline}; leave it out")
+            advice = "continue a recording with --prefix" if name == "audio" else "leave it out"
+            raise UserError(f"{flag} does not apply: {pipeline}; {advice}")
     if autoregressive and options.play:
         require_one_clip(options, "--play plays one clip of an autoregressive pipeline")
     options.num_samples = count

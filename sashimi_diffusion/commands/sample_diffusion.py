@@ -5,6 +5,7 @@ import re
 import shlex
 import sys
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 
+from sashimi_diffusion.commands.given_files import GivenFiles, say_notes
 from sashimi_diffusion.commands.play import Player, play_files
 from sashimi_diffusion.commands.sample_folder import (
     SHEET_CLIPS,
@@ -28,6 +30,7 @@ from sashimi_diffusion.data.audio import write_audio
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.files import name_of
 from sashimi_diffusion.pipelines import SashimiPipeline, hash_pipeline, sample_seeds
+from sashimi_diffusion.pipelines.given_audio import LevelWarning
 from sashimi_diffusion.pipelines.labels import PLURALS, KnownLabels, known_labels, labels_in_turn
 from sashimi_diffusion.pipelines.memory import (
     peak_memory,
@@ -36,6 +39,7 @@ from sashimi_diffusion.pipelines.memory import (
     require_plan_memory,
     sampling_memory,
 )
+from sashimi_diffusion.pipelines.windows import checked_windows
 from sashimi_diffusion.schedulers import create_scheduler
 from sashimi_diffusion.terminal import counted, printable, say
 
@@ -65,6 +69,19 @@ class Clip:
     clip_ratio: float | None = None
 
 
+@dataclass
+class GivenClip(Clip):
+    """A clip that is made of a given recording.
+
+    Args:
+        audio: path of the recording.
+        samples: length of the clip.
+    """
+
+    audio: str = ""
+    samples: int = 0
+
+
 def sample_diffusion(
     options: argparse.Namespace, folder: Path, device: torch.device, dtype: torch.dtype, state: PartialState
 ) -> None:
@@ -75,27 +92,46 @@ def sample_diffusion(
             space is exhausted.
     """
     pipe = load_pipeline(folder, options, dtype).to(device)
-    length, rate = pipe.length_in_samples(options.seconds), pipe.model.config.sample_rate
+    rate, channels = pipe.model.config.sample_rate, pipe.model.config.in_channels
     pipe.set_timesteps(options.steps)
-    channels = pipe.model.config.in_channels
+    given = GivenFiles(options.audio_files, options, pipe) if options.audio_files else None
+    files = given.files[: options.num_samples] if given is not None else []
+    length = max((file.length for file in files), default=pipe.length_in_samples(options.seconds))
+    chosen = options.window is not None
+    if given is not None and not chosen and length > pipe.model.config.sample_size:
+        options.window = pipe.model.config.sample_size / rate
+    if given is not None and state.is_main_process:
+        say_notes(given.notes(options.window, chosen))
+    _, windows = checked_windows(
+        length,
+        options.window,
+        options.overlap,
+        options.batch_size,
+        pipe.model.config,
+        pipe.model.length_multiple,
+        ("--window", "--overlap"),
+    )
     require_plan_memory(options.num_samples)
-    clips = plan_clips(options, pipe.model.config, limit=1)
+    clips = plan_clips(options, pipe.model.config, given, limit=1)
     scale = guidance_scale(options, pipe, clips)
-    forward_size = min(options.batch_size, options.num_samples) * (1 if scale == 1 else 2)
-    require_memory(sampling_memory(pipe.model.config, forward_size, length), device)
+    forward_size = options.batch_size if windows else min(options.batch_size, options.num_samples)
+    forward_size *= 1 if scale == 1 else 2
+    in_one_pass = windows.window if windows else length
+    held = 0 if windows is None else 12 * min(options.batch_size, options.num_samples) * channels * length
+    require_memory(sampling_memory(pipe.model.config, forward_size, in_one_pass) + held, device)
     require_wav_size(length, rate, channels)
     require_space(options.out, options.num_samples, length * channels, options.overwrite)
-    clips = plan_clips(options, pipe.model.config)
+    clips = plan_clips(options, pipe.model.config, given)
     player = Player(rate, channels) if options.play else None
 
     own_pictures: list[tuple[int, np.ndarray]] = []
-    record = make_record(options, folder, pipe, scale)
+    record = make_record(options, folder, pipe, scale, given)
     started = time.perf_counter()
     with SampleFolder(options.out, clips, record, options.overwrite, state) as output:
         batches = share_of_batches(clips, options.batch_size, state)
         for number, batch in enumerate(batches, start=1):
             pipe.set_progress_bar_config(desc=f"batch {number}/{len(batches)}", disable=not state.is_main_process)
-            waveforms = list(generate(pipe, options, batch)) if batch else []
+            waveforms = generate(pipe, options, batch, given) if batch else []
             output.start()
             for clip, waveform in zip(batch, waveforms, strict=True):
                 clip.clip_ratio = write_audio(output.path / clip.file, waveform, rate)
@@ -107,7 +143,8 @@ def sample_diffusion(
         if state.is_main_process:
             titles = [Path(clip.file).stem for clip in output.clips[: len(pictures)]]
             output.finish(pictures, rate, titles, clip_ratio=mean_clip_ratio(output.clips))
-            say(summary(options.out, output.clips, elapsed, length / rate, peak_memory(device)))
+            seconds = sum(clip_length(clip, length) for clip in output.clips) / rate
+            say(summary(options.out, output.clips, elapsed, seconds, peak_memory(device)))
     if player is not None:
         play_files(player, [output.path / clip.file for clip in output.clips])
     if state.num_processes > 1:
@@ -129,11 +166,14 @@ def load_pipeline(folder: Path, options: argparse.Namespace, dtype: torch.dtype)
     return pipe
 
 
-def plan_clips(options: argparse.Namespace, config: Mapping[str, Any], limit: int | None = None) -> list[Clip]:
+def plan_clips(
+    options: argparse.Namespace, config: Mapping[str, Any], given: GivenFiles | None = None, limit: int | None = None
+) -> list[Clip]:
     """Return the clips of all processes, or the first ``limit`` of them.
 
     Each has its own seed, so the division among processes and batches does not change the audio. Classes alternate, and
-    speakers alternate after each round of classes.
+    speakers alternate after each round of classes; clips made of given recordings have no class unless one is chosen.
+    The recordings alternate.
 
     Raises:
         UserError: a label does not exist.
@@ -143,9 +183,17 @@ def plan_clips(options: argparse.Namespace, config: Mapping[str, Any], limit: in
     chosen_speakers = parse_labels("--speaker", options.speaker, "speaker", speakers)
     count = options.num_samples if limit is None else min(limit, options.num_samples)
     class_labels, speaker_labels = labels_in_turn(config, count, chosen, chosen_speakers)
+    if given is not None and classes is not None and chosen is None:
+        if chosen_speakers is not None:
+            raise UserError("--speaker with --audio needs --label: this model needs both or neither")
+        class_labels = speaker_labels = None
     clips = []
     for index, seed in enumerate(sample_seeds(torch.Generator().manual_seed(options.seed), count)):
         clip = Clip(index, f"{index:04d}", seed)
+        if given is not None:
+            file = given.files[index % len(given.files)]
+            name = f"{clip.file}{file_tag(file.path.stem)}"
+            clip = GivenClip(index, name, seed, audio=str(file.path), samples=file.length)
         if classes is not None and class_labels is not None:
             clip.label, clip.class_name = class_labels[index], classes.name(class_labels[index])
             clip.file += file_tag(classes.title(class_labels[index]))
@@ -175,24 +223,53 @@ def parse_labels(flag: str, texts: Sequence[str] | None, kind: str, known: Known
     return [known.index(part.strip()) for text in texts for part in text.split(",")]
 
 
-def generate(pipe: SashimiPipeline, options: argparse.Namespace, batch: Sequence[Clip]) -> np.ndarray:
-    """Generate the waveforms of one batch, shape (B, C, L).
+def generate(
+    pipe: SashimiPipeline, options: argparse.Namespace, batch: Sequence[Clip], given: GivenFiles | None = None
+) -> list[np.ndarray]:
+    """Generate the waveforms of one batch, (C, L) each.
+
+    Clips that are made of recordings of different lengths need a call for each length.
 
     Raises:
         UserError: the memory is exhausted, or the waveforms are not finite.
     """
-    with report_out_of_memory():
+    if given is None:
+        return list(call(pipe, options, batch, {"audio_length_in_s": options.seconds}))
+    waveforms: dict[int, np.ndarray] = {}
+    files = {clip.index: given.files[clip.index % len(given.files)] for clip in batch}
+    for samples in sorted({file.samples for file in files.values()}):
+        clips = [clip for clip in batch if files[clip.index].samples == samples]
+        arguments = given.arguments([files[clip.index] for clip in clips])
+        for clip, waveform in zip(clips, call(pipe, options, clips, arguments), strict=True):
+            waveforms[clip.index] = waveform
+    return [waveforms[clip.index] for clip in batch]
+
+
+def call(
+    pipe: SashimiPipeline, options: argparse.Namespace, clips: Sequence[Clip], arguments: Mapping[str, Any]
+) -> np.ndarray:
+    """Return the waveforms (B, C, L) of one call of the pipeline, with ``arguments`` besides those of the options."""
+    with report_out_of_memory(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", LevelWarning)  # a note has named the file
         audios = pipe(
-            batch_size=len(batch),
+            batch_size=len(clips),
             num_inference_steps=options.steps,
-            generator=[torch.Generator().manual_seed(clip.seed) for clip in batch],
-            audio_length_in_s=options.seconds,
-            class_labels=[clip.label for clip in batch if clip.label is not None] or None,
+            generator=[torch.Generator().manual_seed(clip.seed) for clip in clips],
+            class_labels=[clip.label for clip in clips if clip.label is not None] or None,
             guidance_scale=options.guidance_scale,
-            speaker_labels=[clip.speaker for clip in batch if clip.speaker is not None] or None,
+            speaker_labels=[clip.speaker for clip in clips if clip.speaker is not None] or None,
+            window_in_s=options.window,
+            overlap_in_s=options.overlap,
+            windows_per_batch=max(1, options.batch_size // len(clips)),
+            **arguments,
         ).audios
     require_finite(audios, options)
     return audios
+
+
+def clip_length(clip: Clip, length: int) -> int:
+    """Return the samples of a clip; ``length`` is that of clips that are not made of a recording."""
+    return clip.samples if isinstance(clip, GivenClip) else length
 
 
 def guidance_scale(options: argparse.Namespace, pipe: SashimiPipeline, clips: Sequence[Clip]) -> float:
@@ -201,8 +278,11 @@ def guidance_scale(options: argparse.Namespace, pipe: SashimiPipeline, clips: Se
     return pipe.resolve_guidance_scale(options.guidance_scale, has_labels)
 
 
-def make_record(options: argparse.Namespace, folder: Path, pipe: SashimiPipeline, scale: float) -> dict[str, Any]:
+def make_record(
+    options: argparse.Namespace, folder: Path, pipe: SashimiPipeline, scale: float, given: GivenFiles | None = None
+) -> dict[str, Any]:
     """Return the settings in ``samples.json``; with the clips, they suffice to generate the same audio again."""
+    lengths = {pipe.length_in_samples(options.seconds)} if given is None else {file.length for file in given.files}
     schedule = {key: value for key, value in pipe.scheduler.config.items() if not key.startswith("_")}
     return {
         "command": shlex.join(["sashimi-sample", *sys.argv[1:]]),
@@ -217,14 +297,15 @@ def make_record(options: argparse.Namespace, folder: Path, pipe: SashimiPipeline
         "dtype": options.dtype,
         "device": pipe.device.type,
         "sample_rate": pipe.model.config.sample_rate,
-        "samples_per_clip": pipe.length_in_samples(options.seconds),
+        "samples_per_clip": lengths.pop() if len(lengths) == 1 else None,
+        **({} if given is None else {"given": given.record(options)}),
+        **({} if options.window is None else {"window": options.window, "overlap": options.overlap}),
         "clip_ratio": None,
     }
 
 
-def summary(out: Path, clips: Sequence[Clip], elapsed: float, seconds_each: float, peak: int | None) -> str:
-    """Return one line about the generated audio, the time and the memory."""
-    seconds = seconds_each * len(clips)
+def summary(out: Path, clips: Sequence[Clip], elapsed: float, seconds: float, peak: int | None) -> str:
+    """Return one line about the ``seconds`` of audio of all clips, the time and the memory."""
     memory = "unknown" if peak is None else f"{peak / 1e6:.0f} MB"
     return (
         f"{counted(len(clips), 'clip')}, {seconds:.1f} s of audio in {elapsed:.1f} s: "

@@ -51,7 +51,9 @@ def require_memory(needed: int, device: torch.device, advice: str = _ADVICE) -> 
         )
 
 
-def require_call_memory(config: Mapping[str, Any], count: int, length: int | None, device: torch.device) -> None:
+def require_call_memory(
+    config: Mapping[str, Any], count: int, length: int | None, device: torch.device, held: int = 0
+) -> None:
     """Check before anything is allocated that a call of a pipeline is not hopeless.
 
     The limit is lower than the estimate: a call that needs slightly more than the free memory may succeed.
@@ -61,6 +63,7 @@ def require_call_memory(config: Mapping[str, Any], count: int, length: int | Non
         count: waveforms.
         length: samples per waveform; None if not known.
         device: of the model.
+        held: samples of all waveforms, if the ``count`` waveforms are windows of them.
 
     Raises:
         UserError: the call needs more memory than is free.
@@ -71,6 +74,7 @@ def require_call_memory(config: Mapping[str, Any], count: int, length: int | Non
         require_memory(plan, torch.device("cpu"), advice)
     if length is not None:
         least = int(_LEAST * sampling_memory(config, count, length)) + 8 * count * length  # the noise and the waveforms
+        least += 12 * held  # the same, and their prediction
         if least > _NOT_CHECKED:
             require_memory(least, device, advice)
 

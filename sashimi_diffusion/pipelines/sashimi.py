@@ -167,8 +167,10 @@ class SashimiPipeline(DiffusionAudioPipeline):
         padded, windows = checked_windows(
             length, window_in_s, overlap_in_s, rows, config, multiple=self.model.length_multiple
         )
-        in_one_pass = (count, length) if windows is None else (count * windows.rows, windows.window)
-        require_call_memory(config, *in_one_pass, device)
+        if windows is None:
+            require_call_memory(config, count, length, device)
+        else:
+            require_call_memory(config, count * windows.rows, windows.window, device, held=count * length)
         generators = sample_generators(generator, count)
         labels = label_conditioning(config, repeated(class_labels, each), repeated(speaker_labels, each), count)
         labels = {name: own.to(device) for name, own in labels.items()}

@@ -7,7 +7,7 @@ share. Memory is bounded: ``batch`` windows are in one forward pass.
 
 import math
 import numbers
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -33,17 +33,24 @@ class Windows:
     """
 
     def __init__(self, length: int, window: int, overlap: int, batch: int) -> None:
-        self.length, self.window = length, window
-        starts = [*range(0, length - window, window - overlap), length - window]
-        passes = math.ceil(len(starts) / batch)
-        self.rows = math.ceil(len(starts) / passes)
-        self._passes = [starts[first : first + self.rows] for first in range(0, len(starts), self.rows)]
-        rising = torch.arange(1, window + 1) / (overlap + 1)
-        self._weight = torch.minimum(rising, rising.flip(0)).clamp(max=1.0)  # (window,)
+        self.length, self.window, self._overlap = length, window, overlap
+        self._count = math.ceil((length - window) / (window - overlap)) + 1
+        self.rows = math.ceil(self._count / math.ceil(self._count / batch))
 
     def first(self, sample: Tensor) -> Tensor:
         """Return the windows of the first forward pass, (rows · B, C, window)."""
-        return self._cut(sample, self._passes[0])
+        return self._cut(sample, next(self._passes()))
+
+    def _passes(self) -> Iterator[list[int]]:
+        """Yield the beginnings of the windows of each forward pass; the last window ends where the waveform ends."""
+        last, hop = self.length - self.window, self.window - self._overlap
+        for first in range(0, self._count, self.rows):
+            yield [min(index * hop, last) for index in range(first, min(first + self.rows, self._count))]
+
+    def _weight(self, device: torch.device) -> Tensor:
+        """Return the weight of the samples of a window, which falls towards both ends, (window,)."""
+        rising = torch.arange(1, self.window + 1, device=device) / (self._overlap + 1)
+        return torch.minimum(rising, rising.flip(0)).clamp(max=1.0)
 
     def _cut(self, sample: Tensor, starts: list[int]) -> Tensor:
         """Return the windows of waveforms (B, C, L) at ``starts``, (rows · B, C, window), window by window."""
@@ -59,8 +66,8 @@ class Windows:
             timestep: the timestep.
         """
         total, weights = torch.zeros_like(sample), sample.new_zeros(self.length)
-        weight = self._weight.to(sample.device)
-        for starts in self._passes:
+        weight = self._weight(sample.device)
+        for starts in self._passes():
             predictions = predict(self._cut(sample, starts), timestep).unflatten(0, (self.rows, len(sample)))
             for start, prediction in zip(starts, predictions, strict=False):
                 total[..., start : start + self.window] += weight * prediction
@@ -69,7 +76,13 @@ class Windows:
 
 
 def checked_windows(
-    length: int, window_in_s: Any, overlap_in_s: Any, batch: int, config: Mapping[str, Any], multiple: int
+    length: int,
+    window_in_s: Any,
+    overlap_in_s: Any,
+    batch: int,
+    config: Mapping[str, Any],
+    multiple: int,
+    names: tuple[str, str] = ("window_in_s", "overlap_in_s"),
 ) -> tuple[int, Windows | None]:
     """Return the length of the noisy waveforms, and their windows; None if one window has all of it.
 
@@ -80,6 +93,7 @@ def checked_windows(
         batch: largest number of windows in one forward pass.
         config: config of the model.
         multiple: the network takes multiples of this number of samples; a window is rounded up to one.
+        names: of the two arguments, for error messages.
 
     Raises:
         UserError: not a number of seconds, an overlap without a window, or one that is not shorter than it, or windows
@@ -88,17 +102,17 @@ def checked_windows(
     whole = math.ceil(length / multiple) * multiple
     if window_in_s is None:
         if overlap_in_s is not None:
-            raise UserError("overlap_in_s was given without window_in_s: give both, or leave it out")
+            raise UserError(f"{names[1]} was given without {names[0]}: give both, or leave it out")
         return whole, None
     if config.get("mel_channels") is not None:
-        raise UserError("window_in_s was given, but this model is a vocoder: leave it out")
+        raise UserError(f"{names[0]} was given, but this model is a vocoder: leave it out")
     rate = config["sample_rate"]
-    asked = _samples("window_in_s", window_in_s, rate)
+    asked = _samples(names[0], window_in_s, rate)
     window = math.ceil(asked / multiple) * multiple
-    overlap = window // 4 if overlap_in_s is None else _samples("overlap_in_s", overlap_in_s, rate)
+    overlap = window // 4 if overlap_in_s is None else _samples(names[1], overlap_in_s, rate)
     if overlap >= asked:
         raise UserError(
-            f"overlap_in_s is {overlap_in_s:g}, window_in_s is {window_in_s:g}: expected an overlap that is shorter "
+            f"{names[1]} is {overlap_in_s:g}, {names[0]} is {window_in_s:g}: expected an overlap that is shorter "
             "than the window"
         )
     return (whole, None) if length <= window else (length, Windows(length, window, overlap, batch))

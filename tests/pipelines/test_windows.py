@@ -141,10 +141,16 @@ def test_vocoders_have_no_windows() -> None:
 
 
 def test_the_memory_of_windows_is_that_of_a_batch_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[tuple[int, int]] = []
+    seen: list[tuple[int, int, int]] = []
     monkeypatch.setattr(
         "sashimi_diffusion.pipelines.sashimi.require_call_memory",
-        lambda config, count, length, device: seen.append((count, length)),
+        lambda config, count, length, device, held: seen.append((count, length, held)),
     )
     class_pipeline()(batch_size=2, audio_length_in_s=10, window_in_s=0.64, windows_per_batch=4, generator=seeded())
-    assert seen == [(8, 64)]
+    assert seen == [(8, 64, 2000)]
+
+
+def test_windows_that_no_memory_holds_are_refused_at_once() -> None:
+    for options in ({"audio_length_in_s": 1e12}, {"audio_length_in_s": 1e12, "window_in_s": 0.9e12}):
+        with pytest.raises(UserError, match="GiB of memory"):
+            class_pipeline()(**{"window_in_s": 0.64, **options})
