@@ -16,7 +16,8 @@ from sashimi_diffusion.cache_files import default_cache_dir
 
 ROOT = Path(__file__).resolve().parent.parent
 GUIDES = ["getting-started", "train-on-your-recordings", "autoregressive-models", "vocoder", "evaluation"]
-GUIDES += ["official-checkpoints", "results", "architecture", "gpu"]
+GUIDES += ["official-checkpoints", "results", "architecture", "gpu", "trained-model"]
+SLOW_PAGES = {"trained-model"}  # many sampling steps
 PAGES = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in GUIDES)]
 SET_UP = ("make", "pip", "python3 -m venv")
 
@@ -89,6 +90,7 @@ def working_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for label in ("bd", "sn"):
         for index in range(6):
             write_noise(folder / "drums" / f"{label}_take{index}.wav", random, 44100)
+    write_noise(folder / "word.wav", random, 8000)
     for index in range(4):
         write_noise(folder / "LJSpeech-1.1" / "wavs" / f"LJ001-000{index}.wav", random, 22050)
     return folder
@@ -118,7 +120,9 @@ def run(working_folder: Path):
     return run
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize(
+    "page", [pytest.param(page, marks=[pytest.mark.slow] * (page.stem in SLOW_PAGES), id=page.stem) for page in PAGES]
+)
 def test_python_blocks_run_in_order(page: Path) -> None:
     names: dict[str, object] = {}
     for text in blocks(page, "python"):

@@ -32,7 +32,7 @@ from sashimi_diffusion.training.packaged_configs import CONFIGS, config_file
 
 GAP_SECONDS = 0.1
 _UNLABELED = "none"
-_ROWS = [f"dpmsolver++-sde-karras:{row}" for row in ("20:0:none", "20:0:1", "20:1:1", "20:4:1")]
+_ROWS = [f"dpmsolver++-sde-karras:{row}" for row in ("20:0:none", "20:0:1", "20:1:1", "40:0:1", "10:3:1", "20:4:1")]
 
 
 class Setting(NamedTuple):
@@ -46,10 +46,10 @@ class Setting(NamedTuple):
 
 def setting(text: str) -> Setting:
     """Return the setting of an option, for its ``type``."""
-    scheduler, *numbers, guidance = text.split(":")
-    if len(numbers) != 2 or not all(number.isdecimal() for number in numbers):
+    parts = text.split(":")
+    if len(parts) != 4 or not all(number.isdecimal() for number in parts[1:3]):
         raise UserError(f"{text!r}: expected SCHEDULER:STEPS:JUMPS:GUIDANCE, such as {_ROWS[0]}")
-    return Setting(scheduler, *map(int, numbers), guidance)
+    return Setting(parts[0], int(parts[1]), int(parts[2]), parts[3])
 
 
 def main() -> int:

@@ -137,7 +137,7 @@ def checked_audio(audio: Any, config: Mapping[str, Any]) -> Tensor:
 
 def checked_strength(strength: Any) -> float:
     """Return a strength; raise UserError if it is no number above 0, up to 1."""
-    if isinstance(strength, bool) or not isinstance(strength, numbers.Real) or not 0 < strength <= 1:
+    if isinstance(strength, bool) or not isinstance(strength, numbers.Real) or not 0 < float(strength) <= 1:
         raise UserError(f"strength is {short_form(strength)}: expected a number above 0, up to 1")
     return float(strength)
 

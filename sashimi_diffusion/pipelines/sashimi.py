@@ -158,7 +158,11 @@ class SashimiPipeline(DiffusionAudioPipeline):
         requested = None if audio_length_in_s is None else self.seconds_to_samples(audio_length_in_s)
         given = given_audio(audio, mask, strength, requested, config, mel is not None)
         counts = {"class_labels": label_count(class_labels), "speaker_labels": label_count(speaker_labels)}
-        counts |= {"mel": _rows(mel, 1), "latents": _rows(latents, each), "audio": given and given.rows}
+        counts |= {
+            "mel": _rows(mel, 1),
+            "latents": _rows(latents, each),
+            "audio": None if given is None else given.rows,
+        }
         count = batch_size_of(batch_size, counts, advice=self._text_advice(batch_size)) * each
         length = self.length_in_samples(audio_length_in_s, mel)
         if given is not None and requested is None:

@@ -176,8 +176,7 @@ class Schedule:
         vars(self._scheduler).update({name: _copied(value) for name, value in self._fresh.items()})
         if isinstance(self._scheduler, LMSDiscreteScheduler):
             # Its coefficients are those of all steps from the first one on, whatever its begin index is.
-            self._scheduler.sigmas = self._scheduler.sigmas[step:]
-            self._scheduler.timesteps = self._calls[step:]
+            vars(self._scheduler).update(sigmas=self._fresh["sigmas"][step:], timesteps=self._calls[step:])
         elif hasattr(self._scheduler, "set_begin_index"):
             self._scheduler.set_begin_index(step * self._order)
 
