@@ -139,7 +139,7 @@ def seam(waveform: np.ndarray, place: int, rate: int) -> tuple[float, float, flo
     spectrum = float(np.sqrt(np.square(spectra[0] - spectra[1]).mean()))
     second = np.abs(np.diff(waveform[place - short - 1 : place + short + 1], n=2))
     middle = len(second) // 2
-    click = 20 * np.log10(second[middle - 1 : middle + 1].max() / np.sqrt(np.square(second).mean()) + 1e-9)
+    click = 20 * np.log10(max(second[middle - 1 : middle + 1].max() / np.sqrt(np.square(second).mean()), 0.03))
     return level, spectrum, float(click)
 
 

@@ -1,6 +1,8 @@
 """Tests of ``sashimi-sample`` with given audio and with windows."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -140,6 +142,28 @@ def test_a_folder_gives_one_clip_of_each_file_whatever_its_length_and_rate(
     assert made["samples_per_clip"] is None
     assert [clip["samples"] for clip in made["samples"]] == [200, 150, 200]
     assert [file["sample_rate"] for file in made["given"]["files"]] == [1000, 1000, 2000]
+
+
+@pytest.mark.slow
+def test_several_processes_make_the_clips_of_one(folder: Path, tmp_path: Path) -> None:
+    given = tmp_path / "given"
+    given.mkdir()
+    for index, samples in enumerate((200, 150, 200, 260, 150)):
+        soundfile.write(given / f"{index}.wav", noise(samples, seed=index), RATE)
+    arguments = ["--audio", str(given), "--keep", "0:0.1", "--batch-size", "2"]
+    assert run(folder, tmp_path / "one", *arguments) == 0
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command = [*launch, "-m", "sashimi_diffusion.commands.sample", "--pipeline", str(folder), "--device", "cpu"]
+    command += ["--out", str(tmp_path / "two"), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
+    assert done.stderr.count("is longer than the 0.2 s of the training") == 1
+    made = {name: sorted((tmp_path / name).glob("*.wav")) for name in ("one", "two")}
+    assert [path.name for path in made["one"]] == [path.name for path in made["two"]] != []
+    for one, two in zip(*made.values(), strict=True):
+        assert np.abs(read(one) - read(two)).max() <= 1
+    records = [record(tmp_path / name) for name in ("one", "two")]
+    assert records[0]["samples"] == records[1]["samples"]
+    assert records[0]["given"] == records[1]["given"]
 
 
 def test_both_channels_of_a_recording_are_kept(stereo_folder: Path, tmp_path: Path, word: Path) -> None:

@@ -1,5 +1,7 @@
 """Tests of windows that are denoised together: any length from a network that sees short pieces."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ import torch
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.models import SashimiDenoiser
 from sashimi_diffusion.pipelines import SashimiPipeline
+from sashimi_diffusion.pipelines.prediction import PredictionGraphs
 from sashimi_diffusion.pipelines.windows import Windows
 from sashimi_diffusion.schedulers import DiffWaveScheduler
 from tests.pipelines.exact_denoiser import exact_pipeline, process, seeded
@@ -115,6 +118,24 @@ def test_a_callback_changes_the_guidance_of_windows() -> None:
         for callback in (None, stronger)
     ]
     assert np.abs(found[0] - found[1]).max() > 1e-3
+
+
+def test_windows_gaps_and_variations_replay_one_recording() -> None:
+    pipe, recordings = class_pipeline(), []
+
+    def record(*steps: Callable[[], None]) -> list[Callable[[], None]]:
+        recordings.append(steps)
+        return list(steps)
+
+    graph = SashimiPipeline(pipe.model, pipe.scheduler)
+    graph.set_progress_bar_config(disable=True)
+    graph._graphs = PredictionGraphs(record, device_type="cpu")
+    audio = 0.25 * torch.randn(200, generator=seeded(3))
+    options = {"audio": audio, "class_labels": [0, 1], "window_in_s": 0.64, "windows_per_batch": 3}
+    for use in ({"strength": 0.5}, {"mask": torch.arange(200) < 90}, {"audio_length_in_s": 2.3}):
+        expected = pipe(**options, **use, generator=seeded()).audios
+        np.testing.assert_array_equal(graph(**options, **use, generator=seeded()).audios, expected)
+    assert len(recordings) == 2  # of two and of three windows in a pass
 
 
 @pytest.mark.parametrize(
