@@ -156,6 +156,11 @@ class SashimiDenoiser(Denoiser):
         """The product of the pooling factors; the length in :meth:`forward` must be a multiple of it."""
         return self.backbone.length_multiple
 
+    def use_overlapping_pools(self) -> None:
+        """Replace published pools by overlapping ones that compute the same, see :func:`.overlapping_pools_like`."""
+        self.backbone.use_overlapping_pools()
+        self.register_to_config(pooling="overlapping")
+
     def predict(self, x: Tensor, embedding: Tensor, mel: Tensor | None) -> Tensor:
         """Return the prediction (B, out_channels, L), see :class:`Denoiser`."""
         x = self.backbone(x, embedding, mel)

@@ -86,7 +86,7 @@ class BatchSource:
     ) -> None:
         self.dataset, self.data, self.seed, self.channels = dataset, config.data, config.seed, config.channels
         self.num_train_timesteps = config.schedule.num_train_timesteps
-        self.label_dropout = config.objective.label_dropout
+        self.label_dropout, self.exponent = config.objective.label_dropout, config.objective.timestep_exponent
         self.normalize, self.mel, self.device = normalize, mel, device
         self.num_classes, self.num_speakers = num_classes, num_speakers
         self._order = training_order(dataset, config.seed)
@@ -94,12 +94,13 @@ class BatchSource:
     def training_batch(self, step: int, positions: range, global_batch: int) -> Batch:
         """Return the examples at ``positions`` of the global batch of ``step`` (from 0), of ``global_batch`` examples.
 
-        The timesteps of the global batch are evenly spaced from one random offset per step: each is uniform, and the
-        loss has less variance than with independent timesteps (Kingma et al. 2021, arXiv 2107.00630, appendix I.1).
+        The timesteps T uᵉ of the global batch have evenly spaced u from one random offset per step: each u is uniform,
+        and the loss has less variance than with independent timesteps (Kingma et al. 2021, arXiv 2107.00630, appendix
+        I.1).
         """
         offset = stream(STEP, self.seed, step).random()
         indices, streams = self._examples(step, positions, global_batch)
-        fractions = [(offset + position / global_batch) % 1.0 for position in positions]
+        fractions = [((offset + position / global_batch) % 1.0) ** self.exponent for position in positions]
         return self._batch(indices, streams, fractions, drop_labels=True)
 
     def windows(self, step: int, positions: range, global_batch: int) -> Windows:
@@ -129,7 +130,7 @@ class BatchSource:
         return Batch(
             waveform=self.normalize(waveform),
             noise=noise,
-            timesteps=((offset + places) % 1.0 * self.num_train_timesteps).long(),
+            timesteps=(((offset + places) % 1.0) ** self.exponent * self.num_train_timesteps).long(),
             labels=windows.labels,
             mel=None if self.mel is None else self.mel(waveform),
             speakers=windows.speakers,

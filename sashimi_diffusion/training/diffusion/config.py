@@ -99,6 +99,13 @@ class ObjectiveConfig(Settings):
         default=None,
         description="gamma of Min-SNR weighting (Hang et al. 2023, arXiv 2303.09556); null: no weighting",
     )
+    timestep_exponent: float = Field(
+        default=1.0,
+        ge=0.1,
+        le=10,
+        description="exponent e of the timesteps T uᵉ of the examples, with u uniform in [0, 1): above 1, more "
+        "examples have little noise, and with little noise weak bands are learned; 1: uniform",
+    )
     label_dropout: float = Field(
         default=0.1,
         ge=0,
