@@ -159,7 +159,9 @@ class SashimiDenoiser(Denoiser):
     def use_overlapping_pools(self) -> None:
         """Replace published pools by overlapping ones that compute the same, see :func:`.overlapping_pools_like`."""
         self.backbone.use_overlapping_pools()
-        self.register_to_config(pooling="overlapping")
+        # from_config ignores a value that it finds among the defaults.
+        defaults = [name for name in self.config.get("_use_default_values", []) if name != "pooling"]
+        self.register_to_config(pooling="overlapping", _use_default_values=defaults)
 
     def predict(self, x: Tensor, embedding: Tensor, mel: Tensor | None) -> Tensor:
         """Return the prediction (B, out_channels, L), see :class:`Denoiser`."""
