@@ -70,7 +70,8 @@ class Quantization:
         # The inverse of `normalize`.
         low, high = (-1.0, 1.0) if self.kind == "mu-law" else (0.0, 1.0)
         scale = (highest - lowest + 1e-6) / (high - low)
-        return Cells(*(lowest + (edge - low) * scale for edge in (lower, upper, middle)))
+        lower, middle, upper = (lowest + (edge - low) * scale for edge in (lower, middle, upper))
+        return Cells(lower, upper, middle)
 
     def _edge(self, tokens: Tensor) -> Tensor:
         """Return where the interval of a (fractional) token begins, the inverse of ``encode``."""
@@ -93,8 +94,8 @@ def as_seen(cells: Cells, gain: Tensor, pre_emphasis: float, waveform_std: float
     """
     scale, value = gain / waveform_std, cells.value * gain / waveform_std
     emphasized = pre_emphasize(value, pre_emphasis)
-    parts = [emphasized + (edge - cells.value) * scale for edge in (cells.lower, cells.upper)]
-    return Cells(*parts, emphasized)
+    lower, upper = (emphasized + (edge - cells.value) * scale for edge in (cells.lower, cells.upper))
+    return Cells(lower, upper, emphasized)
 
 
 def log_cell_probability(cells: Cells, mean: Tensor, deviation: Tensor) -> Tensor:

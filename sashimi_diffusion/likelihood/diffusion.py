@@ -151,9 +151,7 @@ def variational_bound(
     return estimate_from(torch.stack(results).unsqueeze(1), recordings.samples, 2 * draws)
 
 
-def bound_nats(
-    field: FlowField, path: NoisePath, seen: Cells, share: Tensor, noises: tuple[Tensor, Tensor]
-) -> Tensor:
+def bound_nats(field: FlowField, path: NoisePath, seen: Cells, share: Tensor, noises: tuple[Tensor, Tensor]) -> Tensor:
     """Return an unbiased estimate of the variational bound of each waveform in nats, float64 (B,).
 
     Args:
@@ -255,7 +253,9 @@ def _constant(model: Any) -> Iterator[None]:
 def _checked_gain(gain: float | Tensor, batch_size: int) -> Tensor:
     gains = torch.as_tensor(gain, dtype=torch.float64).reshape(-1, 1, 1)
     if len(gains) not in (1, batch_size) or not (gains.isfinite() & (gains > 0)).all():
-        raise UserError(f"gain has {len(gains)} values: expected one above 0, or one for each of {batch_size} waveforms")
+        raise UserError(
+            f"gain has {len(gains)} values: expected one above 0, or one for each of {batch_size} waveforms"
+        )
     return gains
 
 

@@ -38,10 +38,7 @@ def estimate_from(nats: Tensor, samples: int, evaluations: int) -> BitsPerSample
     """
     bits = nats.double().cpu() / (samples * math.log(2))
     own = bits.mean(dim=1) if len(bits) > 1 else bits[0]
-    if len(own) > 1:
-        error = own.std(dim=0) / math.sqrt(len(own))
-    else:
-        error = torch.full_like(own[0], math.nan)
+    error = own.std(dim=0) / math.sqrt(len(own)) if len(own) > 1 else torch.full_like(own[0], math.nan)
     return BitsPerSample(own.mean(dim=0), error, evaluations)
 
 

@@ -133,9 +133,7 @@ def level_at(position: float) -> float:
     return -1 / math.sinh(position)
 
 
-def _heun(
-    slope: Callable[[float, Tensor], State], state: State, start: float, stop: float, steps: int
-) -> State:
+def _heun(slope: Callable[[float, Tensor], State], state: State, start: float, stop: float, steps: int) -> State:
     size = (stop - start) / steps
     for step in range(steps):
         position = start + step * size

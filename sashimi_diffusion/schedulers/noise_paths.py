@@ -142,7 +142,8 @@ class FlowPath(NoisePath):
     """The path of rectified flow.
 
     Args:
-        num_train_timesteps: T; the timestep of the time t is t T. The times of the ladder reach from 1 / T to 1 - 1 / T.
+        num_train_timesteps: T; the timestep of the time t is t T. The times of the ladder reach from 1 / T to
+            1 - 1 / T.
     """
 
     def __init__(self, num_train_timesteps: int) -> None:

@@ -56,10 +56,8 @@ class ExactDenoiser(nn.Module):
         level = self.level(timestep).reshape(-1, 1, 1)
         name, x = type(self.scheduler).__name__, sample.double()
         scale = (1 + level**2).sqrt()
-        if name.startswith("FlowMatch"):
-            x = x * (1 + level)
-        else:  # variance preserving, also EDM with sigma_data = 1
-            x = x * scale
+        # The others preserve the variance, also EDM with sigma_data = 1.
+        x = x * (1 + level) if name.startswith("FlowMatch") else x * scale
         clean = (x @ self.basis * (self.powers / (self.powers + level**2))) @ self.basis.T
         noise = (x - clean) / level
         if name.startswith("FlowMatch"):
