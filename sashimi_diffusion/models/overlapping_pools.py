@@ -83,7 +83,8 @@ def overlapping_pools_like(down: DownPool, up: UpPool) -> tuple[OverlappingDownP
     ):
         before = pool // 2
         weight = torch.zeros(lower, upper, 2 * pool).to(frames)
-        weight[..., before : before + pool] = frames / wide.window[before : before + pool]
+        window = cast(Tensor, wide.window)
+        weight[..., before : before + pool] = frames / window[before : before + pool]
         if isinstance(wide.weight, NormalizedWeight):
             wide.weight.assign(weight.flatten(1))
         else:

@@ -49,19 +49,25 @@ def set_timesteps(
     if timesteps is not None or sigmas is not None:
         _set_custom(scheduler, steps, timesteps, sigmas)
     else:
+        distilled = scheduler.config.get("original_inference_steps")
         if steps is None and not isinstance(scheduler, DiffWaveScheduler):
-            steps = min(50, total)
+            steps = min(50, total) if distilled is None else distilled
         if steps is not None and (isinstance(steps, bool) or not isinstance(steps, numbers.Integral)):
             require_count("num_inference_steps", steps)
         if steps is not None and not 1 <= steps <= total:
             raise UserError(
                 f"cannot sample in {steps} steps: the model was trained with {total}, so ask for 1 to {total}"
             )
+        if distilled is not None and steps is not None and steps > distilled:
+            raise UserError(
+                f"cannot sample in {steps} steps: the model was distilled for at most {distilled}, and more do not "
+                "improve it"
+            )
         scheduler.set_timesteps(steps, device="cpu")
     # With trailing spacing, diffusers rounds some numbers of steps (29 of 200) to an extra step at -1.
     if scheduler.timesteps.min() < 0:
         raise UserError(f"{kind} cannot divide {total} into {steps} steps: ask for another number")
-    if timesteps is None and sigmas is None:
+    if timesteps is None and sigmas is None and scheduler.config.get("original_inference_steps") is None:
         check_levels(scheduler)
     # Otherwise diffusers starts at the second step if rounding made the first two timesteps equal.
     if hasattr(scheduler, "set_begin_index"):

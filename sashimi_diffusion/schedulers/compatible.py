@@ -87,6 +87,11 @@ def create_scheduler(name: str, config: Mapping[str, Any]) -> SchedulerMixin:
     if name not in SCHEDULERS:
         hint = did_you_mean(name, SCHEDULERS)
         raise UserError(f"unknown scheduler {name!r}{hint} (known: {', '.join(SCHEDULERS)})")
+    if "original_inference_steps" in config:
+        raise UserError(
+            f"the scheduler {name} does not fit a model that was distilled to {config['original_inference_steps']} "
+            "steps: leave the scheduler out, or use the teacher"
+        )
     class_name, settings = SCHEDULERS[name]
     schedule = {key: config[key] for key in SCHEDULE_KEYS if key in config}
     if name == "diffwave-fast":
@@ -102,6 +107,19 @@ def create_scheduler(name: str, config: Mapping[str, Any]) -> SchedulerMixin:
         # Most classes have no argument for these limits, but all read them in their config.
         scheduler.register_to_config(sigma_min=float(noise[0]), sigma_max=min(float(noise[-1]), MAX_NOISE))
     return scheduler
+
+
+def create_few_step_scheduler(config: Mapping[str, Any], steps: int) -> Any:
+    """Return the ``LCMScheduler`` of a model that was distilled for a number of steps.
+
+    It estimates clean audio, adds less noise, and estimates again (arXiv 2303.01469, algorithm 1).
+
+    Args:
+        config: config of the training schedule of the teacher.
+        steps: the largest number of sampling steps, and the default of the pipeline.
+    """
+    schedule = {key: config[key] for key in SCHEDULE_KEYS if key in config}
+    return diffusers.LCMScheduler(**schedule, original_inference_steps=steps, clip_sample=False)
 
 
 def _fast_betas(trained: DiffWaveScheduler) -> tuple[float, ...]:

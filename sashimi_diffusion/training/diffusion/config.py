@@ -192,7 +192,7 @@ class DiffusionTrainingConfig(TrainingConfig):
 class DiffusionConfig(RunConfig):
     """Configuration of diffusion training."""
 
-    fixed: ClassVar = ("seed", "model", "data", "schedule", "objective")
+    fixed: ClassVar[tuple[str, ...]] = ("seed", "model", "data", "schedule", "objective")
     automatic: ClassVar = ("model.class_conditional",)
     fixed_training: ClassVar = ("lora_rank",)
 
