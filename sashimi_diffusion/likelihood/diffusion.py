@@ -26,7 +26,7 @@ from sashimi_diffusion.likelihood.flow_ode import FlowField, Integrator, State, 
 from sashimi_diffusion.pipelines.labels import Labels
 from sashimi_diffusion.pipelines.prediction import Prediction
 from sashimi_diffusion.pipelines.sashimi import SashimiPipeline
-from sashimi_diffusion.schedulers.noise_paths import NoisePath, noise_path, signal_and_deviation
+from sashimi_diffusion.schedulers.noise_paths import NoisePath, noise_path, require_objective, signal_and_deviation
 
 DEQUANTIZATIONS = ("uniform", "variational")
 
@@ -204,6 +204,9 @@ class _Recordings:
         gain: float | Tensor,
     ) -> None:
         config = pipe.model.config
+        require_objective(config, pipe.scheduler)
+        if pipe.scheduler.config.get("original_inference_steps") is not None:
+            raise UserError("a model that was distilled to few steps has no likelihood: use its teacher")
         self.device, self.path = pipe.model.device, noise_path(pipe.scheduler)
         waveform = checked_audio(audio, config.in_channels, pipe.model.length_multiple).to(self.device)
         self.shape, self.samples = waveform.shape, waveform[0].numel()

@@ -18,6 +18,7 @@ The timesteps are those of the schedulers of diffusers.
 """
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -102,7 +103,8 @@ class DiscretePath(NoisePath):
         super().__init__(torch.from_numpy(levels))
         config = scheduler.config
         self._scheduler, self._logs, self._prediction = scheduler, np.log(levels), config.prediction_type
-        self._cosine = config.get("beta_schedule") == "squaredcos_cap_v2" and config.get("trained_betas") is None
+        changed = config.get("trained_betas") is not None or config.get("rescale_betas_zero_snr", False)
+        self._cosine = config.get("beta_schedule") == "squaredcos_cap_v2" and not changed
         if self._prediction not in ("epsilon", "v_prediction", "sample"):
             raise UserError(
                 f"prediction_type is {self._prediction!r}: expected epsilon, v_prediction or sample for this scheduler"
@@ -219,6 +221,27 @@ def objective_of(scheduler: Any) -> str | None:
     return next((_CONTINUOUS[one.__name__] for one in type(scheduler).__mro__ if one.__name__ in _CONTINUOUS), None)
 
 
+def require_objective(config: Mapping[str, Any], scheduler: Any) -> None:
+    """Check that a scheduler fits the training objective of a model.
+
+    Args:
+        config: config of the model.
+        scheduler: the scheduler.
+
+    Raises:
+        UserError: it is for another objective, or for none.
+    """
+    objective, trained = objective_of(scheduler), config.get("objective", "diffusion")
+    if objective == trained:
+        return
+    kind = type(scheduler).__name__
+    what = "fits no model of this package" if objective is None else f"is for the training objective {objective}"
+    raise UserError(
+        f"{kind} {what}, but this model was trained with the objective {trained}: use one of "
+        "sashimi_diffusion.schedulers.create_scheduler"
+    )
+
+
 def noise_path(scheduler: Any) -> NoisePath:
     """Return the noise path of the model that a scheduler fits.
 
@@ -234,8 +257,8 @@ def noise_path(scheduler: Any) -> NoisePath:
         sign = -1.0 if config.prediction_type == "v_prediction" else 1.0
         return EDMPath(config.sigma_min, config.sigma_max, config.sigma_data, sign, config.num_train_timesteps)
     raise UserError(
-        f"{type(scheduler).__name__} has no discrete training schedule and does not fit this model: "
-        "use one of sashimi_diffusion.schedulers.create_scheduler"
+        f"{type(scheduler).__name__} fits no model of this package: use one of "
+        "sashimi_diffusion.schedulers.create_scheduler"
     )
 
 

@@ -10,6 +10,7 @@ from diffusers.configuration_utils import FrozenDict
 from torch import Tensor, nn
 
 from sashimi_diffusion.pipelines import SashimiPipeline
+from sashimi_diffusion.schedulers.noise_paths import objective_of
 
 LENGTH = 32
 
@@ -33,7 +34,9 @@ class ExactDenoiser(nn.Module):
         super().__init__()
         self.scheduler = scheduler
         self.powers, self.basis = torch.linalg.eigh(process)
-        self.config = FrozenDict(in_channels=1, waveform_std=1.0, num_classes=None, num_speakers=None, **config)
+        objective = objective_of(scheduler)
+        labels = {"num_classes": None, "num_speakers": None}
+        self.config = FrozenDict(in_channels=1, waveform_std=1.0, objective=objective, **labels, **config)
         self.length_multiple, self.dtype, self.device = 1, torch.float32, torch.device("cpu")
 
     def level(self, timestep: Tensor) -> Tensor:

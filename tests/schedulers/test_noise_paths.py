@@ -88,7 +88,7 @@ def test_even_levels_reach_both_ends() -> None:
 def test_schedulers_that_fit_no_denoiser_are_refused() -> None:
     assert objective_of(IPNDMScheduler()) is None
     assert objective_of(EulerDiscreteScheduler()) == "diffusion"
-    with pytest.raises(UserError, match="IPNDMScheduler has no discrete training schedule and does not fit"):
+    with pytest.raises(UserError, match="IPNDMScheduler fits no model of this package"):
         noise_path(IPNDMScheduler())
     with pytest.raises(UserError, match="prediction_type is 'flow_prediction': expected epsilon"):
         noise_path(EulerDiscreteScheduler(prediction_type="flow_prediction"))
