@@ -38,8 +38,8 @@ class Denoiser(LoraAdapters, WaveformModel):  # type: ignore[misc]  # a wrapped 
     """Base class of denoisers: DiffWave's input, conditioning and output around any backbone (2009.09761, section 3).
 
     A subclass creates the backbone and ``self.output``, and implements :meth:`predict`. Its config has the entries
-    ``in_channels``, ``out_channels``, ``waveform_std``, ``pre_emphasis``, ``objective``, ``num_classes``, ``class_names``,
-    ``num_speakers``, ``speaker_names``, ``mel_channels`` and ``mel_upsample``.
+    ``in_channels``, ``out_channels``, ``waveform_std``, ``pre_emphasis``, ``objective``, ``num_classes``,
+    ``class_names``, ``num_speakers``, ``speaker_names``, ``mel_channels`` and ``mel_upsample``.
 
     Args:
         in_channels: audio channels of the noisy waveforms.

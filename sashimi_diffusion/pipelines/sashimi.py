@@ -32,17 +32,9 @@ from sashimi_diffusion.pipelines.loading import (
 )
 from sashimi_diffusion.pipelines.memory import require_call_memory
 from sashimi_diffusion.pipelines.options import HUB, check_options, hub_options, weights_dtype
-from sashimi_diffusion.pipelines.prediction import Prediction, PredictionGraphs, checked_scale
-from sashimi_diffusion.pipelines.steps import (
-    checked_noise,
-    initial_deviation,
-    model_input,
-    replaced_latents,
-    scheduler_step,
-    set_timesteps,
-)
-from sashimi_diffusion.schedulers.noise import draw_noise
-from sashimi_diffusion.schedulers.noise_paths import require_objective
+from sashimi_diffusion.pipelines.prediction import Prediction, PredictionGraphs, checked_scale, model_input
+from sashimi_diffusion.pipelines.steps import checked_noise, replaced_latents, scheduler_step, set_timesteps
+from sashimi_diffusion.schedulers.noise import draw_noise, initial_deviation
 from sashimi_diffusion.ssm import frozen
 
 StepCallback = (
@@ -326,8 +318,7 @@ class SashimiPipeline(AudioPipeline):
         Raises:
             UserError: the scheduler does not fit a pipeline, or cannot have these steps.
         """
-        require_objective(self.model.config, self.scheduler)
-        return set_timesteps(self.scheduler, steps, timesteps, sigmas)
+        return set_timesteps(self.scheduler, steps, timesteps, sigmas, self.model.config)
 
     def _text_advice(self, batch_size: Any) -> str:
         """Return what to do instead of giving a text as the first argument, for an error message."""

@@ -16,7 +16,7 @@ from sashimi_diffusion.pipelines.base import require_count
 from sashimi_diffusion.schedulers import DiffWaveScheduler
 from sashimi_diffusion.schedulers.levels import check_levels
 from sashimi_diffusion.schedulers.noise import draw_noise
-from sashimi_diffusion.schedulers.noise_paths import objective_of
+from sashimi_diffusion.schedulers.noise_paths import objective_of, require_objective
 from sashimi_diffusion.terminal import one_line
 
 Step = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -27,6 +27,7 @@ def set_timesteps(
     steps: int | None = None,
     timesteps: Sequence[int] | None = None,
     sigmas: Sequence[float] | None = None,
+    model: Mapping[str, Any] | None = None,
 ) -> Tensor:
     """Set the timesteps of a scheduler and return them, on the CPU, so that no step waits for the device.
 
@@ -35,9 +36,10 @@ def set_timesteps(
         steps: number of sampling steps; None is the default, see :class:`.SashimiPipeline`.
         timesteps: the timesteps themselves, from the noisiest one.
         sigmas: the noise levels themselves, from the noisiest one.
+        model: config of the model, whose training objective the scheduler must fit.
 
     Raises:
-        UserError: the scheduler does not fit a pipeline, or cannot have these steps.
+        UserError: the scheduler does not fit a pipeline or the model, or cannot have these steps.
     """
     kind, objective = type(scheduler).__name__, objective_of(scheduler)
     # The times of other schedulers in continuous time are not those of any training: the model returns noise.
@@ -46,6 +48,8 @@ def set_timesteps(
             f"{kind} has no discrete training schedule and does not fit this model: "
             "use one of sashimi_diffusion.schedulers.create_scheduler"
         )
+    if model is not None:
+        require_objective(model, scheduler)
     total = scheduler.config.num_train_timesteps
     if objective != "diffusion" and (timesteps is not None or sigmas is not None):
         given = "sigmas" if timesteps is None else "timesteps"
@@ -154,19 +158,6 @@ def scheduler_step(scheduler: Any, generators: list[torch.Generator], eta: float
         return stepped
 
     return step
-
-
-def initial_deviation(scheduler: Any) -> float:
-    """Return the standard deviation of the noise from which sampling starts; 1 for flow matching."""
-    return float(getattr(scheduler, "init_noise_sigma", 1.0))
-
-
-def model_input(scheduler: Any, latents: Tensor, timestep: Tensor) -> Tensor:
-    """Return what the network gets for noisy waveforms; flow matching does not scale them."""
-    if not hasattr(scheduler, "scale_model_input"):
-        return latents
-    scaled: Tensor = scheduler.scale_model_input(latents, timestep)
-    return scaled
 
 
 def checked_noise(latents: Any, shape: tuple[int, ...]) -> Tensor:

@@ -181,7 +181,7 @@ def _data(config: RunConfig, network: Any, description: str) -> str:
 def _figures(step: int, figures: Figures) -> str:
     rows = {"optimizer steps": f"{step:,}"}
     for name, (measured, value) in figures.items():
-        if name not in _NOT_FIGURES:
+        if name not in _NOT_FIGURES and "/" not in name:  # points of curves
             rows[name.replace("_", " ")] = f"{value:.5g} (step {measured:,})"
     return _table(rows)
 

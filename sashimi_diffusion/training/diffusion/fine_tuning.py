@@ -126,6 +126,7 @@ def _check_settings(config: DiffusionConfig, network: Any, schedule: Any) -> Non
     """Check that no setting contradicts the initial pipeline."""
     wanted: dict[str, tuple[object, object]] = {
         "model.class_conditional": (config.model.class_conditional, network.num_classes is not None),
+        "objective.name": (config.objective.name, network.get("objective", "diffusion")),
         "data.sample_rate": (config.data.sample_rate, network.sample_rate),
         "data.length": (config.data.length, network.sample_size),
     }
