@@ -127,7 +127,8 @@ def _load_scheduler(folder: Path) -> SchedulerMixin:
         if "beta_start" in arguments:
             check_arguments(DiffWaveScheduler.__init__, config, RANGES)
         else:
-            check_arguments(scheduler_class.__init__, config, CONTINUOUS_RANGES)
+            known = {name: value for name, value in config.items() if name in CONTINUOUS_RANGES}
+            check_arguments(scheduler_class.__init__, known, CONTINUOUS_RANGES)
         scheduler: Any = scheduler_class.from_pretrained(folder, subfolder="scheduler")
         return scheduler
 

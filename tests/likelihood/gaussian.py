@@ -43,7 +43,7 @@ class ExactDenoiser(nn.Module):
         """Return the noise level of a timestep."""
         name, config = type(self.scheduler).__name__, self.scheduler.config
         if name.startswith("FlowMatch"):
-            time = timestep.double() / config.num_train_timesteps
+            time = (timestep.double() / config.num_train_timesteps).clamp(max=1 - 1e-6)
             return time / (1 - time)
         if name.startswith("EDM"):
             return torch.exp(4 * timestep.double())

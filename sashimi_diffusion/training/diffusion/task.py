@@ -252,7 +252,7 @@ def bound_bits(network: Any, scheduler: Any, batch: Batch, numbers: Sequence[int
     share = torch.tensor([number * 0.6180339887498949 % 1.0 for number in numbers], dtype=torch.float64)
 
     def predict(x: Tensor, timestep: Tensor) -> Tensor:
-        output: Tensor = network(x, timestep.expand(len(x)), **_conditioning(batch), return_dict=False)[0]
+        output: Tensor = network(x.float(), timestep.expand(len(x)), **_conditioning(batch), return_dict=False)[0]
         return output.float()
 
     field = FlowField(predict, path, torch.empty(0))
