@@ -129,3 +129,9 @@ def test_wrong_input_is_one_line(
     assert message in error
     assert error.startswith("error: ")
     assert error.count("\n") == 1
+
+
+def test_a_silent_recording_is_named(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_audio(tmp_path / "silence.wav", np.zeros(64), RATE)
+    assert main(["likelihood", str(tmp_path), "--pipeline", str(world / "diffusion"), "--device", "cpu"]) == 2
+    assert "silence.wav is silent: leave it out" in capsys.readouterr().err
