@@ -20,6 +20,7 @@ from sashimi_diffusion.models.conditioning import (
     validate_conditioning,
 )
 from sashimi_diffusion.models.layers import pointwise
+from sashimi_diffusion.schedulers.noise_paths import OBJECTIVES
 
 
 @dataclass
@@ -37,8 +38,8 @@ class Denoiser(LoraAdapters, WaveformModel):  # type: ignore[misc]  # a wrapped 
     """Base class of denoisers: DiffWave's input, conditioning and output around any backbone (2009.09761, section 3).
 
     A subclass creates the backbone and ``self.output``, and implements :meth:`predict`. Its config has the entries
-    ``in_channels``, ``out_channels``, ``waveform_std``, ``pre_emphasis``, ``num_classes``, ``class_names``,
-    ``num_speakers``, ``speaker_names``, ``mel_channels`` and ``mel_upsample``.
+    ``in_channels``, ``out_channels``, ``waveform_std``, ``pre_emphasis``, ``objective``, ``num_classes``,
+    ``class_names``, ``num_speakers``, ``speaker_names``, ``mel_channels`` and ``mel_upsample``.
 
     Args:
         in_channels: audio channels of the noisy waveforms.
@@ -48,7 +49,7 @@ class Denoiser(LoraAdapters, WaveformModel):  # type: ignore[misc]  # a wrapped 
         weight_norm: weight normalization of the first linear map.
 
     Raises:
-        UserError: a value of another type or out of its range, or not one name for each label.
+        UserError: a value of another type or out of its range, an unknown objective, or not one name for each label.
     """
 
     _supports_gradient_checkpointing = True
@@ -64,6 +65,7 @@ class Denoiser(LoraAdapters, WaveformModel):  # type: ignore[misc]  # a wrapped 
     ) -> None:
         super().__init__()
         _require_names(self.config)
+        _require_objective(self.config)
         dim = embedding_sizes[-1]
         self.input = nn.Sequential(pointwise(in_channels, width, weight_norm), nn.ReLU())
         self.step_embedding = StepEmbedding(*embedding_sizes)
@@ -193,6 +195,12 @@ def _require_names(config: Mapping[str, Any]) -> None:
             raise UserError(f"{names} has {len(given)} names, {count} is {number}: expected one name for each label")
         if given is not None and len({str(name) for name in given}) != number:
             raise UserError(f"{names} has a name twice: expected another name for each label")
+
+
+def _require_objective(config: Mapping[str, Any]) -> None:
+    """Raise UserError if the training objective in a config is unknown."""
+    if config.get("objective", "diffusion") not in OBJECTIVES:
+        raise UserError(f"objective is {short_form(config['objective'])}: expected one of {', '.join(OBJECTIVES)}")
 
 
 def output_head(channels: int, out_channels: int, weight_norm: bool = True) -> nn.Sequential:

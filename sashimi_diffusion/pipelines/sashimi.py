@@ -1,4 +1,4 @@
-"""The diffusion pipeline: it denoises noise to waveforms with a scheduler that has a discrete training schedule."""
+"""The diffusion pipeline: it denoises noise to waveforms with a scheduler that fits the training of the model."""
 
 import functools
 import math
@@ -18,11 +18,11 @@ from sashimi_diffusion.pipelines.diffusion_base import DiffusionAudioPipeline
 from sashimi_diffusion.pipelines.given_audio import Known, given_audio, normalized, warn_of_level
 from sashimi_diffusion.pipelines.labels import Labels, known_labels, label_conditioning, label_count, repeated
 from sashimi_diffusion.pipelines.memory import require_call_memory
-from sashimi_diffusion.pipelines.prediction import Prediction
+from sashimi_diffusion.pipelines.prediction import Prediction, model_input
 from sashimi_diffusion.pipelines.schedule import Call, Schedule, checked_jumps
 from sashimi_diffusion.pipelines.steps import Step, checked_noise, replaced_latents, scheduler_step, set_timesteps
 from sashimi_diffusion.pipelines.windows import Windows, checked_windows
-from sashimi_diffusion.schedulers.noise import draw_noise
+from sashimi_diffusion.schedulers.noise import draw_noise, initial_deviation
 from sashimi_diffusion.ssm import frozen
 
 StepCallback = (
@@ -46,7 +46,7 @@ class SashimiPipeline(DiffusionAudioPipeline):
     Args:
         model: ``SashimiDenoiser``, ``WaveNetDenoiser`` or another diffusers model with the same ``forward``, ``config``
             and ``length_multiple``.
-        scheduler: ``DiffWaveScheduler``, or a diffusers scheduler with a discrete training schedule
+        scheduler: ``DiffWaveScheduler``, or a diffusers scheduler for the training objective of the model
             (:func:`~sashimi_diffusion.schedulers.create_scheduler` creates them with settings for audio).
         guidance_scale: default scale of classifier-free guidance for calls with labels; saved with the pipeline.
 
@@ -194,7 +194,7 @@ class SashimiPipeline(DiffusionAudioPipeline):
 
         # The noise and the arithmetic of the scheduler are float32 for every dtype of the model.
         noise = draw_noise(shape, generators, device) if own_noise is None else own_noise.to(device)
-        latents = noise * self.scheduler.init_noise_sigma  # (B, C, L)
+        latents = noise * initial_deviation(self.scheduler)  # (B, C, L)
         known = None
         if given is not None:
             warn_of_level(given, config)
@@ -242,7 +242,7 @@ class SashimiPipeline(DiffusionAudioPipeline):
                     scale = self.resolve_guidance_scale(self._guidance_scale, bool(conditions[0]))
                     predict = self._prediction(conditions, scale, latents, windows, recorded=False)
                 latents = latents if known is None else known.before(call, latents)
-                prediction = predict(self.scheduler.scale_model_input(latents, call.timestep), call.timestep)
+                prediction = predict(model_input(self.scheduler, latents, call.timestep), call.timestep)
                 latents = step(prediction, call.timestep, latents)
                 latents = latents if known is None else known.after(call, latents)
                 progress.update()
@@ -302,7 +302,7 @@ class SashimiPipeline(DiffusionAudioPipeline):
         Raises:
             UserError: the scheduler does not fit a pipeline, or cannot have these steps.
         """
-        return set_timesteps(self.scheduler, steps, timesteps, sigmas)
+        return set_timesteps(self.scheduler, steps, timesteps, sigmas, self.model.config)
 
     def _text_advice(self, batch_size: Any) -> str:
         """Return what to do instead of giving a text as the first argument, for an error message."""

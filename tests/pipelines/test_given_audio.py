@@ -1,5 +1,6 @@
 """Tests of given audio in the diffusion pipeline: variations, gaps and continuations of waveforms."""
 
+import diffusers
 import numpy as np
 import pytest
 import torch
@@ -10,6 +11,7 @@ from sashimi_diffusion.models import WaveNetDenoiser
 from sashimi_diffusion.pipelines import SashimiPipeline
 from sashimi_diffusion.pipelines.given_audio import LevelWarning
 from sashimi_diffusion.schedulers import SCHEDULERS, DiffWaveScheduler, create_scheduler
+from sashimi_diffusion.schedulers.compatible import EDM_SCHEDULERS, FLOW_SCHEDULERS
 from sashimi_diffusion.schedulers.levels import noise_levels
 from tests.pipelines.exact_denoiser import COSINE, covariance_of, exact_pipeline, process, seeded
 
@@ -155,6 +157,26 @@ def test_kept_samples_are_exactly_the_given_ones(name: str, jumps: int, recordin
     np.testing.assert_array_equal(audios[0, 0, mask], recording[mask].numpy())
     assert np.isfinite(audios).all()
     assert not np.allclose(audios[0, 0, ~mask], recording[~mask].numpy(), atol=1e-3)
+
+
+@pytest.mark.parametrize("steps", [4, 20])
+@pytest.mark.parametrize("name", [*FLOW_SCHEDULERS, *EDM_SCHEDULERS])
+def test_given_audio_with_the_schedulers_of_other_objectives(name: str, steps: int, recording: torch.Tensor) -> None:
+    objective = name.partition("-")[0]
+    config = {"flow": diffusers.FlowMatchEulerDiscreteScheduler(), "edm": diffusers.EDMEulerScheduler(sigma_data=1.0)}
+    pipe = small_pipeline(objective=objective)
+    pipe.scheduler = create_scheduler(name, config[objective].config)
+    mask = torch.arange(50) < 25
+    for use in ({"mask": mask}, {"mask": mask, "jumps": 0}, {"audio_length_in_s": 0.6}):
+        audios = pipe(audio=recording, **use, num_inference_steps=steps, generator=seeded()).audios
+        np.testing.assert_array_equal(audios[0, 0, :25], recording[:25].numpy())
+        assert np.isfinite(audios).all()
+    varied = [
+        pipe(audio=recording, strength=strength, num_inference_steps=20, generator=seeded()).audios
+        for strength in (0.1, 0.9)
+    ]
+    differences = [np.square(audios - recording.numpy()).mean() for audios in varied]
+    assert differences[0] < differences[1]
 
 
 @pytest.mark.parametrize("name", ["diffwave", "dpmsolver++-sde-karras", "euler-ancestral"])
