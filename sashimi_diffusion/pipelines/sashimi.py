@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from diffusers import ModelMixin
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
@@ -30,6 +31,7 @@ from sashimi_diffusion.pipelines.loading import (
     resolve_pipeline,
     stored_guidance_scale,
 )
+from sashimi_diffusion.pipelines.mel import checked_mel, mel_spectrogram
 from sashimi_diffusion.pipelines.memory import require_call_memory
 from sashimi_diffusion.pipelines.options import HUB, check_options, hub_options, weights_dtype
 from sashimi_diffusion.pipelines.prediction import Prediction, PredictionGraphs, checked_scale
@@ -149,7 +151,7 @@ class SashimiPipeline(AudioPipeline):
         audio_length_in_s: float | None = None,
         class_labels: Labels | None = None,
         guidance_scale: float | None = None,
-        mel: Tensor | None = None,
+        mel: Tensor | np.ndarray | None = None,
         speaker_labels: Labels | None = None,
         output_type: str = "np",
         return_dict: bool = True,
@@ -178,7 +180,8 @@ class SashimiPipeline(AudioPipeline):
                 the prediction with labels (no guidance); larger scales strengthen the labels, up to
                 ``MAX_GUIDANCE_SCALE``; negative ones avoid them. None: the default of the pipeline if there are
                 labels, otherwise 1.
-            mel: log-mel spectrograms for a vocoder, shape (B, mel_channels, frames).
+            mel: log-mel spectrograms for a vocoder, shape (B, mel_channels, frames) or (mel_channels, frames);
+                :meth:`mel` makes them.
             speaker_labels: a speaker (index or name) for all waveforms, or a sequence of B speakers. None: the n-th
                 waveform of each class in the batch has the n-th speaker, modulo the number of speakers; if several
                 batches form one set, give ``speaker_labels`` explicitly. A model with classes and speakers that is
@@ -209,6 +212,7 @@ class SashimiPipeline(AudioPipeline):
         check_output_type(output_type)
         names = self.callback_inputs(callback_on_step_end, callback_on_step_end_tensor_inputs)
         each = require_count("num_waveforms_per_prompt", num_waveforms_per_prompt)
+        mel = None if mel is None else checked_mel(self.model.config, mel)
         counts = {"class_labels": label_count(class_labels), "speaker_labels": label_count(speaker_labels)}
         counts |= {"mel": _rows(mel, 1), "latents": _rows(latents, each)}
         count = batch_size_of(batch_size, counts, advice=self._text_advice(batch_size)) * each
@@ -221,7 +225,7 @@ class SashimiPipeline(AudioPipeline):
         self._guidance_scale = self.resolve_guidance_scale(guidance_scale, bool(labels))
         padded = math.ceil(length / self.model.length_multiple) * self.model.length_multiple
         if mel is not None:
-            mel = self._padded_mel(mel.repeat_interleave(each, dim=0), count, padded)
+            mel = self._padded_mel(mel.repeat_interleave(each, dim=0), padded)
         shape = (count, config.in_channels, padded)
         given = None if latents is None else checked_noise(latents, shape)
         step = scheduler_step(self.scheduler, generators, eta)
@@ -288,8 +292,6 @@ class SashimiPipeline(AudioPipeline):
         requested = None if audio_length_in_s is None else self.seconds_to_samples(audio_length_in_s)
         if mel is None:
             return requested or config.sample_size
-        if config.mel_channels is None:
-            raise UserError("a mel was given, but this model is not a vocoder: leave it out")
         length = mel.shape[-1] * math.prod(config.mel_upsample)
         if requested not in (None, length):
             raise UserError(
@@ -328,11 +330,23 @@ class SashimiPipeline(AudioPipeline):
         choice = "" if classes is None else f", choose with class_labels: {classes.choices}"
         return f"; the pipeline takes no text{choice}"
 
-    def _padded_mel(self, mel: Tensor, batch_size: int, length: int) -> Tensor:
+    def mel(self, audio: Tensor | np.ndarray, sample_rate: int | None = None) -> Tensor:
+        """Return the log-mel spectrograms of recordings, as this vocoder takes them.
+
+        Args:
+            audio: recordings within [-1, 1], floating-point numbers of shape (L,), (B, L) or (B, 1, L).
+            sample_rate: rate of ``audio`` in Hz, from which it is resampled. None: the rate of the model.
+
+        Returns:
+            float32, shape (B, mel_channels, frames), on the device of the pipeline.
+
+        Raises:
+            UserError: the model is no vocoder, or the audio has another type or shape, is too short or not finite.
+        """
+        return mel_spectrogram(self.model.config, audio, sample_rate, self._execution_device)
+
+    def _padded_mel(self, mel: Tensor, length: int) -> Tensor:
         """Return ``mel`` on the device, with enough frames for ``length`` samples."""
-        mel_channels = self.model.config.mel_channels
-        if mel.ndim != 3 or mel.shape[:2] != (batch_size, mel_channels):
-            raise UserError(f"mel has shape {tuple(mel.shape)}, expected ({batch_size}, {mel_channels}, frames)")
         # Frames are missing only if the length was rounded up to the multiple of the model.
         missing = math.ceil(length / math.prod(self.model.config.mel_upsample)) - mel.shape[-1]
         mel = torch.nn.functional.pad(mel, (0, max(missing, 0)), mode="replicate")

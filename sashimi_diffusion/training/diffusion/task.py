@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
@@ -9,9 +10,9 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from sashimi_diffusion.data.mel import LogMel
 from sashimi_diffusion.data.recordings import Recordings
 from sashimi_diffusion.errors import UserError
+from sashimi_diffusion.pipelines.mel import log_mel
 from sashimi_diffusion.pipelines.sashimi import SashimiPipeline
 from sashimi_diffusion.schedulers.diffwave import DiffWaveScheduler
 from sashimi_diffusion.ssm import frozen
@@ -137,7 +138,7 @@ class DiffusionTask:
             self.config,
             normalize=self.network.normalize,
             num_classes=model.num_classes,
-            mel=_create_mel(self.config, self.network),
+            mel=None if model.mel_channels is None else log_mel(model).to(device),
             device=device,
             num_speakers=model.num_speakers,
         )
@@ -157,6 +158,7 @@ def create_model(config: DiffusionConfig, class_names: list[str] | None, speaker
             "model.class_conditional=false"
         )
     classes = None if config.model.class_conditional is False else class_names
+    vocoder = config.model.argument("mel_channels") is not None
     try:
         model = config.model.network_class(
             sample_rate=config.data.sample_rate,
@@ -166,6 +168,7 @@ def create_model(config: DiffusionConfig, class_names: list[str] | None, speaker
             num_speakers=None if speaker_names is None else len(speaker_names),
             speaker_names=speaker_names,
             out_channels=config.channels,
+            mel_settings=asdict(config.data.mel.settings) if vocoder else None,
             **config.model.arguments,
         )
     except ValueError as error:
@@ -182,18 +185,6 @@ def create_model(config: DiffusionConfig, class_names: list[str] | None, speaker
 def is_conditional(model: Any) -> bool:
     """Return whether a denoiser has classes or speakers."""
     return model.config.num_classes is not None or model.config.num_speakers is not None
-
-
-def _create_mel(config: DiffusionConfig, model: Any) -> LogMel | None:
-    """Return the mel transform of a vocoder, or None for another model."""
-    if model.config.mel_channels is None:
-        return None
-    return LogMel(
-        sample_rate=config.data.sample_rate,
-        hop=math.prod(model.config.mel_upsample),
-        n_mels=model.config.mel_channels,
-        **config.data.mel.model_dump(),
-    ).to(model.device)
 
 
 def diffusion_losses(
