@@ -13,17 +13,20 @@ from sashimi_diffusion.bundled import BUNDLED, bundled_folders
 from sashimi_diffusion.command_line import Parser, path_argument, run, select_device
 from sashimi_diffusion.commands.sample_autoregressive import sample_autoregressive
 from sashimi_diffusion.commands.sample_diffusion import sample_diffusion
+from sashimi_diffusion.commands.vocoding import sample_vocoder
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.generation import ENGINES, WEIGHTS
 from sashimi_diffusion.launch import prints_error, require_all_processes, require_same_count
 from sashimi_diffusion.paths import read_json
 from sashimi_diffusion.pipelines import is_autoregressive, resolve_pipeline
+from sashimi_diffusion.pipelines.vocoding import OVERLAP_SECONDS
 from sashimi_diffusion.schedulers import SCHEDULERS
 from sashimi_diffusion.terminal import printable, say
 from sashimi_kernels.allocation import keep_freed_memory
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-DIFFUSION_ONLY = ("steps", "scheduler", "label", "speaker", "guidance_scale", "no_cuda_graph")
+VOCODER_ONLY = ("resynthesize", "mel", "window")
+DIFFUSION_ONLY = ("steps", "scheduler", "label", "speaker", "guidance_scale", "no_cuda_graph", *VOCODER_ONLY)
 AUTOREGRESSIVE_ONLY = (
     *("prefix", "temperature", "top_p", "top_k", "engine", "weights", "stream"),
     *("sort_by_likelihood", "likelihood_window"),
@@ -59,6 +62,18 @@ WEIGHTS_HELP = (
     "fewer bytes are faster for one clip on a CPU and change the probabilities slightly"
 )
 
+RESYNTHESIZE_HELP = (
+    "vocoder: generate these recordings again from their mel spectrograms, files or folders with all sub-folders; "
+    "each clip is exactly as long as its recording, at the rate of the model"
+)
+MEL_HELP = (
+    "vocoder: generate from these log-mel spectrograms, .npy files of shape (bands, frames) or (1, bands, frames)"
+)
+WINDOW_HELP_VOCODER = (
+    f"longest window in seconds; longer recordings are generated in windows that overlap by {OVERLAP_SECONDS:g} s and "
+    "are denoised together (default: what needs about 1 GB of memory, at least the training length)"
+)
+
 EXAMPLES = """examples:
   sashimi-sample --steps 200                                    ten digits with the bundled pipeline, in samples/
   sashimi-sample --label 7 --num-samples 4 --seed 1
@@ -68,6 +83,7 @@ EXAMPLES = """examples:
   sashimi-sample --pipeline runs/piano/pipeline --prefix start.wav --seconds 8 --top-p 0.95
   sashimi-sample --pipeline runs/piano/pipeline --stream endless.wav --seconds 600
   sashimi-sample --pipeline runs/piano/pipeline --play --seconds 60
+  sashimi-sample --pipeline runs/vocoder/pipeline --resynthesize recordings --scheduler diffwave-fast
   accelerate launch -m sashimi_diffusion.commands.sample --num-samples 2048 --batch-size 32
 """
 
@@ -98,6 +114,10 @@ def build_parser() -> Parser:
     add("--speaker", action="append", metavar="NAME", help=SPEAKER_HELP)
     add("--guidance-scale", type=float, metavar="G", help=GUIDANCE_HELP)
     add("--no-cuda-graph", action="store_true", help="do not record and replay the steps on a CUDA device")
+    add = parser.add_argument_group("vocoders").add_argument
+    add("--resynthesize", type=path_argument, nargs="+", metavar="PATH", help=RESYNTHESIZE_HELP)
+    add("--mel", type=path_argument, nargs="+", metavar="FILE", help=MEL_HELP)
+    add("--window", type=float, metavar="S", help=WINDOW_HELP_VOCODER)
     add = parser.add_argument_group("autoregressive pipelines").add_argument
     add("--prefix", type=path_argument, metavar="FILE", help="recording that every clip continues")
     add("--temperature", type=float, metavar="T", help="sampling temperature; 0 is greedy (default: 1)")
@@ -176,6 +196,11 @@ def sample(options: argparse.Namespace) -> None:
             raise UserError(f"{flag} does not apply: {pipeline}; leave it out")
     if autoregressive and options.play:
         require_one_clip(options, "--play plays one clip of an autoregressive pipeline")
+    if options.resynthesize or options.mel:
+        sample_vocoder(options, folder, device, DTYPES[options.dtype], state)
+        return
+    if options.window is not None:
+        raise UserError("--window does not apply: it is for --resynthesize and --mel; leave it out")
     options.num_samples = count
     run_pipeline = sample_autoregressive if autoregressive else sample_diffusion
     run_pipeline(options, folder, device, DTYPES[options.dtype], state)

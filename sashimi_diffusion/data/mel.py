@@ -1,4 +1,4 @@
-"""The log-mel spectrogram that conditions DiffWave's vocoders, and the conventions in which such spectrograms differ."""
+"""The log-mel spectrogram that conditions DiffWave's vocoders, and the conventions that such spectrograms follow."""
 
 import math
 from collections.abc import Mapping
@@ -24,6 +24,7 @@ CHOICES: dict[str, tuple[object, ...]] = {
 """The values of those settings that name a convention."""
 _WINDOW, _HERTZ = Range(2, MAX_WINDOW), Range(0, 10_000_000)
 _RANGES = {"n_fft": _WINDOW, "win_length": _WINDOW, "f_min": _HERTZ, "f_max": _HERTZ, "floor": Range(1e-30, 1.0)}
+_BLOCK = 4096  # frames whose spectrum is in memory at a time
 _BEYOND = 50.0  # a mel that another network predicts may leave the range of recordings by less than this factor
 
 
@@ -81,7 +82,9 @@ class MelSettings:
         settings = {} if settings is None else settings
         names = [field.name for field in fields(cls)]
         if not isinstance(settings, Mapping):
-            raise UserError(f"mel_settings is {short_form(settings)}: expected a mapping with some of {', '.join(names)}")
+            raise UserError(
+                f"mel_settings is {short_form(settings)}: expected a mapping with some of {', '.join(names)}"
+            )
         unknown = next((key for key in settings if key not in names), None)
         if unknown is not None:
             raise UserError(f"mel_settings has {short_form(unknown)}: expected some of {', '.join(names)}")
@@ -187,6 +190,15 @@ class LogMel(nn.Module):
         if waveform.shape[-1] < self.shortest:
             raise UserError(f"a mel needs more than {self.shortest - 1} samples, got {waveform.shape[-1]}")
         padded = nn.functional.pad(waveform[:, None], self._padding, mode="reflect")[:, 0]
+        frames = 1 + (padded.shape[-1] - self.n_fft) // self.hop
+        blocks = [
+            self._levels(padded[:, first * self.hop : (min(first + _BLOCK, frames) - 1) * self.hop + self.n_fft])
+            for first in range(0, frames, _BLOCK)
+        ]
+        return torch.cat(blocks, dim=-1).clamp(min=self.settings.floor).log() * self.settings.unit
+
+    def _levels(self, padded: Tensor) -> Tensor:
+        """Return the level of each band in all frames of a waveform (B, L), (B, n_mels, frames)."""
         spectrum = torch.stft(
             padded,
             self.n_fft,
@@ -196,8 +208,7 @@ class LogMel(nn.Module):
             center=False,
             return_complex=True,
         )  # (B, n_fft // 2 + 1, frames)
-        levels = self.bands @ (spectrum.abs() if self.settings.power == 1 else spectrum.abs().square())
-        return levels.clamp(min=self.settings.floor).log() * self.settings.unit
+        return self.bands @ (spectrum.abs() if self.settings.power == 1 else spectrum.abs().square())
 
     @property
     def _padding(self) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -30,10 +31,17 @@ def log_mel(config: Mapping[str, Any]) -> LogMel:
     return LogMel(sample_rate=config["sample_rate"], hop=hop, n_mels=config["mel_channels"], **settings)
 
 
+def mel_description(config: Mapping[str, Any]) -> str:
+    """Return all settings of the spectrograms of a vocoder with the config ``config`` in one line."""
+    settings = {"mel_channels": config["mel_channels"], "hop": math.prod(config["mel_upsample"])}
+    settings |= asdict(MelSettings.of(config.get("mel_settings")))
+    return ", ".join(f"{name} {'none' if value is None else value}" for name, value in settings.items())
+
+
 def mel_spectrogram(
     config: Mapping[str, Any], audio: Tensor | np.ndarray, sample_rate: int | None, device: torch.device
 ) -> Tensor:
-    """Return the log-mel spectrograms of recordings, float32 (B, mel_channels, frames), see :meth:`.SashimiPipeline.mel`.
+    """Return log-mel spectrograms of recordings, float32 (B, mel_channels, frames), see :meth:`.SashimiPipeline.mel`.
 
     Args:
         config: config of the model.
