@@ -2,6 +2,7 @@
 
 import argparse
 import io
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -101,6 +102,8 @@ def sample_vocoder(
     for name in _FOREIGN:
         if getattr(options, name) is not None:
             raise UserError(f"--{name.replace('_', '-')} does not apply: the recordings say it; leave it out")
+    if options.window is not None and not (math.isfinite(options.window) and options.window > 0):
+        raise UserError(f"--window is {options.window:g}, expected a number of seconds above 0")
     pipe = load_vocoder(folder, options, dtype).to(device)
     config = pipe.model.config
     pipe.set_timesteps(options.steps)
@@ -127,7 +130,7 @@ def sample_vocoder(
             for clip in share:
                 title = f"{clip.index + 1}/{len(clips)} {printable(sources[clip.index].name)}"
                 pipe.set_progress_bar_config(desc=title, disable=not state.is_main_process)
-                waveform = generate(pipe, options, sources[clip.index], clip)
+                waveform = generate(pipe, options, sources[clip.index], clip, scale)
                 output.start()
                 clip.clip_ratio = write_audio(output.path / clip.file, waveform, rate)
                 if clip.index < SHEET_CLIPS:
@@ -248,8 +251,10 @@ def plan_clips(options: argparse.Namespace, pipe: SashimiPipeline, sources: Sequ
     return clips
 
 
-def generate(pipe: SashimiPipeline, options: argparse.Namespace, source: Source, clip: Clip) -> np.ndarray:
-    """Generate the waveform of one clip, shape (samples,).
+def generate(
+    pipe: SashimiPipeline, options: argparse.Namespace, source: Source, clip: Clip, scale: float
+) -> np.ndarray:
+    """Generate the waveform of one clip, shape (samples,), with a scale of guidance.
 
     Raises:
         UserError: the memory is exhausted, or the waveform is not finite.
@@ -267,8 +272,9 @@ def generate(pipe: SashimiPipeline, options: argparse.Namespace, source: Source,
             num_inference_steps=options.steps,
             generator=torch.Generator().manual_seed(clip.seed),
             class_labels=clip.label,
-            guidance_scale=options.guidance_scale,
-            speaker_labels=clip.speaker,
+            guidance_scale=scale,
+            # The pipeline would choose a speaker; the index after the last one is no speaker.
+            speaker_labels=config.num_speakers if clip.speaker is None else clip.speaker,
         )
     require_finite(waveform, options)
     return waveform
