@@ -115,7 +115,9 @@ def test_speakers_of_a_vocoder(recordings: Path, tmp_path: Path, capsys: pytest.
     folder = save_pipeline(tmp_path / "voices", num_speakers=2, speaker_names=["ann", "bob"])
     for name, options in (("none", ()), ("ann", ("--speaker", "ann")), ("both", ("--speaker", "bob,ann"))):
         assert run(folder, tmp_path / name, "--resynthesize", recordings, "--steps", 2, *options) == 0
-    heard = {name: [one["speaker_name"] for one in record(tmp_path / name)["samples"]] for name in ("none", "ann", "both")}
+    heard = {
+        name: [one["speaker_name"] for one in record(tmp_path / name)["samples"]] for name in ("none", "ann", "both")
+    }
     assert heard == {"none": [None] * 3, "ann": ["ann"] * 3, "both": ["bob", "ann", "bob"]}
     none, ann = (soundfile.read(tmp_path / name / "long.wav")[0] for name in ("none", "ann"))
     assert not np.allclose(none, ann, atol=0.01)
@@ -132,7 +134,9 @@ def test_an_earlier_pipeline_is_told_the_defaults(
     config["sample_rate"] = 16000
     (folder / "model" / "config.json").write_text(json.dumps(config))
     assert run(folder, tmp_path / "out", "--resynthesize", recordings / "long.wav", "--steps", 1) == 0
-    assert "names no mel settings, so the defaults are used: mel_channels 5, hop 16, n_fft 1024" in capsys.readouterr().out
+    assert (
+        "names no mel settings, so the defaults are used: mel_channels 5, hop 16, n_fft 1024" in capsys.readouterr().out
+    )
 
 
 @pytest.mark.parametrize(
@@ -153,7 +157,10 @@ def test_an_earlier_pipeline_is_told_the_defaults(
         (("--mel", "{}/text.wav"), "text.wav cannot be read (ValueError): expected an array that numpy.save"),
         (("--mel", "{}/pickle.npy"), "pickle.npy cannot be read (ValueError)"),
         (("--mel", "{}/many.npz"), "many.npz has several arrays: expected one, a .npy file"),
-        (("--mel", "{}/turned.npy"), "turned.npy: mel has shape (9, 5), expected (B, 5, frames) with 5 bands; the axes"),
+        (
+            ("--mel", "{}/turned.npy"),
+            "turned.npy: mel has shape (9, 5), expected (B, 5, frames) with 5 bands; the axes",
+        ),
         (("--mel", "{}/bands.npy"), "bands.npy: mel has shape (80, 9), expected (B, 5, frames) with 5 bands"),
         (("--mel", "{}/batch.npy"), "batch.npy has 2 spectrograms: expected one in a file"),
         (("--mel", "{}/nan.npy"), "nan.npy: mel has 1 of 45 values that are not finite"),

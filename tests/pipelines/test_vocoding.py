@@ -127,7 +127,7 @@ def test_a_resynthesis_is_the_waveform_of_its_mel() -> None:
 def test_wrong_arguments() -> None:
     pipe = make_pipeline()
     for seconds in (0, -1.0, float("nan"), "1", True):
-        with pytest.raises(UserError, match="window_in_s is .* expected a number of seconds above 0"):
+        with pytest.raises(UserError, match=r"window_in_s is .* expected a number of seconds above 0"):
             vocode(pipe, torch.zeros(5, 9), window_in_s=seconds)
     with pytest.raises(UserError, match="mel has 2 spectrograms: expected one"):
         vocode(pipe, torch.zeros(2, 5, 9))

@@ -22,6 +22,7 @@ from sashimi_evaluation.classifiers import WordClassifier, load_classifier
 from sashimi_evaluation.classifiers.loading import bundled_classifiers, model_folder
 from sashimi_evaluation.clips import RECORDS, ClipFolder, class_index, open_clips, open_sets, split_held_out
 from sashimi_evaluation.commands.listening_test import listening_test
+from sashimi_evaluation.commands.vocoder import vocoder
 from sashimi_evaluation.evaluation import PROTOCOLS, Evaluation, Settings, evaluate, extract_features
 from sashimi_evaluation.extractors import load_extractor, source_of
 from sashimi_evaluation.metrics.intervals import Resampling
@@ -39,6 +40,7 @@ EXAMPLES = """examples:
   sashimi-evaluate samples --reference recordings --classifier resnext --protocol sashimi-icml22
   accelerate launch -m sashimi_evaluation.commands.evaluate samples --reference recordings
   sashimi-evaluate listening-test --help
+  sashimi-evaluate vocoder --help
 """
 
 PATTERN_HELP = 'file names of the recordings, e.g. "{label}_{speaker}_{index}" (default: one folder per class)'
@@ -121,6 +123,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def command() -> None:
         if arguments[:1] == ["listening-test"]:
             listening_test(arguments[1:])
+            return
+        if arguments[:1] == ["vocoder"]:
+            vocoder(arguments[1:])
             return
         options = build_parser().parse_args(arguments)
         require_all_processes()
