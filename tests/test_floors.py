@@ -63,7 +63,7 @@ FLOORS = {
         {"metrics", "clips", "extractors", "html"},
         {"classifiers"},
         {"feature_extraction"},
-        {"evaluation"},
+        {"evaluation", "vocoder"},
         {"report", "listening_test"},
         {PACKAGE},
         {"commands", "benchmark", "scheduler_benchmark"},

@@ -48,6 +48,9 @@ def mel_spectrogram(
         audio: recordings within [-1, 1], floating-point numbers of shape (L,), (B, L) or (B, 1, L).
         sample_rate: rate of ``audio`` in Hz; None is the rate of the model.
         device: where the spectrograms are computed.
+
+    Raises:
+        UserError: the model is no vocoder, or the audio has another type or shape, is too short or not finite.
     """
     transform = log_mel(config)
     waveforms = _floating("audio", audio, "recordings within [-1, 1] of shape (L,), (B, L) or (B, 1, L)")
@@ -91,6 +94,12 @@ def checked_mel(config: Mapping[str, Any], mel: Any) -> Tensor:
     _require_finite("mel", values)
     _require_range(MelSettings.of(config.get("mel_settings")), float(values.min()), float(values.max()))
     return values
+
+
+def with_frames(config: Mapping[str, Any], mel: Tensor, length: int) -> Tensor:
+    """Return spectrograms (B, mel_channels, frames) with enough frames for ``length`` samples, the last one repeated."""
+    missing = math.ceil(length / math.prod(config["mel_upsample"])) - mel.shape[-1]
+    return torch.nn.functional.pad(mel, (0, max(missing, 0)), mode="replicate")
 
 
 def _require_vocoder(config: Mapping[str, Any], what: str) -> None:

@@ -31,7 +31,7 @@ from sashimi_diffusion.pipelines.loading import (
     resolve_pipeline,
     stored_guidance_scale,
 )
-from sashimi_diffusion.pipelines.mel import checked_mel, mel_spectrogram
+from sashimi_diffusion.pipelines.mel import checked_mel, mel_spectrogram, with_frames
 from sashimi_diffusion.pipelines.memory import require_call_memory
 from sashimi_diffusion.pipelines.options import HUB, check_options, hub_options, weights_dtype
 from sashimi_diffusion.pipelines.prediction import Prediction, PredictionGraphs, checked_scale
@@ -225,7 +225,7 @@ class SashimiPipeline(AudioPipeline):
         self._guidance_scale = self.resolve_guidance_scale(guidance_scale, bool(labels))
         padded = math.ceil(length / self.model.length_multiple) * self.model.length_multiple
         if mel is not None:
-            mel = self._padded_mel(mel.repeat_interleave(each, dim=0), padded)
+            mel = with_frames(config, mel.repeat_interleave(each, dim=0), padded).to(device, self.model.dtype)
         shape = (count, config.in_channels, padded)
         given = None if latents is None else checked_noise(latents, shape)
         step = scheduler_step(self.scheduler, generators, eta)
@@ -331,26 +331,16 @@ class SashimiPipeline(AudioPipeline):
         return f"; the pipeline takes no text{choice}"
 
     def mel(self, audio: Tensor | np.ndarray, sample_rate: int | None = None) -> Tensor:
-        """Return the log-mel spectrograms of recordings, as this vocoder takes them.
+        """Return the log-mel spectrograms (B, mel_channels, frames) of recordings, as this vocoder takes them.
 
         Args:
             audio: recordings within [-1, 1], floating-point numbers of shape (L,), (B, L) or (B, 1, L).
             sample_rate: rate of ``audio`` in Hz, from which it is resampled. None: the rate of the model.
 
-        Returns:
-            float32, shape (B, mel_channels, frames), on the device of the pipeline.
-
         Raises:
-            UserError: the model is no vocoder, or the audio has another type or shape, is too short or not finite.
+            UserError: an error of :func:`.mel_spectrogram`.
         """
         return mel_spectrogram(self.model.config, audio, sample_rate, self._execution_device)
-
-    def _padded_mel(self, mel: Tensor, length: int) -> Tensor:
-        """Return ``mel`` on the device, with enough frames for ``length`` samples."""
-        # Frames are missing only if the length was rounded up to the multiple of the model.
-        missing = math.ceil(length / math.prod(self.model.config.mel_upsample)) - mel.shape[-1]
-        mel = torch.nn.functional.pad(mel, (0, max(missing, 0)), mode="replicate")
-        return mel.to(self._execution_device, self.model.dtype)
 
 
 def _rows(tensor: Any, each: int) -> int | None:

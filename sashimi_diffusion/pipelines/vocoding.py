@@ -14,7 +14,7 @@ from sashimi_diffusion.arguments import short_form
 from sashimi_diffusion.data.audio import resample
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.models.denoiser_base import DenoiserOutput
-from sashimi_diffusion.pipelines.mel import checked_mel, log_mel, mel_spectrogram
+from sashimi_diffusion.pipelines.mel import checked_mel, log_mel, mel_spectrogram, with_frames
 from sashimi_diffusion.pipelines.memory import sampling_memory
 from sashimi_diffusion.pipelines.sashimi import SashimiPipeline
 
@@ -205,8 +205,7 @@ def vocode(
     hop = math.prod(model.config.mel_upsample)
     length = mel.shape[-1] * hop if length is None else length
     windows = plan_windows(model, length, window_in_s)
-    frames = windows.total // hop
-    mel = nn.functional.pad(mel[..., :frames], (0, max(frames - mel.shape[-1], 0)), mode="replicate")
+    mel = with_frames(model.config, mel[..., : windows.total // hop], windows.total)
     if windows.count > 1:
         progress = getattr(pipe, "_progress_bar_config", {})
         pipe = SashimiPipeline(WindowedDenoiser(model, windows, batch_size), pipe.scheduler, pipe.config.guidance_scale)

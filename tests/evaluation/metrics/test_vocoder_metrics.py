@@ -8,7 +8,8 @@ import pytest
 
 from sashimi_diffusion.errors import UserError
 from sashimi_evaluation.metrics import pitch_error as pitch_module
-from sashimi_evaluation.metrics import speech_quality, stft_distance as stft_module
+from sashimi_evaluation.metrics import speech_quality
+from sashimi_evaluation.metrics import stft_distance as stft_module
 from sashimi_evaluation.metrics.cepstral_distortion import mel_cepstral_distortion
 from sashimi_evaluation.metrics.pitch_error import pitch_error, pitch_track
 from sashimi_evaluation.metrics.stft_distance import RESOLUTIONS, stft_distance
