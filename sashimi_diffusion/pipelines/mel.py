@@ -97,7 +97,7 @@ def checked_mel(config: Mapping[str, Any], mel: Any) -> Tensor:
 
 
 def with_frames(config: Mapping[str, Any], mel: Tensor, length: int) -> Tensor:
-    """Return spectrograms (B, mel_channels, frames) with enough frames for ``length`` samples, the last one repeated."""
+    """Return spectrograms (B, mel_channels, frames) that reach ``length`` samples, with the last frame repeated."""
     missing = math.ceil(length / math.prod(config["mel_upsample"])) - mel.shape[-1]
     return torch.nn.functional.pad(mel, (0, max(missing, 0)), mode="replicate")
 
