@@ -98,13 +98,13 @@ def _by_name(files: Iterable[Path], root: Path) -> dict[str, Path]:
     return named
 
 
-def measure_pairs(pairs: Sequence[Pair], title: str, speech: bool) -> list[PairErrors]:
+def measure_pairs(pairs: Sequence[Pair], title: str, speech: Sequence[str] = ()) -> list[PairErrors]:
     """Measure all pairs of one set.
 
     Args:
         pairs: the pairs.
         title: title of the progress bar.
-        speech: also compute PESQ and STOI.
+        speech: which of "pesq" and "stoi" to compute as well.
 
     Raises:
         UserError: a file cannot be used, or the lengths of a pair differ.
@@ -113,7 +113,7 @@ def measure_pairs(pairs: Sequence[Pair], title: str, speech: bool) -> list[PairE
     return [measure_pair(pair, speech) for pair in bar]
 
 
-def measure_pair(pair: Pair, speech: bool) -> PairErrors:
+def measure_pair(pair: Pair, speech: Sequence[str] = ()) -> PairErrors:
     """Measure one pair at the lower one of its two sample rates, see :func:`measure_pairs`."""
     generated, recording, rate = _read(pair)
     distance, pitch = stft_distance(generated, recording), pitch_error(generated, recording, rate)
@@ -122,8 +122,8 @@ def measure_pair(pair: Pair, speech: bool) -> PairErrors:
         *(distance.convergence, distance.log_magnitude, distance.total),
         mel_cepstral_distortion(generated, recording, rate),
         *(pitch.squares, pitch.both, pitch.different, pitch.frames),
-        pesq=pesq(generated, recording, rate) if speech else None,
-        stoi=stoi(generated, recording, rate) if speech else None,
+        pesq=pesq(generated, recording, rate) if "pesq" in speech else None,
+        stoi=stoi(generated, recording, rate) if "stoi" in speech else None,
     )
 
 
@@ -175,7 +175,9 @@ def vocoder_metrics(errors: Sequence[PairErrors], resampling: Resampling) -> lis
     ]
     if errors[0].pesq is not None:
         bands = sorted({"wide band" if one.sample_rate >= WIDE else "narrow band" for one in errors})
-        metrics += [mean("pesq", f"PESQ, {' and '.join(bands)}", "higher"), mean("stoi", "STOI", "higher")]
+        metrics.append(mean("pesq", f"PESQ, {' and '.join(bands)}", "higher"))
+    if errors[0].stoi is not None:
+        metrics.append(mean("stoi", "STOI", "higher"))
     return metrics
 
 

@@ -19,18 +19,22 @@ from sashimi_evaluation.metrics import cepstral_distortion, stft_distance
 from sashimi_evaluation.metrics.harmonics import PITCH_HZ, VOICED
 from sashimi_evaluation.metrics.intervals import Resampling
 from sashimi_evaluation.metrics.metric import Metric
-from sashimi_evaluation.metrics.speech_quality import PACKAGES, require_speech_packages
+from sashimi_evaluation.metrics.speech_quality import require_package
 from sashimi_evaluation.report.record import WORDS, aligned, versions, write_json_report
 from sashimi_evaluation.vocoder import PairErrors, find_pairs, measure_pairs, vocoder_metrics
 
 EXAMPLES = """examples:
   sashimi-sample --pipeline runs/vocoder/pipeline --resynthesize recordings --out copies
   sashimi-evaluate vocoder copies --reference recordings
-  sashimi-evaluate vocoder fifty=copies six=fast --reference recordings --speech
+  sashimi-evaluate vocoder fifty=copies six=fast --reference recordings --stoi
 """
-SPEECH_HELP = (
-    "also PESQ, resampled to 16 kHz (wide band) or 8 kHz (narrow band), and STOI; needs the packages pesq and pystoi"
+PESQ_HELP = (
+    "also PESQ, at 16 kHz (wide band), or 8 kHz (narrow band) for lower rates; needs the package pesq, whose license "
+    "notice permits few uses"
 )
+STOI_HELP = "also STOI, the short-time objective intelligibility; needs the package pystoi"
+SPEECH = {"pesq": "pesq", "stoi": "pystoi"}
+"""The package that each of these options needs."""
 _MOST_RESAMPLES = 10_000
 
 
@@ -45,7 +49,8 @@ def build_parser() -> Parser:
     add = parser.add_argument
     add("samples", nargs="+", metavar="[NAME=]DIR", help="folders of generated clips; each one is a column")
     add("--reference", type=path_argument, required=True, metavar="DIR", help="the recordings")
-    add("--speech", action="store_true", help=SPEECH_HELP)
+    add("--stoi", action="store_true", help=STOI_HELP)
+    add("--pesq", action="store_true", help=PESQ_HELP)
     add("--resamples", type=int, default=200, metavar="N", help="bootstrap resamples of each interval")
     add("--seed", type=int, default=0, help="seed of the bootstrap")
     add("--json", type=path_argument, default=Path("vocoder.json"), metavar="FILE", help="JSON report")
@@ -63,8 +68,9 @@ def vocoder(arguments: Sequence[str]) -> None:
         raise UserError(f"--resamples is {options.resamples}, expected at least 2 and at most {_MOST_RESAMPLES}")
     if not 0 <= options.seed < 2**32:
         raise UserError(f"--seed is {options.seed}, expected a whole number from 0 to {2**32 - 1}")
-    if options.speech:
-        require_speech_packages()
+    speech = [name for name in SPEECH if getattr(options, name)]
+    for name in speech:
+        require_package(SPEECH[name], f"--{name}")
     found = {clips.name: find_pairs(clips, options.reference) for clips in open_sets(options.samples, None, False)}
     pairs = {name: own for name, (own, _) in found.items()}
     inputs = [path for own in pairs.values() for pair in own for path in (pair.generated, pair.recording)]
@@ -73,7 +79,7 @@ def vocoder(arguments: Sequence[str]) -> None:
         if missing:
             total = len(own) + len(missing)
             say(f"note: {printable(name)} has clips of {len(own)} of {total} recordings", sys.stderr)
-    errors = {name: measure_pairs(own, printable(name), options.speech) for name, own in pairs.items()}
+    errors = {name: measure_pairs(own, printable(name), speech) for name, own in pairs.items()}
     resampling = Resampling(options.resamples, options.seed)
     metrics = {name: vocoder_metrics(own, resampling) for name, own in errors.items()}
     write_json_report(options.json, report(options, arguments, errors, metrics))
@@ -121,7 +127,7 @@ def report(
     metrics: Mapping[str, Sequence[Metric]],
 ) -> dict[str, Any]:
     """Return the content of the JSON report: definitions, metrics, and what was measured for each pair."""
-    speech = {name: version(name) for name in PACKAGES} if options.speech else {}
+    speech = {package: version(package) for name, package in SPEECH.items() if getattr(options, name)}
     return strict(
         {
             "command": shlex.join(["sashimi-evaluate", "vocoder", *arguments]),

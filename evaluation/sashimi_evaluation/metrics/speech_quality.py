@@ -10,21 +10,25 @@ from sashimi_diffusion.errors import UserError
 
 WIDE, NARROW = 16_000, 8_000
 """Sample rates in Hz of wide-band PESQ (P.862.2) and narrow-band PESQ (P.862)."""
-PACKAGES = ("pesq", "pystoi")
+ADVICE = {
+    "pesq": "pip install pesq (it needs a C compiler; the notice in its C files permits few uses, see docs/vocoder.md)",
+    "pystoi": 'pip install pystoi, or the extra "vocoder"',
+}
+"""How to install each package."""
 
 
-def require_speech_packages() -> None:
-    """Check that the packages are installed.
+def require_package(name: str, option: str) -> None:
+    """Check that one of the packages is installed.
+
+    Args:
+        name: a key of ``ADVICE``.
+        option: the option that needs it, for the error message.
 
     Raises:
-        UserError: one is not; the message says how to install both.
+        UserError: it is not installed.
     """
-    missing = [name for name in PACKAGES if find_spec(name) is None]
-    if missing:
-        raise UserError(
-            f"PESQ and STOI need {' and '.join(missing)}: pip install {' '.join(PACKAGES)} (pesq needs a C "
-            "compiler), or leave out --speech"
-        )
+    if find_spec(name) is None:
+        raise UserError(f"{option} needs the package {name}: {ADVICE[name]}; or leave out {option}")
 
 
 def pesq(generated: np.ndarray, recording: np.ndarray, sample_rate: int) -> float:

@@ -85,9 +85,9 @@ def test_pesq_and_stoi_are_columns_of_their_own(
     copies, recordings = folders
     monkeypatch.setattr("sashimi_evaluation.vocoder.pesq", lambda *_: 3.0)
     monkeypatch.setattr("sashimi_evaluation.vocoder.stoi", lambda generated, *_: float("nan"))
-    monkeypatch.setattr("sashimi_evaluation.commands.vocoder.require_speech_packages", lambda: None)
+    monkeypatch.setattr("sashimi_evaluation.commands.vocoder.require_package", lambda *_: None)
     monkeypatch.setattr("sashimi_evaluation.commands.vocoder.version", lambda name: "1.0")
-    assert run(tmp_path, copies, "--reference", recordings, "--speech") == 0
+    assert run(tmp_path, copies, "--reference", recordings, "--pesq", "--stoi") == 0
     out = capsys.readouterr().out
     assert "PESQ, narrow band" in out
     assert "copies: STOI: not defined for any pair" in out
@@ -125,10 +125,16 @@ def test_wrong_input(
     assert not (tmp_path / "report.json").exists()
 
 
+@pytest.mark.parametrize(("option", "package"), [("--pesq", "pesq"), ("--stoi", "pystoi")])
 def test_a_missing_package_is_one_line(
-    folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    folders: tuple[Path, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+    option: str,
+    package: str,
 ) -> None:
     copies, recordings = folders
     monkeypatch.setattr(speech_quality, "find_spec", lambda name: None)
-    assert run(tmp_path, copies, "--reference", recordings, "--speech") == 2
-    assert error(capsys).startswith("PESQ and STOI need pesq and pystoi: pip install pesq pystoi")
+    assert run(tmp_path, copies, "--reference", recordings, option) == 2
+    assert error(capsys).startswith(f"{option} needs the package {package}: pip install {package}")
