@@ -118,10 +118,17 @@ def measure_pair(pair: Pair, speech: Sequence[str] = ()) -> PairErrors:
     generated, recording, rate = _read(pair)
     distance, pitch = stft_distance(generated, recording), pitch_error(generated, recording, rate)
     return PairErrors(
-        *(pair.name, len(recording) / rate, rate),
-        *(distance.convergence, distance.log_magnitude, distance.total),
-        mel_cepstral_distortion(generated, recording, rate),
-        *(pitch.squares, pitch.both, pitch.different, pitch.frames),
+        name=pair.name,
+        seconds=len(recording) / rate,
+        sample_rate=rate,
+        stft_convergence=distance.convergence,
+        stft_log_magnitude=distance.log_magnitude,
+        stft=distance.total,
+        mcd=mel_cepstral_distortion(generated, recording, rate),
+        squares=pitch.squares,
+        both=pitch.both,
+        different=pitch.different,
+        frames=pitch.frames,
         pesq=pesq(generated, recording, rate) if "pesq" in speech else None,
         stoi=stoi(generated, recording, rate) if "stoi" in speech else None,
     )

@@ -244,7 +244,9 @@ def plan_clips(options: argparse.Namespace, pipe: SashimiPipeline, sources: Sequ
     for kind, texts, flag in (("class", options.label, "--label"), ("speaker", options.speaker, "--speaker")):
         known = known_labels(pipe.model.config, kind)
         chosen = parse_labels(flag, texts, kind, known)
-        for clip in clips if chosen and known is not None else ():
+        if chosen is None or known is None:
+            continue
+        for clip in clips:
             label = chosen[clip.index % len(chosen)]
             setattr(clip, fields[kind][0], label)
             setattr(clip, fields[kind][1], known.name(label))

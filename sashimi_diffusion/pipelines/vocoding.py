@@ -94,7 +94,7 @@ class WindowedDenoiser(nn.Module):
         super().__init__()
         self.model, self.windows, self.batch_size = model, windows, batch_size
         # Without features, so that the pipeline does not expect the memory that the whole waveform would need.
-        self.config = FrozenDict({**model.config, "d_model": 0, "residual_channels": 0})
+        self.config: Any = FrozenDict({**model.config, "d_model": 0, "residual_channels": 0})
         self.length_multiple: int = model.length_multiple
         weights = torch.ones(windows.count, windows.size)
         ramp = (torch.arange(windows.overlap) + 0.5) / max(windows.overlap, 1)
@@ -208,7 +208,8 @@ def vocode(
     mel = with_frames(model.config, mel[..., : windows.total // hop], windows.total)
     if windows.count > 1:
         progress = getattr(pipe, "_progress_bar_config", {})
-        pipe = SashimiPipeline(WindowedDenoiser(model, windows, batch_size), pipe.scheduler, pipe.config.guidance_scale)
+        windowed: Any = WindowedDenoiser(model, windows, batch_size)
+        pipe = SashimiPipeline(windowed, pipe.scheduler, pipe.config.guidance_scale)
         pipe.set_progress_bar_config(**progress)
         pipe.cuda_graph = False  # a recording of all windows would be long, and each window is long enough by itself
     audios: np.ndarray = pipe(mel=mel, output_type="np", **options).audios

@@ -1,7 +1,9 @@
 """PESQ and STOI, measures of speech quality and intelligibility, by the packages pesq and pystoi."""
 
 import warnings
+from importlib import import_module
 from importlib.util import find_spec
+from typing import Any
 
 import numpy as np
 
@@ -42,7 +44,7 @@ def pesq(generated: np.ndarray, recording: np.ndarray, sample_rate: int) -> floa
         recording: float, (L,).
         sample_rate: sample rate of both in Hz.
     """
-    import pesq as package
+    package: Any = import_module("pesq")
 
     rate = WIDE if sample_rate >= WIDE else NARROW
     mine, real = (resample(np.asarray(one, dtype=np.float32), sample_rate, rate) for one in (generated, recording))
@@ -61,11 +63,11 @@ def stoi(generated: np.ndarray, recording: np.ndarray, sample_rate: int) -> floa
         recording: float, (L,).
         sample_rate: sample rate of both in Hz.
     """
-    import pystoi
+    package: Any = import_module("pystoi")
 
     if not np.any(recording):
         return float("nan")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        value = float(pystoi.stoi(np.float64(recording), np.float64(generated), sample_rate))
+        value = float(package.stoi(np.float64(recording), np.float64(generated), sample_rate))
     return float("nan") if any("Not enough STFT frames" in str(one.message) for one in caught) else value
