@@ -64,8 +64,6 @@ def shortened(command: str) -> str:
         return f"{command} training.batch_size=8 training.steps=2 training.trackers=[]"
     if "evaluate" in command:
         return command if "listening" in command else f"{command} --resamples 3"
-    if "diffwave-fast" in command:  # it has six steps
-        return command
     if "digits-ar" in command:
         return f"{command} --seconds 0.02 --engine eager"
     few = " --num-samples 10" if "--num-samples 300" in command else ""

@@ -83,7 +83,7 @@ EXAMPLES = """examples:
   sashimi-sample --pipeline runs/piano/pipeline --prefix start.wav --seconds 8 --top-p 0.95
   sashimi-sample --pipeline runs/piano/pipeline --stream endless.wav --seconds 600
   sashimi-sample --pipeline runs/piano/pipeline --play --seconds 60
-  sashimi-sample --pipeline runs/vocoder/pipeline --resynthesize recordings --scheduler diffwave-fast
+  sashimi-sample --pipeline runs/vocoder/pipeline --resynthesize recordings --scheduler unipc-karras --steps 6
   accelerate launch -m sashimi_diffusion.commands.sample --num-samples 2048 --batch-size 32
 """
 

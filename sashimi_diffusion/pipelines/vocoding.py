@@ -193,7 +193,9 @@ def vocode(
         pipe: a vocoder.
         mel: log-mel spectrogram, (mel_channels, frames) or (1, mel_channels, frames).
         length: samples of the waveform, at most frames · hop, which is the default.
-        window_in_s, batch_size, **options: see :func:`resynthesize`.
+        window_in_s: longest window in seconds, see :func:`plan_windows`.
+        batch_size: windows in one forward pass.
+        **options: arguments of the call of the pipeline, see :func:`resynthesize`.
 
     Raises:
         UserError: the pipeline is no vocoder, or the arguments do not fit it.

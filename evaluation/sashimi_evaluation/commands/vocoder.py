@@ -26,7 +26,7 @@ from sashimi_evaluation.vocoder import PairErrors, find_pairs, measure_pairs, vo
 EXAMPLES = """examples:
   sashimi-sample --pipeline runs/vocoder/pipeline --resynthesize recordings --out copies
   sashimi-evaluate vocoder copies --reference recordings
-  sashimi-evaluate vocoder fifty=copies six=fast --reference recordings --stoi
+  sashimi-evaluate vocoder all=copies six=fast --reference recordings --stoi
 """
 PESQ_HELP = (
     "also PESQ, at 16 kHz (wide band), or 8 kHz (narrow band) for lower rates; needs the package pesq, whose license "
