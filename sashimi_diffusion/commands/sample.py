@@ -20,7 +20,7 @@ from sashimi_diffusion.launch import prints_error, require_all_processes, requir
 from sashimi_diffusion.paths import read_json
 from sashimi_diffusion.pipelines import is_autoregressive, resolve_pipeline
 from sashimi_diffusion.pipelines.vocoding import OVERLAP_SECONDS
-from sashimi_diffusion.schedulers import SCHEDULERS
+from sashimi_diffusion.schedulers.compatible import ALL_SCHEDULERS
 from sashimi_diffusion.terminal import printable, say
 from sashimi_kernels.allocation import keep_freed_memory
 
@@ -109,7 +109,7 @@ def build_parser() -> Parser:
     add("--play", action="store_true", help=PLAY_HELP)
     add = parser.add_argument_group("diffusion pipelines").add_argument
     add("--steps", type=int, help=STEPS_HELP)
-    add("--scheduler", metavar="NAME", help=f"sampler (default: that of the pipeline): {', '.join(SCHEDULERS)}")
+    add("--scheduler", metavar="NAME", help=f"sampler (default: that of the pipeline): {', '.join(ALL_SCHEDULERS)}")
     add("--label", action="append", metavar="CLASS", help=LABEL_HELP)
     add("--speaker", action="append", metavar="NAME", help=SPEAKER_HELP)
     add("--guidance-scale", type=float, metavar="G", help=GUIDANCE_HELP)

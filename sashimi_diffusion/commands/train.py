@@ -20,9 +20,12 @@ from sashimi_diffusion.training.autoregressive.task import AutoregressiveTask
 from sashimi_diffusion.training.command import Recipe, add_arguments, train_with_options
 from sashimi_diffusion.training.diffusion.config import DiffusionConfig
 from sashimi_diffusion.training.diffusion.task import DiffusionTask
+from sashimi_diffusion.training.distillation.config import DistillationConfig
+from sashimi_diffusion.training.distillation.task import DistillationTask
 from sashimi_diffusion.training.packaged_configs import CONFIGS
 
 DIFFUSION = Recipe(DiffusionTask, DiffusionConfig, CONFIGS / "diffusion", "digits-small")
+DISTILLATION = Recipe(DistillationTask, DistillationConfig, CONFIGS / "distillation", "digits-turbo")
 AUTOREGRESSIVE = Recipe(AutoregressiveTask, AutoregressiveConfig, CONFIGS / "autoregressive", "digits-ar-small")
 
 
@@ -71,6 +74,19 @@ COMMANDS = {
   sashimi-train autoregressive --config piano-small data.path=PIANO output_dir=runs/piano
   sashimi-train autoregressive --resume output_dir=runs/piano
   accelerate launch -m sashimi_diffusion.commands.train autoregressive data.path=RECORDINGS
+""",
+    ),
+    "distill": training(
+        DISTILLATION,
+        "distill a trained diffusion model to a student that samples in a few steps",
+        """examples:
+  sashimi-train distill data.path=RECORDINGS                        the bundled pipeline, to four steps
+  sashimi-train distill --config runs/mine/config.yaml training.initial_pipeline=runs/mine/pipeline \\
+      output_dir=runs/mine-turbo optimizer.lr=1e-3 training.steps=4000
+  sashimi-train distill --resume output_dir=runs/mine-turbo
+
+The config of the training of the teacher is also one of its distillation: the settings of the network, the data and the
+schedule must be the same. The optimizer usually needs a lower learning rate.
 """,
     ),
     "init": SubCommand(

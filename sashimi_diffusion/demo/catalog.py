@@ -19,7 +19,7 @@ from sashimi_diffusion.pipelines import (
 from sashimi_diffusion.pipelines.labels import KnownLabels, known_labels
 from sashimi_diffusion.pipelines.loading import BUNDLED
 from sashimi_diffusion.pipelines.steps import set_timesteps
-from sashimi_diffusion.schedulers import SCHEDULERS, create_scheduler
+from sashimi_diffusion.schedulers import create_scheduler, fitting_schedulers
 from sashimi_diffusion.ssm import frozen
 from sashimi_diffusion.terminal import printable
 
@@ -113,7 +113,7 @@ def usable_samplers(config: Mapping[str, Any]) -> list[str]:
         config: config of the scheduler of the pipeline.
     """
     usable = []
-    for name in SCHEDULERS:
+    for name in fitting_schedulers(config):
         try:
             set_timesteps(create_scheduler(name, config))
         except UserError:

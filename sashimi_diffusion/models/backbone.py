@@ -19,7 +19,11 @@ from sashimi_diffusion.models.blocks import (
     channel_norm,
 )
 from sashimi_diffusion.models.layers import module_list
-from sashimi_diffusion.models.overlapping_pools import OverlappingDownPool, OverlappingUpPool
+from sashimi_diffusion.models.overlapping_pools import (
+    OverlappingDownPool,
+    OverlappingUpPool,
+    overlapping_pools_like,
+)
 from sashimi_diffusion.ssm import S4Layer
 from sashimi_diffusion.ssm.cache import Cached
 from sashimi_diffusion.ssm.convolution import Operator, convolution_operators
@@ -118,6 +122,12 @@ class SashimiBackbone(Cached):
         self.center = make_stage(n_pools)
         self.up_pools = module_list(up for _, up in pools)
         self.up = module_list(make_stage(stage) for stage in range(n_pools))
+
+    def use_overlapping_pools(self) -> None:
+        """Replace all pools by overlapping ones, see :func:`.overlapping_pools_like`."""
+        pools = [overlapping_pools_like(*pair) for pair in zip(self.down_pools, self.up_pools, strict=True)]
+        self.down_pools = module_list(down for down, _ in pools)
+        self.up_pools = module_list(up for _, up in pools)
 
     def forward(self, x: Tensor, embedding: Tensor | None = None, mel: Tensor | None = None) -> Tensor:
         """Map features to features at the raw rate.

@@ -28,6 +28,8 @@ class SashimiDenoiser(Denoiser):
         waveform_std: divisor of recordings before the diffusion, and factor of generated waveforms.
         pre_emphasis: coefficient of :func:`.pre_emphasize`, which filters recordings before the diffusion; generated
             waveforms pass through its inverse. 0: no filter.
+        objective: the training objective, which decides about the schedulers: "diffusion" (noise or velocity at the
+            timesteps of a discrete schedule), "flow" (flow matching) or "edm" (EDM preconditioning).
         d_model, n_layers, pool, expand, ff, unet, norm, pooling: see :class:`SashimiBackbone`.
         weight_norm: weight normalization of all pointwise maps except those of the S4 layers and the last one.
         parameterization: "nplr" or "diag" (:class:`StateSpace`), or "legacy" (:class:`LegacyS4`, the layer of the
@@ -64,6 +66,7 @@ class SashimiDenoiser(Denoiser):
         sample_size: int = 16000,
         waveform_std: float = 1.0,
         pre_emphasis: float = 0.0,
+        objective: str = "diffusion",
         d_model: int = 64,
         n_layers: int | Sequence[int] = 6,
         pool: Sequence[int] = (4, 4),
@@ -157,6 +160,13 @@ class SashimiDenoiser(Denoiser):
     def length_multiple(self) -> int:
         """The product of the pooling factors; the length in :meth:`forward` must be a multiple of it."""
         return self.backbone.length_multiple
+
+    def use_overlapping_pools(self) -> None:
+        """Replace published pools by overlapping ones that compute the same, see :func:`.overlapping_pools_like`."""
+        self.backbone.use_overlapping_pools()
+        # from_config ignores a value that it finds among the defaults.
+        defaults = [name for name in self.config.get("_use_default_values", []) if name != "pooling"]
+        self.register_to_config(pooling="overlapping", _use_default_values=defaults)
 
     def predict(self, x: Tensor, embedding: Tensor, mel: Tensor | None) -> Tensor:
         """Return the prediction (B, out_channels, L), see :class:`Denoiser`."""

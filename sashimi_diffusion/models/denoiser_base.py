@@ -22,6 +22,7 @@ from sashimi_diffusion.models.conditioning import (
     validate_conditioning,
 )
 from sashimi_diffusion.models.layers import pointwise
+from sashimi_diffusion.schedulers.noise_paths import OBJECTIVES
 
 
 @dataclass
@@ -39,8 +40,8 @@ class Denoiser(LoraAdapters, WaveformModel):  # type: ignore[misc]  # a wrapped 
     """Base class of denoisers: DiffWave's input, conditioning and output around any backbone (2009.09761, section 3).
 
     A subclass creates the backbone and ``self.output``, and implements :meth:`predict`. Its config has the entries
-    ``in_channels``, ``out_channels``, ``waveform_std``, ``pre_emphasis``, ``num_classes``, ``class_names``,
-    ``num_speakers``, ``speaker_names``, ``mel_channels``, ``mel_upsample`` and ``mel_settings``.
+    ``in_channels``, ``out_channels``, ``waveform_std``, ``pre_emphasis``, ``objective``, ``num_classes``,
+    ``class_names``, ``num_speakers``, ``speaker_names``, ``mel_channels``, ``mel_upsample`` and ``mel_settings``.
 
     Args:
         in_channels: audio channels of the noisy waveforms.
@@ -50,8 +51,8 @@ class Denoiser(LoraAdapters, WaveformModel):  # type: ignore[misc]  # a wrapped 
         weight_norm: weight normalization of the first linear map.
 
     Raises:
-        UserError: a value of another type or out of its range, not one name for each label, or settings of a mel
-            spectrogram that are unknown or do not fit the sample rate.
+        UserError: a value of another type or out of its range, an unknown objective, not one name for each label, or
+            settings of a mel spectrogram that are unknown or do not fit the sample rate.
     """
 
     _supports_gradient_checkpointing = True
@@ -68,6 +69,7 @@ class Denoiser(LoraAdapters, WaveformModel):  # type: ignore[misc]  # a wrapped 
         super().__init__()
         _require_names(self.config)
         _require_mel_settings(self.config)
+        _require_objective(self.config)
         dim = embedding_sizes[-1]
         self.input = nn.Sequential(pointwise(in_channels, width, weight_norm), nn.ReLU())
         self.step_embedding = StepEmbedding(*embedding_sizes)
@@ -207,6 +209,12 @@ def _require_mel_settings(config: Mapping[str, Any]) -> None:
     if config.get("mel_channels") is None:
         raise UserError("mel_settings were given, but mel_channels is null: a network without mels has no settings")
     MelSettings.of(settings).check(config["sample_rate"], math.prod(config["mel_upsample"]))
+
+
+def _require_objective(config: Mapping[str, Any]) -> None:
+    """Raise UserError if the training objective in a config is unknown."""
+    if config.get("objective", "diffusion") not in OBJECTIVES:
+        raise UserError(f"objective is {short_form(config['objective'])}: expected one of {', '.join(OBJECTIVES)}")
 
 
 def output_head(channels: int, out_channels: int, weight_norm: bool = True) -> nn.Sequential:

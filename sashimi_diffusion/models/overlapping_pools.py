@@ -4,11 +4,14 @@ The published pools process each frame by itself. Their output may step at every
 a tone at the rate of the frames. Here a pool with factor p has frames of 2p samples, one every p samples.
 """
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sashimi_diffusion.models.layers import NormalizedWeight
+from sashimi_diffusion.models.blocks import DownPool, UpPool
+from sashimi_diffusion.models.layers import NormalizedWeight, WeightNormPointwise
 
 
 class OverlappingPool(nn.Module):
@@ -60,3 +63,32 @@ class OverlappingUpPool(OverlappingPool):
         before = self.pool // 2
         frames = F.conv_transpose1d(x, self.filters(x), self.bias.to(x.dtype), stride=self.pool)
         return frames[..., before : before + x.shape[-1] * self.pool]
+
+
+@torch.no_grad()
+def overlapping_pools_like(down: DownPool, up: UpPool) -> tuple[OverlappingDownPool, OverlappingUpPool]:
+    """Return overlapping pools that compute the same as two published ones, for a network that goes on training.
+
+    The weights of the samples outside of the published frame are zero. The bias of the up-pool is the exception: the
+    published one has a value for each position in a frame, which is a constant tone at the rate of the frames. Here it
+    is their mean.
+    """
+    pool, normalized = down.pool, isinstance(down.linear, WeightNormPointwise)
+    upper, lower = down.linear.weight.shape[1] // pool, down.linear.weight.shape[0]
+    wide_down = OverlappingDownPool(upper, lower, pool, normalized).to(down.linear.weight)
+    wide_up = OverlappingUpPool(lower, upper, pool, normalized).to(up.linear.weight)
+    for wide, frames in (
+        (wide_down, down.linear.weight.reshape(lower, upper, pool)),
+        (wide_up, up.linear.weight.reshape(upper, pool, lower).permute(2, 0, 1)),
+    ):
+        before = pool // 2
+        weight = torch.zeros(lower, upper, 2 * pool).to(frames)
+        window = cast(Tensor, wide.window)
+        weight[..., before : before + pool] = frames / window[before : before + pool]
+        if isinstance(wide.weight, NormalizedWeight):
+            wide.weight.assign(weight.flatten(1))
+        else:
+            wide.weight.copy_(weight.flatten(1))
+    wide_down.bias.copy_(cast(Tensor, down.linear.bias))
+    wide_up.bias.copy_(cast(Tensor, up.linear.bias).unflatten(0, (upper, pool)).mean(dim=1))
+    return wide_down, wide_up

@@ -68,6 +68,8 @@ class WaveNetDenoiser(Denoiser):
         waveform_std: divisor of recordings before the diffusion, and factor of generated waveforms.
         pre_emphasis: coefficient of :func:`.pre_emphasize`, which filters recordings before the diffusion; generated
             waveforms pass through its inverse. 0: no filter.
+        objective: the training objective, which decides about the schedulers: "diffusion" (noise or velocity at the
+            timesteps of a discrete schedule), "flow" (flow matching) or "edm" (EDM preconditioning).
         residual_channels, skip_channels: widths of the residual path and of the skip outputs.
         n_layers: number of residual layers.
         dilation_cycle: layer n has the dilation ``2 ** (n % dilation_cycle)``.
@@ -98,6 +100,7 @@ class WaveNetDenoiser(Denoiser):
         sample_size: int = 16000,
         waveform_std: float = 1.0,
         pre_emphasis: float = 0.0,
+        objective: str = "diffusion",
         residual_channels: int = 256,
         skip_channels: int = 256,
         n_layers: int = 36,

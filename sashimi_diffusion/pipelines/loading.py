@@ -28,7 +28,7 @@ from sashimi_diffusion.models.stored import (
 )
 from sashimi_diffusion.paths import kind, reason, require_file, status
 from sashimi_diffusion.pipelines.prediction import checked_scale
-from sashimi_diffusion.schedulers.compatible import SCHEDULE_KEYS
+from sashimi_diffusion.schedulers.compatible import CONTINUOUS_RANGES, SCHEDULE_KEYS
 from sashimi_diffusion.schedulers.diffwave import RANGES, DiffWaveScheduler
 from sashimi_diffusion.terminal import one_line, printable
 
@@ -124,7 +124,11 @@ def _load_scheduler(folder: Path) -> SchedulerMixin:
     config = read_config(path, scheduler_class, [key for key in SCHEDULE_KEYS if key in arguments])
     with loading(path):
         # The schedulers of diffusers have the same names for their schedules, but do not check them.
-        check_arguments(DiffWaveScheduler.__init__, config, RANGES)
+        if "beta_start" in arguments:
+            check_arguments(DiffWaveScheduler.__init__, config, RANGES)
+        else:
+            known = {name: value for name, value in config.items() if name in CONTINUOUS_RANGES}
+            check_arguments(scheduler_class.__init__, known, CONTINUOUS_RANGES)
         scheduler: Any = scheduler_class.from_pretrained(folder, subfolder="scheduler")
         return scheduler
 

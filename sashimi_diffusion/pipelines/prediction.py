@@ -194,6 +194,14 @@ class PredictionGraphs:
         return PredictionGraphs, ()
 
 
+def model_input(scheduler: Any, latents: Tensor, timestep: Tensor) -> Tensor:
+    """Return what the network gets for noisy waveforms; flow matching does not scale them."""
+    if not hasattr(scheduler, "scale_model_input"):
+        return latents
+    scaled: Tensor = scheduler.scale_model_input(latents, timestep)
+    return scaled
+
+
 def checked_scale(scale: Any) -> float:
     """Return a scale of classifier-free guidance.
 

@@ -1,4 +1,4 @@
-"""The diffusion pipeline: it denoises noise to waveforms with a scheduler that has a discrete training schedule."""
+"""The diffusion pipeline: it denoises noise to waveforms with a scheduler that fits the training of the model."""
 
 import math
 import os
@@ -34,9 +34,9 @@ from sashimi_diffusion.pipelines.loading import (
 from sashimi_diffusion.pipelines.mel import checked_mel, mel_spectrogram, with_frames
 from sashimi_diffusion.pipelines.memory import require_call_memory
 from sashimi_diffusion.pipelines.options import HUB, check_options, hub_options, weights_dtype
-from sashimi_diffusion.pipelines.prediction import Prediction, PredictionGraphs, checked_scale
+from sashimi_diffusion.pipelines.prediction import Prediction, PredictionGraphs, checked_scale, model_input
 from sashimi_diffusion.pipelines.steps import checked_noise, replaced_latents, scheduler_step, set_timesteps
-from sashimi_diffusion.schedulers.noise import draw_noise
+from sashimi_diffusion.schedulers.noise import draw_noise, initial_deviation
 from sashimi_diffusion.ssm import frozen
 
 StepCallback = (
@@ -57,7 +57,7 @@ class SashimiPipeline(AudioPipeline):
     Args:
         model: ``SashimiDenoiser``, ``WaveNetDenoiser`` or another diffusers model with the same ``forward``, ``config``
             and ``length_multiple``.
-        scheduler: ``DiffWaveScheduler``, or a diffusers scheduler with a discrete training schedule
+        scheduler: ``DiffWaveScheduler``, or a diffusers scheduler for the training objective of the model
             (:func:`~sashimi_diffusion.schedulers.create_scheduler` creates them with settings for audio).
         guidance_scale: default scale of classifier-free guidance for calls with labels; saved with the pipeline.
 
@@ -235,14 +235,14 @@ class SashimiPipeline(AudioPipeline):
 
         # The noise and the arithmetic of the scheduler are float32 for every dtype of the model.
         noise = draw_noise(shape, generators, device) if given is None else given.to(device)
-        latents = noise * self.scheduler.init_noise_sigma  # (B, C, L)
+        latents = noise * initial_deviation(self.scheduler)  # (B, C, L)
         predict, scale = self._prediction(labels, mel, self._guidance_scale, latents), self._guidance_scale
         with frozen(self.model), self.progress_bar(total=len(visited)) as progress:
             for i, t in enumerate(visited):
                 if self._guidance_scale != scale:  # changed by the callback; not recorded, it may change in every step
                     scale = self.resolve_guidance_scale(self._guidance_scale, bool(labels))
                     predict = Prediction(self.model, labels, mel, scale)
-                prediction = predict(self.scheduler.scale_model_input(latents, t), t)
+                prediction = predict(model_input(self.scheduler, latents, t), t)
                 latents = step(prediction, t, latents)
                 progress.update()
                 if callback_on_step_end is not None:
@@ -320,7 +320,7 @@ class SashimiPipeline(AudioPipeline):
         Raises:
             UserError: the scheduler does not fit a pipeline, or cannot have these steps.
         """
-        return set_timesteps(self.scheduler, steps, timesteps, sigmas)
+        return set_timesteps(self.scheduler, steps, timesteps, sigmas, self.model.config)
 
     def _text_advice(self, batch_size: Any) -> str:
         """Return what to do instead of giving a text as the first argument, for an error message."""

@@ -16,6 +16,7 @@ from sashimi_diffusion.pipelines.base import require_count
 from sashimi_diffusion.schedulers import DiffWaveScheduler
 from sashimi_diffusion.schedulers.levels import check_levels
 from sashimi_diffusion.schedulers.noise import draw_noise
+from sashimi_diffusion.schedulers.noise_paths import objective_of, require_objective
 from sashimi_diffusion.terminal import one_line
 
 Step = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -26,42 +27,56 @@ def set_timesteps(
     steps: int | None = None,
     timesteps: Sequence[int] | None = None,
     sigmas: Sequence[float] | None = None,
+    model: Mapping[str, Any] | None = None,
 ) -> Tensor:
     """Set the timesteps of a scheduler and return them, on the CPU, so that no step waits for the device.
 
     Args:
-        scheduler: a scheduler with a discrete training schedule.
+        scheduler: a scheduler with a discrete training schedule, or one for flow matching or EDM.
         steps: number of sampling steps; None is the default, see :class:`.SashimiPipeline`.
         timesteps: the timesteps themselves, from the noisiest one.
         sigmas: the noise levels themselves, from the noisiest one.
+        model: config of the model, whose training objective the scheduler must fit.
 
     Raises:
-        UserError: the scheduler does not fit a pipeline, or cannot have these steps.
+        UserError: the scheduler does not fit a pipeline or the model, or cannot have these steps.
     """
-    kind = type(scheduler).__name__
-    # The times of a scheduler in continuous time are not those that the model was trained with: it returns noise.
-    if not hasattr(scheduler, "alphas_cumprod"):
+    kind, objective = type(scheduler).__name__, objective_of(scheduler)
+    # The times of other schedulers in continuous time are not those of any training: the model returns noise.
+    if objective is None:
         raise UserError(
             f"{kind} has no discrete training schedule and does not fit this model: "
             "use one of sashimi_diffusion.schedulers.create_scheduler"
         )
+    if model is not None:
+        require_objective(model, scheduler)
     total = scheduler.config.num_train_timesteps
+    if objective != "diffusion" and (timesteps is not None or sigmas is not None):
+        given = "sigmas" if timesteps is None else "timesteps"
+        raise UserError(f"{kind} takes no {given} in this pipeline: give num_inference_steps")
     if timesteps is not None or sigmas is not None:
         _set_custom(scheduler, steps, timesteps, sigmas)
     else:
+        distilled = scheduler.config.get("original_inference_steps")
         if steps is None and not isinstance(scheduler, DiffWaveScheduler):
-            steps = min(50, total)
+            steps = min(50, total) if distilled is None else distilled
         if steps is not None and (isinstance(steps, bool) or not isinstance(steps, numbers.Integral)):
             require_count("num_inference_steps", steps)
         if steps is not None and not 1 <= steps <= total:
             raise UserError(
                 f"cannot sample in {steps} steps: the model was trained with {total}, so ask for 1 to {total}"
             )
+        if distilled is not None and steps is not None and steps > distilled:
+            raise UserError(
+                f"cannot sample in {steps} steps: the model was distilled for at most {distilled}, and more do not "
+                "improve it"
+            )
         scheduler.set_timesteps(steps, device="cpu")
     # With trailing spacing, diffusers rounds some numbers of steps (29 of 200) to an extra step at -1.
-    if scheduler.timesteps.min() < 0:
+    if objective == "diffusion" and scheduler.timesteps.min() < 0:
         raise UserError(f"{kind} cannot divide {total} into {steps} steps: ask for another number")
-    if timesteps is None and sigmas is None:
+    own_levels = timesteps is None and sigmas is None and scheduler.config.get("original_inference_steps") is None
+    if own_levels and objective == "diffusion":
         check_levels(scheduler)
     # Otherwise diffusers starts at the second step if rounding made the first two timesteps equal.
     if hasattr(scheduler, "set_begin_index"):

@@ -16,8 +16,14 @@ from typing import Any
 import diffusers
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
+from sashimi_diffusion.arguments import Range
 from sashimi_diffusion.errors import UserError
-from sashimi_diffusion.schedulers.diffwave import FAST_BETAS_50, FAST_BETAS_200, DiffWaveScheduler
+from sashimi_diffusion.schedulers.diffwave import (
+    FAST_BETAS_50,
+    FAST_BETAS_200,
+    MAX_TRAIN_TIMESTEPS,
+    DiffWaveScheduler,
+)
 from sashimi_diffusion.schedulers.levels import noise_levels
 from sashimi_diffusion.schedulers.linear_multistep import LinearMultistepScheduler
 from sashimi_diffusion.suggestions import did_you_mean
@@ -62,6 +68,36 @@ SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 """Name of the sampler -> (name of its class, settings of the class)."""
 
+FLOW_SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "flow-euler": ("FlowMatchEulerDiscreteScheduler", {}),
+    "flow-heun": ("FlowMatchHeunDiscreteScheduler", {}),
+}
+"""The same for models that were trained by flow matching."""
+
+EDM_SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "edm-euler": ("EDMEulerScheduler", {}),
+    "edm-dpmsolver++": ("EDMDPMSolverMultistepScheduler", {}),
+}
+"""The same for models with EDM preconditioning."""
+
+ALL_SCHEDULERS = {**SCHEDULERS, **FLOW_SCHEDULERS, **EDM_SCHEDULERS}
+"""The samplers of all training objectives."""
+
+CONTINUOUS_RANGES = {
+    "num_train_timesteps": Range(1, MAX_TRAIN_TIMESTEPS),
+    "shift": Range(1e-3, 1e3),
+    "sigma_min": Range(1e-6, 1e3),
+    "sigma_max": Range(1e-6, 1e6),
+    "sigma_data": Range(1e-6, 1e6),
+    "rho": Range(1e-3, 1e3),
+}
+"""Ranges of the arguments of schedulers without a discrete training schedule."""
+
+_CONTINUOUS_KEYS = {
+    "flow": ("num_train_timesteps", "shift"),
+    "edm": ("num_train_timesteps", "sigma_min", "sigma_max", "sigma_data", "sigma_schedule", "rho", "prediction_type"),
+}
+
 SCHEDULE_KEYS = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "prediction_type")
 """Arguments of the training schedule; most schedulers of diffusers have them, too."""
 
@@ -75,20 +111,35 @@ def create_scheduler(name: str, config: Mapping[str, Any]) -> SchedulerMixin:
     ``unipc-karras`` their noise levels.
 
     Args:
-        name: one of ``SCHEDULERS``.
+        name: one of ``SCHEDULERS``; of ``FLOW_SCHEDULERS`` or ``EDM_SCHEDULERS`` for models of these objectives.
         config: config of the scheduler that belongs to the model (``pipe.scheduler.config``).
 
     Returns:
         a scheduler of this package or of diffusers.
 
     Raises:
-        UserError: the name is unknown, or the scheduler needs a package that is not installed.
+        UserError: the name is unknown, the scheduler does not fit the training objective of the model, or it needs a
+            package that is not installed.
     """
-    if name not in SCHEDULERS:
-        hint = did_you_mean(name, SCHEDULERS)
-        raise UserError(f"unknown scheduler {name!r}{hint} (known: {', '.join(SCHEDULERS)})")
+    fitting = fitting_schedulers(config)
+    if name not in ALL_SCHEDULERS:
+        hint = did_you_mean(name, fitting)
+        raise UserError(f"unknown scheduler {name!r}{hint} (known: {', '.join(fitting)})")
+    if name not in fitting:
+        raise UserError(
+            f"the scheduler {name} does not fit a model with the training objective {_objective(config)}: choose one "
+            f"of {', '.join(fitting)}"
+        )
+    if fitting is not SCHEDULERS:
+        keys = _CONTINUOUS_KEYS[_objective(config)]
+        return getattr(diffusers, fitting[name][0])(**{key: config[key] for key in keys if key in config})
+    if "original_inference_steps" in config:
+        raise UserError(
+            f"the scheduler {name} does not fit a model that was distilled to {config['original_inference_steps']} "
+            "steps: leave the scheduler out, or use the teacher"
+        )
     class_name, settings = SCHEDULERS[name]
-    schedule = {key: config[key] for key in SCHEDULE_KEYS if key in config}
+    schedule = _schedule(config)
     if name == "diffwave-fast":
         schedule["inference_betas"] = list(_fast_betas(DiffWaveScheduler(**schedule)))
     own = {"DiffWaveScheduler": DiffWaveScheduler, "LinearMultistepScheduler": LinearMultistepScheduler}
@@ -102,6 +153,41 @@ def create_scheduler(name: str, config: Mapping[str, Any]) -> SchedulerMixin:
         # Most classes have no argument for these limits, but all read them in their config.
         scheduler.register_to_config(sigma_min=float(noise[0]), sigma_max=min(float(noise[-1]), MAX_NOISE))
     return scheduler
+
+
+def create_few_step_scheduler(config: Mapping[str, Any], steps: int) -> Any:
+    """Return the ``LCMScheduler`` of a model that was distilled for a number of steps.
+
+    It estimates clean audio, adds less noise, and estimates again (arXiv 2303.01469, algorithm 1).
+
+    Args:
+        config: config of the training schedule of the teacher.
+        steps: the largest number of sampling steps, and the default of the pipeline.
+    """
+    return diffusers.LCMScheduler(**_schedule(config), original_inference_steps=steps, clip_sample=False)
+
+
+def fitting_schedulers(config: Mapping[str, Any]) -> dict[str, tuple[str, dict[str, Any]]]:
+    """Return the samplers that fit the training objective of a model, of ``ALL_SCHEDULERS``.
+
+    Args:
+        config: config of the scheduler that belongs to the model.
+    """
+    return {"diffusion": SCHEDULERS, "flow": FLOW_SCHEDULERS, "edm": EDM_SCHEDULERS}[_objective(config)]
+
+
+def _objective(config: Mapping[str, Any]) -> str:
+    if "sigma_data" in config:
+        return "edm"
+    return "flow" if "shift" in config and "beta_start" not in config else "diffusion"
+
+
+def _schedule(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments that describe a discrete training schedule, for every class of scheduler."""
+    schedule = {key: config[key] for key in SCHEDULE_KEYS if key in config}
+    if config.get("rescale_betas_zero_snr"):  # most classes of diffusers have no such argument
+        schedule["trained_betas"] = DiffWaveScheduler(**schedule, rescale_betas_zero_snr=True).betas.tolist()
+    return schedule
 
 
 def _fast_betas(trained: DiffWaveScheduler) -> tuple[float, ...]:

@@ -29,6 +29,9 @@ FAST_BETAS_200 = (1e-4, 1e-3, 0.01, 0.05, 0.2, 0.7)
 FAST_BETAS_50 = (1e-4, 1e-3, 0.01, 0.05, 0.2, 0.5)
 """Six inference betas for a model trained with T = 50 (DiffWave, section 4: the BASE model's fast sampling)."""
 
+LEAST_SIGNAL = 2.0**-24
+"""abar of the last level of a schedule that ends in pure noise."""
+
 MAX_TRAIN_TIMESTEPS = 100_000
 _BETA = Range(0.0, 1.0, items=MAX_TRAIN_TIMESTEPS)
 RANGES = {
@@ -60,6 +63,9 @@ class DiffWaveScheduler(BundledByName, SchedulerMixin, ConfigMixin):  # type: ig
             exists, like ``clip_sample``, for diffusers schedulers that are created from this config, because their
             defaults skip the noisiest level or clip to [-1, 1].
         clip_sample: always ``False``.
+        rescale_betas_zero_snr: scale the schedule so that its last level is pure noise (arXiv 2305.08891), see
+            :func:`zero_terminal_snr`. It needs ``"v_prediction"``, because there is no information in the noise of a
+            sample that is only noise.
 
     Raises:
         UserError: a value has another type or is not supported, a beta is not between 0 and 1, or ``trained_betas``
@@ -83,6 +89,7 @@ class DiffWaveScheduler(BundledByName, SchedulerMixin, ConfigMixin):  # type: ig
         inference_betas: list[float] | None = None,
         timestep_spacing: str = "trailing",
         clip_sample: bool = False,
+        rescale_betas_zero_snr: bool = False,
     ) -> None:
         # When another class is created from this config, diffusers drops values that are defaults here, and the
         # defaults of the other class (1000 steps, clipping) would replace them.
@@ -109,6 +116,13 @@ class DiffWaveScheduler(BundledByName, SchedulerMixin, ConfigMixin):  # type: ig
                 else cosine_betas(num_train_timesteps)
             )
             self.betas = _checked_betas("beta_start .. beta_end", betas)
+        if rescale_betas_zero_snr:
+            if prediction_type != "v_prediction":
+                raise UserError(
+                    f"rescale_betas_zero_snr needs prediction_type='v_prediction', not {prediction_type!r}: pure noise "
+                    "says nothing about the waveform"
+                )
+            self.betas = _checked_betas("rescaled betas", zero_terminal_snr(self.betas))
         self.alphas = 1.0 - self.betas
         self.alphas_cumprod = _running_product(self.alphas)
         self._device_copies: tuple[torch.Tensor, dict[torch.device, torch.Tensor]] = (self.alphas_cumprod, {})
@@ -250,6 +264,23 @@ def cosine_betas(steps: int) -> torch.Tensor:
     times = torch.arange(steps + 1, dtype=torch.float64) / steps
     cumulative = torch.cos((times + 0.008) / 1.008 * math.pi / 2) ** 2
     return (1 - cumulative[1:] / cumulative[:-1]).clamp(max=0.999).float()
+
+
+def zero_terminal_snr(betas: torch.Tensor) -> torch.Tensor:
+    """Return betas whose last level is pure noise (arXiv 2305.08891, algorithm 1), float32 (steps,).
+
+    sqrt(abar) is shifted and scaled so that the first level stays and the last one is 0. There, abar is 2^-24 (-72 dB),
+    as in diffusers, so that all formulas stay finite.
+
+    Raises:
+        UserError: there is only one level.
+    """
+    if len(betas) < 2:
+        raise UserError("a schedule of one timestep cannot end in pure noise: use at least two timesteps")
+    signal = torch.cumprod(1 - betas.double(), dim=0).sqrt()
+    cumulative = ((signal - signal[-1]) * signal[0] / (signal[0] - signal[-1])).square()
+    cumulative[-1] = LEAST_SIGNAL
+    return (1 - cumulative / torch.cat([torch.ones(1), cumulative[:-1]])).float()
 
 
 def _running_product(values: torch.Tensor) -> torch.Tensor:

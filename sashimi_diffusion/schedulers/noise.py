@@ -1,4 +1,6 @@
-"""Noise of sampling steps."""
+"""Noise of sampling steps, and of their beginning."""
+
+from typing import Any
 
 import torch
 from diffusers.utils.torch_utils import randn_tensor
@@ -26,3 +28,8 @@ def draw_noise(
         return randn_tensor(shape, generator, device, dtype)
     noise = randn_tensor(shape, generator, torch.device("cpu"), dtype)
     return noise.pin_memory().to(device, non_blocking=True)
+
+
+def initial_deviation(scheduler: Any) -> float:
+    """Return the standard deviation of the noise from which sampling starts; 1 for flow matching."""
+    return float(getattr(scheduler, "init_noise_sigma", 1.0))

@@ -20,7 +20,7 @@ class Ema:
     has a useful average.
 
     Args:
-        model: the diffusers model with the weights to average; it is not changed.
+        model: the diffusers model, or a module that contains it, with the weights to average; it is not changed.
         decay: the largest decay.
 
     Attributes:
@@ -70,7 +70,8 @@ class Ema:
 
 def _copy(model: Any) -> Any:
     """Return a network with the same weights, without what compilation has added."""
-    if isinstance(model, LoraAdapters) and model.adapter_names():  # no argument of the constructor describes them
+    adapted = isinstance(model, LoraAdapters) and model.adapter_names()  # no argument of the constructor describes them
+    if adapted or not hasattr(model, "from_config"):
         return copy.deepcopy(model)
     network = type(model).from_config(model.config).to(model.device)
     network.load_state_dict(model.state_dict())

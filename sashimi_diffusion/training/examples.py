@@ -12,7 +12,7 @@ import numpy as np
 from sashimi_diffusion.data.recordings import Recordings
 
 # First number of the key of a random stream; each purpose has its own.
-TRAINING, VALIDATION, EPOCH, STEP, MEASURE, DROPOUT, DEVICE = range(7)
+TRAINING, VALIDATION, EPOCH, STEP, MEASURE, DROPOUT, DEVICE, DISTILLATION = range(8)
 
 _NEGLIGIBLE = 0.01  # share of the audio
 

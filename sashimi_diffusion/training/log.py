@@ -83,10 +83,11 @@ class Log:
             self._trackers.log_samples(folder, step)
 
     def write_and_print(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Write metrics, if there are any, and print them."""
+        """Write metrics, if there are any, and print all but the points of curves, whose names have a slash."""
         if metrics:
             self.write(step, metrics)
-            words = ", ".join(f"{name.replace('_', ' ')} {value:.5f}" for name, value in metrics.items())
+            shown = {name: value for name, value in metrics.items() if "/" not in name}
+            words = ", ".join(f"{name.replace('_', ' ')} {value:.5f}" for name, value in shown.items())
             self.print(f"step {step}: {words}")
 
 

@@ -48,6 +48,7 @@ class Usage:
 
     Args:
         what: the kind of model, a part of a sentence.
+        network: the network that the pipeline has.
         library: name of the library on the hub.
         pipeline_tag: task of the model on the hub.
         tags: further tags.
@@ -56,6 +57,7 @@ class Usage:
     """
 
     what: str
+    network: Any
     library: str
     pipeline_tag: str
     tags: tuple[str, ...]
@@ -63,8 +65,13 @@ class Usage:
     command: str
 
 
-def diffusion_usage(network: Any) -> Usage:
-    """Return what the card of a denoiser says."""
+def diffusion_usage(network: Any, steps: int | None = None) -> Usage:
+    """Return what the card of a denoiser says.
+
+    Args:
+        network: the denoiser.
+        steps: the sampling steps of a distilled one; None for another.
+    """
     tags = ("audio-generation", "diffusion", "state-space-models", "sashimi-diffusion")
     load = f'from sashimi_diffusion import SashimiPipeline\n\npipe = SashimiPipeline.from_pretrained("{PLACEHOLDER}")\n'
     if network.config.get("mel_channels") is not None:
@@ -73,16 +80,18 @@ def diffusion_usage(network: Any) -> Usage:
         python = f"{load}{made}\naudio = pipe(mel=mel).audios  {shape}"
         command = f"sashimi-sample --pipeline {PLACEHOLDER} --resynthesize recordings"
         what = "a vocoder (diffusion) for mel spectrograms"
-        return Usage(what, "diffusers", "text-to-speech", tags, python, command)
+        return Usage(what, network, "diffusers", "text-to-speech", tags, python, command)
     conditions = "".join(
         f", conditioned on the {name}"
         for name, count in (("class", "num_classes"), ("speaker", "num_speakers"))
         if network.config.get(count) is not None
     )
     shape = f"(4, {network.config.in_channels}, {network.config.sample_size})"
-    python = f"{load}audio = pipe(batch_size=4, num_inference_steps=50).audios  # {shape}"
-    command = f"sashimi-sample --pipeline {PLACEHOLDER} --num-samples 4 --steps 50"
-    return Usage(f"a diffusion model of raw audio{conditions}", "diffusers", "text-to-audio", tags, python, command)
+    python = f"{load}audio = pipe(batch_size=4, num_inference_steps={steps or 50}).audios  # {shape}"
+    command = f"sashimi-sample --pipeline {PLACEHOLDER} --num-samples 4 --steps {steps or 50}"
+    distilled = "" if steps is None else f", distilled to {steps} sampling {'step' if steps == 1 else 'steps'}"
+    what = f"a diffusion model of raw audio{conditions}{distilled}"
+    return Usage(what, network, "diffusers", "text-to-audio", tags, python, command)
 
 
 def autoregressive_usage(network: Any) -> Usage:
@@ -94,23 +103,23 @@ def autoregressive_usage(network: Any) -> Usage:
     )
     tags = ("audio-generation", "autoregressive", "state-space-models", "sashimi-diffusion")
     command = f"sashimi-sample --pipeline {PLACEHOLDER} --num-samples 4"
-    return Usage("an autoregressive model of raw audio", "diffusers", "text-to-audio", tags, python, command)
+    what = "an autoregressive model of raw audio"
+    return Usage(what, network, "diffusers", "text-to-audio", tags, python, command)
 
 
-def model_card(config: RunConfig, usage: Usage, network: Any, description: str, step: int, figures: Figures) -> str:
+def model_card(config: RunConfig, usage: Usage, description: str, step: int, figures: Figures) -> str:
     """Return the text of README.md.
 
     It contains no paths of this machine: of the folder of the recordings, it has the name.
 
     Args:
         config: configuration of the run.
-        usage: texts of the kind of model.
-        network: the network.
+        usage: the network, and texts of the kind of model.
         description: the numbers of examples.
         step: optimizer steps done.
         figures: the last metrics of the run.
     """
-    card = config.card
+    card, network = config.card, usage.network
     title = card.title or printable(Path(config.output_dir).resolve().name)
     metadata = ModelCardData(
         language=list(card.language) or None,
@@ -177,7 +186,7 @@ def _data(config: RunConfig, network: Any, description: str) -> str:
 def _figures(step: int, figures: Figures) -> str:
     rows = {"optimizer steps": f"{step:,}"}
     for name, (measured, value) in figures.items():
-        if name not in _NOT_FIGURES:
+        if name not in _NOT_FIGURES and "/" not in name:  # points of curves
             rows[name.replace("_", " ")] = f"{value:.5g} (step {measured:,})"
     return _table(rows)
 

@@ -97,7 +97,6 @@ class Outputs:
         files = {}
         if not is_kept(self.run / "pipeline" / CARD):
             figures = {} if self.log.metrics is None else self.log.metrics.latest
-            network = self.ema.model
-            card = model_card(self.config, self.task.usage, network, self.task.description, step, figures)
+            card = model_card(self.config, self.task.usage, self.task.description, step, figures)
             files[CARD] = card.encode(errors="backslashreplace")
         save_pipeline(self.run, self.task.pipeline(self.ema.model), files)

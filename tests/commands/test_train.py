@@ -121,7 +121,8 @@ def test_a_config_that_is_not_there(value: str, message: str) -> None:
     [
         (
             [],
-            "the first argument must be one of diffusion, autoregressive, init, classifier (see sashimi-train --help)",
+            "the first argument must be one of diffusion, autoregressive, distill, init, classifier (see sashimi-train "
+            "--help)",
         ),
         (["difusion"], "not 'difusion', did you mean 'diffusion'?"),
         (["data.path=x"], "the first argument must be one of"),

@@ -64,3 +64,21 @@ def test_wrong_pooling_is_refused() -> None:
         create_pools("frame", 2, 4, 2, weight_norm=False, causal=False)
     with pytest.raises(ValueError, match="a causal network needs pooling='frames'"):
         create_pools("overlapping", 2, 4, 2, weight_norm=False, causal=True)
+
+
+@pytest.mark.parametrize("weight_norm", [False, True])
+def test_a_network_with_published_pools_goes_on_with_overlapping_ones(weight_norm: bool) -> None:
+    torch.manual_seed(0)
+    model = SashimiDenoiser(
+        d_model=4, n_layers=[1, 1, 1], pool=[4, 3], n_state=8, embedding_sines=8, embedding_hidden=16,
+        embedding_dim=16, sample_size=48, weight_norm=weight_norm,
+    )  # fmt: skip
+    nn.init.normal_(model.output[-1].weight)
+    for pool in model.backbone.up_pools:  # a bias that is the same at all positions of a frame is kept
+        nn.init.constant_(pool.linear.bias, 0.3)
+    x = torch.randn(2, 1, 48)
+    published = model(x, 3).sample
+    model.use_overlapping_pools()
+    torch.testing.assert_close(model(x, 3).sample, published)
+    SashimiDenoiser.from_config(model.config).load_state_dict(model.state_dict())
+    assert all(isinstance(pool, OverlappingPool) for pool in [*model.backbone.down_pools, *model.backbone.up_pools])

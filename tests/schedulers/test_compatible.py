@@ -4,11 +4,20 @@ import importlib.util
 import inspect
 from pathlib import Path
 
+import diffusers
 import pytest
 import torch
 
 from sashimi_diffusion.errors import UserError
-from sashimi_diffusion.schedulers import SCHEDULERS, DiffWaveScheduler, LinearMultistepScheduler, create_scheduler
+from sashimi_diffusion.schedulers import (
+    EDM_SCHEDULERS,
+    FLOW_SCHEDULERS,
+    SCHEDULERS,
+    DiffWaveScheduler,
+    LinearMultistepScheduler,
+    create_scheduler,
+    fitting_schedulers,
+)
 from sashimi_diffusion.schedulers.compatible import MAX_NOISE
 
 HAS_SCIPY = importlib.util.find_spec("scipy") is not None
@@ -148,3 +157,30 @@ def test_an_unknown_name_suggests_the_nearest() -> None:
 def test_a_missing_package_is_named() -> None:
     with pytest.raises(UserError, match="scipy"):
         create_scheduler("lms", DiffWaveScheduler().config)
+
+
+def test_every_sampler_has_a_rescaled_schedule() -> None:
+    rescaled = DiffWaveScheduler(50, beta_end=0.1, prediction_type="v_prediction", rescale_betas_zero_snr=True)
+    for name in SCHEDULERS:
+        if name == "lms" and not HAS_SCIPY:
+            continue
+        built = create_scheduler(name, rescaled.config)
+        torch.testing.assert_close(built.alphas_cumprod, rescaled.alphas_cumprod, rtol=1e-3, atol=1e-8)
+
+
+@pytest.mark.parametrize("name", [*FLOW_SCHEDULERS, *EDM_SCHEDULERS])
+def test_samplers_of_continuous_objectives_keep_the_settings_of_the_training(name: str) -> None:
+    if name in FLOW_SCHEDULERS:
+        trained = diffusers.FlowMatchEulerDiscreteScheduler(50, shift=2.0)
+    else:
+        trained = diffusers.EDMEulerScheduler(sigma_data=1.0, sigma_max=40.0, num_train_timesteps=50)
+    built = create_scheduler(name, trained.config)
+    own = {"num_train_timesteps", "shift"} if name in FLOW_SCHEDULERS else {"sigma_data", "sigma_max", "sigma_min"}
+    assert {key: built.config[key] for key in own} == {key: trained.config[key] for key in own}
+    assert name in fitting_schedulers(built.config)
+    with pytest.raises(UserError, match=r"does not fit a model with the training objective (flow|edm): choose one of"):
+        create_scheduler("ddim", trained.config)
+    with pytest.raises(UserError, match="does not fit a model with the training objective diffusion"):
+        create_scheduler(name, DiffWaveScheduler().config)
+    with pytest.raises(UserError, match="unknown scheduler 'none'"):
+        create_scheduler("none", trained.config)

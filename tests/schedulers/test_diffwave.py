@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler
+from diffusers.schedulers.scheduling_ddim import rescale_zero_terminal_snr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -236,3 +237,30 @@ def test_a_timestep_of_another_schedule_is_refused() -> None:
     scheduler.set_timesteps(2)
     with pytest.raises(ValueError, match="timestep 5 "):
         scheduler.step(torch.zeros(1, 1, 4), 5, torch.zeros(1, 1, 4))
+
+
+@pytest.mark.parametrize("schedule", ["linear", "squaredcos_cap_v2"])
+def test_a_rescaled_schedule_is_that_of_diffusers_and_ends_in_pure_noise(schedule: str) -> None:
+    plain = DiffWaveScheduler(50, beta_end=0.1, beta_schedule=schedule, prediction_type="v_prediction")
+    rescaled = DiffWaveScheduler.from_config(plain.config, rescale_betas_zero_snr=True)
+    theirs = torch.cumprod(1 - rescale_zero_terminal_snr(plain.betas.double()), dim=0)
+    torch.testing.assert_close(rescaled.alphas_cumprod[:-1].double(), theirs[:-1], rtol=1e-3, atol=1e-7)
+    assert float(rescaled.alphas_cumprod[-1]) == pytest.approx(2.0**-24, rel=0.01)
+    assert float(rescaled.alphas_cumprod[0]) == pytest.approx(float(plain.alphas_cumprod[0]), rel=1e-5)
+    x = torch.randn(1, 1, 64, generator=torch.Generator().manual_seed(0))
+    for t in rescaled.timesteps:
+        x = rescaled.step(torch.zeros_like(x), t, x, torch.Generator().manual_seed(0)).prev_sample
+    assert x.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "rescale_betas_zero_snr needs prediction_type='v_prediction', not 'epsilon'"),
+        ({"prediction_type": "v_prediction", "num_train_timesteps": 1}, "use at least two timesteps"),
+        ({"rescale_betas_zero_snr": 1}, "rescale_betas_zero_snr is 1: expected true or false"),
+    ],
+)
+def test_a_schedule_that_cannot_be_rescaled_is_refused(options: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        DiffWaveScheduler(**{"rescale_betas_zero_snr": True, **options})

@@ -10,6 +10,7 @@ import yaml
 from sashimi_diffusion.training.autoregressive.config import AutoregressiveConfig
 from sashimi_diffusion.training.config import RunConfig, write_schema
 from sashimi_diffusion.training.diffusion.config import DiffusionConfig
+from sashimi_diffusion.training.distillation.config import DistillationConfig
 from sashimi_diffusion.training.packaged_configs import CONFIGS, packaged_configs
 from sashimi_evaluation.classifiers.training.config import ClassifierConfig
 from sashimi_evaluation.commands.train import CONFIGS as CLASSIFIERS
@@ -17,11 +18,13 @@ from sashimi_evaluation.commands.train import CONFIGS as CLASSIFIERS
 ROOT = Path(__file__).resolve().parents[2]
 SCHEMAS = {
     "diffusion": CONFIGS / "schemas" / "diffusion.schema.json",
+    "distillation": CONFIGS / "schemas" / "distillation.schema.json",
     "autoregressive": CONFIGS / "schemas" / "autoregressive.schema.json",
     "classifier": CLASSIFIERS / "schemas" / "classifier.schema.json",
 }
 RECIPES = {
     "diffusion": ("train_diffwave_sashimi.py", DiffusionConfig, CONFIGS / "diffusion"),
+    "distillation": ("distill_sashimi.py", DistillationConfig, CONFIGS / "distillation"),
     "autoregressive": ("train_autoregressive_sashimi.py", AutoregressiveConfig, CONFIGS / "autoregressive"),
     "classifier": ("train_digit_classifier.py", ClassifierConfig, CLASSIFIERS),
 }

@@ -21,6 +21,7 @@ from sashimi_diffusion.terminal import listed, printable, say, supports
 from sashimi_evaluation.classifiers import WordClassifier, load_classifier
 from sashimi_evaluation.classifiers.loading import bundled_classifiers, model_folder
 from sashimi_evaluation.clips import RECORDS, ClipFolder, class_index, open_clips, open_sets, split_held_out
+from sashimi_evaluation.commands.likelihood import likelihood
 from sashimi_evaluation.commands.listening_test import listening_test
 from sashimi_evaluation.commands.vocoder import vocoder
 from sashimi_evaluation.evaluation import PROTOCOLS, Evaluation, Settings, evaluate, extract_features
@@ -41,6 +42,7 @@ EXAMPLES = """examples:
   accelerate launch -m sashimi_evaluation.commands.evaluate samples --reference recordings
   sashimi-evaluate listening-test --help
   sashimi-evaluate vocoder --help
+  sashimi-evaluate likelihood --help
 """
 
 PATTERN_HELP = 'file names of the recordings, e.g. "{label}_{speaker}_{index}" (default: one folder per class)'
@@ -123,6 +125,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def command() -> None:
         if arguments[:1] == ["listening-test"]:
             listening_test(arguments[1:])
+            return
+        if arguments[:1] == ["likelihood"]:
+            likelihood(arguments[1:])
             return
         if arguments[:1] == ["vocoder"]:
             vocoder(arguments[1:])

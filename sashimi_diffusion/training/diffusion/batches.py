@@ -15,6 +15,7 @@ from torch import Tensor
 from sashimi_diffusion.data.pre_emphasis import pre_emphasize
 from sashimi_diffusion.data.recordings import Recordings
 from sashimi_diffusion.training.diffusion.config import DiffusionConfig
+from sashimi_diffusion.training.diffusion.objective import training_timesteps
 from sashimi_diffusion.training.examples import DEVICE, MEASURE, STEP, TRAINING, VALIDATION, stream, training_order
 
 
@@ -25,7 +26,7 @@ class Batch:
     Args:
         waveform: clean audio as the diffusion sees it (:meth:`.Denoiser.normalize`), (B, C, L), float32.
         noise: standard normal, (B, C, L), float32.
-        timesteps: diffusion steps, (B,), int64.
+        timesteps: timesteps of the network, (B,): int64 diffusion steps, or float32 for flow matching and EDM.
         labels: classes, (B,), int64; a dropped label is the null class. None for a model without classes.
         mel: log-mel spectrogram of the waveform before that, (B, bands, frames); None for a model without mel
             conditioning.
@@ -85,8 +86,8 @@ class BatchSource:
         num_speakers: int | None = None,
     ) -> None:
         self.dataset, self.data, self.seed, self.channels = dataset, config.data, config.seed, config.channels
-        self.num_train_timesteps = config.schedule.num_train_timesteps
-        self.label_dropout = config.objective.label_dropout
+        self.timesteps = training_timesteps(config)
+        self.label_dropout, self.exponent = config.objective.label_dropout, config.objective.timestep_exponent
         self.normalize, self.mel, self.device = normalize, mel, device
         self.num_classes, self.num_speakers = num_classes, num_speakers
         self._order = training_order(dataset, config.seed)
@@ -94,12 +95,13 @@ class BatchSource:
     def training_batch(self, step: int, positions: range, global_batch: int) -> Batch:
         """Return the examples at ``positions`` of the global batch of ``step`` (from 0), of ``global_batch`` examples.
 
-        The timesteps of the global batch are evenly spaced from one random offset per step: each is uniform, and the
-        loss has less variance than with independent timesteps (Kingma et al. 2021, arXiv 2107.00630, appendix I.1).
+        The timesteps T uᵉ of the global batch have evenly spaced u from one random offset per step: each u is uniform,
+        and the loss has less variance than with independent timesteps (Kingma et al. 2021, arXiv 2107.00630, appendix
+        I.1).
         """
         offset = stream(STEP, self.seed, step).random()
         indices, streams = self._examples(step, positions, global_batch)
-        fractions = [(offset + position / global_batch) % 1.0 for position in positions]
+        fractions = [((offset + position / global_batch) % 1.0) ** self.exponent for position in positions]
         return self._batch(indices, streams, fractions, drop_labels=True)
 
     def windows(self, step: int, positions: range, global_batch: int) -> Windows:
@@ -129,7 +131,7 @@ class BatchSource:
         return Batch(
             waveform=self.normalize(waveform),
             noise=noise,
-            timesteps=((offset + places) % 1.0 * self.num_train_timesteps).long(),
+            timesteps=self.timesteps(((offset + places) % 1.0) ** self.exponent),
             labels=windows.labels,
             mel=None if self.mel is None else self.mel(waveform),
             speakers=windows.speakers,
@@ -160,7 +162,7 @@ class BatchSource:
         shape = (self.channels, self.data.length)
         noise = np.stack([s.standard_normal(shape, dtype=np.float32) for s in streams])
         dropped = [s.random() < self.label_dropout and drop_labels for s in streams]
-        timesteps = torch.tensor([int(fraction * self.num_train_timesteps) for fraction in fractions])
+        timesteps = self.timesteps(torch.tensor(fractions, dtype=torch.float64))
         waveforms = torch.from_numpy(np.stack(windows)).to(self.device)  # (B, C, L)
         return Batch(
             waveform=self.normalize(waveforms),

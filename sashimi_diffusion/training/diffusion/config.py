@@ -10,7 +10,7 @@ from sashimi_diffusion.data.mel import MAX_WINDOW, MelSettings
 from sashimi_diffusion.data.names import field_names, require
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.models import SashimiDenoiser, WaveNetDenoiser
-from sashimi_diffusion.schedulers.compatible import SCHEDULERS
+from sashimi_diffusion.schedulers.compatible import ALL_SCHEDULERS
 from sashimi_diffusion.schedulers.diffwave import MAX_TRAIN_TIMESTEPS
 from sashimi_diffusion.suggestions import did_you_mean
 from sashimi_diffusion.training.config import MAX_SAMPLES, RunConfig, TrainingConfig
@@ -25,7 +25,7 @@ class DenoiserConfig(ModelConfig):
     networks: ClassVar = {"sashimi": SashimiDenoiser, "wavenet": WaveNetDenoiser}
     from_data: ClassVar = (
         *("out_channels", "sample_rate", "sample_size", "mel_settings"),
-        *("num_classes", "class_names", "num_speakers", "speaker_names"),
+        *("num_classes", "class_names", "num_speakers", "speaker_names", "objective"),
     )
     measured: ClassVar = ("waveform_std",)
 
@@ -110,14 +110,51 @@ class ScheduleConfig(Settings):
     prediction_type: Literal["epsilon", "v_prediction"] = Field(
         default="epsilon", description='the network predicts the noise ("epsilon") or the velocity ("v_prediction")'
     )
+    rescale_betas_zero_snr: bool = Field(
+        default=False,
+        description="scale the schedule so that it ends in pure noise (arXiv 2305.08891), with v_prediction only",
+    )
+
+    @model_validator(mode="after")
+    def _check_terminal_snr(self) -> "ScheduleConfig":
+        if self.rescale_betas_zero_snr and self.prediction_type != "v_prediction":
+            raise UserError(
+                "schedule.rescale_betas_zero_snr is true: it needs schedule.prediction_type=v_prediction, because pure "
+                "noise says nothing about the waveform"
+            )
+        return self
 
 
 class ObjectiveConfig(Settings):
     """The loss."""
 
+    name: Literal["diffusion", "flow", "edm"] = Field(
+        default="diffusion",
+        description='"diffusion": the noise or the velocity (schedule.prediction_type) at the timesteps of a discrete '
+        'schedule; "flow": flow matching (rectified flow, arXiv 2209.03003); "edm": EDM preconditioning (arXiv '
+        "2206.00364); the last two use schedule.num_train_timesteps only",
+    )
+    noise_mean: float | None = Field(
+        default=None,
+        ge=-10,
+        le=10,
+        description="mean of the logarithm of the noise level (deviation of the noise over that of the signal) of the "
+        'examples, which is normal for "flow" (logit-normal times, arXiv 2403.03206) and "edm"; null: 0 for "flow", '
+        '-1.2 for "edm"',
+    )
+    noise_std: float | None = Field(
+        default=None, gt=0, le=10, description='its standard deviation; null: 1 for "flow", 1.2 for "edm"'
+    )
     min_snr_gamma: PositiveFinite | None = Field(
         default=None,
         description="gamma of Min-SNR weighting (Hang et al. 2023, arXiv 2303.09556); null: no weighting",
+    )
+    timestep_exponent: float = Field(
+        default=1.0,
+        ge=0.1,
+        le=10,
+        description="exponent e of the timesteps T uᵉ of the examples, with u uniform in [0, 1): above 1, more "
+        "examples have little noise, and with little noise weak bands are learned; 1: uniform",
     )
     label_dropout: float = Field(
         default=0.1,
@@ -125,6 +162,24 @@ class ObjectiveConfig(Settings):
         lt=1,
         description="share of the examples without label and speaker, for classifier-free guidance",
     )
+
+    @property
+    def distribution(self) -> tuple[float, float]:
+        """Mean and standard deviation of the logarithm of the noise level, for "flow" and "edm"."""
+        mean, std = (0.0, 1.0) if self.name == "flow" else (-1.2, 1.2)
+        return (
+            mean if self.noise_mean is None else self.noise_mean,
+            std if self.noise_std is None else self.noise_std,
+        )
+
+    @model_validator(mode="after")
+    def _check_name(self) -> "ObjectiveConfig":
+        discrete = self.name == "diffusion"
+        unused = ("noise_mean", "noise_std") if discrete else ("min_snr_gamma", "timestep_exponent")
+        for name in unused:
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise UserError(f"objective.{name} has no effect with objective.name={self.name}: leave it out")
+        return self
 
 
 class SamplingConfig(Settings):
@@ -168,10 +223,10 @@ class SamplingConfig(Settings):
     @field_validator("scheduler")
     @classmethod
     def _check_scheduler(cls, value: str | None) -> str | None:
-        if value is not None and value not in SCHEDULERS:
+        if value is not None and value not in ALL_SCHEDULERS:
             raise UserError(
-                f"sampling.scheduler names an unknown scheduler {short_form(value)}{did_you_mean(value, SCHEDULERS)} "
-                f"(known: {', '.join(SCHEDULERS)})"
+                f"sampling.scheduler names an unknown scheduler {short_form(value)}"
+                f"{did_you_mean(value, ALL_SCHEDULERS)} (known: {', '.join(ALL_SCHEDULERS)})"
             )
         return value
 
@@ -192,6 +247,12 @@ class DiffusionTrainingConfig(TrainingConfig):
         "embeddings of new speakers; needs peft; null: train all weights",
     )
 
+    validate_bound: bool = Field(
+        default=False,
+        description="log the variational bound of the likelihood at every validation, in bits per 16-bit sample; it "
+        "takes twice as long as the rest of the validation",
+    )
+
     @model_validator(mode="after")
     def _check_rank(self) -> "DiffusionTrainingConfig":
         if self.lora_rank is not None and self.initial_pipeline is None:
@@ -205,7 +266,7 @@ class DiffusionTrainingConfig(TrainingConfig):
 class DiffusionConfig(RunConfig):
     """Configuration of diffusion training."""
 
-    fixed: ClassVar = ("seed", "model", "data", "schedule", "objective")
+    fixed: ClassVar[tuple[str, ...]] = ("seed", "model", "data", "schedule", "objective")
     automatic: ClassVar = ("model.class_conditional",)
     fixed_training: ClassVar = ("lora_rank",)
 
@@ -220,6 +281,10 @@ class DiffusionConfig(RunConfig):
     @model_validator(mode="after")
     def _check_sampling(self) -> "DiffusionConfig":
         sampling, timesteps = self.sampling, self.schedule.num_train_timesteps
+        if self.objective.name != "diffusion" and self.schedule.rescale_betas_zero_snr:
+            raise UserError(
+                f"schedule.rescale_betas_zero_snr has no effect with objective.name={self.objective.name}: leave it out"
+            )
         if sampling.steps > timesteps:
             raise UserError(
                 f"sampling.steps is {sampling.steps}: it must not exceed schedule.num_train_timesteps={timesteps}"

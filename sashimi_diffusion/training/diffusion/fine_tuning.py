@@ -25,13 +25,16 @@ ADAPTER = "adapter"
 def initial_network(config: DiffusionConfig, recordings: Recordings) -> Any:
     """Return the network of ``training.initial_pipeline``, with the speakers of the recordings that it does not know.
 
-    With ``training.lora_rank``, it has adapters, and only they and the embeddings of new speakers are trained.
+    With ``training.lora_rank``, it has adapters, and only they and the embeddings of new speakers are trained. With
+    ``model.pooling=overlapping``, published pools become overlapping ones that compute the same.
 
     Raises:
         UserError: there is no such pipeline, a setting contradicts it, or the recordings do not fit it.
     """
     pipeline = SashimiPipeline.from_pretrained(config.training.initial_pipeline or "")
     network: Any = pipeline.model.train()
+    if config.model.arguments.get("pooling") == "overlapping" and network.config.get("pooling") == "frames":
+        network.use_overlapping_pools()
     _check_settings(config, network.config, pipeline.scheduler.config)
     if network.config.mel_channels is not None:  # pipelines of earlier versions have no settings
         network.register_to_config(mel_settings=asdict(config.data.mel.settings))
@@ -127,6 +130,7 @@ def _check_settings(config: DiffusionConfig, network: Any, schedule: Any) -> Non
     """Check that no setting contradicts the initial pipeline."""
     wanted: dict[str, tuple[object, object]] = {
         "model.class_conditional": (config.model.class_conditional, network.num_classes is not None),
+        "objective.name": (config.objective.name, network.get("objective", "diffusion")),
         "data.sample_rate": (config.data.sample_rate, network.sample_rate),
         "data.length": (config.data.length, network.sample_size),
     }

@@ -15,7 +15,6 @@ from sashimi_diffusion.files import folder_written_beside, name_of
 from sashimi_diffusion.pipelines.labels import known_labels, labels_in_turn
 from sashimi_diffusion.pipelines.sashimi import SashimiPipeline
 from sashimi_diffusion.schedulers.compatible import create_scheduler
-from sashimi_diffusion.schedulers.diffwave import DiffWaveScheduler
 from sashimi_diffusion.training.checkpoints import checkpoint_name
 from sashimi_diffusion.training.diffusion.batches import BatchSource
 from sashimi_diffusion.training.diffusion.config import SamplingConfig
@@ -25,7 +24,7 @@ def save_samples(
     run: Path,
     step: int,
     model: Any,
-    scheduler: DiffWaveScheduler,
+    scheduler: Any,
     config: SamplingConfig,
     recordings: BatchSource,
     guidance_scale: float,
@@ -38,7 +37,7 @@ def save_samples(
         run: the run folder.
         step: optimizer steps done.
         model: the denoiser.
-        scheduler: the training schedule.
+        scheduler: the scheduler of the run.
         config: settings of the samples.
         recordings: source of the mel spectrograms for a vocoder.
         guidance_scale: scale of classifier-free guidance.
@@ -75,7 +74,7 @@ def save_samples(
     return "; ".join(defects)
 
 
-def check_sampling(config: SamplingConfig, model: Any, scheduler: DiffWaveScheduler) -> None:
+def check_sampling(config: SamplingConfig, model: Any, scheduler: Any) -> None:
     """Check before training that the scheduler of the samples can be created and can have this number of steps.
 
     Raises:
@@ -88,7 +87,7 @@ def check_sampling(config: SamplingConfig, model: Any, scheduler: DiffWaveSchedu
         raise UserError(f"sampling.steps={config.steps} does not fit sampling.scheduler: {error}") from error
 
 
-def _sampler(config: SamplingConfig, scheduler: DiffWaveScheduler) -> SchedulerMixin:
+def _sampler(config: SamplingConfig, scheduler: Any) -> SchedulerMixin:
     """Return the scheduler that draws the samples."""
     return scheduler if config.scheduler is None else create_scheduler(config.scheduler, scheduler.config)
 

@@ -1,10 +1,10 @@
 """Diffusion training: a denoiser, its noise schedule, and the loss of predicting the noise or the velocity."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -12,9 +12,12 @@ from torch import Tensor, nn
 
 from sashimi_diffusion.data.recordings import Recordings
 from sashimi_diffusion.errors import UserError
+from sashimi_diffusion.likelihood.dequantization import Cells
+from sashimi_diffusion.likelihood.diffusion import bound_nats
+from sashimi_diffusion.likelihood.flow_ode import FlowField
 from sashimi_diffusion.pipelines.mel import log_mel
 from sashimi_diffusion.pipelines.sashimi import SashimiPipeline
-from sashimi_diffusion.schedulers.diffwave import DiffWaveScheduler
+from sashimi_diffusion.schedulers.noise_paths import noise_path
 from sashimi_diffusion.ssm import frozen
 from sashimi_diffusion.training.config import with_measured
 from sashimi_diffusion.training.diffusion.batches import Batch, BatchSource, Windows, measure_std
@@ -25,6 +28,7 @@ from sashimi_diffusion.training.diffusion.fine_tuning import (
     trained_parameters,
     use_labels_of,
 )
+from sashimi_diffusion.training.diffusion.objective import TIME_BINS, loss_curve, time_bins, training_scheduler
 from sashimi_diffusion.training.diffusion.samples import check_sampling, save_samples
 from sashimi_diffusion.training.examples import spread_evenly, unused_ends
 from sashimi_diffusion.training.log import evaluation_bar
@@ -57,7 +61,7 @@ class DiffusionTask:
             ).to(device)
         self.guidance_scale = config.sampling.guidance(is_conditional(self.network))
         self.module: nn.Module = self.network
-        self.scheduler = DiffWaveScheduler(**config.schedule.model_dump())
+        self.scheduler: Any = training_scheduler(config)
         if self.samples:
             check_sampling(config.sampling, self.network, self.scheduler)
         self.source = self._batch_source(recordings, device)
@@ -90,26 +94,36 @@ class DiffusionTask:
 
     @torch.no_grad()
     def validate(self, accelerator: Accelerator, network: nn.Module) -> dict[str, float]:
-        """Return the mean loss of held-out recordings; the processes share the work.
+        """Return the mean loss of held-out recordings, also for each part of the times; the processes share the work.
 
         The noise and the timestep of an example depend only on the seed of the run, so the losses of different steps
-        are comparable.
+        are comparable. With ``training.validate_bound``, the variational bound is in the result.
         """
         if self.validation is None:
             return {}
         size = self.config.training.batch_size
         indices = spread_evenly(len(self.validation.dataset), self.config.training.validation_examples)
         batches = [indices[start : start + size] for start in range(0, len(indices), size)]
-        total = torch.zeros((), device=accelerator.device)
+        losses, counts = torch.zeros(2, TIME_BINS, device=accelerator.device)
+        total, bits = torch.zeros(2, device=accelerator.device)
         own = batches[accelerator.process_index :: accelerator.num_processes]
         with frozen(network), evaluation_bar("validation", len(own), accelerator.is_main_process) as bar:
             for chosen in own:
                 batch = self.validation.validation_batch(chosen)
                 with accelerator.autocast():
-                    losses = diffusion_losses(network, self.scheduler, batch, self.config.objective.min_snr_gamma)
-                total += losses.sum()
+                    found = diffusion_losses(network, self.scheduler, batch, self.config.objective.min_snr_gamma)
+                    if self.config.training.validate_bound:
+                        bits += bound_bits(network, self.scheduler, batch, chosen).sum()
+                total += found.sum()
+                part = time_bins(self.config, batch.timesteps)
+                losses.index_add_(0, part, found)
+                counts.index_add_(0, part, torch.ones_like(found))
                 bar.update()
-        return {"validation_loss": accelerator.reduce(total, "sum").item() / len(indices)}
+        losses, counts, total, bits = (accelerator.reduce(one, "sum") for one in (losses, counts, total, bits))
+        metrics = {"validation_loss": total.item() / len(indices)}
+        if self.config.training.validate_bound:
+            metrics["validation_bound_bits"] = bits.item() / len(indices)
+        return metrics | loss_curve(losses, counts)
 
     def conclude(self, accelerator: Accelerator, network: nn.Module) -> dict[str, float]:
         """Return no metrics: the last validation has already computed them."""
@@ -167,6 +181,7 @@ def create_model(config: DiffusionConfig, class_names: list[str] | None, speaker
             class_names=classes,
             num_speakers=None if speaker_names is None else len(speaker_names),
             speaker_names=speaker_names,
+            objective=config.objective.name,
             out_channels=config.channels,
             mel_settings=asdict(config.data.mel.settings) if vocoder else None,
             **config.model.arguments,
@@ -188,27 +203,57 @@ def is_conditional(model: Any) -> bool:
 
 
 def diffusion_losses(
-    model: Callable[..., Any], scheduler: DiffWaveScheduler, batch: Batch, min_snr_gamma: float | None = None
+    model: Callable[..., Any], scheduler: Any, batch: Batch, min_snr_gamma: float | None = None
 ) -> Tensor:
-    """Return the loss of each example, (B,) float32: the mean square error of the predicted noise or velocity.
+    """Return the loss of each example, (B,) float32: the mean square error of what the network predicts.
 
-    DDPM equation 14 (Ho et al. 2020), optionally with the weights of Min-SNR (arXiv 2303.09556).
+    That is the noise or the velocity (DDPM equation 14, Ho et al. 2020), optionally with the weights of Min-SNR (arXiv
+    2303.09556), the velocity of flow matching, or F of EDM (see :mod:`sashimi_diffusion.schedulers.noise_paths`).
 
     Args:
         model: a denoiser, called as ``model(noisy, timesteps, class_labels=, mel=, speaker_labels=)``.
-        scheduler: the noise schedule.
+        scheduler: the scheduler of the run.
         batch: examples with their noise and timesteps.
         min_snr_gamma: gamma; None: no weighting.
     """
-    noisy = scheduler.add_noise(batch.waveform, batch.noise, batch.timesteps)  # (B, C, L)
-    conditioning = {"class_labels": batch.labels, "mel": batch.mel, "speaker_labels": batch.speakers}
-    prediction = model(noisy, batch.timesteps, **conditioning, return_dict=False)[0]
-    velocity = cast(Any, scheduler.config).prediction_type == "v_prediction"
-    target = scheduler.get_velocity(batch.waveform, batch.noise, batch.timesteps) if velocity else batch.noise
+    noisy, target = noise_path(scheduler).example(batch.waveform, batch.noise, batch.timesteps)  # (B, C, L)
+    prediction = model(noisy, batch.timesteps, **_conditioning(batch), return_dict=False)[0]
     losses = (prediction.float() - target).square().mean(dim=(1, 2))  # (B,)
     if min_snr_gamma is None:
         return losses
+    velocity = scheduler.config.prediction_type == "v_prediction"
     return losses * min_snr_weights(scheduler.noise_levels(batch.timesteps), min_snr_gamma, velocity)
+
+
+def bound_bits(network: Any, scheduler: Any, batch: Batch, numbers: Sequence[int]) -> Tensor:
+    """Return an estimate of the variational bound of each example, in bits per sample, (B,) float64.
+
+    The examples have an accuracy of 16 bits as the network sees them, after scaling. The noise level of an example
+    depends only on its number, so bounds of different steps are comparable.
+
+    Args:
+        network: a denoiser.
+        scheduler: the scheduler of the run.
+        batch: examples with their noise.
+        numbers: number of each example.
+    """
+    path, waveform = noise_path(scheduler), batch.waveform.double()
+    half = 2.0**-16 / network.config.waveform_std
+    # The golden ratio spreads consecutive numbers over all levels.
+    share = torch.tensor([number * 0.6180339887498949 % 1.0 for number in numbers], dtype=torch.float64)
+
+    def predict(x: Tensor, timestep: Tensor) -> Tensor:
+        output: Tensor = network(x.float(), timestep.expand(len(x)), **_conditioning(batch), return_dict=False)[0]
+        return output.float()
+
+    field = FlowField(predict, path, torch.empty(0))
+    noise = batch.noise.double()
+    nats = bound_nats(field, path, Cells(waveform - half, waveform + half, waveform), share, (noise, noise))
+    return nats / (waveform[0].numel() * math.log(2))
+
+
+def _conditioning(batch: Batch) -> dict[str, Tensor | None]:
+    return {"class_labels": batch.labels, "mel": batch.mel, "speaker_labels": batch.speakers}
 
 
 def min_snr_weights(alphas_cumprod: Tensor, gamma: float, velocity: bool) -> Tensor:

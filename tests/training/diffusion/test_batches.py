@@ -48,12 +48,17 @@ def make_source(
     label_dropout=0.1,
     seed=0,
     num_speakers=None,
+    timestep_exponent=1.0,
     **data,
 ):
     dataset = Clips(clips, items or [(i, 0) for i in range(len(clips))])
     config = from_tree(
         DiffusionConfig,
-        {"seed": seed, "data": {"length": LENGTH, **data}, "objective": {"label_dropout": label_dropout}},
+        {
+            "seed": seed,
+            "data": {"length": LENGTH, **data},
+            "objective": {"label_dropout": label_dropout, "timestep_exponent": timestep_exponent},
+        },
     )
     return BatchSource(
         dataset, config, lambda waveform: waveform / waveform_std, num_classes, mel, num_speakers=num_speakers
@@ -155,6 +160,17 @@ def test_distributions_of_noise_timesteps_and_dropped_labels():
     assert (torch.stack([torch.bincount(row * 16 // 200, minlength=16) for row in timesteps]) <= 2).all()
     dropped = torch.cat([batch.labels for batch in batches]) == 3
     assert abs(dropped.float().mean() - 0.25) < 0.03
+
+
+def test_an_exponent_of_two_gives_half_of_the_examples_the_first_quarter_of_the_timesteps():
+    source = make_source(tones(), timestep_exponent=2.0)
+    training = torch.cat([source.training_batch(step, range(16), 16).timesteps for step in range(50)])
+    windows = [source.complete(source.windows(step, range(16), 16), step, range(16), 16) for step in range(50)]
+    for timesteps in (training, torch.cat([batch.timesteps for batch in windows])):
+        assert (timesteps < 50).float().mean().item() == pytest.approx(0.5, abs=0.01)
+        assert timesteps.max() == 199
+    held_out = source.validation_batch(range(len(source.dataset))).timesteps
+    assert torch.equal(held_out, make_source(tones()).validation_batch(range(len(source.dataset))).timesteps)
 
 
 def test_labels_and_speakers_are_correct_and_dropped_together():

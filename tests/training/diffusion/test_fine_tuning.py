@@ -96,6 +96,13 @@ def test_without_a_rank_all_weights_are_trained(tiny: Any, base: Path) -> None:
     assert not (run / "pipeline" / "adapter").exists()
 
 
+def test_a_run_may_go_on_with_overlapping_pools(tiny: Any, base: Path) -> None:
+    run = tuned(tiny, base, "training.lora_rank=null", "training.steps=2", "model.pooling=overlapping")
+    weights = load_file(run / "pipeline" / "model" / "diffusion_pytorch_model.safetensors")
+    assert any("down_pools.0.weight" in name for name in weights)
+    assert SashimiPipeline.from_pretrained(run / "pipeline").model.config.pooling == "overlapping"
+
+
 def test_known_classes_keep_their_indices(tiny: Any, base: Path) -> None:
     config = from_tree(
         DiffusionConfig,

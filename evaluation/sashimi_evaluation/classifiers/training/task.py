@@ -24,19 +24,6 @@ from sashimi_evaluation.classifiers.training.batches import (
 )
 from sashimi_evaluation.classifiers.training.config import ClassifierConfig, ClassifierModelConfig
 
-USAGE = Usage(
-    what="a classifier of spoken words",
-    library="sashimi-diffusion",
-    pipeline_tag="audio-classification",
-    tags=("audio-classification", "sashimi-diffusion"),
-    python=(
-        "from sashimi_evaluation.classifiers import load_classifier\n\n"
-        'classifier = load_classifier("FOLDER")  # of this card\n'
-        "logits = classifier(waveforms).logits  # waveforms: (B, 1, 16000), float32, 16 kHz"
-    ),
-    command="sashimi-evaluate samples --reference recordings --classifier FOLDER",
-)
-
 
 @dataclass
 class WordBatch:
@@ -76,6 +63,23 @@ class TrainedClassifier:
         (folder / "accuracy.json").write_text(json_text(self.accuracy, indent=1) + "\n", encoding="utf-8")
 
 
+def classifier_usage(network: Any) -> Usage:
+    """Return what the card of a classifier says."""
+    return Usage(
+        what="a classifier of spoken words",
+        network=network,
+        library="sashimi-diffusion",
+        pipeline_tag="audio-classification",
+        tags=("audio-classification", "sashimi-diffusion"),
+        python=(
+            "from sashimi_evaluation.classifiers import load_classifier\n\n"
+            'classifier = load_classifier("FOLDER")  # of this card\n'
+            "logits = classifier(waveforms).logits  # waveforms: (B, 1, 16000), float32, 16 kHz"
+        ),
+        command="sashimi-evaluate samples --reference recordings --classifier FOLDER",
+    )
+
+
 def _create_model(config: ClassifierModelConfig, words: list[str] | None) -> Any:
     """Return the untrained classifier of words; None: of the ten digits.
 
@@ -101,7 +105,6 @@ class ClassifierTask:
     chunks = 1
     samples = 0
     against_graph = ""
-    usage = USAGE
 
     def __init__(self, config: ClassifierConfig, device: torch.device, skip_bad_files: bool) -> None:
         self.config, self.device = config, device
@@ -112,6 +115,7 @@ class ClassifierTask:
         self.data = fingerprint_of(training)
         self.network = _create_model(config.model, config.data.words).to(device)
         self.module: nn.Module = ClassificationLoss(self.network, config.objective.label_smoothing)
+        self.usage = classifier_usage(self.network)
         self.accuracy: dict[str, dict[str, float]] = {}
         counts = [
             f"{source.name} {len(source):,} training and {len(held_out):,} held-out recordings"

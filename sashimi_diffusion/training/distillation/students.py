@@ -1,0 +1,130 @@
+"""The networks that a distillation trains, and their losses.
+
+A student estimates the clean audio in a noisy waveform in one step, at the timesteps of its sampler. Its estimates must
+look like audio at every noise level. Those of a denoiser are the mean of all possible clean waveforms instead, so its
+first steps are blurred.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sashimi_diffusion.training.diffusion.batches import Batch
+from sashimi_diffusion.training.distillation.estimates import Conditioning, Schedule, Teacher
+
+_LOWEST, _HIGHEST = 0.02, 0.98  # range of the noise levels of distribution matching, as in arXiv 2311.18828
+_SMALLEST_SCALE = 1e-3
+
+
+@dataclass(kw_only=True)
+class DistillationBatch(Batch):
+    """Examples of a distillation.
+
+    Args:
+        start: timestep at which the student begins, one of its sampler's, (B,), int64.
+        second_noise: noise for the audio that the student has generated, (B, C, L), float32.
+    """
+
+    start: Tensor
+    second_noise: Tensor
+
+    @property
+    def conditioning(self) -> Conditioning:
+        """The conditions of the denoisers."""
+        return {"class_labels": self.labels, "mel": self.mel, "speaker_labels": self.speakers}
+
+
+class Student(nn.Module):
+    """Base class: a module that contains the student and computes its loss.
+
+    Args:
+        student: a denoiser with the weights of the teacher.
+        schedule: the noise schedule.
+        levels: noise levels of a path of the teacher, see :class:`.MethodConfig`.
+    """
+
+    def __init__(self, student: Any, schedule: Schedule, levels: int) -> None:
+        super().__init__()
+        self.student, self.schedule, self.levels = student, schedule, levels
+
+    @property
+    def config(self) -> Any:
+        """The config of the student."""
+        return self.student.config
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the student."""
+        return self.student.device
+
+    def forward(self, batch: DistillationBatch, teacher: Teacher) -> Tensor:
+        """Return the mean loss of a batch, ()."""
+        raise NotImplementedError
+
+
+class ConsistencyStudent(Student):
+    """A student that estimates the same audio at two neighboring points of a path (arXiv 2303.01469, algorithm 2).
+
+    The teacher takes one DDIM step from z_t to z_s, with t and s neighbors among the ``levels``. The estimate at z_t
+    learns to equal the present estimate at z_s, without a gradient; at the end of the path, it is that of the teacher.
+    """
+
+    def forward(self, batch: DistillationBatch, teacher: Teacher) -> Tensor:
+        schedule, conditioning = self.schedule, batch.conditioning
+        upper, lower = self.pairs(batch.timesteps)
+        noisy = schedule.noisy(batch.waveform, batch.noise, upper)  # (B, C, L)
+        with torch.no_grad():
+            clean = teacher.predict(noisy, upper, conditioning)
+            signal, deviation = schedule.factors(upper)
+            next_noisy = schedule.noisy(clean, (noisy - signal * clean) / deviation, lower)
+            estimate = schedule.predict(self.student, next_noisy, lower.clamp(min=0), conditioning)
+            target = torch.where(lower[:, None, None] < 0, clean, estimate)
+        errors = schedule.predict(self.student, noisy, upper, conditioning) - target
+        # Divided by the deviation of the noise, they are errors of the velocity, whose scale is the same at all levels.
+        return (errors / deviation).square().mean()
+
+    def pairs(self, timesteps: Tensor) -> tuple[Tensor, Tensor]:
+        """Return neighboring levels for timesteps (B,) of the training: the upper ones, and the lower ones or -1."""
+        total = self.schedule.scheduler.config.num_train_timesteps
+        count = min(self.levels, total)
+        place = torch.div(timesteps * count, total, rounding_mode="floor")
+        upper, lower = (torch.div(level * total, count, rounding_mode="floor") - 1 for level in (place + 1, place))
+        return upper, lower
+
+
+class DistributionMatchingStudent(Student):
+    """A student whose audio the teacher cannot tell from its own (DMD, arXiv 2311.18828, equation 7, and 2405.14867).
+
+    The critic is a denoiser that is trained on the audio of the student. Where the noised audio of the student is more
+    probable among the student's than among the teacher's, the estimates of critic and teacher differ. Their difference
+    is the gradient that the student receives.
+    """
+
+    def __init__(self, student: Any, schedule: Schedule, levels: int) -> None:
+        super().__init__(student, schedule, levels)
+        self.critic = type(student).from_config(student.config).to(student.device)
+        self.critic.load_state_dict(student.state_dict())
+
+    def forward(self, batch: DistillationBatch, teacher: Teacher) -> Tensor:
+        schedule, conditioning = self.schedule, batch.conditioning
+        first = schedule.noisy(batch.waveform, batch.noise, batch.start)
+        generated = schedule.predict(self.student, first, batch.start, conditioning)  # (B, C, L)
+
+        total = schedule.scheduler.config.num_train_timesteps
+        times = batch.timesteps.clamp(int(_LOWEST * total), int(_HIGHEST * total))
+        given = generated.detach()
+        noisy = schedule.noisy(given, batch.second_noise, times)
+        by_critic = schedule.predict(self.critic, noisy, times, conditioning)
+        by_teacher = teacher.predict(noisy, times, conditioning)
+        scale = (given - by_teacher).abs().mean(dim=(1, 2), keepdim=True).clamp(min=_SMALLEST_SCALE)
+        direction = (by_critic.detach() - by_teacher) / scale
+        # The gradient of this term with respect to the audio is the direction, divided by the number of samples.
+        matching = 0.5 * (generated - (given - direction)).square().mean()
+        _, deviation = schedule.factors(times)
+        return matching + ((by_critic - given) / deviation).square().mean()
+
+
+STUDENTS = {"consistency": ConsistencyStudent, "distribution_matching": DistributionMatchingStudent}
+"""The class of the student of each method."""

@@ -1,0 +1,108 @@
+"""Tests of distillation runs: their pipelines, their resumption, and settings that do not fit."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import LCMScheduler
+from safetensors.torch import load_file
+
+from sashimi_diffusion import SashimiPipeline
+from sashimi_diffusion.errors import UserError
+from sashimi_diffusion.schedulers import create_scheduler
+from sashimi_diffusion.training.config import from_tree
+from sashimi_diffusion.training.diffusion.config import DiffusionConfig
+from sashimi_diffusion.training.diffusion.task import DiffusionTask
+from sashimi_diffusion.training.distillation.config import DistillationConfig
+from sashimi_diffusion.training.distillation.task import DistillationTask
+from sashimi_diffusion.training.loop import train
+
+WEIGHTS = Path("model/diffusion_pytorch_model.safetensors")
+
+
+@pytest.fixture
+def teacher(tiny: Any, tmp_path: Path) -> Path:
+    own = ("training.steps=2", "sampling.num_samples=0", "sampling.guidance_scale=3")
+    tree = tiny(*own, f"output_dir={tmp_path / 'teacher'}")
+    return train(DiffusionTask, from_tree(DiffusionConfig, tree)) / "pipeline"
+
+
+def distilled(tiny: Any, teacher: Path, *overrides: str, resume: bool = False) -> Path:
+    tree = tiny(f"training.initial_pipeline={teacher}", "objective.label_dropout=0", *overrides)
+    return train(DistillationTask, from_tree(DistillationConfig, tree), resume=resume)
+
+
+@pytest.mark.parametrize("method", ["consistency", "distribution_matching"])
+def test_the_student_is_a_pipeline_with_its_own_number_of_steps(tiny: Any, teacher: Path, method: str) -> None:
+    run = distilled(tiny, teacher, f"distillation.method={method}", "training.steps=2")
+    pipe = SashimiPipeline.from_pretrained(run / "pipeline")
+    pipe.set_progress_bar_config(disable=True)
+    assert isinstance(pipe.scheduler, LCMScheduler)
+    pipe(2, class_labels=[0, 1], generator=torch.Generator().manual_seed(0))
+    assert (pipe.num_timesteps, pipe.guidance_scale) == (4, 1.0)
+    for steps in (1, 2):
+        audio = pipe(1, steps, torch.Generator().manual_seed(0), class_labels=0).audios
+        assert audio.shape == (1, 1, 256)
+        assert pipe.num_timesteps == steps
+    with pytest.raises(UserError, match="cannot sample in 50 steps: the model was distilled for at most 4"):
+        pipe(num_inference_steps=50)
+    with pytest.raises(UserError, match="the scheduler ddim does not fit a model that was distilled to 4 steps"):
+        create_scheduler("ddim", pipe.scheduler.config)
+    before, after = load_file(teacher / WEIGHTS), load_file(run / "pipeline" / WEIGHTS)
+    assert before.keys() == after.keys()
+    assert sum(not torch.equal(before[name], after[name]) for name in before) > len(before) / 2
+    card = (run / "pipeline" / "README.md").read_text()
+    assert "distilled to 4 sampling steps" in card
+    assert "SashimiDenoiser" in card
+    assert len(list((run / "samples" / "step-000002").glob("*.wav"))) == 2
+
+
+def test_the_guidance_of_the_teacher_is_its_default_or_given(tiny: Any, teacher: Path) -> None:
+    for overrides, expected in (((), 3.0), (("distillation.guidance_scale=1.5",), 1.5)):
+        tree = tiny(f"training.initial_pipeline={teacher}", *overrides)
+        task = DistillationTask(from_tree(DistillationConfig, tree), torch.device("cpu"), False)
+        assert task.teacher.guidance_scale == expected
+        assert not any(parameter.requires_grad for parameter in task.teacher.model.parameters())
+
+
+@pytest.mark.parametrize("method", ["consistency", "distribution_matching"])
+def test_a_resumed_run_equals_an_uninterrupted_one(tiny: Any, teacher: Path, tmp_path: Path, method: str) -> None:
+    own = (f"distillation.method={method}", "sampling.num_samples=0", "training.checkpoint_every=2")
+    own += ("optimizer.decay=constant",)
+    whole = distilled(tiny, teacher, *own, "training.steps=4", f"output_dir={tmp_path / 'whole'}")
+    parts = f"output_dir={tmp_path / 'parts'}"
+    distilled(tiny, teacher, *own, "training.steps=2", parts)
+    resumed = distilled(tiny, teacher, *own, "training.steps=4", parts, resume=True)
+    expected = load_file(whole / "pipeline" / WEIGHTS)
+    for name, value in load_file(resumed / "pipeline" / WEIGHTS).items():
+        assert torch.equal(value, expected[name]), name
+
+
+def test_the_second_noise_does_not_depend_on_the_division_of_the_batch(tiny: Any, teacher: Path) -> None:
+    config = from_tree(DistillationConfig, tiny(f"training.initial_pipeline={teacher}"))
+    task = DistillationTask(config, torch.device("cpu"), False)
+
+    def examples(positions: range) -> Any:
+        return task.complete(task.batch(3, positions, 8), 3, positions, 8)
+
+    whole, parts = examples(range(8)), [examples(range(4)), examples(range(4, 8))]
+    for name in ("second_noise", "start", "waveform"):
+        assert torch.equal(getattr(whole, name), torch.cat([getattr(part, name) for part in parts]))
+    assert sorted(whole.start.tolist()) == sorted(task.starts.tolist() * 2)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("training.initial_pipeline=null", r"training\.initial_pipeline is null: name the teacher"),
+        ("distillation.steps=50", r"distillation\.steps"),
+        ("distillation.method=progressive", r"distillation\.method"),
+        ("training.lora_rank=2", "a distillation trains all weights"),
+        ("model.d_model=16", r"set model\.d_model=8"),
+    ],
+)
+def test_settings_that_do_not_fit(tiny: Any, teacher: Path, tmp_path: Path, override: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        distilled(tiny, teacher, f"output_dir={tmp_path / 'refused'}", override)
+    assert not (tmp_path / "refused").exists()

@@ -1,0 +1,181 @@
+"""Tests of the losses of distillation, with white Gaussian data, for which the best denoiser is known.
+
+For data x ~ N(0, 1), the expected velocity is zero at every noise level, and the sampling path of a waveform is
+constant: the audio of the waveform z is z itself.
+"""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sashimi_diffusion import DiffWaveScheduler, SashimiDenoiser
+from sashimi_diffusion.training.distillation.estimates import Schedule, Teacher
+from sashimi_diffusion.training.distillation.students import (
+    ConsistencyStudent,
+    DistillationBatch,
+    DistributionMatchingStudent,
+)
+
+COSINE = {"beta_schedule": "squaredcos_cap_v2", "prediction_type": "v_prediction"}
+
+
+class Velocity(nn.Module):
+    """A denoiser that predicts a velocity by a formula with one trainable factor."""
+
+    def __init__(self, formula=None) -> None:
+        super().__init__()
+        self.factor = nn.Parameter(torch.ones(()))
+        self.formula = formula or (lambda sample, timesteps: torch.zeros_like(sample))
+
+    def forward(self, sample: Tensor, timesteps: Tensor, return_dict: bool = True, **conditioning: Tensor):
+        return (self.factor * self.formula(sample, timesteps),)
+
+
+@pytest.fixture
+def schedule() -> Schedule:
+    return Schedule(DiffWaveScheduler(**COSINE))
+
+
+def batch(count: int = 8, length: int = 64) -> DistillationBatch:
+    random = torch.Generator().manual_seed(0)
+    clean, noise, second = (torch.randn(count, 1, length, generator=random) for _ in range(3))
+    return DistillationBatch(
+        waveform=clean, noise=noise, timesteps=torch.arange(count) * 200 // count, labels=None, mel=None,
+        start=torch.tensor([199, 149, 99, 49]).repeat(count // 4), second_noise=second,
+    )  # fmt: skip
+
+
+def test_an_estimate_of_velocity_or_noise_is_the_clean_audio(schedule: Schedule) -> None:
+    clean, noise = torch.randn(2, 4, 1, 16)
+    timesteps = torch.tensor([0, 50, 150, 180])
+    noisy = schedule.noisy(clean, noise, timesteps)
+    velocity = schedule.scheduler.get_velocity(clean, noise, timesteps)
+    torch.testing.assert_close(schedule.clean(velocity, noisy, timesteps), clean, atol=1e-4, rtol=1e-4)
+    by_noise = Schedule(DiffWaveScheduler())
+    noisy = by_noise.noisy(clean, noise, timesteps)
+    torch.testing.assert_close(by_noise.clean(noise, noisy, timesteps), clean, atol=1e-4, rtol=1e-4)
+
+
+def test_without_noise_every_prediction_stands_for_the_given_audio(schedule: Schedule) -> None:
+    clean, prediction = torch.randn(2, 3, 1, 16)
+    torch.testing.assert_close(schedule.clean(prediction, clean, torch.full((3,), -1)), clean)
+
+
+def test_neighboring_levels(schedule: Schedule) -> None:
+    student = ConsistencyStudent(Velocity(), schedule, levels=4)
+    upper, lower = student.pairs(torch.tensor([0, 49, 50, 199]))
+    assert upper.tolist() == [49, 49, 99, 199]
+    assert lower.tolist() == [-1, -1, 49, 149]
+
+
+@pytest.mark.parametrize(("levels", "largest"), [(40, 3e-3), (200, 2e-4)])
+def test_the_solution_of_the_path_is_consistent(schedule: Schedule, levels: int, largest: float) -> None:
+    def solution(sample: Tensor, timesteps: Tensor) -> Tensor:  # x = z
+        signal, deviation = schedule.factors(timesteps)
+        return -(1 - signal) / deviation * sample
+
+    teacher = Teacher(Velocity(), schedule, 1.0)
+    consistent = ConsistencyStudent(Velocity(solution), schedule, levels)(batch(), teacher)
+    mean_of_all = ConsistencyStudent(Velocity(), schedule, levels)(batch(), teacher)
+    assert consistent < largest
+    assert consistent < mean_of_all / 4
+
+
+def test_the_consistency_loss_has_the_gradient_of_the_upper_level_only(schedule: Schedule) -> None:
+    calls = []
+
+    class Recorded(Velocity):
+        def forward(self, *arguments, **keywords):
+            calls.append(torch.is_grad_enabled())
+            return super().forward(*arguments, **keywords)
+
+    student = ConsistencyStudent(Recorded(lambda sample, _: 0.1 * sample), schedule, 10)
+    student(batch(), Teacher(Velocity(), schedule, 1.0)).backward()
+    assert calls == [False, True]
+    assert student.student.factor.grad is not None
+
+
+def small(**changes) -> SashimiDenoiser:
+    torch.manual_seed(0)
+    arguments = {"d_model": 8, "n_layers": [0, 1], "pool": [4], "n_state": 4, "embedding_sines": 8}
+    model = SashimiDenoiser(embedding_hidden=16, embedding_dim=16, sample_size=64, **arguments | changes)
+    nn.init.normal_(model.output[-1].weight, std=0.1)
+    return model
+
+
+def test_student_and_critic_receive_only_their_own_gradients(schedule: Schedule) -> None:
+    model = small()
+    student = DistributionMatchingStudent(model, schedule, 40)
+    teacher = Teacher(small().requires_grad_(False), schedule, 1.0)
+    examples = batch()
+    student(examples, teacher).backward()
+    gradients = [parameter.grad.clone() for parameter in student.critic.parameters()]
+    # The critic is trained as a denoiser of what the student has generated.
+    student.zero_grad()
+    generated = schedule.predict(
+        student.student, schedule.noisy(examples.waveform, examples.noise, examples.start), examples.start, {}
+    ).detach()
+    times = examples.timesteps.clamp(4, 196)
+    noisy = schedule.noisy(generated, examples.second_noise, times)
+    target = schedule.scheduler.get_velocity(generated, examples.second_noise, times)
+    (student.critic(noisy, times).sample - target).square().mean().backward()
+    for expected, parameter in zip(gradients, student.critic.parameters(), strict=True):
+        torch.testing.assert_close(parameter.grad, expected, atol=1e-5, rtol=1e-3)
+    assert all(parameter.grad is None for parameter in teacher.model.parameters())
+
+
+def test_matching_moves_the_audio_from_critic_to_teacher(schedule: Schedule) -> None:
+    """The generated audio is too loud. Its gradient, which training subtracts, points away from zero."""
+    examples = batch()
+
+    class Loud(Velocity):  # audio of deviation 2, whatever it is given
+        def forward(self, sample, timesteps, **_):
+            signal, deviation = schedule.factors(timesteps)
+            self.audio = (2 * self.factor * examples.waveform).requires_grad_()
+            self.audio.retain_grad()
+            return ((signal * sample - self.audio) / deviation,)
+
+    def best_velocity(variance: float):
+        def formula(sample: Tensor, timesteps: Tensor) -> Tensor:
+            signal, deviation = schedule.factors(timesteps)
+            clean = signal * variance / (signal**2 * variance + deviation**2) * sample
+            return (signal * sample - clean) / deviation
+
+        return formula
+
+    student = DistributionMatchingStudent.__new__(DistributionMatchingStudent)
+    nn.Module.__init__(student)
+    student.student, student.critic = Loud(), Velocity(best_velocity(4.0)).requires_grad_(False)
+    student.schedule, student.levels = schedule, 40
+    student(examples, Teacher(Velocity(best_velocity(1.0)), schedule, 1.0)).backward()
+    audio = student.student.audio
+    assert (audio.grad * audio.detach()).sum() > 0
+    assert student.student.factor.grad > 0
+
+
+def test_guidance_of_the_teacher(schedule: Schedule) -> None:
+    model = small(num_classes=3)
+    nn.init.normal_(model.class_embedding.weight)
+    noisy, timesteps = torch.randn(2, 1, 64), torch.tensor([20, 120])
+    labels, none = torch.tensor([0, 2]), torch.tensor([3, 3])
+    with_labels, without = (
+        schedule.predict(model, noisy, timesteps, {"class_labels": own, "mel": None}) for own in (labels, none)
+    )
+    teacher = Teacher(model, schedule, 3.0)
+    found = teacher.predict(noisy, timesteps, {"class_labels": labels, "mel": None, "speaker_labels": None})
+    torch.testing.assert_close(found, without + 3 * (with_labels - without), atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(with_labels, without)
+
+
+def test_a_teacher_without_labels_needs_no_guidance(schedule: Schedule) -> None:
+    model = small()
+    noisy, timesteps = torch.randn(2, 1, 64), torch.tensor([20, 120])
+    conditioning = {"class_labels": None, "mel": None, "speaker_labels": None}
+    found = Teacher(model, schedule, 3.0).predict(noisy, timesteps, conditioning)
+    torch.testing.assert_close(found, schedule.predict(model, noisy, timesteps, conditioning))
+
+
+def test_students_have_the_config_of_their_network(schedule: Schedule) -> None:
+    student = ConsistencyStudent(small(), schedule, 10)
+    assert student.config.d_model == 8
+    assert student.device == torch.device("cpu")
