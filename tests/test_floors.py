@@ -64,7 +64,7 @@ FLOORS = {
         {"metrics", "clips", "extractors", "html"},
         {"classifiers"},
         {"feature_extraction"},
-        {"evaluation", "likelihood_comparison"},
+        {"evaluation", "likelihood_comparison", "vocoder"},
         {"report", "listening_test"},
         {PACKAGE},
         {"commands", "benchmark", "scheduler_benchmark"},

@@ -23,6 +23,7 @@ from sashimi_evaluation.classifiers.loading import bundled_classifiers, model_fo
 from sashimi_evaluation.clips import RECORDS, ClipFolder, class_index, open_clips, open_sets, split_held_out
 from sashimi_evaluation.commands.likelihood import likelihood
 from sashimi_evaluation.commands.listening_test import listening_test
+from sashimi_evaluation.commands.vocoder import vocoder
 from sashimi_evaluation.evaluation import PROTOCOLS, Evaluation, Settings, evaluate, extract_features
 from sashimi_evaluation.extractors import load_extractor, source_of
 from sashimi_evaluation.metrics.intervals import Resampling
@@ -40,6 +41,7 @@ EXAMPLES = """examples:
   sashimi-evaluate samples --reference recordings --classifier resnext --protocol sashimi-icml22
   accelerate launch -m sashimi_evaluation.commands.evaluate samples --reference recordings
   sashimi-evaluate listening-test --help
+  sashimi-evaluate vocoder --help
   sashimi-evaluate likelihood --help
 """
 
@@ -126,6 +128,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return
         if arguments[:1] == ["likelihood"]:
             likelihood(arguments[1:])
+            return
+        if arguments[:1] == ["vocoder"]:
+            vocoder(arguments[1:])
             return
         options = build_parser().parse_args(arguments)
         require_all_processes()

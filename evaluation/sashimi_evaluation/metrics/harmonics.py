@@ -57,7 +57,7 @@ def harmonic_properties(waveform: np.ndarray, sample_rate: int) -> HarmonicPrope
     frames = sounding_frames(waveform, sample_rate, FRAME_SECONDS)
     if not len(frames.starts) or len(waveform) < frames.length or sample_rate < 2 * BANDS[0][1]:
         return HarmonicProperties(float("nan"), empty)
-    lags, strengths = _pitch(frames)
+    lags, strengths = pitch_periods(frames)
     voiced = strengths >= VOICED
     if not voiced.any():
         return HarmonicProperties(0.0, empty)
@@ -107,8 +107,11 @@ def _ratio_of_mean(periodicity: np.ndarray) -> float:
     return float(harmonics_to_noise(periodicity.mean()))
 
 
-def _pitch(frames: SoundingFrames) -> tuple[np.ndarray, np.ndarray]:
-    """Return the pitch period of each frame in samples, float64 (frames,), and the autocorrelation there."""
+def pitch_periods(frames: SoundingFrames) -> tuple[np.ndarray, np.ndarray]:
+    """Return the pitch period of each frame in samples, float64 (frames,), and the autocorrelation there.
+
+    A frame whose autocorrelation is at least ``VOICED`` is voiced; see :func:`harmonic_properties`.
+    """
     shortest, longest = (round(frames.sample_rate / pitch) for pitch in reversed(PITCH_HZ))
     correlation = np.fft.irfft(frames.power(_PITCH_BAND), axis=1)[:, : longest + 2]
     lags = np.arange(shortest - 1, longest + 2)
