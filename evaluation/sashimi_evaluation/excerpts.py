@@ -154,4 +154,4 @@ def _cut(path: Path, seconds: float, hop: float, rest: bool = False) -> Iterator
 
 
 def _floats(content: bytearray, start: int, length: int) -> np.ndarray:
-    return np.frombuffer(bytes(content[4 * start : 4 * (start + length)]), dtype=np.float32)
+    return np.frombuffer(content[4 * start : 4 * (start + length)], dtype=np.float32)
