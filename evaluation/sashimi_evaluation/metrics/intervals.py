@@ -27,7 +27,7 @@ class Interval:
 
     def clipped(self, low: float, high: float) -> "Interval":
         """Return the interval with its ends clipped to the range of the metric."""
-        return replace(self, low=max(low, self.low), high=min(high, self.high))
+        return replace(self, low=min(max(low, self.low), high), high=max(min(high, self.high), low))
 
     def shifted(self, by: float) -> "Interval":
         """Return the interval with ``by`` added to its ends."""
