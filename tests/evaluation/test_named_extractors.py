@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from sashimi_diffusion.errors import UserError
 from sashimi_evaluation.classifiers import load_classifier
 from sashimi_evaluation.extractors import NamedExtractor, is_named, load_extractor, seconds_of, sources_of
+from sashimi_evaluation.extractors.embedding import SCALE
 from sashimi_evaluation.extractors.interface import FeatureExtractor
 from sashimi_evaluation.extractors.vggish import PATCH, log_mel
 
@@ -67,7 +68,7 @@ def test_the_embedding_is_that_of_the_classifiers_before_their_normalization():
     norm = classifier.model.norm
     scale = (norm.weight / (norm.running_var + norm.eps).sqrt()).detach()
     shift = (norm.bias - norm.running_mean * scale).detach()
-    expected = features.reshape(2, 2, 96) * scale.numpy() + shift.numpy()
+    expected = features.reshape(2, 2, 96) / SCALE * scale.numpy() + shift.numpy()
     assert (scale > 0).all()  # so that the maximum stays the maximum
     np.testing.assert_allclose(classifier.features(audio, 16000), expected.reshape(2, 192), atol=1e-4)
     np.testing.assert_allclose(extractor.features(5 * audio, 16000), features, atol=1e-4)

@@ -10,6 +10,8 @@ from sashimi_evaluation.extractors.interface import NamedExtractor
 from sashimi_evaluation.extractors.weights import fingerprint_of
 
 VERSION = 1  # increase it whenever the same weights give other features
+SCALE = 0.2
+"""Factor of the features: those of words then have a standard deviation of about 1. KID depends on their scale."""
 
 
 class PooledEmbedding(nn.Module):
@@ -29,7 +31,7 @@ class PooledEmbedding(nn.Module):
 
     def forward(self, waveform: Tensor) -> Tensor:
         """Map waveforms (B, L) at 16 kHz to features (B, 2 C), where C is the size of an embedding."""
-        return mean_and_maximum(padded_embeddings(self.mel, self.embedding, waveform[:, None]))
+        return SCALE * mean_and_maximum(padded_embeddings(self.mel, self.embedding, waveform[:, None]))
 
 
 def load_embedding(device: str | torch.device = "cpu") -> NamedExtractor:
@@ -38,7 +40,8 @@ def load_embedding(device: str | torch.device = "cpu") -> NamedExtractor:
     It was trained on speech, but the features of other sounds differ from those of noise, too. It hears nothing above
     3.8 kHz. Without excerpts it gets the first second of a file, and the silence after a shorter one counts.
 
-    The features are those of the bundled classifiers without the normalization that was fitted to words.
+    The features are those of the bundled classifiers with one factor instead of the normalization of each feature that
+    was fitted to words.
 
     Args:
         device: device of the network.
@@ -47,5 +50,5 @@ def load_embedding(device: str | torch.device = "cpu") -> NamedExtractor:
         UserError: its files are damaged.
     """
     network = PooledEmbedding(load_speech_embedding())
-    fingerprint = fingerprint_of(network.state_dict(), {"network": "embedding", "version": VERSION})
+    fingerprint = fingerprint_of(network.state_dict(), {"network": "embedding", "version": VERSION, "scale": SCALE})
     return NamedExtractor(network, "embedding", SAMPLE_RATE, 1.0, fingerprint, device)
