@@ -180,6 +180,7 @@ def test_without_windows_each_file_is_one_clip(sounds: Path, monkeypatch, capsys
         (["--window", "4"], "--window 4 is longer than every recording of reference (the longest has 3.5 s)"),
         (["--window", "1", "--held-out", "others", "--prepare", "rate=8000,length=10"], "--window exclude each other"),
         (["--features", "vgish=x"], "did you mean 'vggish'?"),
+        (["--features", ""], "expected package.module:function"),
         (["--features", "clap"], "the weights are missing: expected --features clap=FOLDER"),
         (["--features", "panns=nowhere"], "nowhere does not exist: expected the weights of panns"),
         (["--features", "vggish=samples/chord0.wav"], "no checkpoint that torch can read (it is an audio file)"),

@@ -35,8 +35,9 @@ def load_features(
         raise UserError(
             f"--protocol {protocol} has metrics of classes, but --classifier is {NO_CLASSIFIER}: leave out one of them"
         )
-    location = location or (EMBEDDING if without else None)
-    return None if location is None else load_extractor(location, device)
+    if location is None:
+        return load_extractor(EMBEDDING, device) if without else None
+    return load_extractor(location, device)
 
 
 def load_classes(
