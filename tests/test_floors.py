@@ -61,9 +61,11 @@ FLOORS = {
     ],
     "sashimi_evaluation": [
         {"preparation"},
-        {"metrics", "clips", "extractors", "html"},
+        {"metrics", "clips", "excerpts", "feature_shards", "html"},
         {"classifiers"},
-        {"feature_extraction"},
+        {"extractors", "feature_extraction"},
+        {"extraction"},
+        {"notes"},
         {"evaluation", "likelihood_comparison", "vocoder"},
         {"report", "listening_test"},
         {PACKAGE},

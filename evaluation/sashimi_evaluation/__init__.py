@@ -3,8 +3,10 @@
 from sashimi_diffusion.generation.likelihood import likelihood_window
 from sashimi_evaluation.classifiers import DigitClassifier, WordClassifier, load_classifier
 from sashimi_evaluation.clips import ClipFolder, open_clips
-from sashimi_evaluation.evaluation import Settings, evaluate, extract_features
-from sashimi_evaluation.extractors import FeatureExtractor
+from sashimi_evaluation.evaluation import evaluate
+from sashimi_evaluation.excerpts import Windows
+from sashimi_evaluation.extraction import Settings, extract_features
+from sashimi_evaluation.extractors import FeatureExtractor, load_extractor
 from sashimi_evaluation.metrics.cepstral_distortion import mel_cepstral_distortion
 from sashimi_evaluation.metrics.distances import nearest_neighbors
 from sashimi_evaluation.metrics.frechet import frechet_distance, frechet_extrapolation
@@ -33,6 +35,7 @@ __all__ = [
     "FeatureExtractor",
     "Interval",
     "Settings",
+    "Windows",
     "WordClassifier",
     "am_score",
     "bits_per_sample",
@@ -47,6 +50,7 @@ __all__ = [
     "label_accuracy",
     "likelihood_window",
     "load_classifier",
+    "load_extractor",
     "log_modified_classifier_score",
     "mel_cepstral_distortion",
     "memorization",

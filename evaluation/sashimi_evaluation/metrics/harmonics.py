@@ -91,12 +91,15 @@ def harmonic_metrics(properties: Mapping[str, np.ndarray], resampling: Resamplin
     if not sounding.any():
         return []
     voiced = np.isfinite(periodicity[:, 0])
-    metrics = [mean_metric("voiced", "Voiced share of the sounding frames", share[sounding], resampling)]
+    of_voiced = resampling.where(voiced)
+    metrics = [
+        mean_metric("voiced", "Voiced share of the sounding frames", share[sounding], resampling.where(sounding))
+    ]
     note = "" if voiced.all() else f"of the {int(voiced.sum())} of {len(voiced)} clips with a voiced frame"
     for number, (low, high) in enumerate(BANDS):
         values = periodicity[voiced, number]
         if len(values) and np.isfinite(values).all():
-            interval = resampling.interval(_ratio_of_mean, values, low=LIMITS_DB[0], high=LIMITS_DB[1])
+            interval = of_voiced.interval(_ratio_of_mean, values, low=LIMITS_DB[0], high=LIMITS_DB[1])
             title = f"Harmonics-to-noise ratio {low // 1000}-{high // 1000} kHz (dB)"
             key = f"hnr_{low // 1000}_{high // 1000}"
             metrics.append(Metric(key, title, _ratio_of_mean(values), interval, note=note))
