@@ -14,6 +14,7 @@ from sashimi_diffusion.command_line import Parser, path_argument, run, select_de
 from sashimi_diffusion.commands.given_files import given_paths, is_given
 from sashimi_diffusion.commands.sample_autoregressive import sample_autoregressive
 from sashimi_diffusion.commands.sample_diffusion import sample_diffusion
+from sashimi_diffusion.commands.vocoding import sample_vocoder
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.generation import ENGINES, WEIGHTS
 from sashimi_diffusion.launch import prints_error, require_all_processes, require_same_count
@@ -26,7 +27,11 @@ from sashimi_kernels.allocation import keep_freed_memory
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 GIVEN_AUDIO = ("audio", "strength", "keep", "continue", "jumps", "window", "overlap")
-DIFFUSION_ONLY = ("steps", "scheduler", "label", "speaker", "guidance_scale", "no_cuda_graph", *GIVEN_AUDIO)
+VOCODER_ONLY = ("resynthesize", "mel")
+DIFFUSION_ONLY = (
+    *("steps", "scheduler", "label", "speaker", "guidance_scale", "no_cuda_graph"),
+    *(*GIVEN_AUDIO, *VOCODER_ONLY),
+)
 AUTOREGRESSIVE_ONLY = (
     *("prefix", "temperature", "top_p", "top_k", "engine", "weights", "stream"),
     *("sort_by_likelihood", "likelihood_window"),
@@ -71,7 +76,14 @@ KEEP_HELP = "keep these parts in seconds exactly and generate the rest, as in 0:
 JUMPS_HELP = f"repetitions of each stretch of steps with --keep and --continue (default: {DEFAULT_JUMPS})"
 LONG_WINDOW_HELP = (
     "denoise overlapping windows of this length together, for clips far beyond the training length (default: one "
-    "window; the training length for --audio that is longer)"
+    "window; the training length for --audio that is longer; for a vocoder, what needs about 1 GB of memory)"
+)
+RESYNTHESIZE_HELP = (
+    "vocoder: generate these recordings again from their mel spectrograms, files or folders with all sub-folders; "
+    "each clip is exactly as long as its recording, at the rate of the model"
+)
+MEL_HELP = (
+    "vocoder: generate from these log-mel spectrograms, .npy files of shape (bands, frames) or (1, bands, frames)"
 )
 
 EXAMPLES = """examples:
@@ -87,6 +99,7 @@ EXAMPLES = """examples:
   sashimi-sample --pipeline runs/piano/pipeline --prefix start.wav --seconds 8 --top-p 0.95
   sashimi-sample --pipeline runs/piano/pipeline --stream endless.wav --seconds 600
   sashimi-sample --pipeline runs/piano/pipeline --play --seconds 60
+  sashimi-sample --pipeline runs/vocoder/pipeline --resynthesize recordings --scheduler unipc-karras --steps 6
   accelerate launch -m sashimi_diffusion.commands.sample --num-samples 2048 --batch-size 32
 """
 
@@ -130,6 +143,9 @@ def build_parser() -> Parser:
     add("--jumps", type=int, metavar="N", help=JUMPS_HELP)
     add("--window", type=float, metavar="SECONDS", help=LONG_WINDOW_HELP)
     add("--overlap", type=float, metavar="SECONDS", help="overlap of neighboring windows (default: a quarter of one)")
+    add = parser.add_argument_group("vocoders").add_argument
+    add("--resynthesize", type=path_argument, nargs="+", metavar="PATH", help=RESYNTHESIZE_HELP)
+    add("--mel", type=path_argument, nargs="+", metavar="FILE", help=MEL_HELP)
     add = parser.add_argument_group("autoregressive pipelines").add_argument
     add("--prefix", type=path_argument, metavar="FILE", help="recording that every clip continues")
     add("--temperature", type=float, metavar="T", help="sampling temperature; 0 is greedy (default: 1)")
@@ -210,6 +226,9 @@ def sample(options: argparse.Namespace) -> None:
             raise UserError(f"{flag} does not apply: {pipeline}; {advice}")
     if autoregressive and options.play:
         require_one_clip(options, "--play plays one clip of an autoregressive pipeline")
+    if options.resynthesize or options.mel:
+        sample_vocoder(options, folder, device, DTYPES[options.dtype], state)
+        return
     options.num_samples = count
     run_pipeline = sample_autoregressive if autoregressive else sample_diffusion
     run_pipeline(options, folder, device, DTYPES[options.dtype], state)

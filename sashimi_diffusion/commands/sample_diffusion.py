@@ -159,7 +159,9 @@ def load_pipeline(folder: Path, options: argparse.Namespace, dtype: torch.dtype)
     """
     pipe = SashimiPipeline.from_pretrained(folder, torch_dtype=dtype)
     if pipe.model.config.get("mel_channels") is not None:
-        raise UserError("this pipeline is a vocoder: it needs mel spectrograms, so use it from Python (mel=...)")
+        raise UserError(
+            "this pipeline is a vocoder: give it recordings with --resynthesize or mel spectrograms with --mel"
+        )
     pipe.cuda_graph = not options.no_cuda_graph
     if options.scheduler is not None:
         pipe.scheduler = create_scheduler(options.scheduler, pipe.scheduler.config)

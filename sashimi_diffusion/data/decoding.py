@@ -24,7 +24,7 @@ from sashimi_diffusion.data.audio_headers import (
     is_cut_ogg,
     mp3_frame_count,
 )
-from sashimi_diffusion.data.levels import peak_of, peak_problem
+from sashimi_diffusion.data.levels import MAX_PEAK, peak_of, peak_problem
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.paths import kind, reason
 from sashimi_diffusion.terminal import printable
@@ -91,9 +91,37 @@ def decode_audio(path: Path | str, max_seconds: float | None = None, channels: i
             ``MAX_SAMPLES`` or another number of channels, or its level is impossible (see
             :mod:`sashimi_diffusion.data.levels`).
     """
+    with _named_errors(path), _opened(path) as raw:
+        return _decode(Path(path), raw, _Wanted(max_seconds, channels))
+
+
+def decode_blocks(path: Path | str, start: int = 0) -> Iterator[Decoded]:
+    """Yield the mean of the channels of a file in blocks, so that memory does not grow with the duration.
+
+    Args:
+        path: a file as for :func:`decode_audio`, of any duration.
+        start: index of the first sample; there is no block if the file has fewer samples.
+
+    Raises:
+        AudioFileError: as :func:`decode_audio`, when the block with the problem is reached.
+    """
+    count, peak = 0, 0.0
+    with _named_errors(path), _opened(path) as raw, _decoder(Path(path), raw, whole=True) as file:
+        for block in _blocks(Path(path), file, _stated(file), start):
+            count += len(block)
+            peak = float(np.maximum(peak, peak_of(block)))  # NaN stays NaN
+            if not peak <= MAX_PEAK and (problem := peak_problem(peak)):
+                raise AudioFileError(path, problem)
+            yield Decoded(block.mean(axis=1), file.samplerate, file.channels)
+        if start == 0 and (problem := peak_problem(peak) if count else "empty (no samples)"):
+            raise AudioFileError(path, problem)
+
+
+@contextlib.contextmanager
+def _named_errors(path: Path | str) -> Iterator[None]:
+    """Turn whatever a decoder raises in the block into an AudioFileError."""
     try:
-        with _opened(path) as file:
-            return _decode(Path(path), file, _Wanted(max_seconds, channels))
+        yield
     except soundfile.LibsndfileError as error:
         raise AudioFileError(path, f"not audio that soundfile can read ({_words(error)})") from error
     except OSError as error:
@@ -185,19 +213,32 @@ class _Corrected(io.RawIOBase):
 
 
 def _decode(path: Path, raw: BinaryIO, wanted: _Wanted) -> Decoded:
+    whole = wanted.max_seconds is None or os.fstat(raw.fileno()).st_size <= _READ_ALL
+    with _decoder(path, raw, whole) as file:
+        return _read(path, file, wanted)
+
+
+@contextlib.contextmanager
+def _decoder(path: Path, raw: BinaryIO, whole: bool) -> Iterator[soundfile.SoundFile]:
+    """Open the decoder of a file whose header was checked; ``whole``: all pages of an Ogg stream are checked, too."""
     if is_cut_ogg(raw):
         raise AudioFileError(path, "cut short: the end of the stream is missing")
-    whole = wanted.max_seconds is None or os.fstat(raw.fileno()).st_size <= _READ_ALL
     if whole and (page := damaged_ogg_page(raw)) is not None:
         raise AudioFileError(path, f"damaged: page {page} of the Ogg stream is missing or was changed")
     data = find_audio_data(raw)
     if data is not None and data.size_field is not None:
-        return _decode_corrected(path, raw, _Corrected(raw, data.size_field, b"\xff" * 4), wanted)
-    with _Stream(_own_name(path, raw)) as file:
-        if not _is_estimated(file, raw):
-            _check_header(path, file, data)
-            return _read(path, file, wanted)
-    return _decode_corrected(path, raw, _Corrected(raw, endless=True), wanted)
+        source = _Corrected(raw, data.size_field, b"\xff" * 4)
+    else:
+        with _Stream(_own_name(path, raw)) as file:
+            if not _is_estimated(file, raw):
+                _check_header(path, file, data)
+                yield file
+                return
+        source = _Corrected(raw, endless=True)
+    with _Stream(source) as file:
+        yield file
+    if source.error is not None:
+        raise source.error
 
 
 def _own_name(path: Path, raw: BinaryIO) -> str | bytes:
@@ -209,14 +250,6 @@ def _own_name(path: Path, raw: BinaryIO) -> str | bytes:
     if os.path.exists(name):
         return name
     return str(path) if os.name == "nt" else os.fsencode(path)
-
-
-def _decode_corrected(path: Path, raw: BinaryIO, source: _Corrected, wanted: _Wanted) -> Decoded:
-    with _Stream(source) as file:
-        decoded = _read(path, file, wanted)
-    if source.error is not None:
-        raise source.error
-    return decoded
 
 
 def _is_estimated(file: soundfile.SoundFile, raw: BinaryIO) -> bool:
@@ -246,23 +279,13 @@ def _read(path: Path, file: soundfile.SoundFile, wanted: _Wanted) -> Decoded:
         number = "1 channel" if file.channels == 1 else f"{file.channels} channels"
         raise AudioFileError(path, f"{number} instead of {wanted.channels}")
     longest = MAX_SAMPLES // wanted.channels
-    stated = file.frames if file.frames < _UNKNOWN else None
+    stated = _stated(file)
     most = longest + 1 if seconds is None else min(longest, math.ceil(seconds * file.samplerate))
     end = most if stated is None else min(stated, most)  # other data may follow
     # A file that states that it is too long is decoded to find out whether it is, but it is not kept.
     kept = stated is None or end <= longest
     samples, count, peak = bytearray(), 0, 0.0
-    if file.format == "MP3":
-        file.seek(0)  # results differ in the last digit without it, and it is how soundfile.read begins
-    while count < end:
-        try:
-            block = file.read(min(_BLOCK, end - count), dtype="float32", always_2d=True)  # (L, channels)
-        except soundfile.LibsndfileError as error:
-            if stated is None:
-                raise AudioFileError(path, f"cut short or damaged after {count} samples ({_words(error)})") from error
-            raise AudioFileError(path, f"{_cut_short(stated, count)} ({_words(error)})") from error
-        if len(block) == 0:
-            break
+    for block in _blocks(path, file, end):
         count += len(block)
         peak = float(np.maximum(peak, peak_of(block)))  # NaN stays NaN
         if kept:
@@ -270,9 +293,6 @@ def _read(path: Path, file: soundfile.SoundFile, wanted: _Wanted) -> Decoded:
                 samples += (block.mean(axis=1) if mixed else block).tobytes()
     if count > longest:
         raise AudioFileError(path, f"more than {longest} samples: cut it into shorter files")
-    slack = _MP3_SLACK if file.format == "MP3" else 0
-    if stated is not None and count < end - slack:
-        raise AudioFileError(path, _cut_short(stated, count))
     if count == 0:
         raise AudioFileError(path, "empty (no samples)")
     if problem := peak_problem(peak):
@@ -281,6 +301,38 @@ def _read(path: Path, file: soundfile.SoundFile, wanted: _Wanted) -> Decoded:
     if not mixed:
         decoded = np.ascontiguousarray(decoded.reshape(count, file.channels).T)
     return Decoded(decoded, file.samplerate, file.channels)
+
+
+def _stated(file: soundfile.SoundFile) -> int | None:
+    """Return the number of samples that the header of a file states, or None if it states none."""
+    return file.frames if file.frames < _UNKNOWN else None
+
+
+def _blocks(path: Path, file: soundfile.SoundFile, end: int | None, start: int = 0) -> Iterator[np.ndarray]:
+    """Yield blocks of all channels, float32 (L, channels), from the sample ``start`` to ``end``; None: to the last.
+
+    Raises:
+        AudioFileError: the file has fewer samples than its header states.
+    """
+    stated, count = _stated(file), start
+    if stated is not None and start >= stated:
+        return
+    if file.format == "MP3" or start:
+        file.seek(start)  # results of MP3 differ in the last digit without it, and it is how soundfile.read begins
+    while end is None or count < end:
+        try:
+            block = file.read(_BLOCK if end is None else min(_BLOCK, end - count), dtype="float32", always_2d=True)
+        except soundfile.LibsndfileError as error:
+            if stated is None:
+                raise AudioFileError(path, f"cut short or damaged after {count} samples ({_words(error)})") from error
+            raise AudioFileError(path, f"{_cut_short(stated, count)} ({_words(error)})") from error
+        if len(block) == 0:
+            break
+        count += len(block)
+        yield block
+    slack = _MP3_SLACK if file.format == "MP3" else 0
+    if stated is not None and end is not None and count < end - slack:
+        raise AudioFileError(path, _cut_short(stated, count))
 
 
 def _cut_short(stated: int, found: int, about: str = "") -> str:

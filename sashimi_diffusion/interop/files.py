@@ -35,12 +35,14 @@ class RefusedPickle(UserError):
     """A pickle that contains more than tensors and could run code when loaded."""
 
 
-def read_state_dict(path: str | Path) -> dict[str, Tensor]:
+def read_state_dict(
+    path: str | Path, entries: tuple[str, ...] = ("model_state_dict", "state_dict")
+) -> dict[str, Tensor]:
     """Return the state dict of the network in a file of the official code, on the CPU.
 
     Args:
-        path: a pickle (.pkl, .pt, .ckpt) of a state dict, or of a dict with an entry model_state_dict or state_dict; or
-            a .safetensors file.
+        path: a pickle (.pkl, .pt, .ckpt) of a state dict, or of a dict with one of ``entries``; or a .safetensors file.
+        entries: entries of a checkpoint that may contain the state dict.
 
     Raises:
         UserError: the file does not exist, cannot be read, could run code, or contains no state dict of ordinary
@@ -48,13 +50,13 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     """
     path = Path(path)
     content = _read_content(path)
-    for entry in ("model_state_dict", "state_dict"):
+    for entry in entries:
         if isinstance(content, dict) and isinstance(content.get(entry), dict):
             content = content[entry]
     if not isinstance(content, dict) or not content or not all(map(_is_entry, content.items())):
         raise UserError(
             f"{printable(path)} contains no state dict: expected a dict of tensors by name, or an entry "
-            "model_state_dict or state_dict with one"
+            f"{' or '.join(entries)} with one"
         )
     check_tensors(path, content)
     return dict(content)

@@ -48,6 +48,7 @@ class SashimiDenoiser(Denoiser):
         mel_alignment: "stage" gives every stage the mel at its own rate; "official" gives the pooled stages the
             beginning of the full-rate mel, as the official code does and its vocoder weights need.
         stored_nodes: see :class:`LegacyS4`; for "legacy" only.
+        mel_settings: how the spectrograms are computed, a mapping of :class:`.MelSettings`; None: its defaults.
 
     Raises:
         ValueError: a value of another type or out of its range, or one that does not fit the others.
@@ -95,6 +96,7 @@ class SashimiDenoiser(Denoiser):
         mel_upsample: Sequence[int] = (16, 16),
         mel_alignment: str = "stage",
         stored_nodes: bool = False,
+        mel_settings: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(
             in_channels,

@@ -1,5 +1,6 @@
 """The base class of the diffusion denoisers: conditioning, validation and the signature of ``forward``."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,7 @@ from diffusers.utils import BaseOutput
 from torch import Tensor, nn
 
 from sashimi_diffusion.arguments import short_form
+from sashimi_diffusion.data.mel import MelSettings
 from sashimi_diffusion.data.pre_emphasis import pre_emphasize
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.models.adapters import LoraAdapters
@@ -39,7 +41,7 @@ class Denoiser(LoraAdapters, WaveformModel):  # type: ignore[misc]  # a wrapped 
 
     A subclass creates the backbone and ``self.output``, and implements :meth:`predict`. Its config has the entries
     ``in_channels``, ``out_channels``, ``waveform_std``, ``pre_emphasis``, ``objective``, ``num_classes``,
-    ``class_names``, ``num_speakers``, ``speaker_names``, ``mel_channels`` and ``mel_upsample``.
+    ``class_names``, ``num_speakers``, ``speaker_names``, ``mel_channels``, ``mel_upsample`` and ``mel_settings``.
 
     Args:
         in_channels: audio channels of the noisy waveforms.
@@ -49,7 +51,8 @@ class Denoiser(LoraAdapters, WaveformModel):  # type: ignore[misc]  # a wrapped 
         weight_norm: weight normalization of the first linear map.
 
     Raises:
-        UserError: a value of another type or out of its range, an unknown objective, or not one name for each label.
+        UserError: a value of another type or out of its range, an unknown objective, not one name for each label, or
+            settings of a mel spectrogram that are unknown or do not fit the sample rate.
     """
 
     _supports_gradient_checkpointing = True
@@ -65,6 +68,7 @@ class Denoiser(LoraAdapters, WaveformModel):  # type: ignore[misc]  # a wrapped 
     ) -> None:
         super().__init__()
         _require_names(self.config)
+        _require_mel_settings(self.config)
         _require_objective(self.config)
         dim = embedding_sizes[-1]
         self.input = nn.Sequential(pointwise(in_channels, width, weight_norm), nn.ReLU())
@@ -195,6 +199,16 @@ def _require_names(config: Mapping[str, Any]) -> None:
             raise UserError(f"{names} has {len(given)} names, {count} is {number}: expected one name for each label")
         if given is not None and len({str(name) for name in given}) != number:
             raise UserError(f"{names} has a name twice: expected another name for each label")
+
+
+def _require_mel_settings(config: Mapping[str, Any]) -> None:
+    """Raise UserError if the settings of the mel spectrogram in a config are invalid, or are for no vocoder."""
+    settings = config.get("mel_settings")
+    if settings is None:
+        return
+    if config.get("mel_channels") is None:
+        raise UserError("mel_settings were given, but mel_channels is null: a network without mels has no settings")
+    MelSettings.of(settings).check(config["sample_rate"], math.prod(config["mel_upsample"]))
 
 
 def _require_objective(config: Mapping[str, Any]) -> None:

@@ -83,6 +83,7 @@ class WaveNetDenoiser(Denoiser):
         speaker_names: names of the speakers, in order.
         mel_channels: mel bands of a vocoder's spectrogram, or None without one.
         mel_upsample: factors whose product is the hop of the spectrogram in samples.
+        mel_settings: how the spectrograms are computed, a mapping of :class:`.MelSettings`; None: its defaults.
 
     Raises:
         UserError: a value of another type or out of its range.
@@ -114,6 +115,7 @@ class WaveNetDenoiser(Denoiser):
         speaker_names: Sequence[str] | None = None,
         mel_channels: int | None = None,
         mel_upsample: Sequence[int] = (16, 16),
+        mel_settings: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(
             in_channels,

@@ -5,6 +5,7 @@ from sashimi_diffusion.pipelines.autoregressive import AutoregressivePipelineOut
 from sashimi_diffusion.pipelines.base import sample_generators, sample_seeds
 from sashimi_diffusion.pipelines.loading import hash_pipeline, is_autoregressive, resolve_pipeline
 from sashimi_diffusion.pipelines.sashimi import SashimiPipeline
+from sashimi_diffusion.pipelines.vocoding import resynthesize, vocode
 
 __all__ = [
     "AutoPipeline",
@@ -14,6 +15,8 @@ __all__ = [
     "hash_pipeline",
     "is_autoregressive",
     "resolve_pipeline",
+    "resynthesize",
     "sample_generators",
     "sample_seeds",
+    "vocode",
 ]

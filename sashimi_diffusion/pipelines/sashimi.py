@@ -17,6 +17,7 @@ from sashimi_diffusion.pipelines.base import batch_size_of, check_output_type, r
 from sashimi_diffusion.pipelines.diffusion_base import DiffusionAudioPipeline
 from sashimi_diffusion.pipelines.given_audio import Known, given_audio, normalized, warn_of_level
 from sashimi_diffusion.pipelines.labels import Labels, known_labels, label_conditioning, label_count, repeated
+from sashimi_diffusion.pipelines.mel import checked_mel, mel_spectrogram, with_frames
 from sashimi_diffusion.pipelines.memory import require_call_memory
 from sashimi_diffusion.pipelines.prediction import Prediction, model_input
 from sashimi_diffusion.pipelines.schedule import Call, Schedule, checked_jumps
@@ -72,7 +73,7 @@ class SashimiPipeline(DiffusionAudioPipeline):
         audio_length_in_s: float | None = None,
         class_labels: Labels | None = None,
         guidance_scale: float | None = None,
-        mel: Tensor | None = None,
+        mel: Tensor | np.ndarray | None = None,
         speaker_labels: Labels | None = None,
         output_type: str = "np",
         return_dict: bool = True,
@@ -108,7 +109,8 @@ class SashimiPipeline(DiffusionAudioPipeline):
                 the prediction with labels (no guidance); larger scales strengthen the labels, up to
                 ``MAX_GUIDANCE_SCALE``; negative ones avoid them. None: the default of the pipeline if there are
                 labels, otherwise 1.
-            mel: log-mel spectrograms for a vocoder, shape (B, mel_channels, frames).
+            mel: log-mel spectrograms for a vocoder, shape (B, mel_channels, frames) or (mel_channels, frames);
+                :meth:`mel` makes them.
             speaker_labels: a speaker (index or name) for all waveforms, or a sequence of B speakers. None: the n-th
                 waveform of each class in the batch has the n-th speaker, modulo the number of speakers; if several
                 batches form one set, give ``speaker_labels`` explicitly. A model with classes and speakers that is
@@ -154,6 +156,7 @@ class SashimiPipeline(DiffusionAudioPipeline):
         check_output_type(output_type)
         names = self.callback_inputs(callback_on_step_end, callback_on_step_end_tensor_inputs)
         each = require_count("num_waveforms_per_prompt", num_waveforms_per_prompt)
+        mel = None if mel is None else checked_mel(self.model.config, mel)
         config, device = self.model.config, self._execution_device
         requested = None if audio_length_in_s is None else self.seconds_to_samples(audio_length_in_s)
         given = given_audio(audio, mask, strength, requested, config, mel is not None)
@@ -180,7 +183,7 @@ class SashimiPipeline(DiffusionAudioPipeline):
         labels = {name: own.to(device) for name, own in labels.items()}
         self._guidance_scale = self.resolve_guidance_scale(guidance_scale, bool(labels))
         if mel is not None:
-            mel = self._padded_mel(mel.repeat_interleave(each, dim=0), count, padded)
+            mel = with_frames(config, mel.repeat_interleave(each, dim=0), padded).to(device, self.model.dtype)
         shape = (count, config.in_channels, padded)
         own_noise = None if latents is None else checked_noise(latents, shape)
         step = scheduler_step(self.scheduler, generators, eta)
@@ -261,8 +264,6 @@ class SashimiPipeline(DiffusionAudioPipeline):
         requested = None if audio_length_in_s is None else self.seconds_to_samples(audio_length_in_s)
         if mel is None:
             return requested or config.sample_size
-        if config.mel_channels is None:
-            raise UserError("a mel was given, but this model is not a vocoder: leave it out")
         length = mel.shape[-1] * math.prod(config.mel_upsample)
         if requested not in (None, length):
             raise UserError(
@@ -312,15 +313,17 @@ class SashimiPipeline(DiffusionAudioPipeline):
         choice = "" if classes is None else f", choose with class_labels: {classes.choices}"
         return f"; the pipeline takes no text{choice}"
 
-    def _padded_mel(self, mel: Tensor, batch_size: int, length: int) -> Tensor:
-        """Return ``mel`` on the device, with enough frames for ``length`` samples."""
-        mel_channels = self.model.config.mel_channels
-        if mel.ndim != 3 or mel.shape[:2] != (batch_size, mel_channels):
-            raise UserError(f"mel has shape {tuple(mel.shape)}, expected ({batch_size}, {mel_channels}, frames)")
-        # Frames are missing only if the length was rounded up to the multiple of the model.
-        missing = math.ceil(length / math.prod(self.model.config.mel_upsample)) - mel.shape[-1]
-        mel = torch.nn.functional.pad(mel, (0, max(missing, 0)), mode="replicate")
-        return mel.to(self._execution_device, self.model.dtype)
+    def mel(self, audio: Tensor | np.ndarray, sample_rate: int | None = None) -> Tensor:
+        """Return the log-mel spectrograms (B, mel_channels, frames) of recordings, as this vocoder takes them.
+
+        Args:
+            audio: recordings within [-1, 1], floating-point numbers of shape (L,), (B, L) or (B, 1, L).
+            sample_rate: rate of ``audio`` in Hz, from which it is resampled. None: the rate of the model.
+
+        Raises:
+            UserError: an error of :func:`.mel_spectrogram`.
+        """
+        return mel_spectrogram(self.model.config, audio, sample_rate, self._execution_device)
 
 
 def _rows(tensor: Any, each: int) -> int | None:

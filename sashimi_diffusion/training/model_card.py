@@ -10,6 +10,7 @@ from typing import Any
 from huggingface_hub import ModelCardData
 
 from sashimi_diffusion.pipelines.hub import PLACEHOLDER
+from sashimi_diffusion.pipelines.mel import mel_description
 from sashimi_diffusion.terminal import printable
 from sashimi_diffusion.training.config import RunConfig, to_tree
 from sashimi_diffusion.training.yaml_files import write_yaml
@@ -75,9 +76,11 @@ def diffusion_usage(network: Any, steps: int | None = None) -> Usage:
     load = f'from sashimi_diffusion import SashimiPipeline\n\npipe = SashimiPipeline.from_pretrained("{PLACEHOLDER}")\n'
     if network.config.get("mel_channels") is not None:
         shape = f"# mel: ({network.config.mel_channels} channels, frames), log mel spectrograms in a batch"
-        python = f"{load}audio = pipe(mel=mel).audios  {shape}"
+        made = "mel = pipe.mel(recording)  # recording: samples within [-1, 1] at the rate of the model"
+        python = f"{load}{made}\naudio = pipe(mel=mel).audios  {shape}"
+        command = f"sashimi-sample --pipeline {PLACEHOLDER} --resynthesize recordings"
         what = "a vocoder (diffusion) for mel spectrograms"
-        return Usage(what, network, "diffusers", "text-to-speech", tags, python, "")
+        return Usage(what, network, "diffusers", "text-to-speech", tags, python, command)
     conditions = "".join(
         f", conditioned on the {name}"
         for name, count in (("class", "num_classes"), ("speaker", "num_speakers"))
@@ -170,6 +173,8 @@ def _data(config: RunConfig, network: Any, description: str) -> str:
     for name, unit in {"sample_rate": "Hz", "sample_size": "samples"}.items():
         if network.config.get(name) is not None:
             rows[name.replace("_", " ")] = f"{network.config[name]:,} {unit}"
+    if network.config.get("mel_channels") is not None:
+        rows["mel spectrogram"] = mel_description(network.config)
     for kind in ("class", "speaker"):
         names = network.config.get(f"{kind}_names")
         if names:

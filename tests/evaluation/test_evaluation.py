@@ -10,7 +10,8 @@ import soundfile
 from sashimi_diffusion.errors import UserError
 from sashimi_evaluation.classifiers import load_classifier
 from sashimi_evaluation.clips import open_clips
-from sashimi_evaluation.evaluation import Settings, evaluate, extract_features
+from sashimi_evaluation.evaluation import evaluate
+from sashimi_evaluation.extraction import Settings, extract_features
 from sashimi_evaluation.metrics import arrays
 from sashimi_evaluation.metrics.frechet import frechet_metrics
 from sashimi_evaluation.metrics.intervals import Interval, Resampling

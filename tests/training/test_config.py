@@ -1,8 +1,11 @@
 """Tests of configs: validation of keys and types, overrides, YAML files, published configs."""
 
+from dataclasses import asdict
+
 import pytest
 from pydantic import ValidationError
 
+from sashimi_diffusion.data import MelSettings
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.training.config import check_same_run, from_tree, load_config, to_tree
 from sashimi_diffusion.training.diffusion.config import DiffusionConfig
@@ -138,6 +141,13 @@ def test_published_configs_load(file):
 def test_published_configs_have_the_published_size(name, parameters):
     model = create_model(load_config(DiffusionConfig, DIFFUSION / f"{name}.yaml"), None)
     assert sum(parameter.numel() for parameter in model.parameters()) == parameters
+
+
+def test_the_small_vocoder_has_the_documented_size():
+    config = load_config(DiffusionConfig, DIFFUSION / "vocoder-small.yaml", ["model.waveform_std=0.1"])
+    model = create_model(config, None)
+    assert sum(parameter.numel() for parameter in model.parameters()) == 2_050_659
+    assert model.config.mel_settings == asdict(MelSettings())
 
 
 @pytest.mark.parametrize(("name", "parameters"), [("digits-small", 2_280_263), ("digits-small-wavenet", 2_294_913)])

@@ -121,7 +121,9 @@ def test_the_cards_of_other_runs(tmp_path: Path, kind: str) -> None:
 
 def test_the_card_of_a_vocoder_asks_for_spectrograms() -> None:
     usage = diffusion_usage(SimpleNamespace(config=FrozenDict(mel_channels=80)))
-    assert (usage.pipeline_tag, usage.command) == ("text-to-speech", "")
+    assert usage.pipeline_tag == "text-to-speech"
+    assert usage.command.endswith("--resynthesize recordings")
+    assert "mel = pipe.mel(recording)" in usage.python
     assert "pipe(mel=mel).audios  # mel: (80 channels, frames)" in usage.python
 
 

@@ -118,6 +118,11 @@ NEW_DATA_SETTINGS = {
 }
 """Settings of the data that this config lacks, with their defaults."""
 
+NEW_MEL_SETTINGS = {
+    **{"win_length": None, "mel_scale": "slaney", "norm": "slaney", "power": 1},
+    **{"log": "natural", "floor": 1e-5, "padding": "center"},
+}
+
 
 def test_a_measured_value_is_stored_with_the_run(tiny, tmp_path):
     config = from_tree(DiffusionConfig, tiny("training.steps=4"))
@@ -168,7 +173,7 @@ def test_the_config_of_an_older_version_loads_and_resumes(tiny, tiny_file):
         "training": tree["training"]
         | {"gradient_checkpointing": False, "cuda_graph": "auto", "compile": False}
         | {"initial_pipeline": None, "lora_rank": None},
-        "data": tree["data"] | NEW_DATA_SETTINGS,
+        "data": tree["data"] | NEW_DATA_SETTINGS | {"mel": tree["data"]["mel"] | NEW_MEL_SETTINGS},
         "tracking": {"project": "sashimi-diffusion", "run": None},
         "card": {"title": None, "license": None, "datasets": [], "language": [], "text": None},
     }

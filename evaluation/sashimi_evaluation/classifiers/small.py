@@ -74,18 +74,23 @@ class SmallClassifier(ClassifierNetwork):
 
     def forward(self, waveform: Tensor) -> ClassifierOutput:
         """Classify waveforms (B, 1, L) at 16 kHz."""
-        # Without padding, the beginning and the end of the clip would never be in the middle of a window.
-        levels = F.pad(self.mel(waveform), (WINDOW // 2, WINDOW // 2), value=self.mel.floor)
-        embeddings = self.norm(self.embedding(levels))  # (B, C, frames)
+        embeddings = self.norm(padded_embeddings(self.mel, self.embedding, waveform))  # (B, C, frames)
         hidden = F.relu(self.head(self._dropout(embeddings)))
-        logits = self.classifier(self._dropout(_mean_and_maximum(hidden)))
-        return ClassifierOutput(features=_mean_and_maximum(embeddings), logits=logits)
+        logits = self.classifier(self._dropout(mean_and_maximum(hidden)))
+        return ClassifierOutput(features=mean_and_maximum(embeddings), logits=logits)
 
     def _dropout(self, inputs: Tensor) -> Tensor:
         return F.dropout(inputs, self.config.dropout, self.training)
 
 
-def _mean_and_maximum(channels: Tensor) -> Tensor:
+def padded_embeddings(mel: RelativeMel, embedding: Any, waveform: Tensor) -> Tensor:
+    """Return one embedding per 80 ms of waveforms (B, 1, L) at 16 kHz, (B, C, frames), of a speech embedding."""
+    # Without padding, the beginning and the end of the clip would never be in the middle of a window.
+    levels = F.pad(mel(waveform), (WINDOW // 2, WINDOW // 2), value=mel.floor)
+    return embedding(levels)
+
+
+def mean_and_maximum(channels: Tensor) -> Tensor:
     """Pool over time, (B, C, frames) to (B, 2 C)."""
     # The mean alone would depend on the duration of the silence around a word.
     return torch.cat([channels.mean(dim=-1), channels.amax(dim=-1)], dim=1)

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import torch
 from accelerate import PartialState
 
 from sashimi_diffusion.command_line import Parser, path_argument, run, select_device
@@ -17,14 +16,22 @@ from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.launch import prints_error, require_all_processes, require_same_count
 from sashimi_diffusion.output_files import check_output_files
 from sashimi_diffusion.paths import entries
-from sashimi_diffusion.terminal import listed, printable, say, supports
-from sashimi_evaluation.classifiers import WordClassifier, load_classifier
-from sashimi_evaluation.classifiers.loading import bundled_classifiers, model_folder
-from sashimi_evaluation.clips import RECORDS, ClipFolder, class_index, open_clips, open_sets, split_held_out
+from sashimi_diffusion.terminal import printable, say, supports
+from sashimi_evaluation.classifiers.loading import model_folder
+from sashimi_evaluation.clips import RECORDS, ClipFolder, open_clips, open_sets, split_held_out
+from sashimi_evaluation.commands.evaluation_networks import (
+    DEFAULT_CLASSIFIER,
+    NO_CLASSIFIER,
+    load_classes,
+    load_features,
+)
 from sashimi_evaluation.commands.likelihood import likelihood
 from sashimi_evaluation.commands.listening_test import listening_test
-from sashimi_evaluation.evaluation import PROTOCOLS, Evaluation, Settings, evaluate, extract_features
-from sashimi_evaluation.extractors import load_extractor, source_of
+from sashimi_evaluation.commands.vocoder import vocoder
+from sashimi_evaluation.evaluation import Evaluation, evaluate
+from sashimi_evaluation.excerpts import Windows
+from sashimi_evaluation.extraction import PROTOCOLS, Settings, extract_features
+from sashimi_evaluation.extractors import EMBEDDING, NAMED, sources_of
 from sashimi_evaluation.metrics.intervals import Resampling
 from sashimi_evaluation.metrics.spectrum import LINES
 from sashimi_evaluation.preparation import Preparation, chosen_preparation
@@ -38,13 +45,23 @@ EXAMPLES = """examples:
   sashimi-evaluate samples --reference recordings --pattern "{label}_{speaker}_{index}" --hold-out index=0,1,2,3,4
   sashimi-evaluate samples --reference recordings --html report.html
   sashimi-evaluate samples --reference recordings --classifier resnext --protocol sashimi-icml22
+  sashimi-evaluate piano --reference recordings --classifier none --window 2
+  sashimi-evaluate piano --reference recordings --classifier none --features vggish=vggish.pth --window 0.975 --hop 0.5
   accelerate launch -m sashimi_evaluation.commands.evaluate samples --reference recordings
   sashimi-evaluate listening-test --help
+  sashimi-evaluate vocoder --help
   sashimi-evaluate likelihood --help
 """
 
 PATTERN_HELP = 'file names of the recordings, e.g. "{label}_{speaker}_{index}" (default: one folder per class)'
-DEFAULT_CLASSIFIER = "digits-small"
+FEATURES_HELP = (
+    f"feature extractor for the distances: {NAMED}, with weights on disk, or MODULE:FUNCTION (default: the features of "
+    f"the classifier, or {EMBEDDING} without one)"
+)
+WINDOW_SECONDS_HELP = (
+    "cut recordings into excerpts of this duration; a rest shorter than it is left out (default: the beginning of each "
+    "file is one clip)"
+)
 PREPARE_HELP = (
     "prepare the held-out recordings like the training data of the generated clips: rate=HZ,length=SAMPLES,rms=LEVEL, "
     "or none (default: what samples.json and the card of the pipeline say)"
@@ -58,7 +75,7 @@ def build_parser() -> Parser:
     """Return the parser of the command's arguments."""
     parser = Parser(
         prog="sashimi-evaluate",
-        description="Evaluate clips of spoken words from any system against real recordings.",
+        description="Evaluate clips of any system, words or other audio, against real recordings.",
         epilog=EXAMPLES,
     )
     add = parser.add_argument
@@ -85,9 +102,11 @@ def build_parser() -> Parser:
         "--classifier",
         metavar="C",
         help="name or folder of a classifier (default: the bundled one that knows the classes of the clips: "
-        f"{DEFAULT_CLASSIFIER}, words-small; {DEFAULT_CLASSIFIER} if none does)",
+        f"{DEFAULT_CLASSIFIER}, words-small; {DEFAULT_CLASSIFIER} if none does); {NO_CLASSIFIER}: no class metrics",
     )
-    add("--features", metavar="MODULE:FUNCTION", help="feature extractor (default: the features of the classifier)")
+    add("--features", metavar="NAME[=PATH]", help=FEATURES_HELP)
+    add("--window", type=float, metavar="SECONDS", help=WINDOW_SECONDS_HELP)
+    add("--hop", type=float, metavar="SECONDS", help="time from one excerpt to the next (default: that of --window)")
     add(
         "--protocol",
         choices=PROTOCOLS,
@@ -127,6 +146,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if arguments[:1] == ["likelihood"]:
             likelihood(arguments[1:])
             return
+        if arguments[:1] == ["vocoder"]:
+            vocoder(arguments[1:])
+            return
         options = build_parser().parse_args(arguments)
         require_all_processes()
         evaluate_folders(options, shlex.join(["sashimi-evaluate", *arguments]))
@@ -143,6 +165,7 @@ def evaluate_folders(options: argparse.Namespace, command: str) -> None:
     _check_numbers(options)
     if options.html is not None:
         require_matplotlib()
+    windows = windows_of(options)
     device = select_device(options.device)
     state = PartialState(cpu=device.type == "cpu")
     require_same_count(state.num_processes)
@@ -150,17 +173,13 @@ def evaluate_folders(options: argparse.Namespace, command: str) -> None:
         device = state.device
     sets = open_sets(options.samples, options.sample_pattern, options.skip_bad_files)
     reference, held_out = open_reference(options)
-    held_out = prepared(held_out, sets, options.prepare)
-    extractor = None if options.features is None else load_extractor(options.features)
+    held_out = prepared(held_out, sets, options.prepare, windows)
     read = [*sets, reference, *([] if held_out is None else [held_out])]
-    if options.classifier is None:
-        classifier = fitting_classifier(sets, device)
-        _check_outputs(options, classifier.name, read)
-    else:
-        _check_outputs(options, options.classifier, read)
-        classifier = load_classifier(options.classifier, device)
-        check_classes(sets, classifier)
-    extraction = extract_features(sets, reference, held_out, classifier, extractor, settings_of(options))
+    extractor = load_features(options.features, options.classifier, options.protocol, device)
+    classifier, notes = load_classes(options.classifier, sets, read, device)
+    _check_outputs(options, None if classifier is None else options.classifier or classifier.name, read)
+    settings = settings_of(options, windows)
+    extraction = extract_features(sets, reference, held_out, classifier, extractor, settings, notes)
     if state.is_main_process:
         report(evaluate(extraction), options, command)
     if state.num_processes > 1:
@@ -185,35 +204,25 @@ def open_reference(options: argparse.Namespace) -> tuple[ClipFolder, ClipFolder 
     return reference, open_clips(options.held_out, name, options.pattern, where, options.skip_bad_files)
 
 
-def fitting_classifier(sets: Sequence[ClipFolder], device: torch.device) -> WordClassifier:
-    """Return the first bundled classifier that knows the classes of all sets, or of the most."""
-
-    def fit(classifier: WordClassifier) -> tuple[int, bool]:
-        known = sum(clips.labeled_by(classifier.class_names).labeled for clips in sets)
-        return known, classifier.name == DEFAULT_CLASSIFIER
-
-    return max(bundled_classifiers(device), key=fit)
-
-
-def check_classes(sets: Sequence[ClipFolder], classifier: WordClassifier) -> None:
-    """Check that a classifier knows the classes that the records or the names of the files give to all clips.
+def windows_of(options: argparse.Namespace) -> Windows | None:
+    """Return how recordings are cut into excerpts, or None if they are not.
 
     Raises:
-        UserError: it does not know a class.
+        UserError: a number is out of its range, or there is --hop but no --window.
     """
-    for clips in sets:
-        classes = {words[0] for words in clips.words if words}
-        unknown = sorted(name for name in classes if class_index(name, classifier.class_names) < 0)
-        if clips.named and unknown:
-            raise UserError(
-                f"the clips of {printable(clips.name)} have the classes {listed(unknown, 5)}, which the classifier "
-                f"{printable(classifier.name)} does not know (its classes are {listed(classifier.class_names, 12)}): "
-                "choose another --classifier, or leave it out"
-            )
+    if options.window is None:
+        if options.hop is not None:
+            raise UserError(f"--hop {options.hop:g} needs excerpts: give their duration with --window SECONDS, too")
+        return None
+    return Windows(options.window, options.hop)
 
 
-def prepared(held_out: ClipFolder | None, sets: Sequence[ClipFolder], option: str | None) -> ClipFolder | None:
+def prepared(
+    held_out: ClipFolder | None, sets: Sequence[ClipFolder], option: str | None, windows: Windows | None = None
+) -> ClipFolder | None:
     """Return the held-out recordings with the preparation that ``--prepare`` or the records of the sets name.
+
+    Excerpts have the duration of the window instead of a length of the preparation.
 
     Raises:
         UserError: the option is invalid, or there are no held-out recordings to prepare.
@@ -223,11 +232,17 @@ def prepared(held_out: ClipFolder | None, sets: Sequence[ClipFolder], option: st
             raise UserError("--prepare is for held-out recordings: give --hold-out or --held-out, too")
         return None
     recorded = {clips.name: clips.recorded for clips in sets if clips.recorded != Preparation()}
+    if windows is not None:
+        recorded = {name: replace(each, length=None) for name, each in recorded.items()}
     preparation, note = chosen_preparation(option, recorded)
+    if windows is not None and preparation.length is not None:
+        raise UserError(
+            "--prepare length=SAMPLES and --window exclude each other: excerpts have the duration of the window"
+        )
     return replace(held_out, preparation=preparation, record_notes=(*held_out.record_notes, *([note] if note else [])))
 
 
-def settings_of(options: argparse.Namespace) -> Settings:
+def settings_of(options: argparse.Namespace, windows: Windows | None = None) -> Settings:
     """Return the settings of the evaluation."""
     return Settings(
         protocol=options.protocol,
@@ -236,6 +251,7 @@ def settings_of(options: argparse.Namespace) -> Settings:
         cache_dir=options.cache_dir,
         skip_bad_files=options.skip_bad_files,
         lines=tuple(options.lines),
+        windows=windows,
     )
 
 
@@ -271,13 +287,13 @@ def _check_numbers(options: argparse.Namespace) -> None:
         raise UserError(f"--seed is {options.seed}, expected a whole number from 0 to {2**32 - 1}")
 
 
-def _check_outputs(options: argparse.Namespace, classifier_name: str, folders: Sequence[ClipFolder]) -> None:
-    """Refuse reports that would replace each other, a recording or another file of the evaluation."""
+def _check_outputs(options: argparse.Namespace, chosen: str | None, folders: Sequence[ClipFolder]) -> None:
+    """Refuse reports that would replace each other, or a file of the recordings, the classifier or the extractor."""
     read = [(*clips.files, *clips.others, *(clips.root / name for name in RECORDS)) for clips in folders]
-    classifier = entries(model_folder(classifier_name))
-    extractor = None if options.features is None else source_of(options.features)
+    classifier = [] if chosen is None else entries(model_folder(chosen))
+    extractor = [] if options.features is None else sources_of(options.features)
     outputs = {"--json": options.json, "--html": options.html}
-    check_output_files(outputs, itertools.chain(*read, classifier, [extractor] if extractor else []), new_folders=True)
+    check_output_files(outputs, itertools.chain(*read, classifier, extractor), new_folders=True)
 
 
 if __name__ == "__main__":

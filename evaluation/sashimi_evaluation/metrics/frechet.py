@@ -103,23 +103,26 @@ def gaussian_frechet_distance(a: Gaussian, b: Gaussian) -> float:
     return float(gap @ gap + np.square(a.factor).sum() + np.square(b.factor).sum() - 2 * overlap)
 
 
-def frechet_metrics(reference: np.ndarray, features: np.ndarray, resampling: Resampling) -> list[Metric]:
+def frechet_metrics(
+    reference: np.ndarray, features: np.ndarray, resampling: Resampling, name: str = "FID"
+) -> list[Metric]:
     """Return FID and, if there are enough clips, its extrapolation to N → ∞.
 
     Args:
         reference: features of the real clips, (n, d), at least 2 clips.
         features: features of the clips to evaluate, (m, d), at least 2 clips.
         resampling: settings of the confidence intervals.
+        name: name of the distance in tables; that of features for all kinds of audio is called FAD.
     """
     interval = resampling.interval(_frechet_distance, reference, features, low=0)
     note = _note(min(len(reference), len(features)), features.shape[1])
-    metrics = [Metric("fid", "FID", _frechet_distance(reference, features), interval, "lower", note)]
+    metrics = [Metric("fid", name, _frechet_distance(reference, features), interval, "lower", note)]
     sizes = _extrapolation_sizes(*features.shape)
     if sizes:
         line = _extrapolate(reference, features, sizes, resampling.seed, draws=4)
         values = ", ".join(f"{value:.3f} at {size}" for size, value in zip(line.sizes, line.values, strict=True))
         interval = _limit_interval(reference, features, line, resampling)
-        metrics.append(Metric("fid_infinity", "FID extrapolated to N = ∞", line.limit, interval, "lower", values))
+        metrics.append(Metric("fid_infinity", f"{name} extrapolated to N = ∞", line.limit, interval, "lower", values))
     return metrics
 
 
@@ -145,10 +148,14 @@ def _limit_interval(
     It is the bootstrap interval of the limit of the smallest and the largest size, shifted to the limit of all sizes.
     Two sizes instead of eight save time and make the interval slightly too wide.
     """
-    sizes = line.sizes[0], line.sizes[-1]
+    share = line.sizes[0] / line.sizes[-1]
 
     def two_point_limit(reference: np.ndarray, features: np.ndarray) -> float:
-        return _extrapolate(reference, features, sizes, resampling.seed, draws=1).limit
+        count = len(features)  # of a resample; it varies if whole recordings are drawn
+        smaller = max(2, round(share * count))
+        if smaller >= count:
+            return _frechet_distance(reference, features)
+        return _extrapolate(reference, features, (smaller, count), resampling.seed, draws=1).limit
 
     interval = resampling.interval(two_point_limit, reference, features)
     return interval.shifted(line.limit - two_point_limit(reference, features))

@@ -57,7 +57,7 @@ def harmonic_properties(waveform: np.ndarray, sample_rate: int) -> HarmonicPrope
     frames = sounding_frames(waveform, sample_rate, FRAME_SECONDS)
     if not len(frames.starts) or len(waveform) < frames.length or sample_rate < 2 * BANDS[0][1]:
         return HarmonicProperties(float("nan"), empty)
-    lags, strengths = _pitch(frames)
+    lags, strengths = pitch_periods(frames)
     voiced = strengths >= VOICED
     if not voiced.any():
         return HarmonicProperties(0.0, empty)
@@ -91,12 +91,15 @@ def harmonic_metrics(properties: Mapping[str, np.ndarray], resampling: Resamplin
     if not sounding.any():
         return []
     voiced = np.isfinite(periodicity[:, 0])
-    metrics = [mean_metric("voiced", "Voiced share of the sounding frames", share[sounding], resampling)]
+    of_voiced = resampling.where(voiced)
+    metrics = [
+        mean_metric("voiced", "Voiced share of the sounding frames", share[sounding], resampling.where(sounding))
+    ]
     note = "" if voiced.all() else f"of the {int(voiced.sum())} of {len(voiced)} clips with a voiced frame"
     for number, (low, high) in enumerate(BANDS):
         values = periodicity[voiced, number]
         if len(values) and np.isfinite(values).all():
-            interval = resampling.interval(_ratio_of_mean, values, low=LIMITS_DB[0], high=LIMITS_DB[1])
+            interval = of_voiced.interval(_ratio_of_mean, values, low=LIMITS_DB[0], high=LIMITS_DB[1])
             title = f"Harmonics-to-noise ratio {low // 1000}-{high // 1000} kHz (dB)"
             key = f"hnr_{low // 1000}_{high // 1000}"
             metrics.append(Metric(key, title, _ratio_of_mean(values), interval, note=note))
@@ -107,8 +110,11 @@ def _ratio_of_mean(periodicity: np.ndarray) -> float:
     return float(harmonics_to_noise(periodicity.mean()))
 
 
-def _pitch(frames: SoundingFrames) -> tuple[np.ndarray, np.ndarray]:
-    """Return the pitch period of each frame in samples, float64 (frames,), and the autocorrelation there."""
+def pitch_periods(frames: SoundingFrames) -> tuple[np.ndarray, np.ndarray]:
+    """Return the pitch period of each frame in samples, float64 (frames,), and the autocorrelation there.
+
+    A frame whose autocorrelation is at least ``VOICED`` is voiced; see :func:`harmonic_properties`.
+    """
     shortest, longest = (round(frames.sample_rate / pitch) for pitch in reversed(PITCH_HZ))
     correlation = np.fft.irfft(frames.power(_PITCH_BAND), axis=1)[:, : longest + 2]
     lags = np.arange(shortest - 1, longest + 2)

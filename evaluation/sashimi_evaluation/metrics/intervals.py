@@ -1,7 +1,7 @@
 """Confidence intervals: bootstrap intervals of metrics and Wilson intervals of proportions."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import NormalDist
 
@@ -27,25 +27,74 @@ class Interval:
 
     def clipped(self, low: float, high: float) -> "Interval":
         """Return the interval with its ends clipped to the range of the metric."""
-        return replace(self, low=max(low, self.low), high=min(high, self.high))
+        return replace(self, low=min(max(low, self.low), high), high=max(min(high, self.high), low))
 
     def shifted(self, by: float) -> "Interval":
         """Return the interval with ``by`` added to its ends."""
         return replace(self, low=self.low + by, high=self.high + by)
 
 
+Units = np.ndarray | None
+"""For each row of an array, the number of the recording that it belongs to; None: each is a recording of its own."""
+
+
 @dataclass(frozen=True)
 class Resampling:
-    """Settings of the bootstrap: the number of resamples and the seed."""
+    """Settings of the bootstrap, and which rows belong to one recording.
+
+    Args:
+        resamples: number of resamples.
+        seed: seed of the resamples.
+        clips: recording of each row of the clips to evaluate, int64 (n,); None: each row is a recording of its own.
+        reference: the same for the reference.
+        held_out: the same for the held-out recordings.
+    """
 
     resamples: int = 200
     seed: int = 0
+    clips: Units = field(default=None, compare=False, repr=False)
+    reference: Units = field(default=None, compare=False, repr=False)
+    held_out: Units = field(default=None, compare=False, repr=False)
+
+    @property
+    def both(self) -> tuple[Units, Units]:
+        """The recordings of the rows of the reference and of the clips."""
+        return self.reference, self.clips
+
+    def where(self, clips: np.ndarray, reference: np.ndarray | None = None) -> "Resampling":
+        """Return the settings for only the rows at which ``clips`` and ``reference``, bool (n,), are true."""
+        of_reference = self.reference
+        if of_reference is not None and reference is not None:
+            of_reference = of_reference[reference]
+        return replace(self, clips=None if self.clips is None else self.clips[clips], reference=of_reference)
 
     def interval(
-        self, statistic: Callable[..., float], *arrays: np.ndarray, low: float = -np.inf, high: float = np.inf
+        self,
+        statistic: Callable[..., float],
+        *arrays: np.ndarray,
+        units: Sequence[Units] | None = None,
+        low: float = -np.inf,
+        high: float = np.inf,
     ) -> Interval:
-        """Return the interval of :func:`bootstrap`, clipped to ``low`` and ``high``."""
-        return bootstrap(statistic, *arrays, resamples=self.resamples, seed=self.seed).clipped(low, high)
+        """Return the interval of :func:`bootstrap`, clipped to ``low`` and ``high``.
+
+        ``units`` are the recordings of the rows of each array; by default those of the clips for one array, and those
+        of the reference and of the clips for two.
+        """
+        if units is None:
+            units = (self.clips,) if len(arrays) == 1 else self.both
+        return bootstrap(statistic, *arrays, resamples=self.resamples, seed=self.seed, units=units).clipped(low, high)
+
+    def proportion(self, share: float, count: int) -> Interval:
+        """Return Wilson's interval of a share of ``count`` clips.
+
+        If several rows belong to one recording, it is that of as many trials as there are recordings: the interval is
+        wide enough even if all rows of a recording agree.
+        """
+        if self.clips is None:
+            return wilson_interval(round(share * count), count)
+        recordings = len(np.unique(self.clips))
+        return wilson_interval(share * recordings, recordings)
 
 
 def bootstrap(
@@ -54,6 +103,7 @@ def bootstrap(
     resamples: int = 200,
     seed: int = 0,
     level: float = 0.95,
+    units: Sequence[Units] = (),
 ) -> Interval:
     """Return a bootstrap confidence interval of a statistic (Efron 1979).
 
@@ -73,6 +123,9 @@ def bootstrap(
         resamples: number of resampled values, at least 2.
         seed: the same seed gives the same interval.
         level: confidence level, between 0 and 1.
+        units: for each array, the recording of each row, int64 (rows,), or None. Whole recordings are drawn with
+            replacement, because excerpts of one recording are not independent; a resample may have another number of
+            rows. Without it, rows are drawn.
 
     Raises:
         UserError: there are no arrays, an array is empty, or a number is out of its range.
@@ -83,10 +136,21 @@ def bootstrap(
     check_resamples(resamples)
     check_level(level)
     random = np.random.default_rng(seed)
+    draws = [row_sampler(len(array), own) for array, own in zip(rows, units or [None] * len(rows), strict=True)]
     values = [
-        statistic(*(array[random.integers(len(array), size=len(array))] for array in rows)) for _ in range(resamples)
+        statistic(*(array[draw(random)] for array, draw in zip(rows, draws, strict=True))) for _ in range(resamples)
     ]
     return interval_about(float(statistic(*rows)), np.asarray(values, dtype=np.float64), level)
+
+
+def row_sampler(rows: int, units: Units) -> Callable[[np.random.Generator], np.ndarray]:
+    """Return a function that draws the indices of a resample of ``rows`` rows, or of their recordings."""
+    if units is None:
+        return lambda random: random.integers(rows, size=rows)
+    order = np.argsort(units, kind="stable")
+    recordings = np.split(order, np.flatnonzero(np.diff(units[order])) + 1)
+    count = len(recordings)
+    return lambda random: np.concatenate([recordings[number] for number in random.integers(count, size=count)])
 
 
 def interval_about(value: float, resampled: np.ndarray, level: float = 0.95) -> Interval:
@@ -106,7 +170,7 @@ def interval_about(value: float, resampled: np.ndarray, level: float = 0.95) -> 
     return Interval(value + float(low), value + float(high), deviations)
 
 
-def wilson_interval(successes: int, n: int, level: float = 0.95) -> Interval:
+def wilson_interval(successes: float, n: int, level: float = 0.95) -> Interval:
     """Return the score interval of a proportion (Wilson 1927), valid also for few clips and proportions of 0 or 1.
 
     ``scipy.stats.binomtest`` gives the same interval, but SciPy is an optional dependency.

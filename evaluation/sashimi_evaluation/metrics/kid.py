@@ -8,7 +8,15 @@ from numpy.typing import ArrayLike
 from sashimi_diffusion.errors import UserError
 from sashimi_evaluation.metrics.arrays import feature_pair
 from sashimi_evaluation.metrics.distances import row_blocks, squared_distances
-from sashimi_evaluation.metrics.intervals import Interval, Resampling, check_level, check_resamples, interval_about
+from sashimi_evaluation.metrics.intervals import (
+    Interval,
+    Resampling,
+    Units,
+    check_level,
+    check_resamples,
+    interval_about,
+    row_sampler,
+)
 from sashimi_evaluation.metrics.metric import Metric
 
 _MEDIAN_CLIPS = 4096
@@ -96,14 +104,16 @@ def _distance_with_interval(
     a: np.ndarray, b: np.ndarray, kernel: str, resampling: Resampling, level: float = 0.95
 ) -> tuple[float, Interval]:
     random = np.random.default_rng(resampling.seed)
-    weights = _weights(len(a), resampling.resamples, random), _weights(len(b), resampling.resamples, random)
+    of_a, of_b = resampling.both
+    weights = _weights(len(a), resampling.resamples, random, of_a), _weights(len(b), resampling.resamples, random, of_b)
     values = _discrepancies(a, b, *weights, _kernel(kernel, a))
     return float(values[0]), interval_about(float(values[0]), values[1:], level)
 
 
-def _weights(clips: int, resamples: int, random: np.random.Generator) -> np.ndarray:
+def _weights(clips: int, resamples: int, random: np.random.Generator, units: Units) -> np.ndarray:
     """Return the weight of each clip, shape (clips, 1 + resamples): 1 in column 0, then its count in each resample."""
-    drawn = [np.bincount(random.integers(clips, size=clips), minlength=clips) for _ in range(resamples)]
+    draw = row_sampler(clips, units)
+    drawn = [np.bincount(draw(random), minlength=clips) for _ in range(resamples)]
     return np.stack([np.ones(clips), *drawn], axis=1)
 
 
@@ -143,7 +153,7 @@ def _mean_between(
     total = np.zeros(weights_a.shape[1])
     for block in row_blocks(len(a), len(b)):
         total += np.einsum("ir,ir->r", weights_a[block], kernel(a[block], b) @ weights_b)
-    return total / (len(a) * len(b))
+    return total / (weights_a.sum(axis=0) * weights_b.sum(axis=0))
 
 
 def _kernel(name: str, reference: np.ndarray) -> Kernel:

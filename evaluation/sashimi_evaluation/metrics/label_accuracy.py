@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike
 
 from sashimi_diffusion.errors import UserError
 from sashimi_evaluation.metrics.arrays import probability_matrix
-from sashimi_evaluation.metrics.intervals import Resampling, wilson_interval
+from sashimi_evaluation.metrics.intervals import Resampling
 from sashimi_evaluation.metrics.metric import Metric
 
 
@@ -81,7 +81,7 @@ def label_accuracy_metrics(probabilities: np.ndarray, labels: np.ndarray, resamp
         resampling: settings of the confidence intervals.
     """
     accuracy = compute_label_accuracy(probabilities, labels)
-    interval = wilson_interval(int(np.trace(accuracy.confusion)), len(labels))
+    interval = resampling.proportion(accuracy.accuracy, len(labels))
     label_probabilities = probabilities[np.arange(len(labels)), labels]
     mean_interval = resampling.interval(np.mean, label_probabilities, low=0, high=1)
     return [

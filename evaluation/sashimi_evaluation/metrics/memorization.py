@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike
 
 from sashimi_diffusion.errors import UserError
 from sashimi_evaluation.metrics.distances import nearest_neighbors
-from sashimi_evaluation.metrics.intervals import Resampling, wilson_interval
+from sashimi_evaluation.metrics.intervals import Resampling
 from sashimi_evaluation.metrics.metric import Metric
 
 
@@ -82,6 +82,7 @@ def memorization_metrics(
     if held_out_distances is None:
         return []
     result, count = memorization_of_distances(distances, held_out_distances), len(distances)
+    units = resampling.clips, resampling.held_out
 
     def median_ratio(distances: np.ndarray, held_out_distances: np.ndarray) -> float:
         return float(np.median(distances) / np.median(held_out_distances))
@@ -91,7 +92,7 @@ def memorization_metrics(
             "copies",
             "Copies",
             result.share_below_first,
-            wilson_interval(round(result.share_below_first * count), count),
+            resampling.proportion(result.share_below_first, count),
             "lower",
             "fraction of clips closer to the reference than 99 % of held-out clips; about 0.01 without memorization",
         ),
@@ -99,7 +100,7 @@ def memorization_metrics(
             "neighbour_ratio",
             "Neighbor distance ratio",
             result.median_ratio,
-            resampling.interval(median_ratio, distances, held_out_distances, low=0),
+            resampling.interval(median_ratio, distances, held_out_distances, units=units, low=0),
             note="median distance to the nearest reference clip, divided by that of held-out clips; near 0 for copies",
         ),
     ]

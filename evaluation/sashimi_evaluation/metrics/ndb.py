@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 
 from sashimi_diffusion.errors import UserError
 from sashimi_evaluation.metrics.arrays import feature_pair
-from sashimi_evaluation.metrics.intervals import Interval, Resampling, interval_about
+from sashimi_evaluation.metrics.intervals import Interval, Resampling, Units, interval_about
 from sashimi_evaluation.metrics.metric import Metric
 
 _BINS = 50
@@ -66,13 +66,22 @@ def compute_ndb(
     Raises:
         UserError: scikit-learn is not installed.
     """
+    return _compared(*_bins_of(reference, features, bins, seed), bins, alpha)
+
+
+def _bins_of(reference: np.ndarray, features: np.ndarray, bins: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the bin of each reference clip, int64 (n,), and of each other clip, int64 (m,)."""
     with require_package("scikit-learn", "NDB"):
         from sklearn.cluster import KMeans
     clusters = KMeans(bins, n_init=1, random_state=seed).fit(reference)
+    return clusters.predict(reference), clusters.predict(features)
+
+
+def _compared(bins_reference: np.ndarray, bins_features: np.ndarray, bins: int, alpha: float = 0.05) -> BinComparison:
     proportions_reference, proportions = (
-        np.bincount(clusters.predict(each), minlength=bins) / len(each) for each in (reference, features)
+        np.bincount(each, minlength=bins) / len(each) for each in (bins_reference, bins_features)
     )
-    differ = proportions_differ(proportions_reference, len(reference), proportions, len(features), alpha)
+    differ = proportions_differ(proportions_reference, len(bins_reference), proportions, len(bins_features), alpha)
     divergence = jensen_shannon_divergence(proportions_reference, proportions)
     different = int(differ.sum())
     return BinComparison(different / bins, different, float(divergence), proportions_reference, proportions)
@@ -137,11 +146,14 @@ def ndb_metrics(reference: np.ndarray, features: np.ndarray, resampling: Resampl
         note = f"needs at least {_BINS} clips in each set"
         return [Metric("ndb", "NDB/K", None, better="lower", note=note)]
     try:
-        result = compute_ndb(reference, features, seed=resampling.seed)
+        bins = _bins_of(reference, features, _BINS, resampling.seed)
     except UserError as error:  # scikit-learn is not installed
         return [Metric("ndb", "NDB/K", None, better="lower", note=str(error))]
-    share, divergence = _intervals(result, len(reference), len(features), resampling)
+    result = _compared(*bins, _BINS)
+    share, divergence = _intervals(result, *bins, resampling)
     note = f"fraction of {_BINS} bins; about 0.05 for two sets of the same distribution"
+    if resampling.clips is not None:
+        note += ", and above it for excerpts, because those of one recording are alike"
     title = "Jensen-Shannon divergence of the bins (bits)"
     return [
         Metric("ndb", "NDB/K", result.share, share, "lower", note),
@@ -159,15 +171,29 @@ def require_package(package: str, what: str) -> Iterator[None]:
 
 
 def _intervals(
-    result: BinComparison, count_reference: int, count: int, resampling: Resampling
+    result: BinComparison, bins_reference: np.ndarray, bins_features: np.ndarray, resampling: Resampling
 ) -> tuple[Interval, Interval]:
     """Return the intervals of the share and of the divergence: clips are resampled, the bins stay the same."""
-    random, resamples = np.random.default_rng(resampling.seed), resampling.resamples
-    first = random.multinomial(count_reference, result.proportions_reference, size=resamples) / count_reference
-    second = random.multinomial(count, result.proportions, size=resamples) / count
-    shares = proportions_differ(first, count_reference, second, count).mean(axis=-1)
+    random, (of_reference, of_clips) = np.random.default_rng(resampling.seed), resampling.both
+    first = _resampled(bins_reference, result.proportions_reference, of_reference, resampling.resamples, random)
+    second = _resampled(bins_features, result.proportions, of_clips, resampling.resamples, random)
+    shares = proportions_differ(first, len(bins_reference), second, len(bins_features)).mean(axis=-1)
     divergences = jensen_shannon_divergence(first, second)
     return (
         interval_about(result.share, shares).clipped(0, 1),
         interval_about(result.divergence, divergences).clipped(0, 1),
     )
+
+
+def _resampled(
+    bins: np.ndarray, proportions: np.ndarray, units: Units, resamples: int, random: np.random.Generator
+) -> np.ndarray:
+    """Return the proportions of the bins in resamples of clips, or of whole recordings, float64 (resamples, bins)."""
+    if units is None:
+        return random.multinomial(len(bins), proportions, size=resamples) / len(bins)
+    _, recordings = np.unique(units, return_inverse=True)
+    counts = np.zeros((recordings.max() + 1, len(proportions)))  # (recordings, bins)
+    np.add.at(counts, (recordings, bins), 1)
+    number = len(counts)
+    drawn = random.multinomial(number, np.full(number, 1 / number), size=resamples) @ counts
+    return drawn / drawn.sum(axis=1, keepdims=True)

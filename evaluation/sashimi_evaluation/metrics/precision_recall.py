@@ -87,7 +87,9 @@ def precision_recall_metrics(reference: np.ndarray, features: np.ndarray, resamp
         return [Metric(name, name.capitalize(), None, better="higher", note=note) for name in names]
     metrics = []
     for name, part in zip(names, _per_item(reference, features, _NEIGHBORS), strict=True):
-        interval = resampling.interval(np.mean, part, low=0, high=np.inf if name == "density" else 1)
+        units = [resampling.reference if name in ("recall", "coverage") else resampling.clips]
+        high = np.inf if name == "density" else 1
+        interval = resampling.interval(np.mean, part, units=units, low=0, high=high)
         metrics.append(Metric(name, name.capitalize(), float(part.mean()), interval, "higher"))
     return metrics
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sashimi_evaluation.metrics.intervals import Resampling, wilson_interval
+from sashimi_evaluation.metrics.intervals import Resampling
 from sashimi_evaluation.metrics.metric import Metric, mean_metric
 
 FLOOR_DB = -120.0
@@ -80,8 +80,8 @@ def signal_metrics(properties: Mapping[str, np.ndarray], resampling: Resampling)
         resampling: settings of the confidence intervals.
     """
     return [
-        _proportion("silent", "Silent clips", properties["loudest"] < SILENT_DB),
-        _proportion("clipped", "Clips that reach full scale", properties["clipped"] > 0),
+        _proportion("silent", "Silent clips", properties["loudest"] < SILENT_DB, resampling),
+        _proportion("clipped", "Clips that reach full scale", properties["clipped"] > 0, resampling),
         mean_metric("level", "Level (dB)", properties["level"], resampling),
         mean_metric("noise_floor", "Noise floor (dB)", properties["noise_floor"], resampling),
         mean_metric(
@@ -91,9 +91,9 @@ def signal_metrics(properties: Mapping[str, np.ndarray], resampling: Resampling)
     ]
 
 
-def _proportion(key: str, title: str, condition: np.ndarray) -> Metric:
-    interval = wilson_interval(int(condition.sum()), len(condition))
-    return Metric(key, title, float(condition.mean()), interval, "lower")
+def _proportion(key: str, title: str, condition: np.ndarray, resampling: Resampling) -> Metric:
+    share = float(condition.mean())
+    return Metric(key, title, share, resampling.proportion(share, len(condition)), "lower")
 
 
 def _frame_powers(samples: np.ndarray, frame: int) -> np.ndarray:

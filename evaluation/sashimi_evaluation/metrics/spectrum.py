@@ -77,6 +77,7 @@ def spectrum_metrics(
         lines: frequencies of lines in Hz; those that the clips do not have are left out.
     """
     real, spectra = _sounding(reference["spectrum"]), _sounding(properties["spectrum"])
+    resampling = resampling.where(_sounds(properties["spectrum"]), _sounds(reference["spectrum"]))
     if not (len(real) and len(spectra)):
         return []
     bins = min(_complete(real), _complete(spectra))
@@ -111,7 +112,11 @@ def _mean_of(part: slice) -> Callable[[np.ndarray], float]:
 
 def _sounding(spectra: np.ndarray) -> np.ndarray:
     """Return the spectra of the clips that have a sounding frame, float64 (clips, bins)."""
-    return spectra[np.isfinite(spectra[:, 0])].astype(np.float64)
+    return spectra[_sounds(spectra)].astype(np.float64)
+
+
+def _sounds(spectra: np.ndarray) -> np.ndarray:
+    return np.isfinite(spectra[:, 0])
 
 
 def _complete(spectra: np.ndarray) -> int:

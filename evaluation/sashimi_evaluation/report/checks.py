@@ -14,8 +14,9 @@ def check_report(report: ReportData) -> None:
     """
     if not report.methods:
         raise UserError("a report needs at least one method, got none")
-    if not report.classes:
-        raise UserError("a report needs the names of the classes, got none")
+    if (report.classifier is None) != (not report.classes):
+        found = "got none" if report.classifier else "got no classifier"
+        raise UserError(f"a report needs the names of the classes and a classifier, or neither: {found}")
     names = [method.name for method in report.methods]
     repeated = next((name for name in names if names.count(name) > 1), None)
     if repeated is not None:

@@ -17,37 +17,46 @@ _SIGNAL = ("seconds", "level", "noise_floor", "inner_floor", "word_seconds", "vo
 def clip_records(evaluated: EvaluatedSet, reference: ClipFeatures, class_names: Sequence[str]) -> list[dict[str, Any]]:
     """Return one record for each clip of a set.
 
-    It has the file, the label (None if unknown), the predicted class and its probability, the probability of the label,
-    the nearest reference clip and the distance to it, the fields of
-    :class:`sashimi_evaluation.metrics.signal.SignalProperties`, and the harmonics-to-noise ratio in dB by band. Values
-    that a clip does not have are NaN or None.
+    It has the file, the start of the clip or excerpt in it in seconds, the label (None if unknown), the predicted class
+    and its probability, the probability of the label, the nearest reference clip, its start and the distance to it, the
+    fields of :class:`sashimi_evaluation.metrics.signal.SignalProperties`, and the harmonics-to-noise ratio in dB by
+    band. Values that a clip does not have are NaN or None; without a classifier, these are all values of classes.
 
     Args:
         evaluated: the set.
         reference: the clips that it is compared with.
-        class_names: names of the classes.
+        class_names: names of the classes; empty without a classifier.
     """
     features, (neighbors, distances) = evaluated.clip_features, evaluated.neighbors
-    probabilities, labels = features.outputs[PROBABILITIES], features.clips.labels
     signal = {name: features.properties[name] for name in _SIGNAL}
     ratios = harmonics_to_noise(features.properties["periodicity"])
     records = []
-    for index, predicted in enumerate(probabilities.argmax(axis=1)):
-        label = int(labels[index])
+    for index, nearest in enumerate(neighbors.tolist()):
         records.append(
             {
                 "file": file_name(features, index),
-                "label": None if label < 0 else class_names[label],
-                "predicted": class_names[predicted],
-                "probability": float(probabilities[index, predicted]),
-                "label_probability": None if label < 0 else float(probabilities[index, label]),
-                "nearest": file_name(reference, int(neighbors[index])),
+                "start": float(features.properties["start"][index]),
+                **_class_answers(features, index, class_names),
+                "nearest": file_name(reference, nearest),
+                "nearest_start": float(reference.properties["start"][nearest]),
                 "distance": float(distances[index]),
                 **{name: float(values[index]) for name, values in signal.items()},
                 "hnr": dict(zip(_BAND_NAMES, ratios[index].tolist(), strict=True)),
             }
         )
     return records
+
+
+def _class_answers(features: ClipFeatures, index: int, class_names: Sequence[str]) -> dict[str, Any]:
+    answers: dict[str, Any] = dict.fromkeys(("label", "predicted", "probability", "label_probability"))
+    if PROBABILITIES not in features.outputs:
+        return answers
+    probabilities, label = features.outputs[PROBABILITIES][index], int(features.clips.labels[index])
+    predicted = int(probabilities.argmax())
+    answers |= {"predicted": class_names[predicted], "probability": float(probabilities[predicted])}
+    if label >= 0:
+        answers |= {"label": class_names[label], "label_probability": float(probabilities[label])}
+    return answers
 
 
 def spectrum_record(features: ClipFeatures) -> dict[str, Any]:

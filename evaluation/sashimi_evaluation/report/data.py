@@ -33,8 +33,8 @@ class Clip:
         title: name of the clip, for example a file name.
         waveform: real, shape (length,), in [-1, 1]; other values are clamped, non-finite samples become zero.
         sample_rate: sample rate in Hz.
-        predicted: predicted class, an index into ``ReportData.classes``.
-        probability: probability of the predicted class, from 0 to 1.
+        predicted: predicted class, an index into ``ReportData.classes``, or None without classes.
+        probability: probability of the predicted class, from 0 to 1, or None without classes.
         label: true or requested class, or None if unknown.
         neighbor: the nearest training clip, or None.
         log_likelihood: log-likelihood of the clip in nats under the model that generated it, or None.
@@ -43,14 +43,14 @@ class Clip:
     title: str
     waveform: np.ndarray
     sample_rate: int
-    predicted: int
-    probability: float
+    predicted: int | None
+    probability: float | None
     label: int | None = None
     neighbor: Neighbor | None = None
     log_likelihood: float | None = None
 
     @property
-    def row(self) -> int:
+    def row(self) -> int | None:
         """Class of the table row that shows the clip: the label, or the predicted class if there is no label."""
         return self.predicted if self.label is None else self.label
 
@@ -68,10 +68,11 @@ class Method:
         name: displayed name, unique in the report.
         clips: the clips to show with players, a small part of the evaluated clips.
         metrics: the column of the metric table; may be empty.
-        predictions: predicted classes of all evaluated clips, integers, shape (N,).
+        predictions: predicted classes of all evaluated clips, integers, shape (N,); empty without classes.
         labels: true or requested classes of all evaluated clips, integers, shape (N,), or None if unknown.
         log_likelihoods: log-likelihoods of all evaluated clips in nats, shape (N,), or None.
         is_reference: whether the clips are real recordings. They are shown first.
+        count: number of the evaluated clips or excerpts in words; "" is the number of the predictions.
     """
 
     name: str
@@ -81,6 +82,13 @@ class Method:
     labels: np.ndarray | None = None
     log_likelihoods: np.ndarray | None = None
     is_reference: bool = False
+    count: str = ""
+
+    @property
+    def counted(self) -> str:
+        """Number of the evaluated clips or excerpts in words."""
+        number = len(self.predictions)
+        return self.count or f"{number:,} clip{'s' if number != 1 else ''}"
 
     def class_shares(self, classes: int) -> np.ndarray:
         """Return the share of the predictions in each class, float64, shape (classes,); zeros without predictions."""
@@ -115,9 +123,9 @@ class ReportData:
 
     Attributes:
         title: heading of the page.
-        classes: class names, in the order of the classifier.
+        classes: class names, in the order of the classifier; empty without one.
         methods: the compared folders, at least one.
-        classifier: the classifier that the metrics are computed with.
+        classifier: the classifier that the metrics are computed with, or None for clips without classes.
         command: the command line that produced the report.
         versions: program versions by program name.
         warnings: sentences shown at the top of the page.
@@ -127,7 +135,7 @@ class ReportData:
     title: str
     classes: Sequence[str]
     methods: Sequence[Method]
-    classifier: Classifier
+    classifier: Classifier | None
     command: str
     versions: Mapping[str, str]
     warnings: Sequence[str] = ()

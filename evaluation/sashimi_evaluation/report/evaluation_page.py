@@ -7,18 +7,23 @@ import numpy as np
 from sashimi_evaluation.classifiers import WordClassifier
 from sashimi_evaluation.clips import read_clip
 from sashimi_evaluation.evaluation import EvaluatedSet, Evaluation
+from sashimi_evaluation.excerpts import Windows, prepared_excerpt, read_excerpt
+from sashimi_evaluation.extraction import Extraction
 from sashimi_evaluation.feature_extraction import PROBABILITIES, PROPERTY_SECONDS, ClipFeatures
 from sashimi_evaluation.report.clip_records import file_name
 from sashimi_evaluation.report.data import Classifier, Clip, Method, Neighbor, ReportData
 from sashimi_evaluation.report.page import write_report
-from sashimi_evaluation.report.record import versions
+from sashimi_evaluation.report.record import general_notes, versions
 
 CLIPS_PER_CLASS = 4
+CLIPS_WITHOUT_CLASS = 12
 SECONDS = 1.0
 
 
 def write_page(path: Path, evaluation: Evaluation, command: str) -> None:
     """Write the page of an evaluation, with players for the first few clips of each class of each set.
+
+    Without classes, there are twelve clips of each set, evenly spaced.
 
     Args:
         path: the HTML file.
@@ -38,19 +43,24 @@ def report_data(evaluation: Evaluation, command: str) -> ReportData:
     resampling = settings.resampling
     details = {
         "Protocol": settings.protocol,
-        "Reference": f"{reference.clips.root} ({len(reference)} clips)",
+        "Reference": f"{reference.clips.root} ({_counted(reference)})",
         "Intervals": f"95 %, {resampling.resamples} bootstrap resamples, seed {resampling.seed}",
     }
+    if settings.windows is not None:
+        details["Excerpts"] = str(settings.windows)
     if extraction.extractor is not None:
         details["Features"] = f"{extraction.extractor.name} ({extraction.extractor.fingerprint})"
     return ReportData(
         title="Evaluation of " + ", ".join(part.name for part in evaluation.sets if not part.real),
-        classes=classifier.class_names,
-        methods=[_method(part, reference, len(classifier.class_names)) for part in evaluation.sets],
-        classifier=_classifier(classifier),
+        classes=extraction.class_names,
+        methods=[_method(part, extraction) for part in evaluation.sets],
+        classifier=None if classifier is None else _classifier(classifier),
         command=command,
         versions=versions(),
-        warnings=[f"{part.name}: {note}" for part in evaluation.sets for note in part.notes],
+        warnings=[
+            *general_notes(extraction),
+            *(f"{part.name}: {note}" for part in evaluation.sets for note in part.notes),
+        ],
         details=details,
     )
 
@@ -69,17 +79,27 @@ def _classifier(classifier: WordClassifier) -> Classifier:
     return Classifier(classifier.name, classifier.fingerprint, accuracy, note)
 
 
-def _method(evaluated: EvaluatedSet, reference: ClipFeatures, classes: int) -> Method:
+def _counted(features: ClipFeatures) -> str:
+    if features.recordings is None:
+        return f"{len(features):,} clip{'s' if len(features) != 1 else ''}"
+    return f"{len(features):,} excerpts of {features.files:,} recording{'s' if features.files != 1 else ''}"
+
+
+def _method(evaluated: EvaluatedSet, extraction: Extraction) -> Method:
     features = evaluated.clip_features
-    predictions = features.outputs[PROBABILITIES].argmax(axis=1)
-    labels = features.clips.labels if features.clips.labeled else None
+    probabilities = features.outputs.get(PROBABILITIES)
+    predictions = np.empty(0, dtype=np.int64) if probabilities is None else probabilities.argmax(axis=1)
+    labels = features.clips.labels if probabilities is not None and features.clips.labeled else None
     likelihoods = features.clips.log_likelihoods
-    by_class = predictions if labels is None else labels
-    shown = [int(i) for index in range(classes) for i in np.flatnonzero(by_class == index)[:CLIPS_PER_CLASS]]
+    by_class, classes = predictions if labels is None else labels, range(len(extraction.class_names))
+    shown = [int(i) for index in classes for i in np.flatnonzero(by_class == index)[:CLIPS_PER_CLASS]]
+    if probabilities is None:
+        shown = np.unique(np.linspace(0, len(features) - 1, CLIPS_WITHOUT_CLASS).round().astype(int)).tolist()
     return Method(
         name=evaluated.name,
-        clips=[_clip(evaluated, reference, index) for index in shown],
+        clips=[_clip(evaluated, extraction, index) for index in shown],
         metrics=evaluated.metrics,
+        count=_counted(features),
         predictions=predictions,
         labels=labels,
         log_likelihoods=likelihoods if np.isfinite(likelihoods).all() else None,
@@ -87,33 +107,49 @@ def _method(evaluated: EvaluatedSet, reference: ClipFeatures, classes: int) -> M
     )
 
 
-def _clip(evaluated: EvaluatedSet, reference: ClipFeatures, index: int) -> Clip:
+def _clip(evaluated: EvaluatedSet, extraction: Extraction, index: int) -> Clip:
     features = evaluated.clip_features
-    probabilities = features.outputs[PROBABILITIES][index]
-    predicted = int(probabilities.argmax())
+    predicted = probability = label = None
+    if PROBABILITIES in features.outputs:
+        probabilities = features.outputs[PROBABILITIES][index]
+        predicted, probability = int(probabilities.argmax()), float(probabilities.max())
+        label = int(features.clips.labels[index]) if features.clips.labeled else None
     likelihood = float(features.clips.log_likelihoods[index])
-    waveform, sample_rate = _evaluated_audio(features, index)
+    waveform, sample_rate = _evaluated_audio(features, index, extraction.settings.windows)
     return Clip(
-        title=file_name(features, index),
+        title=_title(features, index),
         waveform=waveform,
         sample_rate=sample_rate,
         predicted=predicted,
-        probability=float(probabilities[predicted]),
-        label=int(features.clips.labels[index]) if features.clips.labeled else None,
-        neighbor=_neighbor(evaluated, reference, index),
+        probability=probability,
+        label=label,
+        neighbor=_neighbor(evaluated, extraction, index),
         log_likelihood=likelihood if np.isfinite(likelihood) else None,
     )
 
 
-def _neighbor(evaluated: EvaluatedSet, reference: ClipFeatures, index: int) -> Neighbor:
-    indices, distances = evaluated.neighbors
+def _title(features: ClipFeatures, index: int) -> str:
+    name = file_name(features, index)
+    return name if features.recordings is None else f"{name} at {features.properties['start'][index]:.5g} s"
+
+
+def _neighbor(evaluated: EvaluatedSet, extraction: Extraction, index: int) -> Neighbor:
+    (indices, distances), reference = evaluated.neighbors, extraction.reference
     nearest = int(indices[index])
-    waveform, sample_rate = _evaluated_audio(reference, nearest)
-    return Neighbor(file_name(reference, nearest), waveform, sample_rate, float(distances[index]))
+    waveform, sample_rate = _evaluated_audio(reference, nearest, extraction.settings.windows)
+    return Neighbor(_title(reference, nearest), waveform, sample_rate, float(distances[index]))
 
 
-def _evaluated_audio(features: ClipFeatures, index: int) -> tuple[np.ndarray, int]:
-    """Return the second of a clip that was evaluated, at the sample rate in Hz of its file or of the preparation."""
-    decoded = read_clip(features.clips.files[index], PROPERTY_SECONDS)
-    samples, rate = features.clips.preparation.prepare(decoded.samples, decoded.sample_rate, SECONDS)
+def _evaluated_audio(features: ClipFeatures, index: int, windows: Windows | None) -> tuple[np.ndarray, int]:
+    """Return the second of a clip, or the first ten seconds of an excerpt, that were evaluated, and the rate in Hz.
+
+    The rate is that of the file or of the preparation.
+    """
+    path, preparation, properties = features.clips.files[index], features.clips.preparation, features.properties
+    if windows is not None:
+        seconds = min(windows.seconds, PROPERTY_SECONDS)
+        samples, rate = read_excerpt(path, float(properties["start"][index]), seconds)
+        return prepared_excerpt(samples, rate, preparation, float(properties["gain"][index]))
+    decoded = read_clip(path, PROPERTY_SECONDS)
+    samples, rate = preparation.prepare(decoded.samples, decoded.sample_rate, SECONDS)
     return samples[: round(SECONDS * rate)], rate

@@ -14,7 +14,9 @@ import torch
 from sashimi_diffusion.output_files import write_output_file
 from sashimi_diffusion.strict_json import strict
 from sashimi_diffusion.terminal import printable
-from sashimi_evaluation.evaluation import EvaluatedSet, Evaluation, Extraction
+from sashimi_evaluation.classifiers import WordClassifier
+from sashimi_evaluation.evaluation import EvaluatedSet, Evaluation
+from sashimi_evaluation.extraction import Extraction
 from sashimi_evaluation.feature_extraction import FEATURES, ClipFeatures
 from sashimi_evaluation.metrics.metric import Metric
 from sashimi_evaluation.report.clip_records import clip_records, spectrum_record
@@ -33,8 +35,8 @@ def json_report(evaluation: Evaluation, command: str) -> dict[str, Any]:
         command: the command line of the evaluation.
     """
     extraction = evaluation.extraction
-    classifier, extractor, settings = extraction.classifier, extraction.extractor, extraction.settings
-    held_out = extraction.held_out
+    network, settings = extraction.feature_network, extraction.settings
+    held_out, windows = extraction.held_out, settings.windows
     content = {
         "command": command,
         "versions": versions(),
@@ -42,10 +44,12 @@ def json_report(evaluation: Evaluation, command: str) -> dict[str, Any]:
         "resamples": settings.resampling.resamples,
         "seed": settings.resampling.seed,
         "likelihood_window": settings.window,
-        "classifier": {"name": classifier.name, "sha256": classifier.fingerprint, "accuracy": classifier.accuracy},
+        "excerpts": None if windows is None else {"window": windows.seconds, "hop": windows.step},
+        "notes": list(extraction.notes),
+        "classifier": None if extraction.classifier is None else _classifier(extraction.classifier),
         "features": {
-            "name": classifier.name if extractor is None else extractor.name,
-            "fingerprint": classifier.fingerprint if extractor is None else extractor.fingerprint,
+            "name": network.name,
+            "fingerprint": network.fingerprint,
             "dimensions": extraction.reference.outputs[FEATURES].shape[1],
         },
         "reference": _source(extraction.reference),
@@ -84,6 +88,9 @@ def text_table(evaluation: Evaluation, symbols: bool = True) -> str:
     names = ["minus held-out" if apart else printable(each.name) for each, apart in columns]
     counts = ["" if apart else str(len(each.clip_features)) for each, apart in columns]
     rows = [["", *names], ["clips", *counts]]
+    if evaluation.extraction.settings.windows is not None:
+        files = ["" if apart else str(each.clip_features.files) for each, apart in columns]
+        rows[1:] = [["recordings", *files], ["excerpts", *counts]]
     for key, first in _first_metrics(sets).items():
         metrics = [(_find(each, key), apart) for each, apart in columns]
         rows.append([_heading(first), *(_difference(metric) if apart else _cell(metric) for metric, apart in metrics)])
@@ -99,8 +106,13 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     return ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
+def _classifier(classifier: WordClassifier) -> dict[str, Any]:
+    return {"name": classifier.name, "sha256": classifier.fingerprint, "accuracy": classifier.accuracy}
+
+
 def _source(clips: ClipFeatures) -> dict[str, Any]:
-    return {"path": str(clips.clips.root), "clips": len(clips), "spectrum": spectrum_record(clips)}
+    counts = {"clips": len(clips), "files": clips.files}
+    return {"path": str(clips.clips.root), **counts, "spectrum": spectrum_record(clips)}
 
 
 def _held_out(clips: ClipFeatures) -> dict[str, Any]:
@@ -108,8 +120,7 @@ def _held_out(clips: ClipFeatures) -> dict[str, Any]:
 
 
 def _set_record(evaluated: EvaluatedSet, extraction: Extraction) -> dict[str, Any]:
-    class_names = extraction.classifier.class_names
-    accuracy, histogram = evaluated.accuracy, evaluated.histogram.tolist()
+    class_names, accuracy, histogram = extraction.class_names, evaluated.accuracy, evaluated.histogram
     per_class = None if accuracy is None else dict(zip(class_names, accuracy.per_class.tolist(), strict=True))
     return {
         "name": evaluated.name,
@@ -117,7 +128,7 @@ def _set_record(evaluated: EvaluatedSet, extraction: Extraction) -> dict[str, An
         "recordings": evaluated.real,
         # The names "figures" (metrics) and "classes_heard" (predicted classes) belong to the file format.
         "figures": {metric.key: _metric_record(metric) for metric in evaluated.metrics},
-        "classes_heard": dict(zip(class_names, histogram, strict=True)),
+        "classes_heard": None if histogram is None else dict(zip(class_names, histogram.tolist(), strict=True)),
         "accuracy_per_class": per_class,
         "confusion": None if accuracy is None else accuracy.confusion.tolist(),
         "notes": evaluated.notes,
@@ -141,6 +152,17 @@ def _first_metrics(sets: list[EvaluatedSet]) -> dict[str, Metric]:
         for metric in evaluated.metrics:
             found.setdefault(metric.key, metric)
     return found
+
+
+def general_notes(extraction: Extraction) -> list[str]:
+    """Return the notes on a whole evaluation: its excerpts, its features without a classifier, and its own notes."""
+    windows, notes = extraction.settings.windows, []
+    if windows is not None:
+        reference = extraction.reference
+        notes.append(f"excerpts of {windows}; the reference has {len(reference)} of {reference.files} recordings")
+    if extraction.classifier is None:
+        notes.append(f"features: {printable(extraction.feature_network.name)}; no classes")
+    return [*notes, *extraction.notes]
 
 
 def _in_words(text: str) -> str:
@@ -178,9 +200,10 @@ def _cell(metric: Metric | None) -> str:
 
 
 def _notes(evaluation: Evaluation) -> list[str]:
-    """Return the notes of the sets and of their metrics; equal notes are merged."""
+    """Return the notes of the evaluation, of the sets and of their metrics; equal notes are merged."""
     names = [evaluated.name for evaluated in evaluation.sets]
-    lines = [f"{printable(evaluated.name)}: {note}" for evaluated in evaluation.sets for note in evaluated.notes]
+    lines = general_notes(evaluation.extraction)
+    lines += [f"{printable(evaluated.name)}: {note}" for evaluated in evaluation.sets for note in evaluated.notes]
     titles: dict[tuple[str, str], list[str]] = {}  # titles of the metrics by set and note
     for evaluated in evaluation.sets:
         for metric in evaluated.metrics:

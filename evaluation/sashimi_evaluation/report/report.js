@@ -7,9 +7,10 @@
   const clips = Array.from(table.querySelectorAll(".clip"));
 
   function show() {
-    const chosenClass = form.elements["class"].value;
+    // A page without classes has only the choice of the folder.
+    const chosenClass = form.elements["class"] ? form.elements["class"].value : "";
     const chosenMethod = form.elements["method"].value;
-    const onlyWrong = form.elements["wrong"].checked;
+    const onlyWrong = form.elements["wrong"] ? form.elements["wrong"].checked : false;
     for (const cell of table.querySelectorAll("[data-method]")) {
       cell.hidden = chosenMethod !== "" && cell.dataset.method !== chosenMethod;
     }

@@ -1,10 +1,12 @@
 """Configuration of diffusion training."""
 
+import math
 from typing import ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from sashimi_diffusion.arguments import short_form
+from sashimi_diffusion.data.mel import MAX_WINDOW, MelSettings
 from sashimi_diffusion.data.names import field_names, require
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.models import SashimiDenoiser, WaveNetDenoiser
@@ -16,16 +18,13 @@ from sashimi_diffusion.training.data_config import MAX_RATE, DataConfig
 from sashimi_diffusion.training.model_config import ModelConfig
 from sashimi_diffusion.training.settings import PositiveFinite, Seed, Settings, Text
 
-MAX_WINDOW = 1 << 20
-"""The matrix of the mel bands has a row of this length for each band."""
-
 
 class DenoiserConfig(ModelConfig):
     """The denoiser and the arguments of its constructor. With ``waveform_std: null``, the run measures that value."""
 
     networks: ClassVar = {"sashimi": SashimiDenoiser, "wavenet": WaveNetDenoiser}
     from_data: ClassVar = (
-        *("out_channels", "sample_rate", "sample_size"),
+        *("out_channels", "sample_rate", "sample_size", "mel_settings"),
         *("num_classes", "class_names", "num_speakers", "speaker_names", "objective"),
     )
     measured: ClassVar = ("waveform_std",)
@@ -43,9 +42,30 @@ class DenoiserConfig(ModelConfig):
 class MelConfig(Settings):
     """The mel spectrogram of a vocoder. ``model.mel_upsample`` sets its hop, ``model.mel_channels`` its bands."""
 
-    n_fft: int = Field(default=1024, ge=2, le=MAX_WINDOW, description="samples in a window")
+    n_fft: int = Field(default=1024, ge=2, le=MAX_WINDOW, description="samples in a Fourier transform")
+    win_length: int | None = Field(
+        default=None, ge=2, le=MAX_WINDOW, description="samples in a window, a periodic Hann window; null: n_fft"
+    )
     f_min: float = Field(default=0.0, ge=0, le=MAX_RATE, description="lower edge of the first band in Hz")
     f_max: float = Field(default=8000.0, gt=0, le=MAX_RATE, description="upper edge of the last band in Hz")
+    mel_scale: Literal["slaney", "htk"] = Field(default="slaney", description='"slaney" or "htk"')
+    norm: Literal["slaney"] | None = Field(
+        default="slaney", description='"slaney": bands of unit area; null: bands with the peak 1'
+    )
+    power: Literal[1, 2] = Field(default=1, description="1: bands of magnitudes; 2: bands of power")
+    log: Literal["natural", "log10", "db"] = Field(
+        default="natural", description='"natural", "log10", or "db" (20 log10 of magnitudes, 10 log10 of power)'
+    )
+    floor: float = Field(default=1e-5, ge=1e-30, le=1, description="smaller values are replaced by this one")
+    padding: Literal["center", "hop"] = Field(
+        default="center",
+        description='"center": 1 + length // hop frames; "hop": length // hop frames, as in HiFi-GAN',
+    )
+
+    @property
+    def settings(self) -> MelSettings:
+        """The settings that the transform and the saved network take."""
+        return MelSettings(**self.model_dump())
 
 
 class WaveformDataConfig(DataConfig):
@@ -298,4 +318,14 @@ class DiffusionConfig(RunConfig):
                 f"data.mel.n_fft is {mel.n_fft}: it must be less than twice data.length={data.length}, because the "
                 "spectrogram needs more than half a window"
             )
+        hop = math.prod(self.model.argument("mel_upsample"))
+        if mel.padding == "hop" and data.length % hop:
+            raise UserError(
+                f"data.length is {data.length}: with data.mel.padding=hop it must be a multiple of the hop, {hop} "
+                f"samples (the product of model.mel_upsample): {math.ceil(data.length / hop) * hop} is the next"
+            )
+        try:
+            mel.settings.check(data.sample_rate, hop)
+        except UserError as error:
+            raise UserError(f"data.mel: {error}") from error
         return self

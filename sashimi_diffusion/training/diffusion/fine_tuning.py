@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 from torch import nn
 
 from sashimi_diffusion.arguments import short_form
+from sashimi_diffusion.data.mel import MelSettings
 from sashimi_diffusion.data.recordings import Recordings
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.models.adapters import require_peft
@@ -34,6 +36,8 @@ def initial_network(config: DiffusionConfig, recordings: Recordings) -> Any:
     if config.model.arguments.get("pooling") == "overlapping" and network.config.get("pooling") == "frames":
         network.use_overlapping_pools()
     _check_settings(config, network.config, pipeline.scheduler.config)
+    if network.config.mel_channels is not None:  # pipelines of earlier versions have no settings
+        network.register_to_config(mel_settings=asdict(config.data.mel.settings))
     new = _new_speakers(network.config, recordings.speaker_names)
     if new:
         network.add_speakers(new)
@@ -135,6 +139,9 @@ def _check_settings(config: DiffusionConfig, network: Any, schedule: Any) -> Non
             wanted[f"model.{name}"] = (value, network.get(name))
     for name, value in config.schedule.model_dump().items():
         wanted[f"schedule.{name}"] = (value, schedule.get(name, value))
+    if network.get("mel_settings") is not None:
+        known = asdict(MelSettings.of(network.mel_settings))
+        wanted |= {f"data.mel.{name}": (value, known[name]) for name, value in config.data.mel.model_dump().items()}
     for name, (given, own) in wanted.items():
         if _plain(given) != _plain(own):
             raise UserError(

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,12 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from sashimi_diffusion.data.mel import LogMel
 from sashimi_diffusion.data.recordings import Recordings
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.likelihood.dequantization import Cells
 from sashimi_diffusion.likelihood.diffusion import bound_nats
 from sashimi_diffusion.likelihood.flow_ode import FlowField
+from sashimi_diffusion.pipelines.mel import log_mel
 from sashimi_diffusion.pipelines.sashimi import SashimiPipeline
 from sashimi_diffusion.schedulers.noise_paths import noise_path
 from sashimi_diffusion.ssm import frozen
@@ -151,7 +152,7 @@ class DiffusionTask:
             self.config,
             normalize=self.network.normalize,
             num_classes=model.num_classes,
-            mel=_create_mel(self.config, self.network),
+            mel=None if model.mel_channels is None else log_mel(model).to(device),
             device=device,
             num_speakers=model.num_speakers,
         )
@@ -171,6 +172,7 @@ def create_model(config: DiffusionConfig, class_names: list[str] | None, speaker
             "model.class_conditional=false"
         )
     classes = None if config.model.class_conditional is False else class_names
+    vocoder = config.model.argument("mel_channels") is not None
     try:
         model = config.model.network_class(
             sample_rate=config.data.sample_rate,
@@ -181,6 +183,7 @@ def create_model(config: DiffusionConfig, class_names: list[str] | None, speaker
             speaker_names=speaker_names,
             objective=config.objective.name,
             out_channels=config.channels,
+            mel_settings=asdict(config.data.mel.settings) if vocoder else None,
             **config.model.arguments,
         )
     except ValueError as error:
@@ -197,18 +200,6 @@ def create_model(config: DiffusionConfig, class_names: list[str] | None, speaker
 def is_conditional(model: Any) -> bool:
     """Return whether a denoiser has classes or speakers."""
     return model.config.num_classes is not None or model.config.num_speakers is not None
-
-
-def _create_mel(config: DiffusionConfig, model: Any) -> LogMel | None:
-    """Return the mel transform of a vocoder, or None for another model."""
-    if model.config.mel_channels is None:
-        return None
-    return LogMel(
-        sample_rate=config.data.sample_rate,
-        hop=math.prod(model.config.mel_upsample),
-        n_mels=model.config.mel_channels,
-        **config.data.mel.model_dump(),
-    ).to(model.device)
 
 
 def diffusion_losses(

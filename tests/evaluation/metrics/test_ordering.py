@@ -8,7 +8,8 @@ import pytest
 from sashimi_diffusion.data.audio import read_audio, write_audio
 from sashimi_evaluation.classifiers import load_classifier
 from sashimi_evaluation.clips import ClipFolder, open_clips
-from sashimi_evaluation.evaluation import EvaluatedSet, Settings, evaluate, extract_features
+from sashimi_evaluation.evaluation import EvaluatedSet, evaluate
+from sashimi_evaluation.extraction import Settings, extract_features
 from sashimi_evaluation.metrics.intervals import Resampling
 
 PATTERN = "{label}_{speaker}_{index}"

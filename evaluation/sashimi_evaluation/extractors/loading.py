@@ -1,4 +1,4 @@
-"""Interface of feature extractors: networks that replace the classifier as the source of features for the metrics."""
+"""Find and load feature extractors: those known by name, and functions of the user."""
 
 import importlib
 import inspect
@@ -6,45 +6,70 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
-import numpy as np
+import torch
 
 from sashimi_diffusion.data.audio import RATES
 from sashimi_diffusion.errors import UserError
+from sashimi_diffusion.paths import entries, expanded, is_file, is_folder, status
+from sashimi_diffusion.suggestions import did_you_mean
 from sashimi_diffusion.terminal import one_line, printable
+from sashimi_evaluation.extractors.embedding import load_embedding
+from sashimi_evaluation.extractors.interface import FeatureExtractor
+from sashimi_evaluation.extractors.panns import load_panns
+from sashimi_evaluation.extractors.transformers_models import load_clap, load_encodec
+from sashimi_evaluation.extractors.vggish import load_vggish
 
 _OWN = {"__main__", "sashimi_diffusion", "sashimi_evaluation", "sashimi_kernels"}
 _EXPECTED = "see sashimi_evaluation.FeatureExtractor"
+EMBEDDING = "embedding"
+"""Name of the extractor that is part of this package."""
+_FROM_FILE = {"vggish": load_vggish, "panns": load_panns}
+_FROM_FOLDER = {"clap": load_clap, "encodec": load_encodec}
+_NAMES = (EMBEDDING, *_FROM_FILE, *_FROM_FOLDER)
+NAMED = "embedding, vggish=FILE, panns=FILE, clap=FOLDER, encodec=FOLDER"
+"""The extractors that are known by name, for help texts."""
+_LONGEST = 60.0
 
 
-@runtime_checkable
-class FeatureExtractor(Protocol):
-    """A network that maps audio to feature vectors, for example VGGish, CLAP or PANNs with local weights.
+def load_extractor(location: str, device: str | torch.device = "cpu") -> FeatureExtractor:
+    """Load a feature extractor: one that is known by name, or what a function or class of the user creates.
 
-    Attributes:
-        name: name in reports.
-        sample_rate: sample rate of the input in Hz.
-        fingerprint: text that changes if the features of the same audio change, for example a hash of the weights.
+    Args:
+        location: "embedding", the bundled speech embedding; "vggish=FILE", "panns=FILE", "clap=FOLDER" or
+            "encodec=FOLDER" with weights on disk, where nothing is downloaded; or "package.module:function", see
+            :func:`import_extractor`.
+        device: device of the networks that are known by name.
+
+    Raises:
+        UserError: there is no such extractor, its weights cannot be used, or its package is not installed.
     """
+    flag = f"--features {printable(location)}"
+    name, separator, path = location.partition("=")
+    if name not in _NAMES:
+        if ":" in location and not separator:
+            return import_extractor(location)
+        raise UserError(
+            f"{flag}: expected package.module:function, a function that returns the extractor, or one of {NAMED}"
+            f"{did_you_mean(name, _NAMES, '; ')}"
+        )
+    if name == EMBEDDING:
+        if separator:
+            raise UserError(f"{flag}: {EMBEDDING} is part of the package and takes no path: expected --features {name}")
+        return load_embedding(device)
+    kind = "FILE" if name in _FROM_FILE else "FOLDER"
+    if not path:
+        raise UserError(f"{flag}: the weights are missing: expected --features {name}={kind}; nothing is downloaded")
+    weights = expanded(path)
+    if status(weights) is None:
+        raise UserError(f"{flag}: {printable(path)} does not exist: expected the weights of {name}")
+    if not (is_file(weights) if kind == "FILE" else is_folder(weights)):
+        raise UserError(f"{flag}: {printable(path)} is no {kind.lower()}: expected --features {name}={kind}")
+    return (_FROM_FILE | _FROM_FOLDER)[name](weights, device)
 
-    name: str
-    sample_rate: int
-    fingerprint: str
 
-    def features(self, audio: np.ndarray, rate: int) -> np.ndarray:
-        """Return the features of waveforms.
-
-        Args:
-            audio: waveforms, float32 (B, L).
-            rate: sample rate of ``audio`` in Hz; always equal to ``sample_rate``.
-
-        Returns:
-            real numbers, shape (B, D) with the same D in every call.
-        """
-
-
-def load_extractor(location: str) -> FeatureExtractor:
+def import_extractor(location: str) -> FeatureExtractor:
     """Import a function or a class, call it and return the feature extractor that it creates.
 
     Only what can be an extractor is called: a function or a class, from a module of the user, that this module or its
@@ -72,10 +97,13 @@ def load_extractor(location: str) -> FeatureExtractor:
     return extractor
 
 
-def source_of(location: str) -> Path | None:
-    """Return the file of the module of a location that :func:`load_extractor` has loaded, or None if it has no file."""
+def sources_of(location: str) -> list[Path]:
+    """Return the files that :func:`load_extractor` has loaded: weights, or the module of the user."""
+    name, _, path = location.partition("=")
+    if name in _NAMES:
+        return entries(expanded(path)) if name in _FROM_FOLDER else [expanded(path)] if path else []
     file = getattr(sys.modules[location.partition(":")[0]], "__file__", None)
-    return None if file is None else Path(file)
+    return [] if file is None else [Path(file)]
 
 
 def _attempt(action: Callable[[], Any], failure: str) -> Any:
@@ -110,6 +138,9 @@ def _check_extractor(extractor: Any, flag: str) -> None:
     rate = extractor.sample_rate
     if isinstance(rate, bool) or not isinstance(rate, int) or rate not in RATES:
         raise UserError(f"{flag} has a sample rate that is no whole number of Hz from {RATES.start} to {RATES[-1]:,}")
+    seconds = getattr(extractor, "seconds", 1.0)
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds <= _LONGEST:
+        raise UserError(f"{flag} has seconds that are no number above 0 and at most {_LONGEST:g}: {_EXPECTED}")
     for attribute in ("name", "fingerprint"):
         if not isinstance(getattr(extractor, attribute), str):
             raise UserError(f"{flag} has no text as its {attribute}: {_EXPECTED}")

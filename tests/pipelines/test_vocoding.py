@@ -1,0 +1,137 @@
+"""Tests of vocoding in one piece and in overlapping windows."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from sashimi_diffusion.errors import UserError
+from sashimi_diffusion.models import SashimiDenoiser, WaveNetDenoiser
+from sashimi_diffusion.pipelines import SashimiPipeline, resynthesize, vocode, vocoding
+from sashimi_diffusion.pipelines.memory import sampling_memory
+from sashimi_diffusion.pipelines.vocoding import Windows, plan_windows
+from sashimi_diffusion.schedulers import DiffWaveScheduler, create_scheduler
+
+SETTINGS = {"n_fft": 64, "f_max": 500.0}
+SIZES = {"embedding_sines": 8, "embedding_hidden": 8, "embedding_dim": 8, "sample_rate": 1000, "sample_size": 64}
+
+
+def make_pipeline(scheduler: str = "diffwave", sashimi: bool = False, **options: Any) -> SashimiPipeline:
+    options = {**SIZES, "mel_channels": 5, "mel_upsample": (4, 4), "mel_settings": SETTINGS, **options}
+    torch.manual_seed(0)
+    if sashimi:
+        model: Any = SashimiDenoiser(d_model=4, n_layers=1, n_state=4, pool=[4, 3], **options)
+    else:
+        model = WaveNetDenoiser(residual_channels=4, skip_channels=4, n_layers=3, dilation_cycle=3, **options)
+    torch.nn.init.normal_(model.output[-1].weight, std=0.3)
+    trained = DiffWaveScheduler(10, beta_end=0.2)
+    return SashimiPipeline(model, create_scheduler(scheduler, trained.config))
+
+
+def seeded() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+@pytest.mark.parametrize("length", [1, 64, 255, 256, 257, 1000, 4001])
+@pytest.mark.parametrize("sashimi", [False, True])
+def test_windows_cover_the_waveform(length: int, sashimi: bool) -> None:
+    model = make_pipeline(sashimi=sashimi).model
+    unit = 48 if sashimi else 16
+    windows = plan_windows(model, length, 0.5)
+    assert windows.size % unit == windows.overlap % unit == 0
+    assert windows.size <= 512
+    assert length <= windows.total
+    assert list(windows.starts) == [number * (windows.size - windows.overlap) for number in range(windows.count)]
+    assert windows.starts[-1] + windows.size == windows.total
+    if windows.count > 1:
+        assert windows.overlap == 240 if sashimi else 256  # 250 ms in whole frames, at most half of a window
+        assert windows.total - length < unit * windows.count
+    else:
+        assert (windows.overlap, windows.total) == (0, -(-length // unit) * unit)
+
+
+def test_the_longest_window_follows_from_the_network_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make_pipeline().model
+    per_sample = sampling_memory(model.config, 1, 1)
+    monkeypatch.setattr(vocoding, "WINDOW_BYTES", 800 * per_sample)
+    assert plan_windows(model, 800).count == 1
+    assert plan_windows(model, 801).count == 2
+    monkeypatch.setattr(vocoding, "WINDOW_BYTES", 1)
+    assert plan_windows(model, 64) == Windows(64, 0, 1)  # the training length
+    assert plan_windows(model, 100).count > 1
+
+
+@pytest.mark.parametrize("scheduler", ["diffwave", "diffwave-fast", "ddim", "dpmsolver++", "heun"])
+def test_a_network_with_a_short_context_gives_the_same_in_windows(scheduler: str) -> None:
+    """The WaveNet looks at 7 samples on either side, and the mel at two frames: only seams could differ."""
+    pipe = make_pipeline(scheduler)
+    length = plan_windows(pipe.model, 1500, 0.5).total  # so that both draw the same noise
+    mel = pipe.mel(0.1 * torch.randn(length, generator=seeded()))
+    whole = vocode(pipe, mel, length, generator=seeded(), window_in_s=4.0)
+    assert whole.shape == (length,)
+    for batch_size in (1, 3):
+        parts = vocode(pipe, mel, length, generator=seeded(), window_in_s=0.5, batch_size=batch_size)
+        close = np.isclose(parts, whole, atol=1e-4)
+        assert close.mean() > 0.75, "away from the edges of windows, both are the same"
+        assert np.abs(parts - whole).max() < 0.2 * whole.std(), "in the overlaps, the edge of a window has no context"
+    other = vocode(pipe, mel, length, generator=torch.Generator().manual_seed(1), window_in_s=4.0)
+    assert np.abs(other - whole).max() > whole.std()
+
+
+def test_windows_do_not_need_the_memory_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe = make_pipeline()
+    lengths = []
+    forward = pipe.model.forward
+
+    def recorded(sample: torch.Tensor, *arguments: Any, **options: Any) -> Any:
+        lengths.append(tuple(sample.shape))
+        return forward(sample, *arguments, **options)
+
+    monkeypatch.setattr(pipe.model, "forward", recorded)
+    vocode(pipe, torch.zeros(5, 200), window_in_s=0.5, batch_size=2, num_inference_steps=1)
+    windows = plan_windows(pipe.model, 3200, 0.5)
+    assert lengths == [(min(2, windows.count - done), 1, windows.size) for done in range(0, windows.count, 2)]
+
+
+def test_labels_and_guidance_reach_every_window() -> None:
+    pipe = make_pipeline(num_classes=3, num_speakers=2)
+    for embedding in (pipe.model.class_embedding, pipe.model.speaker_embedding):
+        torch.nn.init.normal_(embedding.weight)
+    mel = torch.zeros(5, plan_windows(pipe.model, 900, 0.5).total // 16)
+    labels = {"class_labels": 1, "speaker_labels": 0, "guidance_scale": 3.0}
+    whole, parts = (
+        vocode(pipe, mel, generator=seeded(), window_in_s=window, batch_size=4, **labels) for window in (4.0, 0.5)
+    )
+    assert np.isclose(parts, whole, atol=1e-4).mean() > 0.6
+    other = vocode(pipe, mel, generator=seeded(), window_in_s=0.5, **{**labels, "class_labels": 2})
+    assert np.isclose(parts, other, atol=1e-4).mean() < 0.1
+
+
+@pytest.mark.parametrize("padding", ["center", "hop"])
+@pytest.mark.parametrize("length", [1, 20, 160, 161, 175, 1999])
+def test_a_resynthesis_has_the_length_of_the_recording(length: int, padding: str) -> None:
+    pipe = make_pipeline(mel_settings={**SETTINGS, "padding": padding})
+    audio = 0.1 * np.random.default_rng(0).standard_normal(length)
+    assert resynthesize(pipe, audio, num_inference_steps=1, window_in_s=0.5).shape == (length,)
+    assert resynthesize(pipe, audio, 2000, num_inference_steps=1).shape == (-(-length // 2),)
+
+
+def test_a_resynthesis_is_the_waveform_of_its_mel() -> None:
+    pipe = make_pipeline()
+    audio = 0.1 * torch.randn(160, generator=seeded())
+    expected = pipe(mel=pipe.mel(audio)[..., :10], generator=seeded()).audios[0, 0]
+    np.testing.assert_array_equal(resynthesize(pipe, audio, generator=seeded()), expected)
+
+
+def test_wrong_arguments() -> None:
+    pipe = make_pipeline()
+    for seconds in (0, -1.0, float("nan"), "1", True):
+        with pytest.raises(UserError, match=r"window_in_s is .* expected a number of seconds above 0"):
+            vocode(pipe, torch.zeros(5, 9), window_in_s=seconds)
+    with pytest.raises(UserError, match="mel has 2 spectrograms: expected one"):
+        vocode(pipe, torch.zeros(2, 5, 9))
+    with pytest.raises(UserError, match=r"audio has shape \(1, 300\): expected one recording"):
+        resynthesize(pipe, np.zeros((1, 300)))
+    with pytest.raises(UserError, match="not a vocoder"):
+        resynthesize(make_pipeline(mel_channels=None, mel_settings=None), np.zeros(300))
