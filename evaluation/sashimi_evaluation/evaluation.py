@@ -23,6 +23,7 @@ from sashimi_evaluation.metrics.label_accuracy import (
 from sashimi_evaluation.metrics.likelihood import likelihood_metrics
 from sashimi_evaluation.metrics.memorization import memorization_metrics
 from sashimi_evaluation.metrics.metric import Metric
+from sashimi_evaluation.metrics.music import music_metrics
 from sashimi_evaluation.metrics.ndb import ndb_metrics
 from sashimi_evaluation.metrics.official import official_metrics
 from sashimi_evaluation.metrics.precision_recall import precision_recall_metrics
@@ -147,7 +148,7 @@ def _metrics(
     name = "FAD" if is_named(extraction.extractor) else "FID"
     metrics = [
         *distance_metrics(reference.outputs[FEATURES], clips.outputs[FEATURES], resampling, name),
-        *_class_metrics(clips, reference, resampling),
+        *(_class_metrics if PROBABILITIES in clips.outputs else _note_metrics)(clips, reference, resampling),
         *memorization_metrics(distances, held_out_distances, resampling),
         *signal_metrics(clips.properties, resampling),
         *harmonic_metrics(clips.properties, resampling),
@@ -160,12 +161,14 @@ def _metrics(
 
 
 def _class_metrics(clips: ClipFeatures, reference: ClipFeatures, resampling: Resampling) -> list[Metric]:
-    """Return the metrics of the class probabilities; nothing without a classifier."""
-    probabilities = clips.outputs.get(PROBABILITIES)
-    if probabilities is None:
-        return []
-    labels = clips.clips.labels
+    """Return the metrics of the class probabilities."""
+    probabilities, labels = clips.outputs[PROBABILITIES], clips.clips.labels
     return [
         *inception_metrics(reference.outputs[PROBABILITIES], probabilities, resampling),
         *(label_accuracy_metrics(probabilities, labels, resampling) if clips.clips.labeled else []),
     ]
+
+
+def _note_metrics(clips: ClipFeatures, reference: ClipFeatures, resampling: Resampling) -> list[Metric]:
+    """Return the metrics of musical notes; classes stand for words, in which there are none."""
+    return music_metrics(reference.properties, clips.properties, resampling)

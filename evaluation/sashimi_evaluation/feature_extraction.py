@@ -31,11 +31,12 @@ from sashimi_evaluation.clips import ClipFolder, read_clip
 from sashimi_evaluation.excerpts import MOST_EXCERPTS, Windows, excerpts
 from sashimi_evaluation.feature_shards import Arrays, Shard, read_shard, write_shard
 from sashimi_evaluation.metrics.harmonics import harmonic_properties
+from sashimi_evaluation.metrics.music import music_properties
 from sashimi_evaluation.metrics.signal import signal_properties
 from sashimi_evaluation.metrics.spectrum import clip_spectrum
 from sashimi_evaluation.preparation import Preparation, fit_length
 
-_FORMAT = 6  # of the shards; increase it when reading, cropping, the properties or the files change
+_FORMAT = 7  # of the shards; increase it when reading, cropping, the properties or the files change
 _SHARD = 256  # clips per shard
 _RECORDINGS = 16  # recordings per shard if they are cut into excerpts
 _BATCH = 32  # clips per call of the network
@@ -80,8 +81,9 @@ class ClipFeatures:
         properties: arrays (n, ...) by name: ``rate`` in Hz after the preparation, ``channels`` of the file, ``peak``,
             the largest absolute sample of the file or excerpt, ``start`` in the file in seconds, ``gain``, the factor
             of the preparation, the fields of
-            :class:`sashimi_evaluation.metrics.signal.SignalProperties` and
-            :class:`sashimi_evaluation.metrics.harmonics.HarmonicProperties`, and ``spectrum``, see
+            :class:`sashimi_evaluation.metrics.signal.SignalProperties`,
+            :class:`sashimi_evaluation.metrics.harmonics.HarmonicProperties` and
+            :class:`sashimi_evaluation.metrics.music.MusicProperties`, and ``spectrum``, see
             :func:`sashimi_evaluation.metrics.spectrum.clip_spectrum`. They are computed from the first ten seconds of
             the prepared clip or excerpt.
         fingerprints: hash of the content of each file.
@@ -300,6 +302,7 @@ def _row(
         **{"rate": rate, **facts, "spectrum": clip_spectrum(heard, rate)},
         **asdict(signal_properties(heard, rate)),
         **asdict(harmonic_properties(heard, rate)),
+        **asdict(music_properties(heard, rate)),
     }
     properties["seconds"] = len(samples) / rate
     # Cropping first saves the resampling of samples that are not used.

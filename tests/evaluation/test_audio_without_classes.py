@@ -256,7 +256,8 @@ def test_intervals_resample_recordings(sounds: Path):
         widths.append(level.interval.high - level.interval.low)
         for metric in evaluated.metrics:
             if metric.interval is not None:
-                assert metric.interval.low <= metric.value <= metric.interval.high, metric.key
+                low, high = metric.interval.low - 1e-12, metric.interval.high + 1e-12  # the bootstrap rounds
+                assert low <= metric.value <= high, metric.key
     assert len(evaluated.clip_features) == 78
     assert widths[1] > 0.5 * widths[0]
 

@@ -65,10 +65,12 @@ def music_metrics(
         resampling: settings of the confidence intervals.
     """
     metrics = [mean_metric("onsets", "Onsets per second", properties["onsets_per_second"], resampling)]
-    both = [own[np.isfinite(own[:, 0])] for own in (reference["pitch_classes"], properties["pitch_classes"])]
+    both = reference["pitch_classes"], properties["pitch_classes"]
+    real, sounding = (np.isfinite(shares[:, 0]) for shares in both)
+    both = both[0][real], both[1][sounding]
     if all(map(len, both)):
         title = "Pitch classes, distance from the reference"
-        interval = resampling.interval(_distance, *both, low=0, high=1)
+        interval = resampling.where(sounding, real).interval(_distance, *both, low=0, high=1)
         metrics.append(Metric("pitch_class_distance", title, _distance(*both), interval, "lower"))
     return metrics
 

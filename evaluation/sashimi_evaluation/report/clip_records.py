@@ -11,7 +11,7 @@ from sashimi_evaluation.metrics.harmonics import BANDS, harmonics_to_noise
 from sashimi_evaluation.metrics.spectrum import BAND_HZ, long_term_spectrum
 
 _BAND_NAMES = [f"{low // 1000}-{high // 1000} kHz" for low, high in BANDS]
-_SIGNAL = ("seconds", "level", "noise_floor", "inner_floor", "word_seconds", "voiced_share")
+_SIGNAL = ("seconds", "level", "noise_floor", "inner_floor", "word_seconds", "voiced_share", "onsets_per_second")
 
 
 def clip_records(evaluated: EvaluatedSet, reference: ClipFeatures, class_names: Sequence[str]) -> list[dict[str, Any]]:
@@ -19,8 +19,9 @@ def clip_records(evaluated: EvaluatedSet, reference: ClipFeatures, class_names: 
 
     It has the file, the start of the clip or excerpt in it in seconds, the label (None if unknown), the predicted class
     and its probability, the probability of the label, the nearest reference clip, its start and the distance to it, the
-    fields of :class:`sashimi_evaluation.metrics.signal.SignalProperties`, and the harmonics-to-noise ratio in dB by
-    band. Values that a clip does not have are NaN or None; without a classifier, these are all values of classes.
+    fields of :class:`sashimi_evaluation.metrics.signal.SignalProperties`, the onsets per second, and the
+    harmonics-to-noise ratio in dB by band. Values that a clip does not have are NaN or None; without a classifier,
+    these are all values of classes.
 
     Args:
         evaluated: the set.
