@@ -16,7 +16,7 @@ from sashimi_diffusion.cache_files import default_cache_dir
 
 ROOT = Path(__file__).resolve().parent.parent
 GUIDES = ["getting-started", "train-on-your-recordings", "autoregressive-models", "vocoder", "evaluation"]
-GUIDES += ["official-checkpoints", "results", "architecture", "gpu", "trained-model"]
+GUIDES += ["official-checkpoints", "results", "architecture", "gpu", "trained-model", "few-steps"]
 SLOW_PAGES = {"trained-model"}  # many sampling steps
 PAGES = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in GUIDES)]
 SET_UP = ("make", "pip", "python3 -m venv")
