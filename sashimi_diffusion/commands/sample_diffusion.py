@@ -253,6 +253,7 @@ def call(
     """Return the waveforms (B, C, L) of one call of the pipeline, with ``arguments`` besides those of the options."""
     with report_out_of_memory(), warnings.catch_warnings():
         warnings.simplefilter("ignore", LevelWarning)  # a note has named the file
+        warnings.filterwarnings("ignore", r"\d+ steps? (is|are) too few")  # said once, before the first call
         audios = pipe(
             batch_size=len(clips),
             num_inference_steps=options.steps,

@@ -146,8 +146,7 @@ def sample_vocoder(
         if state.is_main_process:
             titles = [Path(clip.file).stem for clip in output.clips[: len(pictures)]]
             output.finish(pictures, rate, titles, clip_ratio=mean_clip_ratio(output.clips))
-            seconds = sum(samples) / len(samples) / rate
-            say(summary(options.out, output.clips, elapsed, seconds, peak_memory(device)))
+            say(summary(options.out, output.clips, elapsed, sum(samples) / rate, peak_memory(device)))
     if player is not None:
         play_files(player, [output.path / clip.file for clip in output.clips])
     if state.num_processes > 1:

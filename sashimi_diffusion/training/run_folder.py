@@ -107,10 +107,15 @@ def _stored_config(run: Path, kind: type[Config]) -> Config:
             raise UserError(f"{path} is damaged: it has no {group}; {advice}")
     others = sorted(set(map(str, tree)) - set(kind.model_fields)) or sorted(set(kind.fixed) - set(tree))
     if others:
-        has = "has" if others[0] in tree else "lacks"
+        names = printable(", ".join(others))
+        if others[0] in tree:
+            raise UserError(
+                f"{printable(run)} has a run of another kind, because {CONFIG} has {names}: resume it with the command "
+                "that started it, or choose another output_dir"
+            )
         raise UserError(
-            f"{printable(run)} has a run of another kind, because {CONFIG} {has} {printable(', '.join(others))}: "
-            "resume it with the command that started it, or choose another output_dir"
+            f"{path} is damaged or has a run of another kind, because it lacks {names}: restore it, resume with the "
+            "command that started the run, or choose another output_dir"
         )
     try:
         return from_tree(kind, tree)

@@ -150,7 +150,7 @@ def test_an_earlier_pipeline_is_told_the_defaults(
         (("--resynthesize", "{}/a", "--seconds", "2"), "--seconds does not apply to --resynthesize and --mel"),
         (("--resynthesize", "{}/a", "--window", "0"), "--window is 0, expected a number of seconds above 0"),
         (("--resynthesize", "{}/a", "--label", "1"), "--label was given, but this model has no classes"),
-        (("--window", "2"), "--window does not apply: it is for --resynthesize and --mel"),
+        (("--window", "2"), "give it recordings with --resynthesize or mel spectrograms"),
         (("--steps", "2"), "this pipeline is a vocoder: give it recordings with --resynthesize"),
         (("--mel", "{}/none.npy"), "none.npy does not exist: expected a mel spectrogram, a file of numpy.save"),
         (("--mel", "{}/a"), "is a folder: expected a mel spectrogram"),

@@ -207,7 +207,9 @@ def data_folders(recipe: str) -> Iterator[Row]:
 def sub_commands() -> Iterator[Row]:
     """``sashimi-train`` has the command line of the recipes after the name of a kind of run."""
     yield right("sashimi-train", "--help", "autoregressive")
-    yield wrong("sashimi-train", "", "the first argument must be one of diffusion, autoregressive, init, classifier")
+    yield wrong(
+        "sashimi-train", "", "the first argument must be one of diffusion, autoregressive, distill, init, classifier"
+    )
     for first, says in {
         "difusion": "did you mean 'diffusion'?",
         "--config": "--config",

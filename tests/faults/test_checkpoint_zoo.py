@@ -302,12 +302,12 @@ def another_recipe(path: Path) -> None:
 
 
 RUN_FILES: list[tuple[str, Callable[[Path], object], str]] = [
-    *(("config.yaml", DAMAGES[kind], "config.yaml is damaged: ") for kind in ("half", "empty", "random bytes")),
+    *(("config.yaml", DAMAGES[kind], "config.yaml is damaged") for kind in ("half", "empty", "random bytes")),
     ("config.yaml", DAMAGES["a folder"], "config.yaml is damaged: "),
     ("config.yaml", DAMAGES["a loop of links"], "config.yaml"),
     ("config.yaml", DAMAGES["missing"], "config.yaml is missing, but there are checkpoints: restore it, or give the"),
-    ("config.yaml", another_recipe, "has a run of another kind, because config.yaml lacks objective, schedule"),
-    ("config.yaml", lambda path: path.write_text("seed: 0\nmodel: 3\ndata: 4\n"), "config.yaml lacks objective"),
+    ("config.yaml", another_recipe, "or has a run of another kind, because it lacks objective, schedule"),
+    ("config.yaml", lambda path: path.write_text("seed: 0\nmodel: 3\ndata: 4\n"), "because it lacks objective"),
     *(
         ("measured.json", DAMAGES[kind], "measured.json is damaged: ")
         for kind in ("half", "empty", "flipped", "random bytes", "deep JSON", "a folder")

@@ -25,9 +25,7 @@ from sashimi_evaluation.commands.evaluation_networks import (
     load_classes,
     load_features,
 )
-from sashimi_evaluation.commands.likelihood import likelihood
 from sashimi_evaluation.commands.listening_test import listening_test
-from sashimi_evaluation.commands.vocoder import vocoder
 from sashimi_evaluation.evaluation import Evaluation, evaluate
 from sashimi_evaluation.excerpts import Windows
 from sashimi_evaluation.extraction import PROTOCOLS, Settings, extract_features
@@ -144,9 +142,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             listening_test(arguments[1:])
             return
         if arguments[:1] == ["likelihood"]:
+            from sashimi_evaluation.commands.likelihood import likelihood  # it loads pipelines, which take seconds
+
             likelihood(arguments[1:])
             return
         if arguments[:1] == ["vocoder"]:
+            from sashimi_evaluation.commands.vocoder import vocoder
+
             vocoder(arguments[1:])
             return
         options = build_parser().parse_args(arguments)
