@@ -26,11 +26,11 @@ from sashimi_evaluation.commands.evaluation_networks import (
     load_features,
 )
 from sashimi_evaluation.commands.listening_test import listening_test
+from sashimi_evaluation.commands.resampling import resampling_of
 from sashimi_evaluation.evaluation import Evaluation, evaluate
 from sashimi_evaluation.excerpts import Windows
 from sashimi_evaluation.extraction import PROTOCOLS, Settings, extract_features
 from sashimi_evaluation.extractors import EMBEDDING, NAMED, sources_of
-from sashimi_evaluation.metrics.intervals import Resampling
 from sashimi_evaluation.metrics.spectrum import LINES
 from sashimi_evaluation.preparation import Preparation, chosen_preparation
 from sashimi_evaluation.report.evaluation_page import write_page
@@ -65,7 +65,6 @@ PREPARE_HELP = (
     "or none (default: what samples.json and the card of the pipeline say)"
 )
 LINES_HELP = "frequencies in Hz at which lines in the spectrum are looked for (default: 1000 2000 3000)"
-_MOST_RESAMPLES = 10_000
 WINDOW_HELP = "discard these fractions of the least likely and the most likely clips; the SaShiMi paper uses 0.4 0.05"
 
 
@@ -248,7 +247,7 @@ def settings_of(options: argparse.Namespace, windows: Windows | None = None) -> 
     """Return the settings of the evaluation."""
     return Settings(
         protocol=options.protocol,
-        resampling=Resampling(options.resamples, options.seed),
+        resampling=resampling_of(options),
         window=None if options.likelihood_window is None else tuple(options.likelihood_window),
         cache_dir=options.cache_dir,
         skip_bad_files=options.skip_bad_files,
@@ -280,13 +279,10 @@ def _fields(texts: Sequence[str] | None, flag: str) -> dict[str, list[str]]:
 
 
 def _check_numbers(options: argparse.Namespace) -> None:
-    if not 2 <= options.resamples <= _MOST_RESAMPLES:
-        raise UserError(f"--resamples is {options.resamples}, expected at least 2 and at most {_MOST_RESAMPLES}")
+    resampling_of(options)
     wrong = next((line for line in options.lines if not (math.isfinite(line) and line > 0)), None)
     if wrong is not None:
         raise UserError(f"--lines has {wrong:g}, expected frequencies in Hz above 0")
-    if not 0 <= options.seed < 2**32:
-        raise UserError(f"--seed is {options.seed}, expected a whole number from 0 to {2**32 - 1}")
 
 
 def _check_outputs(options: argparse.Namespace, chosen: str | None, folders: Sequence[ClipFolder]) -> None:

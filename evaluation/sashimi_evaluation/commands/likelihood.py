@@ -18,6 +18,7 @@ from sashimi_diffusion.likelihood.diffusion import DEQUANTIZATIONS
 from sashimi_diffusion.likelihood.flow_ode import METHODS
 from sashimi_diffusion.output_files import check_output_files
 from sashimi_diffusion.terminal import printable, say
+from sashimi_evaluation.commands.resampling import resampling_of
 from sashimi_evaluation.likelihood_comparison import (
     COMPARABLE,
     Comparison,
@@ -25,7 +26,7 @@ from sashimi_evaluation.likelihood_comparison import (
     Settings,
     compare_likelihoods,
 )
-from sashimi_evaluation.metrics.intervals import Interval, Resampling
+from sashimi_evaluation.metrics.intervals import Interval
 from sashimi_evaluation.report.record import aligned, versions, write_json_report
 
 EXAMPLES = """examples:
@@ -84,7 +85,7 @@ def likelihood(arguments: Sequence[str]) -> None:
         seconds=options.seconds,
         rms=options.rms,
         bound_draws=options.bound_draws,
-        resampling=Resampling(options.resamples, options.seed),
+        resampling=resampling_of(options),
         estimator={
             "method": options.method,
             "steps": options.steps,
@@ -208,7 +209,4 @@ def _check_numbers(options: argparse.Namespace) -> None:
             raise UserError(f"--{name} is {value:g}, expected a number above 0")
     if not 0 <= options.bound_draws <= 1_000_000:
         raise UserError(f"--bound-draws is {options.bound_draws}, expected a whole number from 0 to 1000000")
-    if not 2 <= options.resamples <= 10_000:
-        raise UserError(f"--resamples is {options.resamples}, expected at least 2 and at most 10000")
-    if not 0 <= options.seed < 2**32:
-        raise UserError(f"--seed is {options.seed}, expected a whole number from 0 to {2**32 - 1}")
+    resampling_of(options)

@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from sashimi_diffusion.command_line import Parser, path_argument
-from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.output_files import check_output_files
 from sashimi_diffusion.strict_json import strict
 from sashimi_diffusion.terminal import printable, say, supports
 from sashimi_evaluation.clips import open_sets
+from sashimi_evaluation.commands.resampling import resampling_of
 from sashimi_evaluation.metrics import cepstral_distortion, stft_distance
 from sashimi_evaluation.metrics.harmonics import PITCH_HZ, VOICED
-from sashimi_evaluation.metrics.intervals import Resampling
 from sashimi_evaluation.metrics.metric import Metric
 from sashimi_evaluation.metrics.speech_quality import require_package
 from sashimi_evaluation.report.record import WORDS, aligned, versions, write_json_report
@@ -35,7 +34,6 @@ PESQ_HELP = (
 STOI_HELP = "also STOI, the short-time objective intelligibility; needs the package pystoi"
 SPEECH = {"pesq": "pesq", "stoi": "pystoi"}
 """The package that each of these options needs."""
-_MOST_RESAMPLES = 10_000
 
 
 def build_parser() -> Parser:
@@ -64,10 +62,7 @@ def vocoder(arguments: Sequence[str]) -> None:
         UserError: a folder, a file or an option cannot be used.
     """
     options = build_parser().parse_args(arguments)
-    if not 2 <= options.resamples <= _MOST_RESAMPLES:
-        raise UserError(f"--resamples is {options.resamples}, expected at least 2 and at most {_MOST_RESAMPLES}")
-    if not 0 <= options.seed < 2**32:
-        raise UserError(f"--seed is {options.seed}, expected a whole number from 0 to {2**32 - 1}")
+    resampling = resampling_of(options)
     speech = [name for name in SPEECH if getattr(options, name)]
     for name in speech:
         require_package(SPEECH[name], f"--{name}")
@@ -80,7 +75,6 @@ def vocoder(arguments: Sequence[str]) -> None:
             total = len(own) + len(missing)
             say(f"note: {printable(name)} has clips of {len(own)} of {total} recordings", sys.stderr)
     errors = {name: measure_pairs(own, printable(name), speech) for name, own in pairs.items()}
-    resampling = Resampling(options.resamples, options.seed)
     metrics = {name: vocoder_metrics(own, resampling) for name, own in errors.items()}
     write_json_report(options.json, report(options, arguments, errors, metrics))
     say(table(errors, metrics, symbols=supports("".join(WORDS))))
