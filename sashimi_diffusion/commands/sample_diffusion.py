@@ -6,7 +6,7 @@ import shlex
 import sys
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -138,13 +138,7 @@ def sample_diffusion(
                 if clip.index < SHEET_CLIPS:
                     own_pictures.append((clip.index, waveform.mean(axis=0)))
             output.add(batch)
-        pictures = [waveform for _, waveform in sorted(gather_object(own_pictures), key=lambda pair: pair[0])]
-        elapsed = time.perf_counter() - started
-        if state.is_main_process:
-            titles = [Path(clip.file).stem for clip in output.clips[: len(pictures)]]
-            output.finish(pictures, rate, titles, clip_ratio=mean_clip_ratio(output.clips))
-            seconds = sum(clip_length(clip, length) for clip in output.clips) / rate
-            say(summary(options.out, output.clips, elapsed, seconds, peak_memory(device)))
+        finish(output, own_pictures, rate, started, lambda clip: clip_length(clip, length), device, state)
     if player is not None:
         play_files(player, [output.path / clip.file for clip in output.clips])
     if state.num_processes > 1:
@@ -305,6 +299,35 @@ def make_record(
         **({} if options.window is None else {"window": options.window, "overlap": options.overlap}),
         "clip_ratio": None,
     }
+
+
+def finish(
+    output: SampleFolder,
+    own_pictures: Sequence[tuple[int, np.ndarray]],
+    rate: int,
+    started: float,
+    length_of: Callable[[Any], int],
+    device: torch.device,
+    state: PartialState,
+) -> None:
+    """Write the contact sheet and the record of all clips, and print a line about them. All processes call it.
+
+    Args:
+        output: the folder of the clips.
+        own_pictures: index and waveform (L,) of the clips of this process that the contact sheet shows.
+        rate: sample rate in Hz.
+        started: time at which the generation began, from ``time.perf_counter``.
+        length_of: function that returns the samples of a clip.
+        device: device whose peak memory is printed.
+        state: the processes.
+    """
+    pictures = [waveform for _, waveform in sorted(gather_object(own_pictures), key=lambda pair: pair[0])]
+    elapsed = time.perf_counter() - started
+    if state.is_main_process:
+        titles = [Path(clip.file).stem for clip in output.clips[: len(pictures)]]
+        output.finish(pictures, rate, titles, clip_ratio=mean_clip_ratio(output.clips))
+        seconds = sum(map(length_of, output.clips)) / rate
+        say(summary(output.path, output.clips, elapsed, seconds, peak_memory(device)))
 
 
 def summary(out: Path, clips: Sequence[Clip], elapsed: float, seconds: float, peak: int | None) -> str:

@@ -13,12 +13,11 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import PartialState
-from accelerate.utils import gather_object
 from torch import Tensor
 
 from sashimi_diffusion.commands.given_files import is_given
 from sashimi_diffusion.commands.play import Player, play_files
-from sashimi_diffusion.commands.sample_diffusion import make_record, mean_clip_ratio, parse_labels, summary
+from sashimi_diffusion.commands.sample_diffusion import finish, make_record, parse_labels
 from sashimi_diffusion.commands.sample_folder import (
     SHEET_CLIPS,
     SampleFolder,
@@ -36,7 +35,7 @@ from sashimi_diffusion.paths import is_folder, read_bytes
 from sashimi_diffusion.pipelines import SashimiPipeline, sample_seeds
 from sashimi_diffusion.pipelines.labels import known_labels
 from sashimi_diffusion.pipelines.mel import checked_mel, mel_description
-from sashimi_diffusion.pipelines.memory import peak_memory, report_out_of_memory, require_memory, sampling_memory
+from sashimi_diffusion.pipelines.memory import report_out_of_memory, require_memory, sampling_memory
 from sashimi_diffusion.pipelines.vocoding import plan_windows, resynthesize, vocode
 from sashimi_diffusion.schedulers import create_scheduler
 from sashimi_diffusion.terminal import printable, say
@@ -141,12 +140,7 @@ def sample_vocoder(
                     own_pictures.append((clip.index, waveform))
             output.start()
             output.add(share)
-        pictures = [waveform for _, waveform in sorted(gather_object(own_pictures), key=lambda pair: pair[0])]
-        elapsed = time.perf_counter() - started
-        if state.is_main_process:
-            titles = [Path(clip.file).stem for clip in output.clips[: len(pictures)]]
-            output.finish(pictures, rate, titles, clip_ratio=mean_clip_ratio(output.clips))
-            say(summary(options.out, output.clips, elapsed, sum(samples) / rate, peak_memory(device)))
+        finish(output, own_pictures, rate, started, lambda clip: clip.samples, device, state)
     if player is not None:
         play_files(player, [output.path / clip.file for clip in output.clips])
     if state.num_processes > 1:
