@@ -275,7 +275,7 @@ def test_without_jumps_every_step_is_run_once(pipe: SashimiPipeline, recording: 
         ({"audio": torch.ones(2, 50), "strength": 0.5}, r"audio has shape \(2, 50\), expected \(1, length\) or"),
         ({"audio": torch.ones(1, 1, 1, 50), "strength": 0.5}, "audio has shape"),
         ({"audio": torch.ones(0), "strength": 0.5}, r"audio has shape \(0,\)"),
-        ({"audio": torch.ones(50, dtype=torch.int16), "strength": 0.5}, "audio is int16: expected floating-point"),
+        ({"audio": torch.ones(50, dtype=torch.int16), "strength": 0.5}, "audio is numbers of int16: expected floating-point"),
         ({"audio": torch.full((50,), float("nan")), "strength": 0.5}, "not finite"),
         ({"audio": torch.full((50,), float("inf")), "strength": 0.5}, "not finite"),
         ({"audio": torch.ones(3, 1, 50), "strength": 0.5, "batch_size": 2}, "batch_size is 2, audio has 3"),
