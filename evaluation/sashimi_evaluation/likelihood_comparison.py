@@ -221,7 +221,8 @@ def _recordings(
         cut += len(samples) - length >= multiple
         waveform = samples[:length].astype(np.float64)
         if waveform.min() == waveform.max():
-            raise UserError(f"{printable(file)} has the same value throughout, as silence has: leave it out")
+            what = "has the same value throughout" if waveform.any() else "is silent"
+            raise UserError(f"{printable(file)} {what}: leave it out")
         recordings.append(Recording(file, fields[file], waveform, rms_of(samples)))
     if not recordings:
         raise UserError(f"no recording in {printable(folder)} has {multiple} samples or more: give longer recordings")

@@ -73,7 +73,8 @@ def find_pairs(clips: ClipFolder, reference: Path) -> tuple[list[Pair], list[Pat
     not count.
 
     Raises:
-        UserError: the reference has no audio or some that cannot be used, a clip has no recording, or two files of a folder have the same name.
+        UserError: the reference has no audio or some that cannot be used, a clip has no recording, or two files of a
+            folder have the same name.
     """
     root = require_folder(reference, "a folder with the recordings (wav, flac, ogg or mp3)")
     recordings = _by_name(find_usable_audio(root), root)

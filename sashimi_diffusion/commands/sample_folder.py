@@ -113,8 +113,8 @@ def require_outside(option: str, paths: Iterable[Path], options: argparse.Namesp
         found = status(path)
         if found is not None and (found.st_dev, found.st_ino) in own:
             raise UserError(
-                f"{option} {printable(path)} is in the folder of --out, whose clips --overwrite removes: choose another "
-                "--out"
+                f"{option} {printable(path)} is in the folder of --out, whose clips --overwrite removes: choose "
+                "another --out"
             )
 
 

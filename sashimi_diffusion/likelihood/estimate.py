@@ -63,8 +63,8 @@ def checked_audio(audio: np.ndarray | Tensor, channels: int, multiple: int) -> T
     given = given_tensor("audio", audio, "recordings with full scale 1")
     if not given.is_floating_point():
         raise UserError(
-            f"audio has numbers of {str(given.dtype).removeprefix('torch.')}: expected floating-point numbers with full "
-            "scale 1; divide 16-bit integers by 32768"
+            f"audio has numbers of {str(given.dtype).removeprefix('torch.')}: expected floating-point numbers with "
+            "full scale 1; divide 16-bit integers by 32768"
         )
     waveform = given.double()
     if waveform.ndim in (1, 2):

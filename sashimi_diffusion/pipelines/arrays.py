@@ -28,7 +28,7 @@ def given_tensor(name: str, value: Any, expected: str) -> Tensor:
         native = np.float64 if value.dtype.kind == "f" and value.dtype.itemsize > 8 else value.dtype.newbyteorder("=")
         return torch.from_numpy(np.array(value, dtype=native, order="C"))
     if not isinstance(value, Tensor) or value.is_complex() or value.is_quantized or value.layout != torch.strided:
-        raise UserError(f"{name} is {_named(value)}: expected {expected}")
+        raise UserError(f"{name} is {_named(value)}: expected a tensor or an array of {expected}")
     if value.is_meta:
         raise UserError(f"{name} is on the device meta, which has no values: expected {expected}")
     return value.detach()

@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -121,8 +120,8 @@ def checked_audio(audio: Any, config: Mapping[str, Any]) -> Tensor:
         config: config of the model.
 
     Raises:
-        UserError: another type or shape, another number of channels, values that are not finite, or an impossible level (see
-            :mod:`sashimi_diffusion.data.levels`).
+        UserError: another type or shape, another number of channels, values that are not finite, or an impossible level
+            (see :mod:`sashimi_diffusion.data.levels`).
     """
     channels = config["in_channels"]
     tensor = floating_tensor("audio", audio, "waveforms with full scale 1")

@@ -34,7 +34,9 @@ def log_mel(config: Mapping[str, Any]) -> LogMel:
         if settings is not None:
             raise
         advice = "write those of the training into model/config.json, as mel_settings"
-        raise UserError(f"this vocoder names no mel settings, and the defaults do not fit ({error}): {advice}") from error
+        raise UserError(
+            f"this vocoder names no mel settings, and the defaults do not fit ({error}): {advice}"
+        ) from error
 
 
 def mel_description(config: Mapping[str, Any]) -> str:

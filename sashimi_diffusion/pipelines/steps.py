@@ -86,7 +86,8 @@ def _require_distilled(distilled: int | None, steps: int | None) -> None:
     """Raise UserError for more steps than the model was distilled for; ``distilled`` is None for other models."""
     if distilled is not None and steps is not None and steps > distilled:
         raise UserError(
-            f"cannot sample in {steps} steps: the model was distilled for at most {distilled}, and more do not improve it"
+            f"cannot sample in {steps} steps: the model was distilled for at most {distilled}, and more do not "
+            "improve it"
         )
 
 

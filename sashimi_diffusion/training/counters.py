@@ -97,8 +97,8 @@ class Counters:
             )
         if difference == "teacher":
             raise UserError(
-                f"{checkpoint} was made with another teacher than training.initial_pipeline is now: restore it, or start "
-                "again in another output_dir"
+                f"{checkpoint} was made with another teacher than training.initial_pipeline is now: restore it, or "
+                "start again in another output_dir"
             )
         if difference == "unknown":
             return "; the contents of the recordings were not compared, because it is of an older version"

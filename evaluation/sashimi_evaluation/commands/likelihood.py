@@ -225,9 +225,7 @@ def _check_numbers(options: argparse.Namespace) -> None:
         if getattr(options, name) is not None and options.method != method:
             raise UserError(f"--{name} is for --method {method}, and the method is {options.method}: leave it out")
     if options.tolerance is not None and not LEAST_TOLERANCE <= options.tolerance < 1:
-        raise UserError(
-            f"--tolerance is {options.tolerance:g}, expected a number from {LEAST_TOLERANCE:g} to below 1"
-        )
+        raise UserError(f"--tolerance is {options.tolerance:g}, expected a number from {LEAST_TOLERANCE:g} to below 1")
     if not 0 <= options.bound_draws <= 1_000_000:
         raise UserError(f"--bound-draws is {options.bound_draws}, expected a whole number from 0 to 1000000")
     resampling_of(options)

@@ -29,13 +29,14 @@ def initial_network(config: DiffusionConfig, recordings: Recordings) -> Any:
     ``model.pooling=overlapping``, published pools become overlapping ones that compute the same.
 
     Raises:
-        UserError: there is no such pipeline, it was distilled to few steps, a setting contradicts it, or the recordings do not fit it.
+        UserError: there is no such pipeline, it was distilled to few steps, a setting contradicts it, or the recordings
+            do not fit it.
     """
     pipeline = SashimiPipeline.from_pretrained(config.training.initial_pipeline or "")
     if (steps := pipeline.scheduler.config.get("original_inference_steps")) is not None:
         raise UserError(
-            f"training.initial_pipeline was distilled to {steps} steps, and its network denoises only in them: train or "
-            "distill from its teacher instead"
+            f"training.initial_pipeline was distilled to {steps} steps, and its network denoises only in them: train "
+            "or distill from its teacher instead"
         )
     network: Any = pipeline.model.train()
     if config.model.arguments.get("pooling") == "overlapping" and network.config.get("pooling") == "frames":
