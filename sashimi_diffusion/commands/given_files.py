@@ -21,7 +21,7 @@ from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.paths import is_folder
 from sashimi_diffusion.pipelines import SashimiPipeline
 from sashimi_diffusion.pipelines.given_audio import level_note
-from sashimi_diffusion.pipelines.schedule import checked_jumps
+from sashimi_diffusion.pipelines.schedule import Schedule, checked_jumps
 from sashimi_diffusion.terminal import printable, say
 
 USES = {"strength": "--strength", "keep": "--keep", "continue": "--continue"}
@@ -92,15 +92,18 @@ class GivenFiles:
     Args:
         paths: the files.
         options: the options of the command.
-        pipe: the pipeline.
+        pipe: the pipeline, whose timesteps are set.
 
     Raises:
-        UserError: a file is no audio with the channels of the model, a range of ``--keep`` does not fit it, it is not
-            shorter than its continuation, or it is in the output folder and ``--overwrite`` would remove it.
+        UserError: the strength is below the last step of the sampler, a file is no audio with the channels of the
+            model, a range of ``--keep`` does not fit it, it is not shorter than its continuation, or it is in the
+            output folder and ``--overwrite`` would remove it.
     """
 
     def __init__(self, paths: Sequence[Path], options: argparse.Namespace, pipe: SashimiPipeline) -> None:
         self._config, self._strength, self._jumps = pipe.model.config, options.strength, options.jumps
+        if self._strength is not None:
+            Schedule(pipe.scheduler).check_strength(self._strength)
         self._ranges = None if options.keep is None else keep_ranges(options.keep)
         self._keep = options.keep
         require_outside("--audio", paths, options)

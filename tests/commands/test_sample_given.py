@@ -202,6 +202,7 @@ def test_both_channels_of_a_recording_are_kept(stereo_folder: Path, tmp_path: Pa
         (["--strength", "0"], "--strength is 0: expected a number above 0, up to 1"),
         (["--strength", "1.5"], "--strength is 1.5"),
         (["--strength", "nan"], "--strength is nan"),
+        (["--strength", "0.01"], "strength is 0.01, and the last of 10 sampling steps begins at 0.1"),
         (["--strength", "0.5", "--keep", "0:0.1"], "--strength and --keep were given: give one of them"),
         (["--keep", "0:0.1", "--continue"], "--keep and --continue were given"),
         ([], "--audio needs to know what to do"),

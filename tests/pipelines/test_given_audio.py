@@ -308,6 +308,22 @@ def test_wrong_arguments_are_errors_of_one_line(
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "strength", "least"),
+    [("ddim", 0.1, 0.5), ("diffwave", 0.04, 0.1), ("flow-euler", 0.2, 0.5), ("edm-dpmsolver++", 0.2, 0.5)],
+)
+def test_a_strength_below_the_last_step_is_refused(name: str, strength: float, least: float) -> None:
+    """Otherwise it would begin there, and change far more of the audio than was asked for."""
+    objective = {"flow-euler": "flow", "edm-dpmsolver++": "edm"}.get(name, "diffusion")
+    pipe = small_pipeline(objective=objective)
+    kinds = {"flow": diffusers.FlowMatchEulerDiscreteScheduler(10), "edm": diffusers.EDMEulerScheduler(sigma_data=1.0)}
+    pipe.scheduler = create_scheduler(name, kinds.get(objective, pipe.scheduler).config)
+    steps = 10 if name == "diffwave" else 2
+    with pytest.raises(UserError, match=f"the last of {steps} sampling steps begins at {least} of the training"):
+        pipe(audio=torch.ones(50), strength=strength, num_inference_steps=steps)
+    pipe(audio=torch.ones(50), strength=0.6 * least, num_inference_steps=steps)
+
+
 @pytest.mark.parametrize("kind", [">f4", np.longdouble, "float64", "readonly"])
 def test_arrays_of_every_kind_are_the_same_audio(pipe: SashimiPipeline, recording: torch.Tensor, kind: object) -> None:
     array = recording.numpy().copy() if kind == "readonly" else recording.numpy().astype(kind)

@@ -93,7 +93,7 @@ def test_audio_that_has_no_mel(pipe: SashimiPipeline, audio: Any, message: str) 
 
 @pytest.mark.parametrize("rate", [1000.5, float("nan"), float("inf"), "1000", True])
 def test_sample_rates_that_are_none(pipe: SashimiPipeline, rate: Any) -> None:
-    with pytest.raises(UserError, match="sample_rate is .*: expected a whole number of Hz"):
+    with pytest.raises(UserError, match=r"sample_rate is .*: expected a whole number of Hz"):
         pipe.mel(np.zeros(300), sample_rate=rate)
 
 

@@ -102,7 +102,7 @@ def test_a_resumed_run_needs_the_teacher_of_its_beginning(tiny: Any, teacher: Pa
     distilled(tiny, tmp_path / "moved", *own, "training.steps=2", resume=True)
     tree = tiny("seed=1", "training.steps=1", "sampling.num_samples=0", f"output_dir={tmp_path / 'other'}")
     other = train(DiffusionTask, from_tree(DiffusionConfig, tree)) / "pipeline"
-    with pytest.raises(UserError, match="made with another teacher than training.initial_pipeline is now"):
+    with pytest.raises(UserError, match=r"made with another teacher than training.initial_pipeline is now"):
         distilled(tiny, other, *own, "training.steps=3", resume=True)
 
 
