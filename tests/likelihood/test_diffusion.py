@@ -240,10 +240,10 @@ def test_a_quantization_and_an_integrator_check_their_numbers(monkeypatch: pytes
         variational_bound(small_pipeline(), torch.zeros(1, 16), 0)
     with pytest.raises(UserError, match="the likelihood is not finite"):
         Integrator("rk45").solve(lambda _, x: _nan_state(x), _nan_state(torch.zeros(1, 1, 4)), 0.0, 1.0)
-    monkeypatch.setattr("sashimi_diffusion.likelihood.flow_ode.MAX_EVALUATIONS", 200)
+    monkeypatch.setattr("sashimi_diffusion.likelihood.flow_ode.MAX_EVALUATIONS", 20)
     process = covariance(0.9)
-    with pytest.raises(UserError, match=r"not solved within 2\d\d evaluations: choose larger tolerances"):
-        estimate(COSINE, process, draw(process, 1), "rk45", rtol=1e-6, atol=1e-6)
+    with pytest.raises(UserError, match=r"not solved within \d+ evaluations: choose larger tolerances"):
+        estimate(COSINE, process, draw(process, 1), "rk45", rtol=1e-6, atol=1e-6, steps=8)
 
 
 def _nan_state(x: Tensor) -> Any:
