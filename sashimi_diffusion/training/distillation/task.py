@@ -65,6 +65,9 @@ class DistillationTask(DiffusionTask):
         self.data = with_teacher(self.data, hash_pipeline(folder))
         self.description += f"; {method.steps} sampling steps, guidance {guidance:g} of the teacher"
 
+    def check_sampling(self) -> None:
+        """Do nothing: the student has its own sampler and steps instead of those of ``sampling``."""
+
     def _check_teacher(self, folder: Path) -> None:
         """Check that the teacher knows the speakers and, for guidance, that it has labels.
 

@@ -157,6 +157,18 @@ def test_a_resumed_run_needs_the_teacher_of_its_beginning(tiny: Any, teacher: Pa
         distilled(tiny, other, *own, "training.steps=3", resume=True)
 
 
+def test_the_sampler_of_the_config_is_not_that_of_the_student(
+    tiny: Any, tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    """The default sampler does not fit flow matching, and two steps are too few for it."""
+    own = ("training.steps=1", "objective.name=flow")
+    tree = tiny(*own, "sampling.num_samples=0", f"output_dir={tmp_path / 'flow'}")
+    teacher = train(DiffusionTask, from_tree(DiffusionConfig, tree)) / "pipeline"
+    run = distilled(tiny, teacher, *own, "sampling.scheduler=ddim", f"output_dir={tmp_path / 'student'}")
+    assert len(list((run / "samples" / "step-000001").glob("*.wav"))) == 2
+    assert not [warning for warning in recwarn if "too few" in str(warning.message)]
+
+
 def test_students_are_no_teachers_and_are_not_trained(tiny: Any, teacher: Path, tmp_path: Path) -> None:
     own = ("sampling.num_samples=0", "training.steps=1")
     student = distilled(tiny, teacher, *own, f"output_dir={tmp_path / 'student'}") / "pipeline"
