@@ -114,7 +114,7 @@ class Schedule:
         if strength < least / 2:
             raise UserError(
                 f"strength is {strength:g}, and the last of {len(self)} sampling steps begins at {least:.3g} of the "
-                "training schedule: choose a larger strength, or more steps"
+                "noise schedule: choose a larger strength, or more steps"
             )
 
     def calls(self, start: int = 0, jumps: int = 0) -> list[Call]:

@@ -319,7 +319,7 @@ def test_a_strength_below_the_last_step_is_refused(name: str, strength: float, l
     kinds = {"flow": diffusers.FlowMatchEulerDiscreteScheduler(10), "edm": diffusers.EDMEulerScheduler(sigma_data=1.0)}
     pipe.scheduler = create_scheduler(name, kinds.get(objective, pipe.scheduler).config)
     steps = 10 if name == "diffwave" else 2
-    with pytest.raises(UserError, match=f"the last of {steps} sampling steps begins at {least} of the training"):
+    with pytest.raises(UserError, match=f"the last of {steps} sampling steps begins at {least} of the noise"):
         pipe(audio=torch.ones(50), strength=strength, num_inference_steps=steps)
     pipe(audio=torch.ones(50), strength=0.6 * least, num_inference_steps=steps)
 
