@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from sashimi_diffusion.training.diffusion.batches import Batch
+from sashimi_diffusion.training.distillation.config import MethodConfig
+from sashimi_diffusion.training.distillation.discriminator import SpectrogramDiscriminator, adversarial_gradient
 from sashimi_diffusion.training.distillation.estimates import Conditioning, Schedule, Teacher
 
 _LOWEST, _HIGHEST = 0.02, 0.98  # range of the noise levels of distribution matching, as in arXiv 2311.18828
@@ -42,12 +44,12 @@ class Student(nn.Module):
     Args:
         student: a denoiser with the weights of the teacher.
         schedule: the noise schedule.
-        levels: noise levels of a path of the teacher, see :class:`.MethodConfig`.
+        method: the settings of the method.
     """
 
-    def __init__(self, student: Any, schedule: Schedule, levels: int) -> None:
+    def __init__(self, student: Any, schedule: Schedule, method: MethodConfig) -> None:
         super().__init__()
-        self.student, self.schedule, self.levels = student, schedule, levels
+        self.student, self.schedule = student, schedule
 
     @property
     def config(self) -> Any:
@@ -70,6 +72,10 @@ class ConsistencyStudent(Student):
     The teacher takes one DDIM step from z_t to z_s, with t and s neighbors among the ``levels``. The estimate at z_t
     learns to equal the present estimate at z_s, without a gradient; at the end of the path, it is that of the teacher.
     """
+
+    def __init__(self, student: Any, schedule: Schedule, method: MethodConfig) -> None:
+        super().__init__(student, schedule, method)
+        self.levels = method.levels
 
     def forward(self, batch: DistillationBatch, teacher: Teacher) -> Tensor:
         schedule, conditioning = self.schedule, batch.conditioning
@@ -99,13 +105,22 @@ class DistributionMatchingStudent(Student):
 
     The critic is a denoiser that is trained on the audio of the student. Where the noised audio of the student is more
     probable among the student's than among the teacher's, the estimates of critic and teacher differ. Their difference
-    is the gradient that the student receives.
+    is the gradient that the student receives. A discriminator of recordings and generated audio, which sees what the
+    teacher has not learned, adds its own (arXiv 2405.14867, section 4.3), scaled to the mean size of the first.
     """
 
-    def __init__(self, student: Any, schedule: Schedule, levels: int) -> None:
-        super().__init__(student, schedule, levels)
+    def __init__(self, student: Any, schedule: Schedule, method: MethodConfig) -> None:
+        super().__init__(student, schedule, method)
         self.critic = type(student).from_config(student.config).to(student.device)
         self.critic.load_state_dict(student.state_dict())
+        # The gradient of the student is only right if the critic knows what the student generates now.
+        self.critic.learning_rate_scale = method.critic_learning_rate_scale
+        self.adversarial_weight = method.adversarial_weight
+        self.discriminator: SpectrogramDiscriminator | None = None
+        if self.adversarial_weight:
+            self.discriminator = SpectrogramDiscriminator(self.config.in_channels, self.config.sample_rate)
+            self.discriminator.to(student.device)
+            self.discriminator.learning_rate_scale = method.critic_learning_rate_scale
 
     def forward(self, batch: DistillationBatch, teacher: Teacher) -> Tensor:
         schedule, conditioning = self.schedule, batch.conditioning
@@ -120,10 +135,15 @@ class DistributionMatchingStudent(Student):
         by_teacher = teacher.predict(noisy, times, conditioning)
         scale = (given - by_teacher).abs().mean(dim=(1, 2), keepdim=True).clamp(min=_SMALLEST_SCALE)
         direction = (by_critic.detach() - by_teacher) / scale
-        # The gradient of this term with respect to the audio is the direction, divided by the number of samples.
-        matching = 0.5 * (generated - (given - direction)).square().mean()
         _, deviation = schedule.factors(times)
-        return matching + ((by_critic - given) / deviation).square().mean()
+        loss = ((by_critic - given) / deviation).square().mean()
+        if self.discriminator is not None:
+            loss_of_discriminator, adversarial = adversarial_gradient(self.discriminator, batch.waveform, given)
+            size = direction.abs().mean() / adversarial.abs().mean().clamp(min=torch.finfo(torch.float32).tiny)
+            direction = direction + self.adversarial_weight * size * adversarial
+            loss = loss + loss_of_discriminator
+        # The gradient of this term with respect to the audio is the direction, divided by the number of samples.
+        return loss + 0.5 * (generated - (given - direction)).square().mean()
 
 
 STUDENTS = {"consistency": ConsistencyStudent, "distribution_matching": DistributionMatchingStudent}

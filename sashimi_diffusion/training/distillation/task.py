@@ -42,7 +42,7 @@ class DistillationTask(DiffusionTask):
         folder = resolve_pipeline(config.training.initial_pipeline or "")
         guidance = stored_guidance_scale(folder) if method.guidance_scale is None else method.guidance_scale
         self.teacher = Teacher(model, schedule, guidance)
-        self.network = self.module = STUDENTS[method.method](student, schedule, method.levels)
+        self.network = self.module = STUDENTS[method.method](student, schedule, method)
         self.sampler = create_few_step_scheduler(self.scheduler.config, method.steps)
         self.sampler.set_timesteps(method.steps)
         self.starts: Tensor = self.sampler.timesteps.long()
