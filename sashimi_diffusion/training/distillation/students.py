@@ -120,7 +120,7 @@ class DistributionMatchingStudent(Student):
         if self.adversarial_weight:
             self.discriminator = SpectrogramDiscriminator(self.config.in_channels, self.config.sample_rate)
             self.discriminator.to(student.device)
-            self.discriminator.learning_rate_scale = method.critic_learning_rate_scale
+            self.discriminator.learning_rate_scale = method.discriminator_learning_rate_scale
 
     def forward(self, batch: DistillationBatch, teacher: Teacher) -> Tensor:
         schedule, conditioning = self.schedule, batch.conditioning
