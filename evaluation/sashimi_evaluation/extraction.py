@@ -149,7 +149,7 @@ def _extract(
     if classifier is None:
         assert extractor is not None  # checked by `extract_features`
         without = replace(clips, labels=np.full(len(clips), -1), class_names=(), label_notes=())
-        extracted = _run_extractor(without, extractor, settings)
+        extracted = _run_extractor(without, extractor, settings, music=True)
         return replace(extracted, outputs={FEATURES: _features_of(extracted)})
     extracted = _classify(clips.labeled_by(classifier.class_names), classifier, settings)
     by_features = extracted
@@ -175,7 +175,11 @@ def _classify(clips: ClipFolder, classifier: WordClassifier, settings: Settings)
     return extract_clip_features(clips, network, settings.cache_dir, settings.skip_bad_files, settings.windows)
 
 
-def _run_extractor(clips: ClipFolder, extractor: FeatureExtractor, settings: Settings) -> ClipFeatures:
+def _run_extractor(
+    clips: ClipFolder, extractor: FeatureExtractor, settings: Settings, music: bool = False
+) -> ClipFeatures:
+    """Return the features of an extractor; ``music`` for clips without classes: in words there are no notes."""
+
     def compute(audio: np.ndarray) -> dict[str, np.ndarray]:
         try:
             features = np.asarray(extractor.features(audio, extractor.sample_rate), dtype=np.float64)
@@ -193,7 +197,7 @@ def _run_extractor(clips: ClipFolder, extractor: FeatureExtractor, settings: Set
 
     seconds = seconds_of(extractor) if settings.windows is None else settings.windows.seconds
     network = ClipNetwork(compute, extractor.fingerprint, extractor.sample_rate, seconds)
-    return extract_clip_features(clips, network, settings.cache_dir, settings.skip_bad_files, settings.windows)
+    return extract_clip_features(clips, network, settings.cache_dir, settings.skip_bad_files, settings.windows, music)
 
 
 def _selected(features: ClipFeatures, window: tuple[float, float]) -> ClipFeatures:

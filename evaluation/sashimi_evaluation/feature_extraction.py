@@ -81,9 +81,9 @@ class ClipFeatures:
         properties: arrays (n, ...) by name: ``rate`` in Hz after the preparation, ``channels`` of the file, ``peak``,
             the largest absolute sample of the file or excerpt, ``start`` in the file in seconds, ``gain``, the factor
             of the preparation, the fields of
-            :class:`sashimi_evaluation.metrics.signal.SignalProperties`,
-            :class:`sashimi_evaluation.metrics.harmonics.HarmonicProperties` and
-            :class:`sashimi_evaluation.metrics.music.MusicProperties`, and ``spectrum``, see
+            :class:`sashimi_evaluation.metrics.signal.SignalProperties` and
+            :class:`sashimi_evaluation.metrics.harmonics.HarmonicProperties`, those of
+            :class:`sashimi_evaluation.metrics.music.MusicProperties` if asked for, and ``spectrum``, see
             :func:`sashimi_evaluation.metrics.spectrum.clip_spectrum`. They are computed from the first ten seconds of
             the prepared clip or excerpt.
         fingerprints: hash of the content of each file.
@@ -128,6 +128,7 @@ def extract_clip_features(
     cache_dir: Path | str | None = None,
     skip_bad_files: bool = False,
     windows: Windows | None = None,
+    music: bool = False,
 ) -> ClipFeatures:
     """Run a network on clips or on excerpts of them, or return its cached outputs.
 
@@ -140,6 +141,7 @@ def extract_clip_features(
         skip_bad_files: warn about unusable files and continue without them.
         windows: how the clips are cut into excerpts; None: each clip is one row, with the beginning that the network
             takes. Long recordings are read block by block.
+        music: compute the properties of musical notes.
 
     Raises:
         UserError: a file cannot be used, the cache cannot be written, there are more than ``MOST_EXCERPTS`` excerpts,
@@ -155,7 +157,7 @@ def extract_clip_features(
         assigned, desc=f"features of {printable(clips.name)}", unit="shard", delay=2, disable=not state.is_main_process
     )
     advice = "free some space there, or choose another folder with --cache-dir or the variable SASHIMI_CACHE"
-    reading = _Reading(network, clips.preparation, windows)
+    reading = _Reading(network, clips.preparation, windows, music)
     found, rows = [], 0
     with writing(f"the cache {printable(cache)}", advice):
         cache.mkdir(parents=True, exist_ok=True)
@@ -210,18 +212,19 @@ def _concatenated(parts: Sequence[Mapping[str, np.ndarray]]) -> Arrays:
 
 @dataclass(frozen=True)
 class _Reading:
-    """What is done to files: how they are cut and prepared, and the network that is run on the result."""
+    """What is done to files: how they are cut and prepared, the network that is run on the result, and properties."""
 
     network: ClipNetwork
     preparation: Preparation
     windows: Windows | None
+    music: bool
 
     @property
     def key(self) -> list[object]:
         """What the results depend on, besides the content of the files."""
         network = self.network
         parts = [_FORMAT, soundfile.__libsndfile_version__, network.fingerprint, network.sample_rate, network.seconds]
-        return [*parts, repr(self.preparation), repr(self.windows)]
+        return [*parts, repr(self.preparation), repr(self.windows), self.music]
 
     @property
     def batch(self) -> int:
@@ -231,11 +234,28 @@ class _Reading:
     def rows(self, path: Path) -> Iterator[tuple[np.ndarray, dict[str, Any]]]:
         """Yield the input of the network, float32 (L,), and the properties of each row of a file."""
         if self.windows is None:
-            yield _read_clip(path, self.network, self.preparation)
+            longest = max(PROPERTY_SECONDS, self.network.seconds + _FILTER_SECONDS)
+            samples, rate, channels = read_clip(path, longest)
+            facts = {"channels": channels, "peak": peak_of(samples), "start": 0.0, "gain": 1.0}
+            yield self._row(*self.preparation.prepare(samples, rate, longest), facts)
             return
         for excerpt in excerpts(path, self.windows, self.preparation):
             facts = {"channels": excerpt.channels, "peak": excerpt.peak, "start": excerpt.start, "gain": excerpt.gain}
-            yield _row(excerpt.samples, excerpt.sample_rate, self.network, facts)
+            yield self._row(excerpt.samples, excerpt.sample_rate, facts)
+
+    def _row(self, samples: np.ndarray, rate: int, facts: Mapping[str, float]) -> tuple[np.ndarray, dict[str, Any]]:
+        """Return the input of the network, and the properties of a prepared clip or excerpt, float32 (L,)."""
+        heard = samples[: round(PROPERTY_SECONDS * rate)]
+        properties = {
+            **{"rate": rate, **facts, "spectrum": clip_spectrum(heard, rate)},
+            **asdict(signal_properties(heard, rate)),
+            **asdict(harmonic_properties(heard, rate)),
+            **(asdict(music_properties(heard, rate)) if self.music else {}),
+        }
+        properties["seconds"] = len(samples) / rate
+        # Cropping first saves the resampling of samples that are not used.
+        cropped = samples[: round((self.network.seconds + _FILTER_SECONDS) * rate)]
+        return fit_length(resample(cropped, rate, self.network.sample_rate), self.network.length), properties
 
 
 def _cached_shard(files: Sequence[Path], reading: _Reading, cache: Path) -> tuple[Shard, list[str]]:
@@ -283,28 +303,3 @@ def _compute_shard(files: Sequence[Path], reading: _Reading) -> Shard:
     columns = {name: np.asarray([properties[row][name] for row in kept]) for name in (properties[0] if kept else {})}
     usable = {name: values[kept] for name, values in arrays.items()} if kept else {}
     return Shard(usable, columns, np.asarray([positions[row] for row in kept], dtype=np.int64), bad)
-
-
-def _read_clip(path: Path, network: ClipNetwork, preparation: Preparation) -> tuple[np.ndarray, dict[str, Any]]:
-    """Return the beginning of a file that the network takes, float32 (L,), and the properties of the clip."""
-    longest = max(PROPERTY_SECONDS, network.seconds + _FILTER_SECONDS)
-    samples, rate, channels = read_clip(path, longest)
-    facts = {"channels": channels, "peak": peak_of(samples), "start": 0.0, "gain": 1.0}
-    return _row(*preparation.prepare(samples, rate, longest), network, facts)
-
-
-def _row(
-    samples: np.ndarray, rate: int, network: ClipNetwork, facts: Mapping[str, float]
-) -> tuple[np.ndarray, dict[str, Any]]:
-    """Return the input of the network, and the properties of a prepared clip or excerpt, float32 (L,), at ``rate``."""
-    heard = samples[: round(PROPERTY_SECONDS * rate)]
-    properties = {
-        **{"rate": rate, **facts, "spectrum": clip_spectrum(heard, rate)},
-        **asdict(signal_properties(heard, rate)),
-        **asdict(harmonic_properties(heard, rate)),
-        **asdict(music_properties(heard, rate)),
-    }
-    properties["seconds"] = len(samples) / rate
-    # Cropping first saves the resampling of samples that are not used.
-    cropped = samples[: round((network.seconds + _FILTER_SECONDS) * rate)]
-    return fit_length(resample(cropped, rate, network.sample_rate), network.length), properties

@@ -1,4 +1,4 @@
-"""Measure every sampler of the list on a pipeline: level, peak, clipped samples and label accuracy.
+"""Measure every sampler that fits a pipeline: level, peak, clipped samples and label accuracy.
 
     python -m sashimi_evaluation.scheduler_benchmark --out recipes/logs/schedulers.json
     python -m sashimi_evaluation.scheduler_benchmark --scheduler heun,unipc --steps 20 --clips 10
@@ -25,7 +25,8 @@ from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.output_files import check_output_files, write_output_file
 from sashimi_diffusion.paths import is_file, read_json
 from sashimi_diffusion.pipelines.labels import labels_in_turn
-from sashimi_diffusion.schedulers import SCHEDULERS, create_scheduler
+from sashimi_diffusion.schedulers import create_scheduler, fitting_schedulers
+from sashimi_diffusion.schedulers.compatible import ALL_SCHEDULERS
 from sashimi_diffusion.strict_json import json_text
 from sashimi_diffusion.terminal import say
 from sashimi_evaluation.classifiers import WordClassifier
@@ -68,7 +69,7 @@ def measure(
 
     Args:
         pipe: the pipeline; its scheduler is replaced.
-        name: one of ``SCHEDULERS``.
+        name: one of ``ALL_SCHEDULERS``.
         steps: number of sampling steps.
         reference: mean square of each clip of the reference.
         classifier: says which class each clip is; None: no label accuracy.
@@ -124,7 +125,7 @@ def table(rows: list[Row], numbers: list[int]) -> str:
         "| sampler | " + " | ".join(f"{steps} steps" for steps in numbers) + " |",
         "|---" * (len(numbers) + 1) + "|",
     ]
-    for name in SCHEDULERS:
+    for name in ALL_SCHEDULERS:
         cells = [_cell(found.get((name, steps))) for steps in numbers]
         if any(cells):
             lines.append(f"| `{name}` | " + " | ".join(cells) + " |")
@@ -157,7 +158,7 @@ def main() -> int:
 def _measure_all() -> None:
     parser = Parser(description=__doc__)
     parser.add_argument("--pipeline", default="sashimi-digits", help="a folder or the name of a bundled pipeline")
-    parser.add_argument("--scheduler", type=_names, default=list(SCHEDULERS), metavar="NAMES", help="default: all")
+    parser.add_argument("--scheduler", type=_names, metavar="NAMES", help="default: all that fit the pipeline")
     parser.add_argument(
         "--steps", type=positive_numbers, default=list(STEPS), metavar="NUMBERS", help="numbers of steps"
     )
@@ -169,6 +170,7 @@ def _measure_all() -> None:
     check_output_files({"--out": options.out}, new_folders=True)
     pipe = SashimiPipeline.from_pretrained(options.pipeline).to(select_device(options.device))
     pipe.set_progress_bar_config(disable=True)
+    names = options.scheduler or fitting_schedulers(pipe.scheduler.config)
     record = _earlier(options)
     if len(record["reference"]) < options.clips:
         say("reference")
@@ -176,7 +178,7 @@ def _measure_all() -> None:
         _write(options.out, record)
     classifier = fitting_classifier(class_names(pipe), pipe.device)
     for steps, clips in clip_counts(options).items():
-        for name in options.scheduler:
+        for name in names:
             row = measure(pipe, name, steps, record["reference"][:clips], classifier, options.seed)
             record["rows"] = [own for own in record["rows"] if (own["scheduler"], own["steps"]) != (name, steps)] + [
                 row
@@ -205,8 +207,8 @@ def _write(path: Path | None, record: dict[str, Any]) -> None:
 def _names(text: str) -> list[str]:
     names = text.split(",")
     for name in names:
-        if name not in SCHEDULERS:
-            raise argparse.ArgumentTypeError(f"unknown scheduler {name!r} (known: {', '.join(SCHEDULERS)})")
+        if name not in ALL_SCHEDULERS:
+            raise argparse.ArgumentTypeError(f"unknown scheduler {name!r} (known: {', '.join(ALL_SCHEDULERS)})")
     return names
 
 

@@ -17,17 +17,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sashimi_diffusion.command_line import Parser, positive, positive_numbers, run
-from sashimi_diffusion.errors import UserError
-from sashimi_diffusion.pipelines import SashimiPipeline
+from sashimi_diffusion.benchmarks.held_out import held_out, held_out_parser
+from sashimi_diffusion.command_line import positive_numbers, run
+from sashimi_diffusion.schedulers.noise_paths import noise_path, signal_and_deviation
 from sashimi_diffusion.ssm import frozen
 from sashimi_diffusion.terminal import say
-from sashimi_diffusion.training.config import load_config
-from sashimi_diffusion.training.diffusion.batches import Batch, BatchSource
-from sashimi_diffusion.training.diffusion.config import DiffusionConfig
-from sashimi_diffusion.training.examples import spread_evenly
-from sashimi_diffusion.training.packaged_configs import CONFIGS, config_file
-from sashimi_diffusion.training.splits import open_split
+from sashimi_diffusion.training.diffusion.batches import Batch
 
 BAND = 1000
 """Width of a band in Hz."""
@@ -41,18 +36,12 @@ def main() -> int:
 
 
 def _measure() -> None:
-    parser = Parser(description=__doc__)
-    parser.add_argument("--pipeline", default="sashimi-digits", help="a folder or the name of a bundled pipeline")
-    parser.add_argument("--config", default="digits-small", help="config of the run, which says what is held out")
+    parser = held_out_parser(__doc__)
     parser.add_argument(
         "--timesteps", type=positive_numbers, default=[20, 60, 100], metavar="NUMBERS", help="default: 20,60,100"
     )
-    parser.add_argument("--clips", type=positive, default=30, help="number of held-out recordings (default: 30)")
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings of the config, such as data.path")
     options = parser.parse_args()
-    config = load_config(DiffusionConfig, config_file(options.config, CONFIGS / "diffusion"), options.overrides)
-    pipe = SashimiPipeline.from_pretrained(options.pipeline)
-    batch = held_out(pipe, config, options.clips)
+    pipe, batch = held_out(options)
     bands = range(pipe.model.config.sample_rate // 2 // BAND)
     say(
         "| timestep | "
@@ -66,20 +55,6 @@ def _measure() -> None:
         say(f"| {timestep} | " + " | ".join(f"{gain:+.2f} dB" for gain in gains) + " |")
 
 
-def held_out(pipe: Any, config: DiffusionConfig, clips: int) -> Batch:
-    """Return held-out recordings as the denoiser of ``pipe`` sees them, with their noise and labels."""
-    model, data = pipe.model, config.data
-    recordings = open_split(data, "validation", data.length, False, data.speakers, True, config.channels)
-    recordings.normalize_rms = data.normalize_rms
-    for names, own in (("class_names", recordings.class_names), ("speaker_names", recordings.speaker_names)):
-        if model.config.get(names) is not None and list(model.config.get(names)) != own:
-            raise UserError(f"the {names} of the pipeline are {model.config.get(names)}, those of the recordings {own}")
-    source = BatchSource(
-        recordings, config, model.normalize, model.config.num_classes, num_speakers=model.config.num_speakers
-    )
-    return source.validation_batch(spread_evenly(len(recordings), clips))
-
-
 @torch.no_grad()
 def denoising_gains(pipe: Any, batch: Batch, timestep: int) -> list[float]:
     """Return the gain over the Wiener filter in each band of ``BAND`` Hz, in dB.
@@ -91,19 +66,15 @@ def denoising_gains(pipe: Any, batch: Batch, timestep: int) -> list[float]:
     """
     timesteps = torch.full_like(batch.timesteps, timestep)
     noisy = pipe.scheduler.add_noise(batch.waveform, batch.noise, timesteps)
-    conditioning = {"class_labels": batch.labels, "speaker_labels": batch.speakers}
+    path = noise_path(pipe.scheduler)
+    level = path.level(timesteps[:1]).float()
     with frozen(pipe.model):
-        predicted = pipe.model(noisy, timesteps, **conditioning).sample
-    abar = pipe.scheduler.noise_levels(timesteps[:1]).item()
-    signal, noise = math.sqrt(abar), math.sqrt(1 - abar)
-    if pipe.scheduler.config.prediction_type == "v_prediction":
-        estimate = signal * noisy - noise * predicted
-    else:
-        estimate = (noisy - noise * predicted) / signal
+        output = pipe.model(noisy, timesteps, class_labels=batch.labels, speaker_labels=batch.speakers).sample
+    estimate, signal = path.clean(output, noisy, level), signal_and_deviation(level).signal
     rate = pipe.model.config.sample_rate
     window = torch.hann_window(2 ** round(math.log2(_WINDOW_SECONDS * rate)))
     clean, noisy, estimate = (_spectrogram(one, window) for one in (batch.waveform, noisy / signal, estimate))
-    filtered = noisy * wiener_gains(clean, (noise / signal) ** 2 * window.square().sum().item(), rate)
+    filtered = noisy * wiener_gains(clean, level.item() ** 2 * window.square().sum().item(), rate)
     errors = [(one - clean).abs().square().mean(dim=(0, 2)) for one in (filtered, estimate)]  # (frequencies,) each
     bins_per_band = BAND * len(window) // rate
     sums = [error[: rate // 2 // BAND * bins_per_band].unflatten(0, (-1, bins_per_band)).sum(1) for error in errors]

@@ -19,16 +19,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from sashimi_diffusion.benchmarks.denoising_gain import held_out
-from sashimi_diffusion.command_line import Parser, positive, run
+from sashimi_diffusion.benchmarks.held_out import held_out, held_out_parser
+from sashimi_diffusion.command_line import run
 from sashimi_diffusion.errors import UserError
-from sashimi_diffusion.pipelines import SashimiPipeline
 from sashimi_diffusion.schedulers import create_scheduler
 from sashimi_diffusion.terminal import say
-from sashimi_diffusion.training.config import load_config
 from sashimi_diffusion.training.diffusion.batches import Batch
-from sashimi_diffusion.training.diffusion.config import DiffusionConfig
-from sashimi_diffusion.training.packaged_configs import CONFIGS, config_file
 
 GAP_SECONDS = 0.1
 _UNLABELED = "none"
@@ -58,21 +54,15 @@ def main() -> int:
 
 
 def _measure() -> None:
-    parser = Parser(description=__doc__)
-    parser.add_argument("--pipeline", default="sashimi-digits", help="a folder or the name of a bundled pipeline")
-    parser.add_argument("--config", default="digits-small", help="config of the run, which says what is held out")
-    parser.add_argument("--clips", type=positive, default=30, help="number of held-out recordings (default: 30)")
+    parser = held_out_parser(__doc__)
     parser.add_argument(
         "--rows", type=setting, nargs="+", default=list(map(setting, _ROWS)), metavar="SCHEDULER:STEPS:JUMPS:GUIDANCE"
     )
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings of the config, such as data.path")
     options = parser.parse_args()
-    config = load_config(DiffusionConfig, config_file(options.config, CONFIGS / "diffusion"), options.overrides)
-    pipe = SashimiPipeline.from_pretrained(options.pipeline)
+    pipe, batch = held_out(options)
     pipe.set_progress_bar_config(disable=True)
     if pipe.model.config.get("pre_emphasis", 0.0):
         raise UserError("the recordings of a model with pre-emphasis cannot be restored here: choose another pipeline")
-    batch = held_out(pipe, config, options.clips)
     real = batch.waveform * pipe.model.config.waveform_std  # (B, C, L)
     gaps = loudest(real.mean(1).numpy(), round(GAP_SECONDS * pipe.model.config.sample_rate))
     columns = ["sampler", "steps", "jumps", "guidance", "calls", "level", "spectrum", "click", "gap"]

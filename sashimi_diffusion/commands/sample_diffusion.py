@@ -102,7 +102,7 @@ def sample_diffusion(
         options.window = pipe.model.config.sample_size / rate
     if given is not None and state.is_main_process:
         say_notes(given.notes(options.window, chosen))
-    _, windows = checked_windows(
+    windows = checked_windows(
         length,
         options.window,
         options.overlap,
@@ -114,11 +114,11 @@ def sample_diffusion(
     require_plan_memory(options.num_samples)
     clips = plan_clips(options, pipe.model.config, given, limit=1)
     scale = guidance_scale(options, pipe, clips)
-    forward_size = options.batch_size if windows else min(options.batch_size, options.num_samples)
+    in_one_pass = windows.count == 1
+    forward_size = min(options.batch_size, options.num_samples) if in_one_pass else options.batch_size
     forward_size *= 1 if scale == 1 else 2
-    in_one_pass = windows.window if windows else length
-    held = 0 if windows is None else 12 * min(options.batch_size, options.num_samples) * channels * length
-    require_memory(sampling_memory(pipe.model.config, forward_size, in_one_pass) + held, device)
+    held = 0 if in_one_pass else 12 * min(options.batch_size, options.num_samples) * channels * length
+    require_memory(sampling_memory(pipe.model.config, forward_size, windows.window) + held, device)
     require_wav_size(length, rate, channels)
     require_space(options.out, options.num_samples, length * channels, options.overwrite)
     clips = plan_clips(options, pipe.model.config, given)

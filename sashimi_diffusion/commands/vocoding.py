@@ -118,7 +118,7 @@ def sample_vocoder(
     rate, samples = config.sample_rate, [source.samples for source in sources]
     windows = [plan_windows(pipe.model, length, options.window) for length in samples]
     batch = min(options.batch_size, max(one.count for one in windows)) * (1 if scale == 1 else 2)
-    require_memory(sampling_memory(config, batch, max(one.size for one in windows)), device, _ADVICE)
+    require_memory(sampling_memory(config, batch, max(one.window for one in windows)), device, _ADVICE)
     require_wav_size(max(samples), rate)
     require_space(options.out, len(clips), -(-sum(samples) // len(samples)), options.overwrite)
     player = Player(rate, 1) if options.play else None
@@ -289,6 +289,6 @@ def vocoder_record(pipe: SashimiPipeline, windows: Sequence[Any]) -> dict[str, A
             "hop": int(np.prod(config.mel_upsample)),
             **asdict(MelSettings.of(config.get("mel_settings"))),
         },
-        "longest_window_in_s": max(one.size for one in windows) / rate,
+        "longest_window_in_s": max(one.window for one in windows) / rate,
         "overlap_in_s": max(one.overlap for one in windows) / rate,
     }

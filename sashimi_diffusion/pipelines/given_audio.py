@@ -20,8 +20,9 @@ from torch.nn import functional as F
 from sashimi_diffusion.arguments import short_form
 from sashimi_diffusion.data.pre_emphasis import pre_emphasize
 from sashimi_diffusion.errors import UserError
-from sashimi_diffusion.pipelines.schedule import Call, Level, Schedule
+from sashimi_diffusion.pipelines.schedule import Call, Schedule
 from sashimi_diffusion.schedulers.noise import draw_noise
+from sashimi_diffusion.schedulers.noise_paths import Level
 
 USUAL_LEVEL_DB = 20.0
 """Largest usual difference in decibels between the level of given audio and that of the training recordings."""

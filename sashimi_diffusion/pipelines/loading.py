@@ -116,7 +116,7 @@ def _has(component: Any, *names: str) -> bool:
 
 
 def _load_scheduler(folder: Path) -> SchedulerMixin:
-    scheduler_class = _component_class(
+    scheduler_class: Any = _component_class(
         folder, read_object(folder / _INDEX), "scheduler", SchedulerMixin, (schedulers, diffusers)
     )
     path = folder / _SCHEDULER
@@ -129,7 +129,10 @@ def _load_scheduler(folder: Path) -> SchedulerMixin:
         else:
             known = {name: value for name, value in config.items() if name in CONTINUOUS_RANGES}
             check_arguments(scheduler_class.__init__, known, CONTINUOUS_RANGES)
-        scheduler: Any = scheduler_class.from_pretrained(folder, subfolder="scheduler")
+        # Settings of create_few_step_scheduler and create_scheduler, of which diffusers would warn.
+        own = [name for name in ("original_inference_steps", "sigma_min", "sigma_max") if name not in arguments]
+        scheduler: Any = scheduler_class.from_config({name: config[name] for name in config if name not in own})
+        scheduler.register_to_config(**{name: config[name] for name in own if name in config})
         return scheduler
 
 

@@ -56,21 +56,24 @@ class Prediction:
             conditions = {name: torch.cat([own, others[name]]) for name, own in conditions.items()}
         self.conditions = conditions
 
-    def __call__(self, sample: Tensor, timestep: Tensor) -> Tensor:
+    def __call__(self, sample: Tensor, timestep: Tensor, mel: Tensor | None = None) -> Tensor:
         """Return the prediction, float32 (B, C, L).
 
         Args:
             sample: noisy waveforms, float32 (B, C, L).
             timestep: the current timestep on the CPU, ().
+            mel: spectrograms that replace those of the constructor, of the same shape; None leaves them.
         """
-        return self.compute(sample, torch.full_like(timestep, timestep.item(), device=sample.device))
+        return self.compute(sample, torch.full_like(timestep, timestep.item(), device=sample.device), mel)
 
-    def compute(self, sample: Tensor, timestep: Tensor) -> Tensor:
+    def compute(self, sample: Tensor, timestep: Tensor, mel: Tensor | None = None) -> Tensor:
         """Return the prediction, float32 (B, C, L), for a ``timestep`` () on the device of ``sample``."""
         guided = self.guidance_scale != 1
         if guided:
             sample = torch.cat([sample, sample])
         conditions = {"mel": None, **self.conditions}
+        if mel is not None:
+            conditions["mel"] = torch.cat([mel, mel]) if guided else mel
         prediction = self.model(sample.to(self.model.dtype), timestep.expand(len(sample)), **conditions).sample.float()
         if not guided:
             return prediction
@@ -113,8 +116,10 @@ class RecordedPrediction:
         for name, buffer in self._conditions.items():
             buffer.copy_(conditions[name])
 
-    def __call__(self, sample: Tensor, timestep: Tensor) -> Tensor:
+    def __call__(self, sample: Tensor, timestep: Tensor, mel: Tensor | None = None) -> Tensor:
         """Return the prediction as :class:`Prediction` does."""
+        for own in () if mel is None else self._conditions["mel"].split(len(mel)):  # two parts with guidance
+            own.copy_(mel)
         self._sample.copy_(sample)
         self._timestep.fill_(timestep.item())
         replay = self._following if self._started else self._first
@@ -137,7 +142,7 @@ class PredictionGraphs:
         self._parameters: Hashable = None
         self._warned = False
 
-    def prepare(self, prediction: Prediction, sample: Tensor, timestep: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+    def prepare(self, prediction: Prediction, sample: Tensor, timestep: Tensor) -> Prediction | RecordedPrediction:
         """Return a recording of ``prediction`` for a sampling loop, or ``prediction`` itself if it cannot be recorded.
 
         The reason is told by one warning; on other devices there is no warning.

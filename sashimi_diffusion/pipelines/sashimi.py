@@ -19,7 +19,7 @@ from sashimi_diffusion.pipelines.given_audio import Known, given_audio, normaliz
 from sashimi_diffusion.pipelines.labels import Labels, known_labels, label_conditioning, label_count, repeated
 from sashimi_diffusion.pipelines.mel import checked_mel, mel_spectrogram, with_frames
 from sashimi_diffusion.pipelines.memory import require_call_memory
-from sashimi_diffusion.pipelines.prediction import Prediction, model_input
+from sashimi_diffusion.pipelines.prediction import Prediction, RecordedPrediction, model_input
 from sashimi_diffusion.pipelines.schedule import Call, Schedule, checked_jumps
 from sashimi_diffusion.pipelines.steps import Step, checked_noise, replaced_latents, scheduler_step, set_timesteps
 from sashimi_diffusion.pipelines.windows import Windows, checked_windows
@@ -141,9 +141,10 @@ class SashimiPipeline(DiffusionAudioPipeline):
                 noise level of its beginning (RePaint, arXiv 2201.09865). More fit the gaps better to their surroundings
                 and take 1 + ``jumps`` times as long.
             window_in_s: the network sees overlapping windows of this length, whose predictions are averaged at every
-                step (MultiDiffusion, arXiv 2302.08113), so that it generates far beyond its training length. None: one
-                window.
-            overlap_in_s: what neighboring windows share. Default: a quarter of a window.
+                step (MultiDiffusion, arXiv 2302.08113), so that it generates far beyond its training length. Windows of
+                a ``mel`` have whole frames and are at most this long. None: one window.
+            overlap_in_s: what neighboring windows share. Default: a quarter of a window; with a ``mel``,
+                ``MEL_OVERLAP_SECONDS``, at most half of a window.
             windows_per_batch: largest number of windows of a waveform in one forward pass.
 
         Returns:
@@ -171,13 +172,10 @@ class SashimiPipeline(DiffusionAudioPipeline):
         if given is not None and requested is None:
             length = given.audio.shape[-1]
         rows = require_count("windows_per_batch", windows_per_batch)
-        padded, windows = checked_windows(
-            length, window_in_s, overlap_in_s, rows, config, multiple=self.model.length_multiple
-        )
-        if windows is None:
-            require_call_memory(config, count, length, device)
-        else:
-            require_call_memory(config, count * windows.rows, windows.window, device, held=count * length)
+        windows = checked_windows(length, window_in_s, overlap_in_s, rows, config, self.model.length_multiple)
+        padded = windows.length
+        held = count * length if windows.count > 1 else 0
+        require_call_memory(config, count * windows.rows, windows.window, device, held=held)
         generators = sample_generators(generator, count)
         labels = label_conditioning(config, repeated(class_labels, each), repeated(speaker_labels, each), count)
         labels = {name: own.to(device) for name, own in labels.items()}
@@ -232,7 +230,7 @@ class SashimiPipeline(DiffusionAudioPipeline):
         calls: Sequence[Call],
         step: Step,
         conditions: Conditions,
-        windows: Windows | None,
+        windows: Windows,
         known: Known | None,
         on_step_end: Callable[[int, Tensor, Tensor, Tensor], Tensor],
     ) -> Tensor:
@@ -276,21 +274,20 @@ class SashimiPipeline(DiffusionAudioPipeline):
         conditions: Conditions,
         guidance_scale: float,
         latents: Tensor,
-        windows: Windows | None,
+        windows: Windows,
         recorded: bool = True,
     ) -> Callable[[Tensor, Tensor], Tensor]:
         """Return the prediction of a call as a function of the noisy sample and the timestep, recorded if possible."""
         labels, mel = conditions
-        if windows is not None:
-            labels = {name: own.repeat(windows.rows) for name, own in labels.items()}
-            latents = windows.first(latents)
-        predict: Callable[[Tensor, Tensor], Tensor]
-        predict = prediction = Prediction(self.model, labels, mel, guidance_scale)
+        labels = {name: own.repeat(windows.rows) for name, own in labels.items()}
+        latents, first_mel = windows.first(latents), None if mel is None else windows.first(mel)
+        predict: Prediction | RecordedPrediction
+        predict = prediction = Prediction(self.model, labels, first_mel, guidance_scale)
         if not self.cuda_graph:
             self._graphs.clear()
         elif recorded:
             predict = self._graphs.prepare(prediction, latents, self.scheduler.timesteps[0])
-        return predict if windows is None else functools.partial(windows.predict, predict)
+        return predict if windows.count == 1 else functools.partial(windows.predict, predict, mel=mel)
 
     def set_timesteps(
         self,

@@ -17,31 +17,7 @@ from torch import Tensor
 
 from sashimi_diffusion.arguments import short_form
 from sashimi_diffusion.errors import UserError
-
-
-class Level(NamedTuple):
-    """The noisy sample a x_0 + s eps.
-
-    Args:
-        signal: a.
-        noise: s, the standard deviation of the noise.
-    """
-
-    signal: float
-    noise: float
-
-    def of(self, clean: Tensor, noise: Tensor) -> Tensor:
-        """Return a x_0 + s eps for x_0 ``clean`` and eps ``noise`` of the same shape."""
-        return self.signal * clean + self.noise * noise
-
-    def noisier(self, sample: Tensor, target: "Level", noise: Tensor) -> Tensor:
-        """Return a sample of this level at a noisier one, the forward process between both.
-
-        With r = a' / a, this is r x + sqrt(s'^2 - r^2 s^2) eps (RePaint, arXiv 2201.09865, eq. 1).
-        """
-        ratio = target.signal / self.signal
-        return ratio * sample + math.sqrt(max(target.noise**2 - (ratio * self.noise) ** 2, 0.0)) * noise
-
+from sashimi_diffusion.schedulers.noise_paths import Level
 
 CLEAN = Level(1.0, 0.0)
 

@@ -14,6 +14,7 @@ from sashimi_diffusion.arguments import short_form
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.pipelines.base import require_count
 from sashimi_diffusion.schedulers import DiffWaveScheduler
+from sashimi_diffusion.schedulers.compatible import set_few_steps
 from sashimi_diffusion.schedulers.levels import check_levels
 from sashimi_diffusion.schedulers.noise import draw_noise
 from sashimi_diffusion.schedulers.noise_paths import objective_of, require_objective
@@ -71,7 +72,10 @@ def set_timesteps(
                 f"cannot sample in {steps} steps: the model was distilled for at most {distilled}, and more do not "
                 "improve it"
             )
-        scheduler.set_timesteps(steps, device="cpu")
+        if distilled is None:
+            scheduler.set_timesteps(steps, device="cpu")
+        else:
+            set_few_steps(scheduler, steps or distilled)
     # With trailing spacing, diffusers rounds some numbers of steps (29 of 200) to an extra step at -1.
     if objective == "diffusion" and scheduler.timesteps.min() < 0:
         raise UserError(f"{kind} cannot divide {total} into {steps} steps: ask for another number")

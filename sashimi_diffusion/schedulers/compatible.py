@@ -26,6 +26,7 @@ from sashimi_diffusion.schedulers.diffwave import (
 )
 from sashimi_diffusion.schedulers.levels import noise_levels
 from sashimi_diffusion.schedulers.linear_multistep import LinearMultistepScheduler
+from sashimi_diffusion.schedulers.noise_paths import objective_of
 from sashimi_diffusion.suggestions import did_you_mean
 
 _TRAILING = {"timestep_spacing": "trailing"}
@@ -130,14 +131,13 @@ def create_scheduler(name: str, config: Mapping[str, Any]) -> SchedulerMixin:
             f"the scheduler {name} does not fit a model with the training objective {_objective(config)}: choose one "
             f"of {', '.join(fitting)}"
         )
-    if fitting is not SCHEDULERS:
-        keys = _CONTINUOUS_KEYS[_objective(config)]
-        return getattr(diffusers, fitting[name][0])(**{key: config[key] for key in keys if key in config})
     if "original_inference_steps" in config:
         raise UserError(
             f"the scheduler {name} does not fit a model that was distilled to {config['original_inference_steps']} "
             "steps: leave the scheduler out, or use the teacher"
         )
+    if fitting is not SCHEDULERS:
+        return getattr(diffusers, fitting[name][0])(**_continuous(config))
     class_name, settings = SCHEDULERS[name]
     schedule = _schedule(config)
     if name == "diffwave-fast":
@@ -156,15 +156,42 @@ def create_scheduler(name: str, config: Mapping[str, Any]) -> SchedulerMixin:
 
 
 def create_few_step_scheduler(config: Mapping[str, Any], steps: int) -> Any:
-    """Return the ``LCMScheduler`` of a model that was distilled for a number of steps.
+    """Return the scheduler of a model that was distilled for a number of steps, which is in its config.
 
-    It estimates clean audio, adds less noise, and estimates again (arXiv 2303.01469, algorithm 1).
+    It estimates clean audio, adds less noise, and estimates again (arXiv 2303.01469, algorithm 1): ``LCMScheduler``,
+    ``FlowMatchLCMScheduler``, or for EDM the stochastic solver of first order. That one keeps a small part of the
+    earlier noise, the square of the ratio of the two levels.
 
     Args:
-        config: config of the training schedule of the teacher.
+        config: config of the scheduler of the teacher.
         steps: the largest number of sampling steps, and the default of the pipeline.
     """
-    return diffusers.LCMScheduler(**_schedule(config), original_inference_steps=steps, clip_sample=False)
+    objective = _objective(config)
+    scheduler: Any
+    if objective == "diffusion":
+        return diffusers.LCMScheduler(**_schedule(config), original_inference_steps=steps, clip_sample=False)
+    if objective == "flow":
+        scheduler = diffusers.FlowMatchLCMScheduler(**_continuous(config))
+    else:
+        # Between these levels, Karras's spacing of few steps visits none that hardly differs from noise or from audio.
+        levels = {"sigma_min": max(1 / steps, config["sigma_min"]), "sigma_max": min(MAX_NOISE, config["sigma_max"])}
+        solver = {"algorithm_type": "sde-dpmsolver++", "solver_order": 1, "sigma_schedule": "karras"}
+        scheduler = diffusers.EDMDPMSolverMultistepScheduler(**{**_continuous(config), **levels, **solver})
+    scheduler.register_to_config(original_inference_steps=steps)
+    return scheduler
+
+
+def set_few_steps(scheduler: Any, steps: int) -> None:
+    """Set the timesteps of a scheduler of :func:`create_few_step_scheduler`, on the CPU.
+
+    Flow matching begins at the noisiest time of the training, because pure noise contains no audio, and goes on in even
+    steps of time.
+    """
+    if objective_of(scheduler) == "flow":
+        shortest = 1 / scheduler.config.num_train_timesteps
+        scheduler.set_timesteps(sigmas=[1 - max(step / steps, shortest) for step in range(steps)], device="cpu")
+    else:
+        scheduler.set_timesteps(steps, device="cpu")
 
 
 def fitting_schedulers(config: Mapping[str, Any]) -> dict[str, tuple[str, dict[str, Any]]]:
@@ -180,6 +207,11 @@ def _objective(config: Mapping[str, Any]) -> str:
     if "sigma_data" in config:
         return "edm"
     return "flow" if "shift" in config and "beta_start" not in config else "diffusion"
+
+
+def _continuous(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a scheduler without a discrete training schedule."""
+    return {key: config[key] for key in _CONTINUOUS_KEYS[_objective(config)] if key in config}
 
 
 def _schedule(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ The timesteps are those of the schedulers of diffusers.
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -34,10 +34,37 @@ OBJECTIVES = ("diffusion", "flow", "edm")
 _CONTINUOUS = {
     "FlowMatchEulerDiscreteScheduler": "flow",
     "FlowMatchHeunDiscreteScheduler": "flow",
+    "FlowMatchLCMScheduler": "flow",
     "EDMEulerScheduler": "edm",
     "EDMDPMSolverMultistepScheduler": "edm",
 }
 _COSINE_OFFSET = 0.008
+
+
+class Level(NamedTuple):
+    """The noisy waveforms a x_0 + s eps.
+
+    Args:
+        signal: a.
+        noise: s, the standard deviation of the noise.
+    """
+
+    signal: Any
+    noise: Any
+
+    def of(self, clean: Tensor, noise: Tensor) -> Tensor:
+        """Return a x_0 + s eps for x_0 ``clean`` and eps ``noise`` of the same shape."""
+        noisy: Tensor = self.signal * clean + self.noise * noise
+        return noisy
+
+    def noisier(self, sample: Tensor, target: "Level", noise: Tensor) -> Tensor:
+        """Return a sample of this level at a noisier one, the forward process between both; the levels are numbers.
+
+        With r = a' / a, this is r x + sqrt(s'^2 - r^2 s^2) eps (RePaint, arXiv 2201.09865, eq. 1).
+        """
+        ratio = target.signal / self.signal
+        noisier: Tensor = ratio * sample + math.sqrt(max(target.noise**2 - (ratio * self.noise) ** 2, 0.0)) * noise
+        return noisier
 
 
 class NoisePath:
@@ -62,8 +89,22 @@ class NoisePath:
         """The largest noise level of the training."""
         return float(self.ladder[-1])
 
+    @property
+    def timesteps(self) -> Tensor:
+        """The timesteps of the ladder, increasing, (N,)."""
+        return self.timestep(self.ladder)
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> "NoisePath":
+        """Move the ladder, so that :meth:`level` and ``timesteps`` are on this device, and return the path."""
+        self.ladder = self.ladder.to(device, dtype)
+        return self
+
     def timestep(self, level: Tensor) -> Tensor:
         """Return the timestep that the network gets at a noise level, of the same shape."""
+        raise NotImplementedError
+
+    def level(self, timesteps: Tensor) -> Tensor:
+        """Return the noise level of timesteps of the network, of the same shape; the inverse of :meth:`timestep`."""
         raise NotImplementedError
 
     def model_input(self, x: Tensor, level: Tensor) -> Tensor:
@@ -73,6 +114,11 @@ class NoisePath:
     def velocity(self, output: Tensor, x: Tensor, level: Tensor) -> Tensor:
         """Return the velocity v of waveforms x from the output of the network."""
         raise NotImplementedError
+
+    def clean(self, output: Tensor, x: Tensor, level: Tensor) -> Tensor:
+        """Return the prediction of x_0 in waveforms x from the output of the network."""
+        signal, deviation = signal_and_deviation(level)
+        return signal * x - deviation * self.velocity(output, x, level)
 
     def example(self, waveform: Tensor, noise: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
         """Return the input and the target of the network for training.
@@ -110,6 +156,11 @@ class DiscretePath(NoisePath):
                 f"prediction_type is {self._prediction!r}: expected epsilon, v_prediction or sample for this scheduler"
             )
 
+    @property
+    def timesteps(self) -> Tensor:
+        """All training steps, int64 (T,)."""
+        return torch.arange(len(self.ladder), device=self.ladder.device)
+
     def timestep(self, level: Tensor) -> Tensor:
         """Return the fractional training step with a noise level, from 0 to T - 1."""
         steps = len(self._logs)
@@ -120,6 +171,10 @@ class DiscretePath(NoisePath):
         angle = torch.acos(start / (1 + level.double().square()).sqrt())
         time = angle * 2 / math.pi * (1 + _COSINE_OFFSET) - _COSINE_OFFSET
         return (time * steps - 1).clamp(0, steps - 1).to(level)
+
+    def level(self, timesteps: Tensor) -> Tensor:
+        """Return the levels of whole training steps."""
+        return self.ladder[timesteps]
 
     def model_input(self, x: Tensor, level: Tensor) -> Tensor:
         """Return ``x``."""
@@ -157,6 +212,10 @@ class FlowPath(NoisePath):
         """Return t · T."""
         return level / (1 + level) * self._steps
 
+    def level(self, timesteps: Tensor) -> Tensor:
+        """Return t / (1 - t)."""
+        return timesteps / (self._steps - timesteps)
+
     def model_input(self, x: Tensor, level: Tensor) -> Tensor:
         """Return (1 - t) x_0 + t eps."""
         return x * ((1 + level.square()).sqrt() / (1 + level))
@@ -191,6 +250,10 @@ class EDMPath(NoisePath):
     def timestep(self, level: Tensor) -> Tensor:
         """Return ln(s) / 4."""
         return level.log() / 4
+
+    def level(self, timesteps: Tensor) -> Tensor:
+        """Return exp(4 timestep)."""
+        return (4 * timesteps).exp()
 
     def model_input(self, x: Tensor, level: Tensor) -> Tensor:
         """Return (x_0 + s eps) / sqrt(s^2 + sigma_data^2)."""
@@ -262,10 +325,10 @@ def noise_path(scheduler: Any) -> NoisePath:
     )
 
 
-def signal_and_deviation(level: Tensor) -> tuple[Tensor, Tensor]:
+def signal_and_deviation(level: Tensor) -> Level:
     """Return the factors of signal and noise at a noise level, 1 / sqrt(1 + s^2) and s / sqrt(1 + s^2)."""
     signal = (1 + level.square()).rsqrt()
-    return signal, level * signal
+    return Level(signal, level * signal)
 
 
 def even_levels(lowest: float, highest: float, count: int) -> Tensor:

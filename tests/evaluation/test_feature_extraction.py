@@ -138,6 +138,16 @@ def test_other_rates_channels_and_lengths(tmp_path, clip_network):
     assert extracted.properties["channels"].tolist() == [1, 1, 1, 2]
 
 
+def test_the_properties_of_notes_are_computed_only_if_asked_for(tmp_path, folder, clip_network, monkeypatch):
+    computed = []
+    original = feature_extraction.music_properties
+    monkeypatch.setattr(feature_extraction, "music_properties", lambda *own: computed.append(1) or original(*own))
+    for music, expected in ((False, 0), (True, 5), (False, 5), (True, 5)):  # cached apart
+        extracted = extract_clip_features(open_clips(folder), clip_network, tmp_path / "cache", music=music)
+        assert ("onsets_per_second" in extracted.properties) == music
+        assert len(computed) == expected
+
+
 def test_clips_are_prepared_before_the_network_and_the_properties(tmp_path, folder, clip_network, network):
     clips = replace(open_clips(folder), preparation=Preparation(RATE, RATE // 2, 0.1))
     extracted = extract_clip_features(clips, clip_network, tmp_path / "cache")

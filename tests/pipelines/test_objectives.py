@@ -12,11 +12,15 @@ from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.models import WaveNetDenoiser
 from sashimi_diffusion.pipelines import SashimiPipeline
 from sashimi_diffusion.pipelines.prediction import Prediction, model_input
+from sashimi_diffusion.pipelines.schedule import Schedule
 from sashimi_diffusion.pipelines.steps import scheduler_step, set_timesteps
 from sashimi_diffusion.schedulers import DiffWaveScheduler, create_scheduler
+from sashimi_diffusion.schedulers.compatible import create_few_step_scheduler
 from sashimi_diffusion.schedulers.noise import initial_deviation
+from sashimi_diffusion.schedulers.noise_paths import noise_path
 from tests.likelihood.gaussian import LENGTH, ExactDenoiser, covariance
 
+COSINE = DiffWaveScheduler(beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction")
 FLOW = diffusers.FlowMatchEulerDiscreteScheduler(100)
 EDM = diffusers.EDMDPMSolverMultistepScheduler(sigma_data=1.0, num_train_timesteps=100)
 SAMPLERS = [("flow-euler", FLOW), ("flow-heun", FLOW), ("edm-euler", EDM), ("edm-dpmsolver++", EDM)]
@@ -51,6 +55,28 @@ def test_the_exact_denoiser_of_a_process_samples_this_process(name: str, trained
     found = (x.squeeze(1).T @ x.squeeze(1)).double() / count
     # The sampling error of a covariance is about 1 / sqrt(count).
     assert float((found - process).abs().max()) < 0.15
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 4])
+@pytest.mark.parametrize("trained", [COSINE, DiffWaveScheduler(), FLOW, EDM])
+def test_a_student_gets_noisy_audio_of_the_levels_of_its_timesteps(trained: Any, steps: int) -> None:
+    """A network that always estimates the same audio: every input is this audio with new noise, the result has none."""
+    scheduler, path = create_few_step_scheduler(trained.config, 4), noise_path(trained)
+    assert len(set_timesteps(scheduler, steps)) == steps
+    generators, clean = [seeded()], torch.randn(1, 1, 50_000, generator=torch.Generator().manual_seed(1))
+    step, levels = scheduler_step(scheduler, generators), Schedule(scheduler).levels
+    x = torch.randn(clean.shape, generator=generators[0]) * initial_deviation(scheduler)
+    for number, t in enumerate(scheduler.timesteps):
+        if number:
+            noise = (x - levels[number].signal * clean) / levels[number].noise
+            assert float(noise.std()) == pytest.approx(1, rel=0.02)
+            assert abs(float((noise * clean).mean())) < 0.03
+        given, level, ones = model_input(scheduler, x, t), path.level(t.clamp(max=path.timesteps[-1])), torch.ones(1)
+        assert float(level) == pytest.approx(levels[number].noise / levels[number].signal, rel=1e-3)
+        z = given / path.model_input(ones, level)
+        none, one = (path.clean(output, z, level) for output in (torch.zeros_like(z), torch.ones_like(z)))
+        x = step((clean - none) / (one - none), t, x)
+    torch.testing.assert_close(x, clean, atol=5e-3, rtol=1e-3)
 
 
 @pytest.mark.parametrize(("name", "trained"), SAMPLERS)

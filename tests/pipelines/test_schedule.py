@@ -5,9 +5,10 @@ import pytest
 import torch
 
 from sashimi_diffusion.errors import UserError
-from sashimi_diffusion.pipelines.schedule import Level, Schedule
+from sashimi_diffusion.pipelines.schedule import Schedule
 from sashimi_diffusion.pipelines.steps import set_timesteps
 from sashimi_diffusion.schedulers import SCHEDULERS, DiffWaveScheduler, create_scheduler
+from sashimi_diffusion.schedulers.noise_paths import Level
 from tests.pipelines.exact_denoiser import COSINE
 
 NAMES = sorted(SCHEDULERS)

@@ -8,9 +8,11 @@ import torch
 
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.models import SashimiDenoiser, WaveNetDenoiser
-from sashimi_diffusion.pipelines import SashimiPipeline, resynthesize, vocode, vocoding
+from sashimi_diffusion.pipelines import SashimiPipeline, resynthesize, sample_seeds, vocode, vocoding
 from sashimi_diffusion.pipelines.memory import sampling_memory
-from sashimi_diffusion.pipelines.vocoding import Windows, plan_windows
+from sashimi_diffusion.pipelines.prediction import PredictionGraphs
+from sashimi_diffusion.pipelines.vocoding import plan_windows
+from sashimi_diffusion.pipelines.windows import Windows
 from sashimi_diffusion.schedulers import DiffWaveScheduler, create_scheduler
 
 SETTINGS = {"n_fft": 64, "f_max": 500.0}
@@ -39,16 +41,16 @@ def test_windows_cover_the_waveform(length: int, sashimi: bool) -> None:
     model = make_pipeline(sashimi=sashimi).model
     unit = 48 if sashimi else 16
     windows = plan_windows(model, length, 0.5)
-    assert windows.size % unit == windows.overlap % unit == 0
-    assert windows.size <= 512
-    assert length <= windows.total
-    assert list(windows.starts) == [number * (windows.size - windows.overlap) for number in range(windows.count)]
-    assert windows.starts[-1] + windows.size == windows.total
+    assert windows.window % unit == windows.overlap % unit == 0
+    assert windows.window <= 512
+    assert length <= windows.length
+    assert windows.starts == [number * (windows.window - windows.overlap) for number in range(windows.count)]
+    assert windows.starts[-1] + windows.window == windows.length
     if windows.count > 1:
         assert windows.overlap == 240 if sashimi else 256  # 250 ms in whole frames, at most half of a window
-        assert windows.total - length < unit * windows.count
+        assert windows.length - length < unit * windows.count
     else:
-        assert (windows.overlap, windows.total) == (0, -(-length // unit) * unit)
+        assert (windows.overlap, windows.length) == (0, -(-length // unit) * unit)
 
 
 def test_the_longest_window_follows_from_the_network_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,7 +60,7 @@ def test_the_longest_window_follows_from_the_network_alone(monkeypatch: pytest.M
     assert plan_windows(model, 800).count == 1
     assert plan_windows(model, 801).count == 2
     monkeypatch.setattr(vocoding, "WINDOW_BYTES", 1)
-    assert plan_windows(model, 64) == Windows(64, 0, 1)  # the training length
+    assert plan_windows(model, 64) == Windows(64, 64)  # the training length
     assert plan_windows(model, 100).count > 1
 
 
@@ -66,7 +68,7 @@ def test_the_longest_window_follows_from_the_network_alone(monkeypatch: pytest.M
 def test_a_network_with_a_short_context_gives_the_same_in_windows(scheduler: str) -> None:
     """The WaveNet looks at 7 samples on either side, and the mel at two frames: only seams could differ."""
     pipe = make_pipeline(scheduler)
-    length = plan_windows(pipe.model, 1500, 0.5).total  # so that both draw the same noise
+    length = plan_windows(pipe.model, 1500, 0.5).length  # so that both draw the same noise
     mel = pipe.mel(0.1 * torch.randn(length, generator=seeded()))
     whole = vocode(pipe, mel, length, generator=seeded(), window_in_s=4.0)
     assert whole.shape == (length,)
@@ -91,14 +93,75 @@ def test_windows_do_not_need_the_memory_of_the_whole(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(pipe.model, "forward", recorded)
     vocode(pipe, torch.zeros(5, 200), window_in_s=0.5, batch_size=2, num_inference_steps=1)
     windows = plan_windows(pipe.model, 3200, 0.5)
-    assert lengths == [(min(2, windows.count - done), 1, windows.size) for done in range(0, windows.count, 2)]
+    assert lengths == [(min(2, windows.count - done), 1, windows.window) for done in range(0, windows.count, 2)]
+
+
+def test_windows_are_faded_into_each_other() -> None:
+    """Linear weights in the overlaps, all windows in one step of the scheduler."""
+    pipe = make_pipeline("ddim")
+    windows = plan_windows(pipe.model, 1500, 0.5)
+    mel = pipe.mel(0.1 * torch.randn(windows.length, generator=seeded()))[..., : windows.length // 16]
+    found = pipe(mel=mel, window_in_s=0.5, num_inference_steps=5, generator=seeded(), output_type="pt").audios
+
+    ramp = (torch.arange(windows.overlap) + 0.5) / windows.overlap
+    size, (seed,) = windows.window, sample_seeds(seeded(), 1)
+    latents = torch.randn(1, 1, windows.length, generator=torch.Generator().manual_seed(seed))
+    pipe.scheduler.set_timesteps(5)
+    for timestep in pipe.scheduler.timesteps:
+        prediction = torch.zeros_like(latents)
+        for number, start in enumerate(windows.starts):
+            weight = torch.ones(size)
+            if number > 0:
+                weight[: windows.overlap] = ramp
+            if number < windows.count - 1:
+                weight[-windows.overlap :] = ramp.flip(0)
+            own_mel = mel[..., start // 16 : (start + size) // 16]
+            with torch.no_grad():
+                own = pipe.model(latents[..., start : start + size], timestep[None], mel=own_mel).sample
+            prediction[..., start : start + size] += weight * own
+        latents = pipe.scheduler.step(prediction, timestep, latents).prev_sample
+    expected = latents * pipe.model.config.waveform_std
+    torch.testing.assert_close(found, expected, atol=1e-5 * float(expected.std()), rtol=1e-5)
+
+
+def test_a_batch_of_mels_is_the_same_as_each_alone() -> None:
+    pipe = make_pipeline(sashimi=True, num_classes=3)
+    torch.nn.init.normal_(pipe.model.class_embedding.weight)
+    mels = torch.stack([pipe.mel(0.1 * torch.randn(1500, generator=seeded()) * scale)[0] for scale in (1, 0.01)])
+    options = {"window_in_s": 0.5, "overlap_in_s": 0.1, "guidance_scale": 2.0}
+    generators = [torch.Generator().manual_seed(7) for _ in range(2)]
+    both = pipe(mel=mels, class_labels=[0, 2], generator=generators, windows_per_batch=3, **options).audios
+    assert both.shape == (2, 1, mels.shape[-1] * 16)
+    for row, label in enumerate((0, 2)):
+        generator = [torch.Generator().manual_seed(7)]
+        alone = pipe(mel=mels[row], class_labels=label, generator=generator, windows_per_batch=1, **options).audios
+        np.testing.assert_allclose(both[row], alone[0], atol=1e-5 * both.std(), rtol=1e-4)
+    assert np.abs(both[0] - both[1]).max() > 0.1 * both.std()
+
+
+def test_a_recording_gets_the_mel_of_every_window() -> None:
+    pipe, recordings = make_pipeline(num_classes=3), []
+
+    def record(*steps: Any) -> list[Any]:
+        recordings.append(steps)
+        return list(steps)
+
+    graph = SashimiPipeline(pipe.model, pipe.scheduler)
+    graph._graphs = PredictionGraphs(record, device_type="cpu")
+    mels = torch.randn(2, 5, 100, generator=seeded())
+    for mel in (mels, mels - 1):
+        options = {"mel": mel, "class_labels": [0, 1], "guidance_scale": 2.0, "window_in_s": 0.5}
+        expected = pipe(**options, windows_per_batch=2, generator=seeded()).audios
+        found = graph(**options, windows_per_batch=2, generator=seeded()).audios
+        np.testing.assert_array_equal(found, expected)
+    assert len(recordings) == 1
 
 
 def test_labels_and_guidance_reach_every_window() -> None:
     pipe = make_pipeline(num_classes=3, num_speakers=2)
     for embedding in (pipe.model.class_embedding, pipe.model.speaker_embedding):
         torch.nn.init.normal_(embedding.weight)
-    mel = torch.zeros(5, plan_windows(pipe.model, 900, 0.5).total // 16)
+    mel = torch.zeros(5, plan_windows(pipe.model, 900, 0.5).length // 16)
     labels = {"class_labels": 1, "speaker_labels": 0, "guidance_scale": 3.0}
     whole, parts = (
         vocode(pipe, mel, generator=seeded(), window_in_s=window, batch_size=4, **labels) for window in (4.0, 0.5)
@@ -129,6 +192,16 @@ def test_wrong_arguments() -> None:
     for seconds in (0, -1.0, float("nan"), "1", True):
         with pytest.raises(UserError, match=r"window_in_s is .* expected a number of seconds above 0"):
             vocode(pipe, torch.zeros(5, 9), window_in_s=seconds)
+    mel = torch.zeros(5, 9)
+    for options, message in (
+        ({"window_in_s": 0}, "window_in_s is 0: expected a number of seconds above 0"),
+        ({"overlap_in_s": 0.1}, "overlap_in_s was given without window_in_s"),
+        ({"window_in_s": 0.3, "overlap_in_s": 0.3}, "expected an overlap that is shorter than the window"),
+        ({"window_in_s": 0.3, "audio_length_in_s": 1.0}, "audio_length_in_s asks for 1000 samples, the mel for 144"),
+        ({"window_in_s": 0.3, "windows_per_batch": 0}, "windows_per_batch is 0, expected at least 1"),
+    ):
+        with pytest.raises(UserError, match=message):
+            pipe(mel=mel, **options)
     with pytest.raises(UserError, match="mel has 2 spectrograms: expected one"):
         vocode(pipe, torch.zeros(2, 5, 9))
     with pytest.raises(UserError, match=r"audio has shape \(1, 300\): expected one recording"):

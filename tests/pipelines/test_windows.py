@@ -155,12 +155,6 @@ def test_wrong_windows_are_errors_of_one_line(options: dict, message: str) -> No
         class_pipeline()(audio_length_in_s=2, **options)
 
 
-def test_vocoders_have_no_windows() -> None:
-    pipe = class_pipeline(num_classes=None, mel_channels=4, mel_upsample=[4, 4])
-    with pytest.raises(UserError, match="this model is a vocoder: leave it out"):
-        pipe(mel=torch.zeros(1, 4, 20), window_in_s=0.64)
-
-
 def test_the_memory_of_windows_is_that_of_a_batch_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[int, int, int]] = []
     monkeypatch.setattr(

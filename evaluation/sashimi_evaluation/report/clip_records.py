@@ -11,7 +11,7 @@ from sashimi_evaluation.metrics.harmonics import BANDS, harmonics_to_noise
 from sashimi_evaluation.metrics.spectrum import BAND_HZ, long_term_spectrum
 
 _BAND_NAMES = [f"{low // 1000}-{high // 1000} kHz" for low, high in BANDS]
-_SIGNAL = ("seconds", "level", "noise_floor", "inner_floor", "word_seconds", "voiced_share", "onsets_per_second")
+_SIGNAL = ("seconds", "level", "noise_floor", "inner_floor", "word_seconds", "voiced_share")
 
 
 def clip_records(evaluated: EvaluatedSet, reference: ClipFeatures, class_names: Sequence[str]) -> list[dict[str, Any]]:
@@ -21,7 +21,7 @@ def clip_records(evaluated: EvaluatedSet, reference: ClipFeatures, class_names: 
     and its probability, the probability of the label, the nearest reference clip, its start and the distance to it, the
     fields of :class:`sashimi_evaluation.metrics.signal.SignalProperties`, the onsets per second, and the
     harmonics-to-noise ratio in dB by band. Values that a clip does not have are NaN or None; without a classifier,
-    these are all values of classes.
+    these are all values of classes; with one, the onsets.
 
     Args:
         evaluated: the set.
@@ -30,6 +30,7 @@ def clip_records(evaluated: EvaluatedSet, reference: ClipFeatures, class_names: 
     """
     features, (neighbors, distances) = evaluated.clip_features, evaluated.neighbors
     signal = {name: features.properties[name] for name in _SIGNAL}
+    onsets = features.properties.get("onsets_per_second")
     ratios = harmonics_to_noise(features.properties["periodicity"])
     records = []
     for index, nearest in enumerate(neighbors.tolist()):
@@ -42,6 +43,7 @@ def clip_records(evaluated: EvaluatedSet, reference: ClipFeatures, class_names: 
                 "nearest_start": float(reference.properties["start"][nearest]),
                 "distance": float(distances[index]),
                 **{name: float(values[index]) for name, values in signal.items()},
+                "onsets_per_second": None if onsets is None else float(onsets[index]),
                 "hnr": dict(zip(_BAND_NAMES, ratios[index].tolist(), strict=True)),
             }
         )

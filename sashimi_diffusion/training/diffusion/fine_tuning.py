@@ -137,7 +137,9 @@ def _check_settings(config: DiffusionConfig, network: Any, schedule: Any) -> Non
     for name, value in config.model.arguments.items():
         if value is not None or name not in config.model.measured:
             wanted[f"model.{name}"] = (value, network.get(name))
-    for name, value in config.schedule.model_dump().items():
+    # Flow matching and EDM have no betas, and their outputs have one meaning.
+    used = {"num_train_timesteps"} if config.objective.name != "diffusion" else None
+    for name, value in config.schedule.model_dump(include=used).items():
         wanted[f"schedule.{name}"] = (value, schedule.get(name, value))
     if network.get("mel_settings") is not None:
         known = asdict(MelSettings.of(network.mel_settings))

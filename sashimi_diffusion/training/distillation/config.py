@@ -68,10 +68,6 @@ class DistillationConfig(DiffusionConfig):
                 "training.initial_pipeline is null: name the teacher, a folder or a bundled pipeline, for instance "
                 "training.initial_pipeline=runs/digits-small/pipeline"
             )
-        if self.objective.name != "diffusion":
-            raise UserError(
-                f"objective.name is {self.objective.name}: only models with the objective diffusion can be distilled"
-            )
         if self.training.lora_rank is not None:
             raise UserError("training.lora_rank is for fine-tuning: a distillation trains all weights, set it to null")
         if self.distillation.steps > self.schedule.num_train_timesteps:

@@ -8,50 +8,38 @@ import torch
 from torch import Tensor
 
 from sashimi_diffusion.pipelines.labels import null_labels
-from sashimi_diffusion.schedulers.diffwave import DiffWaveScheduler
-
-_SMALLEST_SIGNAL = 1e-3
+from sashimi_diffusion.schedulers.noise_paths import Level, NoisePath, signal_and_deviation
 
 Conditioning = Mapping[str, Tensor | None]
 """The arguments ``class_labels``, ``speaker_labels`` and ``mel`` of a denoiser."""
 
 
 @dataclass
-class Schedule:
-    """The noise schedule: a noisy waveform is z_t = α_t x + σ_t ε, with α_t² + σ_t² = 1.
+class Estimator:
+    """Noisy waveforms z = α x + σ ε with α² + σ² = 1, and the clean audio in them, for every training objective.
 
     Args:
-        scheduler: the training schedule of the teacher.
+        path: noise path of the teacher, on the device of the denoisers.
     """
 
-    scheduler: DiffWaveScheduler
+    path: NoisePath
 
-    def factors(self, timesteps: Tensor) -> tuple[Tensor, Tensor]:
-        """Return α and σ, each (B, 1, 1), of timesteps (B,); at timestep -1, they are 1 and 0."""
-        cumulative = self.scheduler.noise_levels(timesteps.clamp(min=0))
-        cumulative = torch.where(timesteps < 0, 1.0, cumulative)[:, None, None]
-        return cumulative.sqrt(), (1 - cumulative).sqrt()
+    def factors(self, timesteps: Tensor) -> Level:
+        """Return α and σ, each (B, 1, 1), of timesteps (B,)."""
+        return signal_and_deviation(self.path.level(timesteps)[:, None, None])
 
     def noisy(self, clean: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """Return z_t, (B, C, L), for clean audio and noise (B, C, L) and timesteps (B,)."""
-        signal, deviation = self.factors(timesteps)
-        return signal * clean + deviation * noise
-
-    def clean(self, prediction: Tensor, noisy: Tensor, timesteps: Tensor) -> Tensor:
-        """Return the clean audio (B, C, L) that a prediction of the noise or the velocity stands for.
-
-        For the velocity v = α ε - σ x, it is α z - σ v, which is z itself without noise: the boundary condition of
-        consistency models holds for every network.
-        """
-        signal, deviation = self.factors(timesteps)
-        if self.scheduler.config.prediction_type == "v_prediction":
-            return signal * noisy - deviation * prediction
-        return (noisy - deviation * prediction) / signal.clamp(min=_SMALLEST_SIGNAL)
+        """Return z, (B, C, L), for clean audio and noise (B, C, L) and timesteps (B,)."""
+        return self.factors(timesteps).of(clean, noise)
 
     def predict(self, model: Any, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
-        """Return the clean audio that a denoiser estimates, (B, C, L) float32."""
-        prediction = model(noisy, timesteps, **conditioning, return_dict=False)[0].float()
-        return self.clean(prediction, noisy, timesteps)
+        """Return the clean audio that a denoiser estimates, (B, C, L) float32.
+
+        Without noise, it would be z itself for every network: the boundary condition of consistency models.
+        """
+        level = self.path.level(timesteps)[:, None, None]
+        output = model(self.path.model_input(noisy, level), timesteps, **conditioning, return_dict=False)[0].float()
+        return self.path.clean(output, noisy, level)
 
 
 @dataclass
@@ -60,12 +48,12 @@ class Teacher:
 
     Args:
         model: the denoiser.
-        schedule: its noise schedule.
+        estimator: reads the clean audio in its output.
         guidance_scale: scale of the guidance; 1: none.
     """
 
     model: Any
-    schedule: Schedule
+    estimator: Estimator
     guidance_scale: float
 
     @torch.no_grad()
@@ -73,12 +61,12 @@ class Teacher:
         """Return the clean audio that the teacher estimates, (B, C, L) float32."""
         labels = {name: own for name, own in conditioning.items() if own is not None and name.endswith("_labels")}
         if self.guidance_scale == 1 or not labels:
-            return self.schedule.predict(self.model, noisy, timesteps, conditioning)
+            return self.estimator.predict(self.model, noisy, timesteps, conditioning)
         without = {**conditioning, **null_labels(self.model.config, labels)}
         pairs = {
             name: None if own is None or other is None else torch.cat([own, other])
             for (name, own), other in zip(conditioning.items(), (without[name] for name in conditioning), strict=True)
         }
-        both = self.schedule.predict(self.model, noisy.repeat(2, 1, 1), timesteps.repeat(2), pairs)
+        both = self.estimator.predict(self.model, noisy.repeat(2, 1, 1), timesteps.repeat(2), pairs)
         conditional, unconditional = both.chunk(2)
         return unconditional + self.guidance_scale * (conditional - unconditional)

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from sashimi_diffusion.training.diffusion.batches import Batch
 from sashimi_diffusion.training.distillation.config import MethodConfig
 from sashimi_diffusion.training.distillation.discriminator import SpectrogramDiscriminator, adversarial_gradient
-from sashimi_diffusion.training.distillation.estimates import Conditioning, Schedule, Teacher
+from sashimi_diffusion.training.distillation.estimates import Conditioning, Estimator, Teacher
 
-_LOWEST, _HIGHEST = 0.02, 0.98  # range of the noise levels of distribution matching, as in arXiv 2311.18828
+_LOWEST, _HIGHEST = 0.02, 0.98  # part of the noise levels for distribution matching, as in arXiv 2311.18828
 _SMALLEST_SCALE = 1e-3
 
 
@@ -25,7 +25,7 @@ class DistillationBatch(Batch):
     """Examples of a distillation.
 
     Args:
-        start: timestep at which the student begins, one of its sampler's, (B,), int64.
+        start: timestep at which the student begins, one of its sampler's, (B,).
         second_noise: noise for the audio that the student has generated, (B, C, L), float32.
     """
 
@@ -43,13 +43,13 @@ class Student(nn.Module):
 
     Args:
         student: a denoiser with the weights of the teacher.
-        schedule: the noise schedule.
+        estimator: noisy waveforms, and the clean audio in them.
         method: the settings of the method.
     """
 
-    def __init__(self, student: Any, schedule: Schedule, method: MethodConfig) -> None:
+    def __init__(self, student: Any, estimator: Estimator, method: MethodConfig) -> None:
         super().__init__()
-        self.student, self.schedule = student, schedule
+        self.student, self.estimator = student, estimator
 
     @property
     def config(self) -> Any:
@@ -73,31 +73,38 @@ class ConsistencyStudent(Student):
     learns to equal the present estimate at z_s, without a gradient; at the end of the path, it is that of the teacher.
     """
 
-    def __init__(self, student: Any, schedule: Schedule, method: MethodConfig) -> None:
-        super().__init__(student, schedule, method)
+    def __init__(self, student: Any, estimator: Estimator, method: MethodConfig) -> None:
+        super().__init__(student, estimator, method)
         self.levels = method.levels
 
     def forward(self, batch: DistillationBatch, teacher: Teacher) -> Tensor:
-        schedule, conditioning = self.schedule, batch.conditioning
-        upper, lower = self.pairs(batch.timesteps)
-        noisy = schedule.noisy(batch.waveform, batch.noise, upper)  # (B, C, L)
+        estimator, conditioning = self.estimator, batch.conditioning
+        upper, lower, last = self.pairs(batch.timesteps)
+        noisy = estimator.noisy(batch.waveform, batch.noise, upper)  # (B, C, L)
         with torch.no_grad():
             clean = teacher.predict(noisy, upper, conditioning)
-            signal, deviation = schedule.factors(upper)
-            next_noisy = schedule.noisy(clean, (noisy - signal * clean) / deviation, lower)
-            estimate = schedule.predict(self.student, next_noisy, lower.clamp(min=0), conditioning)
-            target = torch.where(lower[:, None, None] < 0, clean, estimate)
-        errors = schedule.predict(self.student, noisy, upper, conditioning) - target
+            signal, deviation = estimator.factors(upper)
+            next_noisy = estimator.noisy(clean, (noisy - signal * clean) / deviation, lower)
+            estimate = estimator.predict(self.student, next_noisy, lower, conditioning)
+            target = torch.where(last[:, None, None], clean, estimate)
+        errors = estimator.predict(self.student, noisy, upper, conditioning) - target
         # Divided by the deviation of the noise, they are errors of the velocity, whose scale is the same at all levels.
         return (errors / deviation).square().mean()
 
-    def pairs(self, timesteps: Tensor) -> tuple[Tensor, Tensor]:
-        """Return neighboring levels for timesteps (B,) of the training: the upper ones, and the lower ones or -1."""
-        total = self.schedule.scheduler.config.num_train_timesteps
+    def pairs(self, timesteps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return neighboring levels for timesteps (B,) of the training.
+
+        Returns:
+            the timesteps of the upper and of the lower levels, and whether the lower one is the clean audio, (B,) each;
+            its timestep is then that of the smallest level.
+        """
+        ladder = self.estimator.path.timesteps
+        total = len(ladder)
         count = min(self.levels, total)
-        place = torch.div(timesteps * count, total, rounding_mode="floor")
+        index = torch.searchsorted(ladder, timesteps.to(ladder.dtype)).clamp(max=total - 1)
+        place = torch.div(index * count, total, rounding_mode="floor")
         upper, lower = (torch.div(level * total, count, rounding_mode="floor") - 1 for level in (place + 1, place))
-        return upper, lower
+        return ladder[upper], ladder[lower.clamp(min=0)], lower < 0
 
 
 class DistributionMatchingStudent(Student):
@@ -109,8 +116,8 @@ class DistributionMatchingStudent(Student):
     teacher has not learned, adds its own (arXiv 2405.14867, section 4.3), scaled to the mean size of the first.
     """
 
-    def __init__(self, student: Any, schedule: Schedule, method: MethodConfig) -> None:
-        super().__init__(student, schedule, method)
+    def __init__(self, student: Any, estimator: Estimator, method: MethodConfig) -> None:
+        super().__init__(student, estimator, method)
         self.critic = type(student).from_config(student.config).to(student.device)
         self.critic.load_state_dict(student.state_dict())
         # The gradient of the student is only right if the critic knows what the student generates now.
@@ -123,19 +130,19 @@ class DistributionMatchingStudent(Student):
             self.discriminator.learning_rate_scale = method.discriminator_learning_rate_scale
 
     def forward(self, batch: DistillationBatch, teacher: Teacher) -> Tensor:
-        schedule, conditioning = self.schedule, batch.conditioning
-        first = schedule.noisy(batch.waveform, batch.noise, batch.start)
-        generated = schedule.predict(self.student, first, batch.start, conditioning)  # (B, C, L)
+        estimator, conditioning = self.estimator, batch.conditioning
+        first = estimator.noisy(batch.waveform, batch.noise, batch.start)
+        generated = estimator.predict(self.student, first, batch.start, conditioning)  # (B, C, L)
 
-        total = schedule.scheduler.config.num_train_timesteps
-        times = batch.timesteps.clamp(int(_LOWEST * total), int(_HIGHEST * total))
+        ladder = estimator.path.timesteps
+        times = batch.timesteps.clamp(*(ladder[int(share * len(ladder))] for share in (_LOWEST, _HIGHEST)))
         given = generated.detach()
-        noisy = schedule.noisy(given, batch.second_noise, times)
-        by_critic = schedule.predict(self.critic, noisy, times, conditioning)
+        noisy = estimator.noisy(given, batch.second_noise, times)
+        by_critic = estimator.predict(self.critic, noisy, times, conditioning)
         by_teacher = teacher.predict(noisy, times, conditioning)
         scale = (given - by_teacher).abs().mean(dim=(1, 2), keepdim=True).clamp(min=_SMALLEST_SCALE)
         direction = (by_critic.detach() - by_teacher) / scale
-        _, deviation = schedule.factors(times)
+        _, deviation = estimator.factors(times)
         loss = ((by_critic - given) / deviation).square().mean()
         if self.discriminator is not None:
             loss_of_discriminator, adversarial = adversarial_gradient(self.discriminator, batch.waveform, given)

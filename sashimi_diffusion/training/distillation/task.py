@@ -13,20 +13,24 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.pipelines.loading import resolve_pipeline, stored_guidance_scale
 from sashimi_diffusion.pipelines.sashimi import SashimiPipeline
-from sashimi_diffusion.schedulers.compatible import create_few_step_scheduler
+from sashimi_diffusion.schedulers.compatible import create_few_step_scheduler, set_few_steps
+from sashimi_diffusion.schedulers.noise_paths import noise_path
 from sashimi_diffusion.ssm import frozen
 from sashimi_diffusion.training.diffusion.batches import Batch, Windows
 from sashimi_diffusion.training.diffusion.samples import save_samples
 from sashimi_diffusion.training.diffusion.task import DiffusionTask
 from sashimi_diffusion.training.distillation.config import DistillationConfig
-from sashimi_diffusion.training.distillation.estimates import Schedule, Teacher
+from sashimi_diffusion.training.distillation.estimates import Estimator, Teacher
 from sashimi_diffusion.training.distillation.students import STUDENTS, DistillationBatch
 from sashimi_diffusion.training.examples import DISTILLATION, stream
 from sashimi_diffusion.training.log import evaluation_bar
 from sashimi_diffusion.training.model_card import diffusion_usage
 from sashimi_diffusion.training.run_folder import Saveable
+
+_MOST_NOISE = 1000.0  # levels from which the audio in a prediction of the noise is lost
 
 
 class DistillationTask(DiffusionTask):
@@ -37,15 +41,22 @@ class DistillationTask(DiffusionTask):
     def __init__(self, config: DistillationConfig, device: torch.device, skip_bad_files: bool) -> None:
         super().__init__(config, device, skip_bad_files)
         method, student = config.distillation, self.network
-        schedule = Schedule(self.scheduler)
+        estimator = Estimator(noise_path(self.scheduler).to(device, torch.float32))
+        predicts_noise = config.objective.name == "diffusion" and config.schedule.prediction_type == "epsilon"
+        if predicts_noise and estimator.path.highest > _MOST_NOISE:
+            raise UserError(
+                f"the teacher predicts noise (schedule.prediction_type=epsilon) up to a level of noise of "
+                f"{estimator.path.highest:.0f} times the audio, where the smallest error hides the audio: distill a "
+                "teacher with v_prediction, flow matching or EDM, or with the linear schedule"
+            )
         model = copy.deepcopy(student).eval().requires_grad_(False)
         folder = resolve_pipeline(config.training.initial_pipeline or "")
         guidance = stored_guidance_scale(folder) if method.guidance_scale is None else method.guidance_scale
-        self.teacher = Teacher(model, schedule, guidance)
-        self.network = self.module = STUDENTS[method.method](student, schedule, method)
+        self.teacher = Teacher(model, estimator, guidance)
+        self.network = self.module = STUDENTS[method.method](student, estimator, method)
         self.sampler = create_few_step_scheduler(self.scheduler.config, method.steps)
-        self.sampler.set_timesteps(method.steps)
-        self.starts: Tensor = self.sampler.timesteps.long()
+        set_few_steps(self.sampler, method.steps)
+        self.starts: Tensor = self.sampler.timesteps
         self.usage = diffusion_usage(student, method.steps)
         self.description += f"; {method.steps} sampling steps, guidance {guidance:g} of the teacher"
 

@@ -3,13 +3,15 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from diffusers import LCMScheduler
+from diffusers import EDMDPMSolverMultistepScheduler, FlowMatchLCMScheduler, LCMScheduler
 from safetensors.torch import load_file
 
 from sashimi_diffusion import SashimiPipeline
 from sashimi_diffusion.errors import UserError
+from sashimi_diffusion.pipelines import sample_seeds
 from sashimi_diffusion.schedulers import create_scheduler
 from sashimi_diffusion.training.config import from_tree
 from sashimi_diffusion.training.diffusion.config import DiffusionConfig
@@ -56,6 +58,55 @@ def test_the_student_is_a_pipeline_with_its_own_number_of_steps(tiny: Any, teach
     assert "distilled to 4 sampling steps" in card
     assert "SashimiDenoiser" in card
     assert len(list((run / "samples" / "step-000002").glob("*.wav"))) == 2
+
+
+SAMPLERS = {"flow": FlowMatchLCMScheduler, "edm": EDMDPMSolverMultistepScheduler, "epsilon": LCMScheduler}
+
+
+@pytest.mark.parametrize("objective", SAMPLERS)
+def test_a_student_of_every_objective(
+    tiny: Any, tmp_path: Path, objective: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    warned: list[str] = []
+    monkeypatch.setattr("diffusers.configuration_utils.logger.warning", lambda text, *_: warned.append(text))
+    linear = ("schedule.beta_schedule=linear", "schedule.prediction_type=epsilon")
+    own = linear if objective == "epsilon" else (f"objective.name={objective}", "sampling.scheduler=null")
+    tree = tiny("training.steps=1", "sampling.num_samples=0", *own, f"output_dir={tmp_path / 'teacher'}")
+    teacher = train(DiffusionTask, from_tree(DiffusionConfig, tree)) / "pipeline"
+    for method in ("consistency", "distribution_matching"):
+        out = f"output_dir={tmp_path / method}"
+        run = distilled(tiny, teacher, *own, out, f"distillation.method={method}", "training.steps=1")
+        pipe = SashimiPipeline.from_pretrained(run / "pipeline")
+        assert not [text for text in warned if "not expected" in text]
+        pipe.set_progress_bar_config(disable=True)
+        assert type(pipe.scheduler) is SAMPLERS[objective]
+        audio = pipe(2, class_labels=[0, 1], generator=torch.Generator().manual_seed(0)).audios
+        assert pipe.num_timesteps == 4
+        again = [
+            pipe(1, class_labels=label, generator=[one]).audios[0] for label, one in zip((0, 1), seeded(2), strict=True)
+        ]
+        assert np.abs(audio - np.stack(again)).max() < 1e-4 * audio.std()
+        pipe(1, 1, class_labels=0)
+        assert pipe.num_timesteps == 1
+        with pytest.raises(UserError, match="the model was distilled for at most 4"):
+            pipe(num_inference_steps=5)
+        other = {"flow": "flow-heun", "edm": "edm-euler", "epsilon": "ddim"}[objective]
+        with pytest.raises(UserError, match=f"the scheduler {other} does not fit a model that was distilled to 4"):
+            create_scheduler(other, pipe.scheduler.config)
+
+
+def test_a_teacher_whose_noise_hides_the_audio_is_refused(tiny: Any, tmp_path: Path) -> None:
+    own = ("schedule.beta_schedule=squaredcos_cap_v2", "schedule.prediction_type=epsilon", "sampling.num_samples=0")
+    tree = tiny("training.steps=1", *own, f"output_dir={tmp_path / 'teacher'}")
+    teacher = train(DiffusionTask, from_tree(DiffusionConfig, tree)) / "pipeline"
+    with pytest.raises(UserError, match=r"the teacher predicts noise .* times the audio"):
+        distilled(tiny, teacher, *own, f"output_dir={tmp_path / 'refused'}")
+    assert not (tmp_path / "refused").exists()
+
+
+def seeded(count: int) -> list[torch.Generator]:
+    """Return the generators of the waveforms of a batch with the seed 0."""
+    return [torch.Generator().manual_seed(seed) for seed in sample_seeds(torch.Generator().manual_seed(0), count)]
 
 
 def test_the_guidance_of_the_teacher_is_its_default_or_given(tiny: Any, teacher: Path) -> None:

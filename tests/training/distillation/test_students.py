@@ -4,15 +4,17 @@ For data x ~ N(0, 1), the expected velocity is zero at every noise level, and th
 constant: the audio of the waveform z is z itself.
 """
 
+import diffusers
 import pytest
 import torch
 from torch import Tensor, nn
 
 from sashimi_diffusion import DiffWaveScheduler, SashimiDenoiser
+from sashimi_diffusion.schedulers.noise_paths import noise_path
 from sashimi_diffusion.training.config import OptimizerConfig
 from sashimi_diffusion.training.distillation.config import MethodConfig
 from sashimi_diffusion.training.distillation.discriminator import SpectrogramDiscriminator, adversarial_gradient
-from sashimi_diffusion.training.distillation.estimates import Schedule, Teacher
+from sashimi_diffusion.training.distillation.estimates import Estimator, Teacher
 from sashimi_diffusion.training.distillation.students import (
     ConsistencyStudent,
     DistillationBatch,
@@ -35,9 +37,88 @@ class Velocity(nn.Module):
         return (self.factor * self.formula(sample, timesteps),)
 
 
+def estimator_of(scheduler) -> Estimator:
+    return Estimator(noise_path(scheduler).to(torch.device("cpu"), torch.float32))
+
+
 @pytest.fixture
-def schedule() -> Schedule:
-    return Schedule(DiffWaveScheduler(**COSINE))
+def schedule() -> Estimator:
+    return estimator_of(DiffWaveScheduler(**COSINE))
+
+
+# For each objective: a scheduler, and the best prediction for white noise in terms of the input and the timestep.
+def flow(sample: Tensor, timesteps: Tensor) -> Tensor:
+    time = (timesteps / 200)[:, None, None]
+    return (2 * time - 1) / ((1 - time) ** 2 + time**2) * sample
+
+
+def epsilon(sample: Tensor, timesteps: Tensor) -> Tensor:
+    return (1 - DiffWaveScheduler().alphas_cumprod[timesteps])[:, None, None].sqrt() * sample
+
+
+BEST = {
+    "epsilon": (DiffWaveScheduler(), epsilon),
+    "v": (DiffWaveScheduler(**COSINE), None),
+    "flow": (diffusers.FlowMatchEulerDiscreteScheduler(num_train_timesteps=200), flow),
+    "edm": (diffusers.EDMDPMSolverMultistepScheduler(num_train_timesteps=200, sigma_data=1.0), None),
+}
+
+
+@pytest.mark.parametrize("objective", BEST)
+def test_the_estimate_is_the_clean_audio_for_every_objective(objective: str) -> None:
+    scheduler, best = BEST[objective]
+    estimator = estimator_of(scheduler)
+    clean, noise = torch.randn(2, 4, 1, 16)
+    timesteps = estimator.path.timesteps[[0, 50, 150, 199]]
+    signal, deviation = estimator.factors(timesteps)
+    torch.testing.assert_close(signal.square() + deviation.square(), torch.ones(4, 1, 1))
+    assert (deviation.flatten().diff() > 0).all()
+    noisy = estimator.noisy(clean, noise, timesteps)
+    found = estimator.predict(Velocity(best), noisy, timesteps, {})
+    torch.testing.assert_close(found, signal * noisy, atol=1e-4, rtol=1e-4)
+
+    level = estimator.path.level(timesteps)[:, None, None]  # the target of the training stands for the recording
+    if objective in ("epsilon", "v"):
+        given, target = estimator.path.example(clean, noise, timesteps)
+    else:
+        given, target = estimator.path.example(clean, noise, timesteps.float())
+    torch.testing.assert_close(estimator.path.model_input(noisy, level), given, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(estimator.path.clean(target, noisy, level), clean, atol=2e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("objective", BEST)
+def test_almost_without_noise_every_network_estimates_the_given_audio(objective: str) -> None:
+    estimator = estimator_of(BEST[objective][0])
+    level = torch.full((3, 1, 1), 1e-4)
+    clean, output = torch.randn(2, 3, 1, 16)
+    torch.testing.assert_close(estimator.path.clean(output, clean, level), clean, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("objective", ["flow", "edm"])
+def test_students_of_other_objectives_learn_the_path(objective: str) -> None:
+    """White noise: the solution x = z of the path has a smaller loss of consistency than the best denoiser."""
+    scheduler, best = BEST[objective]
+    estimator = estimator_of(scheduler)
+    teacher = Teacher(Velocity(best), estimator, 1.0)
+    examples = batch()
+    examples.timesteps = estimator.path.timesteps[torch.arange(8) * 25].float()
+    examples.start = estimator.path.timesteps[[199, 149, 99, 49] * 2].float()
+
+    class Solution(Velocity):
+        def forward(self, sample, timesteps, **_):
+            level = estimator.path.level(timesteps)[:, None, None]
+            ones = torch.ones_like(sample)
+            z = sample / estimator.path.model_input(ones, level)
+            none, one = (estimator.path.clean(output, z, level) for output in (0 * ones, ones))
+            return (self.factor * (z - none) / (one - none),)
+
+    consistent = ConsistencyStudent(Solution(), estimator, MethodConfig(levels=100))(examples, teacher)
+    assert consistent < ConsistencyStudent(Velocity(best), estimator, MethodConfig(levels=100))(examples, teacher) / 4
+    matched = DistributionMatchingStudent(small(), estimator, MethodConfig())
+    loss = matched(examples, Teacher(small(), estimator, 1.0))
+    loss.backward()
+    assert loss.isfinite()
+    assert all(own.grad.isfinite().all() for own in matched.parameters() if own.grad is not None)
 
 
 def batch(count: int = 8, length: int = 64) -> DistillationBatch:
@@ -49,31 +130,16 @@ def batch(count: int = 8, length: int = 64) -> DistillationBatch:
     )  # fmt: skip
 
 
-def test_an_estimate_of_velocity_or_noise_is_the_clean_audio(schedule: Schedule) -> None:
-    clean, noise = torch.randn(2, 4, 1, 16)
-    timesteps = torch.tensor([0, 50, 150, 180])
-    noisy = schedule.noisy(clean, noise, timesteps)
-    velocity = schedule.scheduler.get_velocity(clean, noise, timesteps)
-    torch.testing.assert_close(schedule.clean(velocity, noisy, timesteps), clean, atol=1e-4, rtol=1e-4)
-    by_noise = Schedule(DiffWaveScheduler())
-    noisy = by_noise.noisy(clean, noise, timesteps)
-    torch.testing.assert_close(by_noise.clean(noise, noisy, timesteps), clean, atol=1e-4, rtol=1e-4)
-
-
-def test_without_noise_every_prediction_stands_for_the_given_audio(schedule: Schedule) -> None:
-    clean, prediction = torch.randn(2, 3, 1, 16)
-    torch.testing.assert_close(schedule.clean(prediction, clean, torch.full((3,), -1)), clean)
-
-
-def test_neighboring_levels(schedule: Schedule) -> None:
+def test_neighboring_levels(schedule: Estimator) -> None:
     student = ConsistencyStudent(Velocity(), schedule, MethodConfig(levels=4))
-    upper, lower = student.pairs(torch.tensor([0, 49, 50, 199]))
+    upper, lower, last = student.pairs(torch.tensor([0, 49, 50, 199]))
     assert upper.tolist() == [49, 49, 99, 199]
-    assert lower.tolist() == [-1, -1, 49, 149]
+    assert lower.tolist() == [0, 0, 49, 149]
+    assert last.tolist() == [True, True, False, False]
 
 
 @pytest.mark.parametrize(("levels", "largest"), [(40, 3e-3), (200, 2e-4)])
-def test_the_solution_of_the_path_is_consistent(schedule: Schedule, levels: int, largest: float) -> None:
+def test_the_solution_of_the_path_is_consistent(schedule: Estimator, levels: int, largest: float) -> None:
     def solution(sample: Tensor, timesteps: Tensor) -> Tensor:  # x = z
         signal, deviation = schedule.factors(timesteps)
         return -(1 - signal) / deviation * sample
@@ -85,7 +151,7 @@ def test_the_solution_of_the_path_is_consistent(schedule: Schedule, levels: int,
     assert consistent < mean_of_all / 4
 
 
-def test_the_consistency_loss_has_the_gradient_of_the_upper_level_only(schedule: Schedule) -> None:
+def test_the_consistency_loss_has_the_gradient_of_the_upper_level_only(schedule: Estimator) -> None:
     calls = []
 
     class Recorded(Velocity):
@@ -107,7 +173,7 @@ def small(**changes) -> SashimiDenoiser:
     return model
 
 
-def test_student_and_critic_receive_only_their_own_gradients(schedule: Schedule) -> None:
+def test_student_and_critic_receive_only_their_own_gradients(schedule: Estimator) -> None:
     model = small()
     student = DistributionMatchingStudent(model, schedule, MethodConfig(adversarial_weight=0))
     teacher = Teacher(small().requires_grad_(False), schedule, 1.0)
@@ -121,14 +187,14 @@ def test_student_and_critic_receive_only_their_own_gradients(schedule: Schedule)
     ).detach()
     times = examples.timesteps.clamp(4, 196)
     noisy = schedule.noisy(generated, examples.second_noise, times)
-    target = schedule.scheduler.get_velocity(generated, examples.second_noise, times)
+    target = DiffWaveScheduler(**COSINE).get_velocity(generated, examples.second_noise, times)
     (student.critic(noisy, times).sample - target).square().mean().backward()
     for expected, parameter in zip(gradients, student.critic.parameters(), strict=True):
         torch.testing.assert_close(parameter.grad, expected, atol=1e-5, rtol=1e-3)
     assert all(parameter.grad is None for parameter in teacher.model.parameters())
 
 
-def test_matching_moves_the_audio_from_critic_to_teacher(schedule: Schedule) -> None:
+def test_matching_moves_the_audio_from_critic_to_teacher(schedule: Estimator) -> None:
     """The generated audio is too loud. Its gradient, which training subtracts, points away from zero."""
     examples = batch()
 
@@ -150,14 +216,14 @@ def test_matching_moves_the_audio_from_critic_to_teacher(schedule: Schedule) -> 
     student = DistributionMatchingStudent.__new__(DistributionMatchingStudent)
     nn.Module.__init__(student)
     student.student, student.critic = Loud(), Velocity(best_velocity(4.0)).requires_grad_(False)
-    student.schedule, student.discriminator = schedule, None
+    student.estimator, student.discriminator = schedule, None
     student(examples, Teacher(Velocity(best_velocity(1.0)), schedule, 1.0)).backward()
     audio = student.student.audio
     assert (audio.grad * audio.detach()).sum() > 0
     assert student.student.factor.grad > 0
 
 
-def test_the_discriminator_trains_itself_and_the_student(schedule: Schedule) -> None:
+def test_the_discriminator_trains_itself_and_the_student(schedule: Estimator) -> None:
     torch.manual_seed(0)
     examples, teacher = batch(length=256), Teacher(Velocity(), schedule, 1.0)
     gradients = {}
@@ -195,7 +261,7 @@ def test_audio_that_follows_the_gradient_resembles_recordings(channels: int) -> 
     assert after > before
 
 
-def test_critic_and_discriminator_have_learning_rates_of_their_own(schedule: Schedule) -> None:
+def test_critic_and_discriminator_have_learning_rates_of_their_own(schedule: Estimator) -> None:
     student = DistributionMatchingStudent(small(), schedule, MethodConfig(critic_learning_rate_scale=4.0))
     rates = {
         id(parameter): group["peak_lr"]
@@ -208,7 +274,7 @@ def test_critic_and_discriminator_have_learning_rates_of_their_own(schedule: Sch
     }  # fmt: skip
 
 
-def test_guidance_of_the_teacher(schedule: Schedule) -> None:
+def test_guidance_of_the_teacher(schedule: Estimator) -> None:
     model = small(num_classes=3)
     nn.init.normal_(model.class_embedding.weight)
     noisy, timesteps = torch.randn(2, 1, 64), torch.tensor([20, 120])
@@ -222,7 +288,7 @@ def test_guidance_of_the_teacher(schedule: Schedule) -> None:
     assert not torch.allclose(with_labels, without)
 
 
-def test_a_teacher_without_labels_needs_no_guidance(schedule: Schedule) -> None:
+def test_a_teacher_without_labels_needs_no_guidance(schedule: Estimator) -> None:
     model = small()
     noisy, timesteps = torch.randn(2, 1, 64), torch.tensor([20, 120])
     conditioning = {"class_labels": None, "mel": None, "speaker_labels": None}
@@ -230,7 +296,7 @@ def test_a_teacher_without_labels_needs_no_guidance(schedule: Schedule) -> None:
     torch.testing.assert_close(found, schedule.predict(model, noisy, timesteps, conditioning))
 
 
-def test_students_have_the_config_of_their_network(schedule: Schedule) -> None:
+def test_students_have_the_config_of_their_network(schedule: Estimator) -> None:
     student = ConsistencyStudent(small(), schedule, MethodConfig())
     assert student.config.d_model == 8
     assert student.device == torch.device("cpu")
