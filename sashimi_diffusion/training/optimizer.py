@@ -25,10 +25,10 @@ def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[dict]:
     Modules with an attribute ``learning_rate_scale`` have groups of their own, with learning rates multiplied by it.
     """
     ssm_ids = {id(parameter) for parameter in state_space_parameters(model)}
-    scales = {
-        id(parameter): module.learning_rate_scale
+    scales: dict[int, float] = {
+        id(parameter): vars(module)["learning_rate_scale"]
         for module in model.modules()
-        if hasattr(module, "learning_rate_scale")
+        if "learning_rate_scale" in vars(module)
         for parameter in module.parameters()
     }
     groups: dict[tuple[str, float], list[nn.Parameter]] = {

@@ -18,10 +18,12 @@ class SpectrogramDiscriminator(nn.Module):
     Args:
         channels: channels of the audio C.
         sample_rate: sample rate of the audio in Hz.
+        learning_rate_scale: its learning rates, divided by those of the run.
     """
 
-    def __init__(self, channels: int, sample_rate: int) -> None:
+    def __init__(self, channels: int, sample_rate: int, learning_rate_scale: float = 1.0) -> None:
         super().__init__()
+        self.learning_rate_scale = learning_rate_scale
         sizes = [2 ** round(math.log2(window * sample_rate)) for window in _WINDOWS]
         self.parts = nn.ModuleList(_Resolution(channels, size) for size in sizes)
 

@@ -118,16 +118,16 @@ class DistributionMatchingStudent(Student):
 
     def __init__(self, student: Any, estimator: Estimator, method: MethodConfig) -> None:
         super().__init__(student, estimator, method)
-        self.critic = type(student).from_config(student.config).to(student.device)
+        self.critic: Any = type(student).from_config(student.config).to(student.device)
         self.critic.load_state_dict(student.state_dict())
         # The gradient of the student is only right if the critic knows what the student generates now.
         self.critic.learning_rate_scale = method.critic_learning_rate_scale
         self.adversarial_weight = method.adversarial_weight
         self.discriminator: SpectrogramDiscriminator | None = None
         if self.adversarial_weight:
-            self.discriminator = SpectrogramDiscriminator(self.config.in_channels, self.config.sample_rate)
-            self.discriminator.to(student.device)
-            self.discriminator.learning_rate_scale = method.discriminator_learning_rate_scale
+            self.discriminator = SpectrogramDiscriminator(
+                self.config.in_channels, self.config.sample_rate, method.discriminator_learning_rate_scale
+            ).to(student.device)
 
     def forward(self, batch: DistillationBatch, teacher: Teacher) -> Tensor:
         estimator, conditioning = self.estimator, batch.conditioning
