@@ -10,6 +10,7 @@ from torch.nn.functional import leaky_relu, softplus
 _WINDOWS = (0.016, 0.032, 0.064)  # seconds; the longest one separates the harmonics of a voice
 _CHANNELS = 24
 _SLOPE = 0.2
+_SILENCE = 1e-4  # power of a bin, where audio of unit variance has 1 on average
 
 
 class SpectrogramDiscriminator(nn.Module):
@@ -56,11 +57,18 @@ class _Resolution(nn.Module):
         """Return the logits for audio (B, C, L), (B, 1, F, T)."""
         flat = audio.float().flatten(0, 1)  # (B · C, L)
         spectrum = torch.stft(
-            flat, self.n_fft, self.n_fft // 4, window=self.window, pad_mode="constant", return_complex=True
+            flat,
+            self.n_fft,
+            self.n_fft // 4,
+            window=self.window,
+            pad_mode="constant",
+            normalized=True,
+            return_complex=True,
         )
+        parts = torch.view_as_real(spectrum)  # (B · C, F, T, 2)
         # The level falls by tens of dB towards high frequencies; the power of 0.3 shows weak bands as well.
-        size = spectrum.abs().clamp(min=1e-4)
-        values = torch.view_as_real(spectrum / size * size.pow(0.3))  # (B · C, F, T, 2)
+        power = parts.square().sum(dim=-1, keepdim=True)
+        values = parts * (power + _SILENCE).pow(-0.35)
         hidden = values.unflatten(0, audio.shape[:2]).permute(0, 1, 4, 2, 3).flatten(1, 2)  # (B, 2 C, F, T)
         for convolution in self.convolutions:
             hidden = leaky_relu(convolution(hidden), _SLOPE)
