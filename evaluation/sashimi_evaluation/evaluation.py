@@ -155,9 +155,15 @@ def _metrics(
         *spectrum_metrics(reference.properties, clips.properties, resampling, settings.lines),
         *likelihood_metrics(clips.whole().bits_per_sample, settings.resampling),
     ]
-    if clips.recordings is not None and clips.files == 1:  # a note says so
-        return [replace(metric, interval=None) for metric in metrics]
-    return metrics
+    if clips.files > 1:
+        return metrics
+    # A note says so. Excerpts of one recording are no sample of recordings, and a single clip has nothing to resample.
+    return [replace(metric, interval=None) if _is_resampled(metric, clips) else metric for metric in metrics]
+
+
+def _is_resampled(metric: Metric, clips: ClipFeatures) -> bool:
+    """Return whether the interval of a metric is no Wilson interval of a single clip, which is wide enough."""
+    return clips.recordings is not None or (metric.interval is not None and metric.interval.deviations is not None)
 
 
 def _class_metrics(clips: ClipFeatures, reference: ClipFeatures, resampling: Resampling) -> list[Metric]:

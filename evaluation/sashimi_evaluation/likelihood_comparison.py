@@ -11,11 +11,11 @@ import torch
 
 from sashimi_diffusion import likelihood
 from sashimi_diffusion.data.audio import at_rate
-from sashimi_diffusion.data.audio_files import find_audio
+from sashimi_diffusion.data.audio_files import find_usable_audio
 from sashimi_diffusion.data.cache import rms_of
 from sashimi_diffusion.data.decoding import decode_audio
 from sashimi_diffusion.data.names import FOLDER, field_names, read_fields, select
-from sashimi_diffusion.data.recordings import report_bad_files, require_folder
+from sashimi_diffusion.data.recordings import require_folder
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.likelihood import BitsPerSample, Quantization
 from sashimi_diffusion.pipelines import AutoPipeline, SashimiAutoregressivePipeline
@@ -164,6 +164,9 @@ def compare_likelihoods(
     if len(set(rates.values())) > 1:
         shown = ", ".join(f"{printable(name)} {rate} Hz" for name, rate in rates.items())
         raise UserError(f"the pipelines have different sample rates ({shown}): compare pipelines of one rate")
+    for name, pipe in loaded.items():
+        if (channels := pipe.model.config.get("in_channels", 1)) != 1:
+            raise UserError(f"{printable(name)} has {channels} channels: likelihoods are compared for one channel")
     rate, quantization = next(iter(rates.values())), _quantization(loaded, settings.quantization)
     recordings, notes = _recordings(folder, loaded, settings, rate, pattern, where)
     results = [_bits(name, pipe, recordings, quantization, settings, progress) for name, pipe in loaded.items()]
@@ -195,9 +198,10 @@ def _recordings(
 ) -> tuple[list[Recording], list[str]]:
     """Return the beginnings of the chosen recordings, and notes on what was changed."""
     root = require_folder(folder, "a folder with recordings (wav, flac, ogg or mp3)")
-    files, unusable = find_audio(root)
+    files = find_usable_audio(root)
     fields, misnamed = read_fields(files, root, pattern)
-    report_bad_files(unusable | misnamed, len(files) + len(unusable), root, False, None)
+    for path, why in misnamed.items():
+        raise UserError(f"cannot use {printable(path)}: {why}")
     kept = select(fields, where or {}, field_names(pattern), "--where")
     kept = [kept[index] for index in spread_evenly(len(kept), settings.clips)]
     denoisers = [pipe.model for pipe in loaded.values() if not _is_autoregressive(pipe)]
@@ -217,13 +221,15 @@ def _recordings(
         cut += len(samples) - length >= multiple
         waveform = samples[:length].astype(np.float64)
         if waveform.min() == waveform.max():
-            raise UserError(f"{printable(file)} is silent: leave it out")
+            what = "has the same value throughout" if waveform.any() else "is silent"
+            raise UserError(f"{printable(file)} {what}: leave it out")
         recordings.append(Recording(file, fields[file], waveform, rms_of(samples)))
     if not recordings:
         raise UserError(f"no recording in {printable(folder)} has {multiple} samples or more: give longer recordings")
     notes = [f"{len(recordings)} of {len(files)} recordings"] if len(recordings) < len(files) else []
     notes += [f"{resampled} recordings were resampled to {rate} Hz, and quantized again"] if resampled else []
-    notes += [f"{cut} recordings were cut to their first {int(longest)} samples"] if cut else []
+    if cut:
+        notes.append(f"{cut} recordings were cut to their first {int(longest) // multiple * multiple} samples")
     notes += [f"{short} recordings with fewer than {multiple} samples were left out"] if short else []
     return recordings, notes
 

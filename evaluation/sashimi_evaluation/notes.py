@@ -57,7 +57,7 @@ def _kind(clips: ClipFeatures) -> str:
 
 def _recording_notes(clips: ClipFeatures, reference: ClipFeatures) -> list[str]:
     if clips.recordings is None:
-        return []
+        return ["no confidence intervals of most metrics, because there is one clip"] if len(clips) == 1 else []
     if clips.files == 1:
         return ["no confidence intervals, because all excerpts are from one recording"]
     if min(clips.files, reference.files) < _FEW_RECORDINGS:

@@ -9,8 +9,9 @@ import numpy as np
 from tqdm import tqdm
 
 from sashimi_diffusion.data.audio import resample
-from sashimi_diffusion.data.audio_files import find_audio
+from sashimi_diffusion.data.audio_files import find_usable_audio
 from sashimi_diffusion.data.decoding import decode_audio
+from sashimi_diffusion.data.recordings import require_folder
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.terminal import listed, printable
 from sashimi_evaluation.clips import ClipFolder
@@ -72,10 +73,11 @@ def find_pairs(clips: ClipFolder, reference: Path) -> tuple[list[Pair], list[Pat
     not count.
 
     Raises:
-        UserError: the reference has no audio, a clip has no recording, or two files of a folder have the same name.
+        UserError: the reference has no audio or some that cannot be used, a clip has no recording, or two files of a
+            folder have the same name.
     """
-    files, _ = find_audio(reference)
-    recordings = _by_name(files, reference)
+    root = require_folder(reference, "a folder with the recordings (wav, flac, ogg or mp3)")
+    recordings = _by_name(find_usable_audio(root), root)
     generated = _by_name(clips.files, clips.root)
     alone = [name for name in generated if name not in recordings]
     if alone:
@@ -156,7 +158,7 @@ def vocoder_metrics(errors: Sequence[PairErrors], resampling: Resampling) -> lis
 
     Distances, distortion, PESQ and STOI are means over the pairs that have a value. The pitch error is the root mean
     square over all frames that are voiced in both clips of a pair, and the voicing error the share of all frames; their
-    intervals resample pairs, too.
+    intervals resample pairs, too. A single pair has no intervals.
 
     Args:
         errors: the pairs of the set, at least one.
@@ -185,7 +187,7 @@ def vocoder_metrics(errors: Sequence[PairErrors], resampling: Resampling) -> lis
         metrics.append(mean("pesq", f"PESQ, {' and '.join(bands)}", "higher"))
     if errors[0].stoi is not None:
         metrics.append(mean("stoi", "STOI", "higher"))
-    return metrics
+    return metrics if len(errors) > 1 else [replace(metric, interval=None) for metric in metrics]
 
 
 def _pitch_metric(sums: np.ndarray, resampling: Resampling) -> Metric:

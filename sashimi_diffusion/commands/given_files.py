@@ -13,14 +13,15 @@ import numpy as np
 import torch
 
 from sashimi_diffusion.arguments import short_form
+from sashimi_diffusion.commands.sample_folder import require_outside
 from sashimi_diffusion.data.audio import read_audio
-from sashimi_diffusion.data.audio_files import find_audio
+from sashimi_diffusion.data.audio_files import find_usable_audio
 from sashimi_diffusion.data.decoding import decode_audio
 from sashimi_diffusion.errors import UserError
-from sashimi_diffusion.paths import entries, is_folder, status
+from sashimi_diffusion.paths import is_folder
 from sashimi_diffusion.pipelines import SashimiPipeline
 from sashimi_diffusion.pipelines.given_audio import level_note
-from sashimi_diffusion.pipelines.schedule import checked_jumps
+from sashimi_diffusion.pipelines.schedule import Schedule, checked_jumps
 from sashimi_diffusion.terminal import printable, say
 
 USES = {"strength": "--strength", "keep": "--keep", "continue": "--continue"}
@@ -34,6 +35,7 @@ class GivenFile:
     Args:
         path: the file.
         rate: its sample rate in Hz.
+        channels: its channels.
         samples: its length at the rate of the model.
         length: samples of the clips that are made of it.
         note: what is unusual about its level, or None.
@@ -41,6 +43,7 @@ class GivenFile:
 
     path: Path
     rate: int
+    channels: int
     samples: int
     length: int
     note: str | None
@@ -80,10 +83,7 @@ def given_paths(options: argparse.Namespace) -> list[Path]:
     checked_jumps(options.jumps, used=uses != ["--strength"])
     if not is_folder(options.audio):
         return [options.audio]
-    paths, unusable = find_audio(options.audio)
-    for path, why in unusable.items():
-        raise UserError(f"cannot use {printable(path)}: {why}")
-    return paths
+    return find_usable_audio(options.audio)
 
 
 class GivenFiles:
@@ -92,23 +92,26 @@ class GivenFiles:
     Args:
         paths: the files.
         options: the options of the command.
-        pipe: the pipeline.
+        pipe: the pipeline, whose timesteps are set.
 
     Raises:
-        UserError: a file is no audio with the channels of the model, a range of ``--keep`` does not fit it, it is not
-            shorter than its continuation, or it is in the output folder and ``--overwrite`` would remove it.
+        UserError: the strength is below the last step of the sampler, a file is no audio with the channels of the
+            model, a range of ``--keep`` does not fit it, it is not shorter than its continuation, or it is in the
+            output folder and ``--overwrite`` would remove it.
     """
 
     def __init__(self, paths: Sequence[Path], options: argparse.Namespace, pipe: SashimiPipeline) -> None:
         self._config, self._strength, self._jumps = pipe.model.config, options.strength, options.jumps
+        if self._strength is not None:
+            Schedule(pipe.scheduler).check_strength(self._strength)
         self._ranges = None if options.keep is None else keep_ranges(options.keep)
         self._keep = options.keep
-        _require_other_folder(paths, options)
+        require_outside("--audio", paths, options)
         continued = pipe.length_in_samples(options.seconds) if getattr(options, "continue") else None
         self.files = [self._examined(path, continued) for path in paths]
 
     def _examined(self, path: Path, continued: int | None) -> GivenFile:
-        rate = decode_audio(path, max_seconds=1 / 1000).sample_rate
+        decoded = decode_audio(path, max_seconds=1 / 1000)
         waveform = self.read(path)
         samples, own = waveform.shape[-1], self._config["sample_rate"]
         if self._ranges is not None:
@@ -118,9 +121,8 @@ class GivenFiles:
                 f"{printable(path)} has {samples / own:g} s, --seconds asks for {continued / own:g} s with its "
                 "continuation: ask for more --seconds"
             )
-        return GivenFile(
-            path, rate, samples, continued or samples, level_note(torch.from_numpy(waveform), self._config)
-        )
+        note = level_note(torch.from_numpy(waveform), self._config)
+        return GivenFile(path, decoded.sample_rate, decoded.channels, samples, continued or samples, note)
 
     def read(self, path: Path) -> np.ndarray:
         """Return a recording at the rate of the model, float32 (C, L)."""
@@ -162,12 +164,15 @@ class GivenFiles:
         """
         rate, trained = self._config["sample_rate"], self._config["sample_size"]
         resampled = [file for file in self.files if file.rate != rate]
+        mixed = [file for file in self.files if file.channels != self._config["in_channels"]]
         unusual = [file for file in self.files if file.note is not None]
         long = [file for file in self.files if file.length > trained]
         lines = []
         if resampled:
             text = f"is resampled from {resampled[0].rate} Hz to the model's {rate} Hz"
             lines.append(f"{_named(resampled)} {text}")
+        if mixed:
+            lines.append(f"{_named(mixed)} has {mixed[0].channels} channels, and the model gets their mean")
         if unusual:
             lines.append(f"{_named(unusual)} {unusual[0].note}")
         if long and not chosen:
@@ -186,6 +191,7 @@ class GivenFiles:
                 "file": str(file.path),
                 "sha256": hashlib.sha256(file.path.read_bytes()).hexdigest(),
                 "sample_rate": file.rate,
+                "channels": file.channels,
                 "samples": file.samples,
             }
             for file in self.files
@@ -228,17 +234,3 @@ def _named(files: Sequence[GivenFile]) -> str:
     """Return the name of the first file, with the number of the others."""
     others = f" (and {len(files) - 1} more)" if len(files) > 1 else ""
     return f"{printable(files[0].path)}{others}"
-
-
-def _require_other_folder(paths: Sequence[Path], options: argparse.Namespace) -> None:
-    """Check that ``--overwrite`` removes no recording that is given, under whatever name."""
-    if not options.overwrite:
-        return
-    own = {(found.st_dev, found.st_ino) for path in entries(options.out) if (found := status(path)) is not None}
-    for path in paths:
-        found = status(path)
-        if found is not None and (found.st_dev, found.st_ino) in own:
-            raise UserError(
-                f"--audio {printable(path)} is in the folder of --out, whose clips --overwrite removes: choose another "
-                "--out"
-            )

@@ -5,7 +5,6 @@ import collections
 import contextlib
 import hashlib
 import math
-import os
 import shlex
 import sys
 import time
@@ -24,6 +23,7 @@ from sashimi_diffusion.commands.sample_folder import (
     SHEET_CLIPS,
     SampleFolder,
     require_finite,
+    require_outside,
     require_space,
     require_wav_size,
     share_of_batches,
@@ -91,11 +91,8 @@ def sample_autoregressive(
         check_output_files({"--stream": options.stream}, [*files, *([options.prefix] if options.prefix else [])])
         stream(options, pipe, prefix)
         return
-    if options.overwrite and options.prefix is not None and _is_in(options.prefix, options.out):
-        raise UserError(
-            f"--prefix {printable(options.prefix)} is in the folder of --out, whose clips --overwrite removes: choose "
-            "another --out"
-        )
+    if options.prefix is not None:
+        require_outside("--prefix", [options.prefix], options)
     require_plan_memory(count)
     require_space(options.out, count, length, options.overwrite)
     selected = options.likelihood_window is not None or options.sort_by_likelihood
@@ -128,10 +125,6 @@ def sample_autoregressive(
             say(summary(options.out, output.clips, len(kept), elapsed, length, rate, peak_memory(device)))
     if state.num_processes > 1:
         state.destroy_process_group()
-
-
-def _is_in(file: Path, folder: Path) -> bool:
-    return os.path.realpath(file.parent) == os.path.realpath(folder)
 
 
 def check_options(

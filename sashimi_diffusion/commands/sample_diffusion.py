@@ -94,8 +94,9 @@ def sample_diffusion(
     pipe = load_pipeline(folder, options, dtype).to(device)
     rate, channels = pipe.model.config.sample_rate, pipe.model.config.in_channels
     pipe.set_timesteps(options.steps)
-    given = GivenFiles(options.audio_files, options, pipe) if options.audio_files else None
-    files = given.files[: options.num_samples] if given is not None else []
+    used = options.audio_files[: options.num_samples]
+    given = GivenFiles(used, options, pipe) if used else None
+    files = given.files if given is not None else []
     length = max((file.length for file in files), default=pipe.length_in_samples(options.seconds))
     chosen = options.window is not None
     if given is not None and not chosen and length > pipe.model.config.sample_size:

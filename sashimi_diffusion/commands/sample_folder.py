@@ -12,7 +12,7 @@ import stat
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
@@ -98,6 +98,24 @@ def require_space(out: Path, count: int, samples: int, overwrite: bool) -> None:
             f"{printable(out)} needs {needed / 1e6:.0f} MB and the disk has {free / 1e6:.0f} MB left: free some space, "
             "choose another place, or ask for fewer --num-samples"
         )
+
+
+def require_outside(option: str, paths: Iterable[Path], options: argparse.Namespace) -> None:
+    """Check that ``--overwrite`` removes no file that an option gives, under whatever name.
+
+    Raises:
+        UserError: a file is in the output folder.
+    """
+    if not options.overwrite:
+        return
+    own = {(found.st_dev, found.st_ino) for path in entries(options.out) if (found := status(path)) is not None}
+    for path in paths:
+        found = status(path)
+        if found is not None and (found.st_dev, found.st_ino) in own:
+            raise UserError(
+                f"{option} {printable(path)} is in the folder of --out, whose clips --overwrite removes: choose "
+                "another --out"
+            )
 
 
 def require_finite(values: np.ndarray, options: argparse.Namespace) -> None:

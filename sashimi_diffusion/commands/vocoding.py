@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -22,14 +23,14 @@ from sashimi_diffusion.commands.sample_folder import (
     SHEET_CLIPS,
     SampleFolder,
     require_finite,
+    require_outside,
     require_space,
     require_wav_size,
     share_of_batches,
 )
 from sashimi_diffusion.data.audio import read_audio, write_audio
-from sashimi_diffusion.data.audio_files import find_audio
+from sashimi_diffusion.data.audio_files import find_usable_audio
 from sashimi_diffusion.data.mel import MelSettings
-from sashimi_diffusion.data.recordings import report_bad_files
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.paths import is_folder, read_bytes
 from sashimi_diffusion.pipelines import SashimiPipeline, sample_seeds
@@ -111,6 +112,7 @@ def sample_vocoder(
     config = pipe.model.config
     pipe.set_timesteps(options.steps)
     sources = find_sources(options.resynthesize or (), options.mel or (), config)
+    require_outside("--resynthesize", [source.path for source in sources if not source.is_mel], options)
     clips = plan_clips(options, pipe, sources)
     scale = pipe.resolve_guidance_scale(
         options.guidance_scale, clips[0].label is not None or clips[0].speaker is not None
@@ -193,8 +195,7 @@ def find_sources(recordings: Sequence[Path], mels: Sequence[Path], config: Mappi
 
 def _in_folder(root: Path) -> list[Source]:
     """Return the recordings in a folder and its sub-folders; the names of files in sub-folders begin with these."""
-    files, unusable = find_audio(root)
-    report_bad_files(unusable, len(files) + len(unusable), root, skip_bad_files=False)
+    files = find_usable_audio(root)
     relative = [file.relative_to(root).with_suffix("").as_posix().replace("/", "-") for file in files]
     return [Source(file, name, is_mel=False) for file, name in zip(files, relative, strict=True)]
 
@@ -208,7 +209,7 @@ def read_mel(path: Path, config: Mapping[str, Any]) -> Tensor:
     content = read_bytes(path, "a mel spectrogram, a file of numpy.save", _LARGEST_MEL)
     try:
         values = np.load(io.BytesIO(content), allow_pickle=False)
-    except (ValueError, EOFError, OSError, MemoryError, SyntaxError, TypeError, OverflowError) as error:
+    except (ValueError, EOFError, OSError, MemoryError, SyntaxError, TypeError, OverflowError, BadZipFile) as error:
         raise UserError(
             f"{printable(path)} cannot be read ({type(error).__name__}): expected an array that numpy.save has written"
         ) from error

@@ -51,6 +51,18 @@ def find_audio(root: Path) -> tuple[list[Path], dict[Path, str]]:
     return sorted(found.values(), key=lambda path: path.relative_to(root).as_posix()), unusable
 
 
+def find_usable_audio(root: Path) -> list[Path]:
+    """Return the audio files that :func:`find_audio` finds.
+
+    Raises:
+        UserError: there are none, or one of them, or a sub-folder, cannot be used.
+    """
+    paths, unusable = find_audio(root)
+    for path, why in unusable.items():
+        raise UserError(f"cannot use {printable(path)}: {why}")
+    return paths
+
+
 def _audio_paths(root: Path) -> tuple[list[Path], dict[Path, str]]:
     """Return all paths with the ending of an audio file, those without links first, and what cannot be read."""
     real: list[Path] = []

@@ -65,8 +65,9 @@ class Entry:
 
     @property
     def most_steps(self) -> int:
-        """Number of steps of the training schedule."""
-        return self.pipe.scheduler.config.num_train_timesteps
+        """Largest number of sampling steps: that of the training schedule, or for which a student was distilled."""
+        config = self.scheduler.config
+        return config.get("original_inference_steps") or config.num_train_timesteps
 
 
 class Catalog:

@@ -277,7 +277,7 @@ def warm_up(catalog: Catalog, stop: threading.Event) -> None:
 
     for name in catalog.names(autoregressive=False):
         guided = catalog[name].classes is not None or catalog[name].speakers is not None
-        steps = catalog[name].scheduler.config.num_train_timesteps  # only one is done
+        steps = catalog[name].most_steps  # only one is done
         with contextlib.suppress(Stopped):
             draw(catalog[name], Drawing(name, None, None, None, steps, 2.0 if guided else None, 0), report)
         if stop.is_set():

@@ -12,6 +12,7 @@ is an upper bound, too (arXiv 2107.00630).
 
 import contextlib
 import math
+import numbers
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,11 +20,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sashimi_diffusion.arguments import short_form
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.likelihood.dequantization import Cells, Quantization, as_seen, decoded
 from sashimi_diffusion.likelihood.estimate import BitsPerSample, checked_audio, estimate_from, required_labels
 from sashimi_diffusion.likelihood.flow_ode import FlowField, Integrator, State, position_of
 from sashimi_diffusion.pipelines.labels import Labels
+from sashimi_diffusion.pipelines.mel import checked_mel
+from sashimi_diffusion.pipelines.memory import require_call_memory
 from sashimi_diffusion.pipelines.prediction import Prediction
 from sashimi_diffusion.pipelines.sashimi import SashimiPipeline
 from sashimi_diffusion.schedulers.noise_paths import NoisePath, noise_path, require_objective, signal_and_deviation
@@ -84,14 +88,14 @@ def bits_per_sample(
     for name, count in (("hutchinson", hutchinson), ("draws", draws)):
         if type(count) is not int or not 1 <= count <= 10_000:
             raise UserError(f"{name} is {count!r}, expected a whole number from 1 to 10000")
-    recordings = _Recordings(pipe, audio, class_labels, speaker_labels, mel, quantization, gain)
+    recordings = _Recordings(pipe, audio, class_labels, speaker_labels, mel, quantization, gain, generator)
     path, device = recordings.path, recordings.device
     start = path.lowest if lowest_level is None else lowest_level
-    if not 0 < start < path.highest:
+    if not isinstance(start, numbers.Real) or not 0 < start < path.highest:
         raise UserError(f"lowest_level is {start!r}, expected a noise level above 0 and below {path.highest:g}")
     level = torch.tensor(start, dtype=torch.float64, device=device)
     signal, _ = signal_and_deviation(level)
-    results, evaluations = [], 0
+    results, total = [], 0
     with _constant(pipe.model):
         for _ in range(draws):
             if dequantization == "uniform":
@@ -107,9 +111,10 @@ def bits_per_sample(
                 cost = cost - decoded(recordings.seen, _denoised(field, x, level))
             begin = State(x, torch.zeros(probes.shape[:2], dtype=torch.float64, device=device))
             end, evaluations = integrator.solve(field, begin, position_of(start), position_of(path.highest))
+            total += evaluations
             density = end.trace - _normal_nats(end.x) + recordings.samples * signal.log()  # (probes, B)
             results.append(cost - density)
-    return estimate_from(torch.stack(results), recordings.samples, draws * evaluations)
+    return estimate_from(torch.stack(results), recordings.samples, total)
 
 
 def variational_bound(
@@ -139,7 +144,7 @@ def variational_bound(
     """
     if type(draws) is not int or not 1 <= draws <= 1_000_000:
         raise UserError(f"draws is {draws!r}, expected a whole number from 1 to 1000000")
-    recordings = _Recordings(pipe, audio, class_labels, speaker_labels, mel, quantization, gain)
+    recordings = _Recordings(pipe, audio, class_labels, speaker_labels, mel, quantization, gain, generator)
     field = FlowField(recordings.predict, recordings.path, torch.empty(0))
     results = []
     with torch.no_grad(), _constant(pipe.model):
@@ -202,6 +207,7 @@ class _Recordings:
         mel: Tensor | None,
         quantization: Quantization | str,
         gain: float | Tensor,
+        generator: torch.Generator | None,
     ) -> None:
         config = pipe.model.config
         require_objective(config, pipe.scheduler)
@@ -210,12 +216,18 @@ class _Recordings:
         self.device, self.path = pipe.model.device, noise_path(pipe.scheduler)
         waveform = checked_audio(audio, config.in_channels, pipe.model.length_multiple).to(self.device)
         self.shape, self.samples = waveform.shape, waveform[0].numel()
+        require_call_memory(config, len(waveform), waveform.shape[-1], self.device)
         labels = required_labels(config, class_labels, speaker_labels, len(waveform))
         labels = {name: own.to(self.device) for name, own in labels.items()}
-        mel = None if mel is None else mel.to(self.device, pipe.model.dtype)
+        if mel is not None:
+            mel = checked_mel(config, mel).to(self.device, pipe.model.dtype)
         self.predict = Prediction(pipe.model, labels, mel).compute
         if isinstance(quantization, str):
             quantization = Quantization(quantization, 16 if quantization == "pcm" else 8)
+        if not isinstance(quantization, Quantization):
+            raise UserError(f"quantization is {short_form(quantization)}: expected its kind or a Quantization")
+        if generator is not None and not isinstance(generator, torch.Generator):
+            raise UserError(f"generator is {short_form(generator)}: expected one torch.Generator on the CPU")
         self._cells = quantization.cells(waveform)
         self._gain = _checked_gain(gain, len(waveform)).to(self.device)
         self._emphasis, self._std = config.get("pre_emphasis", 0.0), config.waveform_std
@@ -253,8 +265,11 @@ def _constant(model: Any) -> Iterator[None]:
         model.train(training)
 
 
-def _checked_gain(gain: float | Tensor, batch_size: int) -> Tensor:
-    gains = torch.as_tensor(gain, dtype=torch.float64).reshape(-1, 1, 1)
+def _checked_gain(gain: Any, batch_size: int) -> Tensor:
+    try:
+        gains = torch.as_tensor(gain, dtype=torch.float64).reshape(-1, 1, 1)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"gain is {short_form(gain)}: expected a number above 0, or one for each waveform") from error
     if len(gains) not in (1, batch_size) or not (gains.isfinite() & (gains > 0)).all():
         raise UserError(
             f"gain has {len(gains)} values: expected one above 0, or one for each of {batch_size} waveforms"

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from sashimi_diffusion.errors import UserError
+from sashimi_diffusion.likelihood.flow_ode import NOT_FINITE
+from sashimi_diffusion.pipelines.arrays import given_tensor
 from sashimi_diffusion.pipelines.labels import Labels, known_labels, label_conditioning
 
 
@@ -20,7 +22,7 @@ class BitsPerSample:
         bits: estimate for each waveform, float64 (B,).
         standard_error: its standard error, float64 (B,): over the draws; over the probes of Hutchinson if there is only
             one draw; 0 if nothing was drawn; NaN if there is only one of everything.
-        evaluations: evaluations of the network for each waveform.
+        evaluations: evaluations of the network for each waveform, over all draws.
     """
 
     bits: Tensor
@@ -35,8 +37,13 @@ def estimate_from(nats: Tensor, samples: int, evaluations: int) -> BitsPerSample
         nats: float64 (draws, probes, B).
         samples: number of samples of a waveform, over all channels.
         evaluations: see :class:`BitsPerSample`.
+
+    Raises:
+        UserError: an estimate is not finite.
     """
     bits = nats.double().cpu() / (samples * math.log(2))
+    if not bits.isfinite().all():
+        raise UserError(NOT_FINITE)
     own = bits.mean(dim=1) if len(bits) > 1 else bits[0]
     error = own.std(dim=0) / math.sqrt(len(own)) if len(own) > 1 else torch.full_like(own[0], math.nan)
     return BitsPerSample(own.mean(dim=0), error, evaluations)
@@ -46,18 +53,24 @@ def checked_audio(audio: np.ndarray | Tensor, channels: int, multiple: int) -> T
     """Return waveforms, float64 (B, C, L).
 
     Args:
-        audio: (L,), (B, L) or (B, C, L).
+        audio: floating-point numbers with full scale 1, (L,), (B, L) or (B, C, L).
         channels: channels of the model.
         multiple: the length must be a multiple of it.
 
     Raises:
-        UserError: another shape or length, or numbers that are not finite.
+        UserError: other numbers, another shape or length, or numbers that are not finite.
     """
-    waveform = torch.as_tensor(audio).double()
+    given = given_tensor("audio", audio, "recordings with full scale 1")
+    if not given.is_floating_point():
+        raise UserError(
+            f"audio has numbers of {str(given.dtype).removeprefix('torch.')}: expected floating-point numbers with "
+            "full scale 1; divide 16-bit integers by 32768"
+        )
+    waveform = given.double()
     if waveform.ndim in (1, 2):
         waveform = waveform.reshape(-1, 1, waveform.shape[-1])
     if waveform.ndim != 3 or waveform.shape[1] != channels or not waveform.numel():
-        raise UserError(f"audio has shape {tuple(torch.as_tensor(audio).shape)}, expected (B, {channels}, L)")
+        raise UserError(f"audio has shape {tuple(given.shape)}, expected (B, {channels}, L)")
     if waveform.shape[-1] % multiple:
         fitting = waveform.shape[-1] // multiple * multiple
         raise UserError(

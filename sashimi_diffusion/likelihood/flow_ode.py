@@ -10,6 +10,7 @@ with the probes of Hutchinson: it is the mean of probe · dv/dx · probe.
 """
 
 import math
+import numbers
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -21,8 +22,14 @@ from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.schedulers.noise_paths import NoisePath
 
 METHODS = ("rk45", "heun")
+LEAST_TOLERANCE = 1e-6
+"""Smallest tolerance of the adaptive integrator: waveforms are float32, whose rounding would exceed smaller ones."""
 MAX_EVALUATIONS = 10_000
 """Evaluations after which the adaptive integrator gives up."""
+NOT_FINITE = (
+    "the likelihood is not finite: the recordings are far louder than those of the training (see gain), or the weights "
+    "of the model are unusable"
+)
 
 # Dormand and Prince 1980: nodes, stages, and the difference of the solutions of orders five and four.
 _NODES = (0.0, 1 / 5, 3 / 10, 4 / 5, 8 / 9, 1.0, 1.0)
@@ -80,8 +87,12 @@ class Integrator:
             raise UserError(f"method is {self.method!r}, expected one of {', '.join(METHODS)}")
         if not (type(self.steps) is int and 1 <= self.steps <= MAX_EVALUATIONS // 2):
             raise UserError(f"steps is {self.steps!r}, expected a whole number from 1 to {MAX_EVALUATIONS // 2}")
-        if not (1e-8 <= self.rtol < 1 and 1e-8 <= self.atol < 1):
-            raise UserError(f"rtol is {self.rtol!r} and atol is {self.atol!r}: expected numbers from 1e-8 to below 1")
+        for tolerance in (self.rtol, self.atol):
+            if not (isinstance(tolerance, numbers.Real) and LEAST_TOLERANCE <= tolerance < 1):
+                raise UserError(
+                    f"rtol is {self.rtol!r} and atol is {self.atol!r}: expected numbers from {LEAST_TOLERANCE:g} to "
+                    "below 1"
+                )
 
     def solve(
         self, slope: Callable[[float, Tensor], State], state: State, start: float, stop: float
@@ -161,7 +172,9 @@ def _rk45(
             # The last stage is the first one of the next step.
             position, state, first = position + size, proposed, slopes[-1]
             position = stop if stop - position < 1e-9 * abs(stop - start) else position
-        elif evaluations > MAX_EVALUATIONS or not math.isfinite(error):
+        elif not math.isfinite(error):
+            raise UserError(NOT_FINITE)
+        elif evaluations > MAX_EVALUATIONS:
             raise UserError(
                 f"the ODE was not solved within {evaluations} evaluations: choose larger tolerances rtol and atol, or "
                 "the method heun"

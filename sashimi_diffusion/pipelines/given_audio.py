@@ -12,14 +12,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from sashimi_diffusion.arguments import short_form
+from sashimi_diffusion.data.levels import peak_problem
 from sashimi_diffusion.data.pre_emphasis import pre_emphasize
 from sashimi_diffusion.errors import UserError
+from sashimi_diffusion.pipelines.arrays import floating_tensor, given_tensor
 from sashimi_diffusion.pipelines.schedule import Call, Schedule
 from sashimi_diffusion.schedulers.noise import draw_noise
 from sashimi_diffusion.schedulers.noise_paths import Level
@@ -120,20 +121,19 @@ def checked_audio(audio: Any, config: Mapping[str, Any]) -> Tensor:
         config: config of the model.
 
     Raises:
-        UserError: another type or shape, another number of channels, or values that are not finite.
+        UserError: another type or shape, another number of channels, values that are not finite, or an impossible level
+            (see :mod:`sashimi_diffusion.data.levels`).
     """
     channels = config["in_channels"]
-    tensor = _tensor("audio", audio, "waveforms")
-    if not tensor.is_floating_point():
-        raise UserError(f"audio is {_kind(tensor)}: expected floating-point numbers with full scale 1")
+    tensor = floating_tensor("audio", audio, "waveforms with full scale 1")
     shaped = tensor[None, None] if tensor.ndim == 1 else tensor[None] if tensor.ndim == 2 else tensor
     if shaped.ndim != 3 or shaped.shape[1] != channels or shaped.numel() == 0:
         raise UserError(
             f"audio has shape {tuple(tensor.shape)}, expected ({channels}, length) or (batch, {channels}, length)"
         )
-    if shaped.is_meta or not shaped.isfinite().all():
-        raise UserError("audio has samples that are not finite (NaN or infinity): expected numbers")
-    return shaped.detach().float()
+    if (problem := peak_problem(float(shaped.abs().amax()))) is not None:
+        raise UserError(f"audio has {problem}")
+    return shaped
 
 
 def checked_strength(strength: Any) -> float:
@@ -157,7 +157,7 @@ def checked_mask(mask: Any, shape: torch.Size, whole: bool) -> Tensor:
     """
     if mask is None:
         return torch.ones(shape, dtype=torch.bool)
-    tensor = _tensor("mask", mask, "booleans, True for samples to keep")
+    tensor = given_tensor("mask", mask, "booleans, True for samples to keep")
     try:
         wide = tensor.expand(shape)
     except RuntimeError as error:
@@ -277,16 +277,3 @@ class Known:
 def normalized(waveforms: Tensor, config: Mapping[str, Any]) -> Tensor:
     """Return waveforms as the diffusion sees them, as ``Denoiser.normalize`` does for denoisers of this package."""
     return pre_emphasize(waveforms, config.get("pre_emphasis", 0.0)) / config["waveform_std"]
-
-
-def _tensor(name: str, given: Any, expected: str) -> Tensor:
-    """Return a tensor or array as a tensor."""
-    if isinstance(given, np.ndarray) and given.dtype.kind in "fiub":
-        return torch.from_numpy(np.ascontiguousarray(given))
-    if not isinstance(given, Tensor) or given.is_complex():
-        raise UserError(f"{name} is {short_form(given)}: expected a tensor or an array of {expected}")
-    return given
-
-
-def _kind(tensor: Tensor) -> str:
-    return str(tensor.dtype).removeprefix("torch.")

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sashimi_diffusion.arguments import short_form
 from sashimi_diffusion.data.audio import resample
 from sashimi_diffusion.data.mel import LogMel, MelSettings
 from sashimi_diffusion.errors import UserError
+from sashimi_diffusion.pipelines.arrays import checked_rate, floating_tensor
 
 
 def log_mel(config: Mapping[str, Any]) -> LogMel:
@@ -26,9 +26,17 @@ def log_mel(config: Mapping[str, Any]) -> LogMel:
         UserError: the model is no vocoder, its settings are impossible, or torchaudio cannot be imported.
     """
     _require_vocoder(config, "a mel spectrogram was asked for")
-    settings = dict(config.get("mel_settings") or {})
-    hop = math.prod(config["mel_upsample"])
-    return LogMel(sample_rate=config["sample_rate"], hop=hop, n_mels=config["mel_channels"], **settings)
+    settings, hop = config.get("mel_settings"), math.prod(config["mel_upsample"])
+    own = {} if settings is None else dict(settings)
+    try:
+        return LogMel(sample_rate=config["sample_rate"], hop=hop, n_mels=config["mel_channels"], **own)
+    except UserError as error:
+        if settings is not None:
+            raise
+        advice = "write those of the training into model/config.json, as mel_settings"
+        raise UserError(
+            f"this vocoder names no mel settings, and the defaults do not fit ({error}): {advice}"
+        ) from error
 
 
 def mel_description(config: Mapping[str, Any]) -> str:
@@ -53,15 +61,18 @@ def mel_spectrogram(
         UserError: the model is no vocoder, or the audio has another type or shape, is too short or not finite.
     """
     transform = log_mel(config)
-    waveforms = _floating("audio", audio, "recordings within [-1, 1] of shape (L,), (B, L) or (B, 1, L)")
+    waveforms = floating_tensor("audio", audio, "recordings within [-1, 1] of shape (L,), (B, L) or (B, 1, L)")
     if waveforms.ndim == 3 and waveforms.shape[1] == 1:
         waveforms = waveforms[:, 0]
     if waveforms.ndim not in (1, 2):
         raise UserError(f"audio has shape {tuple(waveforms.shape)}: expected (L,), (B, L) or (B, 1, L), one channel")
+    if not waveforms.numel():
+        raise UserError(f"audio has shape {tuple(waveforms.shape)}: expected at least one sample")
     _require_finite("audio", waveforms)
     waveforms = waveforms.reshape(-1, waveforms.shape[-1])
-    if sample_rate not in (None, config["sample_rate"]):
-        waveforms = torch.from_numpy(resample(waveforms.numpy(), int(sample_rate or 0), config["sample_rate"]))
+    rate = config["sample_rate"] if sample_rate is None else checked_rate(sample_rate)
+    if rate != config["sample_rate"]:
+        waveforms = torch.from_numpy(resample(waveforms.cpu().numpy(), rate, config["sample_rate"]))
     return transform.to(device)(waveforms.to(device))
 
 
@@ -78,7 +89,7 @@ def checked_mel(config: Mapping[str, Any], mel: Any) -> Tensor:
     """
     _require_vocoder(config, "a mel was given")
     bands = config["mel_channels"]
-    values = _floating("mel", mel, f"log-mel spectrograms of shape (B, {bands}, frames)")
+    values = floating_tensor("mel", mel, f"log-mel spectrograms of shape (B, {bands}, frames)")
     shape = tuple(values.shape)
     if values.ndim == 2:
         values = values[None]
@@ -89,7 +100,7 @@ def checked_mel(config: Mapping[str, Any], mel: Any) -> Tensor:
         raise UserError(f"mel has shape {shape}, expected ({count}, {bands}, frames) with {bands} bands{advice}")
     if not values.shape[2]:
         raise UserError(f"mel has shape {shape}: expected at least one frame")
-    if values.is_meta or not values.numel():
+    if not values.numel():
         return values
     _require_finite("mel", values)
     _require_range(MelSettings.of(config.get("mel_settings")), float(values.min()), float(values.max()))
@@ -105,17 +116,6 @@ def with_frames(config: Mapping[str, Any], mel: Tensor, length: int) -> Tensor:
 def _require_vocoder(config: Mapping[str, Any], what: str) -> None:
     if config.get("mel_channels") is None:
         raise UserError(f"{what}, but this model is not a vocoder: leave it out")
-
-
-def _floating(name: str, value: Any, expected: str) -> Tensor:
-    """Return a tensor or an array as a float32 tensor where it is; UserError if it has no floating-point numbers."""
-    if isinstance(value, np.ndarray) and np.issubdtype(value.dtype, np.floating):
-        return torch.from_numpy(np.ascontiguousarray(value, dtype=np.float32))
-    if isinstance(value, Tensor) and value.is_floating_point():
-        return value.detach().float()
-    found = f"numbers of {value.dtype}" if isinstance(value, Tensor | np.ndarray) else short_form(value)
-    advice = "; divide 16-bit integers by 32768" if name == "audio" and "int16" in found else ""
-    raise UserError(f"{name} is {found}: expected floating-point numbers, {expected}{advice}")
 
 
 def _require_finite(name: str, values: Tensor) -> None:

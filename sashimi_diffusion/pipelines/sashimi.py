@@ -134,7 +134,8 @@ class SashimiPipeline(DiffusionAudioPipeline):
                 serves the whole batch. It needs ``strength``, ``mask``, or an ``audio_length_in_s`` beyond its end,
                 which continues it.
             strength: share of the training schedule, above 0 and up to 1: sampling begins with the audio noised to this
-                timestep, so small numbers change little, and 1 is pure noise (SDEdit, arXiv 2108.01073).
+                timestep, or that of the nearest step, so small numbers change little, and 1 is pure noise (SDEdit,
+                arXiv 2108.01073).
             mask: True (or 1) for samples that the result keeps exactly; the others are generated to fit (inpainting). A
                 shape that broadcasts to that of the audio, for example (L,).
             jumps: how often each stretch of steps is repeated with a mask or a continuation, after jumping back to the
@@ -189,7 +190,9 @@ class SashimiPipeline(DiffusionAudioPipeline):
         # After all other checks, because it may warn of too few steps.
         self.set_timesteps(num_inference_steps, timesteps, sigmas)
         schedule = Schedule(self.scheduler)
-        start = schedule.first_step(1.0 if given is None or given.strength is None else given.strength)
+        strength = 1.0 if given is None or given.strength is None else given.strength
+        schedule.check_strength(strength)
+        start = schedule.first_step(strength)
         calls = schedule.calls(start, jumps)
         self._num_timesteps, self._interrupt = len(calls), False
 

@@ -104,6 +104,19 @@ class Schedule:
             return len(self) - max(1, round(strength * len(self)))
         return int((self._timesteps.double() + 1 - strength * len(trained)).abs().argmin())
 
+    def check_strength(self, strength: float) -> None:
+        """Raise UserError if even the last step begins at more than twice this share of the training schedule.
+
+        The variation would change far more of the audio than was asked for.
+        """
+        trained = getattr(self._scheduler, "alphas_cumprod", None)
+        least = 1 / len(self) if trained is None else (float(self._timesteps[-1]) + 1) / len(trained)
+        if strength < least / 2:
+            raise UserError(
+                f"strength is {strength:g}, and the last of {len(self)} sampling steps begins at {least:.3g} of the "
+                "noise schedule: choose a larger strength, or more steps"
+            )
+
     def calls(self, start: int = 0, jumps: int = 0) -> list[Call]:
         """Return the calls of a loop.
 

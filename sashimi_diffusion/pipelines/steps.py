@@ -55,10 +55,11 @@ def set_timesteps(
     if objective != "diffusion" and (timesteps is not None or sigmas is not None):
         given = "sigmas" if timesteps is None else "timesteps"
         raise UserError(f"{kind} takes no {given} in this pipeline: give num_inference_steps")
+    distilled = scheduler.config.get("original_inference_steps")
     if timesteps is not None or sigmas is not None:
         _set_custom(scheduler, steps, timesteps, sigmas)
+        _require_distilled(distilled, len(scheduler.timesteps))
     else:
-        distilled = scheduler.config.get("original_inference_steps")
         if steps is None and not isinstance(scheduler, DiffWaveScheduler):
             steps = min(50, total) if distilled is None else distilled
         if steps is not None and (isinstance(steps, bool) or not isinstance(steps, numbers.Integral)):
@@ -67,11 +68,7 @@ def set_timesteps(
             raise UserError(
                 f"cannot sample in {steps} steps: the model was trained with {total}, so ask for 1 to {total}"
             )
-        if distilled is not None and steps is not None and steps > distilled:
-            raise UserError(
-                f"cannot sample in {steps} steps: the model was distilled for at most {distilled}, and more do not "
-                "improve it"
-            )
+        _require_distilled(distilled, steps)
         if distilled is None:
             scheduler.set_timesteps(steps, device="cpu")
         else:
@@ -79,7 +76,7 @@ def set_timesteps(
     # With trailing spacing, diffusers rounds some numbers of steps (29 of 200) to an extra step at -1.
     if objective == "diffusion" and scheduler.timesteps.min() < 0:
         raise UserError(f"{kind} cannot divide {total} into {steps} steps: ask for another number")
-    own_levels = timesteps is None and sigmas is None and scheduler.config.get("original_inference_steps") is None
+    own_levels = timesteps is None and sigmas is None and distilled is None
     if own_levels and objective == "diffusion":
         check_levels(scheduler)
     # Otherwise diffusers starts at the second step if rounding made the first two timesteps equal.
@@ -87,6 +84,15 @@ def set_timesteps(
         scheduler.set_begin_index(0)
     own: Tensor = scheduler.timesteps
     return own
+
+
+def _require_distilled(distilled: int | None, steps: int | None) -> None:
+    """Raise UserError for more steps than the model was distilled for; ``distilled`` is None for other models."""
+    if distilled is not None and steps is not None and steps > distilled:
+        raise UserError(
+            f"cannot sample in {steps} steps: the model was distilled for at most {distilled}, and more do not "
+            "improve it"
+        )
 
 
 def _set_custom(

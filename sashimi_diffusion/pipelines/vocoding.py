@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from sashimi_diffusion.data.audio import resample
 from sashimi_diffusion.errors import UserError
+from sashimi_diffusion.pipelines.arrays import checked_rate, floating_tensor
+from sashimi_diffusion.pipelines.base import require_count
 from sashimi_diffusion.pipelines.mel import checked_mel, log_mel, mel_spectrogram, with_frames
 from sashimi_diffusion.pipelines.memory import sampling_memory
 from sashimi_diffusion.pipelines.sashimi import SashimiPipeline
@@ -70,11 +72,12 @@ def resynthesize(
         UserError: the pipeline is no vocoder, or the arguments do not fit it.
     """
     transform = log_mel(pipe.model.config)
-    if audio.ndim != 1:
+    audio = floating_tensor("audio", audio, "one recording within [-1, 1] of shape (L,)")
+    if audio.ndim != 1 or not len(audio):
         raise UserError(f"audio has shape {tuple(audio.shape)}: expected one recording of shape (L,)")
     if sample_rate not in (None, pipe.model.config.sample_rate):
-        samples = np.ascontiguousarray(audio, dtype=np.float32)
-        audio = resample(samples, int(sample_rate or 0), pipe.model.config.sample_rate)
+        samples = np.ascontiguousarray(audio.cpu(), dtype=np.float32)
+        audio = resample(samples, checked_rate(sample_rate), pipe.model.config.sample_rate)
     waveform = torch.as_tensor(audio)
     length = len(waveform)
     needed = max(math.ceil(length / transform.hop) * transform.hop, transform.shortest)
@@ -112,7 +115,10 @@ def vocode(
     if len(mel) != 1:
         raise UserError(f"mel has {len(mel)} spectrograms: expected one, (mel_channels, frames)")
     hop = math.prod(config.mel_upsample)
-    length = mel.shape[-1] * hop if length is None else length
+    longest = mel.shape[-1] * hop
+    length = longest if length is None else require_count("length", length)
+    if length > longest:
+        raise UserError(f"length is {length}: expected at most {longest}, the samples of the mel's frames")
     whole = plan_windows(pipe.model, length, window_in_s).length  # frames after the end are used, not repeated ones
     audios: np.ndarray = pipe(
         mel=with_frames(config, mel[..., : whole // hop], whole),

@@ -28,6 +28,7 @@ from sashimi_diffusion.schedulers.levels import noise_levels
 from sashimi_diffusion.schedulers.linear_multistep import LinearMultistepScheduler
 from sashimi_diffusion.schedulers.noise_paths import objective_of
 from sashimi_diffusion.suggestions import did_you_mean
+from sashimi_diffusion.terminal import counted
 
 _TRAILING = {"timestep_spacing": "trailing"}
 _KARRAS = {"use_karras_sigmas": True}
@@ -126,15 +127,15 @@ def create_scheduler(name: str, config: Mapping[str, Any]) -> SchedulerMixin:
     if name not in ALL_SCHEDULERS:
         hint = did_you_mean(name, fitting)
         raise UserError(f"unknown scheduler {name!r}{hint} (known: {', '.join(fitting)})")
+    if "original_inference_steps" in config:
+        raise UserError(
+            f"the scheduler {name} does not fit a model that was distilled to "
+            f"{counted(config['original_inference_steps'], 'step')}: leave the scheduler out, or use the teacher"
+        )
     if name not in fitting:
         raise UserError(
             f"the scheduler {name} does not fit a model with the training objective {_objective(config)}: choose one "
             f"of {', '.join(fitting)}"
-        )
-    if "original_inference_steps" in config:
-        raise UserError(
-            f"the scheduler {name} does not fit a model that was distilled to {config['original_inference_steps']} "
-            "steps: leave the scheduler out, or use the teacher"
         )
     if fitting is not SCHEDULERS:
         return getattr(diffusers, fitting[name][0])(**_continuous(config))

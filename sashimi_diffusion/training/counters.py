@@ -32,7 +32,7 @@ class Counters:
         loss_sum: sum of the finite losses since the last training line of metrics.jsonl.
         loss_count: number of those losses.
         global_batch: examples per optimizer step, of all processes together.
-        data: fingerprint of the training data.
+        data: fingerprint of the training data, for a distillation with the hash of the teacher.
         plateau_factor: factor of the learning rate after plateaus of the validation loss.
         plateau_loss: lowest validation loss so far; None before the first.
         plateau_validations: validations since that loss, or since the last change of ``plateau_factor``.
@@ -80,7 +80,7 @@ class Counters:
             What could not be checked, in words that follow the name of the checkpoint, or "".
 
         Raises:
-            UserError: the checkpoint is of a run with another global batch or with other data.
+            UserError: the checkpoint is of a run with another global batch, with other data or with another teacher.
         """
         if self.global_batch != expected.global_batch:
             raise UserError(
@@ -94,6 +94,11 @@ class Counters:
             raise UserError(
                 f"{checkpoint} was made with {other} than `data` of the config selects now: restore them, or start "
                 "again in another output_dir"
+            )
+        if difference == "teacher":
+            raise UserError(
+                f"{checkpoint} was made with another teacher than training.initial_pipeline is now: restore it, or "
+                "start again in another output_dir"
             )
         if difference == "unknown":
             return "; the contents of the recordings were not compared, because it is of an older version"

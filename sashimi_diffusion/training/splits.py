@@ -117,23 +117,28 @@ def combined_fingerprint(fingerprints: Iterable[tuple[str, str]]) -> str:
     return _hash(names) + _SEPARATOR + _hash(contents)
 
 
+def with_teacher(fingerprint: str, teacher: str) -> str:
+    """Return the fingerprint of recordings that a teacher says more about, with the hash of the teacher."""
+    return f"{fingerprint}{_SEPARATOR}{teacher}"
+
+
 def compare_fingerprints(stored: str, current: str) -> str:
     """Return what differs between the recordings of a checkpoint and those of now.
 
     Args:
-        stored: fingerprint in the checkpoint. Older versions stored only the first of the two hashes.
+        stored: fingerprint in the checkpoint. Older versions stored no hash of the teacher, and still older ones only
+            the first hash.
         current: fingerprint of the recordings that the settings select now.
 
     Returns:
         "nothing"; "unknown" if the checkpoint does not have the hash of the contents, and the rest is equal;
-        "contents" if only the contents differ; otherwise "recordings".
+        "contents" if only the contents differ; "teacher" if only the teacher differs; otherwise "recordings".
     """
-    if stored == current:
-        return "nothing"
-    names, _, contents = stored.partition(_SEPARATOR)
-    if names != current.partition(_SEPARATOR)[0]:
-        return "recordings"
-    return "contents" if contents else "unknown"
+    known, found = stored.split(_SEPARATOR), current.split(_SEPARATOR)
+    for what, one, other in zip(("recordings", "contents", "teacher"), known, found, strict=False):
+        if one != other:
+            return what
+    return "unknown" if len(known) == 1 < len(found) else "nothing"
 
 
 def _hash(text: str) -> str:

@@ -20,7 +20,7 @@ class Task(Protocol):
         module: the module that computes the loss: the network, or a module that contains it. The loop prepares it for
             distributed training.
         measured: arguments of the network that were measured on the training data; empty if there are none.
-        data: fingerprint of the training recordings.
+        data: fingerprint of the training recordings, for a distillation with the hash of the teacher.
         description: the numbers of examples, for the first line of the output.
         chunks: number of optimizer steps that train on consecutive chunks of the same examples; 1 if examples are not
             divided. A run ends only after a multiple of this number.

@@ -300,6 +300,9 @@ def test_overwriting_removes_no_prefix(folder: Path, tmp_path: Path, capsys: pyt
     again = ["--num-samples", 1, "--seconds", 0.02, "--overwrite"]
     assert run(folder, tmp_path / "link", *again, "--prefix", out / "0001.wav") == 2
     assert "0001.wav is in the folder of --out" in capsys.readouterr().err
+    (tmp_path / "prefix.wav").symlink_to(out / "0001.wav")
+    assert run(folder, out, *again, "--prefix", tmp_path / "prefix.wav") == 2
+    assert "prefix.wav is in the folder of --out" in capsys.readouterr().err
     assert (out / "0001.wav").read_bytes() == before
 
 

@@ -144,6 +144,28 @@ def test_a_folder_gives_one_clip_of_each_file_whatever_its_length_and_rate(
     assert [file["sample_rate"] for file in made["given"]["files"]] == [1000, 1000, 2000]
 
 
+def test_only_recordings_that_become_clips_are_examined(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    given = tmp_path / "given"
+    given.mkdir()
+    soundfile.write(given / "a.wav", noise(LENGTH), RATE)
+    soundfile.write(given / "b.wav", noise(900), 2 * RATE)
+    assert run(folder, tmp_path / "out", "--audio", given, "--strength", 0.3, "--num-samples", 1) == 0
+    assert "note:" not in capsys.readouterr().err
+    made = record(tmp_path / "out")
+    assert made["samples_per_clip"] == LENGTH
+    assert [file["file"] for file in made["given"]["files"]] == [str(given / "a.wav")]
+
+
+def test_channels_that_are_mixed_are_said(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    stereo = tmp_path / "stereo.wav"
+    soundfile.write(stereo, noise(LENGTH, 2), RATE)
+    assert run(folder, tmp_path / "out", "--audio", stereo, "--strength", 0.3) == 0
+    assert f"note: {stereo} has 2 channels, and the model gets their mean" in capsys.readouterr().err
+    assert record(tmp_path / "out")["given"]["files"][0]["channels"] == 2
+
+
 @pytest.mark.slow
 def test_several_processes_make_the_clips_of_one(folder: Path, tmp_path: Path) -> None:
     given = tmp_path / "given"
@@ -180,6 +202,7 @@ def test_both_channels_of_a_recording_are_kept(stereo_folder: Path, tmp_path: Pa
         (["--strength", "0"], "--strength is 0: expected a number above 0, up to 1"),
         (["--strength", "1.5"], "--strength is 1.5"),
         (["--strength", "nan"], "--strength is nan"),
+        (["--strength", "0.01"], "strength is 0.01, and the last of 10 sampling steps begins at 0.1"),
         (["--strength", "0.5", "--keep", "0:0.1"], "--strength and --keep were given: give one of them"),
         (["--keep", "0:0.1", "--continue"], "--keep and --continue were given"),
         ([], "--audio needs to know what to do"),

@@ -165,13 +165,16 @@ def test_an_earlier_pipeline_is_told_the_defaults(
         (("--mel", "{}/batch.npy"), "batch.npy has 2 spectrograms: expected one in a file"),
         (("--mel", "{}/nan.npy"), "nan.npy: mel has 1 of 45 values that are not finite"),
         (("--mel", "{}/db.npy"), "db.npy: mel has values from -80 to 0, and this vocoder takes natural logarithms"),
+        (("--mel", "{}/cut.npz"), "cut.npz cannot be read (BadZipFile): expected an array that numpy.save has written"),
+        (("--mel", "{}/huge.npy"), "huge.npy: mel has 45 of 45 values that are not finite"),
+        (("--resynthesize", "{}/broken"), "y.wav: unreadable (No such file or directory)"),
         (("--mel", "{}/int.npy"), "int.npy: mel is numbers of int64: expected floating-point numbers"),
     ],
 )
 def test_wrong_input(
     vocoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture, options: tuple[str, ...], message: str
 ) -> None:
-    for name in ("a", "b", "empty"):
+    for name in ("a", "b", "empty", "broken"):
         (tmp_path / name).mkdir()
     soundfile.write(tmp_path / "a" / "x.wav", np.full(99, 0.1), 1000)
     soundfile.write(tmp_path / "b" / "x.flac", np.full(99, 0.1), 1000)
@@ -179,6 +182,10 @@ def test_wrong_input(
     mel = np.zeros((5, 9))
     np.save(tmp_path / "pickle.npy", np.array([{}], dtype=object), allow_pickle=True)
     np.savez(tmp_path / "many.npz", mel=mel, other=mel)
+    (tmp_path / "cut.npz").write_bytes((tmp_path / "many.npz").read_bytes()[:60])
+    np.save(tmp_path / "huge.npy", mel + 1e300)
+    soundfile.write(tmp_path / "broken" / "x.wav", np.full(99, 0.1), 1000)
+    (tmp_path / "broken" / "y.wav").symlink_to(tmp_path / "gone.wav")
     np.save(tmp_path / "turned.npy", mel.T)
     np.save(tmp_path / "bands.npy", np.zeros((80, 9)))
     np.save(tmp_path / "batch.npy", np.stack([mel, mel]))
@@ -186,8 +193,30 @@ def test_wrong_input(
     np.save(tmp_path / "db.npy", np.linspace(-80, 0, 45).reshape(5, 9))
     np.save(tmp_path / "int.npy", mel.astype(int))
     assert run(vocoder, tmp_path / "out", *(option.format(tmp_path) for option in options)) == 2
-    assert message in error(capsys)
+    printed = capsys.readouterr().err.splitlines()
+    assert message in printed[-1]
+    assert [line for line in printed if line.startswith("warning: ")] == []
     assert not (tmp_path / "out").exists()
+
+
+def test_overwriting_removes_no_recording(
+    vocoder: Path, recordings: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    out = tmp_path / "out"
+    assert run(vocoder, out, "--resynthesize", recordings, "--steps", 1) == 0
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    for given in (out, out / "long.wav"):
+        assert run(vocoder, out, "--resynthesize", given, "--steps", 1, "--overwrite") == 2
+        assert "is in the folder of --out, whose clips --overwrite removes" in error(capsys)
+        assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_defaults_of_the_mel_that_do_not_fit_a_pipeline(
+    recordings: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    folder = save_pipeline(tmp_path / "old", mel_settings=None)
+    assert run(folder, tmp_path / "out", "--resynthesize", recordings) == 2
+    assert "this vocoder names no mel settings, and the defaults do not fit (mel bands" in error(capsys)
 
 
 def test_a_pipeline_that_is_no_vocoder(recordings: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

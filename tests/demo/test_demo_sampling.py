@@ -22,8 +22,10 @@ from sashimi_diffusion.demo.jobs import Jobs, Stopped, reporting
 from sashimi_diffusion.demo.live import LiveSounds
 from sashimi_diffusion.demo.sampling import QUICK_SAMPLER, Clip, Continuation, Drawing, draw, label_text, warm_up
 from sashimi_diffusion.errors import UserError
+from sashimi_diffusion.pipelines import SashimiPipeline
 from sashimi_diffusion.pipelines.labels import KnownLabels
 from sashimi_diffusion.schedulers import SCHEDULERS
+from sashimi_diffusion.schedulers.compatible import create_few_step_scheduler
 
 DIGITS = Drawing("sashimi-digits", "7", "theo", QUICK_SAMPLER, 2, 2.0, 3, 2)
 
@@ -287,3 +289,17 @@ def test_refused_samplers_are_not_offered(catalog: Catalog, words: str, autoregr
     assert set(SCHEDULERS) - set(catalog["sashimi-digits"].samplers) == {"diffwave-fast"}
     assert catalog[words].samplers == list(SCHEDULERS)
     assert catalog[autoregressive].samplers == []
+
+
+def test_a_distilled_pipeline_is_drawn_in_its_own_steps(words: str, tmp_path: Path) -> None:
+    pipe = SashimiPipeline.from_pretrained(words)
+    pipe.scheduler = create_few_step_scheduler(pipe.scheduler.config, 4)
+    pipe.save_pretrained(tmp_path / "student")
+    name = str(tmp_path / "student")
+    catalog = Catalog([name], torch.device("cpu"))
+    entry = catalog[name]
+    assert (entry.most_steps, entry.samplers) == (4, [])
+    warm_up(catalog, threading.Event())
+    steps: list[tuple[int, int]] = []
+    draw(entry, Drawing(name, "7", None, None, entry.most_steps, None, 0), lambda *done: steps.append(done))
+    assert steps[-1] == (4, 4)

@@ -274,6 +274,17 @@ def test_one_recording_has_no_intervals(sounds: Path):
     assert "[" not in text_table(evaluation).partition("\n\n")[0]
 
 
+def test_one_clip_has_only_the_intervals_of_its_shares(sounds: Path):
+    clips, reference = open_clips(sounds / "samples").select([0]), open_clips(sounds / "reference")
+    settings = Settings(resampling=FEW_DRAWS)
+    extraction = extract_features([clips], reference, None, None, load_extractor("embedding"), settings)
+    (evaluated,) = evaluate(extraction).sets
+    intervals = {metric.key: metric.interval for metric in evaluated.metrics if metric.interval is not None}
+    assert "level" not in intervals
+    assert all(interval.high - interval.low > 0.5 for interval in intervals.values())
+    assert "no confidence intervals of most metrics, because there is one clip" in evaluated.notes
+
+
 def test_an_evaluation_needs_features(sounds: Path):
     clips = open_clips(sounds / "samples")
     with pytest.raises(UserError, match="needs features: give a classifier, an extractor, or both"):

@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from diffusers import EDMEulerScheduler, FlowMatchEulerDiscreteScheduler
@@ -185,6 +186,7 @@ def test_the_model_is_as_before_and_a_seed_gives_the_same_numbers() -> None:
 
 CLASSES: dict[str, Any] = {"num_classes": 2, "class_names": ["a", "b"]}
 SPEAKERS: dict[str, Any] = {"num_speakers": 1, "speaker_names": ["ann"]}
+MEL = {"mel_channels": 4, "mel_upsample": [4, 4]}
 
 
 @pytest.mark.parametrize(
@@ -199,7 +201,23 @@ SPEAKERS: dict[str, Any] = {"num_speakers": 1, "speaker_names": ["ann"]}
         ({}, {"audio": torch.full((16,), math.nan)}, "not finite"),
         ({}, {"method": "euler"}, "method is 'euler', expected one of rk45, heun"),
         ({}, {"steps": 0}, "steps is 0, expected a whole number from 1"),
-        ({}, {"rtol": 0.0}, "rtol is 0.0 and atol is 0.001: expected numbers from 1e-8"),
+        ({}, {"rtol": 0.0}, "rtol is 0.0 and atol is 0.001: expected numbers from 1e-06"),
+        ({}, {"atol": 1e-7}, "rtol is 0.001 and atol is 1e-07: expected numbers from 1e-06"),
+        ({}, {"rtol": "small"}, "rtol is 'small' and atol is 0.001: expected numbers"),
+        ({}, {"audio": torch.ones(16, dtype=torch.int16)}, "audio has numbers of int16: expected .* divide 16-bit"),
+        ({}, {"audio": np.zeros(16, dtype=bool)}, "audio has numbers of bool: expected floating-point numbers"),
+        ({}, {"audio": "a.wav"}, "audio is 'a.wav': expected a tensor or an array of recordings"),
+        ({}, {"audio": torch.zeros(16, device="meta")}, "audio is on the device meta"),
+        ({}, {"audio": torch.randn(1, 16).double() * 1e200}, "the likelihood is not finite"),
+        ({}, {"audio": torch.randn(1, 16), "gain": 1e30}, "the likelihood is not finite"),
+        ({}, {"quantization": 8}, "quantization is 8: expected its kind or a Quantization"),
+        ({}, {"gain": "loud"}, "gain is 'loud': expected a number above 0"),
+        ({}, {"generator": [torch.Generator()]}, "generator is .*: expected one torch.Generator"),
+        ({}, {"lowest_level": "low"}, "lowest_level is 'low', expected a noise level"),
+        ({}, {"mel": torch.zeros(1, 4, 1)}, "a mel was given, but this model is not a vocoder"),
+        (MEL, {"mel": torch.full((1, 4, 1), math.nan)}, "mel has 4 of 4 values that are not finite"),
+        (MEL, {"mel": [0.0]}, "mel is .0.0.: expected a tensor or an array of floating-point numbers"),
+        (MEL, {}, "this model is a vocoder: it needs mel"),
         ({}, {"hutchinson": 0}, "hutchinson is 0, expected a whole number from 1"),
         ({}, {"draws": 1.5}, "draws is 1.5, expected a whole number from 1"),
         ({}, {"quantization": "a-law"}, "quantization is 'a-law', expected one of pcm, mu-law, linear"),
@@ -215,16 +233,42 @@ def test_wrong_requests_are_refused(model: dict, options: dict[str, Any], messag
         bits_per_sample(small_pipeline(**model), audio, **options)
 
 
-def test_a_quantization_and_an_integrator_check_their_numbers() -> None:
+def test_a_quantization_and_an_integrator_check_their_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="a quantization has 1 bits: expected a whole number from 2 to 24"):
         Quantization("mu-law", 1)
     with pytest.raises(UserError, match="draws is 0, expected a whole number"):
         variational_bound(small_pipeline(), torch.zeros(1, 16), 0)
-    with pytest.raises(UserError, match="not solved within"):
+    with pytest.raises(UserError, match="the likelihood is not finite"):
         Integrator("rk45").solve(lambda _, x: _nan_state(x), _nan_state(torch.zeros(1, 1, 4)), 0.0, 1.0)
+    monkeypatch.setattr("sashimi_diffusion.likelihood.flow_ode.MAX_EVALUATIONS", 20)
+    process = covariance(0.9)
+    with pytest.raises(UserError, match=r"not solved within \d+ evaluations: choose larger tolerances"):
+        estimate(COSINE, process, draw(process, 1), "rk45", rtol=1e-6, atol=1e-6, steps=8)
 
 
 def _nan_state(x: Tensor) -> Any:
     from sashimi_diffusion.likelihood.flow_ode import State
 
     return State(x * math.nan, torch.zeros(1, len(x), dtype=torch.float64))
+
+
+def test_audio_that_no_memory_holds_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sashimi_diffusion.pipelines.memory.available_memory", lambda device: 2**20)
+    with pytest.raises(UserError, match="GiB of memory"):
+        bits_per_sample(small_pipeline(), torch.zeros(2**20))
+
+
+def test_the_evaluations_are_those_of_all_draws() -> None:
+    process = covariance(0.9)
+    pipe, calls = exact_pipeline(COSINE, process), []
+    forward = pipe.model.forward
+    pipe.model.forward = lambda *arguments, **options: calls.append(1) or forward(*arguments, **options)
+    found = bits_per_sample(pipe, draw(process, 1), "rk45", draws=3, rtol=1e-2, atol=1e-2, generator=seeded(4))
+    assert found.evaluations == len(calls)
+
+
+def test_the_smallest_tolerance_can_be_reached() -> None:
+    process = covariance(0.0)
+    audio = draw(process, 1)
+    least = bits_per_sample(exact_pipeline(COSINE, process), audio, rtol=1e-6, atol=1e-6, generator=seeded())
+    torch.testing.assert_close(least.bits, exact_bits(audio, process, STEP), rtol=1e-5, atol=0)

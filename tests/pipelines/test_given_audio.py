@@ -1,5 +1,7 @@
 """Tests of given audio in the diffusion pipeline: variations, gaps and continuations of waveforms."""
 
+import warnings
+
 import diffusers
 import numpy as np
 import pytest
@@ -271,13 +273,26 @@ def test_without_jumps_every_step_is_run_once(pipe: SashimiPipeline, recording: 
             {"mask": torch.arange(50) < 3, "audio_length_in_s": 0.2},
             "audio has 50 samples, audio_length_in_s asks for 20",
         ),
-        ({"audio": "a.wav", "strength": 0.5}, "audio is 'a.wav': expected a tensor or an array of waveforms"),
+        (
+            {"audio": "a.wav", "strength": 0.5},
+            "audio is 'a.wav': expected a tensor or an array of floating-point numbers, waveforms",
+        ),
         ({"audio": torch.ones(2, 50), "strength": 0.5}, r"audio has shape \(2, 50\), expected \(1, length\) or"),
         ({"audio": torch.ones(1, 1, 1, 50), "strength": 0.5}, "audio has shape"),
         ({"audio": torch.ones(0), "strength": 0.5}, r"audio has shape \(0,\)"),
-        ({"audio": torch.ones(50, dtype=torch.int16), "strength": 0.5}, "audio is int16: expected floating-point"),
-        ({"audio": torch.full((50,), float("nan")), "strength": 0.5}, "not finite"),
-        ({"audio": torch.full((50,), float("inf")), "strength": 0.5}, "not finite"),
+        (
+            {"audio": torch.ones(50, dtype=torch.int16), "strength": 0.5},
+            "audio is numbers of int16: expected floating-point",
+        ),
+        ({"audio": torch.full((50,), float("nan")), "strength": 0.5}, "non-finite samples"),
+        ({"audio": torch.full((50,), float("inf")), "strength": 0.5}, "non-finite samples"),
+        ({"audio": torch.ones(50).double() * 1e300, "strength": 0.5}, "audio has non-finite samples"),
+        ({"audio": torch.full((50,), 1e6), "strength": 0.5}, r"audio has samples up to 1e\+06, but full scale is 1"),
+        ({"audio": torch.ones(50).to_sparse(), "strength": 0.5}, "audio is a sparse tensor of .*: expected"),
+        ({"audio": torch.ones(50, device="meta"), "strength": 0.5}, "audio is on the device meta, which has no values"),
+        ({"mask": torch.ones(50, device="meta")}, "mask is on the device meta, which has no values"),
+        ({"mask": torch.ones(50).to_sparse()}, "mask is a sparse tensor"),
+        ({"mask": torch.ones(50, dtype=torch.complex64)}, "mask is numbers of torch.complex64"),
         ({"audio": torch.ones(3, 1, 50), "strength": 0.5, "batch_size": 2}, "batch_size is 2, audio has 3"),
         ({"strength": 0.5, "jumps": 2}, "jumps was given without a mask"),
         ({"mask": torch.arange(50) < 3, "jumps": -1}, "jumps is -1"),
@@ -291,6 +306,33 @@ def test_wrong_arguments_are_errors_of_one_line(
     with pytest.raises(UserError, match=message) as raised:
         pipe(**{"audio": 0.2 * recording, "generator": seeded(), **options})
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "strength", "least"),
+    [("ddim", 0.1, 0.5), ("diffwave", 0.04, 0.1), ("flow-euler", 0.2, 0.5), ("edm-dpmsolver++", 0.2, 0.5)],
+)
+def test_a_strength_below_the_last_step_is_refused(name: str, strength: float, least: float) -> None:
+    """Otherwise it would begin there, and change far more of the audio than was asked for."""
+    objective = {"flow-euler": "flow", "edm-dpmsolver++": "edm"}.get(name, "diffusion")
+    pipe = small_pipeline(objective=objective)
+    kinds = {"flow": diffusers.FlowMatchEulerDiscreteScheduler(10), "edm": diffusers.EDMEulerScheduler(sigma_data=1.0)}
+    pipe.scheduler = create_scheduler(name, kinds.get(objective, pipe.scheduler).config)
+    steps = 10 if name == "diffwave" else 2
+    with pytest.raises(UserError, match=f"the last of {steps} sampling steps begins at {least} of the noise"):
+        pipe(audio=torch.ones(50), strength=strength, num_inference_steps=steps)
+    pipe(audio=torch.ones(50), strength=0.6 * least, num_inference_steps=steps)
+
+
+@pytest.mark.parametrize("kind", [">f4", np.longdouble, "float64", "readonly"])
+def test_arrays_of_every_kind_are_the_same_audio(pipe: SashimiPipeline, recording: torch.Tensor, kind: object) -> None:
+    array = recording.numpy().copy() if kind == "readonly" else recording.numpy().astype(kind)
+    array.flags.writeable = kind != "readonly"
+    mask = (np.arange(50) < 30).astype(">i4")
+    expected = pipe(audio=recording, mask=torch.arange(50) < 30, generator=seeded()).audios
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        np.testing.assert_array_equal(pipe(audio=array, mask=mask, generator=seeded()).audios, expected)
 
 
 def test_audio_that_no_memory_holds_is_refused(pipe: SashimiPipeline, recording: torch.Tensor) -> None:

@@ -76,15 +76,25 @@ def test_shapes_types_and_rates_of_audio(pipe: SashimiPipeline) -> None:
     ("audio", "message"),
     [
         (np.zeros(300, dtype=np.int16), "numbers of int16: expected floating-point .* divide 16-bit integers by 32768"),
-        ([0.0, 1.0], "audio is .0.0, 1.0.: expected floating-point numbers"),
+        ([0.0, 1.0], "audio is .0.0, 1.0.: expected a tensor or an array of floating-point numbers"),
         (np.zeros((1, 2, 300)), r"audio has shape \(1, 2, 300\): expected .* one channel"),
         (np.full(300, np.nan), "audio has 300 of 300 values that are not finite"),
         (np.zeros(32), "a mel needs more than 32 samples, got 32"),
+        (np.zeros(0), r"audio has shape \(0,\): expected at least one sample"),
+        (torch.zeros(0, 300), r"audio has shape \(0, 300\): expected at least one sample"),
+        (torch.zeros(300, device="meta"), "audio is on the device meta"),
+        (torch.zeros(300).to_sparse(), "audio is a sparse tensor"),
     ],
 )
 def test_audio_that_has_no_mel(pipe: SashimiPipeline, audio: Any, message: str) -> None:
     with pytest.raises(UserError, match=message):
         pipe.mel(audio)
+
+
+@pytest.mark.parametrize("rate", [1000.5, float("nan"), float("inf"), "1000", True])
+def test_sample_rates_that_are_none(pipe: SashimiPipeline, rate: Any) -> None:
+    with pytest.raises(UserError, match=r"sample_rate is .*: expected a whole number of Hz"):
+        pipe.mel(np.zeros(300), sample_rate=rate)
 
 
 def test_a_mel_without_a_batch_and_one_of_numpy(pipe: SashimiPipeline) -> None:
@@ -107,10 +117,11 @@ def test_a_mel_without_a_batch_and_one_of_numpy(pipe: SashimiPipeline) -> None:
         (torch.zeros(1, 80, 9), r"\(1, 80, 9\), expected \(1, 5, frames\) with 5 bands$"),
         (torch.zeros(5), r"\(5,\), expected"),
         (torch.zeros(1, 5, 0), "expected at least one frame"),
-        (torch.zeros(1, 5, 9, dtype=torch.long), "mel is numbers of torch.int64: expected floating-point numbers"),
+        (torch.zeros(1, 5, 9, dtype=torch.long), "mel is numbers of int64: expected floating-point numbers"),
         (np.full((5, 2), np.inf), "mel has 10 of 10 values that are not finite"),
         (np.linspace(-80, 0, 10).reshape(5, 2), "from -80 to 0, and this vocoder takes decimal logarithms .* in dB"),
         (np.linspace(0, 90, 10).reshape(5, 2), "from 0 to 90"),
+        (torch.zeros(1, 5, 9, device="meta"), "mel is on the device meta"),
     ],
 )
 def test_a_mel_that_does_not_fit(pipe: SashimiPipeline, mel: Any, message: str) -> None:

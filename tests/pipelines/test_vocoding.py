@@ -187,6 +187,36 @@ def test_a_resynthesis_is_the_waveform_of_its_mel() -> None:
     np.testing.assert_array_equal(resynthesize(pipe, audio, generator=seeded()), expected)
 
 
+@pytest.mark.parametrize(
+    ("audio", "rate", "message"),
+    [
+        (np.full(300, 9000, dtype=np.int16), 2000, "audio is numbers of int16: .* divide 16-bit integers by 32768"),
+        ([0.1, 0.2], None, "audio is .0.1, 0.2.: expected a tensor or an array of floating-point numbers"),
+        (np.zeros(0), None, r"audio has shape \(0,\): expected one recording"),
+        (np.full(300, 0.1), 1000.5, "sample_rate is 1000.5: expected a whole number of Hz"),
+        (np.full(300, 0.1), float("nan"), "sample_rate is nan: expected a whole number of Hz"),
+        (np.full(300, np.nan), 2000, "values that are not finite"),
+    ],
+)
+def test_recordings_that_are_none(audio: Any, rate: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        resynthesize(make_pipeline(), audio, rate)
+
+
+def test_a_recording_with_gradients_and_of_another_rate() -> None:
+    audio = (0.1 * torch.randn(300)).requires_grad_()
+    options: dict[str, Any] = {"num_inference_steps": 2}
+    found = resynthesize(make_pipeline(), audio, 2000, generator=seeded(), **options)
+    expected = resynthesize(make_pipeline(), audio.detach().double().numpy(), 2000, generator=seeded(), **options)
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize(("length", "message"), [(0, "at least 1"), (-1, "at least 1"), (1.5, "whole"), (161, "160")])
+def test_lengths_that_a_mel_does_not_have(length: Any, message: str) -> None:
+    with pytest.raises(UserError, match=f"length is {length}.* expected .*{message}"):
+        vocode(make_pipeline(), torch.zeros(5, 10), length)
+
+
 def test_wrong_arguments() -> None:
     pipe = make_pipeline()
     for seconds in (0, -1.0, float("nan"), "1", True):

@@ -71,6 +71,10 @@ def test_the_first_hash_is_the_fingerprint_of_older_versions(tiny_config) -> Non
         ("c-b", "a-b", "recordings"),
         ("c", "a-b", "recordings"),
         ("", "a-b", "recordings"),
+        ("a-b-t", "a-b-t", "nothing"),
+        ("a-b", "a-b-t", "nothing"),
+        ("a-b-s", "a-b-t", "teacher"),
+        ("a-c-s", "a-b-t", "contents"),
     ],
 )
 def test_comparison_of_fingerprints(stored: str, current: str, difference: str) -> None:

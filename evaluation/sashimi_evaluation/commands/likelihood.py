@@ -15,8 +15,9 @@ from sashimi_diffusion.command_line import Parser, path_argument, positive, sele
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.likelihood.dequantization import PCM
 from sashimi_diffusion.likelihood.diffusion import DEQUANTIZATIONS
-from sashimi_diffusion.likelihood.flow_ode import METHODS
+from sashimi_diffusion.likelihood.flow_ode import LEAST_TOLERANCE, METHODS, Integrator
 from sashimi_diffusion.output_files import check_output_files
+from sashimi_diffusion.pipelines import resolve_pipeline
 from sashimi_diffusion.terminal import printable, say
 from sashimi_evaluation.commands.resampling import resampling_of
 from sashimi_evaluation.likelihood_comparison import (
@@ -58,8 +59,13 @@ def build_parser() -> Parser:
     )
     add("--dequantization", choices=DEQUANTIZATIONS, default="uniform", help="how samples become real numbers")
     add("--method", choices=METHODS, default="rk45", help="integrator of the ODE")
-    add("--steps", type=positive, default=64, metavar="N", help="steps of the method heun")
-    add("--tolerance", type=float, default=1e-3, metavar="T", help="relative and absolute tolerance of rk45")
+    add("--steps", type=positive, metavar="N", help=f"steps of the method heun (default: {Integrator.steps})")
+    add(
+        "--tolerance",
+        type=float,
+        metavar="T",
+        help=f"relative and absolute tolerance of the method rk45 (default: {Integrator.rtol:g})",
+    )
     add("--hutchinson", type=positive, default=1, metavar="N", help="probes of the trace for each draw")
     add("--draws", type=positive, default=1, metavar="N", help="draws of the dequantization")
     add("--bound-draws", type=whole_number, default=16, metavar="N", help="draws of the variational bound; 0: none")
@@ -78,7 +84,8 @@ def likelihood(arguments: Sequence[str]) -> None:
     """
     options = build_parser().parse_args(arguments)
     _check_numbers(options)
-    check_output_files({"--json": options.json}, new_folders=True)
+    check_output_files({"--json": options.json}, _inputs(options), new_folders=True)
+    tolerance = Integrator.rtol if options.tolerance is None else options.tolerance
     settings = Settings(
         quantization=options.quantization,
         clips=options.clips,
@@ -88,9 +95,9 @@ def likelihood(arguments: Sequence[str]) -> None:
         resampling=resampling_of(options),
         estimator={
             "method": options.method,
-            "steps": options.steps,
-            "rtol": options.tolerance,
-            "atol": options.tolerance,
+            "steps": options.steps or Integrator.steps,
+            "rtol": tolerance,
+            "atol": tolerance,
             "hutchinson": options.hutchinson,
             "draws": options.draws,
             "dequantization": options.dequantization,
@@ -202,11 +209,23 @@ def _fields(texts: Sequence[str] | None) -> dict[str, list[str]]:
     return fields
 
 
+def _inputs(options: argparse.Namespace) -> list[Path]:
+    """Return the files that the command reads: the recordings, and everything in the folders of the pipelines."""
+    folders = [resolve_pipeline(name) for name in options.pipeline]
+    files = [path for folder in folders for path in folder.rglob("*")]
+    return [*files, *(path for path in options.recordings.rglob("*"))]
+
+
 def _check_numbers(options: argparse.Namespace) -> None:
     for name in ("seconds", "rms"):
         value = getattr(options, name)
         if value is not None and not (math.isfinite(value) and value > 0):
             raise UserError(f"--{name} is {value:g}, expected a number above 0")
+    for name, method in (("steps", "heun"), ("tolerance", "rk45")):
+        if getattr(options, name) is not None and options.method != method:
+            raise UserError(f"--{name} is for --method {method}, and the method is {options.method}: leave it out")
+    if options.tolerance is not None and not LEAST_TOLERANCE <= options.tolerance < 1:
+        raise UserError(f"--tolerance is {options.tolerance:g}, expected a number from {LEAST_TOLERANCE:g} to below 1")
     if not 0 <= options.bound_draws <= 1_000_000:
         raise UserError(f"--bound-draws is {options.bound_draws}, expected a whole number from 0 to 1000000")
     resampling_of(options)

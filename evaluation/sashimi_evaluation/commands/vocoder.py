@@ -109,8 +109,10 @@ def table(
 
 
 def _cell(metric: Metric) -> str:
-    if metric.value is None or metric.interval is None:
+    if metric.value is None:
         return "-"
+    if metric.interval is None:
+        return f"{metric.value:.4g}"
     return f"{metric.value:.4g} [{metric.interval.low:.4g}, {metric.interval.high:.4g}]"
 
 

@@ -16,6 +16,7 @@ from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.models.adapters import require_peft
 from sashimi_diffusion.models.conditioning import GrownLabelEmbedding
 from sashimi_diffusion.pipelines.sashimi import SashimiPipeline
+from sashimi_diffusion.terminal import counted
 from sashimi_diffusion.training.diffusion.config import DiffusionConfig
 
 ADAPTER = "adapter"
@@ -29,9 +30,15 @@ def initial_network(config: DiffusionConfig, recordings: Recordings) -> Any:
     ``model.pooling=overlapping``, published pools become overlapping ones that compute the same.
 
     Raises:
-        UserError: there is no such pipeline, a setting contradicts it, or the recordings do not fit it.
+        UserError: there is no such pipeline, it was distilled to few steps, a setting contradicts it, or the recordings
+            do not fit it.
     """
     pipeline = SashimiPipeline.from_pretrained(config.training.initial_pipeline or "")
+    if (steps := pipeline.scheduler.config.get("original_inference_steps")) is not None:
+        raise UserError(
+            f"training.initial_pipeline was distilled to {counted(steps, 'step')}, and its network denoises only in "
+            "them: train or distill from its teacher instead"
+        )
     network: Any = pipeline.model.train()
     if config.model.arguments.get("pooling") == "overlapping" and network.config.get("pooling") == "frames":
         network.use_overlapping_pools()

@@ -63,7 +63,7 @@ class DiffusionTask:
         self.module: nn.Module = self.network
         self.scheduler: Any = training_scheduler(config)
         if self.samples:
-            check_sampling(config.sampling, self.network, self.scheduler)
+            self.check_sampling()
         self.source = self._batch_source(recordings, device)
         self.validation = None if held_out is None else self._batch_source(held_out, device)
         self.data, self.usage = fingerprint(recordings), diffusion_usage(self.network)
@@ -77,6 +77,10 @@ class DiffusionTask:
             self.description += f"; {unused}"
         if config.training.lora_rank is not None:
             self.description += f"; {trained_parameters(self.network):,} parameters are trained"
+
+    def check_sampling(self) -> None:
+        """Check that the samples can be drawn; raise UserError if not."""
+        check_sampling(self.config.sampling, self.network, self.scheduler)
 
     def batch(self, step: int, positions: range, global_batch: int) -> Batch | Windows:
         """Return the examples at ``positions``; for a GPU, without the random numbers that are drawn there."""

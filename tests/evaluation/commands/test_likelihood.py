@@ -39,6 +39,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_denoiser(folder / "diffusion")
     save_denoiser(folder / "classes", num_classes=2, class_names=["a", "b"], num_speakers=1, speaker_names=["ann"])
     save_denoiser(folder / "faster", 2 * RATE)
+    save_denoiser(folder / "stereo", in_channels=2, out_channels=2)
     save_denoiser(folder / "vocoder", mel_channels=4, mel_upsample=[4, 4])
     torch.manual_seed(0)
     for name, kind in (("tokens", "mu-law"), ("linear", "linear")):
@@ -49,7 +50,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def evaluate(world: Path, *arguments: str) -> int:
     fast = ["--method", "heun", "--steps", "2", "--json", str(world / "likelihood.json"), "--device", "cpu"]
-    return main(["likelihood", str(world / "recordings"), *arguments, *fast])
+    return main(["likelihood", str(world / "recordings"), *fast, *arguments])
 
 
 def test_both_kinds_of_pipelines_are_compared_on_the_same_samples(
@@ -117,6 +118,14 @@ def test_a_diffusion_pipeline_alone_has_bits_of_16_bit_samples_and_its_labels(
         (["diffusion"], ["--seconds", "0.003"], "has 4 samples or more: give longer recordings"),
         (["diffusion"], ["--bound-draws", "-1"], "--bound-draws is -1"),
         (["diffusion"], ["--resamples", "1"], "--resamples is 1"),
+        (
+            ["diffusion"],
+            ["--tolerance", "0.1"],
+            "--tolerance is for --method rk45, and the method is heun: leave it out",
+        ),
+        (["diffusion"], ["--method", "rk45"], "--steps is for --method heun, and the method is rk45"),
+        (["stereo"], [], "stereo has 2 channels: likelihoods are compared for one channel"),
+        (["diffusion"], ["--rms", "1e30"], "the likelihood is not finite"),
         (["missing"], [], "missing"),
     ],
 )
@@ -135,3 +144,37 @@ def test_a_silent_recording_is_named(world: Path, tmp_path: Path, capsys: pytest
     write_audio(tmp_path / "silence.wav", np.zeros(64), RATE)
     assert main(["likelihood", str(tmp_path), "--pipeline", str(world / "diffusion"), "--device", "cpu"]) == 2
     assert "silence.wav is silent: leave it out" in capsys.readouterr().err
+    write_audio(tmp_path / "silence.wav", np.full(64, 0.3), RATE)
+    assert main(["likelihood", str(tmp_path), "--pipeline", str(world / "diffusion"), "--device", "cpu"]) == 2
+    assert "silence.wav has the same value throughout: leave it out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("value", ["nan", "1e9", "1e-9", "0", "-1"])
+def test_tolerances_out_of_range(value: str, world: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--pipeline", str(world / "diffusion"), f"--tolerance={value}", "--json", str(world / "x.json")]
+    assert main(["likelihood", str(world / "recordings"), *options]) == 2
+    assert capsys.readouterr().err.startswith(f"error: --tolerance is {float(value):g}, expected a number from 1e-06")
+
+
+@pytest.mark.parametrize("name", ["recordings/a_ann_0.wav", "diffusion/model/config.json"])
+def test_the_report_replaces_no_input(name: str, world: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (world / name).read_bytes()
+    assert evaluate(world, "--pipeline", str(world / "diffusion"), "--json", str(world / name)) == 2
+    assert "is also the input" in capsys.readouterr().err
+    assert (world / name).read_bytes() == before
+
+
+def test_the_note_on_cut_recordings_names_their_length(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert evaluate(world, "--pipeline", str(world / "diffusion"), "--seconds", "0.047", "--bound-draws", "0") == 0
+    assert "3 recordings were cut to their first 44 samples" in capsys.readouterr().out
+
+
+def test_a_recording_that_cannot_be_read_is_named(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_audio(tmp_path / "good.wav", np.linspace(-0.1, 0.1, 64), RATE)
+    (tmp_path / "link.wav").symlink_to(tmp_path / "gone.wav")
+    assert main(["likelihood", str(tmp_path), "--pipeline", str(world / "diffusion"), "--device", "cpu"]) == 2
+    error = capsys.readouterr().err
+    assert "link.wav: unreadable (No such file or directory)" in error
+    assert "--skip-bad-files" not in error

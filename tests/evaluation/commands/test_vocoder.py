@@ -69,6 +69,18 @@ def test_the_table_and_the_report(folders: tuple[Path, Path], tmp_path: Path, ca
     assert made["command"].startswith("sashimi-evaluate vocoder mine=")
 
 
+def test_a_single_pair_has_no_intervals(
+    folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    copies, recordings = folders
+    (copies / "deep-b.wav").unlink()
+    assert run(tmp_path, copies, "--reference", recordings) == 0
+    assert "[" not in capsys.readouterr().out.partition("->")[0]
+    (own,) = json.loads((tmp_path / "report.json").read_text())["sets"]
+    assert own["figures"]["stft"]["value"] > 0
+    assert all(figure["interval"] is None for figure in own["figures"].values())
+
+
 def test_a_small_difference_in_length_and_another_rate(folders: tuple[Path, Path], tmp_path: Path) -> None:
     copies, recordings = folders
     samples = soundfile.read(copies / "a.wav")[0]
@@ -100,7 +112,9 @@ def test_pesq_and_stoi_are_columns_of_their_own(
     ("arguments", "message"),
     [
         (("{c}",), "the following arguments are required: --reference"),
-        (("{c}", "--reference", "{t}/none"), "none"),
+        (("{c}", "--reference", "{t}/none"), "the data folder {t}/none does not exist: expected a folder with the"),
+        (("{c}", "--reference", "{r}/a.flac"), "the data folder {r}/a.flac is not a folder"),
+        (("{c}", "--reference", "{t}/broken"), "cannot use {t}/broken/a.wav: unreadable (No such file or directory)"),
         (("{t}/none", "--reference", "{r}"), "none"),
         (("{r}", "--reference", "{c}"), "1 of 3 clips in {r} have no recording of the same name in {c}: c;"),
         (("{c}", "--reference", "{r}", "--resamples", "1"), "--resamples is 1, expected at least 2"),
@@ -118,6 +132,8 @@ def test_wrong_input(
     for name, seconds, rate in (("long", 2.0, RATE), ("twice", 0.6, RATE), ("slow", 0.6, 1000)):
         (tmp_path / name).mkdir()
         soundfile.write(tmp_path / name / "a.wav", voice(120.0, seconds)[: round(seconds * rate)], rate)
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "a.wav").symlink_to(tmp_path / "gone.wav")
     soundfile.write(tmp_path / "twice" / "a.flac", voice(120.0), RATE)
     names = {"c": copies, "r": recordings, "t": tmp_path}
     assert run(tmp_path, *(argument.format(**names) for argument in arguments)) == 2

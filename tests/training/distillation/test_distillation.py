@@ -1,5 +1,6 @@
 """Tests of distillation runs: their pipelines, their resumption, and settings that do not fit."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,8 @@ def test_the_student_is_a_pipeline_with_its_own_number_of_steps(tiny: Any, teach
         assert pipe.num_timesteps == steps
     with pytest.raises(UserError, match="cannot sample in 50 steps: the model was distilled for at most 4"):
         pipe(num_inference_steps=50)
+    with pytest.raises(UserError, match="cannot sample in 5 steps: the model was distilled for at most 4"):
+        pipe(timesteps=[199, 149, 99, 49, 9])
     with pytest.raises(UserError, match="the scheduler ddim does not fit a model that was distilled to 4 steps"):
         create_scheduler("ddim", pipe.scheduler.config)
     before, after = load_file(teacher / WEIGHTS), load_file(run / "pipeline" / WEIGHTS)
@@ -141,6 +144,59 @@ def test_the_second_noise_does_not_depend_on_the_division_of_the_batch(tiny: Any
     for name in ("second_noise", "start", "waveform"):
         assert torch.equal(getattr(whole, name), torch.cat([getattr(part, name) for part in parts]))
     assert sorted(whole.start.tolist()) == sorted(task.starts.tolist() * 2)
+
+
+def test_a_resumed_run_needs_the_teacher_of_its_beginning(tiny: Any, teacher: Path, tmp_path: Path) -> None:
+    own = ("sampling.num_samples=0", f"output_dir={tmp_path / 'student'}")
+    distilled(tiny, teacher, *own, "training.steps=1")
+    shutil.move(teacher, tmp_path / "moved")
+    distilled(tiny, tmp_path / "moved", *own, "training.steps=2", resume=True)
+    tree = tiny("seed=1", "training.steps=1", "sampling.num_samples=0", f"output_dir={tmp_path / 'other'}")
+    other = train(DiffusionTask, from_tree(DiffusionConfig, tree)) / "pipeline"
+    with pytest.raises(UserError, match=r"made with another teacher than training.initial_pipeline is now"):
+        distilled(tiny, other, *own, "training.steps=3", resume=True)
+
+
+def test_the_sampler_of_the_config_is_not_that_of_the_student(
+    tiny: Any, tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    """The default sampler does not fit flow matching, and two steps are too few for it."""
+    own = ("training.steps=1", "objective.name=flow")
+    tree = tiny(*own, "sampling.num_samples=0", f"output_dir={tmp_path / 'flow'}")
+    teacher = train(DiffusionTask, from_tree(DiffusionConfig, tree)) / "pipeline"
+    run = distilled(tiny, teacher, *own, "sampling.scheduler=ddim", f"output_dir={tmp_path / 'student'}")
+    assert len(list((run / "samples" / "step-000001").glob("*.wav"))) == 2
+    assert not [warning for warning in recwarn if "too few" in str(warning.message)]
+
+
+def test_students_are_no_teachers_and_are_not_trained(tiny: Any, teacher: Path, tmp_path: Path) -> None:
+    own = ("sampling.num_samples=0", "training.steps=1")
+    student = distilled(tiny, teacher, *own, f"output_dir={tmp_path / 'student'}") / "pipeline"
+    refused = f"output_dir={tmp_path / 'refused'}"
+    with pytest.raises(UserError, match="was distilled to 4 steps, and its network denoises only in them"):
+        distilled(tiny, student, *own, refused)
+    tree = tiny(f"training.initial_pipeline={student}", refused)
+    with pytest.raises(UserError, match="was distilled to 4 steps"):
+        train(DiffusionTask, from_tree(DiffusionConfig, tree))
+    assert not (tmp_path / "refused").exists()
+
+
+def test_a_teacher_knows_all_speakers_and_guides_only_by_labels(tiny: Any, recordings: Path, tmp_path: Path) -> None:
+    own = ("training.steps=1", "sampling.num_samples=0")
+    (tmp_path / "few").mkdir()
+    for file in recordings.glob("*_a_*.wav"):
+        shutil.copy(file, tmp_path / "few")
+    few = ("data.speakers=speaker", f"data.path={tmp_path / 'few'}")
+    tree = tiny(*own, *few, f"output_dir={tmp_path / 'one'}")
+    teacher = train(DiffusionTask, from_tree(DiffusionConfig, tree)) / "pipeline"
+    with pytest.raises(UserError, match="the teacher does not know the speaker 'b'"):
+        distilled(tiny, teacher, "data.speakers=speaker", f"output_dir={tmp_path / 'refused'}")
+    tree = tiny(*own, "model.class_conditional=false", f"output_dir={tmp_path / 'plain'}")
+    teacher = train(DiffusionTask, from_tree(DiffusionConfig, tree)) / "pipeline"
+    options = ("model.class_conditional=false", f"output_dir={tmp_path / 'refused'}")
+    with pytest.raises(UserError, match="neither classes nor speakers to guide towards, so set it to null"):
+        distilled(tiny, teacher, *options, "distillation.guidance_scale=5")
+    assert not (tmp_path / "refused").exists()
 
 
 @pytest.mark.parametrize(
