@@ -48,6 +48,7 @@ class PairErrors:
         stft_convergence, stft_log_magnitude, stft: see :class:`.StftDistance`.
         mcd: see :func:`.mel_cepstral_distortion`, in dB.
         squares, both, different, frames: see :class:`.PitchError`.
+        mixed: whether a file has several channels, whose mean was compared.
         pesq, stoi: see :mod:`.speech_quality`; None if they were not asked for.
     """
 
@@ -62,6 +63,7 @@ class PairErrors:
     both: int
     different: int
     frames: int
+    mixed: bool
     pesq: float | None = None
     stoi: float | None = None
 
@@ -117,7 +119,7 @@ def measure_pairs(pairs: Sequence[Pair], title: str, speech: Sequence[str] = ())
 
 def measure_pair(pair: Pair, speech: Sequence[str] = ()) -> PairErrors:
     """Measure one pair at the lower one of its two sample rates, see :func:`measure_pairs`."""
-    generated, recording, rate = _read(pair)
+    generated, recording, rate, mixed = _read(pair)
     distance, pitch = stft_distance(generated, recording), pitch_error(generated, recording, rate)
     return PairErrors(
         name=pair.name,
@@ -131,13 +133,14 @@ def measure_pair(pair: Pair, speech: Sequence[str] = ()) -> PairErrors:
         both=pitch.both,
         different=pitch.different,
         frames=pitch.frames,
+        mixed=mixed,
         pesq=pesq(generated, recording, rate) if "pesq" in speech else None,
         stoi=stoi(generated, recording, rate) if "stoi" in speech else None,
     )
 
 
-def _read(pair: Pair) -> tuple[np.ndarray, np.ndarray, int]:
-    """Return the generated waveform and the recording, with the same length and rate, and the rate."""
+def _read(pair: Pair) -> tuple[np.ndarray, np.ndarray, int, bool]:
+    """Return the generated waveform and the recording, with the same length and rate, the rate, and ``mixed``."""
     generated, recording = decode_audio(pair.generated), decode_audio(pair.recording)
     rate = min(generated.sample_rate, recording.sample_rate)
     if rate < LOWEST_RATE:
@@ -150,7 +153,7 @@ def _read(pair: Pair) -> tuple[np.ndarray, np.ndarray, int]:
             "longer or shorter"
         )
     length = min(len(mine), len(real))
-    return mine[:length], real[:length], rate
+    return mine[:length], real[:length], rate, max(generated.channels, recording.channels) > 1
 
 
 def vocoder_metrics(errors: Sequence[PairErrors], resampling: Resampling) -> list[Metric]:

@@ -105,9 +105,9 @@ def check_components(model: Any, scheduler: Any) -> None:
     if model is not None and not (isinstance(model, torch.nn.Module) and _has(model, "config", "length_multiple")):
         raise UserError(f"model is {short_form(model)}: expected a denoiser such as SashimiDenoiser")
     if scheduler is not None and not _has(scheduler, "config", "set_timesteps", "step"):
+        shown = type(scheduler).__name__ if isinstance(scheduler, SchedulerMixin) else short_form(scheduler)
         raise UserError(
-            f"scheduler is {short_form(scheduler)}: expected a scheduler such as "
-            "sashimi_diffusion.schedulers.create_scheduler('ddim')"
+            f"scheduler is {shown}: expected a scheduler such as sashimi_diffusion.schedulers.create_scheduler('ddim')"
         )
 
 

@@ -17,6 +17,7 @@ from sashimi_diffusion.pipelines.base import batch_size_of, check_output_type, r
 from sashimi_diffusion.pipelines.diffusion_base import DiffusionAudioPipeline
 from sashimi_diffusion.pipelines.given_audio import Known, given_audio, normalized, warn_of_level
 from sashimi_diffusion.pipelines.labels import Labels, known_labels, label_conditioning, label_count, repeated
+from sashimi_diffusion.pipelines.loading import check_components
 from sashimi_diffusion.pipelines.mel import checked_mel, mel_spectrogram, with_frames
 from sashimi_diffusion.pipelines.memory import require_call_memory
 from sashimi_diffusion.pipelines.prediction import Prediction, RecordedPrediction, model_input
@@ -155,6 +156,7 @@ class SashimiPipeline(DiffusionAudioPipeline):
         Raises:
             UserError: arguments that do not fit the model, the scheduler or each other.
         """
+        check_components(self.model, self.scheduler)  # they may have been replaced
         check_output_type(output_type)
         names = self.callback_inputs(callback_on_step_end, callback_on_step_end_tensor_inputs)
         each = require_count("num_waveforms_per_prompt", num_waveforms_per_prompt)

@@ -21,6 +21,8 @@ WINDOW_BYTES = 2**30
 
 It does not depend on the free memory, so that the audio is the same on every machine."""
 
+_FIXED = ("output_type", "return_dict", "num_waveforms_per_prompt", "batch_size", "audio_length_in_s")
+
 
 def longest_window(config: Any) -> float:
     """Return the seconds of the longest window by default, which needs ``WINDOW_BYTES``.
@@ -111,6 +113,9 @@ def vocode(
         UserError: the pipeline is no vocoder, or the arguments do not fit it.
     """
     config = pipe.model.config
+    for name in _FIXED:
+        if name in options:
+            raise UserError(f"{name} cannot be given: the result is one array (L,); call the pipeline with mel=...")
     mel = checked_mel(config, mel)
     if len(mel) != 1:
         raise UserError(f"mel has {len(mel)} spectrograms: expected one, (mel_channels, frames)")

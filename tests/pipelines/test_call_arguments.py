@@ -559,3 +559,10 @@ def test_the_call_of_another_scheduler_of_diffusers_with_its_arguments(pipe: Sas
     other = SashimiPipeline(pipe.model, own)
     other.set_progress_bar_config(disable=True)
     assert np.isfinite(other(num_inference_steps=2, eta=0.5, generator=seeded()).audios).all()
+
+
+def test_a_scheduler_set_by_hand_is_checked_by_the_call() -> None:
+    pipe = make_pipeline()
+    pipe.scheduler = diffusers.ScoreSdeVeScheduler()  # it has no step
+    with pytest.raises(UserError, match="scheduler is ScoreSdeVeScheduler: expected a scheduler such as"):
+        pipe()

@@ -217,6 +217,13 @@ def test_lengths_that_a_mel_does_not_have(length: Any, message: str) -> None:
         vocode(make_pipeline(), torch.zeros(5, 10), length)
 
 
+@pytest.mark.parametrize("option", [{"output_type": "pt"}, {"return_dict": False}, {"num_waveforms_per_prompt": 2}])
+def test_the_result_is_always_one_array(option: Any) -> None:
+    (name,) = option
+    with pytest.raises(UserError, match=f"{name} cannot be given: the result is one array"):
+        resynthesize(make_pipeline(), np.full(300, 0.1), **option)
+
+
 def test_wrong_arguments() -> None:
     pipe = make_pipeline()
     for seconds in (0, -1.0, float("nan"), "1", True):

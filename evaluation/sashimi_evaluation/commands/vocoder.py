@@ -75,6 +75,10 @@ def vocoder(arguments: Sequence[str]) -> None:
             total = len(own) + len(missing)
             say(f"note: {printable(name)} has clips of {len(own)} of {total} recordings", sys.stderr)
     errors = {name: measure_pairs(own, printable(name), speech) for name, own in pairs.items()}
+    for name, measured in errors.items():
+        if mixed := sum(pair.mixed for pair in measured):
+            text = f"mixed down to mono: {mixed} of {len(measured)} pairs have a file with several channels"
+            say(f"note: {printable(name)}: {text}", sys.stderr)
     metrics = {name: vocoder_metrics(own, resampling) for name, own in errors.items()}
     write_json_report(options.json, report(options, arguments, errors, metrics))
     say(table(errors, metrics, symbols=supports("".join(WORDS))))

@@ -91,6 +91,17 @@ def test_a_small_difference_in_length_and_another_rate(folders: tuple[Path, Path
     assert (one["per_pair"][0]["sample_rate"], one["per_pair"][0]["seconds"]) == (RATE, 0.6)
 
 
+def test_a_file_with_several_channels_is_said(
+    folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    copies, recordings = folders
+    soundfile.write(copies / "a.wav", np.tile(soundfile.read(copies / "a.wav")[0][:, None], 2), RATE)
+    assert run(tmp_path, copies, "--reference", recordings) == 0
+    assert "mixed down to mono: 1 of 2 pairs have a file with several channels" in capsys.readouterr().err
+    (one,) = json.loads((tmp_path / "report.json").read_text())["sets"]
+    assert [pair["mixed"] for pair in one["per_pair"]] == [True, False]
+
+
 def test_pesq_and_stoi_are_columns_of_their_own(
     folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
