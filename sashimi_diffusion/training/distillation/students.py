@@ -50,6 +50,12 @@ class Student(nn.Module):
     def __init__(self, student: Any, estimator: Estimator, method: MethodConfig) -> None:
         super().__init__()
         self.student, self.estimator = student, estimator
+        self.adversarial_weight = method.adversarial_weight
+        self.discriminator: SpectrogramDiscriminator | None = None
+        if self.adversarial_weight:
+            self.discriminator = SpectrogramDiscriminator(
+                self.config.in_channels, self.config.sample_rate, method.discriminator_learning_rate_scale
+            ).to(student.device)
 
     @property
     def config(self) -> Any:
@@ -64,6 +70,25 @@ class Student(nn.Module):
     def forward(self, batch: DistillationBatch, teacher: Teacher) -> Tensor:
         """Return the mean loss of a batch, ()."""
         raise NotImplementedError
+
+    def with_discriminator(self, loss: Tensor, generated: Tensor, recordings: Tensor, gradient: Tensor) -> Tensor:
+        """Return a loss, plus that of the discriminator and what the student loses to it; the loss itself without one.
+
+        The teacher cannot correct what it has not learned, recordings can (arXiv 2405.14867, section 4.3, and
+        2310.02279).
+
+        Args:
+            loss: the loss of the student, ().
+            generated: audio that the student has estimated, (B, C, L).
+            recordings: recordings (B, C, L).
+            gradient: gradient of ``loss`` in each sample, (B, C, L); its mean size times ``adversarial_weight`` is that
+                of the gradient of the discriminator.
+        """
+        if self.discriminator is None:
+            return loss
+        own_loss, adversarial = adversarial_gradient(self.discriminator, recordings, generated)
+        size = gradient.detach().abs().mean() / adversarial.abs().mean().clamp(min=torch.finfo(torch.float32).tiny)
+        return loss + own_loss + (self.adversarial_weight * size * adversarial * generated).mean()
 
 
 class ConsistencyStudent(Student):
@@ -87,9 +112,10 @@ class ConsistencyStudent(Student):
             next_noisy = estimator.noisy(clean, (noisy - signal * clean) / deviation, lower)
             estimate = estimator.predict(self.student, next_noisy, lower, conditioning)
             target = torch.where(last[:, None, None], clean, estimate)
-        errors = estimator.predict(self.student, noisy, upper, conditioning) - target
+        generated = estimator.predict(self.student, noisy, upper, conditioning)
         # Divided by the deviation of the noise, they are errors of the velocity, whose scale is the same at all levels.
-        return (errors / deviation).square().mean()
+        errors = (generated - target) / deviation
+        return self.with_discriminator(errors.square().mean(), generated, batch.waveform, errors)
 
     def pairs(self, timesteps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return neighboring levels for timesteps (B,) of the training.
@@ -112,8 +138,7 @@ class DistributionMatchingStudent(Student):
 
     The critic is a denoiser that is trained on the audio of the student. Where the noised audio of the student is more
     probable among the student's than among the teacher's, the estimates of critic and teacher differ. Their difference
-    is the gradient that the student receives. A discriminator of recordings and generated audio, which sees what the
-    teacher has not learned, adds its own (arXiv 2405.14867, section 4.3), scaled to the mean size of the first.
+    is the gradient that the student receives.
     """
 
     def __init__(self, student: Any, estimator: Estimator, method: MethodConfig) -> None:
@@ -122,12 +147,6 @@ class DistributionMatchingStudent(Student):
         self.critic.load_state_dict(student.state_dict())
         # The gradient of the student is only right if the critic knows what the student generates now.
         self.critic.learning_rate_scale = method.critic_learning_rate_scale
-        self.adversarial_weight = method.adversarial_weight
-        self.discriminator: SpectrogramDiscriminator | None = None
-        if self.adversarial_weight:
-            self.discriminator = SpectrogramDiscriminator(
-                self.config.in_channels, self.config.sample_rate, method.discriminator_learning_rate_scale
-            ).to(student.device)
 
     def forward(self, batch: DistillationBatch, teacher: Teacher) -> Tensor:
         estimator, conditioning = self.estimator, batch.conditioning
@@ -143,14 +162,10 @@ class DistributionMatchingStudent(Student):
         scale = (given - by_teacher).abs().mean(dim=(1, 2), keepdim=True).clamp(min=_SMALLEST_SCALE)
         direction = (by_critic.detach() - by_teacher) / scale
         _, deviation = estimator.factors(times)
-        loss = ((by_critic - given) / deviation).square().mean()
-        if self.discriminator is not None:
-            loss_of_discriminator, adversarial = adversarial_gradient(self.discriminator, batch.waveform, given)
-            size = direction.abs().mean() / adversarial.abs().mean().clamp(min=torch.finfo(torch.float32).tiny)
-            direction = direction + self.adversarial_weight * size * adversarial
-            loss = loss + loss_of_discriminator
         # The gradient of this term with respect to the audio is the direction, divided by the number of samples.
-        return loss + 0.5 * (generated - (given - direction)).square().mean()
+        matching = 0.5 * (generated - (given - direction)).square().mean()
+        loss = matching + ((by_critic - given) / deviation).square().mean()
+        return self.with_discriminator(loss, generated, batch.waveform, direction)
 
 
 STUDENTS = {"consistency": ConsistencyStudent, "distribution_matching": DistributionMatchingStudent}

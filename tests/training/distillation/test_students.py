@@ -175,7 +175,7 @@ def small(**changes) -> SashimiDenoiser:
 
 def test_student_and_critic_receive_only_their_own_gradients(schedule: Estimator) -> None:
     model = small()
-    student = DistributionMatchingStudent(model, schedule, MethodConfig(adversarial_weight=0))
+    student = DistributionMatchingStudent(model, schedule, MethodConfig())
     teacher = Teacher(small().requires_grad_(False), schedule, 1.0)
     examples = batch()
     student(examples, teacher).backward()
@@ -223,12 +223,13 @@ def test_matching_moves_the_audio_from_critic_to_teacher(schedule: Estimator) ->
     assert student.student.factor.grad > 0
 
 
-def test_the_discriminator_trains_itself_and_the_student(schedule: Estimator) -> None:
+@pytest.mark.parametrize("method", [ConsistencyStudent, DistributionMatchingStudent])
+def test_the_discriminator_trains_itself_and_the_student(schedule: Estimator, method: type) -> None:
     torch.manual_seed(0)
     examples, teacher = batch(length=256), Teacher(Velocity(), schedule, 1.0)
     gradients = {}
     for weight in (0.0, 0.5):
-        student = DistributionMatchingStudent(small(), schedule, MethodConfig(adversarial_weight=weight))
+        student = method(small(), schedule, MethodConfig(adversarial_weight=weight))
         student(examples, teacher).backward()
         gradients[weight] = {name: parameter.grad for name, parameter in student.named_parameters()}
     with_it, without = gradients[0.5], gradients[0.0]
@@ -262,7 +263,9 @@ def test_audio_that_follows_the_gradient_resembles_recordings(channels: int) -> 
 
 
 def test_critic_and_discriminator_have_learning_rates_of_their_own(schedule: Estimator) -> None:
-    student = DistributionMatchingStudent(small(), schedule, MethodConfig(critic_learning_rate_scale=4.0))
+    student = DistributionMatchingStudent(
+        small(), schedule, MethodConfig(critic_learning_rate_scale=4.0, adversarial_weight=0.5)
+    )
     rates = {
         id(parameter): group["peak_lr"]
         for group in parameter_groups(student, OptimizerConfig(lr=1e-3, ssm_lr=1e-4))
