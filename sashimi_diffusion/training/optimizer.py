@@ -13,31 +13,43 @@ from sashimi_diffusion.training.counters import Counters
 from sashimi_diffusion.training.muon import CombinedOptimizer, Muon
 
 LARGEST_SSM_LR = 1e-3
+_KINDS = ("weights", "vectors", "state space")
 
 
 def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[dict]:
-    """Return up to three groups that contain each trainable parameter once.
+    """Return groups that contain each trainable parameter once.
 
     State-space parameters (those of :func:`state_space_parameters`) have their own learning rate, at most 1e-3, and no
     weight decay, as in the S4 paper's experiments (arXiv 2111.00396, appendix D). Biases, norms and other vectors have
     no weight decay. All other parameters have weight decay. The entry ``peak_lr`` of a group is its peak learning rate.
+    Modules with an attribute ``learning_rate_scale`` have groups of their own, with learning rates multiplied by it.
     """
-    ssm = [parameter for parameter in state_space_parameters(model) if parameter.requires_grad]
-    undecayed, decayed = [], []
-    ssm_ids = {id(parameter) for parameter in ssm}
+    ssm_ids = {id(parameter) for parameter in state_space_parameters(model)}
+    scales: dict[int, float] = {
+        id(parameter): vars(module)["learning_rate_scale"]
+        for module in model.modules()
+        if "learning_rate_scale" in vars(module)
+        for parameter in module.parameters()
+    }
+    groups: dict[tuple[str, float], list[nn.Parameter]] = {
+        (kind, scale): [] for kind in _KINDS for scale in sorted({1.0, *scales.values()})
+    }
     for parameter in model.parameters():
-        if not parameter.requires_grad or id(parameter) in ssm_ids:
-            continue
-        if parameter.squeeze().ndim <= 1:
-            undecayed.append(parameter)
-        else:
-            decayed.append(parameter)
-    groups = [
-        {"params": decayed, "peak_lr": config.lr, "weight_decay": config.weight_decay},
-        {"params": undecayed, "peak_lr": config.lr, "weight_decay": 0.0},
-        {"params": ssm, "peak_lr": min(config.ssm_lr, LARGEST_SSM_LR), "weight_decay": 0.0},
+        if parameter.requires_grad:
+            is_vector = parameter.squeeze().ndim <= 1
+            kind = "state space" if id(parameter) in ssm_ids else "vectors" if is_vector else "weights"
+            groups[kind, scales.get(id(parameter), 1.0)].append(parameter)
+    peaks = {"weights": config.lr, "vectors": config.lr, "state space": min(config.ssm_lr, LARGEST_SSM_LR)}
+    return [
+        {
+            "params": parameters,
+            "kind": kind,
+            "peak_lr": peaks[kind] * scale,
+            "weight_decay": config.weight_decay if kind == "weights" else 0.0,
+        }
+        for (kind, scale), parameters in groups.items()
+        if parameters
     ]
-    return [group for group in groups if group["params"]]
 
 
 def create_optimizer(
@@ -181,12 +193,16 @@ def _split_off_matrices(model: nn.Module, groups: list[dict]) -> tuple[list[dict
         UserError: there are no weight matrices.
     """
     tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
-    matrices = [p for p in groups[0]["params"] if p.squeeze().ndim > 1 and id(p) not in tables]
+    matrices, others = [], []
+    for group in groups:
+        chosen = [p for p in group["params"] if group["kind"] == "weights" and id(p) not in tables]
+        chosen_ids = {id(parameter) for parameter in chosen}
+        rest = [p for p in group["params"] if id(p) not in chosen_ids]
+        matrices += [{**group, "params": chosen}] if chosen else []
+        others += [{**group, "params": rest}] if rest else []
     if not matrices:
         raise UserError("optimizer.name is muon, but this network has no weight matrices: use adamw")
-    rest = [p for p in groups[0]["params"] if id(p) in tables]
-    others = [{**groups[0], "params": rest}] if rest else []
-    return [{**groups[0], "params": matrices}], others + groups[1:]
+    return matrices, others
 
 
 def learning_rate_factor(step: int, steps: float, config: OptimizerConfig) -> float:

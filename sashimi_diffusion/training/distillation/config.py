@@ -28,6 +28,25 @@ class MethodConfig(Settings):
         description="scale of the classifier-free guidance of the teacher, which the student learns, so that it needs "
         "none; null: the default of the pipeline of the teacher",
     )
+    critic_learning_rate_scale: float = Field(
+        default=3.0,
+        gt=0,
+        le=100,
+        description="distribution_matching: the learning rates of the critic, divided by those of the student, which "
+        "it has to follow",
+    )
+    adversarial_weight: float = Field(
+        default=0.0,
+        ge=0,
+        le=100,
+        description="weight of a discriminator of recordings and generated audio; 0: none",
+    )
+    discriminator_learning_rate_scale: float = Field(
+        default=10.0,
+        gt=0,
+        le=100,
+        description="the learning rates of the discriminator, which begins untrained, divided by those of the student",
+    )
     levels: int = Field(
         default=40, ge=2, le=1000, description="consistency: noise levels of a path of the teacher, from noise to audio"
     )

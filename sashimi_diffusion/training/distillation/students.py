@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from sashimi_diffusion.training.diffusion.batches import Batch
+from sashimi_diffusion.training.distillation.config import MethodConfig
+from sashimi_diffusion.training.distillation.discriminator import SpectrogramDiscriminator, adversarial_gradient
 from sashimi_diffusion.training.distillation.estimates import Conditioning, Estimator, Teacher
 
 _LOWEST, _HIGHEST = 0.02, 0.98  # part of the noise levels for distribution matching, as in arXiv 2311.18828
@@ -42,12 +44,18 @@ class Student(nn.Module):
     Args:
         student: a denoiser with the weights of the teacher.
         estimator: noisy waveforms, and the clean audio in them.
-        levels: noise levels of a path of the teacher, see :class:`.MethodConfig`.
+        method: the settings of the method.
     """
 
-    def __init__(self, student: Any, estimator: Estimator, levels: int) -> None:
+    def __init__(self, student: Any, estimator: Estimator, method: MethodConfig) -> None:
         super().__init__()
-        self.student, self.estimator, self.levels = student, estimator, levels
+        self.student, self.estimator = student, estimator
+        self.adversarial_weight = method.adversarial_weight
+        self.discriminator: SpectrogramDiscriminator | None = None
+        if self.adversarial_weight:
+            self.discriminator = SpectrogramDiscriminator(
+                self.config.in_channels, self.config.sample_rate, method.discriminator_learning_rate_scale
+            ).to(student.device)
 
     @property
     def config(self) -> Any:
@@ -63,6 +71,25 @@ class Student(nn.Module):
         """Return the mean loss of a batch, ()."""
         raise NotImplementedError
 
+    def with_discriminator(self, loss: Tensor, generated: Tensor, recordings: Tensor, gradient: Tensor) -> Tensor:
+        """Return a loss, plus that of the discriminator and what the student loses to it; the loss itself without one.
+
+        The teacher cannot correct what it has not learned, recordings can (arXiv 2405.14867, section 4.3, and
+        2310.02279).
+
+        Args:
+            loss: the loss of the student, ().
+            generated: audio that the student has estimated, (B, C, L).
+            recordings: recordings (B, C, L).
+            gradient: gradient of ``loss`` in each sample, (B, C, L); its mean size times ``adversarial_weight`` is that
+                of the gradient of the discriminator.
+        """
+        if self.discriminator is None:
+            return loss
+        own_loss, adversarial = adversarial_gradient(self.discriminator, recordings, generated)
+        size = gradient.detach().abs().mean() / adversarial.abs().mean().clamp(min=torch.finfo(torch.float32).tiny)
+        return loss + own_loss + (self.adversarial_weight * size * adversarial * generated).mean()
+
 
 class ConsistencyStudent(Student):
     """A student that estimates the same audio at two neighboring points of a path (arXiv 2303.01469, algorithm 2).
@@ -70,6 +97,10 @@ class ConsistencyStudent(Student):
     The teacher takes one DDIM step from z_t to z_s, with t and s neighbors among the ``levels``. The estimate at z_t
     learns to equal the present estimate at z_s, without a gradient; at the end of the path, it is that of the teacher.
     """
+
+    def __init__(self, student: Any, estimator: Estimator, method: MethodConfig) -> None:
+        super().__init__(student, estimator, method)
+        self.levels = method.levels
 
     def forward(self, batch: DistillationBatch, teacher: Teacher) -> Tensor:
         estimator, conditioning = self.estimator, batch.conditioning
@@ -81,9 +112,10 @@ class ConsistencyStudent(Student):
             next_noisy = estimator.noisy(clean, (noisy - signal * clean) / deviation, lower)
             estimate = estimator.predict(self.student, next_noisy, lower, conditioning)
             target = torch.where(last[:, None, None], clean, estimate)
-        errors = estimator.predict(self.student, noisy, upper, conditioning) - target
+        generated = estimator.predict(self.student, noisy, upper, conditioning)
         # Divided by the deviation of the noise, they are errors of the velocity, whose scale is the same at all levels.
-        return (errors / deviation).square().mean()
+        errors = (generated - target) / deviation
+        return self.with_discriminator(errors.square().mean(), generated, batch.waveform, errors)
 
     def pairs(self, timesteps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return neighboring levels for timesteps (B,) of the training.
@@ -109,10 +141,12 @@ class DistributionMatchingStudent(Student):
     is the gradient that the student receives.
     """
 
-    def __init__(self, student: Any, estimator: Estimator, levels: int) -> None:
-        super().__init__(student, estimator, levels)
-        self.critic = type(student).from_config(student.config).to(student.device)
+    def __init__(self, student: Any, estimator: Estimator, method: MethodConfig) -> None:
+        super().__init__(student, estimator, method)
+        self.critic: Any = type(student).from_config(student.config).to(student.device)
         self.critic.load_state_dict(student.state_dict())
+        # The gradient of the student is only right if the critic knows what the student generates now.
+        self.critic.learning_rate_scale = method.critic_learning_rate_scale
 
     def forward(self, batch: DistillationBatch, teacher: Teacher) -> Tensor:
         estimator, conditioning = self.estimator, batch.conditioning
@@ -127,10 +161,11 @@ class DistributionMatchingStudent(Student):
         by_teacher = teacher.predict(noisy, times, conditioning)
         scale = (given - by_teacher).abs().mean(dim=(1, 2), keepdim=True).clamp(min=_SMALLEST_SCALE)
         direction = (by_critic.detach() - by_teacher) / scale
+        _, deviation = estimator.factors(times)
         # The gradient of this term with respect to the audio is the direction, divided by the number of samples.
         matching = 0.5 * (generated - (given - direction)).square().mean()
-        _, deviation = estimator.factors(times)
-        return matching + ((by_critic - given) / deviation).square().mean()
+        loss = matching + ((by_critic - given) / deviation).square().mean()
+        return self.with_discriminator(loss, generated, batch.waveform, direction)
 
 
 STUDENTS = {"consistency": ConsistencyStudent, "distribution_matching": DistributionMatchingStudent}

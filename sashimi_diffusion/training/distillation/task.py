@@ -57,7 +57,7 @@ class DistillationTask(DiffusionTask):
         model = copy.deepcopy(student).eval().requires_grad_(False)
         guidance = stored_guidance_scale(folder) if method.guidance_scale is None else method.guidance_scale
         self.teacher = Teacher(model, estimator, guidance)
-        self.network = self.module = STUDENTS[method.method](student, estimator, method.levels)
+        self.network = self.module = STUDENTS[method.method](student, estimator, method)
         self.sampler = create_few_step_scheduler(self.scheduler.config, method.steps)
         set_few_steps(self.sampler, method.steps)
         self.starts: Tensor = self.sampler.timesteps

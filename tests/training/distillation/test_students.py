@@ -11,12 +11,16 @@ from torch import Tensor, nn
 
 from sashimi_diffusion import DiffWaveScheduler, SashimiDenoiser
 from sashimi_diffusion.schedulers.noise_paths import noise_path
+from sashimi_diffusion.training.config import OptimizerConfig
+from sashimi_diffusion.training.distillation.config import MethodConfig
+from sashimi_diffusion.training.distillation.discriminator import SpectrogramDiscriminator, adversarial_gradient
 from sashimi_diffusion.training.distillation.estimates import Estimator, Teacher
 from sashimi_diffusion.training.distillation.students import (
     ConsistencyStudent,
     DistillationBatch,
     DistributionMatchingStudent,
 )
+from sashimi_diffusion.training.optimizer import parameter_groups
 
 COSINE = {"beta_schedule": "squaredcos_cap_v2", "prediction_type": "v_prediction"}
 
@@ -108,9 +112,9 @@ def test_students_of_other_objectives_learn_the_path(objective: str) -> None:
             none, one = (estimator.path.clean(output, z, level) for output in (0 * ones, ones))
             return (self.factor * (z - none) / (one - none),)
 
-    consistent = ConsistencyStudent(Solution(), estimator, 100)(examples, teacher)
-    assert consistent < ConsistencyStudent(Velocity(best), estimator, 100)(examples, teacher) / 4
-    matched = DistributionMatchingStudent(small(), estimator, 40)
+    consistent = ConsistencyStudent(Solution(), estimator, MethodConfig(levels=100))(examples, teacher)
+    assert consistent < ConsistencyStudent(Velocity(best), estimator, MethodConfig(levels=100))(examples, teacher) / 4
+    matched = DistributionMatchingStudent(small(), estimator, MethodConfig())
     loss = matched(examples, Teacher(small(), estimator, 1.0))
     loss.backward()
     assert loss.isfinite()
@@ -127,7 +131,7 @@ def batch(count: int = 8, length: int = 64) -> DistillationBatch:
 
 
 def test_neighboring_levels(schedule: Estimator) -> None:
-    student = ConsistencyStudent(Velocity(), schedule, levels=4)
+    student = ConsistencyStudent(Velocity(), schedule, MethodConfig(levels=4))
     upper, lower, last = student.pairs(torch.tensor([0, 49, 50, 199]))
     assert upper.tolist() == [49, 49, 99, 199]
     assert lower.tolist() == [0, 0, 49, 149]
@@ -141,8 +145,8 @@ def test_the_solution_of_the_path_is_consistent(schedule: Estimator, levels: int
         return -(1 - signal) / deviation * sample
 
     teacher = Teacher(Velocity(), schedule, 1.0)
-    consistent = ConsistencyStudent(Velocity(solution), schedule, levels)(batch(), teacher)
-    mean_of_all = ConsistencyStudent(Velocity(), schedule, levels)(batch(), teacher)
+    consistent = ConsistencyStudent(Velocity(solution), schedule, MethodConfig(levels=levels))(batch(), teacher)
+    mean_of_all = ConsistencyStudent(Velocity(), schedule, MethodConfig(levels=levels))(batch(), teacher)
     assert consistent < largest
     assert consistent < mean_of_all / 4
 
@@ -155,7 +159,7 @@ def test_the_consistency_loss_has_the_gradient_of_the_upper_level_only(schedule:
             calls.append(torch.is_grad_enabled())
             return super().forward(*arguments, **keywords)
 
-    student = ConsistencyStudent(Recorded(lambda sample, _: 0.1 * sample), schedule, 10)
+    student = ConsistencyStudent(Recorded(lambda sample, _: 0.1 * sample), schedule, MethodConfig(levels=10))
     student(batch(), Teacher(Velocity(), schedule, 1.0)).backward()
     assert calls == [False, True]
     assert student.student.factor.grad is not None
@@ -171,7 +175,7 @@ def small(**changes) -> SashimiDenoiser:
 
 def test_student_and_critic_receive_only_their_own_gradients(schedule: Estimator) -> None:
     model = small()
-    student = DistributionMatchingStudent(model, schedule, 40)
+    student = DistributionMatchingStudent(model, schedule, MethodConfig())
     teacher = Teacher(small().requires_grad_(False), schedule, 1.0)
     examples = batch()
     student(examples, teacher).backward()
@@ -212,11 +216,65 @@ def test_matching_moves_the_audio_from_critic_to_teacher(schedule: Estimator) ->
     student = DistributionMatchingStudent.__new__(DistributionMatchingStudent)
     nn.Module.__init__(student)
     student.student, student.critic = Loud(), Velocity(best_velocity(4.0)).requires_grad_(False)
-    student.estimator, student.levels = schedule, 40
+    student.estimator, student.discriminator = schedule, None
     student(examples, Teacher(Velocity(best_velocity(1.0)), schedule, 1.0)).backward()
     audio = student.student.audio
     assert (audio.grad * audio.detach()).sum() > 0
     assert student.student.factor.grad > 0
+
+
+@pytest.mark.parametrize("method", [ConsistencyStudent, DistributionMatchingStudent])
+def test_the_discriminator_trains_itself_and_the_student(schedule: Estimator, method: type) -> None:
+    torch.manual_seed(0)
+    examples, teacher = batch(length=256), Teacher(Velocity(), schedule, 1.0)
+    gradients = {}
+    for weight in (0.0, 0.5):
+        student = method(small(), schedule, MethodConfig(adversarial_weight=weight))
+        student(examples, teacher).backward()
+        gradients[weight] = {name: parameter.grad for name, parameter in student.named_parameters()}
+    with_it, without = gradients[0.5], gradients[0.0]
+    assert {name.split(".")[0] for name in with_it} - {name.split(".")[0] for name in without} == {"discriminator"}
+    assert all(gradient.abs().max() > 0 for name, gradient in with_it.items() if name.startswith("discriminator"))
+    assert any(not torch.equal(with_it[name], own) for name, own in without.items() if name.startswith("student"))
+    assert all(torch.equal(with_it[name], own) for name, own in without.items() if name.startswith("critic"))
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_audio_that_follows_the_gradient_resembles_recordings(channels: int) -> None:
+    torch.manual_seed(0)
+    discriminator = SpectrogramDiscriminator(channels, 8000)
+    optimizer = torch.optim.Adam(discriminator.parameters(), 2e-3)
+    tone = torch.sin(torch.arange(2048) * 0.4).expand(4, channels, 2048)
+    noise = torch.randn(4, channels, 2048)
+    losses = []
+    for _ in range(12):
+        loss, gradient = adversarial_gradient(discriminator, tone, noise)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.8 * losses[0]
+    with torch.no_grad():  # there is a gradient nevertheless
+        _, gradient = adversarial_gradient(discriminator, tone, noise)
+        moved = noise - 0.1 * gradient / gradient.std()
+        before, after = (sum(logits.mean() for logits in discriminator(audio)) for audio in (noise, moved))
+    assert gradient.shape == noise.shape
+    assert after > before
+
+
+def test_critic_and_discriminator_have_learning_rates_of_their_own(schedule: Estimator) -> None:
+    student = DistributionMatchingStudent(
+        small(), schedule, MethodConfig(critic_learning_rate_scale=4.0, adversarial_weight=0.5)
+    )
+    rates = {
+        id(parameter): group["peak_lr"]
+        for group in parameter_groups(student, OptimizerConfig(lr=1e-3, ssm_lr=1e-4))
+        for parameter in group["params"]
+    }
+    found = {(name.split(".")[0], rates[id(parameter)]) for name, parameter in student.named_parameters()}
+    assert found == {
+        ("student", 1e-3), ("student", 1e-4), ("critic", 4e-3), ("critic", 4e-4), ("discriminator", 1e-2)
+    }  # fmt: skip
 
 
 def test_guidance_of_the_teacher(schedule: Estimator) -> None:
@@ -242,6 +300,6 @@ def test_a_teacher_without_labels_needs_no_guidance(schedule: Estimator) -> None
 
 
 def test_students_have_the_config_of_their_network(schedule: Estimator) -> None:
-    student = ConsistencyStudent(small(), schedule, 10)
+    student = ConsistencyStudent(small(), schedule, MethodConfig())
     assert student.config.d_model == 8
     assert student.device == torch.device("cpu")
