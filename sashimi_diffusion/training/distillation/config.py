@@ -15,7 +15,7 @@ class MethodConfig(Settings):
     """How the student learns, and the steps in which it samples."""
 
     method: Literal["consistency", "distribution_matching"] = Field(
-        default="distribution_matching",
+        default="consistency",
         description='"consistency" (arXiv 2303.01469): neighboring points of a sampling path of the teacher lead to '
         'the same audio; "distribution_matching" (arXiv 2405.14867): a second network follows what the student '
         "generates, and its difference from the teacher corrects the student",
