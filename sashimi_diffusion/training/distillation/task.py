@@ -14,6 +14,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from sashimi_diffusion.errors import UserError
+from sashimi_diffusion.models.stored import read_object
 from sashimi_diffusion.pipelines.loading import resolve_pipeline, stored_guidance_scale
 from sashimi_diffusion.pipelines.sashimi import SashimiPipeline
 from sashimi_diffusion.schedulers.compatible import create_few_step_scheduler, set_few_steps
@@ -30,6 +31,7 @@ from sashimi_diffusion.training.log import evaluation_bar
 from sashimi_diffusion.training.model_card import diffusion_usage
 from sashimi_diffusion.training.run_folder import Saveable
 
+_SCHEDULER = "scheduler/scheduler_config.json"
 _MOST_NOISE = 1000.0  # levels from which the audio in a prediction of the noise is lost
 
 
@@ -39,6 +41,7 @@ class DistillationTask(DiffusionTask):
     config: DistillationConfig
 
     def __init__(self, config: DistillationConfig, device: torch.device, skip_bad_files: bool) -> None:
+        _require_teacher(config.training.initial_pipeline)
         super().__init__(config, device, skip_bad_files)
         method, student = config.distillation, self.network
         estimator = Estimator(noise_path(self.scheduler).to(device, torch.float32))
@@ -114,3 +117,12 @@ class DistillationTask(DiffusionTask):
     def _with_starts(self, batch: Batch, starts: Tensor, noise: Tensor) -> DistillationBatch:
         own = {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}
         return DistillationBatch(**own, start=starts.to(self.device), second_noise=noise.to(self.device))
+
+
+def _require_teacher(pipeline: str | None) -> None:
+    """Check that the initial pipeline, if one is named, is no student."""
+    if pipeline is not None and "original_inference_steps" in read_object(resolve_pipeline(pipeline) / _SCHEDULER):
+        raise UserError(
+            "training.initial_pipeline is a student, which is no teacher, because it knows the noise levels of its "
+            "steps only: name the pipeline that it was distilled from"
+        )

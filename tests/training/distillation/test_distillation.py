@@ -1,5 +1,6 @@
 """Tests of distillation runs: their pipelines, their resumption, and settings that do not fit."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,15 @@ def test_a_teacher_whose_noise_hides_the_audio_is_refused(tiny: Any, tmp_path: P
     teacher = train(DiffusionTask, from_tree(DiffusionConfig, tree)) / "pipeline"
     with pytest.raises(UserError, match=r"the teacher predicts noise .* times the audio"):
         distilled(tiny, teacher, *own, f"output_dir={tmp_path / 'refused'}")
+    assert not (tmp_path / "refused").exists()
+
+
+def test_a_student_is_no_teacher(tiny: Any, teacher: Path, tmp_path: Path) -> None:
+    config = json.loads((teacher / "scheduler/scheduler_config.json").read_text())
+    config |= {"_class_name": "LCMScheduler", "original_inference_steps": 4}
+    (teacher / "scheduler/scheduler_config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=r"training\.initial_pipeline is a student"):
+        distilled(tiny, teacher, f"output_dir={tmp_path / 'refused'}")
     assert not (tmp_path / "refused").exists()
 
 
