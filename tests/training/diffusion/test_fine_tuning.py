@@ -117,7 +117,7 @@ def test_known_classes_keep_their_indices(tiny: Any, base: Path) -> None:
 def test_classes_that_follow_the_recordings_fit_a_pipeline_with_classes(tiny: Any, base: Path) -> None:
     tree = tiny(*SHORT, "model.class_conditional=null", f"training.initial_pipeline={base}")
     task = DiffusionTask(from_tree(DiffusionConfig, tree), torch.device("cpu"), False)
-    assert task.network.config.num_classes == 3
+    assert task.network.config.num_classes == 2
 
 
 def test_settings_that_contradict_the_initial_pipeline_are_refused(tiny: Any, base: Path, tmp_path: Path) -> None:
