@@ -155,6 +155,18 @@ class GivenFiles:
             raise UserError(f"--keep {short_form(self._keep)} keeps {what} of {printable(path)}: choose other ranges")
         return mask
 
+    def generated(self, index: int) -> list[tuple[float, float]]:
+        """Return the parts of a clip, in seconds, that are generated beside kept ones; none of a variation."""
+        file = self.files[index % len(self.files)]
+        kept = np.zeros(file.length, dtype=bool)
+        if self._ranges is not None:
+            kept[:] = self._mask(file.path, file.samples).numpy()
+        else:
+            kept[: file.samples] = True
+        edges = np.flatnonzero(np.diff(np.pad(~kept, 1).astype(np.int8)))
+        seconds: list[float] = (edges / self._config["sample_rate"]).tolist()
+        return list(zip(seconds[::2], seconds[1::2], strict=True))
+
     def notes(self, window: float | None, chosen: bool) -> list[str]:
         """Return what is unusual about the recordings, a line for each kind.
 

@@ -139,7 +139,7 @@ def sample_diffusion(
                 if clip.index < SHEET_CLIPS:
                     own_pictures.append((clip.index, waveform.mean(axis=0)))
             output.add(batch)
-        finish(output, own_pictures, rate, started, lambda clip: clip_length(clip, length), device, state)
+        finish(output, own_pictures, rate, started, lambda clip: clip_length(clip, length), device, state, given)
     if player is not None:
         play_files(player, [output.path / clip.file for clip in output.clips])
     if state.num_processes > 1:
@@ -310,6 +310,7 @@ def finish(
     length_of: Callable[[Any], int],
     device: torch.device,
     state: PartialState,
+    given: GivenFiles | None = None,
 ) -> None:
     """Write the contact sheet and the record of all clips, and print a line about them. All processes call it.
 
@@ -321,12 +322,14 @@ def finish(
         length_of: function that returns the samples of a clip.
         device: device whose peak memory is printed.
         state: the processes.
+        given: the recordings of ``--audio``, or None. Generated parts beside kept ones are marked on the sheet.
     """
     pictures = [waveform for _, waveform in sorted(gather_object(own_pictures), key=lambda pair: pair[0])]
     elapsed = time.perf_counter() - started
     if state.is_main_process:
         titles = [Path(clip.file).stem for clip in output.clips[: len(pictures)]]
-        output.finish(pictures, rate, titles, clip_ratio=mean_clip_ratio(output.clips))
+        marked = None if given is None else [given.generated(index) for index in range(len(pictures))]
+        output.finish(pictures, rate, titles, marked, clip_ratio=mean_clip_ratio(output.clips))
         seconds = sum(map(length_of, output.clips)) / rate
         say(summary(output.path, output.clips, elapsed, seconds, peak_memory(device)))
 

@@ -229,10 +229,20 @@ class SampleFolder:
                     os.replace(self.path / earlier[clip.index], self.path / clip.file)
         del self._record["renamed"]
 
-    def finish(self, waveforms: Sequence[np.ndarray], rate: int, titles: Sequence[str], **measured: Any) -> None:
-        """Write the contact sheet of some clips, and the complete record with the values ``measured``."""
+    def finish(
+        self,
+        waveforms: Sequence[np.ndarray],
+        rate: int,
+        titles: Sequence[str],
+        marked: Sequence[Sequence[tuple[float, float]]] | None = None,
+        **measured: Any,
+    ) -> None:
+        """Write the contact sheet of some clips, and the complete record with the values ``measured``.
+
+        Parts of the clips are marked as in :func:`~sashimi_diffusion.data.pictures.contact_sheet`.
+        """
         picture = io.BytesIO()
-        contact_sheet(waveforms, rate, titles).save(picture, "PNG")
+        contact_sheet(waveforms, rate, titles, marked=marked).save(picture, "PNG")
         write_output_file(self.path / _SHEET, picture.getvalue())
         self._record.update(measured, complete=True)
         self._write_record()

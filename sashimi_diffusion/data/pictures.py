@@ -17,13 +17,19 @@ _MARGIN = 10
 _FONT_SIZE, _TITLE_SIZE = 10, 12
 
 _BACKGROUND, _TEXT, _ZERO_LINE, _WAVE, _CLIPPED = "#ffffff", "#30343b", "#c9cdd4", "#3b5b92", "#d1342f"
+_MARK = "#f08c1a"
 _FLOOR_DB = -80.0
 _SILENCE = 1e-5  # a spectrogram of smaller magnitudes is drawn dark instead of showing rounding noise
 _WINDOW_SECONDS = 0.025
 
 
 def contact_sheet(
-    waveforms: Sequence[np.ndarray], sample_rate: int, titles: Sequence[str] | None = None, columns: int | None = None
+    waveforms: Sequence[np.ndarray],
+    sample_rate: int,
+    titles: Sequence[str] | None = None,
+    columns: int | None = None,
+    marked: Sequence[Sequence[tuple[float, float]]] | None = None,
+    width: int = _TILE_WIDTH,
 ) -> Image.Image:
     """Draw each clip as a tile: its waveform, and its spectrogram with the same time axis.
 
@@ -37,6 +43,8 @@ def contact_sheet(
         sample_rate: in Hz.
         titles: one for each clip; default: their numbers from 0.
         columns: tiles in a row; default: the number that makes the sheet about square, up to 5.
+        marked: for each clip the parts, as (start, end) in seconds, under whose waveform there is an orange bar.
+        width: pixels of the time axis of a tile.
 
     Returns:
         An RGB image.
@@ -47,22 +55,24 @@ def contact_sheet(
     clips, names = _checked(waveforms, titles)
     columns = min(columns or min(5, math.ceil(math.sqrt(len(clips)))), len(clips))
     rows = math.ceil(len(clips) / columns)
-    width = _LEFT + _TILE_WIDTH + _RIGHT
+    tile_width = _LEFT + width + _RIGHT
     height = _TOP + _WAVE_HEIGHT + _GAP + _SPECTROGRAM_HEIGHT + _BOTTOM
 
-    size = ((2 * _MARGIN + columns * width) * _ZOOM, (2 * _MARGIN + rows * height) * _ZOOM)
+    size = ((2 * _MARGIN + columns * tile_width) * _ZOOM, (2 * _MARGIN + rows * height) * _ZOOM)
     sheet = Image.new("RGB", size, _BACKGROUND)
     samples = max(len(clip) for clip in clips)
     peak = max(0.1, *(float(np.abs(clip).max()) for clip in clips))
     for number, (clip, name) in enumerate(zip(clips, names, strict=True)):
-        left = _MARGIN + (number % columns) * width + _LEFT
+        left = _MARGIN + (number % columns) * tile_width + _LEFT
         top = _MARGIN + (number // columns) * height + _TOP
         fraction = len(clip) / samples
-        _draw_wave(sheet, clip, left, top, fraction, peak)
-        spectrum = _spectrum(clip, sample_rate, _TILE_WIDTH * _ZOOM, _SPECTROGRAM_HEIGHT * _ZOOM)
-        size = (max(1, round(_TILE_WIDTH * fraction * _ZOOM)), _SPECTROGRAM_HEIGHT * _ZOOM)
+        _draw_wave(sheet, clip, left, top, width, fraction, peak)
+        for start, end in marked[number] if marked is not None else ():
+            _draw_bar(sheet, top, *(left + width * second * sample_rate / samples for second in (start, end)))
+        spectrum = _spectrum(clip, sample_rate, width * _ZOOM, _SPECTROGRAM_HEIGHT * _ZOOM)
+        size = (max(1, round(width * fraction * _ZOOM)), _SPECTROGRAM_HEIGHT * _ZOOM)
         sheet.paste(_colored(spectrum, size), (left * _ZOOM, (top + _WAVE_HEIGHT + _GAP) * _ZOOM))
-        _draw_axes(sheet, left, top, samples / sample_rate, sample_rate / 2000)
+        _draw_axes(sheet, left, top, width, samples / sample_rate, sample_rate / 2000)
         _text(sheet, (left, top - 5), name, _TEXT, _TITLE_SIZE, "ls")
     return sheet.reduce(_ZOOM)
 
@@ -128,12 +138,14 @@ def _colored(spectrum: np.ndarray, size: tuple[int, int]) -> Image.Image:
     return Image.fromarray(_COLORS[np.round(resized * 255).astype(np.uint8)])
 
 
-def _draw_wave(sheet: Image.Image, clip: np.ndarray, left: int, top: int, fraction: float, peak: float) -> None:
+def _draw_wave(
+    sheet: Image.Image, clip: np.ndarray, left: int, top: int, width: int, fraction: float, peak: float
+) -> None:
     draw = ImageDraw.Draw(sheet)
-    width = max(1, round(_TILE_WIDTH * fraction * _ZOOM))
+    columns = max(1, round(width * fraction * _ZOOM))
     middle, scale = (top + _WAVE_HEIGHT / 2) * _ZOOM, (_WAVE_HEIGHT / 2 - 1) * _ZOOM / peak
-    draw.line([left * _ZOOM, middle, (left + _TILE_WIDTH) * _ZOOM, middle], fill=_ZERO_LINE, width=_ZOOM)
-    edges = np.linspace(0, len(clip), width + 1).astype(int)
+    draw.line([left * _ZOOM, middle, (left + width) * _ZOOM, middle], fill=_ZERO_LINE, width=_ZOOM)
+    edges = np.linspace(0, len(clip), columns + 1).astype(int)
     for column, (start, stop) in enumerate(itertools.pairwise(edges)):
         piece = clip[start : max(stop, start + 1)]
         color = _CLIPPED if np.abs(piece).max() > 1 else _WAVE
@@ -141,11 +153,17 @@ def _draw_wave(sheet: Image.Image, clip: np.ndarray, left: int, top: int, fracti
         draw.line([x, middle - piece.max() * scale - 1, x, middle - piece.min() * scale + 1], fill=color)
 
 
-def _draw_axes(sheet: Image.Image, left: int, top: int, seconds: float, kilohertz: float) -> None:
+def _draw_bar(sheet: Image.Image, top: int, left: float, right: float) -> None:
+    above = (top + _WAVE_HEIGHT) * _ZOOM
+    box = [round(left * _ZOOM), above, round(right * _ZOOM) - 1, above + (_GAP - 1) * _ZOOM - 1]
+    ImageDraw.Draw(sheet).rectangle(box, fill=_MARK)
+
+
+def _draw_axes(sheet: Image.Image, left: int, top: int, width: int, seconds: float, kilohertz: float) -> None:
     draw = ImageDraw.Draw(sheet)
     floor = top + _WAVE_HEIGHT + _GAP + _SPECTROGRAM_HEIGHT
     for tick, label in _ticks(seconds, 5, "s"):
-        x = left + _TILE_WIDTH * tick / seconds
+        x = left + width * tick / seconds
         draw.line([x * _ZOOM, floor * _ZOOM, x * _ZOOM, (floor + 3) * _ZOOM], fill=_TEXT, width=_ZOOM)
         _text(sheet, (x, floor + 5), label, _TEXT, _FONT_SIZE, "mt")
     for tick, label in _ticks(kilohertz, 4, "k"):

@@ -25,7 +25,7 @@ from sashimi_diffusion.pipelines.schedule import Call, Schedule
 from sashimi_diffusion.schedulers.noise import draw_noise
 from sashimi_diffusion.schedulers.noise_paths import Level
 
-USUAL_LEVEL_DB = 20.0
+USUAL_LEVEL_DB = 10.0
 """Largest usual difference in decibels between the level of given audio and that of the training recordings."""
 
 _FADE_SECONDS = 0.01

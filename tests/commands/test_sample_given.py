@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from PIL import Image
 
 from sashimi_diffusion.commands import sample
 from sashimi_diffusion.commands.given_files import keep_ranges
+from sashimi_diffusion.data import pictures
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.models import SashimiAutoregressive, WaveNetDenoiser
 from sashimi_diffusion.pipelines import SashimiAutoregressivePipeline, SashimiPipeline
@@ -96,6 +98,11 @@ def test_kept_parts_are_the_samples_of_the_file(folder: Path, tmp_path: Path, wo
         np.testing.assert_array_equal(made[:50], given[:50])
         np.testing.assert_array_equal(made[100:], given[100:])
         assert np.abs(made[50:100] - given[50:100]).max() > 100
+    sheet = np.asarray(Image.open(out / "contact_sheet.png").convert("RGB")).astype(int)
+    orange = ((sheet[..., 0] - sheet[..., 2]) > 200) & (abs(sheet[..., 1] - 140) < 5)
+    columns = np.flatnonzero(orange.any(axis=0))
+    assert len(columns) == 2 * 75  # in both tiles, a quarter of the time axis of 300 pixels
+    assert columns[0] == pictures._MARGIN + pictures._LEFT + 75
     assert record(out)["given"]["jumps"] == 2
 
 

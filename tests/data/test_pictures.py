@@ -101,6 +101,23 @@ def test_titles_are_drawn():
     assert contact_sheet([tone(300)], RATE, titles=["one"]) != contact_sheet([tone(300)], RATE, titles=["two"])
 
 
+def test_marked_parts_have_a_bar_as_long_as_they_are():
+    sheet = contact_sheet([tone(300), tone(300)], RATE, columns=1, marked=[[(0.05, 0.1), (0.2, 0.25)], []])
+    orange = (np.asarray(sheet) == [0xF0, 0x8C, 0x1A]).all(axis=2)
+    rows, columns = np.flatnonzero(orange.any(axis=1)), np.flatnonzero(orange.any(axis=0))
+    left, top = pictures._MARGIN + pictures._LEFT, pictures._MARGIN + pictures._TOP + pictures._WAVE_HEIGHT
+    assert top <= rows.min() <= rows.max() < top + pictures._GAP  # of the first tile, between its pictures
+    assert set(columns) == {*range(left + 60, left + 120), *range(left + 240, left + 300)}
+
+
+def test_a_wider_sheet_has_a_longer_time_axis():
+    first, wide = contact_sheet([tone(300)], RATE), contact_sheet([tone(300)], RATE, width=700)
+    assert wide.size == (first.size[0] + 400, first.size[1])
+    pixels = np.asarray(wide.convert("L"), dtype=float)
+    bright = np.flatnonzero(pixels[-40:-28].max(axis=0) > 150)
+    assert np.isin(np.arange(pictures._MARGIN + pictures._LEFT + 20, wide.size[0] - 60), bright).all()
+
+
 def test_the_colors_increase_evenly_in_lightness():
     linear = (pictures._COLORS / 255.0) ** 2.2
     luminance = linear @ [0.2126, 0.7152, 0.0722]

@@ -340,7 +340,9 @@ def test_audio_that_no_memory_holds_is_refused(pipe: SashimiPipeline, recording:
         pipe(audio=recording, audio_length_in_s=1e9)
 
 
-@pytest.mark.parametrize(("factor", "words"), [(1e-3, "60 dB below"), (20.0, "26 dB above"), (0.0, "is silent")])
+@pytest.mark.parametrize(
+    ("factor", "words"), [(1e-3, "60 dB below"), (0.25, "12 dB below"), (20, "26 dB above"), (0, "is silent")]
+)
 def test_an_unusual_level_is_said(factor: float, words: str, pipe: SashimiPipeline, recording: torch.Tensor) -> None:
     level = recording / recording.square().mean().sqrt() * 0.25
     with pytest.warns(LevelWarning, match=words):

@@ -42,7 +42,7 @@ def initial_network(config: DiffusionConfig, recordings: Recordings) -> Any:
     network: Any = pipeline.model.train()
     if config.model.arguments.get("pooling") == "overlapping" and network.config.get("pooling") == "frames":
         network.use_overlapping_pools()
-    _check_settings(config, network.config, pipeline.scheduler.config)
+    _check_settings(config, recordings.class_names is not None, network.config, pipeline.scheduler.config)
     if network.config.mel_channels is not None:  # pipelines of earlier versions have no settings
         network.register_to_config(mel_settings=asdict(config.data.mel.settings))
     new = _new_speakers(network.config, recordings.speaker_names)
@@ -133,10 +133,11 @@ def _new_speakers(known: Any, speaker_names: Sequence[str] | None) -> list[str]:
     return [name for name in speaker_names or () if name not in (known.speaker_names or ())]
 
 
-def _check_settings(config: DiffusionConfig, network: Any, schedule: Any) -> None:
-    """Check that no setting contradicts the initial pipeline."""
+def _check_settings(config: DiffusionConfig, labeled: bool, network: Any, schedule: Any) -> None:
+    """Check that no setting contradicts the initial pipeline; ``labeled`` recordings make a run class-conditional."""
+    classes = labeled if config.model.class_conditional is None else config.model.class_conditional
     wanted: dict[str, tuple[object, object]] = {
-        "model.class_conditional": (config.model.class_conditional, network.num_classes is not None),
+        "model.class_conditional": (classes, network.num_classes is not None),
         "objective.name": (config.objective.name, network.get("objective", "diffusion")),
         "data.sample_rate": (config.data.sample_rate, network.sample_rate),
         "data.length": (config.data.length, network.sample_size),

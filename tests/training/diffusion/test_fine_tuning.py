@@ -114,6 +114,12 @@ def test_known_classes_keep_their_indices(tiny: Any, base: Path) -> None:
     assert set(batch.speakers.tolist()) <= {1, 2}
 
 
+def test_classes_that_follow_the_recordings_fit_a_pipeline_with_classes(tiny: Any, base: Path) -> None:
+    tree = tiny(*SHORT, "model.class_conditional=null", f"training.initial_pipeline={base}")
+    task = DiffusionTask(from_tree(DiffusionConfig, tree), torch.device("cpu"), False)
+    assert task.network.config.num_classes == 2
+
+
 def test_settings_that_contradict_the_initial_pipeline_are_refused(tiny: Any, base: Path, tmp_path: Path) -> None:
     for override, message in (
         ("model.d_model=16", r"model\.d_model is 16, but the initial pipeline has 8: set model\.d_model=8"),
