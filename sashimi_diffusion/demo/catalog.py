@@ -69,6 +69,12 @@ class Entry:
         config = self.scheduler.config
         return config.get("original_inference_steps") or config.num_train_timesteps
 
+    @property
+    def takes_guidance(self) -> bool:
+        """Whether the model has labels to guide towards, and is no student, which has learned guidance."""
+        has_labels = self.classes is not None or self.speakers is not None
+        return has_labels and self.scheduler.config.get("original_inference_steps") is None
+
 
 class Catalog:
     """The pipelines that were asked for, followed by the bundled ones.

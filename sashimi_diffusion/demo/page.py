@@ -214,11 +214,7 @@ def _steps_of(entry: Entry, steps: int) -> dict[str, Any]:
 
 def _guidance_of(entry: Entry) -> dict[str, Any]:
     own = entry.pipe.config.guidance_scale
-    return {"maximum": max(_MOST_GUIDANCE, own), "value": own, "visible": _has_labels(entry)}
-
-
-def _has_labels(entry: Entry) -> bool:
-    return entry.classes is not None or entry.speakers is not None
+    return {"maximum": max(_MOST_GUIDANCE, own), "value": own, "visible": entry.takes_guidance}
 
 
 def _label_controls(entries: Sequence[Entry]) -> list[gr.Dropdown]:
@@ -310,7 +306,7 @@ def _drawing(
         voice=voice if entry.speakers is not None and voice != _ALL else None,
         sampler=None if sampler == _OWN else sampler,
         steps=int(steps),
-        guidance=float(f"{guidance:.6g}") if _has_labels(entry) else None,
+        guidance=float(f"{guidance:.6g}") if entry.takes_guidance else None,
         seed=_seed(seed),
         count=int(count),
     )

@@ -276,7 +276,7 @@ def warm_up(catalog: Catalog, stop: threading.Event) -> None:
             raise Stopped
 
     for name in catalog.names(autoregressive=False):
-        guided = catalog[name].classes is not None or catalog[name].speakers is not None
+        guided = catalog[name].takes_guidance
         steps = catalog[name].most_steps  # only one is done
         with contextlib.suppress(Stopped):
             draw(catalog[name], Drawing(name, None, None, None, steps, 2.0 if guided else None, 0), report)

@@ -114,11 +114,17 @@ class DiffusionAudioPipeline(AudioPipeline):
         """Return the guidance scale of a call: ``guidance_scale``, or the default if it is None; 1 is no guidance.
 
         Raises:
-            UserError: the scale is not a number, beyond ``MAX_GUIDANCE_SCALE``, or there are no labels.
+            UserError: the scale is not a number, beyond ``MAX_GUIDANCE_SCALE``, there are no labels, or the model is a
+                student, which has learned the guidance of its teacher.
         """
         if guidance_scale is None:
             return self.config.guidance_scale if has_labels else 1.0
-        if not has_labels and guidance_scale != 1:
-            scale = checked_scale(guidance_scale)
+        scale = checked_scale(guidance_scale)
+        if scale != 1 and not has_labels:
             raise UserError(f"guidance_scale is {scale:g}, but there are no class_labels to guide towards")
-        return checked_scale(guidance_scale)
+        if scale != 1 and self.scheduler.config.get("original_inference_steps") is not None:
+            raise UserError(
+                f"guidance_scale is {scale:g}, but this model was distilled and has learned the guidance of its "
+                "teacher: leave it out"
+            )
+        return scale

@@ -298,7 +298,7 @@ def test_a_distilled_pipeline_is_drawn_in_its_own_steps(words: str, tmp_path: Pa
     name = str(tmp_path / "student")
     catalog = Catalog([name], torch.device("cpu"))
     entry = catalog[name]
-    assert (entry.most_steps, entry.samplers) == (4, [])
+    assert (entry.most_steps, entry.samplers, entry.takes_guidance) == (4, [], False)
     warm_up(catalog, threading.Event())
     steps: list[tuple[int, int]] = []
     draw(entry, Drawing(name, "7", None, None, entry.most_steps, None, 0), lambda *done: steps.append(done))

@@ -16,6 +16,7 @@ from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.models import WaveNetDenoiser
 from sashimi_diffusion.pipelines import SashimiPipeline
 from sashimi_diffusion.schedulers import DiffWaveScheduler, create_scheduler
+from sashimi_diffusion.schedulers.compatible import create_few_step_scheduler
 
 SIZES = {"residual_channels": 8, "skip_channels": 8, "n_layers": 2, "dilation_cycle": 2}
 EMBEDDING = {"embedding_sines": 8, "embedding_hidden": 8, "embedding_dim": 8}
@@ -559,6 +560,14 @@ def test_the_call_of_another_scheduler_of_diffusers_with_its_arguments(pipe: Sas
     other = SashimiPipeline(pipe.model, own)
     other.set_progress_bar_config(disable=True)
     assert np.isfinite(other(num_inference_steps=2, eta=0.5, generator=seeded()).audios).all()
+
+
+def test_a_student_takes_no_guidance() -> None:
+    pipe = make_pipeline(num_classes=2)
+    pipe.scheduler = create_few_step_scheduler(pipe.scheduler.config, 2)
+    assert pipe(class_labels=1, guidance_scale=1).audios.shape == (1, 1, 50)
+    with pytest.raises(UserError, match="guidance_scale is 3, but this model was distilled"):
+        pipe(class_labels=1, guidance_scale=3)
 
 
 def test_a_scheduler_set_by_hand_is_checked_by_the_call() -> None:
