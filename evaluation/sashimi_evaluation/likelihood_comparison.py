@@ -18,7 +18,7 @@ from sashimi_diffusion.data.names import FOLDER, field_names, read_fields, selec
 from sashimi_diffusion.data.recordings import require_folder
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.likelihood import BitsPerSample, Quantization
-from sashimi_diffusion.pipelines import AutoPipeline, SashimiAutoregressivePipeline
+from sashimi_diffusion.pipelines import AutoPipeline, SashimiAutoregressivePipeline, resolve_pipeline
 from sashimi_diffusion.pipelines.labels import known_labels
 from sashimi_diffusion.terminal import printable
 from sashimi_diffusion.training.examples import spread_evenly
@@ -171,6 +171,12 @@ def compare_likelihoods(
     recordings, notes = _recordings(folder, loaded, settings, rate, pattern, where)
     results = [_bits(name, pipe, recordings, quantization, settings, progress) for name, pipe in loaded.items()]
     return Comparison(rate, quantization, recordings, results, notes)
+
+
+def input_files(recordings: Path, pipelines: Sequence[str]) -> list[Path]:
+    """Return the files that a comparison reads: the recordings, and everything in the folders of the pipelines."""
+    folders = [recordings, *(resolve_pipeline(name) for name in pipelines)]
+    return [path for folder in folders for path in folder.rglob("*")]
 
 
 def _quantization(loaded: Mapping[str, Any], kind: str | None) -> Quantization:

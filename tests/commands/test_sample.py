@@ -346,7 +346,7 @@ def test_running_out_of_memory_is_reported(
     class_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sample_diffusion, "require_memory", lambda *_: None)
-    monkeypatch.setattr(sashimi, "require_call_memory", lambda *_: None)
+    monkeypatch.setattr(sashimi, "require_call_memory", lambda *_, **__: None)
     for check in ("require_space", "require_wav_size"):
         monkeypatch.setattr(sample_diffusion, check, lambda *_: None)
     assert run(class_folder, tmp_path / "new" / "out", "--seconds", "1e14", "--num-samples", "1") == 2

@@ -17,7 +17,6 @@ from sashimi_diffusion.likelihood.dequantization import PCM
 from sashimi_diffusion.likelihood.diffusion import DEQUANTIZATIONS
 from sashimi_diffusion.likelihood.flow_ode import LEAST_TOLERANCE, METHODS, Integrator
 from sashimi_diffusion.output_files import check_output_files
-from sashimi_diffusion.pipelines import resolve_pipeline
 from sashimi_diffusion.terminal import printable, say
 from sashimi_evaluation.commands.resampling import resampling_of
 from sashimi_evaluation.likelihood_comparison import (
@@ -26,6 +25,7 @@ from sashimi_evaluation.likelihood_comparison import (
     Recording,
     Settings,
     compare_likelihoods,
+    input_files,
 )
 from sashimi_evaluation.metrics.intervals import Interval
 from sashimi_evaluation.report.record import aligned, versions, write_json_report
@@ -84,7 +84,7 @@ def likelihood(arguments: Sequence[str]) -> None:
     """
     options = build_parser().parse_args(arguments)
     _check_numbers(options)
-    check_output_files({"--json": options.json}, _inputs(options), new_folders=True)
+    check_output_files({"--json": options.json}, input_files(options.recordings, options.pipeline), new_folders=True)
     tolerance = Integrator.rtol if options.tolerance is None else options.tolerance
     settings = Settings(
         quantization=options.quantization,
@@ -207,13 +207,6 @@ def _fields(texts: Sequence[str] | None) -> dict[str, list[str]]:
             raise UserError(f"--where {printable(text)}: expected FIELD=VALUE or FIELD=VALUE,VALUE")
         fields[name] = values.split(",")
     return fields
-
-
-def _inputs(options: argparse.Namespace) -> list[Path]:
-    """Return the files that the command reads: the recordings, and everything in the folders of the pipelines."""
-    folders = [resolve_pipeline(name) for name in options.pipeline]
-    files = [path for folder in folders for path in folder.rglob("*")]
-    return [*files, *(path for path in options.recordings.rglob("*"))]
 
 
 def _check_numbers(options: argparse.Namespace) -> None:
