@@ -63,7 +63,11 @@ class DistillationTask(DiffusionTask):
         self.starts: Tensor = self.sampler.timesteps
         self.usage = diffusion_usage(student, method.steps)
         self.data = with_teacher(self.data, hash_pipeline(folder))
-        self.description += f"; {method.steps} sampling steps, guidance {guidance:g} of the teacher"
+        parameters = sum(parameter.numel() for parameter in student.parameters())
+        self.description += (
+            f"; a student of {parameters:,} parameters with {method.steps} sampling steps, guidance {guidance:g} of the "
+            "teacher"
+        )
 
     def check_sampling(self) -> None:
         """Do nothing: the student has its own sampler and steps instead of those of ``sampling``."""
