@@ -65,8 +65,8 @@ class DistillationTask(DiffusionTask):
         self.data = with_teacher(self.data, hash_pipeline(folder))
         parameters = sum(parameter.numel() for parameter in student.parameters())
         self.description += (
-            f"; a student of {parameters:,} parameters with {method.steps} sampling steps, guidance {guidance:g} of the "
-            "teacher"
+            f"; a student of {parameters:,} parameters with {method.steps} sampling steps, guidance {guidance:g} of "
+            "the teacher"
         )
 
     def check_sampling(self) -> None:
