@@ -245,12 +245,12 @@ class _Reading:
 
     def _row(self, samples: np.ndarray, rate: int, facts: Mapping[str, float]) -> tuple[np.ndarray, dict[str, Any]]:
         """Return the input of the network, and the properties of a prepared clip or excerpt, float32 (L,)."""
-        heard = samples[: round(PROPERTY_SECONDS * rate)]
+        beginning = samples[: round(PROPERTY_SECONDS * rate)]
         properties = {
-            **{"rate": rate, **facts, "spectrum": clip_spectrum(heard, rate)},
-            **asdict(signal_properties(heard, rate)),
-            **asdict(harmonic_properties(heard, rate)),
-            **(asdict(music_properties(heard, rate)) if self.music else {}),
+            **{"rate": rate, **facts, "spectrum": clip_spectrum(beginning, rate)},
+            **asdict(signal_properties(beginning, rate)),
+            **asdict(harmonic_properties(beginning, rate)),
+            **(asdict(music_properties(beginning, rate)) if self.music else {}),
         }
         properties["seconds"] = len(samples) / rate
         # Cropping first saves the resampling of samples that are not used.

@@ -20,6 +20,7 @@ from sashimi_diffusion.pipelines.labels import KnownLabels, known_labels
 from sashimi_diffusion.pipelines.loading import BUNDLED
 from sashimi_diffusion.pipelines.steps import set_timesteps
 from sashimi_diffusion.schedulers import create_scheduler, fitting_schedulers
+from sashimi_diffusion.schedulers.noise_paths import distilled_steps
 from sashimi_diffusion.ssm import frozen
 from sashimi_diffusion.terminal import printable
 
@@ -67,13 +68,13 @@ class Entry:
     def most_steps(self) -> int:
         """Largest number of sampling steps: that of the training schedule, or for which a student was distilled."""
         config = self.scheduler.config
-        return config.get("original_inference_steps") or config.num_train_timesteps
+        return distilled_steps(config) or config.num_train_timesteps
 
     @property
     def takes_guidance(self) -> bool:
         """Whether the model has labels to guide towards, and is no student, which has learned guidance."""
         has_labels = self.classes is not None or self.speakers is not None
-        return has_labels and self.scheduler.config.get("original_inference_steps") is None
+        return has_labels and distilled_steps(self.scheduler.config) is None
 
 
 class Catalog:

@@ -30,7 +30,13 @@ from sashimi_diffusion.pipelines.mel import checked_mel
 from sashimi_diffusion.pipelines.memory import require_call_memory
 from sashimi_diffusion.pipelines.prediction import Prediction
 from sashimi_diffusion.pipelines.sashimi import SashimiPipeline
-from sashimi_diffusion.schedulers.noise_paths import NoisePath, noise_path, require_objective, signal_and_deviation
+from sashimi_diffusion.schedulers.noise_paths import (
+    NoisePath,
+    distilled_steps,
+    noise_path,
+    require_objective,
+    signal_and_deviation,
+)
 
 DEQUANTIZATIONS = ("uniform", "variational")
 
@@ -211,7 +217,7 @@ class _Recordings:
     ) -> None:
         config = pipe.model.config
         require_objective(config, pipe.scheduler)
-        if pipe.scheduler.config.get("original_inference_steps") is not None:
+        if distilled_steps(pipe.scheduler.config) is not None:
             raise UserError("a model that was distilled to few steps has no likelihood: use its teacher")
         self.device, self.path = pipe.model.device, noise_path(pipe.scheduler)
         waveform = checked_audio(audio, config.in_channels, pipe.model.length_multiple).to(self.device)

@@ -18,6 +18,7 @@ from sashimi_diffusion.pipelines.loading import (
 )
 from sashimi_diffusion.pipelines.options import HUB, check_options, hub_options, weights_dtype
 from sashimi_diffusion.pipelines.prediction import PredictionGraphs, checked_scale
+from sashimi_diffusion.schedulers.noise_paths import distilled_steps
 
 Pipeline = TypeVar("Pipeline", bound="DiffusionAudioPipeline")
 
@@ -122,7 +123,7 @@ class DiffusionAudioPipeline(AudioPipeline):
         scale = checked_scale(guidance_scale)
         if scale != 1 and not has_labels:
             raise UserError(f"guidance_scale is {scale:g}, but there are no class_labels to guide towards")
-        if scale != 1 and self.scheduler.config.get("original_inference_steps") is not None:
+        if scale != 1 and distilled_steps(self.scheduler.config) is not None:
             raise UserError(
                 f"guidance_scale is {scale:g}, but this model was distilled and has learned the guidance of its "
                 "teacher: leave it out"

@@ -17,7 +17,7 @@ from sashimi_diffusion.schedulers import DiffWaveScheduler
 from sashimi_diffusion.schedulers.compatible import set_few_steps
 from sashimi_diffusion.schedulers.levels import check_levels
 from sashimi_diffusion.schedulers.noise import draw_noise
-from sashimi_diffusion.schedulers.noise_paths import objective_of, require_objective
+from sashimi_diffusion.schedulers.noise_paths import distilled_steps, objective_of, require_objective
 from sashimi_diffusion.terminal import one_line
 
 Step = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -55,7 +55,7 @@ def set_timesteps(
     if objective != "diffusion" and (timesteps is not None or sigmas is not None):
         given = "sigmas" if timesteps is None else "timesteps"
         raise UserError(f"{kind} takes no {given} in this pipeline: give num_inference_steps")
-    distilled = scheduler.config.get("original_inference_steps")
+    distilled = distilled_steps(scheduler.config)
     if timesteps is not None or sigmas is not None:
         _set_custom(scheduler, steps, timesteps, sigmas)
         _require_distilled(distilled, len(scheduler.timesteps))

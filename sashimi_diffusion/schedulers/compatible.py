@@ -26,7 +26,7 @@ from sashimi_diffusion.schedulers.diffwave import (
 )
 from sashimi_diffusion.schedulers.levels import noise_levels
 from sashimi_diffusion.schedulers.linear_multistep import LinearMultistepScheduler
-from sashimi_diffusion.schedulers.noise_paths import objective_of
+from sashimi_diffusion.schedulers.noise_paths import distilled_steps, objective_of
 from sashimi_diffusion.suggestions import did_you_mean
 from sashimi_diffusion.terminal import counted
 
@@ -127,10 +127,10 @@ def create_scheduler(name: str, config: Mapping[str, Any]) -> SchedulerMixin:
     if name not in ALL_SCHEDULERS:
         hint = did_you_mean(name, fitting)
         raise UserError(f"unknown scheduler {name!r}{hint} (known: {', '.join(fitting)})")
-    if "original_inference_steps" in config:
+    if (steps := distilled_steps(config)) is not None:
         raise UserError(
             f"the scheduler {name} does not fit a model that was distilled to "
-            f"{counted(config['original_inference_steps'], 'step')}: leave the scheduler out, or use the teacher"
+            f"{counted(steps, 'step')}: leave the scheduler out, or use the teacher"
         )
     if name not in fitting:
         raise UserError(

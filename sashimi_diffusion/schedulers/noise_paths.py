@@ -277,6 +277,12 @@ class EDMPath(NoisePath):
         return noisy / power.sqrt(), self._sign * target
 
 
+def distilled_steps(config: Mapping[str, Any]) -> int | None:
+    """Return the sampling steps that a model was distilled to, from the config of its scheduler; None for others."""
+    steps: int | None = config.get("original_inference_steps")
+    return steps
+
+
 def objective_of(scheduler: Any) -> str | None:
     """Return for which of ``OBJECTIVES`` a scheduler is; None if it fits no denoiser of this package."""
     if hasattr(scheduler, "alphas_cumprod"):

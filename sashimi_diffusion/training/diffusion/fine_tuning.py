@@ -16,6 +16,7 @@ from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.models.adapters import require_peft
 from sashimi_diffusion.models.conditioning import GrownLabelEmbedding
 from sashimi_diffusion.pipelines.sashimi import SashimiPipeline
+from sashimi_diffusion.schedulers.noise_paths import distilled_steps
 from sashimi_diffusion.terminal import counted
 from sashimi_diffusion.training.diffusion.config import DiffusionConfig
 
@@ -34,7 +35,7 @@ def initial_network(config: DiffusionConfig, recordings: Recordings) -> Any:
             do not fit it.
     """
     pipeline = SashimiPipeline.from_pretrained(config.training.initial_pipeline or "")
-    if (steps := pipeline.scheduler.config.get("original_inference_steps")) is not None:
+    if (steps := distilled_steps(pipeline.scheduler.config)) is not None:
         raise UserError(
             f"training.initial_pipeline was distilled to {counted(steps, 'step')}, and its network denoises only in "
             "them: train or distill from its teacher instead"
