@@ -148,8 +148,18 @@ def build_parser() -> Parser:
     add("--mel", type=path_argument, nargs="+", metavar="FILE", help=MEL_HELP)
     add = parser.add_argument_group("autoregressive pipelines").add_argument
     add("--prefix", type=path_argument, metavar="FILE", help="recording that every clip continues")
-    add("--temperature", type=float, metavar="T", help="sampling temperature; 0 is greedy (default: 1)")
-    add("--top-p", type=float, metavar="P", help="total probability of nucleus sampling (default: 1, all tokens)")
+    add(
+        "--temperature",
+        type=float,
+        metavar="T",
+        help="sampling temperature; 0 is greedy (default: that of the pipeline)",
+    )
+    add(
+        "--top-p",
+        type=float,
+        metavar="P",
+        help="probability of nucleus sampling; 1: all tokens (default: that of the pipeline)",
+    )
     add("--top-k", type=int, metavar="K", help="sample from the K most likely tokens (default: all tokens)")
     add("--engine", choices=ENGINES, help="engine that runs the recurrence (default: auto, the fastest available)")
     add("--weights", choices=WEIGHTS, help=WEIGHTS_HELP)

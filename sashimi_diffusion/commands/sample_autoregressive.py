@@ -9,7 +9,7 @@ import shlex
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,6 @@ from sashimi_diffusion.data.decoding import decode_audio
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.generation import (
     Generation,
-    Sampling,
     check_memory,
     create_engine,
     engine_name,
@@ -131,9 +130,8 @@ def check_options(
     options: argparse.Namespace, pipe: SashimiAutoregressivePipeline, batch_size: int, prefix_length: int
 ) -> None:
     """Raise the errors of generation that options cause, before anything is written."""
-    arguments = sampling_arguments(options)
-    engine, weights = arguments.pop("engine"), arguments.pop("weights")
-    Sampling(**arguments)
+    engine, weights = options.engine or "auto", options.weights
+    pipe.sampling(options.temperature, options.top_k, options.top_p)  # raises its errors before generation
     length, rate = pipe.length_in_samples(options.seconds), pipe.model.config.sample_rate
     if prefix_length >= length:
         raise UserError(
@@ -191,7 +189,7 @@ def generate(
             audio_length_in_s=options.seconds,
             prefix=prefix,
             generator=[torch.Generator().manual_seed(clip.seed) for clip in batch],
-            **sampling_arguments(options),
+            **sampling_arguments(options, pipe),
         )
     require_finite(output.log_likelihoods, options)
     generated = output.audios.shape[-1] - output.prefix_length
@@ -202,12 +200,10 @@ def generate(
     return list(output.audios[:, 0])
 
 
-def sampling_arguments(options: argparse.Namespace) -> dict[str, Any]:
+def sampling_arguments(options: argparse.Namespace, pipe: SashimiAutoregressivePipeline) -> dict[str, Any]:
     """Return the arguments of the pipeline that determine how samples are drawn."""
     return {
-        "temperature": 1.0 if options.temperature is None else options.temperature,
-        "top_k": options.top_k,
-        "top_p": 1.0 if options.top_p is None else options.top_p,
+        **asdict(pipe.sampling(options.temperature, options.top_k, options.top_p)),
         "engine": options.engine or "auto",
         "weights": options.weights,
     }
@@ -235,7 +231,7 @@ def make_record(
         "command": shlex.join(["sashimi-sample", *sys.argv[1:]]),
         "seed": options.seed,
         "pipeline": {"name": options.pipeline, "model": type(pipe.model).__name__, "sha256": hash_pipeline(folder)},
-        **sampling_arguments(options),
+        **sampling_arguments(options, pipe),
         "prefix": prefix,
         "likelihood_window": options.likelihood_window,
         "sorted_by_likelihood": options.sort_by_likelihood,
@@ -278,7 +274,7 @@ def stream(options: argparse.Namespace, pipe: SashimiAutoregressivePipeline, pre
             audio_length_in_s=length / rate,
             prefix=prefix,
             generator=[torch.Generator().manual_seed(seed)],
-            **sampling_arguments(options),
+            **sampling_arguments(options, pipe),
         )
         with tqdm(blocks, desc="blocks of 0.1 s", total=math.ceil(length / block)) as progress:
             audio = audio_of(progress, options)

@@ -142,7 +142,9 @@ def _compare_tab(handlers: Handlers) -> None:
 
 
 def _continue_tab(handlers: Handlers) -> None:
-    names = handlers.catalog.names(autoregressive=True)
+    catalog = handlers.catalog
+    names = catalog.names(autoregressive=True)
+    defaults = catalog[names[0]].pipe.sampling()
     with gr.Row():
         with gr.Column(scale=1, min_width=300):
             pipeline = _pipeline_control(names, names[0])
@@ -155,19 +157,24 @@ def _continue_tab(handlers: Handlers) -> None:
                 waveform_options=gr.WaveformOptions(show_recording_waveform=False),  # the player of the browser
             )
             seconds = gr.Slider(0.1, _MOST_SECONDS, value=2, step=0.1, label="Seconds to add")
-            temperature = gr.Slider(0, _MOST_TEMPERATURE, value=1, step=0.05, label="Temperature")
-            top_p = gr.Slider(0.05, 1, value=1, step=0.01, label="Top-p")
+            temperature = gr.Slider(0, _MOST_TEMPERATURE, value=defaults.temperature, step=0.05, label="Temperature")
+            top_p = gr.Slider(0.05, 1, value=defaults.top_p, step=0.01, label="Top-p")
             seed = _seed_controls()
             start, cancel = _buttons("Continue")
         with gr.Column(scale=2, min_width=300):
             status, live = _status(), gr.HTML(padding=False)
             shown = _results("Press Continue. The sound is played while it is generated, and appears here.")
 
+    def defaults_of(name: str) -> tuple[float, float]:
+        sampling = catalog[name].pipe.sampling()
+        return sampling.temperature, sampling.top_p
+
     def run(name, recording, seconds, temperature, top_p, seed, request: gr.Request):  # type: ignore[no-untyped-def]
         path = None if recording is None else Path(recording)
         continuation = Continuation(name, path, float(seconds), float(temperature), float(top_p), _seed(seed))
         yield from _parts(handlers.proceed(str(request.session_hash), continuation))
 
+    pipeline.change(defaults_of, pipeline, [temperature, top_p], **_QUIET)
     inputs = [pipeline, recording, seconds, temperature, top_p, seed]
     _connect(handlers, start, cancel, run, inputs, status, [live, shown])
 

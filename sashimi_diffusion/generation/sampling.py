@@ -1,10 +1,12 @@
 """Sample tokens from logits with temperature, top-k and top-p."""
 
+import numbers
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from sashimi_diffusion.arguments import short_form
 from sashimi_diffusion.errors import UserError
 
 _LOWEST_TEMPERATURE = 1e-30  # logits divided by a lower one are infinite
@@ -30,6 +32,9 @@ class Sampling:
     top_p: float = 1.0
 
     def __post_init__(self) -> None:
+        for name, value in (("temperature", self.temperature), ("top_p", self.top_p)):
+            if not isinstance(value, numbers.Real) or isinstance(value, bool):
+                raise UserError(f"{name} must be a number, got {short_form(value)}")
         if self.temperature != 0 and not _LOWEST_TEMPERATURE <= self.temperature < float("inf"):
             raise UserError(
                 f"temperature must be 0 (greedy) or above, at least {_LOWEST_TEMPERATURE:g}, got {self.temperature}"

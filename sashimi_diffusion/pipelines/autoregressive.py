@@ -18,6 +18,7 @@ from sashimi_diffusion.data.audio import resample
 from sashimi_diffusion.data.quantization import bits_of, decode, encode, normalize
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.generation.generate import BLOCK, Generation, joined, stream
+from sashimi_diffusion.generation.sampling import Sampling
 from sashimi_diffusion.models import AutoregressiveModel
 from sashimi_diffusion.pipelines.base import (
     AudioPipeline,
@@ -27,7 +28,7 @@ from sashimi_diffusion.pipelines.base import (
     require_finite_weights,
     sample_generators,
 )
-from sashimi_diffusion.pipelines.loading import load_model, require_autoregressive, resolve_pipeline
+from sashimi_diffusion.pipelines.loading import load_model, require_autoregressive, resolve_pipeline, stored_sampling
 from sashimi_diffusion.pipelines.memory import require_call_memory
 from sashimi_diffusion.pipelines.options import HUB, check_options, hub_options, weights_dtype
 
@@ -65,6 +66,8 @@ class SashimiAutoregressivePipeline(AudioPipeline):
 
     Args:
         model: ``SashimiAutoregressive``, ``WaveNetAutoregressive``, ``SampleRNN`` or another ``AutoregressiveModel``.
+        temperature, top_p: defaults of calls, see :class:`sashimi_diffusion.generation.Sampling`; saved with the
+            pipeline.
 
     Attributes:
         num_timesteps: number of samples of the clips of the current or last call; 0 before the first one.
@@ -78,12 +81,19 @@ class SashimiAutoregressivePipeline(AudioPipeline):
 
     _callback_tensor_inputs: ClassVar[list[str]] = ["audio", "tokens", "log_probabilities", "entropies"]
 
-    def __init__(self, model: AutoregressiveModel) -> None:
+    def __init__(self, model: AutoregressiveModel, temperature: float = 1.0, top_p: float = 1.0) -> None:
         super().__init__()
         # torch.compile keeps the model in _orig_mod. None is a model that will be set later.
         if model is not None and not isinstance(getattr(model, "_orig_mod", model), AutoregressiveModel):
             raise UserError(f"model is {short_form(model)}: expected one such as SashimiAutoregressive")
         self.register_modules(model=model)
+        defaults = Sampling(temperature, None, top_p)
+        self.register_to_config(temperature=float(defaults.temperature), top_p=float(defaults.top_p))
+
+    @property
+    def components(self) -> dict[str, Any]:
+        """Arguments of the constructor that make the same pipeline."""
+        return {**super().components, "temperature": self.config.temperature, "top_p": self.config.top_p}
 
     @classmethod
     def from_pretrained(
@@ -91,6 +101,8 @@ class SashimiAutoregressivePipeline(AudioPipeline):
         pretrained_model_name_or_path: str | os.PathLike[str],
         *,
         model: AutoregressiveModel | None = None,
+        temperature: float | None = None,
+        top_p: float | None = None,
         variant: str | None = None,
         torch_dtype: torch.dtype | dict[str, torch.dtype] | None = None,
         dtype: torch.dtype | dict[str, torch.dtype] | None = None,
@@ -98,18 +110,27 @@ class SashimiAutoregressivePipeline(AudioPipeline):
     ) -> "SashimiAutoregressivePipeline":
         """Load a pipeline; the arguments are those of :meth:`SashimiPipeline.from_pretrained`.
 
+        Args:
+            temperature, top_p: replace the stored defaults.
+
         Raises:
             UserError: an argument is unknown, the pipeline does not exist or is not autoregressive, a file is missing
                 or corrupt, or its weights are not finite.
         """
-        check_options(f"{cls.__name__}.from_pretrained", hub, ("model", "variant", "torch_dtype", "dtype", *HUB))
+        own = ("model", "temperature", "top_p", "variant", "torch_dtype", "dtype", *HUB)
+        check_options(f"{cls.__name__}.from_pretrained", hub, own)
         weights = weights_dtype(torch_dtype, dtype)
         folder = resolve_pipeline(pretrained_model_name_or_path, **hub_options(hub))
         require_autoregressive(folder, True)
         if model is None:
             model = load_model(folder, AutoregressiveModel, weights, variant)
             require_finite_weights(model, folder)
-        pipeline = cls(model)
+        stored = stored_sampling(folder)
+        defaults = (
+            stored.temperature if temperature is None else temperature,
+            stored.top_p if top_p is None else top_p,
+        )
+        pipeline = cls(model, *defaults)
         pipeline.register_to_config(_name_or_path=str(folder))
         return pipeline
 
@@ -120,9 +141,9 @@ class SashimiAutoregressivePipeline(AudioPipeline):
         audio_length_in_s: float | None = None,
         prefix: np.ndarray | Tensor | None = None,
         prefix_rate: int | None = None,
-        temperature: float = 1.0,
+        temperature: float | None = None,
         top_k: int | None = None,
-        top_p: float = 1.0,
+        top_p: float | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
         engine: str = "auto",
         output_type: str = "np",
@@ -140,7 +161,8 @@ class SashimiAutoregressivePipeline(AudioPipeline):
             audio_length_in_s: length in seconds, including the prefix. Default: the training length.
             prefix: waveform that the generated waveforms continue, (P,), (1, P) or (B, P); see :meth:`prefix_tokens`.
             prefix_rate: sample rate of the prefix in Hz; None is that of the model.
-            temperature, top_k, top_p: see :class:`sashimi_diffusion.generation.Sampling`.
+            temperature, top_k, top_p: see :class:`sashimi_diffusion.generation.Sampling`. Default: those of the
+                pipeline, and all tokens for ``top_k``.
             generator: one generator, from which a seed per waveform is drawn, or a list of B generators.
             engine: see :func:`sashimi_diffusion.generation.create_engine`.
             output_type: ``"np"`` for numpy arrays, ``"pt"`` for tensors.
@@ -169,7 +191,8 @@ class SashimiAutoregressivePipeline(AudioPipeline):
         generators = sample_generators(generator, count)
         length = self.length_in_samples(audio_length_in_s)
         self._load_offloaded()
-        sampling = (temperature, top_k, top_p)
+        chosen = self.sampling(temperature, top_k, top_p)
+        sampling = (chosen.temperature, chosen.top_k, chosen.top_p)
         parts = stream(self.model, length, block, count, tokens, *sampling, generators, engine, weights)
         self._num_timesteps, self._interrupt = length, False
         blocks: list[Generation] = []
@@ -204,9 +227,9 @@ class SashimiAutoregressivePipeline(AudioPipeline):
         audio_length_in_s: float | None = None,
         prefix: np.ndarray | Tensor | None = None,
         prefix_rate: int | None = None,
-        temperature: float = 1.0,
+        temperature: float | None = None,
         top_k: int | None = None,
-        top_p: float = 1.0,
+        top_p: float | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
         engine: str = "auto",
         weights: str = "float32",
@@ -231,7 +254,8 @@ class SashimiAutoregressivePipeline(AudioPipeline):
         length = None if audio_length_in_s is None else self.length_in_samples(audio_length_in_s)
         self._load_offloaded()
         # Outside of the generator expression, so that this call raises the errors.
-        sampling = (temperature, top_k, top_p)
+        chosen = self.sampling(temperature, top_k, top_p)
+        sampling = (chosen.temperature, chosen.top_k, chosen.top_p)
         blocks = stream(self.model, length, block, count, tokens, *sampling, generators, engine, weights)
         return ((self.waveform(result), result) for result in blocks)
 
@@ -258,6 +282,19 @@ class SashimiAutoregressivePipeline(AudioPipeline):
     def enable_group_offload(self, *arguments: Any, **options: Any) -> None:
         """Raise UserError: every sample needs all weights."""
         raise UserError("every sample needs all weights, which are not loaded in groups: use enable_model_cpu_offload")
+
+    def sampling(
+        self, temperature: float | None = None, top_k: int | None = None, top_p: float | None = None
+    ) -> Sampling:
+        """Return how a call with these arguments draws samples: what is None has the default of the pipeline.
+
+        Raises:
+            UserError: a value is out of range.
+        """
+        config = self.config
+        return Sampling(
+            config.temperature if temperature is None else temperature, top_k, config.top_p if top_p is None else top_p
+        )
 
     def length_in_samples(self, audio_length_in_s: float | None = None) -> int:
         """Return the number of samples in ``audio_length_in_s``; the training length if it is None.

@@ -17,6 +17,7 @@ from sashimi_diffusion import models, schedulers
 from sashimi_diffusion.arguments import check_arguments, short_form
 from sashimi_diffusion.bundled import BUNDLED, bundled_folders, local_folder
 from sashimi_diffusion.errors import UserError
+from sashimi_diffusion.generation.sampling import Sampling
 from sashimi_diffusion.models.stored import (
     A_FILE,
     CONFIG,
@@ -144,6 +145,19 @@ def stored_guidance_scale(folder: Path) -> float:
     """
     try:
         return checked_scale(read_object(folder / _INDEX).get("guidance_scale", 1.0))
+    except UserError as error:
+        raise UserError(f"{printable(folder / _INDEX)}: {error}") from error
+
+
+def stored_sampling(folder: Path) -> Sampling:
+    """Return how an autoregressive pipeline folder draws samples by default; from all tokens if it has no settings.
+
+    Raises:
+        UserError: an error of :class:`~sashimi_diffusion.generation.sampling.Sampling`.
+    """
+    index = read_object(folder / _INDEX)
+    try:
+        return Sampling(index.get("temperature", 1.0), None, index.get("top_p", 1.0))
     except UserError as error:
         raise UserError(f"{printable(folder / _INDEX)}: {error}") from error
 

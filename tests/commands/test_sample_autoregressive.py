@@ -55,6 +55,17 @@ def test_clips_picture_and_record(folder: Path, tmp_path: Path, capsys: pytest.C
         assert clip["bits_per_sample"] == pytest.approx(-clip["log_likelihood"] / LENGTH / math.log(2))
 
 
+def test_the_defaults_of_the_pipeline_are_used_and_recorded(folder: Path, tmp_path: Path) -> None:
+    model = SashimiAutoregressivePipeline.from_pretrained(folder).model
+    SashimiAutoregressivePipeline(model, temperature=0.8, top_p=0.9).save_pretrained(tmp_path / "pipeline")
+    assert run(tmp_path / "pipeline", tmp_path / "own", "--num-samples", 1) == 0
+    assert run(folder, tmp_path / "given", "--num-samples", 1, "--temperature", 0.8, "--top-p", 0.9) == 0
+    assert (tmp_path / "own" / "0000.wav").read_bytes() == (tmp_path / "given" / "0000.wav").read_bytes()
+    for out in ("own", "given"):
+        written = record(tmp_path / out)
+        assert (written["temperature"], written["top_k"], written["top_p"]) == (0.8, None, 0.9)
+
+
 def test_the_batch_size_does_not_change_the_clips(folder: Path, tmp_path: Path) -> None:
     for size in (1, 3):
         assert run(folder, tmp_path / str(size), "--num-samples", 3, "--batch-size", size) == 0

@@ -59,6 +59,51 @@ def test_a_saved_pipeline_generates_the_same_audio(pipe: SashimiAutoregressivePi
     assert "_name_or_path" not in json.loads((tmp_path / "model" / "config.json").read_text())
 
 
+def test_defaults_of_sampling_are_saved_and_can_be_replaced(
+    pipe: SashimiAutoregressivePipeline, tmp_path: Path
+) -> None:
+    chosen = SashimiAutoregressivePipeline(pipe.model, temperature=0.7, top_p=0.9)
+    expected = pipe(temperature=0.7, top_p=0.9, generator=generators(3), engine="eager").audios
+    chosen.save_pretrained(tmp_path)
+    plain = DiffusionPipeline.from_pretrained(str(tmp_path), trust_remote_code=True)
+    loaded = SashimiAutoregressivePipeline.from_pretrained(tmp_path)
+    for same in (chosen, plain, loaded, SashimiAutoregressivePipeline.from_pipe(chosen)):
+        np.testing.assert_array_equal(same(generator=generators(3), engine="eager").audios, expected)
+    streamed = np.concatenate([block for block, _ in loaded.stream(60, None, 0.025, generator=generators(3))], axis=-1)
+    np.testing.assert_array_equal(streamed, expected)
+
+    everything = pipe(generator=generators(3), engine="eager").audios
+    np.testing.assert_array_equal(
+        loaded(temperature=1, top_p=1, generator=generators(3), engine="eager").audios, everything
+    )
+    replaced = SashimiAutoregressivePipeline.from_pretrained(tmp_path, temperature=1, top_p=1)
+    np.testing.assert_array_equal(replaced(generator=generators(3), engine="eager").audios, everything)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "message"),
+    [
+        ("temperature", "hot", "temperature must be a number, got 'hot'"),
+        ("temperature", -1, r"temperature must be 0 \(greedy\) or above"),
+        ("temperature", math.nan, r"temperature must be 0 \(greedy\) or above"),
+        ("top_p", True, "top_p must be a number, got True"),
+        ("top_p", 0, "top_p must be above 0 and at most 1"),
+    ],
+)
+def test_defaults_of_sampling_out_of_range_are_refused(
+    setting: str, value: object, message: str, pipe: SashimiAutoregressivePipeline, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=message):
+        SashimiAutoregressivePipeline(pipe.model, **{setting: value})
+    with pytest.raises(UserError, match=message):
+        pipe(**{setting: value})
+    pipe.save_pretrained(tmp_path)
+    index = tmp_path / "model_index.json"
+    index.write_text(json.dumps({**json.loads(index.read_text()), setting: value}))
+    with pytest.raises(UserError, match=rf"model_index\.json: {message}"):
+        SashimiAutoregressivePipeline.from_pretrained(tmp_path)
+
+
 def test_each_pipeline_refuses_the_other_kind(pipe: SashimiAutoregressivePipeline, tmp_path: Path) -> None:
     pipe.save_pretrained(tmp_path)
     with pytest.raises(UserError, match=r"an autoregressive pipeline: load it with SashimiAutoregressivePipeline$"):

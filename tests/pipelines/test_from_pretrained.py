@@ -95,7 +95,8 @@ def test_from_pipe_of_an_autoregressive_pipeline() -> None:
 
 def test_from_pipe_names_what_is_missing(pipe: SashimiPipeline) -> None:
     message = (
-        r"SashimiPipeline needs scheduler, which this SashimiAutoregressivePipeline does not have \(it has model\)"
+        "SashimiPipeline needs scheduler, which this SashimiAutoregressivePipeline does not have "
+        r"\(it has model, temperature, top_p\)"
     )
     with pytest.raises(UserError, match=message):
         SashimiPipeline.from_pipe(make_autoregressive())

@@ -8,7 +8,7 @@ from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.generation.engines import ENGINES
 from sashimi_diffusion.models import SampleRNN, SashimiAutoregressive, WaveNetAutoregressive
 from sashimi_diffusion.suggestions import did_you_mean
-from sashimi_diffusion.training.config import MAX_SAMPLES, MAX_STEPS, RunConfig
+from sashimi_diffusion.training.config import MAX_SAMPLES, MAX_STEPS, RunConfig, TrainingConfig
 from sashimi_diffusion.training.data_config import MAX_LENGTH, DataConfig
 from sashimi_diffusion.training.model_config import ModelConfig
 from sashimi_diffusion.training.settings import Seed, Settings, Text
@@ -80,9 +80,14 @@ class GenerationConfig(Settings):
         default=1.0,
         ge=0,
         le=1000,  # all tokens are equally likely
-        description="temperature of the softmax; 0: greedy",
+        description="temperature of the softmax; 0: greedy. It is the default of the pipeline",
     )
-    top_p: float = Field(default=1.0, gt=0, le=1, description="probability of nucleus sampling; 1: all tokens")
+    top_p: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="probability of nucleus sampling; 1: all tokens. It is the default of the pipeline",
+    )
     engine: Text = Field(default="auto", description="an engine of `sashimi_diffusion.generation`")
     seed: Seed = Field(default=0, description="seed of the random numbers")
 
@@ -94,12 +99,23 @@ class GenerationConfig(Settings):
         return value
 
 
+class AutoregressiveTrainingConfig(TrainingConfig):
+    """The length of a run, the size of its batches, when it writes what, and the weights that it starts from."""
+
+    initial_pipeline: Text | None = Field(
+        default=None,
+        description="start from the network of this pipeline, a folder or the name of a bundled one; settings of the "
+        "network must be its own; null: a new network",
+    )
+
+
 class AutoregressiveConfig(RunConfig):
     """Configuration of autoregressive training."""
 
     output_dir: Text = Field(default="runs/autoregressive", description="the run folder")
     model: AutoregressiveModelConfig = Field(default_factory=AutoregressiveModelConfig)
     data: TokenDataConfig = Field(default_factory=TokenDataConfig)
+    training: AutoregressiveTrainingConfig = Field(default_factory=AutoregressiveTrainingConfig)
     sampling: GenerationConfig = Field(default_factory=GenerationConfig)
 
     @model_validator(mode="after")

@@ -27,13 +27,11 @@ def save_samples(run: Path, step: int, model: AutoregressiveModel, config: Gener
     Returns:
         str: a message that names the samples that degenerate into noise; empty if there are none.
     """
-    pipeline = SashimiAutoregressivePipeline(model=model)
+    pipeline = SashimiAutoregressivePipeline(model, config.temperature, config.top_p)
     pipeline.set_progress_bar_config(desc="samples", leave=False, disable=not sys.stderr.isatty())
     output = pipeline(
         batch_size=config.num_samples,
         audio_length_in_s=config.seconds,
-        temperature=config.temperature,
-        top_p=config.top_p,
         generator=[torch.Generator().manual_seed(config.seed + index) for index in range(config.num_samples)],
         engine=config.engine,
     )

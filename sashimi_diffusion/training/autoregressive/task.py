@@ -20,6 +20,7 @@ from sashimi_diffusion.ssm import frozen
 from sashimi_diffusion.terminal import say
 from sashimi_diffusion.training.autoregressive.batches import IGNORED, TokenBatch, TokenSource, padded
 from sashimi_diffusion.training.autoregressive.config import AutoregressiveConfig
+from sashimi_diffusion.training.autoregressive.fine_tuning import initial_network
 from sashimi_diffusion.training.autoregressive.samples import check_generation, save_samples
 from sashimi_diffusion.training.examples import spread_evenly, unused_ends
 from sashimi_diffusion.training.log import evaluation_bar
@@ -57,7 +58,8 @@ class AutoregressiveTask:
         self.samples = config.sampling.num_samples
         recordings = open_split(config.data, "train", config.data.length * self.chunks, skip_bad_files)
         self._check_length(recordings)
-        self.network = _create_model(config)
+        self.network = _create_model(config) if config.training.initial_pipeline is None else initial_network(config)
+        _check_multiple(self.network, config.data.length)
         self.module: nn.Module = NextTokenLoss(self.network)
         if self.samples:
             check_generation(config.sampling, self.network, device)
@@ -137,7 +139,8 @@ class AutoregressiveTask:
 
     def pipeline(self, network: Any) -> SashimiAutoregressivePipeline:
         """Return a pipeline of the model."""
-        return SashimiAutoregressivePipeline(model=network)
+        sampling = self.config.sampling
+        return SashimiAutoregressivePipeline(network, sampling.temperature, sampling.top_p)
 
     def save_samples(self, run: Path, step: int, network: Any) -> str:
         """Draw samples."""
@@ -178,18 +181,20 @@ def _create_model(config: AutoregressiveConfig) -> Any:
     """Return the untrained network.
 
     Raises:
-        UserError: invalid arguments, or a length that the network does not support.
+        UserError: invalid arguments.
     """
     data = config.data
     try:
-        network = config.model.network_class(
+        return config.model.network_class(
             sample_rate=data.sample_rate, sample_size=data.length, **config.model.arguments
         )
     except ValueError as error:
         raise UserError(f"cannot build the network of `model`: {error}") from error
-    if data.length % network.length_multiple:
-        raise UserError(f"data.length is {data.length}, but this network needs multiples of {network.length_multiple}")
-    return network
+
+
+def _check_multiple(network: Any, length: int) -> None:
+    if length % network.length_multiple:
+        raise UserError(f"data.length is {length}, but this network needs multiples of {network.length_multiple}")
 
 
 def _chunks(source: TokenSource, limit: int) -> list[Tensor]:

@@ -263,3 +263,32 @@ def test_an_engine_that_cannot_run_is_refused_before_training(ar_config, monkeyp
     with pytest.raises(UserError, match=rf"engine '{engine}' cannot run: {reason}"):
         AutoregressiveTask(ar_config(overrides=[settings]), torch.device(device), False)
     AutoregressiveTask(ar_config(overrides=[settings, "sampling.num_samples=0"]), torch.device(device), False)
+
+
+def test_a_run_starts_from_a_pipeline(ar_config, tmp_path):
+    base = train(AutoregressiveTask, ar_config()) / "pipeline"
+    settings = [f"training.initial_pipeline={base}", f"output_dir={tmp_path / 'tuned'}", "sampling.top_p=0.9"]
+    tuned = ar_config(overrides=settings, length=512, carry_chunks=2)
+    network = Trainer(AutoregressiveTask, tuned, resume=False, resume_from=None, skip_bad_files=False).network
+    before = SashimiAutoregressivePipeline.from_pretrained(base).model
+    assert all(map(torch.equal, network.parameters(), before.parameters()))
+    after = SashimiAutoregressivePipeline.from_pretrained(train(AutoregressiveTask, tuned, resume=True) / "pipeline")
+    assert not all(map(torch.equal, after.model.parameters(), before.parameters()))
+    assert after.model.config.sample_size == 512
+    assert after.config.top_p == 0.9
+
+
+@pytest.mark.parametrize(
+    ("name", "override", "message"),
+    [
+        ("sashimi", "model.d_model=16", "model.d_model is 16, but the initial pipeline has 8: set model.d_model=8"),
+        ("sashimi", "data.sample_rate=4000", "data.sample_rate is 4000, but the initial pipeline has 8000"),
+        ("sashimi", "data.length=102", "this network needs multiples of 4"),
+        ("wavenet", "seed=0", "model.name is wavenet, .* but the initial pipeline has SashimiAutoregressive"),
+    ],
+)
+def test_settings_that_contradict_the_initial_pipeline_are_named(ar_config, tmp_path, name, override, message):
+    base = train(AutoregressiveTask, ar_config()) / "pipeline"
+    settings = [f"training.initial_pipeline={base}", f"output_dir={tmp_path / 'tuned'}", override]
+    with pytest.raises(UserError, match=message):
+        AutoregressiveTask(ar_config(name, settings), torch.device("cpu"), skip_bad_files=False)

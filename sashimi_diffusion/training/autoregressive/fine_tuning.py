@@ -1,0 +1,37 @@
+"""Fine-tuning: a run that starts from the weights of an autoregressive pipeline."""
+
+from typing import Any
+
+from sashimi_diffusion.arguments import short_form
+from sashimi_diffusion.errors import UserError
+from sashimi_diffusion.pipelines.autoregressive import SashimiAutoregressivePipeline
+from sashimi_diffusion.training.autoregressive.config import AutoregressiveConfig
+
+
+def initial_network(config: AutoregressiveConfig) -> Any:
+    """Return the network of ``training.initial_pipeline`` in training mode; ``data.length`` becomes its sample size.
+
+    Raises:
+        UserError: there is no such pipeline, or a setting contradicts it.
+    """
+    network: Any = SashimiAutoregressivePipeline.from_pretrained(config.training.initial_pipeline or "").model
+    own_class = config.model.network_class
+    if type(network) is not own_class:
+        raise UserError(
+            f"model.name is {config.model.name}, which is {own_class.__name__}, but the initial pipeline has "
+            f"{type(network).__name__}"
+        )
+    wanted = {"data.sample_rate": (config.data.sample_rate, network.config.sample_rate)}
+    for name, value in config.model.arguments.items():
+        wanted[f"model.{name}"] = (value, network.config.get(name))
+    for name, (given, own) in wanted.items():
+        if _plain(given) != _plain(own):
+            raise UserError(
+                f"{name} is {short_form(given)}, but the initial pipeline has {short_form(own)}: set {name}={own}"
+            )
+    network.register_to_config(sample_size=config.data.length)
+    return network.train()
+
+
+def _plain(value: object) -> object:
+    return list(value) if isinstance(value, tuple) else value
