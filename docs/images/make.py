@@ -3,7 +3,7 @@
     python docs/images/make.py free-spoken-digit-dataset/recordings
 
 The argument is the folder of the Free Spoken Digit Dataset (CC BY-SA 4.0). Its recording 7_theo_0, which was held out
-of the training of the bundled pipeline, is scaled to the level of the training recordings. This takes about a minute.
+of the training of sashimi-digits, is scaled to the level of the training recordings. This takes about a minute.
 """
 
 import shlex
@@ -21,10 +21,10 @@ HERE, RATE = Path(__file__).parent, 8000
 SAMPLER = "--steps 20 --scheduler dpmsolver++-sde-karras"
 
 
-def clips(options: str) -> list[np.ndarray]:
+def clips(options: str, sampler: str = SAMPLER) -> list[np.ndarray]:
     """Return the clips, (samples,), that ``sashimi-sample`` makes with these options."""
     with tempfile.TemporaryDirectory() as out:
-        if sample([*shlex.split(f"{options} {SAMPLER} --out"), out]) != 0:
+        if sample([*shlex.split(f"{options} {sampler} --out"), out]) != 0:
             raise SystemExit(f"this command failed: sashimi-sample {options}")
         return [read_audio(path, RATE) for path in sorted(Path(out).glob("*.wav"))]
 
@@ -54,6 +54,11 @@ def main(folder: Path) -> None:
     gap = [(0.2, 0.3)]
     save("fill", [word, *gaps], ["the recording", "filled", "filled, another seed"], columns=3, marked=[gap] * 3)
     save("continue", longer, ["the recording, continued"], marked=[[(len(word) / RATE, 3.0)]], width=900)
+    few = [clips("--label 7 --speaker theo --num-samples 1")]
+    student = "--pipeline sashimi-digits-turbo --label 7 --speaker theo --num-samples 1"
+    few += [clips(f"{student} --steps {steps}", "") for steps in (4, 2, 1)]
+    names = ["teacher, 20 steps", *(f"student, {steps}" for steps in ("4 steps", "2 steps", "1 step"))]
+    save("few-steps", [waveform for (waveform,) in few], names, columns=4, width=220)
     save("long", clips("--seconds 10 --window 0.64 --overlap 0.16 --num-samples 1"), ["10 seconds"], width=900)
 
 

@@ -158,7 +158,7 @@ def _continue_tab(handlers: Handlers) -> None:
             )
             seconds = gr.Slider(0.1, _MOST_SECONDS, value=2, step=0.1, label="Seconds to add")
             temperature = gr.Slider(0, _MOST_TEMPERATURE, value=defaults.temperature, step=0.05, label="Temperature")
-            top_p = gr.Slider(0.05, 1, value=defaults.top_p, step=0.01, label="Top-p")
+            top_p = gr.Slider(0.05, 1, value=defaults.top_p, step=0.001, label="Top-p")
             seed = _seed_controls()
             start, cancel = _buttons("Continue")
         with gr.Column(scale=2, min_width=300):

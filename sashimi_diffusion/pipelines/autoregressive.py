@@ -126,11 +126,8 @@ class SashimiAutoregressivePipeline(AudioPipeline):
             model = load_model(folder, AutoregressiveModel, weights, variant)
             require_finite_weights(model, folder)
         stored = stored_sampling(folder)
-        defaults = (
-            stored.temperature if temperature is None else temperature,
-            stored.top_p if top_p is None else top_p,
-        )
-        pipeline = cls(model, *defaults)
+        temperature = stored.temperature if temperature is None else temperature
+        pipeline = cls(model, temperature, stored.top_p if top_p is None else top_p)
         pipeline.register_to_config(_name_or_path=str(folder))
         return pipeline
 
@@ -291,10 +288,8 @@ class SashimiAutoregressivePipeline(AudioPipeline):
         Raises:
             UserError: a value is out of range.
         """
-        config = self.config
-        return Sampling(
-            config.temperature if temperature is None else temperature, top_k, config.top_p if top_p is None else top_p
-        )
+        temperature = self.config.temperature if temperature is None else temperature
+        return Sampling(temperature, top_k, self.config.top_p if top_p is None else top_p)
 
     def length_in_samples(self, audio_length_in_s: float | None = None) -> int:
         """Return the number of samples in ``audio_length_in_s``; the training length if it is None.

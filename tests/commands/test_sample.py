@@ -412,5 +412,5 @@ def test_list_names_the_bundled_pipelines(capsys) -> None:
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == sorted(bundled_folders())
     assert all(" kHz, " in line for line in lines)
-    assert lines[0].startswith("sashimi-digits  diffusion")
+    assert lines[0].split()[:2] == ["sashimi-digits", "diffusion"]
     assert "george" in lines[0]

@@ -257,8 +257,8 @@ def test_labels_that_the_command_would_split_are_indices() -> None:
 
 
 def test_given_pipelines_come_before_the_bundled_ones(catalog: Catalog, words: str, autoregressive: str) -> None:
-    assert catalog.names(autoregressive=False) == [words, "sashimi-digits"]
-    assert catalog.names(autoregressive=True) == [autoregressive]
+    assert catalog.names(autoregressive=False) == [words, "sashimi-digits", "sashimi-digits-turbo"]
+    assert catalog.names(autoregressive=True) == [autoregressive, "sashimi-piano"]
 
 
 def test_a_pipeline_that_does_not_exist_is_named() -> None:

@@ -1,14 +1,16 @@
-"""Tests of the bundled pipeline: the claims of the README and of its model card."""
+"""Tests of the bundled pipelines: the claims of the README and of their model cards."""
 
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 
-from sashimi_diffusion import SashimiPipeline
+from sashimi_diffusion import SashimiAutoregressivePipeline, SashimiPipeline
 from sashimi_diffusion.commands.sample import main
+from sashimi_diffusion.generation.runaway import runaway_second
 from sashimi_diffusion.pipelines.loading import BUNDLED
 from sashimi_diffusion.schedulers import create_scheduler
 from sashimi_evaluation import load_classifier
@@ -24,9 +26,32 @@ def pipe() -> SashimiPipeline:
     return pipe
 
 
-def test_it_is_small_and_has_digits_and_speakers(pipe: SashimiPipeline) -> None:
-    files = [path for path in (BUNDLED / "sashimi-digits").rglob("*") if path.suffix in (".json", ".safetensors")]
-    assert sum(path.stat().st_size for path in files) < 8e6
+@pytest.fixture(scope="module")
+def turbo() -> SashimiPipeline:
+    pipe = SashimiPipeline.from_pretrained("sashimi-digits-turbo")
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.fixture(scope="module")
+def piano() -> SashimiAutoregressivePipeline:
+    pipe = SashimiAutoregressivePipeline.from_pretrained("sashimi-piano")
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.mark.parametrize(
+    ("name", "largest"), [("sashimi-digits", 8e6), ("sashimi-digits-turbo", 6e6), ("sashimi-piano", 10e6)]
+)
+def test_the_pipelines_are_small_and_have_cards(name: str, largest: float) -> None:
+    files = [path for path in (BUNDLED / name).rglob("*") if path.suffix in (".json", ".safetensors")]
+    assert sum(path.stat().st_size for path in files) < largest
+    card = (BUNDLED / name / "README.md").read_text()
+    assert all(heading in card for heading in ("## Results", "## Training", "## Limits", "## License"))
+    assert (BUNDLED / name / "contact_sheet.png").is_file()
+
+
+def test_it_has_digits_and_speakers(pipe: SashimiPipeline) -> None:
     assert {parameter.dtype for parameter in pipe.model.parameters()} == {torch.float32}
     assert pipe.model.config.class_names == [str(digit) for digit in range(10)]
     assert pipe.model.config.speaker_names == SPEAKERS
@@ -61,3 +86,33 @@ def test_its_digits_are_classified_correctly(pipe: SashimiPipeline) -> None:
     assert not any(clip.silent or clip.clipped > 1e-3 for clip in properties)
     levels = [clip.level for clip in properties]
     assert -32 < np.mean(levels) < -26  # the mean of the recordings is -30 dB relative to full scale
+
+
+def test_the_student_samples_in_four_steps_without_guidance(pipe: SashimiPipeline, turbo: SashimiPipeline) -> None:
+    audios = turbo(
+        class_labels=list(range(10)), speaker_labels="theo", generator=torch.Generator().manual_seed(0)
+    ).audios
+    assert turbo.num_timesteps == 4
+    assert audios.shape == (10, 1, 5120)
+    assert turbo.model.config.speaker_names == pipe.model.config.speaker_names
+    _, probabilities = load_classifier().classify(audios[:, 0], 8000)
+    assert (probabilities.argmax(axis=1) == np.arange(10)).mean() >= 0.8
+
+
+def test_the_piano_is_streamed_and_continues_a_recording_by_name(tmp_path: Path) -> None:
+    first, second = tmp_path / "first.wav", tmp_path / "second"
+    named = ["--pipeline", "sashimi-piano"]
+    assert main([*named, "--stream", str(first), "--seconds", "0.2"]) == 0
+    waveform, rate = soundfile.read(first)
+    assert (len(waveform), rate) == (3200, 16000)
+    assert main([*named, "--prefix", str(first), "--seconds", "0.3", "--num-samples", "1", "--out", str(second)]) == 0
+    longer, rate = soundfile.read(second / "0000.wav")
+    assert (len(longer), rate) == (4800, 16000)
+    assert np.abs(longer[3200:]).max() > 0
+
+
+@pytest.mark.slow
+def test_the_piano_does_not_become_noise(piano: SashimiAutoregressivePipeline) -> None:
+    audios = piano(batch_size=4, audio_length_in_s=20, generator=torch.Generator().manual_seed(0)).audios[:, 0]
+    assert all(runaway_second(waveform, 16000) is None for waveform in audios)
+    assert not any(signal_properties(waveform, 16000).silent for waveform in audios)

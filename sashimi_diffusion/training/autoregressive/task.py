@@ -20,7 +20,7 @@ from sashimi_diffusion.ssm import frozen
 from sashimi_diffusion.terminal import say
 from sashimi_diffusion.training.autoregressive.batches import IGNORED, TokenBatch, TokenSource, padded
 from sashimi_diffusion.training.autoregressive.config import AutoregressiveConfig
-from sashimi_diffusion.training.autoregressive.fine_tuning import initial_network
+from sashimi_diffusion.training.autoregressive.network import create_network
 from sashimi_diffusion.training.autoregressive.samples import check_generation, save_samples
 from sashimi_diffusion.training.examples import spread_evenly, unused_ends
 from sashimi_diffusion.training.log import evaluation_bar
@@ -58,8 +58,7 @@ class AutoregressiveTask:
         self.samples = config.sampling.num_samples
         recordings = open_split(config.data, "train", config.data.length * self.chunks, skip_bad_files)
         self._check_length(recordings)
-        self.network = _create_model(config) if config.training.initial_pipeline is None else initial_network(config)
-        _check_multiple(self.network, config.data.length)
+        self.network = create_network(config)
         self.module: nn.Module = NextTokenLoss(self.network)
         if self.samples:
             check_generation(config.sampling, self.network, device)
@@ -175,26 +174,6 @@ class AutoregressiveTask:
     def _source(self, recordings: Recordings) -> TokenSource:
         config = self.network.config
         return TokenSource(recordings, self.config, config.quantization, bits_of(config.num_tokens))
-
-
-def _create_model(config: AutoregressiveConfig) -> Any:
-    """Return the untrained network.
-
-    Raises:
-        UserError: invalid arguments.
-    """
-    data = config.data
-    try:
-        return config.model.network_class(
-            sample_rate=data.sample_rate, sample_size=data.length, **config.model.arguments
-        )
-    except ValueError as error:
-        raise UserError(f"cannot build the network of `model`: {error}") from error
-
-
-def _check_multiple(network: Any, length: int) -> None:
-    if length % network.length_multiple:
-        raise UserError(f"data.length is {length}, but this network needs multiples of {network.length_multiple}")
 
 
 def _chunks(source: TokenSource, limit: int) -> list[Tensor]:

@@ -1,4 +1,4 @@
-"""Fine-tuning: a run that starts from the weights of an autoregressive pipeline."""
+"""The network of an autoregressive run: a new one, or that of a pipeline."""
 
 from typing import Any
 
@@ -6,6 +6,20 @@ from sashimi_diffusion.arguments import short_form
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.pipelines.autoregressive import SashimiAutoregressivePipeline
 from sashimi_diffusion.training.autoregressive.config import AutoregressiveConfig
+
+
+def create_network(config: AutoregressiveConfig) -> Any:
+    """Return the network at the beginning of a run: new, or that of ``training.initial_pipeline``.
+
+    Raises:
+        UserError: invalid arguments of the network, a length that it does not support, or an error of
+            :func:`initial_network`.
+    """
+    network = _new_network(config) if config.training.initial_pipeline is None else initial_network(config)
+    length = config.data.length
+    if length % network.length_multiple:
+        raise UserError(f"data.length is {length}, but this network needs multiples of {network.length_multiple}")
+    return network
 
 
 def initial_network(config: AutoregressiveConfig) -> Any:
@@ -31,6 +45,16 @@ def initial_network(config: AutoregressiveConfig) -> Any:
             )
     network.register_to_config(sample_size=config.data.length)
     return network.train()
+
+
+def _new_network(config: AutoregressiveConfig) -> Any:
+    data = config.data
+    try:
+        return config.model.network_class(
+            sample_rate=data.sample_rate, sample_size=data.length, **config.model.arguments
+        )
+    except ValueError as error:
+        raise UserError(f"cannot build the network of `model`: {error}") from error
 
 
 def _plain(value: object) -> object:
