@@ -67,6 +67,8 @@ def shortened(command: str) -> str:
         return command if "listening" in command else f"{command} --resamples 3"
     if "digits-ar" in command:
         return f"{command} --seconds 0.02 --engine eager"
+    if "sashimi-piano" in command:
+        return f"{command} --seconds {0.1 if '--prefix' in command else 0.05} --engine eager"
     few = " --num-samples 10" if re.search(r"--num-samples \d{3}", command) else ""
     return f"{command} --steps 2{few}" if "sample" in command else command
 
