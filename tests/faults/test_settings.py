@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sashimi_diffusion.errors import UserError
-from sashimi_diffusion.training.autoregressive import task as autoregressive
+from sashimi_diffusion.training.autoregressive import network as autoregressive
 from sashimi_diffusion.training.autoregressive.config import AutoregressiveConfig
 from sashimi_diffusion.training.config import RunConfig, check_same_run, from_tree, load_config, to_tree
 from sashimi_diffusion.training.diffusion import task as diffusion
@@ -221,7 +221,7 @@ def network_of(kind: type[RunConfig], *overrides: str) -> object:
         return diffusion.create_model(config, ["a"], ["b"])
     config = config_of(kind, *overrides)
     if kind is AutoregressiveConfig:
-        return autoregressive._create_model(config)
+        return autoregressive.create_network(config)
     return classifiers._create_model(config.model, ["a", "b"])
 
 
