@@ -179,7 +179,7 @@ def _continue_tab(handlers: Handlers) -> None:
     _connect(handlers, start, cancel, run, inputs, status, [live, shown])
 
 
-def _drawing_of(entry: Entry) -> tuple[dict[str, float], dict[str, float]]:
+def _drawing_of(entry: Entry) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the defaults of temperature and top-p of an autoregressive pipeline, and the ends that include them."""
     own = entry.pipe.sampling()
     return (

@@ -43,7 +43,8 @@ def initial_network(config: AutoregressiveConfig) -> Any:
     for name, (given, own) in wanted.items():
         if _plain(given) != _plain(own):
             raise UserError(
-                f"{name} is {short_form(given)}, but the initial pipeline has {short_form(own)}: set {name}={own}"
+                f"{name} is {short_form(given)}, but the initial pipeline has {short_form(own)}: set "
+                f"{name}={'null' if own is None else own}"
             )
     network.register_to_config(sample_size=config.data.length)
     return network.train()

@@ -282,6 +282,7 @@ def test_a_run_starts_from_a_pipeline(ar_config, tmp_path):
     ("name", "override", "message"),
     [
         ("sashimi", "model.d_model=16", "model.d_model is 16, but the initial pipeline has 8: set model.d_model=8"),
+        ("sashimi", "model.n_ssm=2", "model.n_ssm is 2, but the initial pipeline has None: set model.n_ssm=null"),
         ("sashimi", "data.sample_rate=4000", "data.sample_rate is 4000, but the initial pipeline has 8000"),
         ("sashimi", "data.length=102", "this network needs multiples of 4"),
         (
