@@ -14,6 +14,7 @@ from sashimi_diffusion.command_line import Parser, path_argument, run, select_de
 from sashimi_diffusion.commands.given_files import given_paths, is_given
 from sashimi_diffusion.commands.sample_autoregressive import sample_autoregressive
 from sashimi_diffusion.commands.sample_diffusion import sample_diffusion
+from sashimi_diffusion.commands.stream import stream_argument
 from sashimi_diffusion.commands.vocoding import sample_vocoder
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.generation import ENGINES, WEIGHTS
@@ -62,6 +63,7 @@ PLAY_HELP = (
     "play on the sound card: one clip while an autoregressive pipeline generates it, written to --stream at most; the "
     "finished files of a diffusion pipeline"
 )
+STREAM_HELP = "write one clip block by block to this wav file, not to --out; -: the standard output"
 WEIGHTS_HELP = (
     "format of the weights in memory (default: float32, which is exact, or int16 with --play and the engine numba); "
     "fewer bytes are faster for one clip on a CPU and change the probabilities slightly"
@@ -163,7 +165,7 @@ def build_parser() -> Parser:
     add("--top-k", type=int, metavar="K", help="sample from the K most likely tokens (default: all tokens)")
     add("--engine", choices=ENGINES, help="engine that runs the recurrence (default: auto, the fastest available)")
     add("--weights", choices=WEIGHTS, help=WEIGHTS_HELP)
-    add("--stream", type=path_argument, metavar="FILE", help="write one clip block by block to this file, not to --out")
+    add("--stream", type=stream_argument, metavar="FILE", help=STREAM_HELP)
     add("--sort-by-likelihood", action="store_true", help="number the files in ascending order of likelihood")
     add("--likelihood-window", type=float, nargs=2, metavar=("LOW", "HIGH"), help=WINDOW_HELP)
     return parser

@@ -28,7 +28,7 @@ from sashimi_diffusion.commands.sample_folder import (
     require_wav_size,
     share_of_batches,
 )
-from sashimi_diffusion.commands.stream import write_stream
+from sashimi_diffusion.commands.stream import text_stream, write_stream
 from sashimi_diffusion.data.audio import resample, write_audio
 from sashimi_diffusion.data.decoding import decode_audio
 from sashimi_diffusion.errors import UserError
@@ -285,10 +285,11 @@ def stream(options: argparse.Namespace, pipe: SashimiAutoregressivePipeline, pre
                 write_stream(options.stream, audio, length, rate)
         if player is not None:
             player.finish()
+    text = text_stream(options.stream)
     if options.stream is not None:
-        say(f"{length / rate:.1f} s of audio -> {printable(options.stream)}")
+        say(f"{length / rate:.1f} s of audio -> {printable(options.stream)}", text)
     if player is not None:
-        say(player.report())
+        say(player.report(), text)
 
 
 def audio_of(blocks: Iterable[tuple[torch.Tensor, Generation]], options: argparse.Namespace) -> Iterator[np.ndarray]:

@@ -4,15 +4,35 @@ import itertools
 import os
 import stat
 import struct
+import sys
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 
+from sashimi_diffusion.command_line import path_argument
 from sashimi_diffusion.files import writing
+from sashimi_diffusion.paths import status
 from sashimi_diffusion.terminal import printable
 
 _SAMPLE_BYTES = 2
+_STANDARD_OUTPUT = Path("/dev/stdout")
+
+
+def stream_argument(text: str) -> Path:
+    """Return the path of the option ``--stream``, for its ``type``; ``-`` is the standard output."""
+    return _STANDARD_OUTPUT if text == "-" else path_argument(text)
+
+
+def text_stream(path: Path | None) -> TextIO:
+    """Return where a command prints while it writes audio to ``path``: not into the audio.
+
+    Args:
+        path: the file, which exists; None: there is none.
+    """
+    found = None if path is None or sys.stdout is None else status(path)  # None: the program started without one
+    return sys.stderr if found is not None and os.path.samestat(found, os.fstat(1)) else sys.stdout
 
 
 def write_stream(path: Path, blocks: Iterable[np.ndarray], length: int, rate: int) -> None:

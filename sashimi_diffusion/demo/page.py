@@ -25,6 +25,7 @@ CSS = (Path(__file__).with_name("page.css")).read_text(encoding="utf-8")
 _ALL, _OWN = "", ""
 _STEPS, _FEW_STEPS, _MOST_STEPS = 20, 6, 200
 _MOST_GUIDANCE, _MOST_SECONDS, _MOST_TEMPERATURE = 6.0, 60.0, 2.0
+_LEAST_TOP_P = 0.05
 _WAITING = 8  # events in the queue; further ones are refused
 _ONE_AT_A_TIME: dict[str, Any] = {"concurrency_id": "sampling", "concurrency_limit": 1, "show_progress": "hidden"}
 _NEW_SEED = f"() => Math.floor(Math.random() * {MOST_SEEDS})"
@@ -144,7 +145,7 @@ def _compare_tab(handlers: Handlers) -> None:
 def _continue_tab(handlers: Handlers) -> None:
     catalog = handlers.catalog
     names = catalog.names(autoregressive=True)
-    defaults = catalog[names[0]].pipe.sampling()
+    own_temperature, own_top_p = _drawing_of(catalog[names[0]])
     with gr.Row():
         with gr.Column(scale=1, min_width=300):
             pipeline = _pipeline_control(names, names[0])
@@ -157,26 +158,34 @@ def _continue_tab(handlers: Handlers) -> None:
                 waveform_options=gr.WaveformOptions(show_recording_waveform=False),  # the player of the browser
             )
             seconds = gr.Slider(0.1, _MOST_SECONDS, value=2, step=0.1, label="Seconds to add")
-            temperature = gr.Slider(0, _MOST_TEMPERATURE, value=defaults.temperature, step=0.05, label="Temperature")
-            top_p = gr.Slider(0.05, 1, value=defaults.top_p, step=0.001, label="Top-p")
+            temperature = gr.Slider(minimum=0, step=0.01, label="Temperature", **own_temperature)
+            top_p = gr.Slider(maximum=1, step=0.001, label="Top-p", **own_top_p)
             seed = _seed_controls()
             start, cancel = _buttons("Continue")
         with gr.Column(scale=2, min_width=300):
             status, live = _status(), gr.HTML(padding=False)
             shown = _results("Press Continue. The sound is played while it is generated, and appears here.")
 
-    def defaults_of(name: str) -> tuple[float, float]:
-        sampling = catalog[name].pipe.sampling()
-        return sampling.temperature, sampling.top_p
+    def fit(name: str) -> list[Any]:
+        return [gr.update(**own) for own in _drawing_of(catalog[name])]
 
     def run(name, recording, seconds, temperature, top_p, seed, request: gr.Request):  # type: ignore[no-untyped-def]
         path = None if recording is None else Path(recording)
         continuation = Continuation(name, path, float(seconds), float(temperature), float(top_p), _seed(seed))
         yield from _parts(handlers.proceed(str(request.session_hash), continuation))
 
-    pipeline.change(defaults_of, pipeline, [temperature, top_p], **_QUIET)
+    pipeline.change(fit, pipeline, [temperature, top_p], **_QUIET)
     inputs = [pipeline, recording, seconds, temperature, top_p, seed]
     _connect(handlers, start, cancel, run, inputs, status, [live, shown])
+
+
+def _drawing_of(entry: Entry) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the defaults of temperature and top-p of an autoregressive pipeline, and the ends that include them."""
+    own = entry.pipe.sampling()
+    return (
+        {"maximum": max(_MOST_TEMPERATURE, own.temperature), "value": own.temperature},
+        {"minimum": min(_LEAST_TOP_P, own.top_p), "value": own.top_p},
+    )
 
 
 def _pipeline_control(names: Sequence[str], name: str, suffix: str = "") -> gr.Dropdown:

@@ -1,6 +1,7 @@
 """Sample tokens from logits with temperature, top-k and top-p."""
 
 import numbers
+import sys
 from dataclasses import dataclass
 
 import torch
@@ -35,14 +36,15 @@ class Sampling:
         for name, value in (("temperature", self.temperature), ("top_p", self.top_p)):
             if not isinstance(value, numbers.Real) or isinstance(value, bool):
                 raise UserError(f"{name} must be a number, got {short_form(value)}")
-        if self.temperature != 0 and not _LOWEST_TEMPERATURE <= self.temperature < float("inf"):
+        if self.temperature != 0 and not _LOWEST_TEMPERATURE <= self.temperature <= sys.float_info.max:
             raise UserError(
-                f"temperature must be 0 (greedy) or above, at least {_LOWEST_TEMPERATURE:g}, got {self.temperature}"
+                f"temperature must be 0 (greedy) or above, at least {_LOWEST_TEMPERATURE:g} and finite, got "
+                f"{short_form(self.temperature)}"
             )
         if self.top_k is not None and not 1 <= self.top_k <= _LARGEST_TOP_K:
             raise UserError(f"top_k must be at least 1 and at most {_LARGEST_TOP_K}, got {self.top_k}")
         if not 0 < self.top_p <= 1:
-            raise UserError(f"top_p must be above 0 and at most 1, got {self.top_p}")
+            raise UserError(f"top_p must be above 0 and at most 1, got {short_form(self.top_p)}")
 
 
 def sample_tokens(logits: Tensor, uniforms: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor, Tensor]:

@@ -64,11 +64,11 @@ def set_timesteps(
             steps = min(50, total) if distilled is None else distilled
         if steps is not None and (isinstance(steps, bool) or not isinstance(steps, numbers.Integral)):
             require_count("num_inference_steps", steps)
+        _require_distilled(distilled, steps)
         if steps is not None and not 1 <= steps <= total:
             raise UserError(
                 f"cannot sample in {steps} steps: the model was trained with {total}, so ask for 1 to {total}"
             )
-        _require_distilled(distilled, steps)
         if distilled is None:
             scheduler.set_timesteps(steps, device="cpu")
         else:
@@ -87,12 +87,10 @@ def set_timesteps(
 
 
 def _require_distilled(distilled: int | None, steps: int | None) -> None:
-    """Raise UserError for more steps than the model was distilled for; ``distilled`` is None for other models."""
-    if distilled is not None and steps is not None and steps > distilled:
-        raise UserError(
-            f"cannot sample in {steps} steps: the model was distilled for at most {distilled}, and more do not "
-            "improve it"
-        )
+    """Raise UserError for steps for which the model was not distilled; ``distilled`` is None for other models."""
+    if distilled is not None and steps is not None and not 1 <= steps <= distilled:
+        advice = "and more do not improve it" if steps > distilled else f"so ask for 1 to {distilled}"
+        raise UserError(f"cannot sample in {steps} steps: the model was distilled for at most {distilled}, {advice}")
 
 
 def _set_custom(

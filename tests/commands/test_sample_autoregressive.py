@@ -328,6 +328,16 @@ def test_a_stream_to_a_device_leaves_the_device(folder: Path, tmp_path: Path) ->
     assert Path("/dev/null").is_char_device()
 
 
+def test_standard_output_is_only_audio(folder: Path, tmp_path: Path, capfdbinary: pytest.CaptureFixture) -> None:
+    assert run(folder, tmp_path / "out", "--stream", tmp_path / "x.wav", "--seconds", 0.01) == 0
+    assert b"0.0 s of audio -> " in capfdbinary.readouterr().out
+    for target in ("-", "/dev/stdout"):
+        assert run(folder, tmp_path / "out", "--stream", target, "--seconds", 0.01) == 0
+        written = capfdbinary.readouterr()
+        assert written.out == (tmp_path / "x.wav").read_bytes()
+        assert b"0.0 s of audio -> /dev/stdout" in written.err
+
+
 def test_the_folder_inside_of_a_run_is_suggested(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     (tmp_path / "pipeline").symlink_to(folder)
     assert run(tmp_path, tmp_path / "out") == 2

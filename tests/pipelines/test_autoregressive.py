@@ -86,6 +86,7 @@ def test_defaults_of_sampling_are_saved_and_can_be_replaced(
         ("temperature", "hot", "temperature must be a number, got 'hot'"),
         ("temperature", -1, r"temperature must be 0 \(greedy\) or above"),
         ("temperature", math.nan, r"temperature must be 0 \(greedy\) or above"),
+        ("temperature", 10**400, r"temperature must be 0 \(greedy\) or above, at least 1e-30 and finite"),
         ("top_p", True, "top_p must be a number, got True"),
         ("top_p", 0, "top_p must be above 0 and at most 1"),
     ],

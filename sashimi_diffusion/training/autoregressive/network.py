@@ -6,6 +6,7 @@ from sashimi_diffusion.arguments import short_form
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.pipelines.autoregressive import SashimiAutoregressivePipeline
 from sashimi_diffusion.training.autoregressive.config import AutoregressiveConfig
+from sashimi_diffusion.training.initial_pipeline import initial_folder
 
 
 def create_network(config: AutoregressiveConfig) -> Any:
@@ -28,7 +29,8 @@ def initial_network(config: AutoregressiveConfig) -> Any:
     Raises:
         UserError: there is no such pipeline, or a setting contradicts it.
     """
-    network: Any = SashimiAutoregressivePipeline.from_pretrained(config.training.initial_pipeline or "").model
+    folder = initial_folder(config.training.initial_pipeline, autoregressive=True)
+    network: Any = SashimiAutoregressivePipeline.from_pretrained(folder).model
     own_class = config.model.network_class
     if type(network) is not own_class:
         raise UserError(
@@ -41,7 +43,8 @@ def initial_network(config: AutoregressiveConfig) -> Any:
     for name, (given, own) in wanted.items():
         if _plain(given) != _plain(own):
             raise UserError(
-                f"{name} is {short_form(given)}, but the initial pipeline has {short_form(own)}: set {name}={own}"
+                f"{name} is {short_form(given)}, but the initial pipeline has {short_form(own)}: set "
+                f"{name}={'null' if own is None else own}"
             )
     network.register_to_config(sample_size=config.data.length)
     return network.train()

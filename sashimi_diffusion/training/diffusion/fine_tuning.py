@@ -19,6 +19,7 @@ from sashimi_diffusion.pipelines.sashimi import SashimiPipeline
 from sashimi_diffusion.schedulers.noise_paths import distilled_steps
 from sashimi_diffusion.terminal import counted
 from sashimi_diffusion.training.diffusion.config import DiffusionConfig
+from sashimi_diffusion.training.initial_pipeline import initial_folder
 
 ADAPTER = "adapter"
 """Folder of the adapter in the folder of the pipeline."""
@@ -34,7 +35,7 @@ def initial_network(config: DiffusionConfig, recordings: Recordings) -> Any:
         UserError: there is no such pipeline, it was distilled to few steps, a setting contradicts it, or the recordings
             do not fit it.
     """
-    pipeline = SashimiPipeline.from_pretrained(config.training.initial_pipeline or "")
+    pipeline = SashimiPipeline.from_pretrained(initial_folder(config.training.initial_pipeline, autoregressive=False))
     if (steps := distilled_steps(pipeline.scheduler.config)) is not None:
         raise UserError(
             f"training.initial_pipeline was distilled to {counted(steps, 'step')}, and its network denoises only in "

@@ -282,8 +282,14 @@ def test_a_run_starts_from_a_pipeline(ar_config, tmp_path):
     ("name", "override", "message"),
     [
         ("sashimi", "model.d_model=16", "model.d_model is 16, but the initial pipeline has 8: set model.d_model=8"),
+        ("sashimi", "model.n_ssm=2", "model.n_ssm is 2, but the initial pipeline has None: set model.n_ssm=null"),
         ("sashimi", "data.sample_rate=4000", "data.sample_rate is 4000, but the initial pipeline has 8000"),
         ("sashimi", "data.length=102", "this network needs multiples of 4"),
+        (
+            "sashimi",
+            "training.initial_pipeline=sashimi-digits",
+            "training.initial_pipeline: sashimi-digits is a diffusion pipeline, .* name an autoregressive pipeline",
+        ),
         ("wavenet", "seed=0", "model.name is wavenet, .* but the initial pipeline has SashimiAutoregressive"),
     ],
 )
@@ -292,3 +298,18 @@ def test_settings_that_contradict_the_initial_pipeline_are_named(ar_config, tmp_
     settings = [f"training.initial_pipeline={base}", f"output_dir={tmp_path / 'tuned'}", override]
     with pytest.raises(UserError, match=message):
         AutoregressiveTask(ar_config(name, settings), torch.device("cpu"), skip_bad_files=False)
+
+
+def test_a_resumed_run_is_told_where_its_initial_pipeline_is_or_that_it_needs_none(ar_config, tmp_path):
+    base = train(AutoregressiveTask, ar_config()) / "pipeline"
+    out = f"output_dir={tmp_path / 'tuned'}"
+    run = train(AutoregressiveTask, ar_config(overrides=[f"training.initial_pipeline={base}", out]))
+    trained = SashimiAutoregressivePipeline.from_pretrained(run / "pipeline").model.state_dict()
+    moved = base.rename(tmp_path / "moved")
+    with pytest.raises(UserError, match=r"training\.initial_pipeline: no pipeline '.*/run/pipeline'"):
+        train(AutoregressiveTask, ar_config(overrides=[f"training.initial_pipeline={base}", out]), resume=True)
+    for given in (moved, "null"):
+        config = ar_config(overrides=[f"training.initial_pipeline={given}", out])
+        train(AutoregressiveTask, config, resume=True)
+        resumed = SashimiAutoregressivePipeline.from_pretrained(run / "pipeline").model.state_dict()
+        assert all(map(torch.equal, resumed.values(), trained.values()))

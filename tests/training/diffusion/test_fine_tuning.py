@@ -128,7 +128,8 @@ def test_settings_that_contradict_the_initial_pipeline_are_refused(tiny: Any, ba
         ("data.length=128", r"set data\.length=256"),
         ("model.class_conditional=false", r"set model\.class_conditional=True"),
         ("data.speakers=null", r"has speakers: name the field"),
-        (f"training.initial_pipeline={tmp_path / 'none'}", "none"),
+        (f"training.initial_pipeline={tmp_path / 'none'}", "training.initial_pipeline: no pipeline '.*none'"),
+        ("training.initial_pipeline=sashimi-piano", "sashimi-piano is an autoregressive .* name a diffusion pipeline"),
         ("training.initial_pipeline=null", r"give one with training\.initial_pipeline"),
     ):
         with pytest.raises(UserError, match=message):

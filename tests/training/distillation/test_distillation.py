@@ -50,6 +50,8 @@ def test_the_student_is_a_pipeline_with_its_own_number_of_steps(tiny: Any, teach
         assert pipe.num_timesteps == steps
     with pytest.raises(UserError, match="cannot sample in 50 steps: the model was distilled for at most 4"):
         pipe(num_inference_steps=50)
+    with pytest.raises(UserError, match="in 0 steps: the model was distilled for at most 4, so ask for 1 to 4"):
+        pipe(num_inference_steps=0)
     with pytest.raises(UserError, match="cannot sample in 5 steps: the model was distilled for at most 4"):
         pipe(timesteps=[199, 149, 99, 49, 9])
     with pytest.raises(UserError, match="the scheduler ddim does not fit a model that was distilled to 4 steps"):
