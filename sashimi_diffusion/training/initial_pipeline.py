@@ -1,7 +1,9 @@
 """The pipeline from which a run starts."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
+from sashimi_diffusion.arguments import short_form
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.pipelines import is_autoregressive, resolve_pipeline
 from sashimi_diffusion.terminal import printable
@@ -29,3 +31,24 @@ def initial_folder(name: str | None, autoregressive: bool) -> Path:
             f"name {own} pipeline"
         )
     return folder
+
+
+def require_equal(settings: Mapping[str, tuple[object, object]]) -> None:
+    """Check that no setting contradicts the initial pipeline.
+
+    Args:
+        settings: the value of the config and that of the pipeline by the name of the setting.
+
+    Raises:
+        UserError: two of them differ; the message names the first setting.
+    """
+    for name, (given, own) in settings.items():
+        if _plain(given) != _plain(own):
+            raise UserError(
+                f"{name} is {short_form(given)}, but the initial pipeline has {short_form(own)}: set "
+                f"{name}={'null' if own is None else own}"
+            )
+
+
+def _plain(value: object) -> object:
+    return list(value) if isinstance(value, tuple) else value

@@ -2,11 +2,10 @@
 
 from typing import Any
 
-from sashimi_diffusion.arguments import short_form
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.pipelines.autoregressive import SashimiAutoregressivePipeline
 from sashimi_diffusion.training.autoregressive.config import AutoregressiveConfig
-from sashimi_diffusion.training.initial_pipeline import initial_folder
+from sashimi_diffusion.training.initial_pipeline import initial_folder, require_equal
 
 
 def create_network(config: AutoregressiveConfig) -> Any:
@@ -37,15 +36,12 @@ def initial_network(config: AutoregressiveConfig) -> Any:
             f"model.name is {config.model.name}, which is {own_class.__name__}, but the initial pipeline has "
             f"{type(network).__name__}"
         )
-    wanted = {"data.sample_rate": (config.data.sample_rate, network.config.sample_rate)}
+    wanted: dict[str, tuple[object, object]] = {
+        "data.sample_rate": (config.data.sample_rate, network.config.sample_rate)
+    }
     for name, value in config.model.arguments.items():
         wanted[f"model.{name}"] = (value, network.config.get(name))
-    for name, (given, own) in wanted.items():
-        if _plain(given) != _plain(own):
-            raise UserError(
-                f"{name} is {short_form(given)}, but the initial pipeline has {short_form(own)}: set "
-                f"{name}={'null' if own is None else own}"
-            )
+    require_equal(wanted)
     network.register_to_config(sample_size=config.data.length)
     return network.train()
 
@@ -58,7 +54,3 @@ def _new_network(config: AutoregressiveConfig) -> Any:
         )
     except ValueError as error:
         raise UserError(f"cannot build the network of `model`: {error}") from error
-
-
-def _plain(value: object) -> object:
-    return list(value) if isinstance(value, tuple) else value

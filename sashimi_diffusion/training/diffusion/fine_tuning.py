@@ -19,7 +19,7 @@ from sashimi_diffusion.pipelines.sashimi import SashimiPipeline
 from sashimi_diffusion.schedulers.noise_paths import distilled_steps
 from sashimi_diffusion.terminal import counted
 from sashimi_diffusion.training.diffusion.config import DiffusionConfig
-from sashimi_diffusion.training.initial_pipeline import initial_folder
+from sashimi_diffusion.training.initial_pipeline import initial_folder, require_equal
 
 ADAPTER = "adapter"
 """Folder of the adapter in the folder of the pipeline."""
@@ -154,12 +154,4 @@ def _check_settings(config: DiffusionConfig, labeled: bool, network: Any, schedu
     if network.get("mel_settings") is not None:
         known = asdict(MelSettings.of(network.mel_settings))
         wanted |= {f"data.mel.{name}": (value, known[name]) for name, value in config.data.mel.model_dump().items()}
-    for name, (given, own) in wanted.items():
-        if _plain(given) != _plain(own):
-            raise UserError(
-                f"{name} is {short_form(given)}, but the initial pipeline has {short_form(own)}: set {name}={own}"
-            )
-
-
-def _plain(value: object) -> object:
-    return list(value) if isinstance(value, tuple) else value
+    require_equal(wanted)

@@ -127,6 +127,7 @@ def test_settings_that_contradict_the_initial_pipeline_are_refused(tiny: Any, ba
         ("data.sample_rate=4000", r"set data\.sample_rate=8000"),
         ("data.length=128", r"set data\.length=256"),
         ("model.class_conditional=false", r"set model\.class_conditional=True"),
+        ("model.kernel_length=128", r"initial pipeline has None: set model\.kernel_length=null"),
         ("data.speakers=null", r"has speakers: name the field"),
         (f"training.initial_pipeline={tmp_path / 'none'}", "training.initial_pipeline: no pipeline '.*none'"),
         ("training.initial_pipeline=sashimi-piano", "sashimi-piano is an autoregressive .* name a diffusion pipeline"),
