@@ -35,10 +35,21 @@ class OverlappingPool(nn.Module):
         # Overlapping windows sum to one.
         self.register_buffer("window", torch.sin(torch.pi * positions).square(), persistent=False)
 
+    def plain_weight(self) -> Tensor:
+        """Return the weight, (lower, upper · 2 · pool), without its parametrization."""
+        return self.weight() if isinstance(self.weight, NormalizedWeight) else self.weight
+
+    @torch.no_grad()
+    def assign(self, weight: Tensor) -> None:
+        """Set the weight, (lower, upper · 2 · pool)."""
+        if isinstance(self.weight, NormalizedWeight):
+            self.weight.assign(weight)
+        else:
+            self.weight.copy_(weight)
+
     def filters(self, x: Tensor) -> Tensor:
         """Return the weights under the window, (lower, upper, 2 · pool), in the dtype of ``x``."""
-        weight = self.weight() if isinstance(self.weight, NormalizedWeight) else self.weight
-        return (weight.unflatten(1, (-1, 2 * self.pool)) * self.window).to(x.dtype)
+        return (self.plain_weight().unflatten(1, (-1, 2 * self.pool)) * self.window).to(x.dtype)
 
 
 class OverlappingDownPool(OverlappingPool):
@@ -85,10 +96,7 @@ def overlapping_pools_like(down: DownPool, up: UpPool) -> tuple[OverlappingDownP
         weight = torch.zeros(lower, upper, 2 * pool).to(frames)
         window = cast(Tensor, wide.window)
         weight[..., before : before + pool] = frames / window[before : before + pool]
-        if isinstance(wide.weight, NormalizedWeight):
-            wide.weight.assign(weight.flatten(1))
-        else:
-            wide.weight.copy_(weight.flatten(1))
+        wide.assign(weight.flatten(1))
     wide_down.bias.copy_(cast(Tensor, down.linear.bias))
     wide_up.bias.copy_(cast(Tensor, up.linear.bias).unflatten(0, (upper, pool)).mean(dim=1))
     return wide_down, wide_up

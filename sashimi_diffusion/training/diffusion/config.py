@@ -239,6 +239,11 @@ class DiffusionTrainingConfig(TrainingConfig):
         description="start from the network of this pipeline, a folder or the name of a bundled one; settings of the "
         "network and the schedule must be its own; new speakers are added; null: a new network",
     )
+    transfer: bool = Field(
+        default=False,
+        description="with `initial_pipeline`: only its weights are used, in a network with the classes and speakers of "
+        "the recordings; `data.sample_rate` may be a multiple of its own, with a first pool that is larger by as much",
+    )
     lora_rank: int | None = Field(
         default=None,
         ge=1,
@@ -260,6 +265,13 @@ class DiffusionTrainingConfig(TrainingConfig):
                 "training.lora_rank adapts a trained network: give one with training.initial_pipeline, for instance "
                 "training.initial_pipeline=sashimi-digits"
             )
+        if self.transfer and self.initial_pipeline is None:
+            raise UserError("training.transfer needs the weights of a pipeline: name it with training.initial_pipeline")
+        if self.transfer and self.lora_rank is not None:
+            raise UserError(
+                "training.transfer trains new labels and pools, and training.lora_rank only adapters: set one of them "
+                "to null or false"
+            )
         return self
 
 
@@ -268,7 +280,7 @@ class DiffusionConfig(RunConfig):
 
     fixed: ClassVar[tuple[str, ...]] = ("seed", "model", "data", "schedule", "objective")
     automatic: ClassVar = ("model.class_conditional",)
-    fixed_training: ClassVar = ("lora_rank",)
+    fixed_training: ClassVar = ("lora_rank", "transfer")
 
     output_dir: Text = Field(default="runs/diffwave", description="the run folder")
     model: DenoiserConfig = Field(default_factory=DenoiserConfig)

@@ -15,11 +15,18 @@ from sashimi_diffusion.data.recordings import Recordings
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.models.adapters import require_peft
 from sashimi_diffusion.models.conditioning import GrownLabelEmbedding
+from sashimi_diffusion.models.transfer import transfer_weights
 from sashimi_diffusion.pipelines.sashimi import SashimiPipeline
 from sashimi_diffusion.schedulers.noise_paths import distilled_steps
 from sashimi_diffusion.terminal import counted
 from sashimi_diffusion.training.diffusion.config import DiffusionConfig
 from sashimi_diffusion.training.initial_pipeline import initial_folder, require_equal
+
+OF_THE_RECORDINGS = (
+    *("data.sample_rate", "data.length", "model.pool", "model.waveform_std", "model.kernel_length"),
+    "model.class_conditional",
+)
+"""Settings in which a network may differ from the initial one with ``training.transfer``."""
 
 ADAPTER = "adapter"
 """Folder of the adapter in the folder of the pipeline."""
@@ -35,6 +42,32 @@ def initial_network(config: DiffusionConfig, recordings: Recordings) -> Any:
         UserError: there is no such pipeline, it was distilled to few steps, a setting contradicts it, or the recordings
             do not fit it.
     """
+    network, schedule = _load(config)
+    _check_settings(config, recordings.class_names is not None, network.config, schedule)
+    if network.config.mel_channels is not None:  # pipelines of earlier versions have no settings
+        network.register_to_config(mel_settings=asdict(config.data.mel.settings))
+    new = _new_speakers(network.config, recordings.speaker_names)
+    if new:
+        network.add_speakers(new)
+    if config.training.lora_rank is not None:
+        add_adapter(network, config.training.lora_rank, len(new))
+    return network
+
+
+def transfer_initial_weights(config: DiffusionConfig, network: Any) -> None:
+    """Copy the weights of ``training.initial_pipeline`` into a new network, see :func:`.transfer_weights`.
+
+    Raises:
+        UserError: there is no such pipeline, it was distilled to few steps, a setting contradicts it, or the networks
+            differ in more than their labels and their sample rates.
+    """
+    initial, schedule = _load(config)
+    _check_settings(config, network.config.num_classes is not None, initial.config, schedule)
+    transfer_weights(initial, network)
+
+
+def _load(config: DiffusionConfig) -> tuple[Any, Any]:
+    """Return the network of ``training.initial_pipeline`` with the pools of the config, and its schedule."""
     pipeline = SashimiPipeline.from_pretrained(initial_folder(config.training.initial_pipeline, autoregressive=False))
     if (steps := distilled_steps(pipeline.scheduler.config)) is not None:
         raise UserError(
@@ -44,15 +77,7 @@ def initial_network(config: DiffusionConfig, recordings: Recordings) -> Any:
     network: Any = pipeline.model.train()
     if config.model.arguments.get("pooling") == "overlapping" and network.config.get("pooling") == "frames":
         network.use_overlapping_pools()
-    _check_settings(config, recordings.class_names is not None, network.config, pipeline.scheduler.config)
-    if network.config.mel_channels is not None:  # pipelines of earlier versions have no settings
-        network.register_to_config(mel_settings=asdict(config.data.mel.settings))
-    new = _new_speakers(network.config, recordings.speaker_names)
-    if new:
-        network.add_speakers(new)
-    if config.training.lora_rank is not None:
-        add_adapter(network, config.training.lora_rank, len(new))
-    return network
+    return network, pipeline.scheduler.config
 
 
 def add_adapter(network: Any, rank: int, new_speakers: int) -> None:
@@ -154,4 +179,6 @@ def _check_settings(config: DiffusionConfig, labeled: bool, network: Any, schedu
     if network.get("mel_settings") is not None:
         known = asdict(MelSettings.of(network.mel_settings))
         wanted |= {f"data.mel.{name}": (value, known[name]) for name, value in config.data.mel.model_dump().items()}
+    for name in OF_THE_RECORDINGS if config.training.transfer else ():
+        wanted.pop(name, None)
     require_equal(wanted)

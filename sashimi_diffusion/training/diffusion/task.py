@@ -26,6 +26,7 @@ from sashimi_diffusion.training.diffusion.fine_tuning import (
     TunedPipeline,
     initial_network,
     trained_parameters,
+    transfer_initial_weights,
     use_labels_of,
 )
 from sashimi_diffusion.training.diffusion.objective import TIME_BINS, loss_curve, time_bins, training_scheduler
@@ -48,7 +49,7 @@ class DiffusionTask:
         recordings = self._open("train", skip_bad_files)
         held_out = self._open("validation", skip_bad_files) if has_validation(config.data) else None
         self.measured: Mapping[str, float] = {}
-        if config.training.initial_pipeline is not None:
+        if config.training.initial_pipeline is not None and not config.training.transfer:
             self.network = initial_network(config, recordings).to(device)
             for part in (recordings, held_out):
                 if part is not None:
@@ -59,6 +60,8 @@ class DiffusionTask:
             self.network = create_model(
                 with_measured(config, self.measured), recordings.class_names, recordings.speaker_names
             ).to(device)
+            if config.training.transfer:
+                transfer_initial_weights(config, self.network)
         self.guidance_scale = config.sampling.guidance(is_conditional(self.network))
         self.module: nn.Module = self.network
         self.scheduler: Any = training_scheduler(config)

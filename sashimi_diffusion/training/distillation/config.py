@@ -69,6 +69,10 @@ class DistillationConfig(DiffusionConfig):
             )
         if self.training.lora_rank is not None:
             raise UserError("training.lora_rank is for fine-tuning: a distillation trains all weights, set it to null")
+        if self.training.transfer:
+            raise UserError(
+                "training.transfer is for fine-tuning: a student has the labels of its teacher, set it to false"
+            )
         if self.distillation.steps > self.schedule.num_train_timesteps:
             raise UserError(
                 f"distillation.steps is {self.distillation.steps}: it must not exceed "

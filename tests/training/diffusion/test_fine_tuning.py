@@ -148,3 +148,39 @@ def test_the_packaged_config_holds_out_three_of_twenty_recordings(tmp_path: Path
     assert (len(train), len(held_out)) == (17, 3)
     assert train.class_names == list("0123456789")
     assert train.speaker_names == ["ann"]
+
+
+def test_the_weights_can_move_to_other_classes_without_speakers_at_twice_the_rate(tiny: Any, tmp_path: Path) -> None:
+    pooled = (*SHORT, "model.pooling=overlapping", "model.n_layers=[0,1]")
+    tree = tiny(*pooled, f"output_dir={tmp_path / 'base'}")
+    base = train(DiffusionTask, from_tree(DiffusionConfig, tree)) / "pipeline"
+    words = tmp_path / "words"
+    words.mkdir()
+    for number in range(8):
+        tone = 0.3 * np.sin(np.arange(512) * (0.2 + 0.01 * number))
+        soundfile.write(words / f"{('up', 'down')[number % 2]}_x_{number // 2}.wav", tone, 16000)
+    moved = (
+        *(*pooled, f"training.initial_pipeline={base}", "training.transfer=true", "data.speakers=null"),
+        *(f"data.path={words}", "data.sample_rate=16000", "data.length=512", "model.waveform_std=null"),
+    )
+    pool = [2 * SashimiPipeline.from_pretrained(base).model.config.pool[0]]
+    tree = tiny(*moved, f"model.pool={pool}", f"output_dir={tmp_path / 'moved'}")
+    run = train(DiffusionTask, from_tree(DiffusionConfig, tree))
+    network = SashimiPipeline.from_pretrained(run / "pipeline").model
+    assert network.config.class_names == ["down", "up"]
+    assert network.config.sample_rate == 16000
+    assert network.config.num_speakers is None
+    assert network.config.waveform_std == pytest.approx(0.1, rel=0.2)  # measured, about data.normalize_rms
+    known = SashimiPipeline.from_pretrained(base).model.step_embedding.hidden.weight
+    assert (network.step_embedding.hidden.weight - known).abs().max() < 0.1  # a few steps away
+
+    for override, message in (
+        ("model.d_model=16", r"model\.d_model is 16, but the initial pipeline has 8"),
+        ("model.pool=[4]", r"expected model\.pool="),
+        ("training.lora_rank=2", "set one of them"),
+        ("training.initial_pipeline=null", r"name it with training\.initial_pipeline"),
+    ):
+        with pytest.raises(UserError, match=message):
+            DiffusionTask(
+                from_tree(DiffusionConfig, tiny(*moved, f"model.pool={pool}", override)), torch.device("cpu"), False
+            )

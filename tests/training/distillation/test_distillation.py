@@ -208,6 +208,7 @@ def test_a_teacher_knows_all_speakers_and_guides_only_by_labels(tiny: Any, recor
         ("distillation.steps=50", r"distillation\.steps"),
         ("distillation.method=progressive", r"distillation\.method"),
         ("training.lora_rank=2", "a distillation trains all weights"),
+        ("training.transfer=true", "a student has the labels of its teacher"),
         ("model.d_model=16", r"set model\.d_model=8"),
     ],
 )
