@@ -172,7 +172,7 @@ def test_the_config_of_an_older_version_loads_and_resumes(tiny, tiny_file):
     assert to_tree(from_tree(DiffusionConfig, tree)) == tree | {
         "training": tree["training"]
         | {"gradient_checkpointing": False, "cuda_graph": "auto", "compile": False}
-        | {"initial_pipeline": None, "lora_rank": None, "validate_bound": False},
+        | {"initial_pipeline": None, "transfer": False, "lora_rank": None, "validate_bound": False},
         "objective": tree["objective"]
         | {"name": "diffusion", "noise_mean": None, "noise_std": None, "timestep_exponent": 1.0},
         "schedule": tree["schedule"] | {"rescale_betas_zero_snr": False},
