@@ -209,6 +209,9 @@ def sample(options: argparse.Namespace) -> None:
     """
     if options.stream is not None:
         require_one_clip(options, "--stream writes one clip")
+    folder = resolve_pipeline(options.pipeline)
+    autoregressive = is_autoregressive(folder)
+    _require_options_of(autoregressive, options)
     options.audio_files = given_paths(options)
     count = (len(options.audio_files) or 10) if options.num_samples is None else options.num_samples
     if not 1 <= count <= _MOST_CLIPS:
@@ -226,16 +229,6 @@ def sample(options: argparse.Namespace) -> None:
         raise UserError("--stream writes one clip: start one process, without a launcher")
     if state.num_processes > 1 and options.play:
         raise UserError("--play plays on one sound card: start one process, without a launcher")
-    folder = resolve_pipeline(options.pipeline)
-    autoregressive = is_autoregressive(folder)
-    kind, other = ("autoregressive", DIFFUSION_ONLY) if autoregressive else ("diffusion", AUTOREGRESSIVE_ONLY)
-    for name in other:
-        if is_given(getattr(options, name)):
-            flag = f"--{name.replace('_', '-')}"
-            article = "an" if autoregressive else "a"
-            pipeline = f"{printable(options.pipeline)} is {article} {kind} pipeline"
-            advice = "continue a recording with --prefix" if name == "audio" else "leave it out"
-            raise UserError(f"{flag} does not apply: {pipeline}; {advice}")
     if autoregressive and options.play:
         require_one_clip(options, "--play plays one clip of an autoregressive pipeline")
     if options.resynthesize or options.mel:
@@ -244,6 +237,15 @@ def sample(options: argparse.Namespace) -> None:
     options.num_samples = count
     run_pipeline = sample_autoregressive if autoregressive else sample_diffusion
     run_pipeline(options, folder, device, DTYPES[options.dtype], state)
+
+
+def _require_options_of(autoregressive: bool, options: argparse.Namespace) -> None:
+    """Raise UserError if an option is given that only applies to pipelines of the other kind."""
+    for name in DIFFUSION_ONLY if autoregressive else AUTOREGRESSIVE_ONLY:
+        if is_given(getattr(options, name)):
+            flag, kind = f"--{name.replace('_', '-')}", "an autoregressive" if autoregressive else "a diffusion"
+            advice = "continue a recording with --prefix" if name == "audio" else "leave it out"
+            raise UserError(f"{flag} does not apply: {printable(options.pipeline)} is {kind} pipeline; {advice}")
 
 
 def require_one_clip(options: argparse.Namespace, reason: str) -> None:

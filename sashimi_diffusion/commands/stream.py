@@ -1,5 +1,6 @@
 """Write a wav file block by block, into a file that can be played at any time, a FIFO, or a device."""
 
+import argparse
 import itertools
 import os
 import stat
@@ -18,11 +19,15 @@ from sashimi_diffusion.terminal import printable
 
 _SAMPLE_BYTES = 2
 _STANDARD_OUTPUT = Path("/dev/stdout")
+_OTHER_FORMATS = (".aac", ".aif", ".aiff", ".flac", ".m4a", ".mp3", ".ogg", ".opus", ".wma")
 
 
 def stream_argument(text: str) -> Path:
     """Return the path of the option ``--stream``, for its ``type``; ``-`` is the standard output."""
-    return _STANDARD_OUTPUT if text == "-" else path_argument(text)
+    path = _STANDARD_OUTPUT if text == "-" else path_argument(text)
+    if path.suffix.lower() in _OTHER_FORMATS:
+        raise argparse.ArgumentTypeError(f"a stream is a wav file, not {path.suffix}: name it {path.stem}.wav")
+    return path
 
 
 def text_stream(path: Path | None) -> TextIO:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from sashimi_diffusion.commands.sample import main
 from sashimi_diffusion.commands.stream import write_stream
 from sashimi_diffusion.errors import UserError
 
@@ -68,3 +69,10 @@ def test_an_error_of_the_first_block_leaves_an_existing_file(tmp_path: Path) -> 
 def test_a_full_disk_is_named() -> None:
     with pytest.raises(UserError, match="cannot write to /dev/full: the disk is full"):
         write_stream(Path("/dev/full"), blocks(), len(SOUND), RATE)
+
+
+@pytest.mark.parametrize("name", ["piano.mp3", "piano.FLAC", "folder/piano.ogg"])
+def test_a_stream_into_a_file_of_another_format_is_refused(name: str, capsys: pytest.CaptureFixture) -> None:
+    assert main(["--pipeline", "sashimi-piano", "--stream", name]) == 2
+    assert "a stream is a wav file, not " in capsys.readouterr().err
+    assert not Path(name).exists()
