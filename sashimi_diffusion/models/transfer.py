@@ -23,8 +23,8 @@ def transfer_weights(source: Any, target: Any) -> None:
     * classes and speakers: a label with a known name keeps its embedding, a new one starts at the mean of the known
       ones. If the target has no speakers, its classes stand for the mean speaker.
     * sample rate: with k times the rate, the first pool of the target is k times as large, and the later stages keep
-      their rates. Its weights repeat those of the source, and S4 layers at the raw rate have 1/k of the step size. So a
-      waveform whose samples are repeated k times gives about the same prediction, repeated k times.
+      their rates. Its weights repeat those of the source, and S4 layers at the raw rate have 1/k of the step size. For
+      a waveform that repeats each sample k times, the prediction is about that of the source, with repeated samples.
 
     Args:
         source: a denoiser.
@@ -69,8 +69,8 @@ def _rate_factor(source: Any, target: Any) -> int:
     pool = [source.pool[0] * factor, *source.pool[1:]]
     if list(target.pool) != pool:
         raise UserError(
-            f"at {factor} times the sample rate of the initial network, whose pools are {list(source.pool)}, expected "
-            f"model.pool={pool}, got {list(target.pool)}"
+            f"the initial network has {source.sample_rate} Hz and model.pool={list(source.pool)}: at "
+            f"{target.sample_rate} Hz, expected model.pool={pool}, got {list(target.pool)}"
         )
     return factor
 
@@ -94,7 +94,8 @@ def _copy_labels(source: Any, target: Any) -> None:
     for kind, names in (("class_embedding", "class_names"), ("speaker_embedding", "speaker_names")):
         known, new = getattr(source, kind), getattr(target, kind)
         if known is not None and new is not None:
-            new.weight.copy_(_rows(known.weight, source.config[names] or (), target.config[names] or ()))
+            unnamed = [None] * new.null_label
+            new.weight.copy_(_rows(known.weight, source.config[names] or (), target.config[names] or unnamed))
     if source.speaker_embedding is not None and target.speaker_embedding is None:
         table = source.speaker_embedding.weight
         target.class_embedding.weight[:-1] += table[:-1].mean(dim=0)

@@ -173,7 +173,7 @@ def test_a_prefix_shorter_than_a_frame_is_continued(folder: Path, tmp_path: Path
         (["--top-p", "1.2"], "top_p must be above 0 and at most 1"),
         (["--top-k", "0"], "top_k must be at least 1"),
         (["--steps", "20"], "--steps does not apply: "),
-        (["--audio", "x.wav"], "continue a recording with --prefix"),
+        (["--label", "7"], "--label does not apply: "),
         (["--prefix", "nowhere.wav"], "nowhere.wav"),
         (["--seconds", "0"], "above 0"),
         (["--seconds", "1e9"], "MB"),

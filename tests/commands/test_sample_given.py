@@ -280,9 +280,9 @@ def test_an_autoregressive_pipeline_has_a_prefix_instead(
 ) -> None:
     model = SashimiAutoregressive(sample_rate=RATE, sample_size=LENGTH, d_model=8, n_layers=1, n_state=4)
     SashimiAutoregressivePipeline(model.eval()).save_pretrained(tmp_path / "autoregressive")
-    arguments = ["--audio", word, "--continue", "--seconds", 1]
-    assert run(tmp_path / "autoregressive", tmp_path / "out", *arguments) == 2
-    assert "is an autoregressive pipeline; continue a recording with --prefix" in capsys.readouterr().err
+    for arguments in (["--continue", "--seconds", 1], []):
+        assert run(tmp_path / "autoregressive", tmp_path / "out", "--audio", word, *arguments) == 2
+        assert "is an autoregressive pipeline; continue a recording with --prefix" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

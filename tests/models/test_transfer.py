@@ -17,7 +17,7 @@ SIZES: dict[str, Any] = dict(
 
 
 def network(**changes: Any) -> SashimiDenoiser:
-    """Return a network whose weights are all random, also those that are initialized to zero."""
+    """Return a network with random weights, without the zeros of the initialization."""
     torch.manual_seed(len(changes))
     model = SashimiDenoiser(**(SIZES | changes))
     for name, parameter in model.named_parameters():
@@ -55,6 +55,14 @@ def test_known_labels_keep_their_embeddings_and_new_ones_start_at_the_mean() -> 
     labels = {"class_labels": torch.tensor([2, 3]), "speaker_labels": torch.tensor([0, 2])}
     new_labels = {"class_labels": torch.tensor([0, 2]), "speaker_labels": torch.tensor([1, 2])}
     torch.testing.assert_close(predict(target, x, **new_labels), predict(source, x, **labels))
+
+
+def test_labels_without_names_start_at_the_mean() -> None:
+    source, target = network(num_classes=3), network(num_classes=2)
+    transfer_weights(source, target)
+    classes = source.class_embedding.weight
+    mean = classes[:3].mean(dim=0)
+    assert torch.equal(target.class_embedding.weight, torch.stack([mean, mean, classes[3]]))
 
 
 def test_without_speakers_the_classes_stand_for_the_mean_speaker() -> None:

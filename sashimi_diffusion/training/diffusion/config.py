@@ -242,7 +242,7 @@ class DiffusionTrainingConfig(TrainingConfig):
     transfer: bool = Field(
         default=False,
         description="with `initial_pipeline`: only its weights are used, in a network with the classes and speakers of "
-        "the recordings; `data.sample_rate` may be a multiple of its own, with a first pool that is larger by as much",
+        "the recordings; with k times its sample rate, `model.pool` begins with k times its first factor",
     )
     lora_rank: int | None = Field(
         default=None,

@@ -59,9 +59,10 @@ class DiffusionTask:
                 self.measured = {"waveform_std": round(measure_std(recordings, config), 6)}
             self.network = create_model(
                 with_measured(config, self.measured), recordings.class_names, recordings.speaker_names
-            ).to(device)
+            )
             if config.training.transfer:
                 transfer_initial_weights(config, self.network)
+            self.network.to(device)
         self.guidance_scale = config.sampling.guidance(is_conditional(self.network))
         self.module: nn.Module = self.network
         self.scheduler: Any = training_scheduler(config)
