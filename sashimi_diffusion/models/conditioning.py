@@ -132,10 +132,10 @@ class MelUpsampler(nn.Module):
 def _upsample(layer: nn.ConvTranspose2d, x: Tensor) -> Tensor:
     """Return ``layer(x)``, (B, 1, bands, frames · factor), for a layer of :class:`MelUpsampler`.
 
-    With a kernel of (3, 2 · factor) and a stride of (1, factor), each output is a sum over six inputs: three bands of two
-    frames. On a CPU, a product of matrices computes these sums four times as fast as the transposed convolution.
+    With a kernel of (3, 2 · factor) and a stride of (1, factor), each output is a weighted sum of six inputs, three
+    bands of two frames. On a CPU, a product of matrices computes these sums faster than a transposed convolution.
     """
-    if x.device.type != "cpu":
+    if x.device.type != "cpu" or layer.bias is None:
         return layer(x)
     factor = layer.stride[1]
     bands, frames = x.shape[2:]

@@ -60,18 +60,26 @@ def test_label_embedding_starts_at_zero_and_its_last_row_is_no_label() -> None:
     assert torch.equal(embedding(None, 2), embedding.weight[[10, 10]])
 
 
-@torch.no_grad()
-def test_mel_is_upsampled_by_transposed_convolutions() -> None:
+@pytest.mark.parametrize(("factors", "length"), [((4, 2), 48), ((16, 16), 1536), ((1, 3), 22), ((5, 2), 62)])
+def test_mel_is_upsampled_by_transposed_convolutions(factors: tuple[int, int], length: int) -> None:
     torch.manual_seed(0)
-    upsampler = MelUpsampler((4, 2), 5, 3)
+    upsampler = MelUpsampler(factors, 5, 3)
     mel = torch.randn(2, 5, 6)
     x = mel.unsqueeze(1)
-    for layer, factor in zip(upsampler.upsample, (4, 2), strict=True):
+    for layer, factor in zip(upsampler.upsample, factors, strict=True):
         x = F.conv_transpose2d(x, layer.weight, layer.bias, stride=(1, factor), padding=(1, factor // 2))
         x = F.leaky_relu(x, 0.4)
-    assert x.shape == (2, 1, 5, 48)
-    torch.testing.assert_close(upsampler(mel, 48), upsampler.projection(x.squeeze(1)))
-    assert torch.equal(upsampler(mel, 41), upsampler(mel, 48)[..., :41])
+    assert x.shape == (2, 1, 5, length)
+    expected = upsampler.projection(x.squeeze(1))
+    output = upsampler(mel, length)
+    torch.testing.assert_close(output, expected)
+    torch.testing.assert_close(upsampler(mel, length - 7), output[..., : length - 7])
+
+    parameters = list(upsampler.parameters())
+    weights = torch.randn_like(expected)
+    gradients = [torch.autograd.grad((y * weights).sum(), parameters) for y in (output, expected)]
+    for own, reference in zip(*gradients, strict=True):
+        torch.testing.assert_close(own, reference, rtol=1e-4, atol=1e-4)
 
 
 @torch.no_grad()
