@@ -1,15 +1,17 @@
 #!/bin/sh
 # Train the digits in equal time with three objectives, and evaluate them with equally many calls of the network.
 #
-#   recipes/compare_objectives.sh RECORDINGS [MINUTES] [FOLDER]
+#   recipes/compare_objectives.sh RECORDINGS [MINUTES] [FOLDER] [CLIPS]
 #
 # RECORDINGS is the folder `recordings` of the Free Spoken Digit Dataset. Each run trains for MINUTES (default: 60) with
 # the config digits-small; only the objective and the sampler of its samples differ. A run that was stopped continues.
+# CLIPS (default: 600) of each are evaluated.
 set -eu
 
-recordings=${1:?usage: recipes/compare_objectives.sh RECORDINGS [MINUTES] [FOLDER]}
+recordings=${1:?usage: recipes/compare_objectives.sh RECORDINGS [MINUTES] [FOLDER] [CLIPS]}
 minutes=${2:-60}
 folder=${3:-runs/objectives}
+clips=${4:-600}
 
 train() { # NAME SAMPLER SETTING...
     name=$1 sampler=$2
@@ -23,7 +25,7 @@ train() { # NAME SAMPLER SETTING...
 }
 
 sample() { # NAME SAMPLER STEPS: 20 calls of the network with labels and 20 without for each clip
-    sashimi-sample --pipeline "$folder/$1/pipeline" --num-samples 600 --scheduler "$2" --steps "$3" --seed 0 \
+    sashimi-sample --pipeline "$folder/$1/pipeline" --num-samples "$clips" --scheduler "$2" --steps "$3" --seed 0 \
         --out "$folder/$1/clips"
 }
 

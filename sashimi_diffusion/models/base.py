@@ -62,6 +62,8 @@ RANGES = {
     "speaker_names": Range(0, 0, items=1_000_000),
     "mel_channels": _WIDTH,
     "mel_upsample": Range(1, 65_536, items=8),
+    "mel_mean": Range(-1e3, 1e3),
+    "mel_std": Range(1e-3, 1e3),
 }
 """Ranges of the arguments of all networks by name. A class may have another range for one of them."""
 

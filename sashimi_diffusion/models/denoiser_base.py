@@ -41,7 +41,8 @@ class Denoiser(LoraAdapters, WaveformModel):  # type: ignore[misc]  # a wrapped 
 
     A subclass creates the backbone and ``self.output``, and implements :meth:`predict`. Its config has the entries
     ``in_channels``, ``out_channels``, ``waveform_std``, ``pre_emphasis``, ``objective``, ``num_classes``,
-    ``class_names``, ``num_speakers``, ``speaker_names``, ``mel_channels``, ``mel_upsample`` and ``mel_settings``.
+    ``class_names``, ``num_speakers``, ``speaker_names``, ``mel_channels``, ``mel_upsample``, ``mel_settings``,
+    ``mel_mean`` and ``mel_std``.
 
     Args:
         in_channels: audio channels of the noisy waveforms.
@@ -107,6 +108,8 @@ class Denoiser(LoraAdapters, WaveformModel):  # type: ignore[misc]  # a wrapped 
             embedding = embedding + self.class_embedding(class_labels, batch_size)
         if self.speaker_embedding is not None:
             embedding = embedding + self.speaker_embedding(speaker_labels, batch_size)
+        if mel is not None:
+            mel = (mel - self.config.mel_mean) / self.config.mel_std
         prediction = self.predict(self.input(sample), embedding, mel)
         return DenoiserOutput(sample=prediction) if return_dict else (prediction,)
 
@@ -116,7 +119,7 @@ class Denoiser(LoraAdapters, WaveformModel):  # type: ignore[misc]  # a wrapped 
         Args:
             x: features of the noisy waveforms, (B, width, L).
             embedding: embedded diffusion step and labels, (B, embedding_dim).
-            mel: log-mel spectrograms, (B, mel_channels, frames), or None without a vocoder.
+            mel: normalized log-mel spectrograms, (B, mel_channels, frames), or None without a vocoder.
         """
         raise NotImplementedError
 

@@ -84,6 +84,8 @@ class WaveNetDenoiser(Denoiser):
         mel_channels: mel bands of a vocoder's spectrogram, or None without one.
         mel_upsample: factors whose product is the hop of the spectrogram in samples.
         mel_settings: how the spectrograms are computed, a mapping of :class:`.MelSettings`; None: its defaults.
+        mel_mean, mel_std: the blocks get (mel - mel_mean) / mel_std. A network learns faster if these values have a mean
+            of about 0 and a standard deviation of about 1.
 
     Raises:
         UserError: a value of another type or out of its range.
@@ -116,6 +118,8 @@ class WaveNetDenoiser(Denoiser):
         mel_channels: int | None = None,
         mel_upsample: Sequence[int] = (16, 16),
         mel_settings: Mapping[str, Any] | None = None,
+        mel_mean: float = 0.0,
+        mel_std: float = 1.0,
     ) -> None:
         super().__init__(
             in_channels,

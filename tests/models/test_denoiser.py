@@ -163,6 +163,14 @@ def test_length_must_fit_the_pooling() -> None:
         model(noise(length=60), 5)
 
 
+@torch.no_grad()
+def test_the_blocks_get_mels_of_the_given_mean_and_deviation() -> None:
+    mel = torch.randn(2, 5, 4)
+    plain, normalized = make(**MEL), make(mel_mean=-5.0, mel_std=2.0, **MEL)
+    torch.testing.assert_close(normalized(noise(), 5, mel=2 * mel - 5).sample, plain(noise(), 5, mel=mel).sample)
+    assert not torch.allclose(normalized(noise(), 5, mel=mel).sample, plain(noise(), 5, mel=mel).sample)
+
+
 def test_unknown_mel_alignment_is_named() -> None:
     with pytest.raises(ValueError, match="'stage' or 'official'"):
         make(mel_alignment="none", **MEL)
