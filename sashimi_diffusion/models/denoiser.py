@@ -49,8 +49,8 @@ class SashimiDenoiser(Denoiser):
             beginning of the full-rate mel, as the official code does and its vocoder weights need.
         stored_nodes: see :class:`LegacyS4`; for "legacy" only.
         mel_settings: how the spectrograms are computed, a mapping of :class:`.MelSettings`; None: its defaults.
-        mel_mean, mel_std: the blocks get (mel - mel_mean) / mel_std. A network learns faster if these values have a mean
-            of about 0 and a standard deviation of about 1.
+        mel_mean, mel_std: the blocks get (mel - mel_mean) / mel_std. A network learns faster if these values have a
+            mean of about 0 and a standard deviation of about 1.
 
     Raises:
         ValueError: a value of another type or out of its range, or one that does not fit the others.

@@ -84,8 +84,8 @@ class WaveNetDenoiser(Denoiser):
         mel_channels: mel bands of a vocoder's spectrogram, or None without one.
         mel_upsample: factors whose product is the hop of the spectrogram in samples.
         mel_settings: how the spectrograms are computed, a mapping of :class:`.MelSettings`; None: its defaults.
-        mel_mean, mel_std: the blocks get (mel - mel_mean) / mel_std. A network learns faster if these values have a mean
-            of about 0 and a standard deviation of about 1.
+        mel_mean, mel_std: the blocks get (mel - mel_mean) / mel_std. A network learns faster if these values have a
+            mean of about 0 and a standard deviation of about 1.
 
     Raises:
         UserError: a value of another type or out of its range.
