@@ -169,7 +169,7 @@ class LogMel(nn.Module):
     @property
     def shortest(self) -> int:
         """The smallest number of samples of a waveform."""
-        return max(self._padding) + 1
+        return max(self.padding) + 1
 
     def forward(self, waveform: Tensor) -> Tensor:
         """Compute the log-mel spectrogram.
@@ -189,7 +189,7 @@ class LogMel(nn.Module):
             raise UserError(f"expected waveforms of shape (batch, length) or (batch, 1, length), got {waveform.shape}")
         if waveform.shape[-1] < self.shortest:
             raise UserError(f"a mel needs more than {self.shortest - 1} samples, got {waveform.shape[-1]}")
-        padded = nn.functional.pad(waveform[:, None], self._padding, mode="reflect")[:, 0]
+        padded = nn.functional.pad(waveform[:, None], self.padding, mode="reflect")[:, 0]
         frames = 1 + (padded.shape[-1] - self.n_fft) // self.hop
         blocks = [
             self._levels(padded[:, first * self.hop : (min(first + _BLOCK, frames) - 1) * self.hop + self.n_fft])
@@ -211,7 +211,7 @@ class LogMel(nn.Module):
         return self.bands @ (spectrum.abs() if self.settings.power == 1 else spectrum.abs().square())
 
     @property
-    def _padding(self) -> tuple[int, int]:
+    def padding(self) -> tuple[int, int]:
         """Samples by which a waveform is reflected at its beginning and its end."""
         if self.settings.padding == "center":
             return self.n_fft // 2, self.n_fft // 2

@@ -219,6 +219,11 @@ class _Recordings:
         require_objective(config, pipe.scheduler)
         if distilled_steps(pipe.scheduler.config) is not None:
             raise UserError("a model that was distilled to few steps has no likelihood: use its teacher")
+        if config.get("mel_whitening", False):
+            raise UserError(
+                "a vocoder with mel_whitening has no likelihood, because its whitening is no invertible map: use one "
+                "without it"
+            )
         self.device, self.path = pipe.model.device, noise_path(pipe.scheduler)
         waveform = checked_audio(audio, config.in_channels, pipe.model.length_multiple).to(self.device)
         self.shape, self.samples = waveform.shape, waveform[0].numel()

@@ -51,6 +51,8 @@ class SashimiDenoiser(Denoiser):
         mel_settings: how the spectrograms are computed, a mapping of :class:`.MelSettings`; None: its defaults.
         mel_mean, mel_std: the blocks get (mel - mel_mean) / mel_std. A network learns faster if these values have a
             mean of about 0 and a standard deviation of about 1.
+        mel_whitening: whether the diffusion works on waveforms without the spectral envelope in their mel spectrogram,
+            see :class:`.MelEnvelope`.
 
     Raises:
         ValueError: a value of another type or out of its range, or one that does not fit the others.
@@ -101,6 +103,7 @@ class SashimiDenoiser(Denoiser):
         mel_settings: Mapping[str, Any] | None = None,
         mel_mean: float = 0.0,
         mel_std: float = 1.0,
+        mel_whitening: bool = False,
     ) -> None:
         super().__init__(
             in_channels,

@@ -42,7 +42,7 @@ class Denoiser(LoraAdapters, WaveformModel):  # type: ignore[misc]  # a wrapped 
     A subclass creates the backbone and ``self.output``, and implements :meth:`predict`. Its config has the entries
     ``in_channels``, ``out_channels``, ``waveform_std``, ``pre_emphasis``, ``objective``, ``num_classes``,
     ``class_names``, ``num_speakers``, ``speaker_names``, ``mel_channels``, ``mel_upsample``, ``mel_settings``,
-    ``mel_mean`` and ``mel_std``.
+    ``mel_mean``, ``mel_std`` and ``mel_whitening``.
 
     Args:
         in_channels: audio channels of the noisy waveforms.
@@ -207,10 +207,18 @@ def _require_names(config: Mapping[str, Any]) -> None:
 def _require_mel_settings(config: Mapping[str, Any]) -> None:
     """Raise UserError if the settings of the mel spectrogram in a config are invalid, or are for no vocoder."""
     settings = config.get("mel_settings")
+    if config.get("mel_channels") is None:
+        if settings is not None:
+            raise UserError("mel_settings were given, but mel_channels is null: a network without mels has no settings")
+        if config.get("mel_whitening"):
+            raise UserError("mel_whitening is true, but mel_channels is null: a network without mels has no envelope")
+    if config.get("mel_whitening") and config.get("pre_emphasis"):
+        raise UserError(
+            f"mel_whitening is true and pre_emphasis is {config['pre_emphasis']}: expected one of them, because both "
+            "change the spectral envelope"
+        )
     if settings is None:
         return
-    if config.get("mel_channels") is None:
-        raise UserError("mel_settings were given, but mel_channels is null: a network without mels has no settings")
     MelSettings.of(settings).check(config["sample_rate"], math.prod(config["mel_upsample"]))
 
 

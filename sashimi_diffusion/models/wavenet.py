@@ -86,6 +86,8 @@ class WaveNetDenoiser(Denoiser):
         mel_settings: how the spectrograms are computed, a mapping of :class:`.MelSettings`; None: its defaults.
         mel_mean, mel_std: the blocks get (mel - mel_mean) / mel_std. A network learns faster if these values have a
             mean of about 0 and a standard deviation of about 1.
+        mel_whitening: whether the diffusion works on waveforms without the spectral envelope in their mel spectrogram,
+            see :class:`.MelEnvelope`.
 
     Raises:
         UserError: a value of another type or out of its range.
@@ -120,6 +122,7 @@ class WaveNetDenoiser(Denoiser):
         mel_settings: Mapping[str, Any] | None = None,
         mel_mean: float = 0.0,
         mel_std: float = 1.0,
+        mel_whitening: bool = False,
     ) -> None:
         super().__init__(
             in_channels,

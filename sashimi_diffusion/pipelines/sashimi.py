@@ -11,6 +11,7 @@ from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.pipelines.pipeline_utils import AudioPipelineOutput
 from torch import Tensor
 
+from sashimi_diffusion.data.mel_envelope import MelEnvelope
 from sashimi_diffusion.data.pre_emphasis import de_emphasize
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.pipelines.base import batch_size_of, check_output_type, require_count, sample_generators
@@ -18,7 +19,7 @@ from sashimi_diffusion.pipelines.diffusion_base import DiffusionAudioPipeline
 from sashimi_diffusion.pipelines.given_audio import Known, given_audio, normalized, warn_of_level
 from sashimi_diffusion.pipelines.labels import Labels, known_labels, label_conditioning, label_count, repeated
 from sashimi_diffusion.pipelines.loading import check_components
-from sashimi_diffusion.pipelines.mel import checked_mel, mel_spectrogram, with_frames
+from sashimi_diffusion.pipelines.mel import checked_mel, log_mel, mel_spectrogram, with_frames
 from sashimi_diffusion.pipelines.memory import require_call_memory
 from sashimi_diffusion.pipelines.prediction import Prediction, RecordedPrediction, model_input
 from sashimi_diffusion.pipelines.schedule import Call, Schedule, checked_jumps
@@ -183,8 +184,10 @@ class SashimiPipeline(DiffusionAudioPipeline):
         labels = label_conditioning(config, repeated(class_labels, each), repeated(speaker_labels, each), count)
         labels = {name: own.to(device) for name, own in labels.items()}
         self._guidance_scale = self.resolve_guidance_scale(guidance_scale, bool(labels))
+        spectrogram = None
         if mel is not None:
-            mel = with_frames(config, mel.repeat_interleave(each, dim=0), padded).to(device, self.model.dtype)
+            spectrogram = with_frames(config, mel.repeat_interleave(each, dim=0), padded).to(device)
+            mel = spectrogram.to(self.model.dtype)
         shape = (count, config.in_channels, padded)
         own_noise = None if latents is None else checked_noise(latents, shape)
         step = scheduler_step(self.scheduler, generators, eta)
@@ -221,7 +224,10 @@ class SashimiPipeline(DiffusionAudioPipeline):
 
         latents = self._denoise(latents, calls, step, (labels, mel), windows, known, on_step_end)
         # The inverse of Denoiser.normalize; a denoiser of another package need not know pre-emphasis.
-        audios: Any = de_emphasize(latents[..., :length] * config.waveform_std, config.get("pre_emphasis", 0.0))
+        audios: Any = de_emphasize(latents * config.waveform_std, config.get("pre_emphasis", 0.0))
+        if spectrogram is not None and config.get("mel_whitening", False):
+            audios = MelEnvelope(log_mel(config)).to(device).color(audios, spectrogram)
+        audios = audios[..., :length]
         if known is not None:
             audios = known.joined(audios)
         if output_type == "np":

@@ -6,14 +6,17 @@ among processes and accumulation steps. A checkpoint does not store a state of t
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from sashimi_diffusion.data.mel import LogMel
+from sashimi_diffusion.data.mel_envelope import MelEnvelope
 from sashimi_diffusion.data.pre_emphasis import pre_emphasize
 from sashimi_diffusion.data.recordings import Recordings
+from sashimi_diffusion.pipelines.mel import log_mel
 from sashimi_diffusion.training.diffusion.config import DiffusionConfig
 from sashimi_diffusion.training.diffusion.objective import training_timesteps
 from sashimi_diffusion.training.examples import DEVICE, MEASURE, STEP, TRAINING, VALIDATION, stream, training_order
@@ -70,7 +73,8 @@ class BatchSource:
         config: configuration of the run; its seed, data, channels, schedule and objective are used.
         normalize: function of waveforms (B, C, L) that returns them as the diffusion sees them.
         num_classes: number of classes of the model, and index of the null class; None: no labels.
-        mel: a function from (B, 1, L) to (B, bands, frames); None for a model without mel conditioning.
+        mel: transform of the mel spectrograms; None for a model without mel conditioning.
+        whitening: whether the waveforms lose the envelope of their mel spectrograms before ``normalize``.
         device: device of the batches.
         num_speakers: number of speakers of the model, and index of the null speaker; None: no speakers.
     """
@@ -81,14 +85,17 @@ class BatchSource:
         config: DiffusionConfig,
         normalize: Callable[[Tensor], Tensor],
         num_classes: int | None = None,
-        mel: Callable[[Tensor], Tensor] | None = None,
+        mel: LogMel | None = None,
         device: torch.device | str = "cpu",
         num_speakers: int | None = None,
+        whitening: bool = False,
     ) -> None:
         self.dataset, self.data, self.seed, self.channels = dataset, config.data, config.seed, config.channels
         self.timesteps = training_timesteps(config)
         self.label_dropout, self.exponent = config.objective.label_dropout, config.objective.timestep_exponent
-        self.normalize, self.mel, self.device = normalize, mel, device
+        self.normalize, self.device = normalize, device
+        self.mel = None if mel is None else mel.to(device)
+        self.envelope = MelEnvelope(mel).to(device) if whitening and mel is not None else None
         self.num_classes, self.num_speakers = num_classes, num_speakers
         self._order = training_order(dataset, config.seed)
 
@@ -127,13 +134,13 @@ class BatchSource:
         gains = torch.rand(global_batch, 1, 1, generator=random, device=device)[mine] * 2 - 1
         offset = torch.rand((), generator=random, device=device, dtype=torch.float64)
         places = torch.arange(positions.start, positions.stop, device=device, dtype=torch.float64) / global_batch
-        waveform = windows.waveform * 10 ** (gains * (self.data.gain_db / 20))
+        waveform, mel = self._seen(windows.waveform * 10 ** (gains * (self.data.gain_db / 20)))
         return Batch(
-            waveform=self.normalize(waveform),
+            waveform=waveform,
             noise=noise,
             timesteps=self.timesteps(((offset + places) % 1.0) ** self.exponent),
             labels=windows.labels,
-            mel=None if self.mel is None else self.mel(waveform),
+            mel=mel,
             speakers=windows.speakers,
         )
 
@@ -163,15 +170,22 @@ class BatchSource:
         noise = np.stack([s.standard_normal(shape, dtype=np.float32) for s in streams])
         dropped = [s.random() < self.label_dropout and drop_labels for s in streams]
         timesteps = self.timesteps(torch.tensor(fractions, dtype=torch.float64))
-        waveforms = torch.from_numpy(np.stack(windows)).to(self.device)  # (B, C, L)
+        waveforms, mel = self._seen(torch.from_numpy(np.stack(windows)).to(self.device))  # (B, C, L)
         return Batch(
-            waveform=self.normalize(waveforms),
+            waveform=waveforms,
             noise=torch.from_numpy(noise).to(self.device),
             timesteps=timesteps.to(self.device),
             labels=_moved(self._labels(self.dataset.labels, self.num_classes, indices, dropped), self.device),
-            mel=None if self.mel is None else self.mel(waveforms),
+            mel=mel,
             speakers=_moved(self._labels(self.dataset.speakers, self.num_speakers, indices, dropped), self.device),
         )
+
+    def _seen(self, waveforms: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return waveforms (B, C, L) as the diffusion sees them, and their mel spectrograms (B, bands, frames)."""
+        mel = None if self.mel is None else self.mel(waveforms)
+        if self.envelope is not None and mel is not None:
+            waveforms = self.envelope.whiten(waveforms, mel)
+        return self.normalize(waveforms), mel
 
     def _labels(
         self, labels: np.ndarray | None, null: int | None, indices: list[int], dropped: list[bool]
@@ -202,18 +216,30 @@ class BatchSource:
 
 
 def measure_std(dataset: Recordings, config: DiffusionConfig, examples: int = 1000) -> float:
-    """Return the root mean square of up to ``examples`` training windows after pre-emphasis.
+    """Return the root mean square of up to ``examples`` training windows after pre-emphasis and whitening.
 
     The divided waveforms have unit variance, as the noise has.
     """
-    coefficient = config.model.argument("pre_emphasis")
-    source = BatchSource(dataset, config, lambda waveform: pre_emphasize(waveform, coefficient))
+    coefficient, whitening = config.model.argument("pre_emphasis"), config.model.argument("mel_whitening")
+    source = BatchSource(
+        dataset,
+        config,
+        lambda waveform: pre_emphasize(waveform, coefficient),
+        mel=_log_mel(config) if whitening else None,
+        whitening=whitening,
+    )
     indices = stream(MEASURE, config.seed).permutation(len(dataset))[:examples]
     streams = [stream(MEASURE, config.seed, int(i)) for i in indices]
     usable = (dataset.usable(int(i)) for i in indices)
     windows = (source._window(i, s) * source._gain(s) for i, s in zip(usable, streams, strict=True))
-    powers = [source.normalize(torch.from_numpy(window)).square().mean() for window in windows]
+    powers = [source._seen(torch.from_numpy(window)[None])[0].square().mean() for window in windows]
     return float(torch.stack(powers).double().mean().sqrt())
+
+
+def _log_mel(config: DiffusionConfig) -> LogMel:
+    arguments = {name: config.model.argument(name) for name in ("mel_channels", "mel_upsample")}
+    settings = asdict(config.data.mel.settings)
+    return log_mel({**arguments, "sample_rate": config.data.sample_rate, "mel_settings": settings})
 
 
 def _moved(labels: Tensor | None, device: torch.device | str) -> Tensor | None:

@@ -336,6 +336,8 @@ class DiffusionConfig(RunConfig):
                 f"data.length is {data.length}: with data.mel.padding=hop it must be a multiple of the hop, {hop} "
                 f"samples (the product of model.mel_upsample): {math.ceil(data.length / hop) * hop} is the next"
             )
+        if self.model.argument("mel_whitening") and self.training.validate_bound:
+            raise UserError("training.validate_bound is true, but model.mel_whitening leaves no bound: set it to false")
         try:
             mel.settings.check(data.sample_rate, hop)
         except UserError as error:

@@ -160,9 +160,10 @@ class DiffusionTask:
             self.config,
             normalize=self.network.normalize,
             num_classes=model.num_classes,
-            mel=None if model.mel_channels is None else log_mel(model).to(device),
+            mel=None if model.mel_channels is None else log_mel(model),
             device=device,
             num_speakers=model.num_speakers,
+            whitening=model.get("mel_whitening", False),
         )
 
 

@@ -1,0 +1,99 @@
+"""The spectral envelope in a mel spectrogram, and waveforms without it.
+
+A mel spectrogram says how loud each band is at each time. A vocoder with ``mel_whitening`` divides the spectra of a
+recording by these levels before the diffusion, and multiplies them again after sampling, so that the network learns
+only what the spectrogram does not say. SpecGrad (Koizumi et al. 2022, arXiv 2203.16749) gives this envelope to the
+noise of the diffusion instead, which is the same up to the error of the inverse.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sashimi_diffusion.data.mel import LogMel
+
+_BLOCK = 4096  # frames whose spectrum is in memory at a time
+
+
+class MelEnvelope(nn.Module):
+    """Filter that divides the short-time spectra of waveforms by the envelope of their mel spectrograms, or multiplies.
+
+    The frames are those of the mel spectrogram. The envelope of a frame is the level of the bands, interpolated in the
+    logarithm; below the first and above the last band it is constant. White noise with a standard deviation of 1 has an
+    envelope of about 1.
+
+    :meth:`color` is about the inverse of :meth:`whiten`: the spectra of neighboring frames overlap, so the inverse is
+    the closer, the less the envelope changes from frame to frame.
+
+    Args:
+        mel: transform that computes the spectrograms.
+    """
+
+    window: Tensor
+    interpolation: Tensor
+    band_widths: Tensor
+
+    def __init__(self, mel: LogMel) -> None:
+        super().__init__()
+        self.settings, self.n_fft, self.hop, self.padding = mel.settings, mel.n_fft, mel.hop, mel.padding
+        missing = mel.n_fft - len(mel.window)
+        window = F.pad(mel.window, (missing // 2, missing - missing // 2))
+        self.register_buffer("window", window, persistent=False)  # (n_fft,)
+        self.register_buffer("band_widths", mel.bands.sum(dim=1).clamp(min=1e-12), persistent=False)  # (n_mels,)
+        self.register_buffer("interpolation", _interpolation(mel.bands), persistent=False)  # (n_fft // 2 + 1, n_mels)
+
+    def whiten(self, waveform: Tensor, mel: Tensor) -> Tensor:
+        """Return waveforms (B, 1, L) without the envelope of the log-mel spectrograms ``mel``, (B, n_mels, frames)."""
+        return self._filter(waveform, mel, -1.0)
+
+    def color(self, waveform: Tensor, mel: Tensor) -> Tensor:
+        """Return waveforms (B, 1, L) with the envelope of ``mel``, (B, n_mels, frames); the inverse of :meth:`whiten`.
+
+        If the spectrogram ends earlier than the waveforms, its last frame is repeated.
+        """
+        return self._filter(waveform, mel, 1.0)
+
+    def _filter(self, waveform: Tensor, mel: Tensor, exponent: float) -> Tensor:
+        """Return waveforms whose short-time spectra are multiplied by the envelope to the power ``exponent``."""
+        x, n_fft, hop = waveform.squeeze(1), self.n_fft, self.hop  # (B, L)
+        frames = 1 + x.shape[-1] // hop
+        logs = F.pad(mel.float(), (0, max(frames - mel.shape[-1], 0)), mode="replicate")[..., :frames]
+        left, length = self.padding[0], (frames - 1) * hop + n_fft
+        right = max(length - left - x.shape[-1], 0)
+        # Zeros would be a jump, and whitening amplifies the high frequencies of a jump. A waveform must be longer than
+        # its reflection.
+        mode = "reflect" if x.shape[-1] > max(left, right) else "constant"
+        padded = F.pad(x.float().unsqueeze(1), (left, right), mode=mode).squeeze(1)
+        sums, weights = torch.zeros_like(padded), torch.zeros_like(padded[:1])
+        for first in range(0, frames, _BLOCK):
+            block = logs[..., first : first + _BLOCK]
+            part = slice(first * hop, (first + block.shape[-1] - 1) * hop + n_fft)
+            segments = padded[:, part].unfold(-1, n_fft, hop) * self.window  # (B, frames, n_fft)
+            spectra = torch.fft.rfft(segments) * (exponent * self._log_envelope(block)).exp().mT
+            sums[:, part] += _overlap_add(torch.fft.irfft(spectra, n_fft) * self.window, hop)
+            squares = self.window.square().expand(1, block.shape[-1], n_fft)
+            weights[:, part] += _overlap_add(squares, hop)
+        result = (sums / weights.clamp(min=1e-6))[:, left : left + x.shape[-1]]
+        return result.unsqueeze(1).to(waveform.dtype)
+
+    def _log_envelope(self, mel: Tensor) -> Tensor:
+        """Return the natural logarithm of the envelope, (B, n_fft // 2 + 1, frames)."""
+        levels = (mel / self.settings.unit - self.band_widths.log()[:, None]) / self.settings.power
+        return self.interpolation @ levels - math.log(float(self.window.square().sum())) / 2
+
+
+def _interpolation(bands: Tensor) -> Tensor:
+    """Return the matrix from band levels to bins: means of the bands of a bin, weighted as in the spectrogram."""
+    weights = bands.T  # (bins, bands)
+    covered = torch.nonzero(weights.sum(dim=1) > 0).squeeze(1)
+    nearest = (torch.arange(len(weights))[:, None] - covered).abs().argmin(dim=1)
+    weights = weights[covered[nearest]]
+    return weights / weights.sum(dim=1, keepdim=True)
+
+
+def _overlap_add(frames: Tensor, hop: int) -> Tensor:
+    """Return the sum (B, L) of frames (B, count, n) that begin ``hop`` samples after each other."""
+    length = (frames.shape[1] - 1) * hop + frames.shape[2]
+    return F.fold(frames.mT, (1, length), (1, frames.shape[2]), stride=(1, hop))[:, 0, 0]
