@@ -218,6 +218,11 @@ MEL = {"mel_channels": 4, "mel_upsample": [4, 4]}
         (MEL, {"mel": torch.full((1, 4, 1), math.nan)}, "mel has 4 of 4 values that are not finite"),
         (MEL, {"mel": [0.0]}, "mel is .0.0.: expected a tensor or an array of floating-point numbers"),
         (MEL, {}, "this model is a vocoder: it needs mel"),
+        (
+            MEL | {"mel_whitening": True},
+            {"mel": torch.zeros(1, 4, 1)},
+            "a vocoder with mel_whitening has no likelihood",
+        ),
         ({}, {"hutchinson": 0}, "hutchinson is 0, expected a whole number from 1"),
         ({}, {"draws": 1.5}, "draws is 1.5, expected a whole number from 1"),
         ({}, {"quantization": "a-law"}, "quantization is 'a-law', expected one of pcm, mu-law, linear"),

@@ -151,6 +151,8 @@ def test_the_range_holds_loud_and_silent_recordings(log: str, power: int) -> Non
     ("options", "message"),
     [
         ({"mel_channels": None, "mel_settings": SETTINGS}, "mel_settings were given, but mel_channels is null"),
+        ({"mel_channels": None, "mel_whitening": True}, "mel_whitening is true, but mel_channels is null"),
+        ({"mel_whitening": True, "pre_emphasis": 0.9}, "pre_emphasis is 0.9: expected one of them"),
         ({"mel_settings": {"f_max": 600.0}}, "half the sample rate of 1000 Hz"),
         ({"mel_settings": {"n_fft": "64"}}, "mel_settings: n_fft is '64': expected a whole number"),
     ],

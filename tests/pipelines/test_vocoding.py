@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from sashimi_diffusion.data.mel_envelope import MelEnvelope
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.models import SashimiDenoiser, WaveNetDenoiser
 from sashimi_diffusion.pipelines import SashimiPipeline, resynthesize, sample_seeds, vocode, vocoding
+from sashimi_diffusion.pipelines.mel import log_mel
 from sashimi_diffusion.pipelines.memory import sampling_memory
 from sashimi_diffusion.pipelines.prediction import PredictionGraphs
 from sashimi_diffusion.pipelines.vocoding import plan_windows
@@ -33,6 +35,19 @@ def make_pipeline(scheduler: str = "diffwave", sashimi: bool = False, **options:
 
 def seeded() -> torch.Generator:
     return torch.Generator().manual_seed(0)
+
+
+@pytest.mark.parametrize("window", [None, 0.2])
+def test_a_whitening_vocoder_gives_its_result_the_envelope_of_the_mel(window: float | None) -> None:
+    plain, whitening = make_pipeline(), make_pipeline(mel_whitening=True)
+    mel = plain.mel(0.1 * torch.randn(2, 700, generator=seeded()))  # 44 frames of 16 samples
+    call = {"mel": mel, "window_in_s": window, "num_inference_steps": 3, "output_type": "pt"}
+    white, found = (torch.as_tensor(pipe(generator=seeded(), **call).audios) for pipe in (plain, whitening))
+    assert found.shape == white.shape
+    length = white.shape[-1]
+    expected = MelEnvelope(log_mel(plain.model.config)).color(white, mel)
+    # The plain result lacks what was generated beyond its end.
+    torch.testing.assert_close(found[..., : length - 64], expected[..., : length - 64], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("length", [1, 64, 255, 256, 257, 1000, 4001])

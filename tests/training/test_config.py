@@ -59,6 +59,13 @@ def test_a_wrong_setting_is_named(tiny, override, expected):
     assert expected in str(error.value)
 
 
+def test_a_whitening_vocoder_has_no_bound(tiny_config):
+    settings = ["model.mel_channels=4", "model.mel_whitening=true", "data.mel={n_fft: 64, f_max: 4000}"]
+    tiny_config(*settings)
+    with pytest.raises(UserError, match="training.validate_bound is true, but model.mel_whitening"):
+        tiny_config(*settings, "training.validate_bound=true")
+
+
 def test_values_keep_their_types(tiny):
     config = from_tree(DiffusionConfig, tiny("optimizer.lr=1", "model.dt_min=1", "objective=null"))
     assert type(config.optimizer.lr) is float

@@ -73,8 +73,8 @@ class BatchSource:
         config: configuration of the run; its seed, data, channels, schedule and objective are used.
         normalize: function of waveforms (B, C, L) that returns them as the diffusion sees them.
         num_classes: number of classes of the model, and index of the null class; None: no labels.
-        mel: transform of the mel spectrograms; None for a model without mel conditioning.
-        whitening: whether the waveforms lose the envelope of their mel spectrograms before ``normalize``.
+        mel: a function from (B, 1, L) to (B, bands, frames); None for a model without mel conditioning.
+        envelope: what the waveforms lose before ``normalize`` for a model with ``mel_whitening``; None for others.
         device: device of the batches.
         num_speakers: number of speakers of the model, and index of the null speaker; None: no speakers.
     """
@@ -85,17 +85,15 @@ class BatchSource:
         config: DiffusionConfig,
         normalize: Callable[[Tensor], Tensor],
         num_classes: int | None = None,
-        mel: LogMel | None = None,
+        mel: Callable[[Tensor], Tensor] | None = None,
         device: torch.device | str = "cpu",
         num_speakers: int | None = None,
-        whitening: bool = False,
+        envelope: MelEnvelope | None = None,
     ) -> None:
         self.dataset, self.data, self.seed, self.channels = dataset, config.data, config.seed, config.channels
         self.timesteps = training_timesteps(config)
         self.label_dropout, self.exponent = config.objective.label_dropout, config.objective.timestep_exponent
-        self.normalize, self.device = normalize, device
-        self.mel = None if mel is None else mel.to(device)
-        self.envelope = MelEnvelope(mel).to(device) if whitening and mel is not None else None
+        self.normalize, self.mel, self.envelope, self.device = normalize, mel, envelope, device
         self.num_classes, self.num_speakers = num_classes, num_speakers
         self._order = training_order(dataset, config.seed)
 
@@ -220,13 +218,14 @@ def measure_std(dataset: Recordings, config: DiffusionConfig, examples: int = 10
 
     The divided waveforms have unit variance, as the noise has.
     """
-    coefficient, whitening = config.model.argument("pre_emphasis"), config.model.argument("mel_whitening")
+    coefficient = config.model.argument("pre_emphasis")
+    mel = _log_mel(config) if config.model.argument("mel_whitening") else None
     source = BatchSource(
         dataset,
         config,
         lambda waveform: pre_emphasize(waveform, coefficient),
-        mel=_log_mel(config) if whitening else None,
-        whitening=whitening,
+        mel=mel,
+        envelope=None if mel is None else MelEnvelope(mel),
     )
     indices = stream(MEASURE, config.seed).permutation(len(dataset))[:examples]
     streams = [stream(MEASURE, config.seed, int(i)) for i in indices]

@@ -10,6 +10,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from sashimi_diffusion.data.mel_envelope import MelEnvelope
 from sashimi_diffusion.data.recordings import Recordings
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.likelihood.dequantization import Cells
@@ -155,15 +156,16 @@ class DiffusionTask:
 
     def _batch_source(self, recordings: Recordings, device: torch.device) -> BatchSource:
         model = self.network.config
+        mel = None if model.mel_channels is None else log_mel(model).to(device)
         return BatchSource(
             recordings,
             self.config,
             normalize=self.network.normalize,
             num_classes=model.num_classes,
-            mel=None if model.mel_channels is None else log_mel(model),
+            mel=mel,
             device=device,
             num_speakers=model.num_speakers,
-            whitening=model.get("mel_whitening", False),
+            envelope=MelEnvelope(mel).to(device) if mel is not None and model.get("mel_whitening") else None,
         )
 
 

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from sashimi_diffusion.data.mel import LogMel
+from sashimi_diffusion.data.mel_envelope import MelEnvelope
 from sashimi_diffusion.training.config import from_tree
 from sashimi_diffusion.training.diffusion.batches import Batch, BatchSource, measure_std
 from sashimi_diffusion.training.diffusion.config import DiffusionConfig
@@ -49,6 +51,7 @@ def make_source(
     seed=0,
     num_speakers=None,
     timestep_exponent=1.0,
+    envelope=None,
     **data,
 ):
     dataset = Clips(clips, items or [(i, 0) for i in range(len(clips))])
@@ -61,7 +64,13 @@ def make_source(
         },
     )
     return BatchSource(
-        dataset, config, lambda waveform: waveform / waveform_std, num_classes, mel, num_speakers=num_speakers
+        dataset,
+        config,
+        lambda waveform: waveform / waveform_std,
+        num_classes,
+        mel,
+        num_speakers=num_speakers,
+        envelope=envelope,
     )
 
 
@@ -246,6 +255,24 @@ def test_mel_is_computed_before_the_waveform_is_divided_by_its_std():
     batch = source.training_batch(0, range(2), 2)
     assert batch.mel.flatten().tolist() == [3, 3]
     assert batch.waveform.unique().tolist() == [6]
+
+
+def test_waveforms_of_a_whitening_vocoder_lose_the_envelope_of_their_mel():
+    waveform = np.sin(np.arange(LENGTH)) + 0.1 * np.cos(2.5 * np.arange(LENGTH))
+    mel = LogMel(sample_rate=1000, n_fft=16, hop=4, n_mels=4, f_max=500.0)
+    envelope = MelEnvelope(mel)
+    source = make_source([waveform], mel=mel, envelope=envelope, waveform_std=0.5)
+    batch = source.training_batch(0, range(2), 2)
+    original = torch.from_numpy(waveform).float().expand(2, 1, -1)
+    torch.testing.assert_close(batch.mel, mel(original))
+    torch.testing.assert_close(batch.waveform, envelope.whiten(original, mel(original)) / 0.5)
+
+
+def test_measured_std_is_taken_after_whitening():
+    noise = 0.01 * np.random.default_rng(0).standard_normal(8192)
+    model = {"mel_channels": 20, "mel_whitening": True}
+    config = from_tree(DiffusionConfig, {"data": {"length": 4096, "sample_rate": 22050}, "model": model})
+    assert measure_std(make_source([noise]).dataset, config) == pytest.approx(1.1, abs=0.15)
 
 
 def test_measured_std_is_the_rms_of_windows():
