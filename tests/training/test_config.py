@@ -62,7 +62,7 @@ def test_a_wrong_setting_is_named(tiny, override, expected):
 def test_a_whitening_vocoder_has_no_bound(tiny_config):
     settings = ["model.mel_channels=4", "model.mel_whitening=true", "data.mel={n_fft: 64, f_max: 4000}"]
     tiny_config(*settings)
-    with pytest.raises(UserError, match="training.validate_bound is true, but model.mel_whitening"):
+    with pytest.raises(UserError, match="validate_bound is true, but"):
         tiny_config(*settings, "training.validate_bound=true")
 
 
