@@ -100,7 +100,7 @@ class SpeechCommands(CachedDataset):
             if not positions:
                 raise UserError(
                     f"no recording of the {split} split in {_joined(roots)} has a contrast of {min_contrast_db:g} dB "
-                    "between loud and quiet parts: lower min_contrast_db"
+                    "between loud and quiet parts: lower min_contrast_db (data.min_contrast_db in a config)"
                 )
         chosen = [files[position] for position in positions]
         part = Part(chosen, [words.index(file.parent.name) for file in chosen], list(words))

@@ -6,25 +6,34 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sashimi_diffusion.arguments import short_form
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.models.overlapping_pools import OverlappingPool
 from sashimi_diffusion.ssm import S4Layer
 
 LABELS = ("class_embedding.", "speaker_embedding.")
 FIRST_POOLS = ("backbone.down_pools.0.", "backbone.up_pools.0.")
+OF_THE_RECORDINGS = (
+    *("sample_rate", "sample_size", "waveform_std", "pool", "kernel_length"),
+    *("num_classes", "class_names", "num_speakers", "speaker_names"),
+)
+"""Arguments in which the two networks may differ."""
+INITIAL_VALUES = ("initialization", "dt_min", "dt_max", "stored_nodes")
+"""Arguments that only say how a new network is initialized."""
 
 
 @torch.no_grad()
 def transfer_weights(source: Any, target: Any) -> None:
     """Copy the weights of a trained denoiser into a new one for other recordings.
 
-    The networks may differ in these parts:
+    The networks may differ in these parts, and in the initialization, which is replaced:
 
     * classes and speakers: a label with a known name keeps its embedding, a new one starts at the mean of the known
       ones. If the target has no speakers, its classes stand for the mean speaker.
     * sample rate: with k times the rate, the first pool of the target is k times as large, and the later stages keep
       their rates. Its weights repeat those of the source, and S4 layers at the raw rate have 1/k of the step size. For
       a waveform that repeats each sample k times, the prediction is about that of the source, with repeated samples.
+      ``kernel_length`` is k times as large, too.
 
     Args:
         source: a denoiser.
@@ -35,10 +44,14 @@ def transfer_weights(source: Any, target: Any) -> None:
             the same factor, a pool of another rate is not overlapping, or the networks differ in other parts.
     """
     if source.class_embedding is not None and target.class_embedding is None:
-        raise UserError("the initial network has classes, the new one has none: set model.class_conditional=true")
+        raise UserError(
+            "the initial network has classes, so the recordings need some: put them into a folder for each class, or "
+            "say with data.pattern where their names are, and set model.class_conditional=true"
+        )
     if source.class_embedding is None and source.speaker_embedding is not None and target.speaker_embedding is None:
-        raise UserError("the initial network has speakers, the new one has no labels: name the speakers")
+        raise UserError("the initial network has speakers, so the recordings need some: set data.speakers")
     factor = _rate_factor(source.config, target.config)
+    _require_same_settings(source.config, target.config, factor)
     own = LABELS if factor == 1 else LABELS + FIRST_POOLS
     known, new = (_without(own, network.state_dict()) for network in (source, target))
     for name in {**new, **known}:
@@ -60,19 +73,51 @@ def _rate_factor(source: Any, target: Any) -> int:
             f"the sample rate is {target.sample_rate} Hz, that of the initial network {source.sample_rate} Hz: "
             "expected a multiple of it"
         )
-    if factor == 1:
-        return factor
-    if target.get("pooling") != "overlapping" or source.pooling != "overlapping":
-        raise UserError("another sample rate than that of the initial network needs model.pooling=overlapping")
-    if target.mel_channels is not None:
-        raise UserError("a vocoder keeps the sample rate of its initial network, because its spectrograms depend on it")
-    pool = [source.pool[0] * factor, *source.pool[1:]]
-    if list(target.pool) != pool:
+    if factor > 1:
+        _require_new_rate(source, target)
+    pool = [source.pool[0] * factor, *source.pool[1:]] if source.get("pool") else source.get("pool")
+    if target.get("pool") != pool and (pool is None or list(target.pool) != pool):
         raise UserError(
             f"the initial network has {source.sample_rate} Hz and model.pool={list(source.pool)}: at "
             f"{target.sample_rate} Hz, expected model.pool={pool}, got {list(target.pool)}"
         )
     return factor
+
+
+def _require_new_rate(source: Any, target: Any) -> None:
+    """Raise UserError if a network of this kind keeps its sample rate."""
+    if not source.get("pool"):
+        raise UserError(
+            f"a network without pools keeps the sample rate of its initial network: set "
+            f"data.sample_rate={source.sample_rate}"
+        )
+    if source.get("parameterization") == "legacy":
+        raise UserError(
+            f"a network of legacy layers keeps the sample rate of its initial network: set "
+            f"data.sample_rate={source.sample_rate}"
+        )
+    if target.get("pooling") != "overlapping" or source.pooling != "overlapping":
+        raise UserError("another sample rate than that of the initial network needs model.pooling=overlapping")
+    if target.mel_channels is not None:
+        raise UserError("a vocoder keeps the sample rate of its initial network, because its spectrograms depend on it")
+
+
+def _require_same_settings(source: Any, target: Any, factor: int) -> None:
+    """Raise UserError if the networks compute different things for the same weights."""
+    expected = dict(source)
+    length = source.get("kernel_length")
+    expected["kernel_length"] = None if length is None else factor * length
+    free = {*OF_THE_RECORDINGS, *INITIAL_VALUES} - {"kernel_length"}
+    if source.get("mel_settings") is None:  # pipelines of earlier versions have no settings
+        free.add("mel_settings")
+    for name, value in expected.items():
+        if name not in free and name[0] != "_" and _plain(target.get(name)) != _plain(value):
+            given = short_form(target.get(name))
+            raise UserError(f"{name} is {given}, expected {short_form(value)}, as the initial network needs")
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _copy_first_pools(source: Any, target: Any, factor: int) -> None:

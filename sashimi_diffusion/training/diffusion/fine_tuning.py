@@ -1,6 +1,7 @@
 """Fine-tuning: a run that starts from the weights of a pipeline, and may train LoRA adapters only."""
 
 import copy
+import inspect
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -13,9 +14,9 @@ from sashimi_diffusion.arguments import short_form
 from sashimi_diffusion.data.mel import MelSettings
 from sashimi_diffusion.data.recordings import Recordings
 from sashimi_diffusion.errors import UserError
+from sashimi_diffusion.models import transfer
 from sashimi_diffusion.models.adapters import require_peft
 from sashimi_diffusion.models.conditioning import GrownLabelEmbedding
-from sashimi_diffusion.models.transfer import transfer_weights
 from sashimi_diffusion.pipelines.sashimi import SashimiPipeline
 from sashimi_diffusion.schedulers.noise_paths import distilled_steps
 from sashimi_diffusion.terminal import counted
@@ -23,8 +24,8 @@ from sashimi_diffusion.training.diffusion.config import DiffusionConfig
 from sashimi_diffusion.training.initial_pipeline import initial_folder, require_equal
 
 OF_THE_RECORDINGS = (
-    *("data.sample_rate", "data.length", "model.pool", "model.waveform_std", "model.kernel_length"),
-    "model.class_conditional",
+    *("data.sample_rate", "data.length", "model.class_conditional"),
+    *(f"model.{name}" for name in transfer.OF_THE_RECORDINGS),
 )
 """Settings in which a network may differ from the initial one with ``training.transfer``."""
 
@@ -43,6 +44,7 @@ def initial_network(config: DiffusionConfig, recordings: Recordings) -> Any:
             do not fit it.
     """
     network, schedule = _load(config)
+    _require_class(config, network)
     _check_settings(config, recordings.class_names is not None, network.config, schedule)
     if network.config.mel_channels is not None:  # pipelines of earlier versions have no settings
         network.register_to_config(mel_settings=asdict(config.data.mel.settings))
@@ -54,6 +56,25 @@ def initial_network(config: DiffusionConfig, recordings: Recordings) -> Any:
     return network
 
 
+def with_initial_settings(config: DiffusionConfig) -> DiffusionConfig:
+    """Return the config of a run with ``training.transfer``; what it does not say of the network is as in the pipeline.
+
+    Raises:
+        UserError: there is no such pipeline, or its network is of another class.
+    """
+    initial, _ = _load(config)
+    _require_class(config, initial)
+    names = inspect.signature(config.model.network_class).parameters.keys() - set(config.model.from_data)
+    given = config.model.arguments
+    model = config.model.model_copy(update={name: initial.config[name] for name in names - given.keys()})
+    return config.model_copy(update={"model": model})
+
+
+def _require_class(config: DiffusionConfig, network: Any) -> None:
+    names = {network_class: name for name, network_class in config.model.networks.items()}
+    require_equal({"model.name": (config.model.name, names.get(type(network), type(network).__name__))})
+
+
 def transfer_initial_weights(config: DiffusionConfig, network: Any) -> None:
     """Copy the weights of ``training.initial_pipeline`` into a new network, see :func:`.transfer_weights`.
 
@@ -63,7 +84,7 @@ def transfer_initial_weights(config: DiffusionConfig, network: Any) -> None:
     """
     initial, schedule = _load(config)
     _check_settings(config, network.config.num_classes is not None, initial.config, schedule)
-    transfer_weights(initial, network)
+    transfer.transfer_weights(initial, network)
 
 
 def _load(config: DiffusionConfig) -> tuple[Any, Any]:

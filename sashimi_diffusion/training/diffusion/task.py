@@ -29,6 +29,7 @@ from sashimi_diffusion.training.diffusion.fine_tuning import (
     trained_parameters,
     transfer_initial_weights,
     use_labels_of,
+    with_initial_settings,
 )
 from sashimi_diffusion.training.diffusion.objective import TIME_BINS, loss_curve, time_bins, training_scheduler
 from sashimi_diffusion.training.diffusion.samples import check_sampling, save_samples
@@ -56,10 +57,11 @@ class DiffusionTask:
                 if part is not None:
                     use_labels_of(self.network, part)
         else:
-            if config.model.argument("waveform_std") is None:
-                self.measured = {"waveform_std": round(measure_std(recordings, config), 6)}
+            complete = with_initial_settings(config) if config.training.transfer else config
+            if complete.model.argument("waveform_std") is None:
+                self.measured = {"waveform_std": round(measure_std(recordings, complete), 6)}
             self.network = create_model(
-                with_measured(config, self.measured), recordings.class_names, recordings.speaker_names
+                with_measured(complete, self.measured), recordings.class_names, recordings.speaker_names
             )
             if config.training.transfer:
                 transfer_initial_weights(config, self.network)

@@ -152,7 +152,7 @@ def test_the_packaged_config_holds_out_three_of_twenty_recordings(tmp_path: Path
 
 def test_the_weights_can_move_to_other_classes_without_speakers_at_twice_the_rate(tiny: Any, tmp_path: Path) -> None:
     pooled = (*SHORT, "model.pooling=overlapping", "model.n_layers=[0,1]")
-    tree = tiny(*pooled, f"output_dir={tmp_path / 'base'}")
+    tree = tiny(*pooled, "model.reverse_shift=0", f"output_dir={tmp_path / 'base'}")
     base = train(DiffusionTask, from_tree(DiffusionConfig, tree)) / "pipeline"
     words = tmp_path / "words"
     words.mkdir()
@@ -170,6 +170,7 @@ def test_the_weights_can_move_to_other_classes_without_speakers_at_twice_the_rat
     assert network.config.class_names == ["down", "up"]
     assert network.config.sample_rate == 16000
     assert network.config.num_speakers is None
+    assert network.config.reverse_shift == 0  # not in the config of the run: as in the pipeline
     assert network.config.waveform_std == pytest.approx(0.1, rel=0.2)  # measured, about data.normalize_rms
     known = SashimiPipeline.from_pretrained(base).model.step_embedding.hidden.weight
     assert (network.step_embedding.hidden.weight - known).abs().max() < 0.1  # a few steps away
