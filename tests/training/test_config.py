@@ -46,6 +46,7 @@ DIFFUSION = CONFIGS / "diffusion"
         ("model.clas_conditional=true", "did you mean model.class_conditional?"),
         ("model=[sashimi]", "model must be a group of keys, not ['sashimi']"),
         ("data.mel.n_fft=x", "data.mel.n_fft must be a whole number"),
+        ("model.mel_whitening=true", "model.mel_whitening is true, but model.mel_channels is null"),
         ("data=3", "data must be a group of keys"),
         ("objective.label_dropout=1", "objective.label_dropout is 1: it must be at least 0 and below 1"),
         ("training.steps", "is not an override"),

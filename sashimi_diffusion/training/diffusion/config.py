@@ -314,6 +314,8 @@ class DiffusionConfig(RunConfig):
     def _check_mel(self) -> "DiffusionConfig":
         data, mel = self.data, self.data.mel
         if self.model.argument("mel_channels") is None:
+            if self.model.argument("mel_whitening"):
+                raise UserError("model.mel_whitening is true, but model.mel_channels is null: set one of them")
             return self
         if self.channels != 1:
             raise UserError(
