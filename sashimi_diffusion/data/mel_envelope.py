@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sashimi_diffusion.data.mel import LogMel
+from sashimi_diffusion.errors import UserError
 
 _BLOCK = 4096  # frames whose spectrum is in memory at a time
 
@@ -29,6 +30,9 @@ class MelEnvelope(nn.Module):
 
     Args:
         mel: transform that computes the spectrograms.
+
+    Raises:
+        UserError: a window is shorter than two hops, so that samples between the frames would be lost.
     """
 
     window: Tensor
@@ -37,6 +41,11 @@ class MelEnvelope(nn.Module):
 
     def __init__(self, mel: LogMel) -> None:
         super().__init__()
+        if len(mel.window) < 2 * mel.hop:
+            raise UserError(
+                f"mel_whitening needs mel windows of at least two hops ({2 * mel.hop} samples), got {len(mel.window)}: "
+                "set a larger n_fft and win_length"
+            )
         self.settings, self.n_fft, self.hop, self.padding = mel.settings, mel.n_fft, mel.hop, mel.padding
         missing = mel.n_fft - len(mel.window)
         window = F.pad(mel.window, (missing // 2, missing - missing // 2))

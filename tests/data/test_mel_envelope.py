@@ -9,6 +9,7 @@ from torch import Tensor
 from sashimi_diffusion.data import mel_envelope
 from sashimi_diffusion.data.mel import LogMel
 from sashimi_diffusion.data.mel_envelope import MelEnvelope
+from sashimi_diffusion.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("needs_torchaudio")
 RATE = 22050
@@ -53,6 +54,11 @@ def test_colored_noise_has_the_levels_of_the_mel() -> None:
     found = transform(MelEnvelope(transform).color(noise, mel))
     assert (found - mel).mean(dim=-1).abs().mean() < 0.5  # nats, in each band
     assert (transform(noise) - mel).mean(dim=-1).abs().mean() > 3
+
+
+def test_windows_shorter_than_two_hops_are_refused() -> None:
+    with pytest.raises(UserError, match=r"at least two hops \(512 samples\), got 400"):
+        MelEnvelope(LogMel(win_length=400))
 
 
 def test_white_noise_stays_about_as_it_is() -> None:
