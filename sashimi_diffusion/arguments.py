@@ -54,6 +54,11 @@ def short_form(value: object) -> str:
     return printable(reprlib.repr(value))
 
 
+def as_list(value: Any) -> Any:
+    """Return a tuple as a list, and other values as they are, to compare arguments with stored settings."""
+    return list(value) if isinstance(value, tuple) else value
+
+
 def _fits(value: Any, annotation: Any, limits: Range) -> bool:
     value = value.tolist() if hasattr(value, "tolist") else value  # numbers and arrays of numpy, tensors
     origin, inner = typing.get_origin(annotation), typing.get_args(annotation)

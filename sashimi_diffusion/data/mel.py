@@ -24,7 +24,7 @@ CHOICES: dict[str, tuple[object, ...]] = {
 """The values of those settings that name a convention."""
 _WINDOW, _HERTZ = Range(2, MAX_WINDOW), Range(0, 10_000_000)
 _RANGES = {"n_fft": _WINDOW, "win_length": _WINDOW, "f_min": _HERTZ, "f_max": _HERTZ, "floor": Range(1e-30, 1.0)}
-_BLOCK = 4096  # frames whose spectrum is in memory at a time
+BLOCK_FRAMES = 4096  # limits the memory of spectra of long waveforms
 _BEYOND = 50.0  # a mel that another network predicts may leave the range of recordings by less than this factor
 
 
@@ -192,8 +192,8 @@ class LogMel(nn.Module):
         padded = nn.functional.pad(waveform[:, None], self.padding, mode="reflect")[:, 0]
         frames = 1 + (padded.shape[-1] - self.n_fft) // self.hop
         blocks = [
-            self._levels(padded[:, first * self.hop : (min(first + _BLOCK, frames) - 1) * self.hop + self.n_fft])
-            for first in range(0, frames, _BLOCK)
+            self._levels(padded[:, first * self.hop : (min(first + BLOCK_FRAMES, frames) - 1) * self.hop + self.n_fft])
+            for first in range(0, frames, BLOCK_FRAMES)
         ]
         return torch.cat(blocks, dim=-1).clamp(min=self.settings.floor).log() * self.settings.unit
 

@@ -12,14 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sashimi_diffusion.data.mel import LogMel
+from sashimi_diffusion.data.mel import BLOCK_FRAMES, LogMel
 from sashimi_diffusion.errors import UserError
-
-_BLOCK = 4096  # frames whose spectrum is in memory at a time
 
 
 class MelEnvelope(nn.Module):
-    """Filter that divides the short-time spectra of waveforms by the envelope of their mel spectrograms, or multiplies.
+    """Filter that removes the envelope of mel spectrograms from waveforms, or applies it.
 
     The frames are those of the mel spectrogram. The envelope of a frame is the level of the bands, interpolated in the
     logarithm; below the first and above the last band it is constant. White noise with a standard deviation of 1 has an
@@ -37,7 +35,7 @@ class MelEnvelope(nn.Module):
 
     window: Tensor
     interpolation: Tensor
-    band_widths: Tensor
+    offsets: Tensor
 
     def __init__(self, mel: LogMel) -> None:
         super().__init__()
@@ -50,7 +48,10 @@ class MelEnvelope(nn.Module):
         missing = mel.n_fft - len(mel.window)
         window = F.pad(mel.window, (missing // 2, missing - missing // 2))
         self.register_buffer("window", window, persistent=False)  # (n_fft,)
-        self.register_buffer("band_widths", mel.bands.sum(dim=1).clamp(min=1e-12), persistent=False)  # (n_mels,)
+        # The log levels of the bands of a spectrum of ones, without the window.
+        offsets = mel.bands.sum(dim=1, keepdim=True).clamp(min=1e-12).log()
+        self.register_buffer("offsets", offsets, persistent=False)  # (n_mels, 1)
+        self.log_gain = math.log(float(window.square().sum())) / 2  # of white noise
         self.register_buffer("interpolation", _interpolation(mel.bands), persistent=False)  # (n_fft // 2 + 1, n_mels)
 
     def whiten(self, waveform: Tensor, mel: Tensor) -> Tensor:
@@ -65,7 +66,7 @@ class MelEnvelope(nn.Module):
         return self._filter(waveform, mel, 1.0)
 
     def _filter(self, waveform: Tensor, mel: Tensor, exponent: float) -> Tensor:
-        """Return waveforms whose short-time spectra are multiplied by the envelope to the power ``exponent``."""
+        """Return the waveforms after multiplying their spectra by the envelope to the power ``exponent``."""
         x, n_fft, hop = waveform.squeeze(1), self.n_fft, self.hop  # (B, L)
         frames = 1 + x.shape[-1] // hop
         logs = F.pad(mel.float(), (0, max(frames - mel.shape[-1], 0)), mode="replicate")[..., :frames]
@@ -76,8 +77,8 @@ class MelEnvelope(nn.Module):
         mode = "reflect" if x.shape[-1] > max(left, right) else "constant"
         padded = F.pad(x.float().unsqueeze(1), (left, right), mode=mode).squeeze(1)
         sums, weights = torch.zeros_like(padded), torch.zeros_like(padded[:1])
-        for first in range(0, frames, _BLOCK):
-            block = logs[..., first : first + _BLOCK]
+        for first in range(0, frames, BLOCK_FRAMES):
+            block = logs[..., first : first + BLOCK_FRAMES]
             part = slice(first * hop, (first + block.shape[-1] - 1) * hop + n_fft)
             segments = padded[:, part].unfold(-1, n_fft, hop) * self.window  # (B, frames, n_fft)
             spectra = torch.fft.rfft(segments) * (exponent * self._log_envelope(block)).exp().mT
@@ -89,8 +90,8 @@ class MelEnvelope(nn.Module):
 
     def _log_envelope(self, mel: Tensor) -> Tensor:
         """Return the natural logarithm of the envelope, (B, n_fft // 2 + 1, frames)."""
-        levels = (mel / self.settings.unit - self.band_widths.log()[:, None]) / self.settings.power
-        return self.interpolation @ levels - math.log(float(self.window.square().sum())) / 2
+        levels = (mel / self.settings.unit - self.offsets) / self.settings.power
+        return self.interpolation @ levels - self.log_gain
 
 
 def _interpolation(bands: Tensor) -> Tensor:

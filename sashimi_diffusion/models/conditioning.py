@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -135,13 +135,13 @@ def _upsample(layer: nn.ConvTranspose2d, x: Tensor) -> Tensor:
     With a kernel of (3, 2 · factor) and a stride of (1, factor), each output is a weighted sum of six inputs, three
     bands of two frames. On a CPU, a product of matrices computes these sums faster than a transposed convolution.
     """
-    if x.device.type != "cpu" or layer.bias is None:
+    if x.device.type != "cpu":
         return layer(x)
     factor = layer.stride[1]
     bands, frames = x.shape[2:]
     padded = F.pad(x.squeeze(1), (1, 1, 1, 1))
     inputs = [padded[:, i : i + bands, j : j + frames + 1] for i in (2, 1, 0) for j in (1, 0)]
-    weight, bias = layer.weight.reshape(6, factor).T, layer.bias.expand(factor)
+    weight, bias = layer.weight.reshape(6, factor).T, cast(Tensor, layer.bias).expand(factor)
     sums = F.linear(torch.stack(inputs, dim=-1), weight, bias)  # (B, bands, frames + 1, factor)
     return sums.flatten(2)[:, None, :, factor // 2 : (frames + 1) * factor - factor // 2]
 

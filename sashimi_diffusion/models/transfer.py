@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sashimi_diffusion.arguments import short_form
+from sashimi_diffusion.arguments import as_list, short_form
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.models.overlapping_pools import OverlappingPool
 from sashimi_diffusion.ssm import S4Layer
@@ -75,26 +75,22 @@ def _rate_factor(source: Any, target: Any) -> int:
         )
     if factor > 1:
         _require_new_rate(source, target)
-    pool = [source.pool[0] * factor, *source.pool[1:]] if source.get("pool") else source.get("pool")
-    if target.get("pool") != pool and (pool is None or list(target.pool) != pool):
+    pool, given = (as_list(config.get("pool")) for config in (source, target))
+    expected = [pool[0] * factor, *pool[1:]] if pool else pool
+    if given != expected:
         raise UserError(
-            f"the initial network has {source.sample_rate} Hz and model.pool={list(source.pool)}: at "
-            f"{target.sample_rate} Hz, expected model.pool={pool}, got {list(target.pool)}"
+            f"the initial network has {source.sample_rate} Hz and model.pool={pool}: at {target.sample_rate} Hz, "
+            f"expected model.pool={expected}, got {given}"
         )
     return factor
 
 
 def _require_new_rate(source: Any, target: Any) -> None:
     """Raise UserError if a network of this kind keeps its sample rate."""
-    if not source.get("pool"):
+    if not source.get("pool") or source.get("parameterization") == "legacy":
+        kind = "of legacy layers" if source.get("pool") else "without pools"
         raise UserError(
-            f"a network without pools keeps the sample rate of its initial network: set "
-            f"data.sample_rate={source.sample_rate}"
-        )
-    if source.get("parameterization") == "legacy":
-        raise UserError(
-            f"a network of legacy layers keeps the sample rate of its initial network: set "
-            f"data.sample_rate={source.sample_rate}"
+            f"a network {kind} keeps the sample rate of its initial network: set data.sample_rate={source.sample_rate}"
         )
     if target.get("pooling") != "overlapping" or source.pooling != "overlapping":
         raise UserError("another sample rate than that of the initial network needs model.pooling=overlapping")
@@ -104,20 +100,18 @@ def _require_new_rate(source: Any, target: Any) -> None:
 
 def _require_same_settings(source: Any, target: Any, factor: int) -> None:
     """Raise UserError if the networks compute different things for the same weights."""
-    expected = dict(source)
-    length = source.get("kernel_length")
-    expected["kernel_length"] = None if length is None else factor * length
-    free = {*OF_THE_RECORDINGS, *INITIAL_VALUES} - {"kernel_length"}
+    free = {*OF_THE_RECORDINGS, *INITIAL_VALUES}
     if source.get("mel_settings") is None:  # pipelines of earlier versions have no settings
         free.add("mel_settings")
+    expected = {name: value for name, value in source.items() if name not in free and name[0] != "_"}
+    length = source.get("kernel_length")
+    expected["kernel_length"] = None if length is None else factor * length
     for name, value in expected.items():
-        if name not in free and name[0] != "_" and _plain(target.get(name)) != _plain(value):
-            given = short_form(target.get(name))
-            raise UserError(f"{name} is {given}, expected {short_form(value)}, as the initial network needs")
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
+        given = target.get(name)
+        if as_list(given) != as_list(value):
+            raise UserError(
+                f"{name} is {short_form(given)}, expected {short_form(value)}, as the initial network needs"
+            )
 
 
 def _copy_first_pools(source: Any, target: Any, factor: int) -> None:

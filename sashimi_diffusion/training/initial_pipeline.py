@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from sashimi_diffusion.arguments import short_form
+from sashimi_diffusion.arguments import as_list, short_form
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.pipelines import is_autoregressive, resolve_pipeline
 from sashimi_diffusion.terminal import printable
@@ -43,12 +43,8 @@ def require_equal(settings: Mapping[str, tuple[object, object]]) -> None:
         UserError: two of them differ; the message names the first setting.
     """
     for name, (given, own) in settings.items():
-        if _plain(given) != _plain(own):
+        if as_list(given) != as_list(own):
             raise UserError(
                 f"{name} is {short_form(given)}, but the initial pipeline has {short_form(own)}: set "
                 f"{name}={'null' if own is None else own}"
             )
-
-
-def _plain(value: object) -> object:
-    return list(value) if isinstance(value, tuple) else value

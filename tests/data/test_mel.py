@@ -127,7 +127,7 @@ def test_every_convention_agrees_with_its_definition(changed: dict):
 def test_a_long_waveform_is_transformed_in_blocks(monkeypatch: pytest.MonkeyPatch):
     waveform = torch.randn(1, 5000)
     whole = LogMel(hop=100)(waveform)
-    monkeypatch.setattr(mel_module, "_BLOCK", 7)
+    monkeypatch.setattr(mel_module, "BLOCK_FRAMES", 7)
     torch.testing.assert_close(LogMel(hop=100)(waveform), whole)
 
 

@@ -79,7 +79,7 @@ def test_blocks_of_frames_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None
     transform, waveform = LogMel(), voice().repeat(2, 1, 1)
     envelope, mel = MelEnvelope(transform), transform(waveform)
     expected = envelope.whiten(waveform, mel)
-    monkeypatch.setattr(mel_envelope, "_BLOCK", 5)
+    monkeypatch.setattr(mel_envelope, "BLOCK_FRAMES", 5)
     torch.testing.assert_close(envelope.whiten(waveform, mel), expected, rtol=1e-4, atol=1e-4)
 
 

@@ -43,7 +43,7 @@ def initial_network(config: DiffusionConfig, recordings: Recordings) -> Any:
         UserError: there is no such pipeline, it was distilled to few steps, a setting contradicts it, or the recordings
             do not fit it.
     """
-    network, schedule = _load(config)
+    network, schedule = load_initial(config)
     _require_class(config, network)
     _check_settings(config, recordings.class_names is not None, network.config, schedule)
     if network.config.mel_channels is not None:  # pipelines of earlier versions have no settings
@@ -56,13 +56,12 @@ def initial_network(config: DiffusionConfig, recordings: Recordings) -> Any:
     return network
 
 
-def with_initial_settings(config: DiffusionConfig) -> DiffusionConfig:
-    """Return the config of a run with ``training.transfer``; what it does not say of the network is as in the pipeline.
+def with_initial_settings(config: DiffusionConfig, initial: Any) -> DiffusionConfig:
+    """Return the config of a run with ``training.transfer``; what it does not say of the network is as in ``initial``.
 
     Raises:
-        UserError: there is no such pipeline, or its network is of another class.
+        UserError: the network of the config is of another class than ``initial``.
     """
-    initial, _ = _load(config)
     _require_class(config, initial)
     names = inspect.signature(config.model.network_class).parameters.keys() - set(config.model.from_data)
     given = config.model.arguments
@@ -75,20 +74,23 @@ def _require_class(config: DiffusionConfig, network: Any) -> None:
     require_equal({"model.name": (config.model.name, names.get(type(network), type(network).__name__))})
 
 
-def transfer_initial_weights(config: DiffusionConfig, network: Any) -> None:
-    """Copy the weights of ``training.initial_pipeline`` into a new network, see :func:`.transfer_weights`.
+def transfer_initial_weights(config: DiffusionConfig, initial: Any, schedule: Any, network: Any) -> None:
+    """Copy the weights of the network ``initial`` into a new network, see :func:`.transfer_weights`.
 
     Raises:
-        UserError: there is no such pipeline, it was distilled to few steps, a setting contradicts it, or the networks
-            differ in more than their labels and their sample rates.
+        UserError: a setting contradicts ``initial`` or its ``schedule``, or the networks differ in more than their
+            labels and their sample rates.
     """
-    initial, schedule = _load(config)
     _check_settings(config, network.config.num_classes is not None, initial.config, schedule)
     transfer.transfer_weights(initial, network)
 
 
-def _load(config: DiffusionConfig) -> tuple[Any, Any]:
-    """Return the network of ``training.initial_pipeline`` with the pools of the config, and its schedule."""
+def load_initial(config: DiffusionConfig) -> tuple[Any, Any]:
+    """Return the network of ``training.initial_pipeline`` with the pools of the config, and its schedule.
+
+    Raises:
+        UserError: there is no such pipeline, or it was distilled to few steps.
+    """
     pipeline = SashimiPipeline.from_pretrained(initial_folder(config.training.initial_pipeline, autoregressive=False))
     if (steps := distilled_steps(pipeline.scheduler.config)) is not None:
         raise UserError(

@@ -26,6 +26,7 @@ from sashimi_diffusion.training.diffusion.config import DiffusionConfig
 from sashimi_diffusion.training.diffusion.fine_tuning import (
     TunedPipeline,
     initial_network,
+    load_initial,
     trained_parameters,
     transfer_initial_weights,
     use_labels_of,
@@ -47,6 +48,9 @@ class DiffusionTask:
     against_graph = ""
 
     def __init__(self, config: DiffusionConfig, device: torch.device, skip_bad_files: bool) -> None:
+        if config.training.transfer:
+            initial, schedule = load_initial(config)
+            config = with_initial_settings(config, initial)
         self.config, self.samples, self.device = config, config.sampling.num_samples, device
         recordings = self._open("train", skip_bad_files)
         held_out = self._open("validation", skip_bad_files) if has_validation(config.data) else None
@@ -57,14 +61,13 @@ class DiffusionTask:
                 if part is not None:
                     use_labels_of(self.network, part)
         else:
-            complete = with_initial_settings(config) if config.training.transfer else config
-            if complete.model.argument("waveform_std") is None:
-                self.measured = {"waveform_std": round(measure_std(recordings, complete), 6)}
+            if config.model.argument("waveform_std") is None:
+                self.measured = {"waveform_std": round(measure_std(recordings, config), 6)}
             self.network = create_model(
-                with_measured(complete, self.measured), recordings.class_names, recordings.speaker_names
+                with_measured(config, self.measured), recordings.class_names, recordings.speaker_names
             )
             if config.training.transfer:
-                transfer_initial_weights(config, self.network)
+                transfer_initial_weights(config, initial, schedule, self.network)
             self.network.to(device)
         self.guidance_scale = config.sampling.guidance(is_conditional(self.network))
         self.module: nn.Module = self.network
