@@ -4,8 +4,8 @@
 #   recipes/compare_objectives.sh RECORDINGS [MINUTES] [FOLDER] [CLIPS]
 #
 # RECORDINGS is the folder `recordings` of the Free Spoken Digit Dataset. Each run trains for MINUTES (default: 60) with
-# the config digits-small; only the objective and the sampler of its samples differ. A run that was stopped continues.
-# CLIPS (default: 600) of each are evaluated.
+# the config digits-small; only the objective differs. After an interruption, the same command continues the training;
+# clips are sampled again. CLIPS (default: 600) of each are evaluated.
 set -eu
 
 recordings=${1:?usage: recipes/compare_objectives.sh RECORDINGS [MINUTES] [FOLDER] [CLIPS]}
@@ -13,25 +13,25 @@ minutes=${2:-60}
 folder=${3:-runs/objectives}
 clips=${4:-600}
 
-train() { # NAME SAMPLER SETTING...
-    name=$1 sampler=$2
-    shift 2
+train() { # NAME SETTING...
+    name=$1
+    shift
     resume=""
     if [ -e "$folder/$name/config.yaml" ]; then resume=--resume; fi
     sashimi-train diffusion --config digits-small $resume \
-        data.path="$recordings" output_dir="$folder/$name" training.max_minutes="$minutes" \
-        training.validate_bound=true training.checkpoint_every=200 training.validate_every=200 training.sample_every=0 \
-        sampling.num_samples=0 sampling.steps=20 sampling.scheduler="$sampler" "$@"
+        data.path="$recordings" output_dir="$folder/$name" training.max_minutes="$minutes" training.steps=100000 \
+        training.validate_bound=true training.checkpoint_every=200 training.validate_every=200 \
+        sampling.num_samples=0 "$@"
 }
 
-sample() { # NAME SAMPLER STEPS: 20 calls of the network with labels and 20 without for each clip
-    sashimi-sample --pipeline "$folder/$1/pipeline" --num-samples "$clips" --scheduler "$2" --steps "$3" --seed 0 \
+sample() { # NAME SAMPLER STEPS: 19 or 20 calls of the network with labels and as many without for each clip
+    sashimi-sample --pipeline "$folder/$1/pipeline" --num-samples "$clips" --scheduler "$2" --steps "$3" --seed 0 --overwrite \
         --out "$folder/$1/clips"
 }
 
-train v unipc-karras
-train flow flow-heun objective.name=flow
-train edm edm-dpmsolver++ objective.name=edm
+train v
+train flow objective.name=flow
+train edm objective.name=edm
 
 sample v unipc-karras 20
 sample flow flow-heun 10

@@ -42,7 +42,7 @@ NOT_STREAMED = ("num_samples", "sort_by_likelihood", "likelihood_window", "overw
 
 STEPS_HELP = (
     "number of sampling steps (default: all steps of the training schedule with DiffWave's sampler, 6 with "
-    "diffwave-fast, 50 with other samplers)"
+    "diffwave-fast, 50 with other samplers, its own number with a distilled pipeline)"
 )
 GUIDANCE_HELP = "scale of classifier-free guidance; 1 is no guidance (default: that of the pipeline, if it has labels)"
 LABEL_HELP = (

@@ -268,7 +268,7 @@ def generate(
     with report_out_of_memory(_ADVICE):
         waveform = make(
             window_in_s=options.window,
-            batch_size=options.batch_size,
+            windows_per_batch=options.batch_size,
             num_inference_steps=options.steps,
             generator=torch.Generator().manual_seed(clip.seed),
             class_labels=clip.label,

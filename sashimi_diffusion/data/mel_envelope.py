@@ -1,9 +1,9 @@
 """The spectral envelope in a mel spectrogram, and waveforms without it.
 
-A mel spectrogram says how loud each band is at each time. A vocoder with ``mel_whitening`` divides the spectra of a
-recording by these levels before the diffusion, and multiplies them again after sampling, so that the network learns
-only what the spectrogram does not say. SpecGrad (Koizumi et al. 2022, arXiv 2203.16749) gives this envelope to the
-noise of the diffusion instead, which is the same up to the error of the inverse.
+A mel spectrogram contains the level of each band in each frame. A vocoder with ``mel_whitening`` divides the spectra of
+a recording by these levels before the diffusion, and multiplies those of the generated waveform by them, so that the
+network learns only what the levels do not contain. SpecGrad (Koizumi et al. 2022, arXiv 2203.16749) gives this envelope
+to the noise of the diffusion instead, which is the same up to the error of the inverse.
 """
 
 import math
@@ -19,12 +19,13 @@ from sashimi_diffusion.errors import UserError
 class MelEnvelope(nn.Module):
     """Filter that removes the envelope of mel spectrograms from waveforms, or applies it.
 
-    The frames are those of the mel spectrogram. The envelope of a frame is the level of the bands, interpolated in the
-    logarithm; below the first and above the last band it is constant. White noise with a standard deviation of 1 has an
-    envelope of about 1.
+    The frames begin where those of the mel spectrogram do. The envelope of a frame is the level of the bands,
+    interpolated in the logarithm; below the first and above the last band it is constant. White noise with a standard
+    deviation of 1 has an envelope of about 1.
 
     :meth:`color` is about the inverse of :meth:`whiten`: the spectra of neighboring frames overlap, so the inverse is
-    the closer, the less the envelope changes from frame to frame.
+    the closer, the less the envelope changes from frame to frame. Both repeat the last frame of a spectrogram that ends
+    earlier than the waveforms, and ignore frames after the end of the waveforms.
 
     Args:
         mel: transform that computes the spectrograms.
@@ -55,14 +56,16 @@ class MelEnvelope(nn.Module):
         self.register_buffer("interpolation", _interpolation(mel.bands), persistent=False)  # (n_fft // 2 + 1, n_mels)
 
     def whiten(self, waveform: Tensor, mel: Tensor) -> Tensor:
-        """Return waveforms (B, 1, L) without the envelope of the log-mel spectrograms ``mel``, (B, n_mels, frames)."""
+        """Return waveforms (B, 1, L) without the envelope of their log-mel spectrograms.
+
+        Args:
+            waveform: (B, 1, L).
+            mel: (B, n_mels, frames), in the unit of the settings of the transform.
+        """
         return self._filter(waveform, mel, -1.0)
 
     def color(self, waveform: Tensor, mel: Tensor) -> Tensor:
-        """Return waveforms (B, 1, L) with the envelope of ``mel``, (B, n_mels, frames); the inverse of :meth:`whiten`.
-
-        If the spectrogram ends earlier than the waveforms, its last frame is repeated.
-        """
+        """Return waveforms (B, 1, L) with the envelope of log-mel spectrograms; arguments as in :meth:`whiten`."""
         return self._filter(waveform, mel, 1.0)
 
     def _filter(self, waveform: Tensor, mel: Tensor, exponent: float) -> Tensor:
@@ -95,7 +98,11 @@ class MelEnvelope(nn.Module):
 
 
 def _interpolation(bands: Tensor) -> Tensor:
-    """Return the matrix from band levels to bins: means of the bands of a bin, weighted as in the spectrogram."""
+    """Return the matrix from band levels to bins, (n_fft // 2 + 1, n_mels).
+
+    The level of a bin is the mean of its bands, weighted as in the spectrogram. A bin outside of all bands has the
+    level of the nearest bin inside.
+    """
     weights = bands.T  # (bins, bands)
     covered = torch.nonzero(weights.sum(dim=1) > 0).squeeze(1)
     nearest = (torch.arange(len(weights))[:, None] - covered).abs().argmin(dim=1)

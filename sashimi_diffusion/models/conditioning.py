@@ -44,7 +44,7 @@ class StepEmbedding(nn.Module):
 
 
 class LabelEmbedding(nn.Embedding):
-    """Embedding of labels (classes or speakers) and of the null label, initialized to zero.
+    """Embedding of labels (classes or speakers) and of the null label. All embeddings are initialized to zero.
 
     Denoisers add it to the step embedding.
 
@@ -132,6 +132,8 @@ class MelUpsampler(nn.Module):
 def _upsample(layer: nn.ConvTranspose2d, x: Tensor) -> Tensor:
     """Return ``layer(x)``, (B, 1, bands, frames · factor), for a layer of :class:`MelUpsampler`.
 
+    An odd factor gives one sample more.
+
     With a kernel of (3, 2 · factor) and a stride of (1, factor), each output is a weighted sum of six inputs, three
     bands of two frames. On a CPU, a product of matrices computes these sums faster than a transposed convolution.
     """
@@ -140,6 +142,7 @@ def _upsample(layer: nn.ConvTranspose2d, x: Tensor) -> Tensor:
     factor = layer.stride[1]
     bands, frames = x.shape[2:]
     padded = F.pad(x.squeeze(1), (1, 1, 1, 1))
+    # A transposed convolution applies the last weight to the first input.
     inputs = [padded[:, i : i + bands, j : j + frames + 1] for i in (2, 1, 0) for j in (1, 0)]
     weight, bias = layer.weight.reshape(6, factor).T, cast(Tensor, layer.bias).expand(factor)
     sums = F.linear(torch.stack(inputs, dim=-1), weight, bias)  # (B, bands, frames + 1, factor)
@@ -155,6 +158,12 @@ def validate_conditioning(
 ) -> None:
     """Check the arguments of a denoiser's ``forward`` against its ``config``.
 
+    Args:
+        config: config of the denoiser.
+        sample: noisy waveforms, (B, C, L).
+        class_labels, speaker_labels: int64 (B,), or None.
+        mel: log-mel spectrograms, (B, mel_channels, frames), or None.
+
     Label ranges are checked only for labels on the CPU and outside of ``torch.compile``, because reading the values
     would wait for the device or break the graph. The pipelines always check them.
 
@@ -169,7 +178,7 @@ def validate_conditioning(
         )
     if class_labels is not None:
         if config.num_classes is None:
-            raise UserError("class labels were given to an unconditional model: leave them out")
+            raise UserError("class labels were given to a model without classes: leave them out")
         _validate_labels("class", class_labels, config.num_classes, sample.shape[0])
     if speaker_labels is not None:
         if config.num_speakers is None:

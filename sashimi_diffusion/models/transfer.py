@@ -18,7 +18,7 @@ OF_THE_RECORDINGS = (
     *("num_classes", "class_names", "num_speakers", "speaker_names"),
 )
 """Arguments in which the two networks may differ."""
-INITIAL_VALUES = ("initialization", "dt_min", "dt_max", "stored_nodes")
+INITIAL_VALUES = ("initialization", "dt_min", "dt_max")
 """Arguments that only say how a new network is initialized."""
 
 
@@ -26,7 +26,7 @@ INITIAL_VALUES = ("initialization", "dt_min", "dt_max", "stored_nodes")
 def transfer_weights(source: Any, target: Any) -> None:
     """Copy the weights of a trained denoiser into a new one for other recordings.
 
-    The networks may differ in these parts, and in the initialization, which is replaced:
+    The networks may differ in how they were initialized, and in these parts:
 
     * classes and speakers: a label with a known name keeps its embedding, a new one starts at the mean of the known
       ones. If the target has no speakers, its classes stand for the mean speaker.
@@ -40,8 +40,9 @@ def transfer_weights(source: Any, target: Any) -> None:
         target: a denoiser of the same class, which gets the weights.
 
     Raises:
-        UserError: the target lacks classes, its rate is no multiple of the source's, its first pool is not larger by
-            the same factor, a pool of another rate is not overlapping, or the networks differ in other parts.
+        UserError: the target lacks classes, or speakers of a source without classes; its rate is no multiple of the
+            source's; its rate differs, and the networks are vocoders, have legacy layers, no pools, or pools that do
+            not overlap; its first pool is not larger by the factor of the rates; or other parts differ.
     """
     if source.class_embedding is not None and target.class_embedding is None:
         raise UserError(

@@ -98,8 +98,9 @@ class SashimiPipeline(DiffusionAudioPipeline):
 
         Args:
             batch_size: number of waveforms B. Default: the number of labels, mels or latents, or 1.
-            num_inference_steps: number of sampling steps. Default: all steps of a ``DiffWaveScheduler``; 50 steps of
-                other schedulers, or all steps of the training schedule if it has fewer.
+            num_inference_steps: number of sampling steps. Default: all steps of a ``DiffWaveScheduler``; the steps that
+                a distilled pipeline was trained for; 50 steps of other schedulers, or all steps of the training
+                schedule if it has fewer.
                 Schedulers with two predictions in a step, such as Heun's, count steps, not predictions.
             generator: one generator, from which a seed per waveform is drawn in order, so that the audio does not
                 depend on how waveforms are split into batches; or a list of B generators, one per waveform. None draws

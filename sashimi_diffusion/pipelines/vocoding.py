@@ -54,7 +54,7 @@ def resynthesize(
     sample_rate: int | None = None,
     *,
     window_in_s: float | None = None,
-    batch_size: int = 1,
+    windows_per_batch: int = 1,
     **options: Any,
 ) -> np.ndarray:
     """Return a recording of any length as a vocoder generates it from its mel spectrogram (copy synthesis).
@@ -64,7 +64,7 @@ def resynthesize(
         audio: one recording within [-1, 1], floating-point numbers of shape (L,).
         sample_rate: rate of ``audio`` in Hz, from which it is resampled; None is the rate of the model.
         window_in_s: longest window in seconds, see :func:`plan_windows`.
-        batch_size: windows in one forward pass.
+        windows_per_batch: largest number of windows in one forward pass.
         **options: arguments of the call of the pipeline: ``num_inference_steps``, ``generator``, labels, …
 
     Returns:
@@ -85,7 +85,7 @@ def resynthesize(
     needed = max(math.ceil(length / transform.hop) * transform.hop, transform.shortest)
     padded = nn.functional.pad(waveform, (0, needed - length))
     mel = mel_spectrogram(pipe.model.config, padded, None, pipe.device)
-    return vocode(pipe, mel, length, window_in_s=window_in_s, batch_size=batch_size, **options)
+    return vocode(pipe, mel, length, window_in_s=window_in_s, windows_per_batch=windows_per_batch, **options)
 
 
 def vocode(
@@ -94,7 +94,7 @@ def vocode(
     length: int | None = None,
     *,
     window_in_s: float | None = None,
-    batch_size: int = 1,
+    windows_per_batch: int = 1,
     **options: Any,
 ) -> np.ndarray:
     """Return the waveform that a vocoder generates from one mel spectrogram of any length, float32 (samples,).
@@ -106,7 +106,7 @@ def vocode(
         mel: log-mel spectrogram, (mel_channels, frames) or (1, mel_channels, frames).
         length: samples of the waveform, at most frames · hop, which is the default.
         window_in_s: longest window in seconds, see :func:`plan_windows`.
-        batch_size: windows in one forward pass.
+        windows_per_batch: largest number of windows in one forward pass.
         **options: arguments of the call of the pipeline, see :func:`resynthesize`.
 
     Raises:
@@ -128,7 +128,7 @@ def vocode(
     audios: np.ndarray = pipe(
         mel=with_frames(config, mel[..., : whole // hop], whole),
         window_in_s=longest_window(config) if window_in_s is None else window_in_s,
-        windows_per_batch=batch_size,
+        windows_per_batch=windows_per_batch,
         output_type="np",
         **options,
     ).audios

@@ -101,12 +101,12 @@ def test_a_slower_stage_gets_the_mel_of_the_same_time() -> None:
 @pytest.mark.parametrize(
     ("config", "arguments", "message"),
     [
-        ({}, {"class_labels": torch.tensor([0, 0])}, "unconditional model"),
+        ({}, {"class_labels": torch.tensor([0, 0])}, "model without classes"),
         ({"num_classes": 3}, {"class_labels": torch.tensor([0])}, "one class label per example"),
         ({"num_classes": 3}, {"class_labels": torch.tensor([0, 4])}, "from 0 to 2"),
         ({"num_classes": 3}, {"class_labels": torch.tensor([-1, 0])}, "from 0 to 2"),
         ({"num_classes": 3}, {"speaker_labels": torch.tensor([0, 0])}, "without speaker conditioning"),
-        ({"num_speakers": 3}, {"class_labels": torch.tensor([0, 0])}, "unconditional model"),
+        ({"num_speakers": 3}, {"class_labels": torch.tensor([0, 0])}, "model without classes"),
         ({"num_speakers": 3}, {"speaker_labels": torch.tensor([[0, 0]])}, "one speaker label per example"),
         (
             {"num_speakers": 3},

@@ -139,7 +139,7 @@ def test_every_stage_uses_the_mel_of_the_same_time() -> None:
 @pytest.mark.parametrize(
     ("config", "inputs", "message"),
     [
-        ({}, {"class_labels": torch.tensor([0, 1])}, "unconditional model"),
+        ({}, {"class_labels": torch.tensor([0, 1])}, "model without classes"),
         ({"num_classes": 3}, {"class_labels": torch.tensor([0, 4])}, "from 0 to 2"),
         ({"num_classes": 3}, {"class_labels": torch.tensor([-1, 0])}, "from 0 to 2"),
         ({"num_classes": 3}, {"class_labels": torch.tensor([0])}, "one class label per example"),

@@ -87,8 +87,8 @@ def test_a_network_with_a_short_context_gives_the_same_in_windows(scheduler: str
     mel = pipe.mel(0.1 * torch.randn(length, generator=seeded()))
     whole = vocode(pipe, mel, length, generator=seeded(), window_in_s=4.0)
     assert whole.shape == (length,)
-    for batch_size in (1, 3):
-        parts = vocode(pipe, mel, length, generator=seeded(), window_in_s=0.5, batch_size=batch_size)
+    for windows in (1, 3):
+        parts = vocode(pipe, mel, length, generator=seeded(), window_in_s=0.5, windows_per_batch=windows)
         close = np.isclose(parts, whole, atol=1e-4)
         assert close.mean() > 0.75, "away from the edges of windows, both are the same"
         assert np.abs(parts - whole).max() < 0.2 * whole.std(), "in the overlaps, the edge of a window has no context"
@@ -106,7 +106,7 @@ def test_windows_do_not_need_the_memory_of_the_whole(monkeypatch: pytest.MonkeyP
         return forward(sample, *arguments, **options)
 
     monkeypatch.setattr(pipe.model, "forward", recorded)
-    vocode(pipe, torch.zeros(5, 200), window_in_s=0.5, batch_size=2, num_inference_steps=1)
+    vocode(pipe, torch.zeros(5, 200), window_in_s=0.5, windows_per_batch=2, num_inference_steps=1)
     windows = plan_windows(pipe.model, 3200, 0.5)
     assert lengths == [(min(2, windows.count - done), 1, windows.window) for done in range(0, windows.count, 2)]
 
@@ -179,7 +179,8 @@ def test_labels_and_guidance_reach_every_window() -> None:
     mel = torch.zeros(5, plan_windows(pipe.model, 900, 0.5).length // 16)
     labels = {"class_labels": 1, "speaker_labels": 0, "guidance_scale": 3.0}
     whole, parts = (
-        vocode(pipe, mel, generator=seeded(), window_in_s=window, batch_size=4, **labels) for window in (4.0, 0.5)
+        vocode(pipe, mel, generator=seeded(), window_in_s=window, windows_per_batch=4, **labels)
+        for window in (4.0, 0.5)
     )
     assert np.isclose(parts, whole, atol=1e-4).mean() > 0.6
     other = vocode(pipe, mel, generator=seeded(), window_in_s=0.5, **{**labels, "class_labels": 2})

@@ -237,12 +237,12 @@ class DiffusionTrainingConfig(TrainingConfig):
     initial_pipeline: Text | None = Field(
         default=None,
         description="start from the network of this pipeline, a folder or the name of a bundled one; settings of the "
-        "network and the schedule must be its own; new speakers are added; null: a new network",
+        "network and the schedule must be its own; new speakers are added, see also `transfer`; null: a new network",
     )
     transfer: bool = Field(
         default=False,
-        description="with `initial_pipeline`: only its weights are used, in a network with the classes and speakers of "
-        "the recordings; with k times its sample rate, `model.pool` begins with k times its first factor",
+        description="with `initial_pipeline`: the network has its weights and settings, but the classes and speakers "
+        "of the recordings; with k times its sample rate, `model.pool` begins with k times its first factor",
     )
     lora_rank: int | None = Field(
         default=None,
@@ -259,7 +259,7 @@ class DiffusionTrainingConfig(TrainingConfig):
     )
 
     @model_validator(mode="after")
-    def _check_rank(self) -> "DiffusionTrainingConfig":
+    def _check_initial(self) -> "DiffusionTrainingConfig":
         if self.lora_rank is not None and self.initial_pipeline is None:
             raise UserError(
                 "training.lora_rank adapts a trained network: give one with training.initial_pipeline, for instance "
@@ -269,8 +269,8 @@ class DiffusionTrainingConfig(TrainingConfig):
             raise UserError("training.transfer needs the weights of a pipeline: name it with training.initial_pipeline")
         if self.transfer and self.lora_rank is not None:
             raise UserError(
-                "training.transfer trains new labels and pools, and training.lora_rank only adapters: set one of them "
-                "to null or false"
+                "training.transfer trains all weights, and training.lora_rank only adapters: set one of them to null "
+                "or false"
             )
         return self
 

@@ -42,33 +42,35 @@ from sashimi_diffusion.training.splits import fingerprint, has_validation, open_
 
 
 class DiffusionTask:
-    """Diffusion training; implements :class:`sashimi_diffusion.training.task.Task`."""
+    """Diffusion training; implements :class:`sashimi_diffusion.training.task.Task`.
+
+    Args:
+        config: the config of the run.
+        device: where the network is trained.
+        skip_bad_files: whether recordings that cannot be used are left out, with a warning.
+
+    Raises:
+        UserError: the recordings or the initial pipeline do not fit the config.
+    """
 
     chunks = 1
     against_graph = ""
 
     def __init__(self, config: DiffusionConfig, device: torch.device, skip_bad_files: bool) -> None:
-        if config.training.transfer:
-            initial, schedule = load_initial(config)
-            config = with_initial_settings(config, initial)
+        initial = load_initial(config) if config.training.transfer else None
+        if initial is not None:
+            config = with_initial_settings(config, initial[0])
         self.config, self.samples, self.device = config, config.sampling.num_samples, device
         recordings = self._open("train", skip_bad_files)
         held_out = self._open("validation", skip_bad_files) if has_validation(config.data) else None
         self.measured: Mapping[str, float] = {}
-        if config.training.initial_pipeline is not None and not config.training.transfer:
+        if config.training.initial_pipeline is not None and initial is None:
             self.network = initial_network(config, recordings).to(device)
             for part in (recordings, held_out):
                 if part is not None:
                     use_labels_of(self.network, part)
         else:
-            if config.model.argument("waveform_std") is None:
-                self.measured = {"waveform_std": round(measure_std(recordings, config), 6)}
-            self.network = create_model(
-                with_measured(config, self.measured), recordings.class_names, recordings.speaker_names
-            )
-            if config.training.transfer:
-                transfer_initial_weights(config, initial, schedule, self.network)
-            self.network.to(device)
+            self.network = self._new_network(recordings, initial).to(device)
         self.guidance_scale = config.sampling.guidance(is_conditional(self.network))
         self.module: nn.Module = self.network
         self.scheduler: Any = training_scheduler(config)
@@ -87,6 +89,16 @@ class DiffusionTask:
             self.description += f"; {unused}"
         if config.training.lora_rank is not None:
             self.description += f"; {trained_parameters(self.network):,} parameters are trained"
+
+    def _new_network(self, recordings: Recordings, initial: tuple[Any, Any] | None) -> nn.Module:
+        """Return a network for the recordings; with a network and its schedule in ``initial``, with its weights."""
+        config = self.config
+        if config.model.argument("waveform_std") is None:
+            self.measured = {"waveform_std": round(measure_std(recordings, config), 6)}
+        network = create_model(with_measured(config, self.measured), recordings.class_names, recordings.speaker_names)
+        if initial is not None:
+            transfer_initial_weights(config, *initial, network)
+        return network
 
     def check_sampling(self) -> None:
         """Check that the samples can be drawn; raise UserError if not."""
