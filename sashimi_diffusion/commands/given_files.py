@@ -78,12 +78,17 @@ def given_paths(options: argparse.Namespace) -> list[Path]:
         raise UserError("--continue needs --seconds, the length of the whole clip with the recording")
     if options.jumps is not None and uses == ["--strength"]:
         raise UserError("--jumps does not apply to --strength, which keeps no samples: leave it out")
-    if options.strength is not None and not 0 < options.strength <= 1:
-        raise UserError(f"--strength is {options.strength:g}: expected a number above 0, up to 1")
+    require_strength(options.strength)
     checked_jumps(options.jumps, used=uses != ["--strength"])
     if not is_folder(options.audio):
         return [options.audio]
     return find_usable_audio(options.audio)
+
+
+def require_strength(strength: float | None) -> None:
+    """Raise UserError if ``--strength`` is no number above 0, up to 1."""
+    if strength is not None and not 0 < strength <= 1:
+        raise UserError(f"--strength is {strength:g}: expected a number above 0, up to 1")
 
 
 class GivenFiles:

@@ -73,7 +73,10 @@ AUDIO_HELP = (
     "recording, or folder of recordings, from which clips are made, one of each unless --num-samples says otherwise; "
     "without --label, clips have no class"
 )
-STRENGTH_HELP = "vary it: 0.1 changes little, 1 everything (the share of the noise schedule that is run)"
+STRENGTH_HELP = (
+    "vary it: 0.1 changes little, 1 everything (the share of the noise schedule that is run); for a vocoder, vary what "
+    "Griffin-Lim makes of the mel spectrogram"
+)
 KEEP_HELP = "keep these parts in seconds exactly and generate the rest, as in 0:0.25,0.5:"
 JUMPS_HELP = f"repetitions of each stretch of steps with --keep and --continue (default: {DEFAULT_JUMPS})"
 LONG_WINDOW_HELP = (
@@ -212,7 +215,8 @@ def sample(options: argparse.Namespace) -> None:
     folder = resolve_pipeline(options.pipeline)
     autoregressive = is_autoregressive(folder)
     _require_options_of(autoregressive, options)
-    options.audio_files = given_paths(options)
+    vocoder = bool(options.resynthesize or options.mel)
+    options.audio_files = [] if vocoder else given_paths(options)
     count = (len(options.audio_files) or 10) if options.num_samples is None else options.num_samples
     if not 1 <= count <= _MOST_CLIPS:
         raise UserError(f"--num-samples is {short_form(count)}, expected 1 to {_MOST_CLIPS:,}")
@@ -231,7 +235,7 @@ def sample(options: argparse.Namespace) -> None:
         raise UserError("--play plays on one sound card: start one process, without a launcher")
     if autoregressive and options.play:
         require_one_clip(options, "--play plays one clip of an autoregressive pipeline")
-    if options.resynthesize or options.mel:
+    if vocoder:
         sample_vocoder(options, folder, device, DTYPES[options.dtype], state)
         return
     options.num_samples = count

@@ -16,7 +16,7 @@ import torch
 from accelerate import PartialState
 from torch import Tensor
 
-from sashimi_diffusion.commands.given_files import is_given
+from sashimi_diffusion.commands.given_files import is_given, require_strength
 from sashimi_diffusion.commands.play import Player, play_files
 from sashimi_diffusion.commands.sample_diffusion import finish, make_record, parse_labels
 from sashimi_diffusion.commands.sample_folder import (
@@ -37,13 +37,14 @@ from sashimi_diffusion.pipelines import SashimiPipeline, sample_seeds
 from sashimi_diffusion.pipelines.labels import known_labels
 from sashimi_diffusion.pipelines.mel import checked_mel, mel_description
 from sashimi_diffusion.pipelines.memory import report_out_of_memory, require_memory, sampling_memory
+from sashimi_diffusion.pipelines.schedule import Schedule
 from sashimi_diffusion.pipelines.vocoding import plan_windows, resynthesize, vocode
 from sashimi_diffusion.schedulers import create_scheduler
 from sashimi_diffusion.terminal import printable, say
 
 _LARGEST_MEL = 2**30  # of a file in bytes; three hours of 80 bands
 _ADVICE = "choose a shorter --window or a smaller --batch-size"
-_FOREIGN = ("num_samples", "seconds", "audio", "strength", "keep", "continue", "jumps", "overlap")
+_FOREIGN = ("num_samples", "seconds", "audio", "keep", "continue", "jumps", "overlap")
 
 
 @dataclass
@@ -108,9 +109,11 @@ def sample_vocoder(
             )
     if options.window is not None and not (math.isfinite(options.window) and options.window > 0):
         raise UserError(f"--window is {options.window:g}, expected a number of seconds above 0")
+    require_strength(options.strength)
     pipe = load_vocoder(folder, options, dtype).to(device)
     config = pipe.model.config
     pipe.set_timesteps(options.steps)
+    Schedule(pipe.scheduler).check_strength(1.0 if options.strength is None else options.strength)
     sources = find_sources(options.resynthesize or (), options.mel or (), config)
     require_outside("--resynthesize", [source.path for source in sources if not source.is_mel], options)
     clips = plan_clips(options, pipe, sources)
@@ -127,7 +130,7 @@ def sample_vocoder(
     if config.get("mel_settings") is None and state.is_main_process:
         say(f"note: this pipeline names no mel settings, so the defaults are used: {mel_description(config)}")
 
-    record = make_record(options, folder, pipe, scale) | vocoder_record(pipe, windows)
+    record = make_record(options, folder, pipe, scale) | vocoder_record(pipe, windows, options.strength)
     own_pictures: list[tuple[int, np.ndarray]] = []
     started = time.perf_counter()
     with SampleFolder(options.out, clips, record, options.overwrite, state) as output:
@@ -270,6 +273,7 @@ def generate(
             window_in_s=options.window,
             windows_per_batch=options.batch_size,
             num_inference_steps=options.steps,
+            strength=options.strength,
             generator=torch.Generator().manual_seed(clip.seed),
             class_labels=clip.label,
             guidance_scale=scale,
@@ -280,11 +284,12 @@ def generate(
     return waveform
 
 
-def vocoder_record(pipe: SashimiPipeline, windows: Sequence[Any]) -> dict[str, Any]:
+def vocoder_record(pipe: SashimiPipeline, windows: Sequence[Any], strength: float | None) -> dict[str, Any]:
     """Return what ``samples.json`` says about all clips of a vocoder, besides what it says about every pipeline."""
     config, rate = pipe.model.config, pipe.model.config.sample_rate
     return {
         "samples_per_clip": None,
+        "strength": strength,
         "mel": {
             "bands": config.mel_channels,
             "hop": int(np.prod(config.mel_upsample)),

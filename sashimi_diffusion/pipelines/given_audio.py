@@ -1,8 +1,9 @@
 """Given audio in a call of the diffusion pipeline: checks, and what of it the loop and the result keep.
 
-There are three uses. A *variation* begins with the noised audio instead of noise (SDEdit, arXiv 2108.01073). With a
+There are four uses. A *variation* begins with the noised audio instead of noise (SDEdit, arXiv 2108.01073). With a
 mask (*inpainting*), and at the end of the audio (*continuation*), the samples that are kept replace those of the
-network at every noise level, noised to this level (RePaint, arXiv 2201.09865, eq. 8), and in the result.
+network at every noise level, noised to this level (RePaint, arXiv 2201.09865, eq. 8), and in the result. A *vocoder*
+with a strength begins with the noised waveform that Griffin-Lim makes of the mel spectrogram.
 """
 
 import math
@@ -21,7 +22,10 @@ from sashimi_diffusion.data.levels import peak_problem
 from sashimi_diffusion.data.pre_emphasis import pre_emphasize
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.pipelines.arrays import floating_tensor, given_tensor
+from sashimi_diffusion.pipelines.griffin_lim import griffin_lim
+from sashimi_diffusion.pipelines.mel import log_mel
 from sashimi_diffusion.pipelines.schedule import Call, Schedule
+from sashimi_diffusion.pipelines.waveforms import normalized
 from sashimi_diffusion.schedulers.noise import draw_noise
 from sashimi_diffusion.schedulers.noise_paths import Level
 
@@ -72,25 +76,27 @@ class GivenAudio:
 
 
 def given_audio(
-    audio: Any, mask: Any, strength: Any, length: int | None, config: Mapping[str, Any], vocoder_mel: bool
+    audio: Any, mask: Any, strength: Any, length: int | None, config: Mapping[str, Any], mel: Tensor | None
 ) -> GivenAudio | None:
-    """Return the checked audio of a call; None if none is given.
+    """Return the checked audio of a call, or that of Griffin-Lim for a mel with a strength; None if there is none.
 
     Args:
         audio, mask, strength: arguments of the pipeline.
         length: samples that the call asks for, or None.
         config: config of the model.
-        vocoder_mel: whether a mel was given.
+        mel: log-mel spectrograms of a vocoder, (B, mel_channels, frames), or None.
 
     Raises:
         UserError: an argument is of another type, shape or range, or they contradict each other.
     """
+    if audio is None and mel is not None and mask is None and strength is not None:
+        return GivenAudio(griffin_lim(log_mel(config), mel), None, checked_strength(strength))
     if audio is None:
         for name, value in (("mask", mask), ("strength", strength)):
             if value is not None:
                 raise UserError(f"{name} was given without audio: give the audio as well, or leave {name} out")
         return None
-    if vocoder_mel or config.get("mel_channels") is not None:
+    if mel is not None or config.get("mel_channels") is not None:
         raise UserError("audio was given, but this model is a vocoder, which is given a mel: leave audio out")
     if strength is not None and mask is not None:
         raise UserError("strength and mask were given: strength changes all of the audio, mask keeps a part; give one")
@@ -272,8 +278,3 @@ class Known:
         fade = (following - preceding - 1).clamp(min=1, max=self._fade)
         share = (1 - (following - positions) / (fade + 1)).clamp(min=0)
         return torch.where(keep, audio, audios - torch.where(ends, share * difference, 0.0))
-
-
-def normalized(waveforms: Tensor, config: Mapping[str, Any]) -> Tensor:
-    """Return waveforms as the diffusion sees them, as ``Denoiser.normalize`` does for denoisers of this package."""
-    return pre_emphasize(waveforms, config.get("pre_emphasis", 0.0)) / config["waveform_std"]

@@ -11,19 +11,18 @@ from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.pipelines.pipeline_utils import AudioPipelineOutput
 from torch import Tensor
 
-from sashimi_diffusion.data.mel_envelope import MelEnvelope
-from sashimi_diffusion.data.pre_emphasis import de_emphasize
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.pipelines.base import batch_size_of, check_output_type, require_count, sample_generators
 from sashimi_diffusion.pipelines.diffusion_base import DiffusionAudioPipeline
-from sashimi_diffusion.pipelines.given_audio import Known, given_audio, normalized, warn_of_level
+from sashimi_diffusion.pipelines.given_audio import Known, given_audio, warn_of_level
 from sashimi_diffusion.pipelines.labels import Labels, known_labels, label_conditioning, label_count, repeated
 from sashimi_diffusion.pipelines.loading import check_components
-from sashimi_diffusion.pipelines.mel import checked_mel, log_mel, mel_spectrogram, with_frames
+from sashimi_diffusion.pipelines.mel import checked_mel, mel_spectrogram, with_frames
 from sashimi_diffusion.pipelines.memory import require_call_memory
 from sashimi_diffusion.pipelines.prediction import Prediction, RecordedPrediction, model_input
 from sashimi_diffusion.pipelines.schedule import Call, Schedule, checked_jumps
 from sashimi_diffusion.pipelines.steps import Step, checked_noise, replaced_latents, scheduler_step, set_timesteps
+from sashimi_diffusion.pipelines.waveforms import denormalized, normalized
 from sashimi_diffusion.pipelines.windows import Windows, checked_windows
 from sashimi_diffusion.schedulers.noise import draw_noise, initial_deviation
 from sashimi_diffusion.ssm import frozen
@@ -138,7 +137,8 @@ class SashimiPipeline(DiffusionAudioPipeline):
                 which continues it.
             strength: share of the training schedule, above 0 and up to 1: sampling begins with the audio noised to this
                 timestep, or that of the nearest step, so small numbers change little, and 1 is pure noise (SDEdit,
-                arXiv 2108.01073).
+                arXiv 2108.01073). With a ``mel``, it begins with the waveform that Griffin-Lim makes
+                of the mel instead.
             mask: True (or 1) for samples that the result keeps exactly; the others are generated to fit (inpainting). A
                 shape that broadcasts to that of the audio, for example (L,).
             jumps: how often each stretch of steps is repeated with a mask or a continuation, after jumping back to the
@@ -165,7 +165,7 @@ class SashimiPipeline(DiffusionAudioPipeline):
         mel = None if mel is None else checked_mel(self.model.config, mel)
         config, device = self.model.config, self._execution_device
         requested = None if audio_length_in_s is None else self.seconds_to_samples(audio_length_in_s)
-        given = given_audio(audio, mask, strength, requested, config, mel is not None)
+        given = given_audio(audio, mask, strength, requested, config, mel)
         counts = {"class_labels": label_count(class_labels), "speaker_labels": label_count(speaker_labels)}
         counts |= {
             "mel": _rows(mel, 1),
@@ -207,13 +207,14 @@ class SashimiPipeline(DiffusionAudioPipeline):
         latents = noise * initial_deviation(self.scheduler)  # (B, C, L)
         known = None
         if given is not None:
-            warn_of_level(given, config)
+            if mel is None:
+                warn_of_level(given, config)
             given = given.placed(each, count, padded)
             if given.keep is not None:
                 known = Known(given, config, schedule, generators, device)
                 latents = known.restored(latents, schedule.levels[0], noise)
             elif given.strength != 1:
-                latents = schedule.levels[start].of(normalized(given.audio.to(device), config), noise)
+                latents = schedule.levels[start].of(normalized(given.audio.to(device), config, spectrogram), noise)
                 schedule.begin(start)
 
         def on_step_end(i: int, timestep: Tensor, latents: Tensor, prediction: Tensor) -> Tensor:
@@ -224,11 +225,7 @@ class SashimiPipeline(DiffusionAudioPipeline):
             return replaced_latents(tensors, returned)
 
         latents = self._denoise(latents, calls, step, (labels, mel), windows, known, on_step_end)
-        # The inverse of Denoiser.normalize; a denoiser of another package need not know pre-emphasis.
-        audios: Any = de_emphasize(latents * config.waveform_std, config.get("pre_emphasis", 0.0))
-        if spectrogram is not None and config.get("mel_whitening", False):
-            audios = MelEnvelope(log_mel(config)).to(device).color(audios, spectrogram)
-        audios = audios[..., :length]
+        audios: Any = denormalized(latents, config, spectrogram)[..., :length]
         if known is not None:
             audios = known.joined(audios)
         if output_type == "np":

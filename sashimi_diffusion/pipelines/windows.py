@@ -140,7 +140,7 @@ def checked_windows(
         longest = max(asked // unit, 2) * unit
         if overlap is None:
             overlap = min(math.ceil(MEL_OVERLAP_SECONDS * rate), longest // (2 * unit) * unit)
-        return _equal_windows(length, longest, min(overlap, longest - unit), unit, batch)
+        return equal_windows(length, longest, min(overlap, longest - unit), unit, batch)
     window = math.ceil(asked / multiple) * multiple
     overlap = window // 4 if overlap is None else overlap
     return _one_window(length, multiple) if length <= window else Windows(length, window, overlap, batch)
@@ -151,8 +151,16 @@ def _one_window(length: int, multiple: int) -> Windows:
     return Windows(whole, whole)
 
 
-def _equal_windows(length: int, longest: int, overlap: int, unit: int, batch: int) -> Windows:
-    """Return as few windows of equal length as possible, whose beginnings and ends are multiples of ``unit``."""
+def equal_windows(length: int, longest: int, overlap: int, unit: int, batch: int) -> Windows:
+    """Return as few windows of equal length as possible, whose beginnings and ends are multiples of ``unit``.
+
+    Args:
+        length: samples of the result; the windows together may be longer.
+        longest: samples of the longest possible window, a multiple of ``unit``.
+        overlap: samples that neighboring windows share, less than ``longest``; rounded up to a multiple of ``unit``.
+        unit: in samples.
+        batch: largest number of windows in one forward pass.
+    """
     whole = math.ceil(length / unit) * unit
     if whole <= longest:
         return Windows(whole, whole)

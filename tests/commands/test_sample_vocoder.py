@@ -95,6 +95,18 @@ def test_the_fast_schedule_and_the_batch_size(vocoder: Path, recordings: Path, t
     assert np.abs(one.astype(int) - many).max() <= 1
 
 
+def test_a_strength_begins_with_griffin_lim(vocoder: Path, recordings: Path, tmp_path: Path) -> None:
+    given = recordings / "long.wav"
+    assert run(vocoder, tmp_path, "--resynthesize", given, "--strength", 0.3, "--window", 0.8) == 0
+    made = record(tmp_path)
+    assert made["strength"] == 0.3
+    pipe = SashimiPipeline.from_pretrained(vocoder)
+    seeded = torch.Generator().manual_seed(made["samples"][0]["seed"])
+    expected = resynthesize(pipe, soundfile.read(given)[0], window_in_s=0.8, strength=0.3, generator=seeded)
+    written = soundfile.read(tmp_path / "long.wav")[0]
+    np.testing.assert_allclose(np.clip(expected, -1, 1), written, atol=2e-5)
+
+
 def test_spectrograms_in_files(vocoder: Path, recordings: Path, tmp_path: Path) -> None:
     pipe = SashimiPipeline.from_pretrained(vocoder)
     mel = pipe.mel(soundfile.read(recordings / "long.wav")[0]).numpy()

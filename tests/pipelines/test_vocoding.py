@@ -10,6 +10,7 @@ from sashimi_diffusion.data.mel_envelope import MelEnvelope
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.models import SashimiDenoiser, WaveNetDenoiser
 from sashimi_diffusion.pipelines import SashimiPipeline, resynthesize, sample_seeds, vocode, vocoding
+from sashimi_diffusion.pipelines.griffin_lim import griffin_lim
 from sashimi_diffusion.pipelines.mel import log_mel
 from sashimi_diffusion.pipelines.memory import sampling_memory
 from sashimi_diffusion.pipelines.prediction import PredictionGraphs
@@ -48,6 +49,24 @@ def test_a_whitening_vocoder_gives_its_result_the_envelope_of_the_mel(window: fl
     expected = MelEnvelope(log_mel(plain.model.config)).color(white, mel)
     # The plain result lacks what was generated beyond its end.
     torch.testing.assert_close(found[..., : length - 64], expected[..., : length - 64], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("whitening", [False, True])
+def test_a_strength_begins_with_griffin_lim(whitening: bool) -> None:
+    pipe = make_pipeline(mel_whitening=whitening, waveform_std=1.0 if whitening else 0.1)
+    mel = pipe.mel(0.1 * torch.randn(2, 640, generator=seeded()))
+    start = griffin_lim(log_mel(pipe.model.config), mel).numpy()
+    near, far, noise = (
+        pipe(mel=mel, generator=seeded(), **options).audios
+        for options in ({"strength": 0.1}, {"strength": 1}, {"strength": None})
+    )
+    assert near.shape == start.shape
+    inner = (..., slice(64, -96))  # the last frames are the last one repeated
+    assert np.corrcoef(near[inner].ravel(), start[inner].ravel())[0, 1] > 0.95
+    assert abs(np.corrcoef(far[inner].ravel(), start[inner].ravel())[0, 1]) < 0.2
+    np.testing.assert_array_equal(far, noise)
+    twice = pipe(mel=mel, strength=0.1, num_waveforms_per_prompt=2, generator=seeded()).audios
+    assert np.corrcoef(twice[1][..., 64:-96].ravel(), start[0][..., 64:-96].ravel())[0, 1] > 0.95
 
 
 @pytest.mark.parametrize("length", [1, 64, 255, 256, 257, 1000, 4001])
