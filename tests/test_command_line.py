@@ -162,3 +162,14 @@ def test_a_working_directory_that_was_removed(tmp_path: Path, monkeypatch: pytes
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FileNotFoundError):  # another file is missing
         run(lambda: Path("none").read_text() and None)
+
+
+def test_the_help_shows_several_defaults_as_they_are_given() -> None:
+    parser = Parser(prog="command")
+    parser.add_argument("--lines", type=int, nargs="+", default=(1, 2), help="frequencies")
+    parser.add_argument("--seed", type=int, default=0, help="random seed")
+    parser.add_argument("--out", help="a folder (default: none)")
+    text = parser.format_help()
+    assert "frequencies (default: 1 2)\n" in text
+    assert "random seed (default: 0)\n" in text
+    assert "a folder (default: none)\n" in text

@@ -64,7 +64,7 @@ PREPARE_HELP = (
     "prepare the held-out recordings like the training data of the generated clips: rate=HZ,length=SAMPLES,rms=LEVEL, "
     "or none (default: what samples.json and the card of the pipeline say)"
 )
-LINES_HELP = "frequencies in Hz at which lines in the spectrum are looked for (default: 1000 2000 3000)"
+LINES_HELP = "frequencies in Hz at which lines in the spectrum are looked for"
 WINDOW_HELP = "discard these fractions of the least likely and the most likely clips; the SaShiMi paper uses 0.4 0.05"
 
 
