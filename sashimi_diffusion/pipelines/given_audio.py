@@ -90,7 +90,8 @@ def given_audio(
         UserError: an argument is of another type, shape or range, or they contradict each other.
     """
     if audio is None and mel is not None and mask is None and strength is not None:
-        return GivenAudio(griffin_lim(log_mel(config), mel), None, checked_strength(strength))
+        share = checked_strength(strength)
+        return GivenAudio(griffin_lim(log_mel(config), mel), None, share)
     if audio is None:
         for name, value in (("mask", mask), ("strength", strength)):
             if value is not None:

@@ -257,7 +257,7 @@ def test_labels_that_the_command_would_split_are_indices() -> None:
 
 
 def test_given_pipelines_come_before_the_bundled_ones(catalog: Catalog, words: str, autoregressive: str) -> None:
-    assert catalog.names(autoregressive=False) == [words, "sashimi-digits", "sashimi-digits-turbo"]
+    assert catalog.names(autoregressive=False) == [words, "sashimi-digits", "sashimi-digits-turbo", "sashimi-words"]
     assert catalog.names(autoregressive=True) == [autoregressive, "sashimi-piano"]
 
 

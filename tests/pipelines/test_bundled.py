@@ -41,7 +41,8 @@ def piano() -> SashimiAutoregressivePipeline:
 
 
 @pytest.mark.parametrize(
-    ("name", "largest"), [("sashimi-digits", 8e6), ("sashimi-digits-turbo", 6e6), ("sashimi-piano", 10e6)]
+    ("name", "largest"),
+    [("sashimi-digits", 8e6), ("sashimi-digits-turbo", 6e6), ("sashimi-piano", 10e6), ("sashimi-words", 12e6)],
 )
 def test_the_pipelines_are_small_and_have_cards(name: str, largest: float) -> None:
     files = [path for path in (BUNDLED / name).rglob("*") if path.suffix in (".json", ".safetensors")]
@@ -97,6 +98,29 @@ def test_the_student_samples_in_four_steps_without_guidance(pipe: SashimiPipelin
     assert turbo.model.config.speaker_names == pipe.model.config.speaker_names
     _, probabilities = load_classifier().classify(audios[:, 0], 8000)
     assert (probabilities.argmax(axis=1) == np.arange(10)).mean() >= 0.8
+
+
+def test_the_words_have_a_second_at_16_khz() -> None:
+    pipe = SashimiPipeline.from_pretrained("sashimi-words")
+    pipe.set_progress_bar_config(disable=True)
+    assert pipe.model.config.class_names == ["zero", "one", "five", "eight", "down", "go", "left", "right", "up"]
+    assert pipe.model.config.sample_rate == 16000
+    audios = pipe(class_labels=["left", "go"], num_inference_steps=2).audios
+    assert audios.shape == (2, 1, 16000)
+    assert np.isfinite(audios).all()
+
+
+@pytest.mark.slow
+def test_some_words_are_classified_correctly() -> None:
+    """Classify 27 clips, each word three times; a guess would be right for three of them."""
+    pipe = SashimiPipeline.from_pretrained("sashimi-words")
+    pipe.set_progress_bar_config(disable=True)
+    pipe.scheduler = create_scheduler("dpmsolver++-sde-karras", pipe.scheduler.config)
+    labels = list(range(9)) * 3
+    audios = pipe(27, 20, generator=torch.Generator().manual_seed(0), class_labels=labels).audios[:, 0]
+    _, probabilities = load_classifier("words-small").classify(audios, 16000)
+    assert (probabilities.argmax(axis=1) == labels).sum() >= 8
+    assert not any(signal_properties(waveform, 16000).silent for waveform in audios)
 
 
 def test_the_piano_is_streamed_and_continues_a_recording_by_name(tmp_path: Path) -> None:

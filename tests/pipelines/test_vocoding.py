@@ -271,9 +271,16 @@ def test_wrong_arguments() -> None:
         ({"window_in_s": 0.3, "overlap_in_s": 0.3}, "expected an overlap that is shorter than the window"),
         ({"window_in_s": 0.3, "audio_length_in_s": 1.0}, "audio_length_in_s asks for 1000 samples, the mel for 144"),
         ({"window_in_s": 0.3, "windows_per_batch": 0}, "windows_per_batch is 0, expected at least 1"),
+        ({"strength": 0}, "strength is 0: expected a number above 0, up to 1"),
+        ({"strength": 0.5, "mask": torch.ones(144)}, "mask was given without audio"),
+        ({"strength": 0.5, "audio": torch.ones(144)}, "this model is a vocoder, which is given a mel"),
+        ({"strength": 0.5, "jumps": 2}, "jumps was given without a mask"),
     ):
         with pytest.raises(UserError, match=message):
             pipe(mel=mel, **options)
+    short = make_pipeline(mel_settings={"n_fft": 16, "f_max": 500.0})
+    with pytest.raises(UserError, match=r"at least two hops \(32 samples\), got 16: leave strength out"):
+        short(mel=mel, strength=0.5)
     with pytest.raises(UserError, match="mel has 2 spectrograms: expected one"):
         vocode(pipe, torch.zeros(2, 5, 9))
     with pytest.raises(UserError, match=r"audio has shape \(1, 300\): expected one recording"):
