@@ -53,7 +53,9 @@ def _block(transform: LogMel, inverse: Tensor, mel: Tensor) -> Tensor:
     torchaudio = import_torchaudio("Griffin-Lim", "leave strength out")
     settings, hop, n_fft = transform.settings, transform.hop, transform.n_fft
     # torchaudio's frames have their centers at multiples of the hop, and the waveform ends with the center of the last.
-    padded = F.pad(mel, (1, 1), mode="replicate")
+    # It must be longer than half of a transform.
+    more = n_fft // (2 * hop) + 1
+    padded = F.pad(mel, (more, more), mode="replicate")
     spectra = (inverse @ (padded / settings.unit).exp()).clamp(min=0)
     waveforms = torchaudio.functional.griffinlim(
         spectra,
@@ -67,5 +69,5 @@ def _block(transform: LogMel, inverse: Tensor, mel: Tensor) -> Tensor:
         length=None,
         rand_init=False,
     )
-    first = hop - (n_fft // 2 - transform.padding[0])
+    first = more * hop - (n_fft // 2 - transform.padding[0])
     return waveforms[:, None, first : first + mel.shape[-1] * hop]

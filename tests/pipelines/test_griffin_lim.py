@@ -59,6 +59,15 @@ def test_a_burst_stays_where_it_is(padding: str, n_fft: int) -> None:
     assert abs(center - 2100) < 16
 
 
+@pytest.mark.parametrize("padding", ["center", "hop"])
+@pytest.mark.parametrize("frames", [1, 2, 5])
+def test_a_few_frames(padding: str, frames: int) -> None:
+    found = griffin_lim(transform(padding=padding), torch.zeros(1, 40, frames))
+    assert found.shape == (1, 1, 64 * frames)
+    assert torch.isfinite(found).all()
+    assert found.abs().max() > 0
+
+
 def test_long_spectrograms_are_processed_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     mel = transform()
     given = mel(tones(64 * 400))
