@@ -114,7 +114,7 @@ def test_conditioning_changes_only_its_own_example() -> None:
 
 
 def test_invalid_conditioning_is_refused() -> None:
-    with pytest.raises(UserError, match="unconditional"):
+    with pytest.raises(UserError, match="model without classes"):
         make()(noise(), 5, class_labels=torch.tensor([0, 0]))
     with pytest.raises(UserError, match="without speaker conditioning"):
         make(num_classes=3)(noise(), 5, speaker_labels=torch.tensor([0, 0]))
