@@ -25,8 +25,8 @@ train() { # NAME SETTING...
 }
 
 sample() { # NAME SAMPLER STEPS: 19 or 20 calls of the network with labels and as many without for each clip
-    sashimi-sample --pipeline "$folder/$1/pipeline" --num-samples "$clips" --scheduler "$2" --steps "$3" --seed 0 --overwrite \
-        --out "$folder/$1/clips"
+    sashimi-sample --pipeline "$folder/$1/pipeline" --num-samples "$clips" --scheduler "$2" --steps "$3" --seed 0 \
+        --out "$folder/$1/clips" --overwrite
 }
 
 train v

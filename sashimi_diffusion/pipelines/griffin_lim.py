@@ -9,12 +9,12 @@ from sashimi_diffusion.data.mel import BLOCK_FRAMES, LogMel
 from sashimi_diffusion.errors import UserError
 from sashimi_diffusion.pipelines.windows import equal_windows
 
-ITERATIONS = 32
+_ITERATIONS = 32
 _OVERLAP_FRAMES = 32
 
 
 def griffin_lim(transform: LogMel, mel: Tensor) -> Tensor:
-    """Return waveforms whose mel spectrograms are about the given ones.
+    """Return waveforms that have approximately the given log-mel spectrograms.
 
     The algorithm is the fast form (Perraudin et al. 2013) of that of Griffin and Lim (1984). The spectra are the
     least-squares solution for the levels of the bands. Their phases begin at zero, so the result is always the same.
@@ -64,7 +64,7 @@ def _block(transform: LogMel, inverse: Tensor, mel: Tensor) -> Tensor:
         hop,
         win_length=len(transform.window),
         power=settings.power,
-        n_iter=ITERATIONS,
+        n_iter=_ITERATIONS,
         momentum=0.99,
         length=None,
         rand_init=False,

@@ -152,7 +152,7 @@ def _one_window(length: int, multiple: int) -> Windows:
 
 
 def equal_windows(length: int, longest: int, overlap: int, unit: int, batch: int) -> Windows:
-    """Return as few windows of equal length as possible, whose beginnings and ends are multiples of ``unit``.
+    """Return the smallest number of windows of equal length that begin and end at multiples of ``unit``.
 
     Args:
         length: samples of the result; the windows together may be longer.
